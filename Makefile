@@ -1,0 +1,56 @@
+# `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DIGITS := build/demo/digits
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# Nothing but the package index may be needed from the network.
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A path set outside would put the checkout before the installed package.
+unexport PYTHONPATH
+
+.PHONY: help demo test lint types wheel-test clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+# The stamps lie in the environment and are touched last: an environment without them is not done.
+$(VENV)/installed: pyproject.toml
+	@.ci/install $(PYTHON) $(VENV) .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml
+	@.ci/install $(PYTHON) $(VENV) '.[dev]'
+	@touch $(VENV)/installed $@
+
+demo: $(VENV)/installed ## classify scikit-learn's hand-written digits by retrieval
+	@echo "Until the embedded demo model ships, the demo runs at the pixel stage on scikit-learn's digits."
+	$(BIN)/python examples/digits_folders.py $(DIGITS)
+	$(BIN)/clipretrieval evaluate --train $(DIGITS)/train --test $(DIGITS)/test --stage pixel --k 1 --store faiss
+
+test: $(VENV)/installed-dev ## run the tests, the documentation's examples among them
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev ## check the code and its format with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## check the types with mypy
+	$(BIN)/mypy
+
+wheel-test: $(VENV)/installed-dev ## build the distributions and test the installed wheel in a fresh environment
+	@BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) .ci/wheel-test
+
+clean: ## remove what the targets wrote, except the environment
+	rm -rf build dist .venv-wheel .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)

@@ -1,0 +1,79 @@
+"""Classify images by retrieval with CLIP's ResNet image encoder, stopped early.
+
+Importing this package loads neither torch nor any store's SDK; each name is imported when it is first
+used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clipretrieval._lazy import attach
+from clipretrieval._version import __version__
+
+if TYPE_CHECKING:
+    from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.errors import (
+        ClipRetrievalError,
+        ClipRetrievalWarning,
+        DimensionMismatchError,
+        FingerprintMismatchError,
+        ImageDecodeError,
+        InvalidInputError,
+        MissingDependencyError,
+        NotFittedError,
+        StoreCorruptedError,
+        StoreError,
+        StoreLockedError,
+        StoreUnavailableError,
+        UnknownStoreError,
+        UnsupportedOperationError,
+        WeightsUnavailableError,
+    )
+    from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.types import Metric, Neighbors, Records
+
+__all__ = [
+    "ClipRetrievalError",
+    "ClipRetrievalWarning",
+    "DimensionMismatchError",
+    "EvaluationReport",
+    "FingerprintMismatchError",
+    "ImageDecodeError",
+    "InvalidInputError",
+    "Metric",
+    "MissingDependencyError",
+    "Neighbors",
+    "NotFittedError",
+    "Records",
+    "RetrievalClassifier",
+    "StagedEncoder",
+    "StoreCorruptedError",
+    "StoreError",
+    "StoreLockedError",
+    "StoreUnavailableError",
+    "UnknownStoreError",
+    "UnsupportedOperationError",
+    "WeightsUnavailableError",
+    "__version__",
+]
+
+_lazy_getattr, _lazy_dir = attach(
+    __name__,
+    {
+        "classifier": ["RetrievalClassifier"],
+        "encoding.staged": ["StagedEncoder"],
+        "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
+        "evaluation.report": ["EvaluationReport"],
+        "types": ["Metric", "Neighbors", "Records"],
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    return _lazy_getattr(name)
+
+
+def __dir__() -> list[str]:
+    return _lazy_dir()

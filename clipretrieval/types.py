@@ -1,0 +1,135 @@
+"""Small records and names shared by every part of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["Label", "Metric", "Neighbors", "Records", "as_label_array"]
+
+Label: TypeAlias = int | str
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+AnyArray: TypeAlias = npt.NDArray[Any]
+
+
+class Metric(str, Enum):
+    """How the nearness of two vectors is measured; **lower is nearer** for all of them.
+
+    Members compare equal to their names: ``Metric.L2 == "l2"``.
+    """
+
+    L2 = "l2"
+    """Squared Euclidean distance, Σ (xᵢ − yᵢ)², in [0, ∞)."""
+    COSINE = "cosine"
+    """One minus the cosine of the angle, in [0, 2]."""
+    IP = "ip"
+    """Minus the inner product, in (−∞, ∞)."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def parse(cls, name: Metric | str) -> Metric:
+        """Return the metric called `name`.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no metric of that name; the message lists them.
+        """
+        try:
+            return cls(name)
+        except ValueError:
+            known = ", ".join(repr(member.value) for member in cls)
+            raise InvalidInputError(f"unknown metric {name!r}; choose one of {known}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The nearest stored vectors of each query, nearest first.
+
+    Attributes
+    ----------
+    ids : ndarray of object (str), shape (n_queries, k)
+        Equal distances are in the order of their ids. Where the store holds fewer than k vectors, a
+        row is padded with the id ``""``.
+    distances : ndarray of float32, shape (n_queries, k)
+        Ascending along each row; lower is nearer under every metric; ``+inf`` where padded.
+    labels : ndarray of int64 or of object (str), shape (n_queries, k)
+        ``-1`` or ``""`` where padded: look at `valid`, not at the label, to tell padding.
+    """
+
+    ids: AnyArray
+    distances: FloatArray
+    labels: AnyArray
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Mask of shape (n_queries, k): False where a row is padded."""
+        return np.isfinite(self.distances)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Stored vectors with all that is kept beside them.
+
+    Attributes
+    ----------
+    ids : ndarray of object (str), shape (n,)
+    vectors : ndarray of float32, shape (n, dim)
+    labels : ndarray of int64 or of object (str), shape (n,)
+    metadata : list of dict, length n
+        Empty dicts where none was given.
+    """
+
+    ids: AnyArray
+    vectors: FloatArray
+    labels: AnyArray
+    metadata: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def as_label_array(labels: Sequence[Label]) -> AnyArray:
+    """Pack labels into an array that keeps their type.
+
+    Parameters
+    ----------
+    labels : sequence of int or of str
+        ``bool`` is not an int here.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        int64 when the labels are integers, object (str) when they are strings or when there are none.
+
+    Raises
+    ------
+    InvalidInputError
+        If a label is neither int nor str, does not fit 64 bits, or the types are mixed.
+    """
+    plain = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    plain = [item.item() if isinstance(item, np.generic) else item for item in plain]
+    kinds = {type(item) for item in plain}
+    if kinds <= {str}:
+        packed = np.empty(len(plain), dtype=object)
+        packed[:] = plain
+        return packed
+    if kinds == {int}:
+        try:
+            return np.asarray(plain, dtype=np.int64)
+        except OverflowError as error:
+            raise InvalidInputError("integer labels must fit 64 signed bits") from error
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise InvalidInputError(f"labels must be all int or all str; found {found}")
