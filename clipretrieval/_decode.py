@@ -1,0 +1,197 @@
+"""One picture, read and decoded: RGB pixels, a content id, and an error that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from clipretrieval._rgb import is_picture_like, rgb_from_memory, to_rgb
+from clipretrieval.errors import ImageDecodeError, InvalidInputError
+
+__all__ = ["DecodedImage", "RawImage", "content_id", "decode", "picture_extensions"]
+
+# Pillow only recognises these, or hands them to another program (Ghostscript for EPS), which no
+# file that merely claims to be a picture should be able to start.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+
+
+@dataclass(frozen=True, eq=False)
+class RawImage:
+    """One picture as its source gave it, not yet read or decoded.
+
+    Attributes
+    ----------
+    index : int
+        Place in the source, counted from 0.
+    payload : str, path, bytes, PIL image, ndarray or tensor
+        A reference, not a copy: a source that reuses one buffer for every picture must copy it.
+    label : object or None
+        A plain int or str where the source gave a NumPy scalar or a tensor.
+    source : str or None
+        The file's path where there is one.
+    """
+
+    index: int
+    payload: Any
+    label: Any | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """One picture, decoded.
+
+    Attributes
+    ----------
+    index : int
+        Place in the source, counted from 0.
+    image : PIL.Image.Image
+        Mode RGB, upright, fully loaded, sharing nothing with the source.
+    id : str
+        The content id, 32 hexadecimal digits; see `content_id`.
+    label : object or None
+    source : str or None
+        The file's path where there is one.
+    """
+
+    index: int
+    image: Image.Image
+    id: str
+    label: Any | None = None
+    source: str | None = None
+
+
+def decode(raw: RawImage) -> DecodedImage:
+    """Read and decode one picture; safe to call from several threads.
+
+    A file is read once: its bytes are hashed and decoded from memory.
+
+    Raises
+    ------
+    ImageDecodeError
+        If the picture cannot be read or decoded. The message names the file, or the picture's number
+        where there is none, and gives the reason.
+    InvalidInputError
+        If the payload is no kind of picture.
+    """
+    _require_picture_like(raw)
+    try:
+        encoded = _encoded_bytes(raw.payload)
+        if encoded is None:
+            image = rgb_from_memory(raw.payload)
+            picture_id = _pixel_id(image)
+        else:
+            image = _decode_bytes(encoded)
+            picture_id = _bytes_id(encoded)
+    # Damaged files make Pillow's plugins raise nearly anything: struct.error, SyntaxError, KeyError…
+    except Exception as error:
+        raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error)}") from error
+    return DecodedImage(raw.index, image, picture_id, raw.label, raw.source)
+
+
+def content_id(raw: RawImage) -> str:
+    """Return the id that `decode` would give a picture, without decoding files or bytes.
+
+    Files and bytes are identified by their encoded bytes: copies of a file share an id, whatever
+    their names, and so does a file with its bytes; the same pixels encoded anew do not. PIL images,
+    arrays and tensors are identified by their RGB pixels after `to_rgb`: an array, the tensor of the
+    same pixels (HWC or CHW, uint8 or float) and the PIL image of them share an id, which no file has.
+
+    Returns
+    -------
+    str
+        A 128-bit BLAKE2b digest, 32 hexadecimal digits.
+
+    Raises
+    ------
+    ImageDecodeError
+        If the file cannot be read, or the picture in memory cannot be turned into RGB.
+    InvalidInputError
+        If the payload is no kind of picture.
+    """
+    _require_picture_like(raw)
+    try:
+        encoded = _encoded_bytes(raw.payload)
+        return _pixel_id(rgb_from_memory(raw.payload)) if encoded is None else _bytes_id(encoded)
+    except Exception as error:
+        raise ImageDecodeError(f"cannot read {_name(raw)}: {_reason(error)}") from error
+
+
+def picture_extensions() -> tuple[str, ...]:
+    """Return the file extensions that Pillow can decode here, sorted, in lower case, with their dots."""
+    formats = frozenset(_formats())
+    known = Image.registered_extensions()
+    return tuple(sorted(extension.lower() for extension, name in known.items() if name in formats))
+
+
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_DECODED)
+
+
+def _require_picture_like(raw: RawImage) -> None:
+    if not is_picture_like(raw.payload):
+        kind = type(raw.payload).__name__
+        raise InvalidInputError(f"{_name(raw)} is of the type {kind}, which is no kind of picture")
+
+
+def _encoded_bytes(payload: Any) -> bytes | None:
+    """Return the encoded bytes of a path or of bytes; None for a picture that is decoded already."""
+    if isinstance(payload, (str, os.PathLike)):
+        return _read_regular_file(payload)
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    return None
+
+
+def _read_regular_file(path: str | os.PathLike[str]) -> bytes:
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InvalidInputError("it is not a regular file")
+        return file.read()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A FIFO would otherwise hold the opener until somebody writes to it.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _decode_bytes(encoded: bytes) -> Image.Image:
+    if not encoded:
+        raise InvalidInputError("it is empty (0 bytes)")
+    with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
+        return to_rgb(image)
+
+
+def _bytes_id(encoded: bytes) -> str:
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def _pixel_id(rgb: Image.Image) -> str:
+    digest = hashlib.blake2b(f"clipretrieval RGB8 {rgb.width}x{rgb.height}\n".encode(), digest_size=16)
+    digest.update(rgb.tobytes())
+    return digest.hexdigest()
+
+
+def _name(raw: RawImage) -> str:
+    if raw.source is not None:
+        return f"picture {raw.source!r}"
+    if isinstance(raw.payload, (str, os.PathLike)):
+        return f"picture {os.fspath(raw.payload)!r}"
+    return f"picture number {raw.index} (counted from 0)"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not a picture of a format that Pillow can decode here"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, (InvalidInputError, Image.DecompressionBombError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

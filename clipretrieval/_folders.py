@@ -1,0 +1,161 @@
+"""Folders of pictures, whose sub-folders name the classes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipretrieval._decode import picture_extensions
+from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
+
+__all__ = ["ImageFolder", "is_folder", "read_folder", "scan_folder"]
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The pictures that a folder held when it was scanned.
+
+    Attributes
+    ----------
+    root : pathlib.Path
+    paths : tuple of pathlib.Path, length n
+        Ordered by class, then by the path below the class folder.
+    labels : tuple of str, length n, or None
+        Each picture's class; None if the folder has no class folders.
+    classes : tuple of str
+        The class folders that hold pictures, sorted; empty if there are none.
+    """
+
+    root: Path
+    paths: tuple[Path, ...]
+    labels: tuple[str, ...] | None
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a folder; False for whatever cannot be a path."""
+    return os.path.isdir(path)  # noqa: PTH112 (Path.is_dir raises on names that are too long)
+
+
+def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
+    """List the pictures of a folder; each sub-folder that holds some is a class.
+
+    Pictures are told by their extensions, in any case, and looked for at any depth below a class
+    folder. Hidden files and folders are passed over, links are followed, and no folder is entered twice
+    for one class. A folder whose sub-folders hold no pictures gives its own, without labels.
+
+    Returns
+    -------
+    ImageFolder
+
+    Warns
+    -----
+    ClipRetrievalWarning
+        If a class folder holds no picture, or if pictures lie beside the class folders: those are
+        left out.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder, or one below it, cannot be listed, or if there is no picture at all.
+    """
+    folder, remarks = read_folder(path)
+    for remark in remarks:
+        warnings.warn(remark, ClipRetrievalWarning, stacklevel=2)
+    return folder
+
+
+def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
+    """Do what `scan_folder` does, and return its warnings instead of giving them."""
+    root = Path(os.fsdecode(path))
+    extensions = picture_extensions()
+    if not is_folder(path):
+        raise InvalidInputError(
+            f"there is no folder {os.fsdecode(path)!r}: expected one that holds pictures, files ending in "
+            f"{' '.join(extensions)}"
+        )
+    folders, files = _list(root, extensions)
+    by_class = {folder.name: sorted(_below(folder, root, extensions), key=_parts) for folder in folders}
+    classes = tuple(sorted(name for name, found in by_class.items() if found))
+    if classes:
+        paths = tuple(picture for name in classes for picture in by_class[name])
+        labels = tuple(name for name in classes for _ in by_class[name])
+        return ImageFolder(root, paths, labels, classes), _remarks(root, by_class, files)
+    if not files:
+        raise InvalidInputError(
+            f"the folder {str(root)!r} holds no pictures; looked for files ending in {' '.join(extensions)}"
+        )
+    return ImageFolder(root, tuple(sorted(files, key=_parts)), None, ()), []
+
+
+def _remarks(root: Path, by_class: dict[str, list[Path]], beside: list[Path]) -> list[str]:
+    remarks = []
+    empty = sorted(name for name, found in by_class.items() if not found)
+    if empty:
+        named = ", ".join(map(repr, empty))
+        remarks.append(f"no picture was found in these class folders of {str(root)!r}: {named}")
+    if beside:
+        remarks.append(
+            f"{len(beside)} picture(s) beside the class folders of {str(root)!r} have no class and were "
+            "left out: move them into a class folder"
+        )
+    return remarks
+
+
+def _below(folder: Path, root: Path, extensions: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the pictures at any depth, entering no folder twice: links may run in circles."""
+    seen = {_identity(root)}
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        identity = _identity(current)
+        if identity not in seen:
+            seen.add(identity)
+            folders, files = _list(current, extensions)
+            yield from files
+            waiting.extend(sorted(folders, reverse=True))
+
+
+def _list(folder: Path, extensions: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the pictures directly in a folder, hidden ones left out.
+
+    Links that lead nowhere count as pictures if they are named so: decoding them says what is wrong.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    folders.append(folder / entry.name)
+                elif entry.name.lower().endswith(extensions):
+                    files.append(folder / entry.name)
+    except OSError as error:
+        raise InvalidInputError(f"cannot list the folder {str(folder)!r}: {error.strerror}") from error
+    return folders, files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise InvalidInputError(f"cannot read the folder {str(folder)!r}: {error.strerror}") from error
+    return status.st_dev, status.st_ino
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    return path.parts

@@ -1,0 +1,277 @@
+"""Everything that may hold pictures, as one stream of `RawImage`."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipretrieval._decode import RawImage, picture_extensions
+from clipretrieval._folders import ImageFolder, is_folder, read_folder, scan_folder
+from clipretrieval._rgb import CHANNELS, check_picture, is_instance, is_picture_like, is_tensor
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["count_hint", "iter_raw"]
+
+_EXPECTED = (
+    "expected the path of a folder or file, encoded bytes, a PIL image, a uint8 array (HW, HWC, NHW or "
+    "NHWC), a tensor (CHW or NCHW; uint8, or float in [0, 1]), a torch Dataset or DataLoader, or a "
+    "sequence or iterator of single pictures or of (picture, label) pairs"
+)
+_ABSENT: Any = object()
+
+
+class _Item(NamedTuple):
+    picture: Any
+    label: Any = _ABSENT
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where pictures come from: nothing is read from it before `items` is called."""
+
+    items: Callable[[], Iterator[_Item]]
+    count: int | None
+
+
+def iter_raw(images: Any, labels: Any = None) -> Iterator[RawImage]:
+    """Walk through a source of pictures without decoding any.
+
+    Only one picture (or one batch of a DataLoader) is held at a time. What a generator, Dataset or
+    DataLoader raises comes through unchanged.
+
+    Parameters
+    ----------
+    images : image-like
+        See `clipretrieval.images` for all that is accepted.
+    labels : sequence or iterator, optional
+        One label a picture. They replace the labels of a folder; with (picture, label) pairs they are
+        refused.
+
+    Yields
+    ------
+    RawImage
+
+    Raises
+    ------
+    InvalidInputError
+        At the call, if the source or the labels are of no accepted kind, or if both lengths are known
+        and differ. Later, if an item is no picture, or if pictures or labels end before the other.
+    """
+    source = _open(images, labelled=labels is None)
+    if labels is None:
+        return _number(source.items(), None)
+    label_count, label_iterator = _open_labels(labels)
+    if source.count is not None and label_count is not None and source.count != label_count:
+        raise InvalidInputError(
+            f"there are {source.count} pictures but {label_count} labels: pass one label for each picture"
+        )
+    return _number(source.items(), label_iterator)
+
+
+def count_hint(images: Any) -> int | None:
+    """Return the number of pictures in a source where that is known without walking through it.
+
+    A folder is scanned. A DataLoader is counted through its sampler.
+
+    Returns
+    -------
+    int or None
+        None for iterators, generators, and datasets and samplers without a length.
+
+    Raises
+    ------
+    InvalidInputError
+        If the source is of no accepted kind, or is a folder without pictures.
+    """
+    return _open(images, quiet=True).count
+
+
+def _number(items: Iterator[_Item], labels: Iterator[Any] | None) -> Iterator[RawImage]:
+    index = -1
+    for index, (picture, label) in enumerate(items):
+        if not is_picture_like(picture):
+            raise InvalidInputError(f"item number {index} is {_kind(picture)}; {_EXPECTED}")
+        check_picture(picture)
+        if labels is not None:
+            if label is not _ABSENT:
+                raise InvalidInputError(
+                    "the source yields (picture, label) pairs and labels were passed as well: pass one or "
+                    "the other"
+                )
+            label = next(labels, _ABSENT)
+            if label is _ABSENT:
+                raise InvalidInputError(f"the labels ended after {index}, but there are more pictures")
+        path = os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else None
+        yield RawImage(index, picture, None if label is _ABSENT else _plain(label), path)
+    if labels is not None and next(labels, _ABSENT) is not _ABSENT:
+        raise InvalidInputError(f"the pictures ended after {index + 1}, but there are more labels")
+
+
+def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source:
+    if isinstance(images, (str, os.PathLike)) and _means_folder(images):
+        images = read_folder(images)[0] if quiet else scan_folder(images)
+    if isinstance(images, ImageFolder):
+        return _open_folder(images, labelled)
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
+        return _open_array(images)
+    if is_tensor(images):
+        return _open_batch(images) if images.ndim == 4 else _open_all([images])
+    if is_picture_like(images) and not isinstance(images, np.ndarray):
+        return _open_all([images])
+    if is_instance(images, "torch.utils.data", "DataLoader"):
+        return _Source(lambda: _loader_items(images), _loader_count(images))
+    # An open file would give its lines, a mapping its keys, a set no order.
+    if isinstance(images, (io.IOBase, Mapping, Set, type)):
+        raise InvalidInputError(f"images is {_kind(images)}; {_EXPECTED}")
+    if hasattr(images, "__iter__"):
+        return _open_all(images)
+    if hasattr(images, "__getitem__") and (count := _length(images)) is not None:  # a map-style Dataset
+        return _Source(lambda: _pairs(images[place] for place in range(count)), count)
+    raise InvalidInputError(f"images is {_kind(images)}; {_EXPECTED}")
+
+
+def _means_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is, or was to be, a folder: a missing one counts unless it is named like a picture."""
+    if is_folder(path):
+        return True
+    return not os.path.lexists(path) and Path(path).suffix.lower() not in picture_extensions()
+
+
+def _open_all(items: Iterable[Any]) -> _Source:
+    return _Source(lambda: _pairs(items), _length(items))
+
+
+def _open_folder(folder: ImageFolder, labelled: bool) -> _Source:
+    if folder.labels is None or not labelled:
+        return _open_all(folder.paths)
+    labels = folder.labels
+    return _Source(lambda: map(_Item, folder.paths, labels), len(folder.paths))
+
+
+def _open_array(array: Any) -> _Source:
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] not in CHANNELS:
+        if array.shape[0] in (3, 4):
+            raise InvalidInputError(
+                f"an array of the shape {array.shape} may be one picture in CHW order or {array.shape[0]} "
+                "grey ones: use .transpose(1, 2, 0) on the one, or array[..., None] on the others"
+            )
+        return _open_batch(array)
+    return _open_batch(array) if array.ndim == 4 else _open_all([array])
+
+
+def _open_batch(batch: Any) -> _Source:
+    if len(batch):
+        check_picture(batch[0])
+    return _Source(lambda: (_Item(batch[place]) for place in range(len(batch))), len(batch))
+
+
+def _pairs(items: Iterable[Any]) -> Iterator[_Item]:
+    return map(_pair, items)
+
+
+def _pair(item: Any) -> _Item:
+    """Take a (picture, label) pair apart, and the (picture,) of a TensorDataset; leave all else whole."""
+    if isinstance(item, (tuple, list)) and 1 <= len(item) <= 2 and is_picture_like(item[0]):
+        return _Item(*item)
+    return _Item(item)
+
+
+def _loader_items(loader: Any) -> Iterator[_Item]:
+    batched = loader.batch_sampler is not None
+    default = getattr(sys.modules.get("torch.utils.data"), "default_collate", None)
+    for batch in loader:
+        yield from _unbatch(batch, batched, collated=batched and loader.collate_fn is default)
+
+
+def _unbatch(batch: Any, batched: bool, collated: bool) -> Iterator[_Item]:
+    """Take apart what one step of a DataLoader gave.
+
+    Parameters
+    ----------
+    batch : tensor or sequence
+        NCHW; [NCHW, labels]; a list of single pictures or pairs; or, unbatched, one of these.
+    batched : bool
+        Whether the loader batches; if not, a step may give a single picture.
+    collated : bool
+        Whether torch's own collation made the batch, which turns pairs into [pictures, labels].
+    """
+    parts = [batch] if is_tensor(batch) else batch
+    if not isinstance(parts, (tuple, list)):
+        yield _pair(parts)
+        return
+    first: Any = parts[0] if parts else None
+    stacked = is_tensor(first) and (first.ndim == 4 or collated or (batched and first is batch))
+    if len(parts) <= 2 and (stacked or (collated and isinstance(first, (tuple, list)))):
+        yield from _from_columns(*parts)
+    elif batched:
+        yield from _pairs(parts)
+    else:
+        yield _pair(parts)
+
+
+def _from_columns(pictures: Any, labels: Any = None) -> Iterator[_Item]:
+    if is_tensor(pictures) and pictures.ndim != 4:
+        raise InvalidInputError(
+            "a DataLoader's tensors must have the shape (pictures, channels, height, width); found "
+            f"{tuple(pictures.shape)}"
+        )
+    if labels is None:
+        yield from map(_Item, pictures)
+        return
+    count, label_iterator = _open_labels(labels)
+    if count != len(pictures):
+        raise InvalidInputError(f"a DataLoader's batch has {len(pictures)} pictures but {count} labels")
+    yield from map(_Item, pictures, label_iterator)
+
+
+def _loader_count(loader: Any) -> int | None:
+    batches = loader.batch_sampler
+    # Another batch sampler may repeat or leave out what it likes, and without one a step may be a batch.
+    if not is_instance(batches, "torch.utils.data", "BatchSampler"):
+        return None
+    count = _length(batches.sampler)
+    return count - count % batches.batch_size if count is not None and batches.drop_last else count
+
+
+def _open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
+    if isinstance(labels, np.ndarray) or is_tensor(labels):
+        if labels.ndim != 1:
+            raise InvalidInputError(f"labels must have one dimension; found the shape {tuple(labels.shape)}")
+        labels = labels.tolist()
+    if isinstance(labels, (str, bytes, io.IOBase, Mapping, Set, type)) or not hasattr(labels, "__iter__"):
+        raise InvalidInputError(
+            f"labels is {_kind(labels)}; expected a sequence or iterator with one label for each picture"
+        )
+    return _length(labels), iter(labels)
+
+
+def _plain(label: Any) -> Any:
+    """Return the Python value of a NumPy scalar or of a tensor or array of one element."""
+    if isinstance(label, np.generic):
+        return label.item()
+    if isinstance(label, np.ndarray) or is_tensor(label):
+        if label.shape not in ((), (1,)):
+            raise InvalidInputError(
+                f"a label must be one int or str; found {_kind(label)} with the shape {tuple(label.shape)}"
+            )
+        return label.item()
+    return label
+
+
+def _length(obj: Any) -> int | None:
+    try:
+        return len(obj)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _kind(obj: Any) -> str:
+    length = f" of length {len(obj)}" if isinstance(obj, (tuple, list)) else ""
+    return f"of the type {type(obj).__name__}{length}"
