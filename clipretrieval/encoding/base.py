@@ -1,0 +1,88 @@
+"""What an encoder has to do: the protocol that the classifier works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from clipretrieval.types import FloatArray
+
+__all__ = ["EncodedBatch", "Encoder", "StreamingEncoder"]
+
+
+class Encoder(Protocol):
+    """Turns pictures into vectors.
+
+    Anything with these three members serves as ``RetrievalClassifier(encoder=…)``; pictures reach
+    `encode` as a list of RGB `PIL.Image.Image`.
+    """
+
+    @property
+    def dim(self) -> int:
+        """The vectors' dimension."""
+        ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Everything that decides the vectors' values, as JSON values.
+
+        It is kept in the store's manifest; a store filled under one fingerprint refuses every other.
+        """
+        ...
+
+    def encode(self, images: Any) -> FloatArray:
+        """Return one vector a picture: float32, shape (n, dim)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """Some pictures' vectors, with what is known of each picture.
+
+    Attributes
+    ----------
+    ids : list of str, length n
+        Content ids (see `clipretrieval.images`).
+    vectors : dict of str to ndarray of float32, shape (n, dim of the stage)
+        One array a stage that was asked for.
+    labels : list, length n
+        None where the source gave no label.
+    sources : list of (str or None), length n
+        File paths where known.
+    indices : list of int, length n
+        Places in the source, counted from 0, skipped ones included.
+    seconds : dict
+        Time spent on this batch: ``"decode"`` (waiting for pictures) and ``"encode"``.
+    """
+
+    ids: list[str]
+    vectors: dict[str, FloatArray]
+    labels: list[Any]
+    sources: list[str | None]
+    indices: list[int]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class StreamingEncoder(Encoder, Protocol):
+    """Optional: an encoder that reads its own pictures, ahead of the computation."""
+
+    @property
+    def stage(self) -> str:
+        """The stage whose vectors `encode` returns."""
+        ...
+
+    def stream(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        stages: tuple[str, ...] | None = None,
+        on_error: str = "raise",
+        skipped: list[Any] | None = None,
+    ) -> Iterator[EncodedBatch]:
+        """Yield encoded batches in the order of the source, holding only a few at a time."""
+        ...

@@ -1,0 +1,63 @@
+"""What decides an encoder's vectors, in a form that can be kept and compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["differences", "hash_tensors"]
+
+
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash named tensors by value, whatever device or precision holds them.
+
+    Parameters
+    ----------
+    tensors : iterable of (name, tensor)
+        The order does not matter.
+
+    Returns
+    -------
+    str
+        ``"sha256:"`` and 64 hexadecimal digits over the names, the shapes and the float32 values.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        values = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        digest.update(f"{name}:{tuple(values.shape)};".encode())
+        digest.update(values.numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Name every entry in which two fingerprints differ.
+
+    Parameters
+    ----------
+    stored, given : mapping of str to JSON values
+        Nested mappings are compared entry by entry.
+
+    Returns
+    -------
+    list of str
+        One ``"stage: stored 'mid', given 'late'"`` a difference; empty for equal fingerprints.
+    """
+    found: list[str] = []
+    for key in sorted({*stored, *given}):
+        old, new = stored.get(key), given.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: stored {_short(old)}, given {_short(new)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 48 else f"{text[:45]}…"

@@ -1,0 +1,129 @@
+"""The stages at which CLIP's ResNet image encoder can stop: data only, no torch.
+
+The encoder is a row of *units*: the stem, every bottleneck block of ``layer1`` … ``layer4``, and the
+attention pool. A stage says how many units run and what is done with the last one's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "stage_table"]
+
+PIXEL_SIZE = 32
+"""Side of the square picture that the ``pixel`` stage flattens, in pixels."""
+
+STUDY_STAGES = ("pixel", "mid", "late", "final")
+"""The stopping points of the published study, with the whole encoder last."""
+
+Reduction: TypeAlias = Literal["flatten", "spatial", "tokens", "none"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers that define a CLIP ModifiedResNet image encoder.
+
+    Attributes
+    ----------
+    layers : tuple of int, length 4
+        Bottleneck blocks in ``layer1`` … ``layer4``.
+    width : int
+        Channels after the stem.
+    output_dim : int
+        Dimension of CLIP's embedding.
+    heads : int
+        Heads of the attention pool.
+    image_size : int
+        Side of the square picture that the positional embedding was made for, in pixels.
+    """
+
+    layers: tuple[int, int, int, int]
+    width: int
+    output_dim: int
+    heads: int
+    image_size: int
+
+    def describe(self) -> str:
+        """Return one line that is the same exactly for equal architectures."""
+        blocks = "-".join(map(str, self.layers))
+        return (
+            f"ModifiedResNet(layers={blocks}, width={self.width}, heads={self.heads}, "
+            f"image_size={self.image_size}, output_dim={self.output_dim})"
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One place to stop.
+
+    Attributes
+    ----------
+    name : str
+    depth : int
+        How many units run: 0 is none, 1 the stem alone.
+    reduction : {"flatten", "spatial", "tokens", "none"}
+        What turns the last output into a vector: the flattened picture; a pooling over height and
+        width; a pooling over the attention pool's input tokens; nothing.
+    dim : int
+        Dimension of the vector under mean pooling.
+    stride : int
+        Side in pixels of the picture's square behind one feature; 0 where there is no grid any more.
+    """
+
+    name: str
+    depth: int
+    reduction: Reduction
+    dim: int
+    stride: int
+
+
+def stage_table(architecture: Architecture) -> Mapping[str, Stage]:
+    """List every stage of an encoder, shallowest first.
+
+    ``pixel``, ``stem``, ``layer1.0``, ``layer1.1``, …, ``layer1`` (its last block), …, ``mid`` (the
+    same place as ``layer3``), ``layer4``, ``late`` (the tokens that enter the attention pool) and
+    ``final`` (CLIP's embedding).
+
+    Parameters
+    ----------
+    architecture : Architecture
+
+    Returns
+    -------
+    mapping of str to Stage
+    """
+    flat = 3 * PIXEL_SIZE * PIXEL_SIZE
+    stages = [Stage("pixel", 0, "flatten", flat, 1), Stage("stem", 1, "spatial", architecture.width, 4)]
+    depth, dim, stride = 1, architecture.width, 4
+    for number, blocks in enumerate(architecture.layers, start=1):
+        dim = architecture.width * 4 * 2 ** (number - 1)
+        stride = 4 * 2 ** (number - 1)
+        for block in range(blocks):
+            depth += 1
+            stages.append(Stage(f"layer{number}.{block}", depth, "spatial", dim, stride))
+        stages.append(Stage(f"layer{number}", depth, "spatial", dim, stride))
+        if number == 3:
+            stages.append(Stage("mid", depth, "spatial", dim, stride))
+    stages.append(Stage("late", depth, "tokens", dim, stride))
+    stages.append(Stage("final", depth + 1, "none", architecture.output_dim, 0))
+    return {stage.name: stage for stage in stages}
+
+
+def find_stage(stages: Mapping[str, Stage], name: Any) -> Stage:
+    """Return the stage called `name`.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none; the message lists the known ones.
+    """
+    if isinstance(name, str) and name in stages:
+        return stages[name]
+    blocks = [known for known in stages if known not in STUDY_STAGES]
+    raise InvalidInputError(
+        f"unknown stage {name!r}; choose one of {', '.join(STUDY_STAGES)}, or a block: {', '.join(blocks)}"
+    )

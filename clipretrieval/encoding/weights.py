@@ -1,0 +1,285 @@
+"""Where a CLIP model comes from: open_clip's tags, checkpoint files, local folders, or a seed."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip import pretrained as catalogue
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from torch import nn
+
+from clipretrieval.encoding._fetch import ADVICE, fetch_config, fetch_tag
+from clipretrieval.encoding.stages import Architecture
+from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
+
+__all__ = ["ModelSource", "load_clip", "load_visual", "resolve"]
+
+LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+_OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
+_WEIGHT_FILES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's configuration, and where its weights are to come from.
+
+    Attributes
+    ----------
+    model_cfg : dict
+        open_clip's ``embed_dim``, ``vision_cfg``, ``text_cfg``, perhaps ``quick_gelu``.
+    preprocess_cfg : dict
+        open_clip's ``size``, ``mean``, ``std``, ``interpolation``, ``resize_mode``, …
+    tag : dict or None
+        open_clip's entry for a pretrained tag, when the weights are to be fetched.
+    path : Path or None
+        The checkpoint, when it is at hand. With neither tag nor path the weights are random.
+    """
+
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    tag: dict[str, Any] | None
+    path: Path | None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The image encoder's numbers, known without its weights."""
+        vision = self.model_cfg["vision_cfg"]
+        width = vision.get("width", 64)
+        return Architecture(
+            layers=tuple(vision["layers"]),
+            width=width,
+            output_dim=self.model_cfg["embed_dim"],
+            heads=width * 32 // vision.get("head_width", 64),
+            image_size=vision.get("image_size", 224),
+        )
+
+
+def resolve(model: str, pretrained: str | None) -> ModelSource:
+    """Find a model's configuration without loading or fetching any weights.
+
+    Parameters
+    ----------
+    model : str
+        A name that open_clip knows (``"RN50"``), ``"local-dir:PATH"`` or ``"hf-hub:ORG/NAME"``.
+    pretrained : str or None
+        An open_clip tag, a checkpoint's path, or None for random weights. Ignored by the two schemes.
+
+    Raises
+    ------
+    InvalidInputError
+        If the model is unknown or not a ModifiedResNet, or `pretrained` is neither tag nor file.
+    WeightsUnavailableError
+        If a folder lacks its configuration or its weights, or a hub cannot be reached.
+    """
+    if model.startswith(LOCAL_DIR):
+        return _from_folder(Path(model[len(LOCAL_DIR) :]).expanduser())
+    if model.startswith(HF_HUB):
+        repo = model[len(HF_HUB) :]
+        return replace(_from_config(fetch_config(repo), None), tag={"hf_hub": f"{repo}/"})
+    name = model.replace("/", "-")
+    config = open_clip.get_model_config(name)
+    if config is None:
+        known = ", ".join(other for other in open_clip.list_models() if other.startswith("RN"))
+        raise InvalidInputError(
+            f"unknown model {model!r}; choose one of {known}, or 'local-dir:PATH' for a folder of your own"
+        )
+    _check_resnet(config, model)
+    preprocess = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
+    if pretrained is None:
+        return ModelSource(config, preprocess, None, None)
+    tag = catalogue.get_pretrained_cfg(name, pretrained)
+    if tag:
+        return ModelSource(config, merge_preprocess_dict(preprocess, {**tag, "size": None}), tag, None)
+    path = Path(pretrained).expanduser()
+    if not path.is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise InvalidInputError(
+            f"pretrained={pretrained!r} is neither a file nor a tag of {model} (its tags: {tags}). {ADVICE}"
+        )
+    return ModelSource(config, preprocess, None, path)
+
+
+def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
+    """Build the image encoder alone, in float32 on the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    source : ModelSource
+    seed : int
+        Seed of the random weights where `source` names none.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the weights cannot be fetched or read, or do not fit the model.
+    """
+    state = _read_source(source)
+    architecture = source.architecture
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        visual: nn.Module = ModifiedResNet(
+            layers=list(architecture.layers),
+            output_dim=architecture.output_dim,
+            heads=architecture.heads,
+            image_size=architecture.image_size,
+            width=architecture.width,
+        )
+    if state is not None:
+        tower = {key[len("visual.") :]: value for key, value in state.items() if key.startswith("visual.")}
+        _load_strictly(visual, tower or state, source)
+    return visual.float().eval().requires_grad_(False)
+
+
+def load_clip(source: ModelSource, seed: int = 0, quick_gelu: bool | None = None) -> nn.Module:
+    """Build the whole CLIP model, with the activation its text tower was trained with.
+
+    OpenAI's weights need QuickGELU, which neither their model names nor most copies of the files
+    say: it is taken from open_clip's catalogue for a tag, and for a file from what only OpenAI's have
+    (a TorchScript archive, its extra entries, or half-precision convolutions beside float32 norms).
+
+    Parameters
+    ----------
+    source : ModelSource
+    seed : int
+    quick_gelu : bool, optional
+        Overrides what was found out.
+
+    Returns
+    -------
+    open_clip.CLIP
+        In float32 on the CPU, in evaluation mode.
+    """
+    state = _read_source(source)
+    if quick_gelu is None:
+        quick_gelu = bool(
+            source.model_cfg.get("quick_gelu", False)
+            or (source.tag or {}).get("quick_gelu", False)
+            or (state is not None and _is_openai(state))
+        )
+    config = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
+    if state is not None:
+        extra = {key: value for key, value in state.items() if key not in _OPENAI_ONLY}
+        _load_strictly(clip, extra, source)
+    return clip.float().eval().requires_grad_(False)
+
+
+def _check_resnet(config: dict[str, Any], model: str) -> None:
+    layers = config.get("vision_cfg", {}).get("layers")
+    if not (isinstance(layers, list | tuple) and len(layers) == 4):
+        raise InvalidInputError(
+            f"{model!r} is not a CLIP ResNet (ModifiedResNet); choose RN50, RN101, RN50x4, RN50x16 or RN50x64"
+        )
+
+
+def _from_folder(folder: Path) -> ModelSource:
+    config = folder / "open_clip_config.json"
+    weights = _find_weights(folder) if config.is_file() else None
+    if config.is_file() and weights is None:
+        raise WeightsUnavailableError(f"{folder} holds a configuration, but no weights file. {ADVICE}")
+    return _from_config(config, weights)
+
+
+def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
+    try:
+        content = json.loads(config_path.read_text(encoding="utf-8"))
+        config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
+        _check_resnet(config, str(config_path.parent))
+        base = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
+        return ModelSource(config, merge_preprocess_dict(base, preprocess), None, weights)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise WeightsUnavailableError(
+            f"{config_path} is not a readable open_clip configuration with a 'model_cfg' ({error}). {ADVICE}"
+        ) from error
+
+
+def _find_weights(folder: Path) -> Path | None:
+    """Prefer safetensors, then open_clip's own file names, then the alphabet."""
+    order = {".safetensors": 0, ".bin": 1, ".pt": 2, ".pth": 3}
+    found = [path for path in folder.iterdir() if path.suffix in order and path.is_file()]
+    rank = {name: place for place, name in enumerate(_WEIGHT_FILES)}
+    found.sort(key=lambda path: (order[path.suffix], rank.get(path.stem, len(rank)), path.name))
+    return found[0] if found else None
+
+
+def _read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:
+    if source.path is not None:
+        return _read_state_dict(source.path)
+    return _read_state_dict(fetch_tag(source.tag)) if source.tag else None
+
+
+def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        elif _is_torchscript(path):
+            with warnings.catch_warnings():
+                # TorchScript is deprecated, yet it is the form in which OpenAI publishes its weights.
+                warnings.simplefilter("ignore")
+                content = dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Torch and safetensors raise half a dozen unrelated types for a damaged or foreign file.
+        raise WeightsUnavailableError(
+            f"{path} cannot be read as a checkpoint: {(str(error) or repr(error)).splitlines()[0]}. "
+            "Expected safetensors, a state dict of tensors only, or OpenAI's TorchScript archive."
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content:
+        raise WeightsUnavailableError(f"{path} holds no state dict (a dict of tensors).")
+    if all(str(key).startswith("module.") for key in content):
+        content = {key[len("module.") :]: value for key, value in content.items()}
+    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)} | {
+        key: torch.as_tensor(content[key]) for key in _OPENAI_ONLY if key in content
+    }
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _is_openai(state: dict[str, torch.Tensor]) -> bool:
+    if any(key in state for key in _OPENAI_ONLY):
+        return True
+    convolution, norm = state.get("visual.conv1.weight"), state.get("visual.bn1.weight")
+    if convolution is None or norm is None:
+        return False
+    return convolution.dtype == torch.float16 and norm.dtype == torch.float32
+
+
+def _load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
+    expected = module.state_dict()
+    state = {
+        key: value.reshape(expected[key].shape)
+        if key in expected and value.numel() == expected[key].numel() == 1
+        else value
+        for key, value in state.items()
+    }
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise WeightsUnavailableError(
+            f"the weights in {source.path or 'the fetched checkpoint'} do not fit "
+            f"{source.architecture.describe()}: {' '.join(lines[1:3])[:300]} "
+            "Pass the model's name that the weights were made for."
+        ) from error
