@@ -1,0 +1,40 @@
+"""Vector stores: the protocol, the built-in ones, and the names they go by.
+
+Every name loads when it is first used, so importing this package loads no store's SDK.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clipretrieval._lazy import attach
+
+if TYPE_CHECKING:
+    from clipretrieval.stores.base import LocatedStore, PortableStore, VectorStore
+    from clipretrieval.stores.faiss import FaissStore
+    from clipretrieval.stores.memory import MemoryStore
+    from clipretrieval.stores.registry import available_stores, create_store, register_store
+    from clipretrieval.types import Neighbors, Records
+
+__all__ = [
+    "FaissStore",
+    "LocatedStore",
+    "MemoryStore",
+    "Neighbors",
+    "PortableStore",
+    "Records",
+    "VectorStore",
+    "available_stores",
+    "create_store",
+    "register_store",
+]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "base": ["LocatedStore", "Neighbors", "PortableStore", "Records", "VectorStore"],
+        "faiss": ["FaissStore"],
+        "memory": ["MemoryStore"],
+        "registry": ["available_stores", "create_store", "register_store"],
+    },
+)

@@ -1,0 +1,126 @@
+"""Rows in a flat FAISS index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.stores._exact import Shortlist
+from clipretrieval.stores._folder_manifest import damaged
+from clipretrieval.stores._rows import VectorRows
+from clipretrieval.stores._table import Moves
+from clipretrieval.types import FloatArray, Metric
+
+__all__ = ["FlatRows", "read_rows"]
+
+UNIT_ROUNDOFF = 2.0**-24
+# Matrix products go through long vectors in pieces of at most about this many terms, each summed on its own.
+LONGEST_SUM = 512
+
+
+class FlatRows:
+    """Rows in an ``IndexFlat``, which searches them by matrix products in float32.
+
+    The index numbers its vectors as the rows are numbered, so no id map is needed: a replaced vector is
+    written over in place, and a removed one has its place taken by the last.
+
+    Parameters
+    ----------
+    dim : int
+    metric : Metric
+        Under the cosine metric the rows must be of norm 1.
+    """
+
+    def __init__(self, dim: int, metric: Metric) -> None:
+        self._metric = metric
+        self._index: Any = faiss.IndexFlatL2(dim) if metric is Metric.L2 else faiss.IndexFlatIP(dim)
+
+    @property
+    def dim(self) -> int:
+        """The vectors' dimension."""
+        return int(self._index.d)
+
+    def view(self) -> FloatArray:
+        """Return all rows, shape (n, dim)."""
+        count, dim = int(self._index.ntotal), self.dim
+        if not count:
+            return np.empty((0, dim), dtype=np.float32)
+        flat: FloatArray = faiss.rev_swig_ptr(self._index.get_xb(), count * dim)
+        return flat.reshape(count, dim)
+
+    def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
+        """Write each vector into the row of its place."""
+        count = int(self._index.ntotal)
+        old = places < count
+        if not old.any():
+            self._index.add(vectors)
+            return
+        if not old.all():
+            self._index.add(vectors[~old])
+        self.view()[places[old]] = vectors[old]
+
+    def remove(self, moves: Moves) -> None:
+        """Move rows as planned and drop those after the last that is kept."""
+        view = self.view()
+        view[moves.targets] = view[moves.sources]
+        self._index.remove_ids(faiss.IDSelectorRange(moves.kept, len(view)))
+
+    def shortlist(self, longest: float) -> Shortlist:
+        """Return FAISS's own search, with a bound on its error.
+
+        FAISS takes ``‖q‖² + ‖x‖² − 2 q·x`` in float32, whose rounding grows with the norms and not with the
+        distance: vectors far from the origin and close to each other may come in any order.
+        """
+        dim = self.dim
+        relative = (min(dim, LONGEST_SUM) + 16) * UNIT_ROUNDOFF
+        # What may be lost where products are too small for float32.
+        smallest = 4 * dim * float(np.finfo(np.float32).tiny)
+
+        def search(
+            queries: FloatArray, length: int
+        ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+            values, found = self._index.search(queries, length)
+            norms = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
+            if self._metric is Metric.L2:
+                return values.astype(np.float64), found, relative * np.square(norms + longest) + smallest
+            if self._metric is Metric.IP:
+                return -values.astype(np.float64), found, relative * norms * longest + smallest
+            return 1.0 - values.astype(np.float64), found, np.full(len(queries), relative + smallest)
+
+        return search
+
+    def dump(self, write: Callable[[bytes], object]) -> None:
+        """Write the index in FAISS's format."""
+        faiss.write_index(self._index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"metric": self._metric, "index": faiss.serialize_index(self._index).tobytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._metric = state["metric"]
+        self._index = faiss.deserialize_index(np.frombuffer(state["index"], dtype=np.uint8))
+
+
+def read_rows(path: Path, metric: Metric) -> VectorRows:
+    """Read an index that `FlatRows.dump` wrote.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If FAISS cannot read it, or it is not a flat index for the metric.
+    """
+    try:
+        index = faiss.read_index(str(path))
+    except (RuntimeError, MemoryError) as error:
+        raise damaged(path, f"FAISS cannot read it ({error})") from error
+    expected = faiss.IndexFlatL2 if metric is Metric.L2 else faiss.IndexFlatIP
+    if not isinstance(index, expected):
+        raise damaged(path, f"it holds a {type(index).__name__}, not a {expected.__name__}")
+    rows = FlatRows.__new__(FlatRows)
+    rows._metric, rows._index = metric, index
+    return rows

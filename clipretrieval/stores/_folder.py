@@ -1,0 +1,189 @@
+"""A store in a folder: whole generations of files, and a manifest that names the one in force.
+
+::
+
+    MANIFEST.json            replaced last; names the other files with their sizes and SHA-256
+    index-7.faiss            the vectors (vectors-7.npy for a copy of a MemoryStore)
+    records-7.sqlite         ids, labels, metadata, norms
+    LOCK                     held by the writer
+
+Files of generation 8 are written beside those of generation 7, then the manifest is replaced, then the files
+of generation 7 are removed: whatever interrupts this, the folder opens at one generation or the other. A
+store without records has only the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipretrieval._atomic import TEMPORARY_SUFFIX, file_sha256
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
+from clipretrieval.stores._folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest, damaged
+from clipretrieval.stores._records import read_records
+from clipretrieval.stores._rows import VectorRows
+from clipretrieval.stores._table import RecordTable
+from clipretrieval.stores._writer import LOCK_NAME
+from clipretrieval.types import Metric
+
+__all__ = ["GENERATION_FILE", "TEMPORARY_FILE", "Layout", "Snapshot", "find_manifest", "load", "names_in"]
+
+GENERATION_FILE = re.compile(r"(?:index|vectors|records)-(\d+)\.(?:faiss|npy|sqlite)")
+TEMPORARY_FILE = re.compile(
+    rf"\.(?:{re.escape(MANIFEST_NAME)}|{GENERATION_FILE.pattern})\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
+)
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one class of store keeps its vectors in a folder.
+
+    Attributes
+    ----------
+    kind : str
+        The class's name.
+    prefix, suffix : str
+        The vectors' file is called PREFIX-GENERATION + SUFFIX.
+    index : str
+        The index kind that the manifest names.
+    load : callable
+        Maps (file, metric) to the rows in it; raises StoreCorruptedError.
+    """
+
+    kind: str
+    prefix: str
+    suffix: str
+    index: str
+    load: Callable[[Path, Metric], VectorRows]
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """All that a folder holds of a store.
+
+    Attributes
+    ----------
+    metric : Metric
+    dim : int or None
+    table : RecordTable
+    rows : VectorRows or None
+        None only where there are no records.
+    manifest : str
+        The user's manifest as JSON text.
+    """
+
+    metric: Metric
+    dim: int | None
+    table: RecordTable
+    rows: VectorRows | None
+    manifest: str
+
+
+def find_manifest(folder: Path) -> FolderManifest | None:
+    """Return the manifest in force, or None where a new store may be made.
+
+    Raises
+    ------
+    InvalidInputError
+        If `folder` is a file, or a folder of something else.
+    StoreCorruptedError
+        If there are a store's files without a manifest, or the manifest is damaged.
+    StoreUnavailableError
+        If it cannot be read.
+    """
+    try:
+        return FolderManifest.parse((folder / MANIFEST_NAME).read_bytes(), folder)
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        raise InvalidInputError(f"a store's path must be a folder; {folder} is a file") from None
+    except OSError as error:
+        raise StoreUnavailableError(f"the store in {folder} cannot be read: {error}") from error
+    names = names_in(folder)
+    if any(GENERATION_FILE.fullmatch(name) for name in names):
+        raise damaged(folder / MANIFEST_NAME, "it is missing")
+    foreign = [name for name in names if name != LOCK_NAME and not TEMPORARY_FILE.fullmatch(name)]
+    if foreign:
+        raise InvalidInputError(
+            f"{folder} is not a store, and not empty (it holds {foreign[0]!r}); give an empty or a new folder"
+        )
+    return None
+
+
+def load(folder: Path, layout: Layout) -> tuple[FolderManifest, Snapshot]:
+    """Read the store in a folder, having verified its files.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If a file is missing, damaged or of an unknown format.
+    StoreUnavailableError
+        If there is no store or it cannot be read.
+    StoreError
+        If another class of store wrote it.
+    """
+    for _ in range(ATTEMPTS - 1):
+        manifest = _existing_manifest(folder, layout)
+        try:
+            return manifest, _read(folder, manifest, layout)
+        except StoreCorruptedError:
+            # A writer may have replaced the generation between reading the manifest and the files.
+            if find_manifest(folder) == manifest:
+                raise
+    manifest = _existing_manifest(folder, layout)
+    return manifest, _read(folder, manifest, layout)
+
+
+def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
+    manifest = find_manifest(folder)
+    if manifest is None:
+        raise StoreUnavailableError(f"there is no store in {folder}; check the path")
+    if manifest.kind != layout.kind:
+        raise StoreError(
+            f"{folder} holds a {manifest.kind}, not a {layout.kind}; open it with {manifest.kind}"
+        )
+    return manifest
+
+
+def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
+    if not manifest.count:
+        return Snapshot(manifest.metric, manifest.dim, RecordTable(), None, manifest.user)
+    vectors, records = (folder / manifest.files[role].name for role in ("vectors", "records"))
+    try:
+        for role, path in (("vectors", vectors), ("records", records)):
+            _verify(path, manifest.files[role])
+        rows = layout.load(vectors, manifest.metric)
+        table = read_records(records)
+    except OSError as error:
+        raise StoreUnavailableError(f"the store in {folder} cannot be read: {error}") from error
+    shape, expected = rows.view().shape, (manifest.count, manifest.dim)
+    if shape != expected:
+        raise damaged(vectors, f"it holds vectors of shape {shape}, not {expected}")
+    if len(table) != manifest.count:
+        raise damaged(records, f"it holds {len(table)} records, not {manifest.count}")
+    return Snapshot(manifest.metric, manifest.dim, table, rows, manifest.user)
+
+
+def _verify(path: Path, entry: FileEntry) -> None:
+    try:
+        size = path.stat().st_size
+        if size != entry.size:
+            raise damaged(path, f"it has {size} bytes, not {entry.size}")
+        if file_sha256(path) != entry.sha256:
+            raise damaged(path, "its content does not match its checksum")
+    except FileNotFoundError:
+        raise damaged(path, "it is missing") from None
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of what lies in a folder, in order; none if there is no folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreUnavailableError(f"{folder} cannot be read: {error}") from error

@@ -1,0 +1,148 @@
+"""Writing a store's folder: a generation, or a complete copy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from clipretrieval._atomic import TEMPORARY_SUFFIX, file_sha256, replacing, sync_folder, write_text
+from clipretrieval.errors import StoreError, StoreUnavailableError
+from clipretrieval.stores._folder import (
+    GENERATION_FILE,
+    TEMPORARY_FILE,
+    Layout,
+    Snapshot,
+    find_manifest,
+    names_in,
+)
+from clipretrieval.stores._folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest
+from clipretrieval.stores._records import write_records
+from clipretrieval.stores._rows import VectorRows
+from clipretrieval.stores._table import RecordTable
+from clipretrieval.stores._writer import WriterLock
+
+__all__ = ["discard_unlisted", "save_copy", "write_generation"]
+
+
+def write_generation(
+    folder: Path, layout: Layout, snapshot: Snapshot, previous: FolderManifest | None
+) -> FolderManifest:
+    """Write a snapshot as the next generation and put it in force; the caller holds the writer's lock.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If it cannot be written; the generation before stays in force.
+    """
+    try:
+        generation = _next_generation(folder, previous)
+        manifest = FolderManifest(
+            kind=layout.kind,
+            generation=generation,
+            metric=snapshot.metric,
+            dim=snapshot.dim,
+            index=layout.index,
+            count=len(snapshot.table),
+            files={},
+            user=snapshot.manifest,
+        )
+        if snapshot.rows is not None and len(snapshot.table):
+            vectors = _write_vectors(folder / f"{layout.prefix}-{generation}{layout.suffix}", snapshot.rows)
+            records = _write_records(folder / f"records-{generation}.sqlite", snapshot.table)
+            manifest = replace(manifest, files={"vectors": vectors, "records": records})
+        write_text(folder / MANIFEST_NAME, manifest.to_json())
+    except OSError as error:
+        with suppress(OSError, StoreError):
+            discard_unlisted(folder)
+        raise StoreUnavailableError(
+            f"the store in {folder} could not be written: {error}; what was flushed before is intact. "
+            "Free some space or mend the folder, then flush again"
+        ) from error
+    with suppress(OSError):  # what is left over goes with the next generation
+        discard_unlisted(folder)
+    return manifest
+
+
+def discard_unlisted(folder: Path) -> None:
+    """Remove files of generations not in force; the caller holds the writer's lock."""
+    manifest = find_manifest(folder)
+    if manifest is None:
+        return
+    listed = {entry.name for entry in manifest.files.values()}
+    for name in names_in(folder):
+        if name not in listed and (GENERATION_FILE.fullmatch(name) or TEMPORARY_FILE.fullmatch(name)):
+            (folder / name).unlink(missing_ok=True)
+
+
+def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
+    """Write a snapshot into a new folder, an empty one, or one whose store it replaces.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder holds something else.
+    StoreLockedError
+        If a writer has the store there open.
+    StoreUnavailableError
+        If it cannot be written; what was there before is intact.
+    """
+    current = find_manifest(folder)
+    try:
+        if current is None and not (folder.is_dir() and os.listdir(folder)):
+            _save_new(folder, layout, snapshot)
+            return
+    except OSError as error:
+        raise StoreUnavailableError(f"the copy in {folder} could not be written: {error}") from error
+    lock = WriterLock(folder)
+    lock.acquire()
+    try:
+        write_generation(folder, layout, snapshot, find_manifest(folder))
+    finally:
+        lock.release()
+
+
+def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
+    """Write the copy beside `folder`, then give it its name."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    temporary.mkdir()
+    try:
+        write_generation(temporary, layout, snapshot, None)
+        if os.name == "nt" and folder.exists():  # Windows renames over no folder, not even an empty one
+            folder.rmdir()
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def _write_vectors(path: Path, rows: VectorRows) -> FileEntry:
+    digest, size = hashlib.sha256(), 0
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+
+        def write(piece: bytes) -> None:
+            nonlocal size
+            digest.update(piece)
+            size += file.write(piece)
+
+        rows.dump(write)
+        file.flush()
+    return FileEntry(path.name, size, digest.hexdigest())
+
+
+def _write_records(path: Path, table: RecordTable) -> FileEntry:
+    with replacing(path) as temporary:
+        write_records(temporary, table)
+        return FileEntry(path.name, temporary.stat().st_size, file_sha256(temporary))
+
+
+def _next_generation(folder: Path, previous: FolderManifest | None) -> int:
+    """Return a number above every one in use, those of a half-finished generation included."""
+    numbers = [int(found[1]) for found in map(GENERATION_FILE.fullmatch, names_in(folder)) if found]
+    return 1 + max([*numbers, previous.generation if previous else -1])

@@ -1,0 +1,97 @@
+"""Rows of float32 vectors in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.stores._exact import Shortlist
+from clipretrieval.stores._table import Moves, grown, shrunk
+from clipretrieval.types import FloatArray
+
+__all__ = ["ArrayRows", "VectorRows"]
+
+
+class VectorRows(Protocol):
+    """Where a local store keeps its vectors: rows 0 to n - 1 without holes."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def view(self) -> FloatArray:
+        """Return all rows without copying, shape (n, dim); it holds until the next change."""
+        ...
+
+    def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
+        """Write each vector into the row of its place; places from n on are new and come in order."""
+        ...
+
+    def remove(self, moves: Moves) -> None:
+        """Move rows as planned and drop those after the last that is kept."""
+        ...
+
+    def shortlist(self, longest: float) -> Shortlist | None:
+        """Return a fast source of candidates, if there is one, given the greatest norm of a stored vector."""
+        ...
+
+    def dump(self, write: Callable[[bytes], object]) -> None:
+        """Write all rows to a file, piece by piece."""
+        ...
+
+
+class ArrayRows:
+    """Rows in a NumPy array that doubles when it is full."""
+
+    def __init__(self, dim: int) -> None:
+        self._count = 0
+        self._array: FloatArray = np.empty((0, dim), dtype=np.float32)
+
+    @classmethod
+    def from_array(cls, array: FloatArray) -> ArrayRows:
+        """Return rows that take over a float32 array of shape (n, dim)."""
+        rows = cls(array.shape[1])
+        rows._count, rows._array = len(array), array
+        return rows
+
+    @property
+    def dim(self) -> int:
+        """The vectors' dimension."""
+        return int(self._array.shape[1])
+
+    def view(self) -> FloatArray:
+        """Return all rows, shape (n, dim)."""
+        return self._array[: self._count]
+
+    def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
+        """Write each vector into the row of its place."""
+        count = max(self._count, int(places.max()) + 1)
+        self._array = grown(self._array, self._count, count - self._count)
+        if int(places.min()) == self._count:  # all new, hence in order
+            self._array[self._count : count] = vectors
+        else:
+            self._array[places] = vectors
+        self._count = count
+
+    def remove(self, moves: Moves) -> None:
+        """Move rows as planned and drop those after the last that is kept."""
+        self._array[moves.targets] = self._array[moves.sources]
+        self._count = moves.kept
+        self._array = shrunk(self._array, self._count)
+
+    def shortlist(self, longest: float) -> Shortlist | None:
+        """Return None: all searches scan."""
+        return None
+
+    def dump(self, write: Callable[[bytes], object]) -> None:
+        """Write the rows in NumPy's format."""
+        np.lib.format.write_array(_Sink(write), self.view(), version=(1, 0), allow_pickle=False)
+
+
+class _Sink:
+    """The one method of a file that NumPy writes an array with."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.write = write

@@ -1,0 +1,134 @@
+"""What a vector store has to do: the protocol that every backend follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from clipretrieval.types import FloatArray, Label, Metric, Neighbors, Records
+
+__all__ = ["LocatedStore", "PortableStore", "VectorStore"]
+
+
+@runtime_checkable
+class VectorStore(Protocol):
+    """Labelled vectors that can be searched: five verbs, a count and a manifest.
+
+    Any object with these members serves; there is nothing to inherit. A store keeps three things
+    beside each vector: its id (a non-empty str, unique), its label (int or str, the same type for all)
+    and a metadata dict of JSON values.
+
+    All arguments are checked before anything is changed: a call that raises
+    `~clipretrieval.errors.InvalidInputError` has stored nothing.
+
+    Attributes
+    ----------
+    metric : Metric
+        ``"l2"`` (squared Euclidean), ``"cosine"`` (1 − cosine) or ``"ip"`` (−inner product).
+    dim : int or None
+        The vectors' dimension; None until the first upsert where it is not known beforehand.
+    """
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def dim(self) -> int | None: ...
+
+    def upsert(
+        self,
+        ids: Sequence[str],
+        vectors: FloatArray,
+        labels: Sequence[Label],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add vectors, replacing wholly those whose id is already there.
+
+        Parameters
+        ----------
+        ids : sequence of str, length n
+            Unique within the call.
+        vectors : ndarray of float32, shape (n, dim)
+            Finite. Under the cosine metric, not zero.
+        labels : sequence of int or of str, length n
+        metadata : sequence of mappings, length n, optional
+
+        Raises
+        ------
+        InvalidInputError
+            On any malformed argument, before anything is stored.
+        StoreError
+            If the backend fails.
+        """
+        ...
+
+    def search(self, vectors: FloatArray, k: int) -> Neighbors:
+        """Return the `k` nearest stored vectors of each query.
+
+        Parameters
+        ----------
+        vectors : ndarray of float32, shape (n_queries, dim)
+        k : int
+            At least 1. May exceed the count: the rest is padded.
+
+        Returns
+        -------
+        Neighbors
+            Arrays of shape (n_queries, k), rows ascending, equal distances ordered by id.
+        """
+        ...
+
+    def get(self, ids: Sequence[str]) -> Records:
+        """Return the records of `ids`, in that order; ids that are not stored are left out."""
+        ...
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove the records of `ids` and return how many of them were there."""
+        ...
+
+    def count(self) -> int:
+        """Return the number of stored vectors."""
+        ...
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""
+        ...
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Keep a small JSON object beside the vectors, replacing the one before."""
+        ...
+
+    def flush(self) -> None:
+        """Return when everything written so far is durable and visible to searches."""
+        ...
+
+    def close(self) -> None:
+        """Flush and free what the store holds; calling it again does nothing."""
+        ...
+
+
+@runtime_checkable
+class LocatedStore(Protocol):
+    """Optional: a store whose contents live somewhere that another process can open."""
+
+    def location(self) -> dict[str, Any] | None:
+        """Return the options that open the same contents elsewhere; None if only this process can.
+
+        JSON values only, and never a secret.
+        """
+        ...
+
+
+@runtime_checkable
+class PortableStore(Protocol):
+    """Optional: a store that can write a copy of itself into a folder and be opened from it."""
+
+    def save(self, path: str | Path) -> None:
+        """Write a complete copy into the folder `path`, atomically."""
+        ...
+
+    @classmethod
+    def load(cls, path: str | Path) -> VectorStore:
+        """Open a copy that `save` wrote."""
+        ...

@@ -1,0 +1,91 @@
+"""A store in a NumPy array: exact, with nothing to install, and what the other stores are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from clipretrieval.stores._folder import Layout, load
+from clipretrieval.stores._folder_manifest import damaged
+from clipretrieval.stores._folder_write import save_copy
+from clipretrieval.stores._local import LocalStore
+from clipretrieval.stores._rows import ArrayRows, VectorRows
+from clipretrieval.types import Metric
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore(LocalStore):
+    """Vectors in this process's memory, searched exactly by matrix products.
+
+    Threads may search while one writes. It can be pickled and copied; `save` writes it into a folder.
+
+    Parameters
+    ----------
+    metric : {"l2", "cosine", "ip"} or Metric
+        See `Metric`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> store = MemoryStore()
+    >>> store.upsert(["a", "b"], np.array([[0.0, 0.0], [3.0, 4.0]]), ["cat", "dog"])
+    >>> near = store.search(np.array([[0.0, 1.0]]), k=2)
+    >>> near.distances.tolist(), near.labels.tolist()
+    ([[1.0, 18.0]], [['cat', 'dog']])
+    """
+
+    def __init__(self, metric: Metric | str = Metric.L2) -> None:
+        super().__init__(metric)
+
+    def save(self, path: str | Path) -> None:
+        """Write a complete copy into the folder `path`, atomically.
+
+        Parameters
+        ----------
+        path : str or Path
+            A new or empty folder, or one whose store the copy replaces.
+
+        Raises
+        ------
+        InvalidInputError
+            If the folder holds something else.
+        StoreError
+            If the copy cannot be written; what was there before is intact.
+        """
+        with self._lock.read():
+            self._require_open()
+            save_copy(Path(path).absolute(), _LAYOUT, self._snapshot())
+
+    @classmethod
+    def load(cls, path: str | Path) -> MemoryStore:
+        """Return a store in memory with the contents of a copy that `save` wrote.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If a file is missing or damaged.
+        StoreError
+            If there is no store or another class of store wrote it.
+        """
+        _, snapshot = load(Path(path).absolute(), _LAYOUT)
+        store = cls(snapshot.metric)
+        store._adopt(snapshot)
+        return store
+
+    def _new_rows(self, dim: int) -> VectorRows:
+        return ArrayRows(dim)
+
+
+def _read_array(path: Path, metric: Metric) -> VectorRows:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise damaged(path, f"NumPy cannot read it ({error})") from error
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != 2:
+        raise damaged(path, "it does not hold a matrix of float32")
+    return ArrayRows.from_array(array)
+
+
+_LAYOUT = Layout("MemoryStore", "vectors", ".npy", "Flat", _read_array)

@@ -1,0 +1,209 @@
+"""Stores by name: the built-in ones, those that a program registers, and those that packages bring.
+
+A package brings a store through the entry-point group ``clipretrieval.stores``::
+
+    [project.entry-points."clipretrieval.stores"]
+    qdrant = "clipretrieval_qdrant:QdrantStore"
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from clipretrieval.errors import (
+    ClipRetrievalError,
+    ClipRetrievalWarning,
+    InvalidInputError,
+    MissingDependencyError,
+    StoreUnavailableError,
+    UnknownStoreError,
+)
+from clipretrieval.stores.base import VectorStore
+
+__all__ = ["available_stores", "create_store", "register_store", "store_class"]
+
+ENTRY_POINT_GROUP = "clipretrieval.stores"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a store's class is found, and the extra of clipretrieval that installs what it needs."""
+
+    target: str | type[Any]
+    extra: str | None = None
+    distribution: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The target, with the package that brings it."""
+        bearer = "" if self.distribution is None else f" of package {self.distribution!r}"
+        return f"{self.target!r}{bearer}"
+
+
+_BUILT_IN = {
+    "memory": _Entry("clipretrieval.stores.memory:MemoryStore"),
+    "faiss": _Entry("clipretrieval.stores.faiss:FaissStore"),
+}
+_registered: dict[str, _Entry] = {}
+
+
+def register_store(name: str, target: str | type[Any], *, extra: str | None = None) -> None:
+    """Make a store known under a name, in this process.
+
+    Parameters
+    ----------
+    name : str
+        What ``RetrievalClassifier(store=…)`` and `create_store` will accept.
+    target : str or type
+        The class, or ``"module:Class"``, which is imported on first use.
+    extra : str, optional
+        The extra that installs what the class needs: ``pip install "clipretrieval[EXTRA]"``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name is empty or already stands for something else, or the target is malformed.
+    """
+    if not isinstance(name, str) or not name:
+        raise InvalidInputError(f"a store's name must be a non-empty str; found {name!r}")
+    if isinstance(target, str):
+        module, colon, member = target.partition(":")
+        if not (module and colon and member):
+            raise InvalidInputError(f"a store's target must be a class or 'module:Class'; found {target!r}")
+    elif not isinstance(target, type):
+        raise InvalidInputError(f"a store's target must be a class or 'module:Class'; found {target!r}")
+    entry = _Entry(target, extra)
+    known = _BUILT_IN.get(name) or _registered.get(name)
+    if known is not None and known.target != target:
+        raise InvalidInputError(f"the name {name!r} already stands for {known.origin}; choose another")
+    if name not in _BUILT_IN:
+        _registered[name] = entry
+
+
+def available_stores() -> list[str]:
+    """Return all names that `create_store` knows, in alphabetical order; nothing is imported."""
+    return sorted(_entries())
+
+
+def store_class(name: str) -> type[Any]:
+    """Return the class of the store called `name`, importing it if need be.
+
+    Raises
+    ------
+    UnknownStoreError
+        If there is none of that name; the message lists the known ones.
+    MissingDependencyError
+        If a package that it needs is not installed.
+    StoreUnavailableError
+        If the module cannot be imported or has no such class.
+    """
+    entries = _entries()
+    if name not in entries:
+        known = ", ".join(repr(each) for each in sorted(entries))
+        raise UnknownStoreError(f"no store is called {name!r}; known stores: {known}")
+    return _load(name, entries[name])
+
+
+def create_store(name: str, **options: Any) -> VectorStore:
+    """Make the store called `name`.
+
+    Parameters
+    ----------
+    name : str
+        One of `available_stores`.
+    **options
+        Arguments of the store's class.
+
+    Raises
+    ------
+    InvalidInputError
+        If the class does not take such options; the message lists those it takes.
+    UnknownStoreError
+        If there is no store of that name.
+    MissingDependencyError
+        If a package that it needs is not installed.
+    """
+    chosen = store_class(name)
+    _check_options(name, chosen, options)
+    store: VectorStore = chosen(**options)
+    return store
+
+
+def _entries() -> dict[str, _Entry]:
+    """Return all known stores; built-in names win over registered ones, and these over installed ones."""
+    found: dict[str, _Entry] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        entry = _Entry(point.value, distribution=_distribution(point))
+        holder = _BUILT_IN.get(point.name) or _registered.get(point.name) or found.get(point.name)
+        if holder is None:
+            found[point.name] = entry
+        elif holder != entry:
+            warnings.warn(
+                f"the store {point.name!r} stays {holder.origin}; {entry.origin} wants the same name and is "
+                "passed over",
+                ClipRetrievalWarning,
+                stacklevel=3,
+            )
+    return {**found, **_registered, **_BUILT_IN}
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown"
+
+
+def _load(name: str, entry: _Entry) -> type[Any]:
+    if isinstance(entry.target, type):
+        return entry.target
+    module, _, member = entry.target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in member.split("."):
+            found = getattr(found, part)
+    except ClipRetrievalError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if f"{module}.".startswith(f"{missing}.") or missing.partition(".")[0] == "clipretrieval":
+            raise _broken(name, entry, error) from error
+        install = f"clipretrieval[{entry.extra}]" if entry.extra else missing.partition(".")[0]
+        raise MissingDependencyError(
+            f"the store {name!r} ({entry.origin}) needs {missing!r}, which is not installed; "
+            f'run: pip install "{install}"',
+            name=missing,
+        ) from error
+    except Exception as error:  # a third party's module may raise anything when it is imported
+        raise _broken(name, entry, error) from error
+    if not isinstance(found, type):
+        raise StoreUnavailableError(f"the store {name!r} is broken: {entry.origin} is {found!r}, not a class")
+    return found
+
+
+def _broken(name: str, entry: _Entry, error: Exception) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store {name!r} is broken: {entry.origin} could not be imported "
+        f"({type(error).__name__}: {error}); mend or remove what registered it"
+    )
+
+
+def _check_options(name: str, chosen: type[Any], options: dict[str, Any]) -> None:
+    """Refuse options that the class does not take; what its constructor raises itself passes through."""
+    try:
+        signature = inspect.signature(chosen)
+    except ValueError:  # a class written in C may not tell
+        return
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        taken = [
+            each.name
+            for each in signature.parameters.values()
+            if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        ]
+        raise InvalidInputError(
+            f"the store {name!r} cannot be made: {error}; its options are {', '.join(taken) or 'none'}"
+        ) from error
