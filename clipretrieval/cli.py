@@ -1,0 +1,252 @@
+"""The ``clipretrieval`` command.
+
+Answers go to the standard output, everything else to the standard error. The exit status is 0, 2 for a
+mistake of the user's (one line, no traceback), 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
+
+import typer
+
+from clipretrieval._version import __version__
+
+__all__ = ["app", "main"]
+
+# Typer brings a click of its own or uses the installed one, as its version has it; by way of a subclass that
+# it exports, the right one's UsageError is found.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+_JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
+
+app = typer.Typer(
+    name="clipretrieval",
+    help="Classify images by retrieval with CLIP's ResNet image encoder, stopped early.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A class may be named in letters that the terminal or the pipe cannot take.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    raise SystemExit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command and return its exit status; a fault of ours keeps its traceback."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("clipretrieval", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except _UsageError as error:
+        return _refuse(f"{error.format_message().rstrip('.')}; see '{_path_of(error)} --help'")
+    except KeyboardInterrupt:
+        # Whoever presses the keys again while we clear up wants to be gone, and no traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _tell("interrupted")
+        return 130
+    except BrokenPipeError:
+        _abandon_output()
+        return 1
+    except _mistakes() as error:
+        if isinstance(error, OSError):
+            _abandon_output()
+        return _refuse(str(error))
+    return 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipretrieval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def evaluate(
+    train: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder with a sub-folder of labelled images for each class.")
+    ],
+    test: Annotated[str, typer.Option(metavar="DIR", help="Folder of the same form, to be classified.")],
+    model: Annotated[str, typer.Option(help="RN50, RN101, RN50x4, …, or local-dir:PATH.")] = "RN50",
+    pretrained: Annotated[
+        str, typer.Option(help="An open_clip tag, a checkpoint's path, or none.")
+    ] = "openai",
+    stage: Annotated[
+        str, typer.Option(help="pixel, mid, late, final, or a block such as layer2.1.")
+    ] = "late",
+    k: Annotated[int, typer.Option(help="Neighbours that vote.")] = 1,
+    metric: Annotated[str, typer.Option(help="l2 (squared Euclidean), cosine or ip.")] = "l2",
+    store: Annotated[str, typer.Option(help="Name of the vector store.")] = "faiss",
+    store_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the store; may be repeated.")
+    ] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(help="Train on so many, spread over the classes.")
+    ] = None,
+    limit_test: Annotated[int | None, typer.Option(help="Test on so many, spread over the classes.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images encoded together.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report there.")
+    ] = None,
+) -> None:
+    """Fit on one folder of images, classify another, and print how right and how fast that was."""
+    from clipretrieval._console import progress_bar, quiet_libraries
+
+    with quiet_libraries():
+        from clipretrieval import RetrievalClassifier, StagedEncoder
+
+        # What is found out at once comes first, so that a slip does not cost a download or a fit.
+        report_file = _checked_output(json_file)
+        options = _store_options(store, store_option or [])
+        train_set = _labelled_images(train, limit_train, "--limit-train")
+        test_set = _labelled_images(test, limit_test, "--limit-test")
+        weights = None if pretrained.lower() == "none" else pretrained
+        encoder = StagedEncoder(model, weights, stage, batch_size=batch_size, device=device)
+        classifier = RetrievalClassifier(encoder, store, k=k, metric=metric, store_options=options)
+        with progress_bar("fitting") as progress:
+            classifier.fit(*train_set, progress=progress)
+        with closing(classifier.store_), progress_bar("classifying") as progress:
+            report = classifier.evaluate(*test_set, progress=progress)
+    try:
+        if report_file is not None:
+            report.to_json(report_file)
+    finally:
+        typer.echo(str(report))
+
+
+def _checked_output(path: Path | None) -> Path | None:
+    """Follow links to where a report is to go, and find out whether a file can be written there."""
+    from clipretrieval._atomic import replacing
+    from clipretrieval.errors import InvalidInputError
+
+    if path is None:
+        return None
+
+    class Tried(Exception):  # noqa: N818  not an error
+        pass
+
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            raise InvalidInputError(f"--json: {str(path)!r} is not a file; name a new one, or one to replace")
+        with suppress(Tried), replacing(target):
+            raise Tried
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that run in a circle
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInputError(f"--json: {str(path)!r} cannot be written: {reason}") from error
+    return target
+
+
+def _labelled_images(path: str, limit: int | None, option: str) -> tuple[list[Path], list[str]]:
+    """List a folder's images with their labels, or so many of them, going round the classes."""
+    from clipretrieval.errors import InvalidInputError
+    from clipretrieval.images import scan_folder
+
+    if limit is not None and limit < 1:
+        raise InvalidInputError(f"{option} must be at least 1; got {limit}")
+    folder = scan_folder(path)
+    if folder.labels is None:
+        raise InvalidInputError(
+            f"no sub-folder of {path!r} holds pictures; put each class's into one that is named after it"
+        )
+    turns = dict.fromkeys(folder.classes, 0)
+    ranked = []
+    for place, label in enumerate(folder.labels):
+        ranked.append((turns[label], place))
+        turns[label] += 1
+    taken = sorted(place for _, place in sorted(ranked)[:limit])
+    return [folder.paths[place] for place in taken], [folder.labels[place] for place in taken]
+
+
+def _store_options(store: str, pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs for a store."""
+    from clipretrieval.errors import InvalidInputError
+    from clipretrieval.stores.registry import store_class
+
+    try:
+        hints = get_type_hints(store_class(store).__init__)
+    except (NameError, TypeError):  # annotations that only a type checker can read
+        hints = {}
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise InvalidInputError(f"--store-option takes KEY=VALUE; got {pair!r}")
+        if key == "metric":
+            raise InvalidInputError("--store-option metric is not taken; use --metric")
+        options[key] = _option_value(key, text, hints.get(key, Any))
+    return options
+
+
+def _option_value(key: str, text: str, hint: Any) -> Any:
+    """Take text where the store does; elsewhere read numbers, true, false and null, or text at last."""
+    from clipretrieval.errors import InvalidInputError
+
+    kinds = get_args(hint) or (hint,)
+    if str in kinds:
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    allowed = {*kinds, int} if float in kinds else {*kinds}
+    if allowed <= set(_JSON_NAMES) and type(value) not in allowed:
+        wanted = " or ".join(_JSON_NAMES[kind] for kind in kinds)
+        raise InvalidInputError(f"--store-option {key} takes {wanted}; got {text!r}")
+    return value
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Return the exceptions that the user can do something about."""
+    from clipretrieval.errors import ClipRetrievalError
+
+    return ClipRetrievalError, OSError
+
+
+def _refuse(message: str) -> int:
+    _tell(f"error: {' '.join(message.splitlines())}")
+    return 2
+
+
+def _tell(line: str) -> None:
+    # Nobody may be left to be told.
+    with suppress(OSError):
+        typer.echo(line, err=True)
+
+
+def _abandon_output() -> None:
+    """Let what could not be written go, or the interpreter would try once more at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _path_of(error: Any) -> str:
+    return error.ctx.command_path if error.ctx is not None else "clipretrieval"

@@ -1,0 +1,264 @@
+"""A fitted classifier as a folder: a small JSON file beside its store."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipretrieval._atomic import write_text
+from clipretrieval._labels import class_array
+from clipretrieval._manifest import check_manifest, vector_fingerprint
+from clipretrieval._version import __version__
+from clipretrieval.encoding.base import Encoder
+from clipretrieval.errors import (
+    InvalidInputError,
+    StoreCorruptedError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
+from clipretrieval.stores import LocatedStore, PortableStore, create_store
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.registry import store_class
+from clipretrieval.types import Metric
+
+if TYPE_CHECKING:
+    from clipretrieval.classifier import RetrievalClassifier
+
+__all__ = ["load", "save"]
+
+FILE = "classifier.json"
+PART = r"store-[0-9a-f]{8}"
+FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 1
+
+
+def save(classifier: RetrievalClassifier, path: str | Path) -> None:
+    """Write a fitted classifier into a folder.
+
+    A store that lives only in this process is copied into the folder. A store that other processes can
+    open (a folder, a server) is flushed and named, without secrets. Any other has to be handed to
+    `load` again. The folder changes in one step, when ``classifier.json`` is replaced.
+
+    Parameters
+    ----------
+    classifier : RetrievalClassifier
+    path : str or Path
+        Made if missing. An earlier classifier in it is replaced; anything else in it stays.
+
+    Raises
+    ------
+    UnsupportedOperationError
+        If ``weights`` is a callable, which cannot be written down.
+    InvalidInputError
+        If `path` is a file, or a folder that holds other things.
+    """
+    if callable(classifier.weights):
+        raise UnsupportedOperationError(
+            "weights is a callable, which cannot be saved; set weights to one of the named rules before "
+            "saving, or pass your callable again after loading"
+        )
+    folder = Path(path)
+    _check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = _keep_store(classifier.store_, folder)
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "library_version": __version__,
+        "params": {
+            "k": int(classifier.k),
+            "weights": classifier.weights,
+            "temperature": float(classifier.temperature),
+            "metric": str(Metric.parse(classifier.metric)),
+        },
+        "encoder": _describe_encoder(classifier),
+        "label_kind": classifier._label_kind,
+        "n_features_in": int(classifier.n_features_in_),
+        "feature_names_in": list(getattr(classifier, "feature_names_in_", [])) or None,
+        "store": kept,
+    }
+    try:
+        write_text(folder / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    except BaseException:
+        if kept is not None and "folder" in kept:
+            shutil.rmtree(folder / kept["folder"], ignore_errors=True)
+        raise
+    for part in _parts(folder):
+        if kept is None or part.name != kept.get("folder"):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def load(
+    cls: type[RetrievalClassifier],
+    path: str | Path,
+    encoder: Encoder | None = None,
+    *,
+    store: VectorStore | None = None,
+) -> RetrievalClassifier:
+    """Open a classifier that `save` wrote.
+
+    Parameters
+    ----------
+    cls : type
+    path : str or Path
+    encoder : Encoder, optional
+        The one that was saved, built again from its arguments, when left out. One of your own has to
+        be given again.
+    store : VectorStore, optional
+        Likewise.
+
+    Returns
+    -------
+    RetrievalClassifier
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder holds no saved classifier, or an encoder or a store has to be given.
+    StoreCorruptedError
+        If what it holds is damaged.
+    FingerprintMismatchError
+        If the encoder is not the one that filled the store; the message names what differs.
+    """
+    folder = Path(path)
+    content = _read(folder)
+    try:
+        params, kind = dict(content["params"]), content["label_kind"]
+        encoder = encoder if encoder is not None else _rebuild_encoder(content["encoder"])
+        fingerprint = vector_fingerprint(content["n_features_in"]) if encoder is None else encoder.fingerprint
+        opened = store if store is not None else _open_store(content["store"], folder)
+        classifier = cls(encoder, (content["store"] or {}).get("name") or opened, **params)
+        classifier.n_features_in_ = content["n_features_in"]
+        names = content["feature_names_in"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreCorruptedError(f"{folder / FILE} lacks what it should hold ({error!r})") from error
+    manifest = opened.read_manifest()
+    check_manifest(manifest, fingerprint, Metric.parse(params["metric"]))
+    classifier.store_ = opened
+    classifier._label_kind = kind
+    classifier.classes_ = class_array(manifest["classes"], kind)
+    if names:
+        import numpy as np
+
+        classifier.feature_names_in_ = np.array(names, dtype=object)
+    return classifier
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
+    if not folder.is_dir() or (folder / FILE).exists():
+        return
+    # Copies of stores alone are what a first save leaves when it is killed.
+    if {child.name for child in folder.iterdir()} - {part.name for part in _parts(folder)}:
+        raise InvalidInputError(
+            f"{folder} holds other things and no saved classifier; pass a new or an empty folder"
+        )
+
+
+def _parts(folder: Path) -> list[Path]:
+    """List the copies of stores inside a saved classifier."""
+    return [child for child in folder.iterdir() if re.fullmatch(PART, child.name)]
+
+
+def _describe_encoder(classifier: RetrievalClassifier) -> dict[str, Any] | None:
+    encoder = classifier.encoder
+    if encoder is None:
+        return None
+    config = encoder.config() if type(encoder).__name__ == "StagedEncoder" else None  # type: ignore[attr-defined]
+    return {"class": type(encoder).__name__, "config": config}
+
+
+def _rebuild_encoder(content: Mapping[str, Any] | None) -> Encoder | None:
+    if content is None:
+        return None
+    if content["config"] is None:
+        raise InvalidInputError(
+            f"the classifier was saved with an encoder of your own ({content['class']}); pass it again: "
+            "RetrievalClassifier.load(path, encoder)"
+        )
+    from clipretrieval.encoding.staged import StagedEncoder
+
+    return StagedEncoder(**content["config"])
+
+
+def _keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
+    store.flush()
+    name = _registered_name(store)
+    location = store.location() if isinstance(store, LocatedStore) else None
+    if name is not None and location is not None and not _is_part(location):
+        return {"name": name, "options": location}
+    if isinstance(store, PortableStore) and name is not None:
+        place = f"store-{secrets.token_hex(4)}"
+        store.save(folder / place)
+        return {"name": name, "folder": place}
+    return None
+
+
+def _is_part(location: Mapping[str, Any]) -> bool:
+    """Tell a copy inside a saved classifier, which the next save removes, from a store's own place."""
+    path = Path(location.get("path") or "")
+    return re.fullmatch(PART, path.name) is not None and (path.parent / FILE).exists()
+
+
+def _registered_name(store: VectorStore) -> str | None:
+    from clipretrieval.stores import available_stores
+
+    for name in available_stores():
+        try:
+            if type(store) is store_class(name):
+                return name
+        except Exception:  # noqa: BLE001, S112  another store's missing or broken package is not ours to report
+            continue
+    return None
+
+
+def _open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
+    if content is None:
+        raise InvalidInputError(
+            "the classifier was saved with a store that cannot be opened by itself; pass it again: "
+            "RetrievalClassifier.load(path, store=your_store)"
+        )
+    if "folder" in content:
+        place = folder / content["folder"]
+        if not place.is_dir():
+            raise StoreCorruptedError(
+                f"{folder} lacks its store, {content['folder']}; restore it from a copy"
+            )
+        kept: Any = store_class(content["name"])
+        opened: VectorStore = kept.load(place)
+        return opened
+    path = content["options"].get("path")
+    if path is not None and not Path(path).exists():
+        raise StoreUnavailableError(
+            f"the classifier's store, {path}, is not there any more; put it back, or pass the store: "
+            "RetrievalClassifier.load(path, store=your_store)"
+        )
+    return create_store(content["name"], **content["options"])
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = folder / FILE
+    if not file.is_file():
+        raise InvalidInputError(
+            f"{folder} is no saved classifier: it has no {FILE}. Pass a folder that "
+            "RetrievalClassifier.save wrote"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreCorruptedError(
+            f"{file} is damaged or truncated ({error}); restore the folder from a copy or fit again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InvalidInputError(f"{file} was not written by clipretrieval; pass a folder that save wrote")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise StoreCorruptedError(
+            f"{file} has format version {content.get('format_version')!r}; clipretrieval {__version__} reads "
+            f"version {FORMAT_VERSION}. Upgrade clipretrieval to read it"
+        )
+    return content

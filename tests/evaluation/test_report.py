@@ -1,0 +1,169 @@
+"""The report's numbers, against independent computations."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from clipretrieval import EvaluationReport, InvalidInputError, RetrievalClassifier
+from clipretrieval._timing import Timing
+from clipretrieval.evaluation import class_table, summarise_distances, wilson_interval
+
+SETTING = {
+    "n_train": 9,
+    "model": None,
+    "pretrained": None,
+    "stage": None,
+    "dim": 2,
+    "store": "memory",
+    "metric": "l2",
+    "k": 1,
+    "weights": "uniform",
+}
+
+
+def report(y_true, y_pred, distances=None):
+    """A report on given answers."""
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    return EvaluationReport(
+        y_true=y_true,
+        y_pred=y_pred,
+        distances=np.ones(len(y_true), np.float32)
+        if distances is None
+        else np.asarray(distances, np.float32),
+        classes=np.unique(np.concatenate([y_true, y_pred])),
+        setting=SETTING,
+        timing=Timing(
+            {"decode": 2.0, "encode": 3.0, "search": 0.5}, {"decode": 10, "encode": 10, "search": 10}
+        ),
+        fit_timing=Timing(
+            {"decode": 1.0, "encode": 4.0, "store": 0.0}, {"decode": 8, "encode": 8, "store": 8}
+        ),
+        seconds=6.0,
+    )
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_equals_its_formula(case):
+    """The interval is the two roots of Wilson's quadratic."""
+    hits, n = case
+    z, p = 1.959963984540054, hits / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = wilson_interval(hits, n)
+    assert low == pytest.approx(centre - half, abs=1e-12)
+    assert high == pytest.approx(centre + half, abs=1e-12)
+    assert 0 <= low <= p <= high <= 1
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 0), (2, 1), (-1, 3)])
+def test_wilson_interval_of_nothing_is_refused(hits, n):
+    """There is no interval without trials, nor with more hits than trials."""
+    with pytest.raises(InvalidInputError, match="at least one trial"):
+        wilson_interval(hits, n)
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda n: st.tuples(*[hnp.arrays(np.int64, n, elements=st.integers(0, 4)) for _ in range(2)])
+    )
+)
+def test_class_table_equals_counting(case):
+    """Precision, recall and F1 of each class are ratios of counts, 0 where there is nothing to count."""
+    y_true, y_pred = case
+    classes = np.arange(5)
+    for row in class_table(y_true, y_pred, classes):
+        hits = sum(t == p == row["class"] for t, p in zip(y_true, y_pred, strict=True))
+        support, predicted = (y_true == row["class"]).sum(), (y_pred == row["class"]).sum()
+        assert (row["support"], row["predicted"]) == (support, predicted)
+        assert row["precision"] == pytest.approx(hits / predicted if predicted else 0)
+        assert row["recall"] == pytest.approx(hits / support if support else 0)
+        assert row["f1"] == pytest.approx(2 * hits / (support + predicted) if support + predicted else 0)
+
+
+def test_report_counts_what_was_right():
+    """Accuracy, the confusion matrix and the distances of right and wrong answers add up."""
+    found = report(["a", "b", "b", "c"], ["a", "b", "c", "c"], [1, 2, 7, 3])
+    assert found.accuracy == 0.75
+    assert found.confusion_matrix.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
+    content = json.loads(found.to_json())
+    assert content["accuracy"] == 0.75
+    assert content["accuracy_interval"] == list(wilson_interval(3, 4))
+    assert content["distances"]["right"]["mean"] == 2.0
+    assert content["distances"]["wrong"] == {
+        "count": 1,
+        "mean": 7.0,
+        "std": 0.0,
+        "min": 7.0,
+        "q25": 7.0,
+        "median": 7.0,
+        "q75": 7.0,
+        "max": 7.0,
+    }
+
+
+def test_report_of_only_right_answers_is_valid_json():
+    """Where no answer was wrong, its distances are null and not NaN."""
+    content = json.loads(report([1, 2], [1, 2]).to_json(), parse_constant=pytest.fail)
+    assert content["distances"]["wrong"]["mean"] is None
+    assert content["distances"]["wrong"]["count"] == 0
+
+
+def test_timing_has_every_part_once():
+    """Seconds and rates of fit and test stand side by side; a part without time has no rate."""
+    timing = report([1], [1]).to_dict()["timing"]
+    assert {name: part["seconds"] for name, part in timing["parts"].items()} == {
+        "fit_decode": 1.0,
+        "fit_encode": 4.0,
+        "fit_store": 0.0,
+        "decode": 2.0,
+        "encode": 3.0,
+        "search": 0.5,
+    }
+    assert timing["parts"]["search"]["images_per_second"] == 20
+    assert timing["parts"]["fit_store"]["images_per_second"] is None
+    assert (timing["fit_s"], timing["encode_s"], timing["search_s"], timing["total_s"]) == (
+        5.0,
+        3.0,
+        0.5,
+        11.0,
+    )
+
+
+def test_report_reads_well():
+    """The text names the accuracy, the setting, every class and every part of the time."""
+    text = str(report(["ü", "b"], ["ü", "ü"]))
+    for part in ("accuracy 50.00%", "1 of 2 images", "store memory", "ü", "fit encode", "search"):
+        assert part in text
+
+
+def test_json_is_written_where_told(tmp_path):
+    """The file holds what to_dict gives."""
+    found = report([1, 2], [1, 1])
+    found.to_json(tmp_path / "r.json")
+    assert (
+        json.loads((tmp_path / "r.json").read_text())["confusion_matrix"] == found.confusion_matrix.tolist()
+    )
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(0, 100, width=32)))
+def test_distance_summary_orders(values):
+    """The quartiles are those of NumPy and lie between the extremes."""
+    found = summarise_distances(values)
+    assert found.min <= found.q25 <= found.median <= found.q75 <= found.max
+    assert found.median == pytest.approx(float(np.median(values.astype(np.float64))))
+
+
+def test_labels_never_fitted_count_as_wrong():
+    """A test class that the classifier does not know appears in the matrix, with no right answer."""
+    classifier = RetrievalClassifier().fit([[0.0], [1.0]], ["a", "b"])
+    found = classifier.evaluate(np.array([[0.0], [1.0], [1.1]], np.float32), ["a", "b", "z"])
+    assert found.classes.tolist() == ["a", "b", "z"]
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert found.confusion_matrix[2].tolist() == [0, 1, 0]

@@ -1,0 +1,359 @@
+"""RetrievalClassifier on pictures and on vectors."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipretrieval import (
+    ClipRetrievalWarning,
+    DimensionMismatchError,
+    FingerprintMismatchError,
+    ImageDecodeError,
+    InvalidInputError,
+    NotFittedError,
+    RetrievalClassifier,
+    StagedEncoder,
+    UnknownStoreError,
+)
+from clipretrieval.images import scan_folder
+from clipretrieval.stores import FaissStore, MemoryStore
+
+STORES = ("memory", "faiss")
+POINTS = np.array([[0, 0], [0, 1], [4, 0], [4, 1], [9, 9]], dtype=np.float32)
+
+
+@pytest.fixture
+def encoder(tiny_model):
+    return StagedEncoder(tiny_model, stage="mid", precision="fp32")
+
+
+@pytest.fixture
+def picture():
+    """Make a picture of one colour."""
+    return lambda *colour: Image.new("RGB", (32, 32), colour)
+
+
+class Brightness:
+    """A user's own encoder: the mean of each channel."""
+
+    dim = 3
+    fingerprint = {"encoder": "Brightness"}
+
+    def encode(self, images):
+        return np.stack([np.asarray(image).mean((0, 1)) for image in images]).astype(np.float32)
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_pictures_from_a_folder_are_told_apart(class_folder, encoder, store, k):
+    """Crops of two photographs find their own, from folders as from lists, with every k."""
+    encoder = StagedEncoder(encoder.model, stage="stem")
+    classifier = RetrievalClassifier(encoder, store, k=k).fit(class_folder / "train")
+    assert classifier.classes_.tolist() == ["flower", "temple"]
+    assert classifier.n_features_in_ == encoder.dim
+    folder = scan_folder(class_folder / "test")
+    predictions = classifier.predict(folder.paths)
+    assert predictions.shape == (10,)
+    assert classifier.score(class_folder / "test") == np.mean(predictions == np.array(folder.labels)) >= 0.8
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_answers_equal_a_plain_computation(class_folder, encoder, store):
+    """Neighbours, distances and votes equal those of a float64 loop over the same vectors."""
+    train, test = scan_folder(class_folder / "train"), scan_folder(class_folder / "test")
+    classifier = RetrievalClassifier(encoder, store, k=5).fit(train.paths, train.labels)
+    stored = encoder.encode(train.paths).astype(np.float64)
+    asked = encoder.encode(test.paths).astype(np.float64)
+    distances = ((asked[:, None] - stored[None]) ** 2).sum(-1)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :5]
+    near = classifier.kneighbors(test.paths)
+    np.testing.assert_allclose(near.distances, np.take_along_axis(distances, order, 1), rtol=1e-6)
+    np.testing.assert_array_equal(near.labels, np.array(train.labels, dtype=object)[order])
+    shares = (near.labels == "temple").mean(axis=1)
+    np.testing.assert_allclose(classifier.predict_proba(test.paths), np.stack([1 - shares, shares], 1))
+    expected = np.where(shares > 0.5, "temple", "flower")
+    np.testing.assert_array_equal(classifier.predict(test.paths), expected)
+
+
+def test_every_kind_of_source_gives_the_same_vectors(class_folder, encoder):
+    """Paths, opened pictures, arrays, a generator of pairs, and the folder itself fit alike."""
+    folder = scan_folder(class_folder / "train")
+    pictures = [Image.open(path).convert("RGB") for path in folder.paths]
+    sources = {
+        "paths": (folder.paths, folder.labels),
+        "pictures": (pictures, folder.labels),
+        "arrays": ([np.asarray(p) for p in pictures], list(folder.labels)),
+        "one array": (np.stack([np.asarray(p) for p in pictures]), np.array(folder.labels)),
+        "pairs": (zip(pictures, folder.labels, strict=True), None),
+        "folder": (class_folder / "train", None),
+    }
+    test = sorted((class_folder / "test").rglob("*.*g"))
+    found = {}
+    for name, (images, labels) in sources.items():
+        classifier = RetrievalClassifier(encoder, "memory", k=3).fit(images, labels)
+        near = classifier.kneighbors(test)
+        found[name] = (near.distances.tolist(), near.labels.tolist())
+    assert all(answer == found["paths"] for answer in found.values())
+
+
+def test_ids_are_content_hashes_with_suffixes_for_repeats(encoder, picture):
+    """A picture's id depends on its content alone; repeats within one fit are all kept."""
+    red, blue = picture(200, 0, 0), picture(0, 0, 200)
+    near = RetrievalClassifier(encoder, "memory").fit([red, blue, red], [0, 1, 0]).kneighbors([red], 3)
+    first, second, third = near.ids[0]
+    assert second == f"{first}-2"
+    np.testing.assert_allclose(near.distances[0, :2], [0, 0], atol=1e-9)
+    again = RetrievalClassifier(encoder, "memory").fit([blue, red], [1, 0]).kneighbors([red], 2)
+    assert again.ids[0].tolist() == [first, third]
+
+
+def test_source_paths_are_kept_beside_the_vectors(class_folder, encoder):
+    """What was fitted from a file can be found again by its neighbour's id."""
+    classifier = RetrievalClassifier(encoder).fit(class_folder / "train")
+    path = class_folder / "train" / "temple" / "00.jpg"
+    nearest = classifier.kneighbors(path).ids[0, 0]
+    assert classifier.store_.get([nearest]).metadata == [{"source": str(path)}]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ([3, 3, -7, -7, 100], np.integer),
+        (["b", "b", "a", "a", "ü"], str),
+        ([True, True, False, False, True], np.bool_),
+        ([1.0, 1.0, 2.0, 2.0, 5.0], np.floating),
+        (np.array([1, 1, 2, 2, 3], dtype=np.uint8), np.integer),
+    ],
+)
+@pytest.mark.parametrize("store", STORES)
+def test_labels_keep_their_type(labels, kind, store):
+    """What comes out of predict is of the type that went into fit, sorted in classes_."""
+    classifier = RetrievalClassifier(store=store).fit(POINTS, labels)
+    predicted = classifier.predict(POINTS)
+    assert predicted.tolist() == list(labels)
+    assert isinstance(predicted[0], kind)
+    assert classifier.classes_.tolist() == sorted(set(np.asarray(labels).tolist()))
+
+
+def test_ties_go_to_the_nearest_member():
+    """With k=2 and one vote each, the nearer neighbour's class wins though the other sorts first."""
+    classifier = RetrievalClassifier(k=2).fit(POINTS[:3], ["z", "y", "a"])
+    assert classifier.predict([[0.0, 0.4], [0.0, 0.6]]).tolist() == ["z", "y"]
+    assert classifier.predict([[0.0, 0.5]]).tolist() == ["y"]
+    assert classifier.predict_proba([[0.0, 0.4]]).tolist() == [[0, 0.5, 0.5]]
+
+
+def test_weights_change_the_vote():
+    """Two far neighbours outvote one near one when all count alike, but not when distance counts."""
+    points = np.array([[0.0], [3.0], [3.2]], dtype=np.float32)
+    answers = {
+        weights: RetrievalClassifier(k=3, weights=weights).fit(points, [0, 1, 1]).predict([[0.5]])[0]
+        for weights in ("uniform", "distance", "softmax")
+    }
+    assert answers == {"uniform": 1, "distance": 0, "softmax": 0}
+
+
+def test_a_users_own_encoder_and_store_serve(picture):
+    """Anything that follows the two protocols works, with nothing to inherit."""
+    classifier = RetrievalClassifier(Brightness(), MemoryStore("cosine"), metric="cosine")
+    classifier.fit([picture(250, 10, 10), picture(10, 250, 10)], ["red", "green"])
+    assert classifier.predict([picture(100, 0, 0), picture(30, 90, 0)]).tolist() == ["red", "green"]
+
+
+def test_skipped_pictures_are_listed(tmp_path, encoder, picture):
+    """With on_error="skip" a broken file is passed over and named; without, it is an error."""
+    picture(9, 9, 9).save(tmp_path / "good.png")
+    picture(99, 9, 9).save(tmp_path / "other.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG torn")
+    paths, labels = [tmp_path / f"{n}.png" for n in ("good", "broken", "other")], ["a", "b", "c"]
+    with pytest.raises(ImageDecodeError, match=r"broken\.png"):
+        RetrievalClassifier(encoder).fit(paths, labels)
+    classifier = RetrievalClassifier(encoder).fit(paths, labels, on_error="skip")
+    assert [skipped.source for skipped in classifier.skipped_] == [str(tmp_path / "broken.png")]
+    assert classifier.classes_.tolist() == ["a", "c"]
+    report = classifier.evaluate(paths, ["a", "a", "c"], on_error="skip")
+    assert (report.n_test, report.accuracy, len(report.skipped)) == (2, 1.0, 1)
+
+
+def test_one_class_is_allowed_with_a_warning():
+    """A classifier that knows one class says so and answers it."""
+    with pytest.warns(ClipRetrievalWarning, match="only one class"):
+        classifier = RetrievalClassifier().fit(POINTS, ["x"] * 5)
+    assert classifier.predict(POINTS[:1]).tolist() == ["x"]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_k_beyond_the_store_uses_what_is_there(store):
+    """More neighbours than vectors: all of them vote, with a warning; kneighbors pads."""
+    classifier = RetrievalClassifier(store=store, k=50).fit(POINTS, [0, 0, 1, 1, 1])
+    with pytest.warns(ClipRetrievalWarning, match="k=50 is more than the 5 vectors"):
+        assert classifier.predict(POINTS[:1]).tolist() == [1]
+    with pytest.warns(ClipRetrievalWarning, match="k=7"):
+        near = classifier.kneighbors(POINTS[:2], 7)
+    assert near.ids.shape == (2, 7)
+    assert near.ids[:, 5:].tolist() == [["", ""]] * 2
+    assert np.isinf(near.distances[:, 5:]).all()
+
+
+def test_a_store_that_grows_is_seen(encoder, picture):
+    """A class that another writer adds to the store is answered, and appears in classes_."""
+    store = MemoryStore()
+    classifier = RetrievalClassifier(encoder, store).fit([picture(250, 0, 0), picture(0, 250, 0)], ["r", "g"])
+    blue = picture(0, 0, 250)
+    store.upsert(["new"], encoder.encode([blue]), ["b"])
+    assert classifier.predict([blue]).tolist() == ["b"]
+    assert classifier.classes_.tolist() == ["b", "g", "r"]
+
+
+def test_fitting_again_by_name_starts_afresh():
+    """A store given by name is made anew at every fit; an instance that is full is refused unchanged."""
+    classifier = RetrievalClassifier().fit(POINTS, [0, 0, 1, 1, 1])
+    assert classifier.fit(POINTS[:2], ["a", "b"]).store_.count() == 2
+    store = FaissStore()
+    classifier = RetrievalClassifier(store=store).fit(POINTS, [0, 0, 1, 1, 1])
+    with pytest.raises(InvalidInputError, match="already holds 5 vectors"):
+        classifier.fit(POINTS[:2], [7, 8])
+    assert classifier.predict(POINTS).tolist() == [0, 0, 1, 1, 1]
+    with pytest.raises(FingerprintMismatchError, match="dim: stored 2, given 1"):
+        RetrievalClassifier(store=store).fit(POINTS[:, :1], [0, 0, 1, 1, 1])
+
+
+def test_a_store_that_another_encoder_filled_is_refused(tiny_model, other_model, picture):
+    """Another stage, other weights or another size name what differs, at fit and at predict."""
+    images = [picture(250, 0, 0), picture(0, 250, 0)]
+    store = MemoryStore()
+    fitted = RetrievalClassifier(StagedEncoder(tiny_model, stage="mid"), store).fit(images, [0, 1])
+    for encoder, named in (
+        (StagedEncoder(tiny_model, stage="layer2"), "stage: stored 'mid', given 'layer2'"),
+        (StagedEncoder(other_model, stage="mid"), "weights: stored 'sha256:"),
+        (StagedEncoder(tiny_model, stage="mid", image_size=96), "image_size: stored 64, given 96"),
+    ):
+        with pytest.raises(FingerprintMismatchError, match=named):
+            RetrievalClassifier(encoder, store).fit(images, [0, 1])
+        fitted.set_params(encoder=encoder)
+        with pytest.raises(FingerprintMismatchError, match=named):
+            fitted.predict(images)
+
+
+def nothing_stored(**options):
+    """A classifier over a store that has to stay empty."""
+    store = MemoryStore()
+    return RetrievalClassifier(store=store, **options), store
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (POINTS, [0, 1], "inconsistent"),
+        (POINTS, None, "target y is None"),
+        (np.array([[0, np.nan]]), [0], "NaN"),
+        (np.array([[0, np.inf]]), [0], "infinity"),
+        (np.array([[0, 1e39]]), [0], "infinity|too large"),
+        (np.empty((0, 2)), [], "0 sample"),
+        (POINTS, [0, 1, 0.5, 1, 2], "continuous"),
+        (POINTS[0], [0], "2D"),
+        (POINTS, [0, "a", 1, "b", 2], "."),
+    ],
+)
+def test_bad_vectors_are_refused_and_nothing_is_stored(X, y, message):
+    """Wrong lengths, NaN, infinities, nothing at all and quantities are errors before anything is kept."""
+    classifier, store = nothing_stored()
+    y = np.array(y, dtype=object) if y is not None and "a" in y else y
+    with pytest.raises(InvalidInputError, match=message):
+        classifier.fit(X, y)
+    assert (store.count(), store.read_manifest()) == (0, {})
+
+
+def test_bad_pictures_are_refused_and_nothing_is_stored(encoder, picture, tmp_path):
+    """Missing, surplus and mixed labels, no pictures and an empty folder leave the store as it was."""
+    images = [picture(1, 2, 3), picture(3, 2, 1)]
+    for X, y, message in (
+        (images, [0], "2.*1|1.*2"),
+        (images, [0, 1, 2], "2.*3|3.*2"),
+        (images, [0, "a"], "int and str"),
+        (images, [0, None], "no label"),
+        (images, None, "no label"),
+        (images, [[0], [1]], "list"),
+        ([], [], "no images"),
+        (tmp_path, None, "empty|no image|no picture"),
+        (iter([]), iter([]), "no images"),
+    ):
+        classifier, store = nothing_stored(encoder=encoder)
+        with pytest.raises(InvalidInputError, match=message):
+            classifier.fit(X, y)
+        assert (store.count(), store.read_manifest()) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"k": 0}, InvalidInputError, "at least 1"),
+        ({"k": 2.0}, InvalidInputError, "whole number"),
+        ({"k": True}, InvalidInputError, "whole number"),
+        ({"weights": "loud"}, InvalidInputError, "'uniform', 'distance', 'softmax'"),
+        ({"temperature": 0}, InvalidInputError, "positive"),
+        ({"metric": "l1"}, InvalidInputError, "'l2', 'cosine', 'ip'"),
+        ({"store": "oracle"}, UnknownStoreError, "faiss.*memory"),
+        ({"store": "faiss", "store_options": {"colour": 1}}, InvalidInputError, "colour"),
+        ({"store": 7}, InvalidInputError, "not a vector store"),
+        ({"store": MemoryStore("cosine")}, InvalidInputError, "metric='cosine'"),
+        ({"store": MemoryStore(), "store_options": {"a": 1}}, InvalidInputError, "by name"),
+        ({"encoder": "RN50"}, InvalidInputError, "not an encoder.*StagedEncoder"),
+    ],
+)
+def test_constructor_arguments_are_checked_at_fit(options, error, message):
+    """A wrong argument is refused with what would be right."""
+    with pytest.raises(error, match=message):
+        RetrievalClassifier(**options).fit(POINTS, [0, 0, 1, 1, 1])
+
+
+def test_answers_need_a_fit_and_matching_input():
+    """Asking too early, for nothing, or in another dimension is an error that says what to do."""
+    for ask in ("predict", "predict_proba", "kneighbors", "score"):
+        with pytest.raises(NotFittedError, match="call fit"):
+            getattr(RetrievalClassifier(), ask)(*[POINTS, [0] * 5][: 2 if ask == "score" else 1])
+    classifier = RetrievalClassifier().fit(POINTS, [0, 0, 1, 1, 1])
+    with pytest.raises(DimensionMismatchError, match=r"3 features.*2 features"):
+        classifier.predict(np.ones((1, 3)))
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        classifier.kneighbors(POINTS, 0)
+    with pytest.raises(InvalidInputError, match="labels of shape"):
+        classifier.evaluate(POINTS, [0, 1])
+    with pytest.raises(InvalidInputError, match="same type"):
+        classifier.evaluate(POINTS, list("abcde"))
+
+
+def test_an_emptied_store_says_so():
+    """When everything was deleted, predict asks for a new fit rather than answering noise."""
+    store = MemoryStore()
+    classifier = RetrievalClassifier(store=store).fit(POINTS, [0, 0, 1, 1, 1])
+    store.delete(classifier.kneighbors(POINTS).ids[:, 0].tolist())
+    with pytest.raises(NotFittedError, match="no vectors any more"):
+        classifier.predict(POINTS)
+
+
+def test_progress_is_told(encoder, picture):
+    """The callback hears how many of how many, up to all of them."""
+    heard: list[tuple[int, int | None]] = []
+    images = [picture(n, 0, 0) for n in range(5)]
+    classifier = RetrievalClassifier(encoder).fit(
+        images, [0, 0, 1, 1, 1], progress=lambda done, total: heard.append((done, total))
+    )
+    assert heard[-1] == (5, 5)
+    heard.clear()
+    classifier.evaluate(
+        iter(images), [0, 0, 1, 1, 1], progress=lambda done, total: heard.append((done, total))
+    )
+    assert heard[-1] == (5, None)
+
+
+def test_predictions_are_quiet(encoder, picture):
+    """An ordinary fit and predict warn of nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = [picture(250, 0, 0), picture(0, 250, 0)]
+        RetrievalClassifier(encoder).fit(images, [0, 1]).predict(images)

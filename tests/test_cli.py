@@ -1,0 +1,461 @@
+"""The command line, as its users and their shells meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clipretrieval
+from clipretrieval import RetrievalClassifier, StagedEncoder, cli
+from clipretrieval.images import iter_images, scan_folder
+from clipretrieval.stores import FaissStore, MemoryStore, register_store
+
+PATIENCE_S = 120
+posix = pytest.mark.skipif(os.name != "posix", reason="terminals and process groups are POSIX")
+# Some libraries colour and animate what goes into a pipe where the first is set, and the command must not.
+SURROUNDINGS = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "200"}
+SURROUNDINGS.pop("PYTHONWARNINGS", None)
+
+LOUD_AND_FAULTY = """
+import logging, warnings
+from clipretrieval.cli import main
+from clipretrieval.stores import MemoryStore, register_store
+
+class Loud(MemoryStore):
+    def upsert(self, *arguments):
+        logging.warning("noise of the root logger")
+        logging.getLogger("huggingface_hub").error("noise of a logger with a handler of its own")
+        warnings.warn("noise of a warning")
+        super().upsert(*arguments)
+
+    def search(self, vectors, k):
+        raise RuntimeError("a fault")
+
+register_store("loud", Loud)
+main()
+"""
+
+
+def start(*arguments, program=("-m", "clipretrieval"), env=None, **streams):
+    """Start the command as a process in a group of its own."""
+    return subprocess.Popen(
+        [sys.executable, *program, *map(str, arguments)],
+        env={**SURROUNDINGS, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        start_new_session=os.name == "posix",
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+
+
+def finish(process):
+    """Wait for a process and return its exit status and what went into its pipes."""
+    try:
+        out, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    return process.returncode, *((each or b"").decode() for each in (out, err))
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Run the command in this process; return its exit status, standard output and standard error."""
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["clipretrieval", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def crops(class_folder, tiny_model):
+    """What every good evaluation is given."""
+    return (
+        "evaluate",
+        "--train",
+        class_folder / "train",
+        "--test",
+        class_folder / "test",
+        "--model",
+        tiny_model,
+    )
+
+
+@pytest.fixture
+def places(class_folder, tmp_path):
+    """A folder with pitfalls: an empty folder, a flat one, damaged pictures, a damaged checkpoint, a file."""
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(class_folder / "test" / "temple", tmp_path / "flat")
+    shutil.copytree(class_folder / "test", tmp_path / "damaged")
+    (tmp_path / "damaged" / "temple" / "03.png").write_bytes(b"not a picture")
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
+    (tmp_path / "file").write_text("kept")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def evaluation(crops, class_folder, tmp_path_factory):
+    """One evaluation by a real process, with a picture that lies beside the class folders."""
+    root = tmp_path_factory.mktemp("evaluation")
+    shutil.copytree(class_folder / "train", root / "train")
+    shutil.copy(class_folder / "train" / "temple" / "00.jpg", root / "train" / "stray.jpg")
+    process = start(
+        *(*crops, "--train", root / "train", "--stage", "mid", "--metric", "cosine", "--k", 3),
+        *("--store-option", f"path={root / 'index'}", "--json", root / "report.json"),
+    )
+    status, out, err = finish(process)
+    report = json.loads((root / "report.json").read_text(encoding="utf-8"))
+    return {"status": status, "out": out, "err": err, "report": report, "root": root}
+
+
+def unhurried(report):
+    """Return a report without what differs from run to run."""
+    return {key: value for key, value in report.items() if key != "timing"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [(["--help"], "evaluate"), (["evaluate", "--help"], "--store-option"), (["--version"], None)],
+)
+def test_help_and_version_go_to_the_standard_output(arguments, shown):
+    """Who asks for help or for the version gets it on the standard output, with status 0."""
+    status, out, err = finish(start(*arguments))
+    assert (status, err) == (0, "")
+    assert shown in out if shown else out == f"clipretrieval {clipretrieval.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "command"),
+        (["bogus"], "'bogus'"),
+        (["--bogus"], "--bogus"),
+        (["evaluate"], "'--train'"),
+        (["evaluate", "--train", "x"], "'--test'"),
+        (["evaluate", "--train"], "'--train'"),
+        (["evaluate", "--train", "x", "--test", "x", "--bogus"], "--bogus"),
+        (["evaluate", "--train", "x", "--test", "x", "stray"], "stray"),
+        (["evaluate", "--train", "x", "--test", "x", "--k", "1.5"], "'--k'"),
+        (["evaluate", "--train", "x", "--test", "x", "--limit-test", "many"], "'--limit-test'"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(command, arguments, named):
+    """Options and commands that do not exist, are missing or malformed are named, with a way to the help."""
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"error: .*; see 'clipretrieval( evaluate)? --help'\n", err)
+    assert named in err
+
+
+def test_wrong_usage_ends_the_process_with_status_2():
+    """The shell sees status 2, and nothing on the standard output."""
+    status, out, err = finish(start("bogus"))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--train", "{}/nowhere"], "nowhere"),
+        (["--train", ""], "no folder ''"),
+        (["--test", "{}/empty"], "empty"),
+        (["--train", "{}/flat"], "flat"),
+        (["--test", "{}/flat"], "flat"),
+        (["--test", "{}/damaged"], "03.png"),
+        (["--stage", "bogus"], "'bogus'"),
+        (["--store", "bogus"], "'faiss', 'memory'"),
+        (["--metric", "bogus"], "'cosine'"),
+        (["--model", "bogus"], "RN50"),
+        (["--model", "local-dir:{}/nowhere"], "nowhere"),
+        (["--model", "hf-hub:nobody/has-this"], "nobody/has-this"),
+        (["--model", "RN50", "--pretrained", "bogus"], "openai"),
+        (["--model", "RN50", "--pretrained", "{}/checkpoint.safetensors"], "checkpoint.safetensors"),
+        (["--device", "bogus"], "'bogus'"),
+        (["--k", "0"], "k must be"),
+        (["--k", "-1"], "k must be"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--limit-train", "0"], "--limit-train"),
+        (["--limit-test", "-3"], "--limit-test"),
+        (["--store-option", "path"], "KEY=VALUE"),
+        (["--store-option", "=index"], "KEY=VALUE"),
+        (["--store-option", "bogus=1"], "bogus"),
+        (["--store-option", "read_only=maybe"], "true or false"),
+        (["--store-option", "index=5"], "'5'"),
+        (["--store-option", "metric=cosine"], "--metric"),
+        (["--store-option", "path={}/flat"], "flat"),
+        (["--store-option", "path={}/file"], "file"),
+    ],
+)
+def test_a_users_mistake_is_told_in_one_line(command, crops, places, arguments, named):
+    """What the user can mend is named in one line, with status 2, and no report is written."""
+    given = [argument.replace("{}", str(places)) for argument in arguments]
+    status, out, err = command(*crops, *given, "--json", places / "report.json")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"error: .*\n", err)
+    assert named in err
+    assert not (places / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    "file", ["empty", "nowhere/report.json", "file/report.json", "", "x" * 300, "x" * 250, "pipe", "circle"]
+)
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    command, crops, places, monkeypatch, file
+):
+    """Nothing is fitted for a report whose place is no file, not there, or cannot be written."""
+    monkeypatch.chdir(places)
+    if os.name == "posix":
+        os.mkfifo("pipe")
+    else:
+        Path("pipe").mkdir()
+    Path("circle").symlink_to("circle")
+    status, out, err = command(*crops, "--store-option", "path=index", "--json", file)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"error: --json: .*\n", err)
+    assert not Path("index").exists()
+    assert Path("file").read_text() == "kept"
+    assert not list(places.glob(".*"))
+
+
+def test_a_report_replaces_what_a_link_leads_to_and_only_when_it_is_done(command, crops, places):
+    """A failed run leaves the last report alone; a good one writes through the link."""
+    link = places / "latest.json"
+    link.symlink_to(places / "file")
+    assert command(*crops, "--k", 0, "--json", link)[0] == 2
+    assert (places / "file").read_text() == "kept"
+    assert command(*crops, "--stage", "pixel", "--json", link)[0] == 0
+    assert link.is_symlink()
+    assert json.loads((places / "file").read_text())["stage"] == "pixel"
+
+
+def test_the_table_is_printed_even_if_the_report_can_no_longer_be_written(
+    command, crops, tmp_path, monkeypatch
+):
+    """An answer that took long to find is not lost with the folder that the report was meant for."""
+    folder = tmp_path / "reports"
+    folder.mkdir()
+
+    class RemovesFolder(MemoryStore):
+        def search(self, vectors, k):
+            folder.rmdir()
+            return super().search(vectors, k)
+
+    monkeypatch.setattr("clipretrieval.stores.registry._registered", {})
+    register_store("removes-folder", RemovesFolder)
+    status, out, err = command(
+        *crops, "--stage", "pixel", "--store", "removes-folder", "--json", folder / "report.json"
+    )
+    assert status == 2
+    assert out.startswith("accuracy ")
+    assert re.fullmatch(r"error: .*reports.*\n", err)
+
+
+def test_the_answer_goes_to_the_standard_output_and_warnings_to_the_other(evaluation):
+    """The table alone is on the standard output; a warning is one line on the other, without any bar."""
+    assert evaluation["status"] == 0
+    assert re.fullmatch(r"warning: 1 picture.* beside the class folders .*\n", evaluation["err"])
+    report, lines = evaluation["report"], evaluation["out"].splitlines()
+    right = sum(report["confusion_matrix"][place][place] for place in range(2))
+    assert lines[0].startswith(f"accuracy {report['accuracy']:.2%}")
+    assert lines[0].endswith(f"{right} of 10 images")
+    for each in report["per_class"]:
+        row = next(line for line in lines if line.startswith(each["class"]))
+        assert float(row.split()[2]) == pytest.approx(each["recall"], abs=1e-4)
+    assert "\x1b" not in evaluation["out"]
+
+
+def test_the_report_says_what_was_asked_for(evaluation, tiny_model):
+    """The report names the setting, the classes and the versions."""
+    report = evaluation["report"]
+    asked = {"model": tiny_model, "stage": "mid", "dim": 128, "store": "faiss", "metric": "cosine", "k": 3}
+    assert {key: report[key] for key in asked} == asked
+    assert (report["n_train"], report["n_test"]) == (24, 10)
+    assert report["classes"] == ["flower", "temple"]
+    assert report["versions"]["clipretrieval"] == clipretrieval.__version__
+    assert report["versions"]["numpy"] == np.__version__
+
+
+def test_the_report_agrees_with_a_computation_by_hand(evaluation, class_folder, tiny_model):
+    """Accuracy and confusions are those of brute force in float64 over the encoder's vectors."""
+    encoder = StagedEncoder(tiny_model, stage="mid")
+    splits = [scan_folder(class_folder / split) for split in ("train", "test")]
+    known, asked = (encoder.encode(split.paths).astype(np.float64) for split in splits)
+    known, asked = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (known, asked))
+    nearest = np.argsort(-(asked @ known.T), axis=1)[:, :3]
+    temples = np.array([label == "temple" for label in splits[0].labels])[nearest].sum(axis=1) > 1
+    truth = np.array([label == "temple" for label in splits[1].labels])
+    expected = [[int(((truth == row) & (temples == column)).sum()) for column in (0, 1)] for row in (0, 1)]
+    report = evaluation["report"]
+    assert report["confusion_matrix"] == expected
+    assert report["accuracy"] == pytest.approx(np.mean(truth == temples))
+    assert [each["support"] for each in report["per_class"]] == [5, 5]
+
+
+def test_the_report_agrees_with_the_python_interface(evaluation, class_folder, tiny_model):
+    """The same evaluation through the classes of the library gives the same report, but for the times."""
+    encoder = StagedEncoder(tiny_model, stage="mid")
+    classifier = RetrievalClassifier(encoder, "faiss", k=3, metric="cosine").fit(class_folder / "train")
+    expected = classifier.evaluate(class_folder / "test").to_dict()
+    assert unhurried(evaluation["report"]) == unhurried(expected)
+
+
+def test_the_times_are_of_the_fit_and_of_the_test_images(evaluation):
+    """``fit_s`` is the whole fit, ``encode_s`` and ``search_s`` are of the test images; the total holds all."""
+    timing = evaluation["report"]["timing"]
+    parts = timing["parts"]
+    of_fit = [part for name, part in parts.items() if name.startswith("fit_")]
+    assert {"fit_decode", "fit_encode", "fit_store"} <= set(parts)
+    assert {part["images"] for part in of_fit} == {24}
+    assert timing["fit_s"] == pytest.approx(sum(part["seconds"] for part in of_fit))
+    for name in ("encode", "search"):
+        assert parts[name]["images"] == 10
+        assert timing[f"{name}_s"] == parts[name]["seconds"] > 0
+    assert timing["total_s"] >= timing["fit_s"] + timing["encode_s"] + timing["search_s"]
+
+
+def test_an_index_is_kept_and_not_filled_twice(command, crops, evaluation):
+    """A path for the store keeps the vectors there, and a second fit on top of them is refused."""
+    index = evaluation["root"] / "index"
+    status, out, err = command(
+        *crops, "--stage", "mid", "--metric", "cosine", "--store-option", f"path={index}"
+    )
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"error: .* already holds 24 vectors.*\n", err)
+    with FaissStore.load(index) as store:
+        assert (store.count(), store.dim) == (24, 128)
+
+
+def test_a_folder_called_by_a_number_can_be_the_stores(command, crops, tmp_path, monkeypatch):
+    """An option that takes text takes all text, even such as would pass for a number or for null."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("7", "null"):
+        assert command(*crops, "--stage", "pixel", "--store-option", f"path={name}")[0] == 0
+        with FaissStore.load(name) as store:
+            assert store.count() == 24
+
+
+def test_both_stores_give_the_same_answers(command, crops, tmp_path):
+    """Memory and FAISS give the same confusions and the same distances."""
+    reports = []
+    for store in ("memory", "faiss"):
+        status, _, err = command(*crops, "--store", store, "--json", tmp_path / store)
+        assert (status, err) == (0, "")
+        reports.append(json.loads((tmp_path / store).read_text()))
+    memory, faiss = reports
+    assert (memory["store"], faiss["store"]) == ("memory", "faiss")
+    assert memory["confusion_matrix"] == faiss["confusion_matrix"]
+    for kind in ("right", "wrong"):
+        assert memory["distances"][kind] == pytest.approx(faiss["distances"][kind], rel=1e-4)
+
+
+@pytest.mark.parametrize(("limit", "flowers", "temples"), [(2, 1, 1), (5, 3, 2), (23, 12, 11), (99, 12, 12)])
+def test_a_limit_takes_images_in_turn_from_each_class(
+    command, crops, class_folder, tmp_path, limit, flowers, temples
+):
+    """The first images of each class are taken in turn, the same ones every time."""
+    options = ("--stage", "pixel", "--limit-train", limit, "--limit-test", 3)
+    status, _, err = command(
+        *crops, *options, "--store-option", f"path={tmp_path / 'index'}", "--json", tmp_path / "report.json"
+    )
+    assert (status, err) == (0, "")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["n_train"] == flowers + temples
+    assert [each["support"] for each in report["per_class"]] == [2, 1]
+    folder = scan_folder(class_folder / "train")
+    first = [*folder.paths[:flowers], *folder.paths[12 : 12 + temples]]
+    with FaissStore.load(tmp_path / "index") as store:
+        assert len(store.get([image.id for image in iter_images(first)])) == store.count() == len(first)
+    assert command(*crops, *options, "--json", tmp_path / "again.json")[0] == 0
+    assert unhurried(json.loads((tmp_path / "again.json").read_text())) == unhurried(report)
+
+
+@posix
+def test_bars_are_shown_on_a_terminal_and_letters_it_lacks_are_spelled_out(crops, class_folder, tmp_path):
+    """On a terminal there is a bar for each part, wiped at the end; it never mixes with the answer."""
+    shutil.copytree(class_folder / "train", tmp_path / "train")
+    (tmp_path / "train" / "temple").rename(tmp_path / "train" / "猫")
+    ours, theirs = os.openpty()
+    process = start(
+        *(*crops, "--train", tmp_path / "train", "--stage", "pixel"),
+        env={"PYTHONIOENCODING": "latin-1", "TERM": "xterm"},
+        stderr=theirs,
+    )
+    os.close(theirs)
+    status, out, _ = finish(process)
+    shown = b""
+    # The other end is closed: reading ends with an error on Linux, with nothing elsewhere.
+    while piece := _read(ours):
+        shown += piece
+    os.close(ours)
+    assert status == 0
+    assert b"fitting" in shown
+    assert b"classifying" in shown
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+    assert out.startswith("accuracy ")
+    assert r"\u732b" in out
+    assert "\x1b" not in out
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:
+        return b""
+
+
+@posix
+def test_an_interrupt_ends_a_fit_with_one_line_and_leaves_nothing_behind(
+    command, crops, class_folder, tmp_path
+):
+    """Ctrl-C gives status 130 and one line; no process and no report stay, and the folder can be used."""
+    for name in ("flower", "temple"):
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for number in range(2000):
+            (tmp_path / "many" / name / f"{number}.jpg").symlink_to(class_folder / "train" / name / "00.jpg")
+    kept = ("--store-option", f"path={tmp_path / 'index'}", "--json", tmp_path / "report.json")
+    process = start(*crops, "--train", tmp_path / "many", "--batch-size", 8, *kept)
+    # The store is made when the fit begins.
+    deadline = time.monotonic() + PATIENCE_S
+    while not (tmp_path / "index" / "MANIFEST.json").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process) == (130, "", "interrupted\n")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert not (tmp_path / "report.json").exists()
+    assert command(*crops, *kept)[0] == 0
+
+
+@posix
+def test_a_reader_that_has_gone_is_no_reason_for_a_traceback(crops, tmp_path):
+    """A closed pipe ends the command without a word, and the report is written all the same."""
+    process = start(*crops, "--stage", "pixel", "--json", tmp_path / "report.json")
+    process.stdout.close()
+    process.stdout = None
+    assert finish(process) == (1, "", "")
+    assert json.loads((tmp_path / "report.json").read_text())["n_test"] == 10
+
+
+def test_a_fault_of_the_program_keeps_its_traceback_and_libraries_are_not_heard(crops):
+    """A fault that is not the user's shows its traceback, with status 1; what libraries log never shows."""
+    process = start(*crops, "--stage", "pixel", "--store", "loud", program=("-c", LOUD_AND_FAULTY))
+    status, out, err = finish(process)
+    assert (status, out) == (1, "")
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.endswith("RuntimeError: a fault\n")
+    assert "noise" not in err

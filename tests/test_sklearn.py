@@ -1,0 +1,68 @@
+"""RetrievalClassifier as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from clipretrieval import RetrievalClassifier, StagedEncoder
+
+# Checks that fail, each with the reason why it must.
+EXPECTED_FAILURES: dict[str, str] = {}
+
+
+@pytest.mark.filterwarnings("ignore:there is only one class:clipretrieval.ClipRetrievalWarning")
+@pytest.mark.filterwarnings("ignore:k=:clipretrieval.ClipRetrievalWarning")
+@parametrize_with_checks(
+    [RetrievalClassifier(), RetrievalClassifier(store="memory", k=3, weights="distance")],
+    expected_failed_checks=lambda _: EXPECTED_FAILURES,
+)
+def test_scikit_learns_own_checks(estimator, check):
+    """The estimator keeps every convention that scikit-learn checks."""
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return train_test_split(*load_digits(return_X_y=True), random_state=0, stratify=load_digits().target)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_equals_scikit_learns_neighbours(digits, k):
+    """On real scans the predictions are those of scikit-learn's brute force, ties aside."""
+    X_train, X_test, y_train, y_test = digits
+    ours = RetrievalClassifier(k=k).fit(X_train, y_train)
+    theirs = KNeighborsClassifier(k, algorithm="brute").fit(X_train, y_train)
+    np.testing.assert_allclose(
+        ours.kneighbors(X_test).distances, theirs.kneighbors(X_test)[0] ** 2, rtol=1e-5, atol=1e-3
+    )
+    assert (ours.predict(X_test) == theirs.predict(X_test)).mean() > 0.99
+    assert ours.score(X_test, y_test) == accuracy_score(y_test, ours.predict(X_test)) > 0.97
+
+
+def test_works_in_grid_search_and_cross_validation(digits):
+    """Parameters are searched, folds are scored, and a pipeline passes scaled vectors on."""
+    X, _, y, _ = digits
+    grid = GridSearchCV(RetrievalClassifier(), {"k": [1, 3, 40], "weights": ["uniform", "distance"]}, cv=3)
+    grid.fit(X[:600], y[:600])
+    assert grid.best_params_["k"] in (1, 3)
+    assert grid.best_score_ > 0.93
+    scores = cross_val_score(make_pipeline(StandardScaler(), RetrievalClassifier(store="memory")), X, y, cv=3)
+    assert scores.min() > 0.9
+
+
+def test_pictures_work_in_cross_validation(class_folder, tiny_model):
+    """Paths are cut into folds like any array, and every clone shares the encoder."""
+    paths = np.array(sorted(map(str, (class_folder / "train").rglob("*.*g"))))
+    labels = np.array([path.split("/")[-2] for path in paths])
+    classifier = RetrievalClassifier(StagedEncoder(tiny_model, stage="mid"))
+    assert clone(classifier).encoder is classifier.encoder
+    assert cross_val_score(classifier, paths, labels, cv=3).mean() > 0.7

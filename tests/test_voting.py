@@ -1,0 +1,132 @@
+"""Votes, against straightforward loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from clipretrieval import InvalidInputError, Metric
+from clipretrieval.voting import choose_class, class_scores, vote_weights
+
+CLASSES = 4
+
+
+@st.composite
+def neighbourhoods(draw):
+    """Codes and ascending distances of shape (n, k), some rows padded at the end, with many ties."""
+    n, k = draw(st.integers(1, 6)), draw(st.integers(1, 7))
+    codes = draw(hnp.arrays(np.int64, (n, k), elements=st.integers(0, CLASSES - 1)))
+    distances = draw(hnp.arrays(np.float32, (n, k), elements=st.sampled_from([0, 0.25, 0.5, 1, 1.5, 2])))
+    distances = np.sort(distances, axis=1)
+    for row in range(n):
+        distances[row, draw(st.integers(1, k)) :] = np.inf
+    return codes, distances
+
+
+def loop(codes, distances, weigh):
+    """Vote one neighbour at a time."""
+    answers, scores = [], np.zeros((len(codes), CLASSES))
+    for row, (labels, reaches) in enumerate(zip(codes, distances, strict=True)):
+        used = [(float(d), int(c)) for d, c in zip(reaches, labels, strict=True) if d != math.inf]
+        for (_, code), weight in zip(used, weigh([d for d, _ in used]), strict=True):
+            scores[row, code] += weight
+        best = max(scores[row])
+        tied = [c for c in range(CLASSES) if math.isclose(scores[row, c], best, rel_tol=1e-12)]
+        answers.append(min(tied, key=lambda c: (min([d for d, o in used if o == c], default=math.inf), c)))
+    return answers, scores
+
+
+def vote(codes, distances, **options):
+    weights = vote_weights(distances, **options)
+    scores = class_scores(codes, weights, CLASSES)
+    return choose_class(scores, codes, distances).tolist(), scores
+
+
+def inverse(distances):
+    if 0 in distances:
+        return [float(d == 0) for d in distances]
+    return [1 / d for d in distances]
+
+
+@given(neighbourhoods())
+def test_uniform_votes_equal_a_loop(case):
+    """Every neighbour counts one; ties go to the class with the nearest member, then to the first."""
+    answers, scores = vote(*case, weighting="uniform")
+    expected, sums = loop(*case, lambda distances: [1.0] * len(distances))
+    assert answers == expected
+    np.testing.assert_array_equal(scores, sums)
+
+
+@given(neighbourhoods())
+def test_distance_votes_equal_a_loop(case):
+    """Neighbours count by the inverse of their distance, and only the exact ones where there are any."""
+    answers, scores = vote(*case, weighting="distance")
+    expected, sums = loop(*case, inverse)
+    assert answers == expected
+    np.testing.assert_allclose(scores, sums)
+
+
+@pytest.mark.parametrize(
+    ("metric", "similarity"),
+    [("l2", lambda d: 1 - d / 2), ("cosine", lambda d: 1 - d), ("ip", lambda d: -d)],
+)
+@given(case=neighbourhoods(), temperature=st.sampled_from([0.03, 0.07, 1.0]))
+def test_softmax_shares_equal_a_loop(metric, similarity, case, temperature):
+    """Shares of the vote are exp(similarity / T) over their sum."""
+    answers, scores = vote(*case, weighting="softmax", metric=Metric(metric), temperature=temperature)
+    expected, sums = loop(*case, lambda ds: [math.exp(similarity(d) / temperature) for d in ds])
+    shares, expected_shares = (table / table.sum(axis=1, keepdims=True) for table in (scores, sums))
+    np.testing.assert_allclose(shares, expected_shares, rtol=1e-9, atol=1e-12)
+    assert [shares[row, a] for row, a in enumerate(answers)] == pytest.approx(
+        [expected_shares[row, e] for row, e in enumerate(expected)]
+    )
+
+
+def test_softmax_of_far_neighbours_does_not_vanish():
+    """Distances whose exponentials underflow still share out one whole vote."""
+    weights = vote_weights(np.array([[5000.0, 5000.1, np.inf]], np.float32), "softmax", temperature=0.01)
+    assert weights[0, 0] == 1
+    assert weights[0, 2] == 0
+
+
+def test_tie_goes_to_the_nearest_then_to_the_first_class():
+    """Two classes with two votes each: the nearer wins; equally near, the first in order."""
+    codes = np.array([[2, 1, 1, 2], [2, 1, 1, 2]])
+    distances = np.array([[0.1, 0.2, 0.3, 0.4], [0.1, 0.1, 0.3, 0.4]], np.float32)
+    assert vote(codes, distances, weighting="uniform")[0] == [2, 1]
+
+
+def test_callable_weights_are_used_and_padding_stays_out():
+    """A callable's weights count as they are; what it says of padding is ignored."""
+    codes = np.array([[0, 1, 2]])
+    distances = np.array([[1.0, 2.0, np.inf]], np.float32)
+    answers, scores = vote(codes, distances, weighting=lambda d: np.arange(3.0)[None] + 1)
+    assert answers == [1]
+    np.testing.assert_array_equal(scores, [[1, 2, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("weighting", "message"),
+    [
+        (lambda d: np.ones(3), "shape"),
+        (lambda d: np.full(d.shape, np.nan), "NaN"),
+        (lambda d: -np.ones(d.shape), "negative"),
+        (lambda d: np.zeros(d.shape), "zeros"),
+        ("loud", "uniform"),
+    ],
+)
+def test_wrong_weights_are_refused(weighting, message):
+    """A callable that returns nonsense, or an unknown name, is an error that says what is wanted."""
+    with pytest.raises(InvalidInputError, match=message):
+        vote_weights(np.ones((2, 3), np.float32), weighting)
+
+
+def test_inverse_distance_does_not_suit_inner_products():
+    """Inner products have no zero point to take an inverse from."""
+    with pytest.raises(InvalidInputError, match="softmax"):
+        vote_weights(np.ones((1, 1), np.float32), "distance", metric=Metric.IP)
