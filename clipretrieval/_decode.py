@@ -9,12 +9,14 @@ import stat
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from clipretrieval._rgb import is_picture_like, rgb_from_memory, to_rgb
+from clipretrieval._rgb import is_picture_like, rgb_from_memory, rgb_pixels, to_rgb
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 
-__all__ = ["DecodedImage", "RawImage", "content_id", "decode", "picture_extensions"]
+__all__ = ["DecodedImage", "RawImage", "content_id", "decode", "decode_pixels", "picture_extensions"]
 
 # Pillow only recognises these, or hands them to another program (Ghostscript for EPS), which no
 # file that merely claims to be a picture should be able to start.
@@ -85,7 +87,7 @@ def decode(raw: RawImage) -> DecodedImage:
         encoded = _encoded_bytes(raw.payload)
         if encoded is None:
             image = rgb_from_memory(raw.payload)
-            picture_id = _pixel_id(image)
+            picture_id = _image_id(image)
         else:
             image = _decode_bytes(encoded)
             picture_id = _bytes_id(encoded)
@@ -93,6 +95,29 @@ def decode(raw: RawImage) -> DecodedImage:
     except Exception as error:
         raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error)}") from error
     return DecodedImage(raw.index, image, picture_id, raw.label, raw.source)
+
+
+def decode_pixels(raw: RawImage) -> tuple[npt.NDArray[np.uint8], str] | None:
+    """Return the pixels and the content id of an array or tensor that is RGB as it stands.
+
+    None for any other picture, which `decode` takes. Spares those in memory the way through Pillow.
+
+    Returns
+    -------
+    pixels : ndarray of uint8, shape (height, width, 3)
+        May share memory with the payload.
+    picture_id : str
+
+    Raises
+    ------
+    ImageDecodeError
+        As `decode` does.
+    """
+    try:
+        pixels = rgb_pixels(raw.payload)
+    except Exception as error:
+        raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error)}") from error
+    return None if pixels is None else (pixels, _pixel_id(pixels.shape[1], pixels.shape[0], pixels.tobytes()))
 
 
 def content_id(raw: RawImage) -> str:
@@ -118,7 +143,7 @@ def content_id(raw: RawImage) -> str:
     _require_picture_like(raw)
     try:
         encoded = _encoded_bytes(raw.payload)
-        return _pixel_id(rgb_from_memory(raw.payload)) if encoded is None else _bytes_id(encoded)
+        return _image_id(rgb_from_memory(raw.payload)) if encoded is None else _bytes_id(encoded)
     except Exception as error:
         raise ImageDecodeError(f"cannot read {_name(raw)}: {_reason(error)}") from error
 
@@ -173,9 +198,13 @@ def _bytes_id(encoded: bytes) -> str:
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
-def _pixel_id(rgb: Image.Image) -> str:
-    digest = hashlib.blake2b(f"clipretrieval RGB8 {rgb.width}x{rgb.height}\n".encode(), digest_size=16)
-    digest.update(rgb.tobytes())
+def _image_id(rgb: Image.Image) -> str:
+    return _pixel_id(rgb.width, rgb.height, rgb.tobytes())
+
+
+def _pixel_id(width: int, height: int, pixels: bytes) -> str:
+    digest = hashlib.blake2b(f"clipretrieval RGB8 {width}x{height}\n".encode(), digest_size=16)
+    digest.update(pixels)
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "is_picture_like",
     "is_tensor",
     "rgb_from_memory",
+    "rgb_pixels",
     "to_rgb",
 ]
 
@@ -101,6 +102,25 @@ def rgb_from_memory(payload: Any) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     return to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def rgb_pixels(payload: Any) -> npt.NDArray[np.uint8] | None:
+    """Return the pixels of an array or tensor that is RGB as it stands, shape (height, width, 3).
+
+    None for anything that has to go through `rgb_from_memory`. May share memory with the payload.
+
+    Raises
+    ------
+    InvalidInputError
+        As `rgb_from_memory` does.
+    """
+    if isinstance(payload, np.ndarray):
+        check_picture(payload)
+        return payload if payload.ndim == 3 and payload.shape[2] == 3 else None
+    if is_tensor(payload):
+        check_picture(payload)
+        return _hwc_from_tensor(payload) if payload.shape[0] == 3 else None
+    return None
 
 
 def check_picture(obj: Any) -> None:

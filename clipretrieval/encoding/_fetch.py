@@ -70,6 +70,8 @@ def fetch_config(repo: str) -> Path:
 def _unavailable(what: str, error: Exception) -> WeightsUnavailableError:
     # The hub's client, urllib and ssl raise their own families; all mean the same to the user.
     reason = str(error).splitlines()[0] if str(error) else repr(error)
+    if isinstance(error, socket.gaierror):
+        reason = "there is no network (the host's name does not resolve)"
     return WeightsUnavailableError(f"the weights {what!r} could not be fetched: {reason}. {ADVICE}")
 
 
@@ -83,6 +85,10 @@ def _cached(repo: str, name: str) -> Path | None:
 
 def _check_reachable(host: str | None) -> None:
     """Fail at once where the host's name does not resolve; a proxy resolves names by itself."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("they are not in the cache, and HF_HUB_OFFLINE is set")
     proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     if host and not proxied:
         socket.getaddrinfo(host, 443)

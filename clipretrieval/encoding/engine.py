@@ -2,65 +2,92 @@
 
 from __future__ import annotations
 
-import copy
+import functools
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from clipretrieval.encoding.plan import InferencePlan
+from clipretrieval.encoding.pooling import reduce
 from clipretrieval.encoding.stages import Stage
+from clipretrieval.encoding.units import build_units
+from clipretrieval.errors import ClipRetrievalWarning
 from clipretrieval.types import FloatArray
 
 __all__ = ["Engine", "interpolate_positions"]
 
-Unit = Callable[[torch.Tensor], torch.Tensor]
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+Segment = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _undisturbed(
+    method: Callable[Concatenate[Engine, Given], Made],
+) -> Callable[Concatenate[Engine, Given], Made]:
+    """Run a method without gradients, and without the caller's autocast, which would change the vectors."""
+
+    @functools.wraps(method)
+    def run(self: Engine, /, *args: Given.args, **kwargs: Given.kwargs) -> Made:
+        kind = torch.device(self.plan.device).type
+        with torch.inference_mode(), torch.autocast(kind, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class Engine:
-    """A private copy of an image encoder's first units, ready to run.
+    """The first units of an image encoder, rebuilt to run by a plan; safe under threads.
 
     Parameters
     ----------
-    visual : open_clip.ModifiedResNet
-        Left as it is.
+    visual : open_clip.modified_resnet.ModifiedResNet
+        In float32; left as it is.
     depth : int
-        How many units are ever needed; later ones are not even copied.
+        How many units are ever needed; later ones are not even converted.
+    plan : InferencePlan
+    pooling : str
+        See `clipretrieval.encoding.pooling.reduce`.
     mean, std : sequence of float, length 3
         CLIP's normalisation, on values in [0, 1].
     image_size : int
         Side of the pictures that will come, in pixels.
-    device : torch.device
     """
 
     def __init__(
         self,
         visual: nn.Module,
         depth: int,
+        plan: InferencePlan,
         *,
+        pooling: str,
         mean: Sequence[float],
         std: Sequence[float],
         image_size: int,
-        device: torch.device,
     ) -> None:
-        self.device = device
-        self.units = [copy.deepcopy(unit).to(device).eval() for unit in _units(visual)[:depth]]
-        self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self.plan, self.depth, self.pooling = plan, depth, pooling
+        self.image_size = image_size
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=plan.device).view(1, 3, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32, device=plan.device).view(1, 3, 1, 1)
         positions = visual.get_parameter("attnpool.positional_embedding").detach().float()
-        self.positions = interpolate_positions(positions, image_size // 32).to(device)
-        for unit in self.units:
-            if hasattr(unit, "positional_embedding"):
-                unit.positional_embedding = nn.Parameter(self.positions, requires_grad=False)
+        positions = interpolate_positions(positions, image_size // 32)
+        self.positions = positions.to(plan.device)
+        with torch.no_grad():
+            self.units = build_units(visual, depth, plan, image_size, positions)
+        self._compiled: dict[tuple[int, int], Segment] = {}
+        self._lock = threading.Lock()
 
-    @torch.inference_mode()
-    def run(self, pictures: torch.Tensor, stages: Iterable[Stage]) -> dict[str, FloatArray]:
+    @_undisturbed
+    def run(self, squares: torch.Tensor, stages: Iterable[Stage]) -> dict[str, FloatArray]:
         """Compute the vectors of some stages in one pass.
 
         Parameters
         ----------
-        pictures : tensor of uint8, shape (n, size, size, 3)
+        squares : tensor of uint8, shape (n, size, size, 3)
         stages : iterable of Stage
             All but ``pixel``.
 
@@ -68,25 +95,75 @@ class Engine:
         -------
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
-        wanted = sorted(stages, key=lambda stage: stage.depth)
-        x = pictures.to(self.device).permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)
+        x, done = self.normalise(squares), 0
         vectors: dict[str, FloatArray] = {}
-        done = 0
-        for stage in wanted:
-            for unit in self.units[done : stage.depth]:
-                x = unit(x)
-            done = stage.depth
-            vectors[stage.name] = self._reduce(x, stage).float().cpu().numpy()
+        for stage in sorted(stages, key=lambda stage: stage.depth):
+            x, done = self.advance(x, done, stage.depth), stage.depth
+            vectors[stage.name] = self.reduce(x, stage)
         return vectors
 
-    def _reduce(self, x: torch.Tensor, stage: Stage) -> torch.Tensor:
-        if stage.reduction == "spatial":
-            return x.mean(dim=(2, 3))
-        if stage.reduction == "tokens":
-            tokens = x.flatten(2).transpose(1, 2)
-            tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) + self.positions
-            return tokens.mean(dim=1)
+    @_undisturbed
+    def normalise(self, squares: torch.Tensor) -> torch.Tensor:
+        """Turn bytes (n, size, size, 3) into the encoder's input (n, 3, size, size), channels last."""
+        x = squares.to(self.plan.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return x.div_(255).sub_(self.mean).div_(self.std).to(self.plan.dtype)
+
+    @_undisturbed
+    def advance(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Run the units from depth `start` to depth `stop`; `x` may be overwritten."""
+        if start == stop:
+            return x
+        if self.plan.compiled:
+            return self._compiled_segment(x, start, stop)
+        for unit in self.units[start:stop]:
+            x = unit(x)
         return x
+
+    @_undisturbed
+    def reduce(self, x: torch.Tensor, stage: Stage) -> FloatArray:
+        """Make vectors of a stage's activations."""
+        vectors: FloatArray = reduce(x, stage, self.pooling, self.positions).cpu().numpy()
+        return vectors
+
+    def _compiled_segment(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        short = self.plan.inner_batch - len(x)
+        if short > 0:
+            # One shape, one compilation: what is missing is filled up, and dropped behind.
+            x = torch.cat([x, x[:1].expand(short, *x.shape[1:])]).contiguous(
+                memory_format=torch.channels_last
+            )
+        with self._lock:
+            if (start, stop) not in self._compiled:
+                self._compiled[start, stop] = _compile(self.units[start:stop], self.plan, x)
+        out = self._compiled[start, stop](x)
+        return out[: len(out) - short] if short > 0 else out
+
+
+def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor) -> Segment:
+    """Compile some units with their weights frozen; fall back to running them as they are."""
+    plain = nn.Sequential(*units)
+    try:
+        import torch._dynamo.config as dynamo
+        import torch._inductor.config as inductor
+
+        settings: dict[str, Any] = {"freezing": True}
+        if plan.device == "cpu":
+            settings["cpp.threads"] = plan.threads
+        # Every encoder's segments share the code of nn.Sequential, and dynamo counts by code.
+        limits = dynamo.patch(recompile_limit=1024, accumulated_recompile_limit=4096)
+        with limits, inductor.patch(settings), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compiled: Segment = torch.compile(plain, dynamic=False)
+            compiled(example.clone())
+        return compiled
+    except Exception as error:  # noqa: BLE001  a missing compiler, a bug in inductor: all mean "not here"
+        reason = (str(error) or repr(error)).splitlines()[0]
+        warnings.warn(
+            f"compile=True could not be honoured, so the encoder runs uncompiled: {reason}",
+            ClipRetrievalWarning,
+            stacklevel=2,
+        )
+        return plain
 
 
 def interpolate_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
@@ -110,16 +187,3 @@ def interpolate_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
     grid = grid.T.reshape(1, -1, old, old)
     grid = functional.interpolate(grid, (side, side), mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([first, grid.reshape(grid.shape[1], -1).T])
-
-
-def _units(visual: nn.Module) -> list[nn.Module]:
-    """List the encoder's units in order: the stem, each bottleneck block, the attention pool."""
-    parts: Any = visual
-    stem = nn.Sequential(
-        *(parts.conv1, parts.bn1, parts.act1),
-        *(parts.conv2, parts.bn2, parts.act2),
-        *(parts.conv3, parts.bn3, parts.act3),
-        parts.avgpool,
-    )
-    blocks = [block for layer in (parts.layer1, parts.layer2, parts.layer3, parts.layer4) for block in layer]
-    return [stem, *blocks, parts.attnpool]

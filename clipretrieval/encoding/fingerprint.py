@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-__all__ = ["differences", "hash_tensors"]
+    from clipretrieval.encoding.stages import Stage
+
+__all__ = ["differences", "hash_tensors", "tensors_used"]
 
 
 def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -35,6 +38,33 @@ def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def tensors_used(
+    visual: nn.Module, stage: Stage, stages: Mapping[str, Stage]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the named tensors that run up to a stage; counters of training steps do not.
+
+    Parameters
+    ----------
+    visual : open_clip.modified_resnet.ModifiedResNet
+    stage : Stage
+    stages : mapping of str to Stage
+        The model's whole table.
+    """
+    unit_depth = {name: found.depth for name, found in stages.items() if "." in name}
+    for name, tensor in visual.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        block = ".".join(name.split(".")[:2])
+        if name == "attnpool.positional_embedding":
+            used = stage.reduction in ("tokens", "none")
+        elif name.startswith("attnpool."):
+            used = stage.reduction == "none"
+        else:
+            used = unit_depth.get(block, 1) <= stage.depth
+        if used:
+            yield name, tensor
+
+
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Name every entry in which two fingerprints differ.
 
@@ -50,14 +80,22 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str
     """
     found: list[str] = []
     for key in sorted({*stored, *given}):
-        old, new = stored.get(key), given.get(key)
+        old, new = stored.get(key, _ABSENT), given.get(key, _ABSENT)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, f"{prefix}{key}.")
-        elif old != new:
+        elif type(old) is not type(new) or old != new:
             found.append(f"{prefix}{key}: stored {_short(old)}, given {_short(new)}")
     return found
 
 
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_ABSENT = _Absent()
+
+
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 48 else f"{text[:45]}…"
+    return text if len(text) <= 100 else f"{text[:97]}…"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ from torchvision.transforms import Compose
 
 from clipretrieval.encoding.stages import PIXEL_SIZE
 
-__all__ = ["PIXEL_GEOMETRY", "Preparation"]
+__all__ = ["PIXEL_GEOMETRY", "Picture", "Preparation", "Squares"]
 
 PIXEL_GEOMETRY = {"size": PIXEL_SIZE, "interpolation": "bicubic", "resize_mode": "shortest"}
 """How pictures of any size become those of the ``pixel`` stage, whatever the model's own way."""
 
+Picture: TypeAlias = Image.Image | npt.NDArray[np.uint8]
 Squares = dict[str, npt.NDArray[np.uint8]]
 
 
@@ -37,34 +38,47 @@ class Preparation:
     cfg: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        mean, std = self.cfg["mean"], self.cfg["std"]
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean and std need three values each, std positive ones; found {mean}, {std}")
         object.__setattr__(self, "_clip", _geometry({**self.cfg}))
         object.__setattr__(self, "_pixel", _geometry({**self.cfg, **PIXEL_GEOMETRY}))
 
-    def __call__(self, image: Image.Image, *, pixel: bool, clip: bool) -> Squares:
-        """Prepare one picture.
+    def batch(self, pictures: Sequence[Picture], *, pixel: bool, clip: bool) -> Squares:
+        """Prepare several pictures.
+
+        Arrays are resized by Pillow too, one by one: that is CLIP's own arithmetic to the last bit, and was
+        measured to be faster than torchvision's resizing of a whole batch of bytes.
 
         Parameters
         ----------
-        image : PIL.Image.Image
-            Mode RGB.
+        pictures : sequence of PIL.Image.Image (RGB), or of uint8 arrays of shape (height, width, 3)
         pixel, clip : bool
-            Which squares are wanted: the ``pixel`` stage's, the encoder's.
 
         Returns
         -------
-        dict of str to ndarray of uint8
-            ``"pixel"`` of shape (32, 32, 3), ``"clip"`` of shape (size, size, 3).
+        dict of str to ndarray of uint8, shape (n, side, side, 3)
         """
-        squares: Squares = {}
-        if pixel:
-            squares["pixel"] = np.asarray(self._pixel(image))  # type: ignore[attr-defined]
-        if clip:
-            squares["clip"] = np.asarray(self._clip(image))  # type: ignore[attr-defined]
-        return squares
+        sides = {"pixel": PIXEL_SIZE} if pixel else {}
+        sides |= {"clip": self.cfg["size"]} if clip else {}
+        return {
+            name: np.stack([self._square(picture, name, side) for picture in pictures])
+            for name, side in sides.items()
+        }
+
+    def _square(self, picture: Picture, name: str, side: int) -> npt.NDArray[np.uint8]:
+        if isinstance(picture, np.ndarray):
+            if picture.shape[:2] == (side, side):
+                return picture
+            picture = Image.fromarray(picture)
+        geometry: Compose = self._pixel if name == "pixel" else self._clip  # type: ignore[attr-defined]
+        return np.asarray(geometry(picture))
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the encoder's input, as JSON values."""
-        keys = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+        keys = ["mean", "std", "interpolation", "resize_mode"]
+        if self.cfg["resize_mode"] == "longest":
+            keys.append("fill_color")
         return {key: list(v) if isinstance(v := self.cfg[key], tuple) else v for key in keys}
 
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.engine import Engine
-from clipretrieval.encoding.fingerprint import hash_tensors
+from clipretrieval.encoding.fingerprint import hash_tensors, tensors_used
+from clipretrieval.encoding.partial import PartialPass
+from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
+from clipretrieval.encoding.plan import make_plan, pick_device
+from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
 from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
 from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, ModelSource, load_visual, resolve
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images import DecodedImage, SkippedImage, iter_images
+from clipretrieval.images import SkippedImage, check_on_error, iter_raw
 from clipretrieval.types import FloatArray
 
 __all__ = ["StagedEncoder"]
-
-PRECISIONS = ("auto", "fp32")
-POOLINGS = ("mean",)
 
 
 class StagedEncoder:
@@ -46,16 +44,20 @@ class StagedEncoder:
     stage : str
         ``"pixel"``, ``"mid"``, ``"late"``, ``"final"``, or a block: ``"stem"``, ``"layer1"`` …
         ``"layer4"``, ``"layer3.2"``.
-    pooling : {"mean"}
-        What makes one vector of a grid or of tokens.
+    pooling : {"mean", "max", "gem", "tokens", "grid"}
+        What makes one vector of a grid or of tokens; see `clipretrieval.encoding.pooling.reduce`. The
+        study's is the mean.
     image_size : int, optional
         Side in pixels, a multiple of 32, when not the model's own. The positional embedding is
         interpolated to it.
-    precision : {"auto", "fp32"}
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        ``"auto"`` takes bf16 on a CPU with instructions for it, fp16 on CUDA, fp32 elsewhere.
     device : str
         ``"auto"`` takes CUDA, then MPS, then the CPU.
     batch_size : int
-        Pictures a batch, at least 1.
+        Pictures a batch, at least 1. On a CPU the encoder works in smaller ones: see `plan`.
+    compile : bool
+        Have torch.compile build the encoder at its first use, which takes tens of seconds.
     seed : int
         Seed of the weights when `pretrained` is None.
 
@@ -63,6 +65,11 @@ class StagedEncoder:
     ------
     InvalidInputError
         If an argument is not one of the above; the message lists what is.
+
+    Attributes
+    ----------
+    plan : InferencePlan
+        How the encoder runs on this machine.
     """
 
     def __init__(
@@ -76,12 +83,13 @@ class StagedEncoder:
         precision: str = "auto",
         device: str = "auto",
         batch_size: int = 64,
+        compile: bool = False,  # noqa: A002  torch's own word
         seed: int = 0,
+        _trusted: bool = True,
     ) -> None:
-        _check_choice("pooling", pooling, POOLINGS)
-        _check_choice("precision", precision, PRECISIONS)
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise InvalidInputError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+        batch_size = _check_whole("batch_size", batch_size, 1)
+        seed = _check_whole("seed", seed, 0)
+        source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
         self.model = model
         named = not model.startswith((LOCAL_DIR, HF_HUB))
         self.pretrained = str(pretrained) if pretrained is not None and named else None
@@ -89,13 +97,17 @@ class StagedEncoder:
         self.precision = precision
         self.batch_size = batch_size
         self.seed = seed
-        self.device = _pick_device(device)
-        self._source: ModelSource = resolve(model, self.pretrained)
+        self.device = pick_device(device)
+        self._source: ModelSource = source
         self._stages = stage_table(self._source.architecture)
         self._stage = find_stage(self._stages, stage)
         self.image_size = _check_size(image_size, int(_side(self._source.preprocess_cfg["size"])))
+        self._dim = pooled_dim(self._stage, pooling)
+        self.plan = make_plan(
+            self.device, precision, self._source.architecture, self.image_size, batch_size, compile
+        )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        self._engines: dict[int, Engine] = {}
+        self._built: Engine | None = None
         self._lock = threading.Lock()
 
     @property
@@ -111,7 +123,12 @@ class StagedEncoder:
     @property
     def dim(self) -> int:
         """The dimension of the vectors that `encode` returns."""
-        return self._stage.dim
+        return self._dim
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How pictures are prepared, in open_clip's words (``size``, ``mean``, ``std``, …)."""
+        return dict(self._prepare.cfg)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -126,14 +143,15 @@ class StagedEncoder:
         fingerprint under every model. Precision and device are left out.
         """
         found = find_stage(self._stages, stage)
-        identity: dict[str, Any] = {"encoder": "StagedEncoder", "stage": found.name, "dim": found.dim}
+        dim = pooled_dim(found, self.pooling)
+        identity: dict[str, Any] = {"encoder": "StagedEncoder", "stage": found.name, "dim": dim}
         if found.depth == 0:
             return {**identity, "preprocessing": dict(PIXEL_GEOMETRY)}
         return {
             **identity,
-            "model": self._source.architecture.describe(),
+            "model": self._source.architecture.describe(found.depth),
             "weights": self._weights_hash(found),
-            "pooling": self.pooling if found.reduction != "none" else None,
+            "pooling": describe_pooling(found, self.pooling),
             "image_size": self.image_size,
             "preprocessing": self._prepare.describe(),
         }
@@ -186,7 +204,7 @@ class StagedEncoder:
         on_error: str = "raise",
         skipped: list[SkippedImage] | None = None,
     ) -> Iterator[EncodedBatch]:
-        """Yield encoded batches in the order of the source, holding one at a time.
+        """Yield encoded batches in the order of the source, decoding ahead and holding only a few pictures.
 
         Parameters
         ----------
@@ -200,8 +218,50 @@ class StagedEncoder:
             Receives a record of each picture that was passed over.
         """
         wanted = [find_stage(self._stages, name) for name in stages or (self.stage,)]
-        source = iter_images(images, labels, on_error=on_error, skipped=skipped)
-        return self._batches(source, wanted)
+        check_on_error(on_error)
+        depth = max(stage.depth for stage in wanted)
+        raws = iter_raw(images, labels)
+        return encode_source(
+            raws,
+            wanted,
+            self._prepare,
+            self._engine(depth) if depth > 0 else None,
+            self.plan,
+            batch_size=self.batch_size,
+            on_error=on_error,
+            skipped=skipped,
+        )
+
+    def begin(self, images: Any, stage: str | None = None) -> PartialPass:
+        """Encode pictures up to a stage and keep what is needed to go on from there.
+
+        Parameters
+        ----------
+        images : as for `encode`
+            A batch of them: their activations are held in memory, about 0.4 MB a picture at RN50's
+            ``mid`` in bf16.
+        stage : str, optional
+            This encoder's own when left out.
+
+        Returns
+        -------
+        PartialPass
+            Its ``vectors`` are those of the stage; its ``advance`` takes some of the pictures deeper.
+        """
+        found = find_stage(self._stages, stage or self.stage)
+        every = list(self._stages.values())
+        chunk = prepare_chunk(list(iter_raw(images)), every, self._prepare, "raise")
+        if not chunk.ids:
+            raise InvalidInputError("there are no images to encode; pass at least one")
+        return PartialPass.start(chunk, found, self._stages, self._engine(every[-1].depth))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> StagedEncoder:
+        """Build an encoder from what `config` returned, which may have come from a file.
+
+        A TorchScript archive that it names is opened only if it is one of OpenAI's own.
+        """
+        return cls(**config, _trusted=False)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that build this encoder again, as JSON values; paths in full."""
@@ -217,35 +277,10 @@ class StagedEncoder:
             "pooling": self.pooling,
             "image_size": self.image_size,
             "precision": self.precision,
+            "compile": self.plan.compiled,
             "batch_size": self.batch_size,
             "seed": self.seed,
         }
-
-    def _batches(self, source: Iterator[DecodedImage], stages: Sequence[Stage]) -> Iterator[EncodedBatch]:
-        pixel, clip = any(s.depth == 0 for s in stages), any(s.depth > 0 for s in stages)
-        while True:
-            started = time.perf_counter()
-            images = list(islice(source, self.batch_size))
-            if not images:
-                return
-            squares = [self._prepare(item.image, pixel=pixel, clip=clip) for item in images]
-            decoded = time.perf_counter()
-            vectors: dict[str, FloatArray] = {}
-            if pixel:
-                stack = np.stack([square["pixel"] for square in squares])
-                vectors["pixel"] = _flatten_pixels(stack)
-            if clip:
-                tensor = torch.from_numpy(np.stack([square["clip"] for square in squares]))
-                deep = [stage for stage in stages if stage.depth > 0]
-                vectors |= self._engine(max(stage.depth for stage in deep)).run(tensor, deep)
-            yield EncodedBatch(
-                ids=[item.id for item in images],
-                vectors=vectors,
-                labels=[item.label for item in images],
-                sources=[item.source for item in images],
-                indices=[item.index for item in images],
-                seconds={"decode": decoded - started, "encode": time.perf_counter() - decoded},
-            )
 
     @cached_property
     def _visual(self) -> nn.Module:
@@ -253,31 +288,33 @@ class StagedEncoder:
 
     def _engine(self, depth: int) -> Engine:
         with self._lock:
-            deepest = max(self._engines, default=0)
-            if deepest < depth:
-                self._engines = {
-                    depth: Engine(
-                        self._visual,
-                        depth,
-                        mean=self._prepare.cfg["mean"],
-                        std=self._prepare.cfg["std"],
-                        image_size=self.image_size,
-                        device=self.device,
-                    )
-                }
-                deepest = depth
-            return self._engines[deepest]
+            if self._built is None or self._built.depth < depth:
+                self._built = Engine(
+                    self._visual,
+                    depth,
+                    self.plan,
+                    pooling=self.pooling,
+                    mean=self._prepare.cfg["mean"],
+                    std=self._prepare.cfg["std"],
+                    image_size=self.image_size,
+                )
+            return self._built
 
     def _weights_hash(self, stage: Stage) -> str:
         with self._lock:
             key = (stage.depth, stage.reduction == "tokens")
             if key not in self._hashes:
-                self._hashes[key] = hash_tensors(_tensors_used(self._visual, stage, self._stages))
+                self._hashes[key] = hash_tensors(tensors_used(self._visual, stage, self._stages))
             return self._hashes[key]
 
     @cached_property
     def _hashes(self) -> dict[tuple[int, bool], str]:
         return {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and "_lock" in vars(self):
+            raise AttributeError(f"a StagedEncoder never changes; make a new one with another {name}")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the arguments; whoever unpickles reads the weights again."""
@@ -297,60 +334,22 @@ class StagedEncoder:
         )
 
 
-def _tensors_used(
-    visual: nn.Module, stage: Stage, stages: Mapping[str, Stage]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the named tensors that run up to a stage; buffers that only count training steps do not."""
-    unit_depth = {name: found.depth for name, found in stages.items() if "." in name}
-    for name, tensor in visual.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        block = ".".join(name.split(".")[:2])
-        if name == "attnpool.positional_embedding":
-            used = stage.reduction in ("tokens", "none")
-        elif name.startswith("attnpool."):
-            used = stage.reduction == "none"
-        else:
-            used = unit_depth.get(block, 1) <= stage.depth
-        if used:
-            yield name, tensor
-
-
-def _flatten_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> FloatArray:
-    """Scale to [0, 1] and flatten channel first, shape (n, 3072)."""
-    flat = squares.transpose(0, 3, 1, 2).reshape(len(squares), -1)
-    return flat.astype(np.float32) / np.float32(255)
-
-
-def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise InvalidInputError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, known))}")
-
-
 def _side(size: Any) -> int:
     return int(size[0]) if isinstance(size, Sequence) else int(size)
+
+
+def _check_whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**63:
+        raise InvalidInputError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    return int(value)
 
 
 def _check_size(image_size: int | None, own: int) -> int:
     if image_size is None:
         return own
-    if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 32 or image_size % 32:
+    image_size = _check_whole("image_size", image_size, 32)
+    if image_size % 32:
         raise InvalidInputError(
             f"image_size must be a multiple of 32, at least 32; got {image_size!r} (the model's own is {own})"
         )
     return image_size
-
-
-def _pick_device(device: str) -> torch.device:
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InvalidInputError(
-            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
-        ) from error
-    return picked

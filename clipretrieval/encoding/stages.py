@@ -47,13 +47,38 @@ class Architecture:
     heads: int
     image_size: int
 
-    def describe(self) -> str:
-        """Return one line that is the same exactly for equal architectures."""
-        blocks = "-".join(map(str, self.layers))
-        return (
-            f"ModifiedResNet(layers={blocks}, width={self.width}, heads={self.heads}, "
-            f"image_size={self.image_size}, output_dim={self.output_dim})"
-        )
+    def describe(self, depth: int | None = None) -> str:
+        """Return one line that is the same exactly for encoders that are alike.
+
+        Parameters
+        ----------
+        depth : int, optional
+            Describe only the units that run to that depth (see `Stage`).
+        """
+        units = 2 + sum(self.layers)
+        left = (units if depth is None else depth) - 1
+        blocks = []
+        for count in self.layers:
+            if left > 0:
+                blocks.append(min(count, left))
+                left -= count
+        shown = f"layers={'-'.join(map(str, blocks)) or 'stem'}, width={self.width}"
+        if depth is None or depth >= units:
+            shown += f", heads={self.heads}, output_dim={self.output_dim}"
+        return f"ModifiedResNet({shown})"
+
+    def check(self) -> None:
+        """Refuse numbers of which no encoder can be built.
+
+        Raises
+        ------
+        ValueError
+        """
+        numbers = (*self.layers, self.width, self.output_dim, self.heads, self.image_size)
+        if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in numbers):
+            raise ValueError(f"sizes must be whole numbers of at least 1; found {self}")
+        if self.width % 2 or self.image_size % 32 or self.width * 32 % self.heads:
+            raise ValueError(f"width must be even and image_size a multiple of 32; found {self}")
 
 
 @dataclass(frozen=True)

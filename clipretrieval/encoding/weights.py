@@ -16,7 +16,9 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
+from clipretrieval._atomic import file_sha256
 from clipretrieval.encoding._fetch import ADVICE, fetch_config, fetch_tag
+from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
@@ -41,12 +43,17 @@ class ModelSource:
         open_clip's entry for a pretrained tag, when the weights are to be fetched.
     path : Path or None
         The checkpoint, when it is at hand. With neither tag nor path the weights are random.
+    trusted : bool
+        Whether the caller named the checkpoint. A TorchScript archive can run code when it is opened, so
+        one that comes from elsewhere (a model's folder, a saved classifier) is opened only if it is one
+        of OpenAI's own.
     """
 
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
     tag: dict[str, Any] | None
     path: Path | None
+    trusted: bool = False
 
     @property
     def architecture(self) -> Architecture:
@@ -62,7 +69,7 @@ class ModelSource:
         )
 
 
-def resolve(model: str, pretrained: str | None) -> ModelSource:
+def resolve(model: str, pretrained: str | None, *, trusted: bool = True) -> ModelSource:
     """Find a model's configuration without loading or fetching any weights.
 
     Parameters
@@ -71,6 +78,8 @@ def resolve(model: str, pretrained: str | None) -> ModelSource:
         A name that open_clip knows (``"RN50"``), ``"local-dir:PATH"`` or ``"hf-hub:ORG/NAME"``.
     pretrained : str or None
         An open_clip tag, a checkpoint's path, or None for random weights. Ignored by the two schemes.
+    trusted : bool
+        Whether `pretrained` was named by the caller; see `ModelSource`.
 
     Raises
     ------
@@ -79,8 +88,10 @@ def resolve(model: str, pretrained: str | None) -> ModelSource:
     WeightsUnavailableError
         If a folder lacks its configuration or its weights, or a hub cannot be reached.
     """
+    if not isinstance(model, str) or model in ("", LOCAL_DIR, HF_HUB):
+        raise InvalidInputError(f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {model!r}")
     if model.startswith(LOCAL_DIR):
-        return _from_folder(Path(model[len(LOCAL_DIR) :]).expanduser())
+        return _from_folder(Path(model[len(LOCAL_DIR) :]).expanduser().absolute())
     if model.startswith(HF_HUB):
         repo = model[len(HF_HUB) :]
         return replace(_from_config(fetch_config(repo), None), tag={"hf_hub": f"{repo}/"})
@@ -98,13 +109,13 @@ def resolve(model: str, pretrained: str | None) -> ModelSource:
     tag = catalogue.get_pretrained_cfg(name, pretrained)
     if tag:
         return ModelSource(config, merge_preprocess_dict(preprocess, {**tag, "size": None}), tag, None)
-    path = Path(pretrained).expanduser()
+    path = Path(pretrained).expanduser().absolute()
     if not path.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise InvalidInputError(
             f"pretrained={pretrained!r} is neither a file nor a tag of {model} (its tags: {tags}). {ADVICE}"
         )
-    return ModelSource(config, preprocess, None, path)
+    return ModelSource(config, preprocess, None, path, trusted)
 
 
 def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
@@ -196,12 +207,17 @@ def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
         config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
         _check_resnet(config, str(config_path.parent))
         base = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
-        return ModelSource(config, merge_preprocess_dict(base, preprocess), None, weights)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
+        source = ModelSource(config, merge_preprocess_dict(base, preprocess), None, weights)
+        source.architecture.check()
+        Preparation(source.preprocess_cfg)  # open_clip asserts what it can do
+        return source
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        # Whatever a foreign file can hold: no JSON, other keys, other types, modes nobody knows.
         raise WeightsUnavailableError(
-            f"{config_path} is not a readable open_clip configuration with a 'model_cfg' ({error}). {ADVICE}"
+            f"{config_path} is not a readable open_clip configuration with a 'model_cfg' ({error!r}). "
+            f"{ADVICE}"
         ) from error
 
 
@@ -216,6 +232,11 @@ def _find_weights(folder: Path) -> Path | None:
 
 def _read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:
     if source.path is not None:
+        if not source.trusted and _is_torchscript(source.path) and not _is_published(source.path):
+            raise WeightsUnavailableError(
+                f"{source.path} is a TorchScript archive, which can run code when it is opened, and none of "
+                "OpenAI's. If you trust it, pass its path as StagedEncoder(…, pretrained=path)"
+            )
         return _read_state_dict(source.path)
     return _read_state_dict(fetch_tag(source.tag)) if source.tag else None
 
@@ -255,6 +276,13 @@ def _is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _is_published(path: Path) -> bool:
+    """Whether a file is one that OpenAI published; its addresses carry the SHA-256 of what they give."""
+    names = (name for name in open_clip.list_models() if name.startswith("RN"))
+    urls = [catalogue.get_pretrained_url(name, "openai") for name in names]
+    return any(file_sha256(path) in url for url in urls if url)
 
 
 def _is_openai(state: dict[str, torch.Tensor]) -> bool:

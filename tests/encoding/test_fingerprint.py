@@ -61,8 +61,8 @@ def test_pixel_stage_is_the_same_for_every_model(tiny_model):
 
 
 def test_differences_name_what_differs():
-    """Nested entries are named by their path, missing ones as None."""
+    """Nested entries are named by their path, missing ones as nothing."""
     assert differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}) == [
         "b.c: stored 2, given 4",
-        "e: stored None, given 5",
+        "e: stored nothing, given 5",
     ]

@@ -1,0 +1,172 @@
+"""The encoders that `encode.py` compares: open_clip, its peers, and ours."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipretrieval import StagedEncoder
+from clipretrieval.encoding.engine import Engine
+from clipretrieval.encoding.plan import InferencePlan
+from clipretrieval.encoding.stages import STUDY_STAGES
+
+SIZE = 224
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+DEEP = STUDY_STAGES[1:]
+
+Side = Callable[[], int]
+"""Encodes some images and returns how many."""
+
+
+def lively_rn50(folder: Path) -> tuple[nn.Module, Path]:
+    """Make RN50's image encoder with random weights; fresh batch norms would leave its branches at zero."""
+    import open_clip
+
+    torch.manual_seed(0)
+    visual = open_clip.create_model("RN50").visual.eval().requires_grad_(False)
+    for part in visual.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (part.weight, 0.5, 1.5),
+                (part.bias, -0.3, 0.3),
+                (part.running_mean, -0.3, 0.3),
+                (part.running_var, 0.5, 1.5),
+            ):
+                tensor.data.uniform_(low, high)
+    path = folder / "rn50.safetensors"
+    save_file(visual.state_dict(), path)
+    return visual, path
+
+
+class UpToLayer3(nn.Module):
+    """The graph of the ``mid`` stage, for the peers to convert."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = copy.deepcopy(visual)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run to the end of layer3 and take the mean over height and width."""
+        v: Any = self.visual
+        return v.layer3(v.layer2(v.layer1(v.stem(x)))).mean(dim=(2, 3))
+
+
+def open_clip_side(visual: nn.Module, inputs: torch.Tensor, batch: int) -> Side:
+    """Run open_clip's whole encoder as it comes, on inputs that are prepared already."""
+
+    def side() -> int:
+        with torch.inference_mode():
+            for part in inputs.split(batch):
+                visual(part)
+        return len(inputs)
+
+    return side
+
+
+def our_side(encoder: StagedEncoder, pictures: Any, stages: tuple[str, ...]) -> Side:
+    """Run our encoder by its public face, from bytes: normalising and hashing are inside."""
+
+    def side() -> int:
+        vectors = encoder.encode_stages(pictures, stages)
+        return len(vectors[stages[0]])
+
+    return side
+
+
+def onnxruntime_side(visual: nn.Module, inputs: torch.Tensor, batch: int, folder: Path) -> Side:
+    """Run ONNX Runtime in fp32 on the ``mid`` graph."""
+    import onnxruntime
+
+    path = folder / f"mid-{batch}.onnx"
+    torch.onnx.export(
+        UpToLayer3(visual).eval(), (inputs[:batch],), str(path), input_names=["x"], dynamo=False
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    parts = [part.numpy() for part in inputs.split(batch) if len(part) == batch]
+
+    def side() -> int:
+        for part in parts:
+            session.run(None, {"x": part})
+        return len(parts) * batch
+
+    return side
+
+
+def openvino_side(visual: nn.Module, inputs: torch.Tensor, batch: int, precision: str) -> Side:
+    """Run OpenVINO in throughput mode on the ``mid`` graph."""
+    import openvino
+
+    model = openvino.convert_model(UpToLayer3(visual).eval(), example_input=inputs[:batch])
+    model.reshape([batch, 3, SIZE, SIZE])
+    settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
+    queue = openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", settings))
+    parts = [part.numpy() for part in inputs.split(batch) if len(part) == batch]
+
+    def side() -> int:
+        for part in parts:
+            queue.start_async({0: part})
+        queue.wait_all()
+        return len(parts) * batch
+
+    return side
+
+
+def count_multiply_adds(visual: nn.Module) -> dict[str, float]:
+    """Count, by running them, the multiply-adds a picture of open_clip's encoder and of our stages."""
+    picture = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
+    encoder = StagedEncoder("RN50", None)
+    plain = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
+    engine = Engine(
+        visual, encoder.stages["final"].depth, plan=plain, pooling="mean", mean=MEAN, std=STD, image_size=SIZE
+    )
+    counts = {"open_clip": _flops(lambda: visual(torch.zeros(1, 3, SIZE, SIZE)))}
+    for name in DEEP:
+        stage = encoder.stages[name]
+        counts[name] = _flops(lambda stage=stage: engine.run(picture, [stage]))  # type: ignore[misc]
+    return {name: flops / 2 for name, flops in counts.items()}
+
+
+def _flops(work: Callable[[], Any]) -> float:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def roofline_side(precision: str, sizes: tuple[int, ...] = (512, 1024, 2048, 4096)) -> Callable[[], float]:
+    """Return a function that measures the best square matrix product, in FLOP/s."""
+    import time
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    pairs = [(torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)) for n in sizes]
+
+    def best() -> float:
+        found = 0.0
+        for a, b in pairs:
+            n = len(a)
+            times = max(1, round(2e10 / n**3))
+            with torch.inference_mode():
+                started = time.perf_counter()
+                for _ in range(times):
+                    torch.mm(a, b)
+                found = max(found, 2 * n**3 * times / (time.perf_counter() - started))
+        return found
+
+    return best
+
+
+def prepared_inputs(pictures: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Normalise bytes (n, 224, 224, 3) as CLIP does, for those who take float tensors."""
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255)
+    return ((x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)).contiguous()

@@ -1,0 +1,228 @@
+"""Decode ahead of the encoder, keep the order, hold only a few pictures at a time.
+
+Pictures travel in *chunks* of the plan's inner batch. On a CPU the same worker decodes a chunk and encodes
+it, one worker a core: nobody waits for anybody, and decoding costs what it costs and no more. On a GPU
+workers only decode, and the caller's thread feeds the device.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from clipretrieval._decode import decode_pixels
+from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.engine import Engine
+from clipretrieval.encoding.plan import InferencePlan
+from clipretrieval.encoding.preprocess import Picture, Preparation, Squares
+from clipretrieval.encoding.stages import Stage
+from clipretrieval.errors import ImageDecodeError
+from clipretrieval.images import RawImage, SkippedImage, decode
+from clipretrieval.types import FloatArray
+
+__all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+_SPARE_CHUNKS = 2
+"""Chunks waiting beyond those being worked on."""
+
+
+@dataclass
+class Chunk:
+    """A few pictures on their way: what is known of them, their squares, then their vectors."""
+
+    ids: list[str] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+    sources: list[str | None] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    skipped: list[SkippedImage] = field(default_factory=list)
+    squares: Squares = field(default_factory=dict)
+    vectors: dict[str, FloatArray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def encode_source(
+    raws: Iterator[RawImage],
+    stages: list[Stage],
+    preparation: Preparation,
+    engine: Engine | None,
+    plan: InferencePlan,
+    *,
+    batch_size: int,
+    on_error: str,
+    skipped: list[SkippedImage] | None,
+) -> Iterator[EncodedBatch]:
+    """Encode a source of pictures in order.
+
+    Parameters
+    ----------
+    raws : iterator of RawImage
+        Read no further ahead than a few chunks.
+    stages : list of Stage
+    preparation : Preparation
+    engine : Engine or None
+        None where only the ``pixel`` stage is wanted.
+    plan : InferencePlan
+    batch_size : int
+        Pictures that a batch has at least, the last one aside.
+    on_error, skipped
+        See `clipretrieval.images.iter_images`.
+
+    Yields
+    ------
+    EncodedBatch
+    """
+    caller = threading.get_ident()
+    workers = plan.streams if plan.device == "cpu" else os.cpu_count() or 1
+
+    def timed(part: str, work: Callable[[], Chunk]) -> Chunk:
+        started = time.perf_counter()
+        chunk = work()
+        # Workers run side by side: a share each, so that the parts add up to what the clock shows.
+        share = 1 if threading.get_ident() == caller else workers
+        chunk.seconds[part] = (time.perf_counter() - started) / share
+        return chunk
+
+    def prepare(part: list[RawImage]) -> Chunk:
+        return timed("decode", lambda: prepare_chunk(part, stages, preparation, on_error))
+
+    def encode(chunk: Chunk) -> Chunk:
+        return timed("encode", lambda: _encode_chunk(chunk, stages, engine))
+
+    size = min(plan.inner_batch, batch_size)
+    chunks = iter(lambda: list(islice(raws, size)), [])
+    if plan.device == "cpu":
+        done: Iterator[Chunk] = _side_by_side(
+            lambda part: encode(prepare(part)), chunks, workers, plan.threads, inline=not plan.compiled
+        )
+    else:
+        done = map(encode, _side_by_side(prepare, chunks, workers, None))
+    yield from _gather(done, batch_size, skipped)
+
+
+def prepare_chunk(
+    raws: list[RawImage], stages: Iterable[Stage], preparation: Preparation, on_error: str
+) -> Chunk:
+    """Decode a chunk and cut its squares; pictures that cannot be decoded are skipped or raised."""
+    pixel = any(stage.depth == 0 for stage in stages)
+    clip = any(stage.depth > 0 for stage in stages)
+    chunk = Chunk()
+    pictures: list[Picture] = []
+    for raw in raws:
+        try:
+            found: tuple[Picture, str] | None = decode_pixels(raw)
+            if found is None:
+                decoded = decode(raw)
+                found = (decoded.image, decoded.id)
+        except ImageDecodeError as error:
+            if on_error == "raise":
+                raise
+            chunk.skipped.append(SkippedImage(raw.index, raw.source, str(error)))
+            continue
+        pictures.append(found[0])
+        chunk.ids.append(found[1])
+        chunk.labels.append(raw.label)
+        chunk.sources.append(raw.source)
+        chunk.indices.append(raw.index)
+    chunk.squares = preparation.batch(pictures, pixel=pixel, clip=clip) if pictures else {}
+    return chunk
+
+
+def _encode_chunk(chunk: Chunk, stages: list[Stage], engine: Engine | None) -> Chunk:
+    if "pixel" in chunk.squares:
+        chunk.vectors["pixel"] = flatten_pixels(chunk.squares["pixel"])
+    if engine is not None and "clip" in chunk.squares:
+        deep = [stage for stage in stages if stage.depth > 0]
+        chunk.vectors |= engine.run(torch.from_numpy(chunk.squares["clip"]), deep)
+    chunk.squares = {}
+    return chunk
+
+
+def _gather(
+    chunks: Iterator[Chunk], batch_size: int, skipped: list[SkippedImage] | None
+) -> Iterator[EncodedBatch]:
+    waiting: list[Chunk] = []
+    for chunk in chunks:
+        if skipped is not None:
+            skipped.extend(chunk.skipped)
+        waiting.append(chunk)
+        if sum(len(part.ids) for part in waiting) >= batch_size:
+            yield _join(waiting)
+            waiting = []
+    if any(part.ids for part in waiting):
+        yield _join(waiting)
+
+
+def _join(parts: list[Chunk]) -> EncodedBatch:
+    filled = [part for part in parts if part.ids]
+    return EncodedBatch(
+        ids=[item for part in filled for item in part.ids],
+        vectors={name: np.concatenate([part.vectors[name] for part in filled]) for name in filled[0].vectors},
+        labels=[item for part in filled for item in part.labels],
+        sources=[item for part in filled for item in part.sources],
+        indices=[item for part in filled for item in part.indices],
+        seconds={name: sum(part.seconds.get(name, 0.0) for part in parts) for name in ("decode", "encode")},
+    )
+
+
+def _side_by_side(
+    work: Callable[[Given], Made],
+    items: Iterator[Given],
+    workers: int,
+    threads: int | None,
+    inline: bool = True,
+) -> Iterator[Made]:
+    """Do some work on items in threads, in order, never more than a few items ahead.
+
+    A single item is worked on in the caller's thread, with all of torch's threads; unless `inline` is False,
+    for compiled code, which is bound to the number of threads that it was compiled for.
+    """
+    first = next(items, None)
+    if first is None:
+        return
+    second = next(items, None)
+    if second is None and inline:
+        yield work(first)
+        return
+    own = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        workers, "clipretrieval", *((torch.set_num_threads, (threads,)) if threads is not None else ())
+    )
+    waiting: deque[Future[Made]] = deque()
+    try:
+        waiting.extend(pool.submit(work, item) for item in (first, second) if item is not None)
+        failure: Exception | None = None
+        item: Given | None = second
+        while waiting:
+            while item is not None and len(waiting) < workers + _SPARE_CHUNKS:
+                try:
+                    item = next(items, None)
+                except Exception as error:  # noqa: BLE001  raised below, behind what came before it
+                    item, failure = None, error
+                if item is not None:
+                    waiting.append(pool.submit(work, item))
+            yield waiting.popleft().result()
+        if failure is not None:
+            raise failure
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        # A thread's own setting also becomes that of threads not yet started; put it back for them.
+        torch.set_num_threads(own)
+
+
+def flatten_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> FloatArray:
+    """Scale to [0, 1] and flatten channel first, shape (n, 3072)."""
+    flat = squares.transpose(0, 3, 1, 2).reshape(len(squares), -1)
+    return flat.astype(np.float32) / np.float32(255)

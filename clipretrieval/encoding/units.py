@@ -1,0 +1,236 @@
+"""The encoder's units, rebuilt for inference: batch norms folded, one query in the attention pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from clipretrieval.encoding.plan import InferencePlan
+
+__all__ = ["Block", "Convolution", "QueryPool", "Stem", "build_units", "fused_convolution", "pack_weight"]
+
+Pair = tuple[int, int]
+
+
+class Convolution(nn.Module):
+    """A convolution with its batch norm folded in, the residual added, and ReLU.
+
+    Parameters
+    ----------
+    convolution : nn.Conv2d
+    norm : nn.BatchNorm2d
+        Its statistics and affine map go into weight and bias: w' = w·γ/√(σ²+ε), b' = β − μ·γ/√(σ²+ε).
+    relu : bool
+    plan : InferencePlan
+    shape : tuple of int
+        (n, channels, height, width) of the inputs to come; fused weights are laid out for it.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(
+        self, convolution: nn.Module, norm: nn.Module, relu: bool, plan: InferencePlan, shape: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        source: Any = convolution
+        statistics: Any = norm
+        fused, bias = fuse_conv_bn_weights(
+            source.weight,
+            source.bias,
+            statistics.running_mean,
+            statistics.running_var,
+            statistics.eps,
+            statistics.weight,
+            statistics.bias,
+        )
+        self.relu = relu
+        self.stride: Pair = source.stride
+        self.padding: Pair = source.padding
+        self.fused = plan.kernels == "onednn"
+        weight = fused.detach().to(plan.device, plan.dtype).contiguous(memory_format=torch.channels_last)
+        if self.fused:
+            weight = pack_weight(weight, self.padding, self.stride, shape)
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias.detach().to(plan.device, plan.dtype), persistent=False)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Convolve (n, c, h, w); `residual`, of the output's shape, may be overwritten."""
+        if self.fused:
+            return fused_convolution(
+                x, self.weight, self.bias, self.padding, self.stride, relu=self.relu, residual=residual
+            )
+        y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        if residual is not None:
+            y = y + residual
+        return functional.relu(y) if self.relu else y
+
+
+class Stem(nn.Module):
+    """Three convolutions and an average pool: (n, 3, s, s) to (n, width, s/4, s/4)."""
+
+    def __init__(self, visual: Any, plan: InferencePlan, size: int) -> None:
+        super().__init__()
+        n, half = plan.inner_batch, size // 2
+        width = visual.conv1.out_channels
+        self.first = Convolution(visual.conv1, visual.bn1, True, plan, (n, 3, size, size))
+        self.second = Convolution(visual.conv2, visual.bn2, True, plan, (n, width, half, half))
+        self.third = Convolution(visual.conv3, visual.bn3, True, plan, (n, width, half, half))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the stem."""
+        return functional.avg_pool2d(self.third(self.second(self.first(x))), 2)
+
+
+class Block(nn.Module):
+    """A bottleneck block: 1×1, 3×3, average pool where it strides, 1×1, and the shortcut added."""
+
+    def __init__(self, block: Any, plan: InferencePlan, side: int) -> None:
+        super().__init__()
+        n, self.stride = plan.inner_batch, int(block.stride)
+        after = side // self.stride
+        channels, inner = block.conv1.in_channels, block.conv1.out_channels
+        self.first = Convolution(block.conv1, block.bn1, True, plan, (n, channels, side, side))
+        self.second = Convolution(block.conv2, block.bn2, True, plan, (n, inner, side, side))
+        self.third = Convolution(block.conv3, block.bn3, True, plan, (n, inner, after, after))
+        self.shortcut: Convolution | None = None
+        if block.downsample is not None:
+            _, convolution, norm = block.downsample
+            self.shortcut = Convolution(convolution, norm, False, plan, (n, channels, after, after))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the block; `x` may be overwritten."""
+        y = self.second(self.first(x))
+        identity = x
+        if self.stride > 1:
+            y = functional.avg_pool2d(y, self.stride)
+            identity = functional.avg_pool2d(x, self.stride)
+        if self.shortcut is not None:
+            identity = self.shortcut(identity)
+        out: torch.Tensor = self.third(y, identity)
+        return out
+
+
+class QueryPool(nn.Module):
+    """CLIP's attention pool for the one query that is kept, the mean token's.
+
+    With one query q, the score of token x under head h is q_h·(K_h x + b) = (K_hᵀ q_h)·x plus a constant
+    that the softmax drops, and the weighted sum of values is V_h (Σ a x) + b. So neither keys nor values
+    are ever computed for the tokens, which takes the pool's multiply-adds from 2·T·C² to about 2·T·C·heads.
+
+    Parameters
+    ----------
+    pool : open_clip.modified_resnet.AttentionPool2d
+    positions : tensor of float32, shape (1 + side², channels)
+    plan : InferencePlan
+    """
+
+    positions: torch.Tensor
+    query_weight: torch.Tensor
+    query_bias: torch.Tensor
+    key_weight: torch.Tensor
+    value_weight: torch.Tensor
+    value_bias: torch.Tensor
+    out_weight: torch.Tensor
+    out_bias: torch.Tensor
+
+    def __init__(self, pool: Any, positions: torch.Tensor, plan: InferencePlan) -> None:
+        super().__init__()
+        heads, channels = int(pool.num_heads), positions.shape[1]
+        size = channels // heads
+
+        tensors = {
+            "positions": positions,
+            "query_weight": pool.q_proj.weight * size**-0.5,
+            "query_bias": pool.q_proj.bias * size**-0.5,
+            "key_weight": pool.k_proj.weight.view(heads, size, channels),
+            "value_weight": pool.v_proj.weight.view(heads, size, channels).transpose(1, 2),
+            "value_bias": pool.v_proj.bias,
+            "out_weight": pool.c_proj.weight,
+            "out_bias": pool.c_proj.bias,
+        }
+        self.heads = heads
+        for name, tensor in tensors.items():
+            kept = tensor.detach().to(plan.device, plan.dtype).contiguous()
+            self.register_buffer(name, kept, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool (n, channels, side, side) to (n, output_dim)."""
+        n, channels = x.shape[:2]
+        grid = x.flatten(2).transpose(1, 2)
+        tokens = torch.cat([grid.mean(dim=1, keepdim=True), grid], dim=1) + self.positions
+        query = functional.linear(tokens[:, 0], self.query_weight, self.query_bias)
+        by_head = query.view(n, self.heads, -1).transpose(0, 1)
+        probes = torch.bmm(by_head, self.key_weight).transpose(0, 1)
+        scores = torch.bmm(probes, tokens.transpose(1, 2))
+        shares = scores.float().softmax(dim=-1).to(x.dtype)
+        summed = torch.bmm(shares, tokens).transpose(0, 1)
+        values = torch.bmm(summed, self.value_weight).transpose(0, 1).reshape(n, channels)
+        return functional.linear(values + self.value_bias, self.out_weight, self.out_bias)
+
+
+def build_units(
+    visual: Any, depth: int, plan: InferencePlan, image_size: int, positions: torch.Tensor
+) -> list[nn.Module]:
+    """Rebuild the first `depth` units of an encoder for inference; `visual` stays as it is.
+
+    Parameters
+    ----------
+    visual : open_clip.modified_resnet.ModifiedResNet
+        In float32.
+    depth : int
+        See `clipretrieval.encoding.stages.Stage`.
+    plan : InferencePlan
+    image_size : int
+    positions : tensor of float32, shape (1 + (image_size / 32)², channels)
+
+    Returns
+    -------
+    list of nn.Module, length `depth`
+    """
+    blocks = [
+        block for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4) for block in layer
+    ]
+    units: list[nn.Module] = [Stem(visual, plan, image_size)] if depth > 0 else []
+    side = image_size // 4
+    for block in blocks[: max(0, depth - 1)]:
+        units.append(Block(block, plan, side))
+        side //= int(block.stride)
+    if depth > 1 + len(blocks):
+        units.append(QueryPool(visual.attnpool, positions, plan))
+    return [unit.eval() for unit in units]
+
+
+def pack_weight(weight: torch.Tensor, padding: Pair, stride: Pair, shape: tuple[int, ...]) -> torch.Tensor:
+    """Lay a convolution's weight out as oneDNN wants it for inputs of `shape`."""
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+        weight, padding, stride, (1, 1), 1, list(shape)
+    )
+    return packed
+
+
+def fused_convolution(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    bias: torch.Tensor,
+    padding: Pair,
+    stride: Pair,
+    *,
+    relu: bool,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """Convolve, add and rectify in one oneDNN call; a `residual` is overwritten by the result."""
+    after = "relu" if relu else "none"
+    shared = (packed, bias, padding, stride, (1, 1), 1)
+    out: torch.Tensor
+    if residual is None:
+        out = torch.ops.mkldnn._convolution_pointwise(x, *shared, after, [], "")
+    else:
+        out = torch.ops.mkldnn._convolution_pointwise_.binary(
+            residual, x, *shared, "add", 1.0, "relu" if relu else None, [], ""
+        )
+    return out

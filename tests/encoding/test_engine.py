@@ -1,0 +1,282 @@
+"""The inference plan: faster, and the same answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipretrieval import ClipRetrievalWarning, InvalidInputError, StagedEncoder
+from clipretrieval.encoding.plan import InferencePlan
+from clipretrieval.encoding.units import QueryPool
+from conftest import counted_convolutions, enliven
+
+DEEP = ("stem", "layer2", "mid", "late", "final")
+
+
+@pytest.fixture(scope="module")
+def rn50_file(tmp_path_factory):
+    """RN50's image tower with lively batch norms, as a checkpoint."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("weights") / "rn50.safetensors"
+    save_file(enliven(open_clip.create_model("RN50").visual).state_dict(), path)
+    return path
+
+
+def cosine(a, b):
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def test_bf16_keeps_the_direction_of_every_vector(rn50_file, photographs):
+    """In bf16 each vector of RN50 has a cosine of at least 0.9999 to its fp32 one, at every stage."""
+    exact = StagedEncoder("RN50", rn50_file, precision="fp32").encode_stages(photographs, DEEP)
+    rounded = StagedEncoder("RN50", rn50_file, precision="bf16", batch_size=4).encode_stages(
+        photographs, DEEP
+    )
+    for stage in DEEP:
+        assert rounded[stage].dtype == np.float32
+        assert cosine(exact[stage], rounded[stage]).min() > 0.9999, stage
+
+
+def test_the_plan_is_chosen_for_the_machine(tiny_model):
+    """On a CPU with bf16 instructions the plan is bf16, else fp32; it fits the cache and uses every core."""
+    plan = StagedEncoder("RN50", None, device="cpu").plan
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert plan.precision == ("bf16" if fast else "fp32")
+    assert plan.inner_batch == 8
+    assert plan.streams * plan.threads <= torch.get_num_threads()
+    assert plan.to_dict()["device"] == "cpu"
+    assert plan.precision in str(plan)
+    assert StagedEncoder(tiny_model, batch_size=5).plan.inner_batch == 5
+    assert StagedEncoder("RN50", None, precision="fp32").plan.precision == "fp32"
+    with pytest.raises(InvalidInputError, match="bf16"):
+        StagedEncoder(tiny_model, precision="fp16", device="cpu")
+
+
+def test_slow_bf16_is_warned_of(tiny_model, monkeypatch):
+    """Asking for bf16 on a CPU without instructions for it is done, with a warning."""
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert StagedEncoder(tiny_model).plan.precision == "fp32"
+    with pytest.warns(ClipRetrievalWarning, match="no bf16 instructions"):
+        StagedEncoder(tiny_model, precision="bf16")
+
+
+def test_plain_and_fused_kernels_agree(tiny_model, photographs, monkeypatch):
+    """Without oneDNN's fused convolutions the plain ones give the same vectors."""
+    fused = StagedEncoder(tiny_model, precision="fp32").encode_stages(photographs, DEEP)
+    monkeypatch.setattr("clipretrieval.encoding.plan._has_fused_convolutions", lambda _: False)
+    encoder = StagedEncoder(tiny_model, precision="fp32")
+    assert encoder.plan.kernels == "torch"
+    plain = encoder.encode_stages(photographs, DEEP)
+    for stage in DEEP:
+        np.testing.assert_allclose(plain[stage], fused[stage], rtol=1e-4, atol=1e-5)
+
+
+def test_operators_that_have_gone_are_done_without(tiny_model, photographs, monkeypatch):
+    """Where torch's private operators are missing or changed, the plan falls back to the public ones."""
+
+    def gone(*_: object) -> None:
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr("clipretrieval.encoding.units.pack_weight", gone)
+    assert StagedEncoder(tiny_model).plan.kernels == "torch"
+
+
+def test_attention_pool_for_one_query_equals_the_whole(photographs):
+    """The pool that computes one query equals open_clip's, which computes all, at far fewer products."""
+    torch.manual_seed(0)
+    pool = open_clip.modified_resnet.AttentionPool2d(7, 512, 8, 96).eval().requires_grad_(False)
+    plan = InferencePlan("cpu", "fp32", 4, 1, 1, "torch", compiled=False)
+    ours = QueryPool(pool, pool.positional_embedding, plan)
+    x = torch.randn(3, 512, 7, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), pool(x), rtol=1e-4, atol=1e-5)
+        counts = []
+        for module in (ours, pool):
+            with FlopCounterMode(display=False) as counter:
+                module(x)
+            counts.append(counter.get_total_flops())
+    assert counts[0] < counts[1] / 10
+
+
+def test_autocast_of_the_caller_changes_nothing(tiny_model, photographs):
+    """Vectors are the same inside somebody's autocast block and under another default type."""
+    encoder = StagedEncoder(tiny_model, precision="fp32")
+    expected = encoder.encode_stages(photographs, DEEP)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = StagedEncoder(tiny_model, precision="fp32").encode_stages(photographs, DEEP)
+    torch.set_default_dtype(torch.float64)
+    try:
+        doubled = StagedEncoder(tiny_model, precision="fp32").encode_stages(photographs, DEEP)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for stage in DEEP:
+        np.testing.assert_array_equal(found[stage], expected[stage])
+        np.testing.assert_array_equal(doubled[stage], expected[stage])
+
+
+def test_threads_of_torch_stay_as_they_were(tiny_model, photographs):
+    """Working side by side leaves the caller's setting of torch's threads alone."""
+    before = torch.get_num_threads()
+    StagedEncoder(tiny_model, batch_size=1).encode(photographs)
+    assert torch.get_num_threads() == before
+
+
+def test_only_what_is_needed_is_converted(rn50_file, photographs):
+    """An encoder stopped at the stem builds no other unit, and a deeper question builds the rest."""
+    encoder = StagedEncoder("RN50", rn50_file, "stem")
+    encoder.encode(photographs[:1])
+    assert len(encoder._built.units) == 1
+    encoder.encode_stages(photographs[:1], ["mid"])
+    assert len(encoder._built.units) == 14
+
+
+def test_compiling_gives_the_same_vectors(tiny_model, photographs):
+    """compile=True changes no answer, for whole batches, for the rest of them, and for one picture."""
+    plain = StagedEncoder(tiny_model, precision="fp32", batch_size=4)
+    compiled = StagedEncoder(tiny_model, precision="fp32", batch_size=4, compile=True)
+    assert compiled.plan.compiled
+    assert compiled.fingerprint == plain.fingerprint
+    for count in (4, 7, 1):
+        np.testing.assert_allclose(
+            compiled.encode(photographs[:count]), plain.encode(photographs[:count]), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_compiling_falls_back_with_a_warning(tiny_model, photographs, monkeypatch):
+    """Where inductor does not work, the encoder says so once and runs as it is."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler found")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    encoder = StagedEncoder(tiny_model, precision="fp32", compile=True)
+    with pytest.warns(ClipRetrievalWarning, match="no compiler found"):
+        found = encoder.encode(photographs)
+    np.testing.assert_allclose(
+        found, StagedEncoder(tiny_model, precision="fp32").encode(photographs), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_going_on_equals_a_whole_pass(tiny_model, photographs):
+    """Going on from ``mid`` for some pictures gives what a whole pass gives, and runs nothing again."""
+    encoder = StagedEncoder(tiny_model, precision="fp32", batch_size=3)
+    whole = encoder.encode_stages(photographs, ("pixel", "mid", "late", "final"))
+    begun = encoder.begin(photographs, "mid")
+    np.testing.assert_allclose(begun.vectors, whole["mid"], rtol=1e-5, atol=1e-6)
+    with counted_convolutions() as ran:
+        late = begun.advance("late", [6, 1, 4])
+    # One block with its shortcut, in one inner batch of three: nothing of layer1 to layer3.
+    assert len(ran) == 4
+    assert late.rows.tolist() == [6, 1, 4]
+    assert late.ids == [begun.ids[row] for row in (6, 1, 4)]
+    np.testing.assert_allclose(late.vectors, whole["late"][[6, 1, 4]], rtol=1e-5, atol=1e-5)
+    with counted_convolutions() as ran:
+        final = late.advance("final", np.array([False, True, True]))
+    assert not ran
+    assert final.rows.tolist() == [1, 4]
+    np.testing.assert_allclose(final.vectors, whole["final"][[1, 4]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["pixel", "stem", "layer2.0", "layer3.0", "mid"])
+def test_a_pass_can_go_on_twice(tiny_model, photographs, stage):
+    """A pass is not used up: from any stage it goes on again, for all pictures, with the same result."""
+    encoder = StagedEncoder(tiny_model, precision="fp32")
+    expected = encoder.encode_stages(photographs, (stage, "late"))
+    begun = encoder.begin(photographs, stage)
+    np.testing.assert_allclose(begun.vectors, expected[stage], rtol=1e-5, atol=1e-6)
+    first, second = begun.advance("late"), begun.advance("late")
+    np.testing.assert_array_equal(first.vectors, second.vectors)
+    np.testing.assert_allclose(first.vectors, expected["late"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_pass_refuses_what_it_cannot_do(tiny_model, photographs):
+    """Going back, rows that are not there, and beginning with nothing are errors."""
+    encoder = StagedEncoder(tiny_model)
+    begun = encoder.begin(photographs[:3], "mid")
+    for stage, rows, message in (
+        ("stem", None, "cannot go back"),
+        ("pixel", None, "cannot go back"),
+        ("nowhere", None, "unknown stage"),
+        ("late", [3], r"\[0, 3\)"),
+        ("late", [-1], r"\[0, 3\)"),
+        ("late", [], "at least one"),
+        ("late", [0.5], "row number"),
+        ("late", [True, False], "mask of shape"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            begun.advance(stage, rows)
+    with pytest.raises(InvalidInputError, match="at least one"):
+        encoder.begin([])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "gem", "tokens", "grid"])
+def test_poolings_equal_their_definitions(tiny_model, photographs, pooling):
+    """Each pooling of a grid and of the tokens equals a plain computation."""
+    encoder = StagedEncoder(tiny_model, precision="fp32", pooling=pooling)
+    begun = encoder.begin(photographs, "layer4")
+    grid = begun._activations.float().numpy().astype(np.float64)
+    flat = grid.reshape(*grid.shape[:2], -1)
+    positions = encoder._built.positions.numpy().astype(np.float64).T
+    tokens = np.concatenate([flat.mean(2, keepdims=True), flat], 2) + positions
+    half = grid.shape[-1] // 2
+    cut = [(slice(i, i + half), slice(j, j + half)) for i in (0, half) for j in (0, half)]
+
+    def quarters(square):
+        return np.stack([square[:, :, a, b].mean((2, 3)) for a, b in cut], 2).reshape(len(square), -1)
+
+    ways = {
+        "mean": lambda x, own: x.mean(2),
+        "max": lambda x, own: x.max(2),
+        "gem": lambda x, own: (np.maximum(x, 1e-6) ** 3).mean(2) ** (1 / 3),
+        "tokens": lambda x, own: own.mean(2),
+        "grid": lambda x, own: quarters(own.reshape(grid.shape)),
+    }
+    for stage, expected in (
+        ("layer4", ways[pooling](flat, flat)),
+        ("late", ways[pooling](tokens, tokens[:, :, 1:])),
+    ):
+        found = encoder.encode_stages(photographs, [stage])[stage]
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert encoder.dim == (1024 if pooling == "grid" else 256)
+    prints = [StagedEncoder(tiny_model, pooling=other).fingerprint for other in ("mean", "max", pooling)]
+    assert (prints[2] in prints[:2]) == (pooling in ("mean", "max"))
+
+
+def test_pooling_does_not_touch_stages_without_a_grid(tiny_model):
+    """The final embedding and the pixels are the same under every pooling, and so are their fingerprints."""
+    for stage in ("pixel", "final"):
+        assert (
+            StagedEncoder(tiny_model, stage=stage, pooling="grid").fingerprint
+            == StagedEncoder(tiny_model, stage=stage).fingerprint
+        )
+
+
+def test_an_encoder_never_changes(tiny_model):
+    """Attributes that decide the vectors cannot be set once the encoder is made."""
+    encoder = StagedEncoder(tiny_model)
+    with pytest.raises(AttributeError, match="make a new one with another image_size"):
+        encoder.image_size = 96
+
+
+def test_the_benchmark_runs(tmp_path):
+    """The encoder's benchmark finishes on a few pictures and writes its figures."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/encode.py", "--rounds", "1", "--images", "2", "--files", "2"),
+            *("--no-peers", "--no-compile", "--json", tmp_path / "b.json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "share of roofline" in done.stdout
+    assert (tmp_path / "b.json").exists()
