@@ -55,8 +55,8 @@ def check_fillable(store: VectorStore, fingerprint: Mapping[str, Any]) -> None:
         return
     check_manifest(store.read_manifest(), fingerprint, store.metric)
     raise InvalidInputError(
-        f"the store already holds {count} vectors; fit needs an empty one. Pass another store, or a store's "
-        "name, which makes a new one at every fit"
+        f"the store already holds {count} vectors, and fit needs an empty one: pass another store, or "
+        "another path for it. To use what it holds, save the classifier that filled it and load that"
     )
 
 
@@ -81,7 +81,16 @@ def fill(store: VectorStore, source: Source, timing: Timing, progress: Progress 
     classes: set[Label] = set()
     seen: dict[str, int] = {}
     done, dim = 0, 0
-    for batch, vectors in gather(source.batches, CHUNK, timing):
+    arrived = 0
+
+    def tell(images: int) -> None:
+        nonlocal arrived
+        arrived += images
+        if progress is not None:
+            progress(arrived + len(source.skipped), source.total)
+
+    tell(0)
+    for batch, vectors in gather(source.batches, CHUNK, timing, tell):
         kind = label_kind(batch.labels, kind)
         labels = stored_labels(batch.labels, kind)
         dim = vectors.shape[1]
@@ -89,12 +98,10 @@ def fill(store: VectorStore, source: Source, timing: Timing, progress: Progress 
             if not done:
                 # The identity goes first: a fit that is cut short must not leave anonymous vectors.
                 store.write_manifest(make_manifest(source.fingerprint, source.metric, kind, set(labels)))
-            metadata = [{"source": path} if path else {} for path in batch.sources]
+            metadata = [{"source": _readable(path)} if path else {} for path in batch.sources]
             store.upsert(unique_ids(batch.ids, seen), vectors, labels, metadata)
         classes.update(labels)
         done += len(batch)
-        if progress is not None:
-            progress(done + len(source.skipped), source.total)
     if kind is None:
         raise InvalidInputError(
             "there are no images to fit on; pass at least one"
@@ -104,3 +111,8 @@ def fill(store: VectorStore, source: Source, timing: Timing, progress: Progress 
         store.write_manifest(make_manifest(source.fingerprint, source.metric, kind, classes))
         store.flush()
     return Filled(done, dim, kind, classes)
+
+
+def _readable(path: str) -> str:
+    """Write the bytes of a path that is not valid Unicode as escapes, so that every store can keep it."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -77,8 +77,8 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
     extensions = picture_extensions()
     if not is_folder(path):
         raise InvalidInputError(
-            f"there is no folder {os.fsdecode(path)!r}: expected one that holds pictures, files ending in "
-            f"{' '.join(extensions)}"
+            f"there is no folder {os.fsdecode(path)!r}; pass one that holds pictures, or sub-folders of "
+            "them for each class"
         )
     folders, files = _list(root, extensions)
     by_class = {folder.name: sorted(_below(folder, root, extensions), key=_parts) for folder in folders}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from clipretrieval.types import AnyArray, Label
 __all__ = ["class_array", "label_kind", "stored_labels"]
 
 _KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
+_DTYPES: dict[str, Any] = {"bool": np.bool_, "int": np.int64, "float": np.float64, "str": np.str_}
 
 
 def label_kind(labels: Iterable[Any], known: str | None = None) -> str:
@@ -34,7 +36,7 @@ def label_kind(labels: Iterable[Any], known: str | None = None) -> str:
     InvalidInputError
         If a label is None or of another type, or the types are mixed.
     """
-    types = {type(label.item() if isinstance(label, np.generic) else label) for label in labels}
+    types = {type(_plain(label)) for label in labels}
     if type(None) in types:
         raise InvalidInputError(
             "some images have no label; pass labels, or pairs (image, label), or a folder with a sub-folder "
@@ -52,16 +54,43 @@ def label_kind(labels: Iterable[Any], known: str | None = None) -> str:
 
 
 def stored_labels(labels: Iterable[Any], kind: str) -> list[Label]:
-    """Turn labels of one kind into what a store keeps."""
-    plain = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    """Turn labels of one kind into what a store keeps.
+
+    Raises
+    ------
+    InvalidInputError
+        If a label cannot be kept as it is: a float that is no whole number, an int beyond 64 bits, a string
+        that is not valid Unicode or ends with NUL, which NumPy would drop.
+    """
+    plain = [_plain(label) for label in labels]
     if kind == "str":
+        for label in set(plain):
+            _check_text(label)
         return plain
-    if kind == "float" and any(label != int(label) for label in plain):
+    if kind == "float" and any(not math.isfinite(label) or label != int(label) for label in plain):
         raise InvalidInputError("labels that are floats must be whole numbers; pass classes, not quantities")
-    return [int(label) for label in plain]
+    whole: list[Label] = [int(label) for label in plain]
+    extremes = [int(label) for label in (min(plain), max(plain))] if plain else [0]
+    if not -(2**63) <= extremes[0] <= extremes[-1] < 2**63:
+        raise InvalidInputError("integer labels must fit 64 signed bits; pass smaller ones, or strings")
+    return whole
 
 
-def class_array(classes: Iterable[Label], kind: str) -> AnyArray:
-    """Sort distinct stored labels into an array of the type that was fitted."""
-    dtype: Any = {"bool": np.bool_, "int": np.int64, "float": np.float64, "str": np.str_}[kind]
-    return np.array(sorted(set(classes)), dtype=dtype)
+def class_array(classes: Iterable[Label], kind: str, *, sort: bool = True) -> AnyArray:
+    """Return distinct stored labels in an array of the type that was fitted, sorted unless told."""
+    return np.array(sorted(set(classes)) if sort else list(classes), dtype=_DTYPES[kind])
+
+
+def _plain(label: Any) -> Any:
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def _check_text(label: str) -> None:
+    try:
+        label.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"the label {label!r} is not valid Unicode (a folder's name in another encoding?); rename it"
+        ) from error
+    if label.endswith("\0"):
+        raise InvalidInputError(f"the label {label!r} ends with a NUL character; strip it")

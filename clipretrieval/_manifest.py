@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clipretrieval._version import __version__
 from clipretrieval.encoding.fingerprint import differences
-from clipretrieval.errors import FingerprintMismatchError, StoreCorruptedError
+from clipretrieval.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptedError
 from clipretrieval.types import Label, Metric
 
-__all__ = ["check_manifest", "make_manifest", "vector_fingerprint"]
+__all__ = ["check_manifest", "make_manifest", "manifest_classes", "plain_fingerprint", "vector_fingerprint"]
 
 FORMAT_VERSION = 1
+_KINDS = ("bool", "int", "float", "str")
 
 
 def make_manifest(
@@ -53,14 +55,19 @@ def check_manifest(manifest: Mapping[str, Any], fingerprint: Mapping[str, Any], 
     StoreCorruptedError
         If there is no manifest, or one of an unknown format.
     """
-    if manifest.get("format_version") != FORMAT_VERSION or "encoder" not in manifest:
+    version = manifest.get("format_version") if isinstance(manifest, Mapping) else None
+    if version != FORMAT_VERSION:
         raise StoreCorruptedError(
-            f"the store's manifest has format version {manifest.get('format_version')!r}; this "
+            f"the store's manifest has format version {version!r}; this "
             f"version of the library (clipretrieval {__version__}) reads version {FORMAT_VERSION}. "
             "Was the store filled by something else, or by a newer version?"
         )
-    stored = {**manifest["encoder"], "metric": manifest["metric"]}
-    found = differences(stored, {**fingerprint, "metric": str(metric)})
+    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in _KINDS:
+        raise StoreCorruptedError(
+            "the store's manifest lacks the encoder's fingerprint or the labels' type; fill the store again"
+        )
+    found = differences(manifest["encoder"], fingerprint)
+    found += differences({"metric": manifest.get("metric")}, {"metric": str(metric)})
     if found:
         raise FingerprintMismatchError(
             "the store was filled by a different encoder or metric, so its vectors cannot be compared with "
@@ -68,6 +75,40 @@ def check_manifest(manifest: Mapping[str, Any], fingerprint: Mapping[str, Any], 
         )
 
 
+def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:
+    """Return the classes that a manifest lists, as stored.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If they are no list, or not of the manifest's own type.
+    """
+    classes = manifest.get("classes", [])
+    kind: Any = str if manifest.get("label_kind", "str") == "str" else int
+    if not isinstance(classes, list) or any(type(label) is not kind for label in classes):
+        raise StoreCorruptedError("the store's manifest lists no usable classes; fill the store again")
+    return classes
+
+
 def vector_fingerprint(dim: int) -> dict[str, Any]:
     """Stand in for an encoder's fingerprint when the classifier takes vectors as they are."""
     return {"encoder": None, "dim": dim}
+
+
+def plain_fingerprint(fingerprint: Any) -> dict[str, Any]:
+    """Return a fingerprint as it will come back from a store: as plain JSON values.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no mapping, or holds anything that JSON does not.
+    """
+    try:
+        plain = json.loads(json.dumps(dict(fingerprint), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(
+            f"an encoder's fingerprint must be a mapping of JSON values (str, int, float, bool, None, list, "
+            f"dict); found {fingerprint!r:.100}: {error}"
+        ) from error
+    kept: dict[str, Any] = plain
+    return kept

@@ -67,7 +67,7 @@ def iter_raw(images: Any, labels: Any = None) -> Iterator[RawImage]:
     source = _open(images, labelled=labels is None)
     if labels is None:
         return _number(source.items(), None)
-    label_count, label_iterator = _open_labels(labels)
+    label_count, label_iterator = open_labels(labels)
     if source.count is not None and label_count is not None and source.count != label_count:
         raise InvalidInputError(
             f"there are {source.count} pictures but {label_count} labels: pass one label for each picture"
@@ -225,7 +225,7 @@ def _from_columns(pictures: Any, labels: Any = None) -> Iterator[_Item]:
     if labels is None:
         yield from map(_Item, pictures)
         return
-    count, label_iterator = _open_labels(labels)
+    count, label_iterator = open_labels(labels)
     if count != len(pictures):
         raise InvalidInputError(f"a DataLoader's batch has {len(pictures)} pictures but {count} labels")
     yield from map(_Item, pictures, label_iterator)
@@ -240,7 +240,7 @@ def _loader_count(loader: Any) -> int | None:
     return count - count % batches.batch_size if count is not None and batches.drop_last else count
 
 
-def _open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
+def open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
     if isinstance(labels, np.ndarray) or is_tensor(labels):
         if labels.ndim != 1:
             raise InvalidInputError(f"labels must have one dimension; found the shape {tuple(labels.shape)}")

@@ -49,7 +49,7 @@ def image_batches(
     stream = getattr(encoder, "stream", None)
     if callable(stream):
         for batch in stream(images, labels, on_error=on_error, skipped=skipped):
-            yield batch, next(iter(batch.vectors.values()))
+            yield batch, _checked(next(iter(batch.vectors.values())), batch, encoder)
         return
     source = iter_images(images, labels, on_error=on_error, skipped=skipped)
     while True:
@@ -58,16 +58,16 @@ def image_batches(
         if not items:
             return
         decoded = time.perf_counter()
-        vectors = _checked(encoder.encode([item.image for item in items]), len(items), encoder)
+        given = encoder.encode([item.image for item in items])
         batch = EncodedBatch(
             ids=[item.id for item in items],
-            vectors={_KEY: vectors},
+            vectors={_KEY: given},
             labels=[item.label for item in items],
             sources=[item.source for item in items],
             indices=[item.index for item in items],
             seconds={"decode": decoded - started, "encode": time.perf_counter() - decoded},
         )
-        yield batch, vectors
+        yield batch, _checked(given, batch, encoder)
 
 
 def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[EncodedBatch, FloatArray]]:
@@ -91,16 +91,29 @@ def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[En
         yield batch, rows
 
 
-def _checked(vectors: Any, n: int, encoder: Encoder) -> FloatArray:
-    found = np.asarray(vectors, dtype=np.float32)
-    if found.ndim != 2 or len(found) != n:
+def _checked(given: Any, batch: EncodedBatch, encoder: Encoder) -> FloatArray:
+    """Return an encoder's vectors as our own float32 copy: it may use its buffer again."""
+    name = f"{type(encoder).__name__}.encode"
+    try:
+        found = np.asarray(given)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} returned what is no array: {str(error).splitlines()[0]}") from error
+    if found.dtype.kind not in "fiu":
+        raise InvalidInputError(f"{name} returned {found.dtype}; expected real numbers, float32 at best")
+    if found.ndim != 2 or len(found) != len(batch):
         raise InvalidInputError(
-            f"{type(encoder).__name__}.encode returned shape {found.shape} for {n} images; "
-            f"expected ({n}, {encoder.dim})"
+            f"{name} returned shape {found.shape} for {len(batch)} images; expected "
+            f"({len(batch)}, {encoder.dim})"
         )
     if found.shape[1] != encoder.dim:
         raise DimensionMismatchError(
-            f"{type(encoder).__name__}.encode returned {found.shape[1]} dimensions, but its dim is "
-            f"{encoder.dim}"
+            f"{name} returned {found.shape[1]} dimensions, but the encoder's dim is {encoder.dim}"
         )
-    return found
+    with np.errstate(over="ignore"):
+        vectors: FloatArray = np.array(found, dtype=np.float32)
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        row = int(broken[0])
+        which = batch.sources[row] or f"number {batch.indices[row]} (counted from 0)"
+        raise InvalidInputError(f"{name} returned NaN or infinite values for image {which}")
+    return vectors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
 
 from clipretrieval import _filling, _inputs
+from clipretrieval._ballot import Ballot
 from clipretrieval._labels import class_array
-from clipretrieval._manifest import check_manifest, vector_fingerprint
+from clipretrieval._manifest import check_manifest, manifest_classes, vector_fingerprint
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch, Encoder
 from clipretrieval.errors import (
@@ -135,6 +136,23 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ImageDecodeError
             If an image cannot be decoded.
         """
+        before = dict(vars(self))
+        try:
+            self._fit(X, y, on_error, progress)
+        except BaseException:
+            # A fit that fails leaves the estimator as it was, the one before it included.
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        if len(self.classes_) == 1:
+            warnings.warn(
+                f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that",
+                ClipRetrievalWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _fit(self, X: Any, y: Any, on_error: str, progress: Progress | None) -> None:
         _inputs.check_params(self)
         source = _inputs.fit_source(self, X, y, on_error)
         store = _inputs.make_store(self)
@@ -147,13 +165,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = filled.dim
         self.fit_timing_ = timing
         self.skipped_: list[SkippedImage] = source.skipped
-        if len(self.classes_) == 1:
-            warnings.warn(
-                f"there is only one class, {self.classes_[0]!r}: every prediction will be that",
-                ClipRetrievalWarning,
-                stacklevel=2,
-            )
-        return self
 
     def predict(self, X: Any) -> AnyArray:
         """Return the label of each image.
@@ -174,9 +185,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If the store was meanwhile filled by a different encoder.
         """
-        parts = [self.vote(near)[0] for _, near in self.search_batches(X)]
-        taken: AnyArray = self.classes_[np.concatenate(parts)]
-        return taken
+        ballot = self._ballot()
+        codes = [self._vote(near, ballot)[0] for _, near in self._search_batches(X, ballot=ballot)]
+        return ballot.labels(np.concatenate(codes))
 
     def predict_proba(self, X: Any) -> AnyArray:
         """Return each class's share of the votes.
@@ -186,8 +197,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [0, 1], rows sum to 1; columns in the order of ``classes_``.
         """
-        scores = np.concatenate([self.vote(near)[1] for _, near in self.search_batches(X)])
-        shares: AnyArray = scores / scores.sum(axis=1, keepdims=True)
+        ballot = self._ballot()
+        parts = [self._vote(near, ballot)[1] for _, near in self._search_batches(X, ballot=ballot)]
+        # A class that turned up on the way has no votes in the batches before it.
+        scores = np.concatenate([np.pad(part, ((0, 0), (0, len(ballot) - part.shape[1]))) for part in parts])
+        shares: AnyArray = ballot.columns(scores / scores.sum(axis=1, keepdims=True))
         return shares
 
     def kneighbors(self, X: Any, k: int | None = None) -> Neighbors:
@@ -204,7 +218,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         Neighbors
             ids, distances and labels, each of shape (n, k).
         """
-        parts = [near for _, near in self.search_batches(X, k)]
+        k = self.k if k is None else _inputs.check_k(k)
+        parts = [near for _, near in self._search_batches(X, k)]
         return Neighbors(
             ids=np.concatenate([part.ids for part in parts]),
             distances=np.concatenate([part.distances for part in parts]),
@@ -220,10 +235,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             As for `fit`.
         sample_weight : array-like of shape (n,), optional
         """
-        if self.encoder is None and y is None:
-            raise InvalidInputError("score needs the true labels; pass one for each vector")
-        if self.encoder is None:
-            return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
         report = self.evaluate(X, y)
         return float(accuracy_score(report.y_true, report.y_pred, sample_weight=sample_weight))
 
@@ -261,65 +272,56 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
         return load(cls, path, encoder, store=store)
 
-    def search_batches(
+    def _ballot(self) -> Ballot:
+        """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
+        self._check_fitted()
+        stored = manifest_classes(self.store_.read_manifest())
+        ballot = Ballot.of(self.classes_, self._label_kind, stored)
+        if len(ballot) > len(self.classes_):
+            self.classes_ = ballot.classes()
+        return ballot
+
+    def _search_batches(
         self,
         X: Any,
         k: int | None = None,
         *,
         y: Any = None,
+        ballot: Ballot | None = None,
         on_error: str = "raise",
         skipped: list[SkippedImage] | None = None,
         timing: Timing | None = None,
+        tell: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[EncodedBatch, Neighbors]]:
         """Encode images and look each one up, a bounded number at a time.
 
-        Yields
-        ------
-        batch : EncodedBatch
-        neighbors : Neighbors
-            Of that batch, each of shape (len(batch), k).
+        Without `k`, as many neighbours as vote: the classifier's own `k`, or all where there are fewer.
         """
         self._check_fitted()
         _inputs.check_params(self)
-        k = self.k if k is None else _inputs.check_k(k)
-        self._check_store(k)
+        count = self._check_store(self.k if k is None else k)
+        wanted = min(int(self.k), count) if k is None else k
         timing = timing if timing is not None else Timing()
         source = _inputs.query_source(self, X, y, on_error, skipped if skipped is not None else [])
         empty = True
-        for batch, vectors in _inputs.gather(source, QUERIES, timing):
+        for batch, vectors in _inputs.gather(source, QUERIES, timing, tell):
             empty = False
             with timing.measure("search", len(batch)):
-                near = self.store_.search(vectors, k)
-            yield batch, near
+                near = self.store_.search(vectors, wanted)
+            yield batch, _inputs.check_neighbors(near, len(batch), wanted, self.store_)
         if empty:
             raise InvalidInputError("there are no images to classify; pass at least one")
+        if ballot is not None and len(ballot) > len(self.classes_):
+            self.classes_ = ballot.classes()
 
-    def vote(self, near: Neighbors) -> tuple[AnyArray, AnyArray]:
-        """Turn neighbours into answers.
-
-        Returns
-        -------
-        codes : ndarray of int64, shape (n,)
-            The chosen classes, as places in ``classes_``.
-        scores : ndarray of float64, shape (n, n_classes)
-        """
-        codes = self._class_codes(near)
+    def _vote(self, near: Neighbors, ballot: Ballot) -> tuple[AnyArray, AnyArray]:
+        """Turn neighbours into chosen classes, by number, and the classes' scores."""
+        codes = ballot.codes(near)
         weights = vote_weights(
             near.distances, self.weights, metric=self.store_.metric, temperature=self.temperature
         )
-        scores = class_scores(codes, weights, len(self.classes_))
+        scores = class_scores(codes, weights, len(ballot))
         return choose_class(scores, codes, near.distances), scores
-
-    def _class_codes(self, near: Neighbors) -> AnyArray:
-        valid = near.valid
-        labels = near.labels.astype(self.classes_.dtype)
-        if not np.isin(labels[valid], self.classes_).all():
-            # The store has grown under us: take the classes that it knows now.
-            known = self.store_.read_manifest().get("classes", [])
-            self.classes_ = class_array([*known, *near.labels[valid].tolist()], self._label_kind)
-            labels = near.labels.astype(self.classes_.dtype)
-        codes = np.searchsorted(self.classes_, labels)
-        return np.where(valid, codes, 0).astype(np.int64)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "store_"):
@@ -328,7 +330,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 "saved one"
             )
 
-    def _check_store(self, k: int) -> None:
+    def _check_store(self, k: int) -> int:
         check_manifest(self.store_.read_manifest(), self._fingerprint(), Metric.parse(self.metric))
         count = self.store_.count()
         if count == 0:
@@ -339,6 +341,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 ClipRetrievalWarning,
                 stacklevel=4,
             )
+        return count
 
     def _fingerprint(self) -> Mapping[str, Any]:
         return vector_fingerprint(self.n_features_in_) if self.encoder is None else self.encoder.fingerprint

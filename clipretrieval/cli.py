@@ -13,7 +13,7 @@ import signal
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_type_hints
+from typing import Annotated, Any, NoReturn, TextIO, get_args, get_type_hints
 
 import typer
 
@@ -24,6 +24,8 @@ __all__ = ["app", "main"]
 # Typer brings a click of its own or uses the installed one, as its version has it; by way of a subclass that
 # it exports, the right one's UsageError is found.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+_INTERRUPTED = 130
 
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
@@ -41,13 +43,20 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A class may be named in letters that the terminal or the pipe cannot take.
         sys.stdout.reconfigure(errors="backslashreplace")
-    raise SystemExit(_run(sys.argv[1:]))
+    status = _run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        _let_go(stream)
+    if status == _INTERRUPTED:
+        # The usual way out takes seconds once torch is loaded, and it ends by the signal, not with a status,
+        # if the interrupt came while a library was running generated code.
+        os._exit(status)
+    raise SystemExit(status)
 
 
 def _run(arguments: list[str]) -> int:
     """Run one command and return its exit status; a fault of ours keeps its traceback."""
-    command = typer.main.get_command(app)
     try:
+        command = typer.main.get_command(app)
         with command.make_context("clipretrieval", arguments) as context:
             command.invoke(context)
     except typer.Exit as done:
@@ -55,16 +64,13 @@ def _run(arguments: list[str]) -> int:
     except _UsageError as error:
         return _refuse(f"{error.format_message().rstrip('.')}; see '{_path_of(error)} --help'")
     except KeyboardInterrupt:
-        # Whoever presses the keys again while we clear up wants to be gone, and no traceback.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # The keys may be pressed again, and nothing is left to interrupt.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _tell("interrupted")
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
-        _abandon_output()
         return 1
     except _mistakes() as error:
-        if isinstance(error, OSError):
-            _abandon_output()
         return _refuse(str(error))
     return 0
 
@@ -239,13 +245,14 @@ def _tell(line: str) -> None:
         typer.echo(line, err=True)
 
 
-def _abandon_output() -> None:
-    """Let what could not be written go, or the interpreter would try once more at its end."""
+def _let_go(stream: TextIO | None) -> None:
+    """Drop what cannot be written, or the interpreter would try once more at its end, and complain."""
+    if stream is None:  # closed before we began
+        return
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _path_of(error: Any) -> str:

@@ -6,22 +6,33 @@ import json
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clipretrieval._atomic import write_text
+from clipretrieval._inputs import check_params
 from clipretrieval._labels import class_array
-from clipretrieval._manifest import check_manifest, vector_fingerprint
+from clipretrieval._manifest import (
+    check_manifest,
+    manifest_classes,
+    plain_fingerprint,
+    vector_fingerprint,
+)
 from clipretrieval._version import __version__
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
+    FingerprintMismatchError,
     InvalidInputError,
     StoreCorruptedError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
 from clipretrieval.stores import LocatedStore, PortableStore, create_store
+from clipretrieval.stores._writer import LOCK_NAME, WriterLock
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.registry import store_class
 from clipretrieval.types import Metric
@@ -34,6 +45,7 @@ __all__ = ["load", "save"]
 FILE = "classifier.json"
 PART = r"store-[0-9a-f]{8}"
 FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 1
+_ATTEMPTS = 10
 
 
 def save(classifier: RetrievalClassifier, path: str | Path) -> None:
@@ -55,6 +67,10 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
         If ``weights`` is a callable, which cannot be written down.
     InvalidInputError
         If `path` is a file, or a folder that holds other things.
+    StoreLockedError
+        If another process is saving into the folder.
+    StoreUnavailableError
+        If the folder cannot be written to, or the disk is full.
     """
     if callable(classifier.weights):
         raise UnsupportedOperationError(
@@ -62,8 +78,22 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
             "saving, or pass your callable again after loading"
         )
     folder = Path(path)
-    _check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(folder)
+        lock.acquire()
+        try:
+            _save(classifier, folder)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"the classifier cannot be saved into {str(folder)!r}: {error.strerror or error}"
+        ) from error
+
+
+def _save(classifier: RetrievalClassifier, folder: Path) -> None:
     kept = _keep_store(classifier.store_, folder)
     content = {
         "format": FORMAT,
@@ -87,9 +117,11 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
         if kept is not None and "folder" in kept:
             shutil.rmtree(folder / kept["folder"], ignore_errors=True)
         raise
-    for part in _parts(folder):
-        if kept is None or part.name != kept.get("folder"):
+    for part in _own_things(folder):
+        if part.is_dir() and (kept is None or part.name != kept.get("folder")):
             shutil.rmtree(part, ignore_errors=True)
+        elif part.name.endswith(".tmp"):
+            part.unlink(missing_ok=True)
 
 
 def load(
@@ -125,25 +157,52 @@ def load(
         If the encoder is not the one that filled the store; the message names what differs.
     """
     folder = Path(path)
-    content = _read(folder)
+    for _ in range(_ATTEMPTS):
+        content = _read(folder)
+        try:
+            return _load(cls, folder, content, encoder, store)
+        except (StoreCorruptedError, StoreUnavailableError):
+            # Another process may have saved anew between our reading of the two.
+            if _read(folder) == content:
+                raise
+    raise StoreUnavailableError(f"{folder} changes faster than it can be read; load it again later")
+
+
+def _load(
+    cls: type[RetrievalClassifier],
+    folder: Path,
+    content: Mapping[str, Any],
+    encoder: Encoder | None,
+    store: VectorStore | None,
+) -> RetrievalClassifier:
+    opened: VectorStore | None = store
     try:
-        params, kind = dict(content["params"]), content["label_kind"]
+        params, kind, dim = dict(content["params"]), content["label_kind"], int(content["n_features_in"])
+        names = [str(name) for name in content["feature_names_in"] or ()]
         encoder = encoder if encoder is not None else _rebuild_encoder(content["encoder"])
-        fingerprint = vector_fingerprint(content["n_features_in"]) if encoder is None else encoder.fingerprint
-        opened = store if store is not None else _open_store(content["store"], folder)
-        classifier = cls(encoder, (content["store"] or {}).get("name") or opened, **params)
-        classifier.n_features_in_ = content["n_features_in"]
-        names = content["feature_names_in"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreCorruptedError(f"{folder / FILE} lacks what it should hold ({error!r})") from error
-    manifest = opened.read_manifest()
-    check_manifest(manifest, fingerprint, Metric.parse(params["metric"]))
+        fingerprint = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
+        if opened is None:
+            opened = _open_store(content["store"], folder)
+        classifier = cls(encoder, content["store"]["name"] if store is None else store, **params)
+        check_params(classifier)
+        manifest = opened.read_manifest()
+        check_manifest(manifest, fingerprint, Metric.parse(params["metric"]))
+        if manifest["label_kind"] != kind:
+            raise FingerprintMismatchError(
+                f"the store holds labels of the type {manifest['label_kind']}, but the classifier was saved "
+                f"with {kind}"
+            )
+        classifier.classes_ = class_array(manifest_classes(manifest), kind)
+    except BaseException as error:
+        if store is None and opened is not None:
+            opened.close()
+        if isinstance(error, KeyError | TypeError | AttributeError) or type(error) is ValueError:
+            raise StoreCorruptedError(f"{folder / FILE} lacks what it should hold ({error!r})") from error
+        raise
     classifier.store_ = opened
     classifier._label_kind = kind
-    classifier.classes_ = class_array(manifest["classes"], kind)
+    classifier.n_features_in_ = dim
     if names:
-        import numpy as np
-
         classifier.feature_names_in_ = np.array(names, dtype=object)
     return classifier
 
@@ -153,23 +212,25 @@ def _check_folder(folder: Path) -> None:
         raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
     if not folder.is_dir() or (folder / FILE).exists():
         return
-    # Copies of stores alone are what a first save leaves when it is killed.
-    if {child.name for child in folder.iterdir()} - {part.name for part in _parts(folder)}:
+    # A first save that was killed leaves nothing but things of its own.
+    if {child.name for child in folder.iterdir()} - {part.name for part in _own_things(folder)}:
         raise InvalidInputError(
             f"{folder} holds other things and no saved classifier; pass a new or an empty folder"
         )
 
 
-def _parts(folder: Path) -> list[Path]:
-    """List the copies of stores inside a saved classifier."""
-    return [child for child in folder.iterdir() if re.fullmatch(PART, child.name)]
+def _own_things(folder: Path) -> list[Path]:
+    """List what saving puts beside ``classifier.json``: copies of stores, its lock, unfinished files."""
+    own = rf"{PART}|{re.escape(LOCK_NAME)}|\.({PART}|{re.escape(FILE)})\..*\.tmp"
+    return [child for child in folder.iterdir() if re.fullmatch(own, child.name)]
 
 
 def _describe_encoder(classifier: RetrievalClassifier) -> dict[str, Any] | None:
     encoder = classifier.encoder
     if encoder is None:
         return None
-    config = encoder.config() if type(encoder).__name__ == "StagedEncoder" else None  # type: ignore[attr-defined]
+    ours = getattr(sys.modules.get("clipretrieval.encoding.staged"), "StagedEncoder", None)
+    config = encoder.config() if type(encoder) is ours else None  # type: ignore[attr-defined]
     return {"class": type(encoder).__name__, "config": config}
 
 
@@ -183,14 +244,14 @@ def _rebuild_encoder(content: Mapping[str, Any] | None) -> Encoder | None:
         )
     from clipretrieval.encoding.staged import StagedEncoder
 
-    return StagedEncoder(**content["config"])
+    return StagedEncoder.from_config(content["config"])
 
 
 def _keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
     store.flush()
     name = _registered_name(store)
     location = store.location() if isinstance(store, LocatedStore) else None
-    if name is not None and location is not None and not _is_part(location):
+    if name is not None and location is not None and _is_lasting(location):
         return {"name": name, "options": location}
     if isinstance(store, PortableStore) and name is not None:
         place = f"store-{secrets.token_hex(4)}"
@@ -199,10 +260,10 @@ def _keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _is_part(location: Mapping[str, Any]) -> bool:
-    """Tell a copy inside a saved classifier, which the next save removes, from a store's own place."""
-    path = Path(location.get("path") or "")
-    return re.fullmatch(PART, path.name) is not None and (path.parent / FILE).exists()
+def _is_lasting(location: Mapping[str, Any]) -> bool:
+    """Tell a store's own place from a copy in a saved classifier, which goes with it, and from a lost one."""
+    path = location.get("path")
+    return path is None or (re.fullmatch(PART, Path(path).name) is None and Path(path).is_dir())
 
 
 def _registered_name(store: VectorStore) -> str | None:
@@ -224,8 +285,8 @@ def _open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
             "RetrievalClassifier.load(path, store=your_store)"
         )
     if "folder" in content:
-        place = folder / content["folder"]
-        if not place.is_dir():
+        place = folder / str(content["folder"])
+        if re.fullmatch(PART, place.name) is None or place.parent != folder or not place.is_dir():
             raise StoreCorruptedError(
                 f"{folder} lacks its store, {content['folder']}; restore it from a copy"
             )
@@ -233,7 +294,7 @@ def _open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
         opened: VectorStore = kept.load(place)
         return opened
     path = content["options"].get("path")
-    if path is not None and not Path(path).exists():
+    if path is not None and not (Path(path).is_dir() and any(Path(path).iterdir())):
         raise StoreUnavailableError(
             f"the classifier's store, {path}, is not there any more; put it back, or pass the store: "
             "RetrievalClassifier.load(path, store=your_store)"
@@ -250,7 +311,7 @@ def _read(folder: Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreCorruptedError(
             f"{file} is damaged or truncated ({error}); restore the folder from a copy or fit again"
         ) from error

@@ -117,12 +117,13 @@ def as_label_array(labels: Sequence[Label]) -> AnyArray:
     Raises
     ------
     InvalidInputError
-        If a label is neither int nor str, does not fit 64 bits, or the types are mixed.
+        If a label is neither int nor str, does not fit 64 bits, is not valid Unicode, or the types are mixed.
     """
     plain = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     plain = [item.item() if isinstance(item, np.generic) else item for item in plain]
     kinds = {type(item) for item in plain}
     if kinds <= {str}:
+        _check_encodable(plain)
         packed = np.empty(len(plain), dtype=object)
         packed[:] = plain
         return packed
@@ -133,3 +134,10 @@ def as_label_array(labels: Sequence[Label]) -> AnyArray:
             raise InvalidInputError("integer labels must fit 64 signed bits") from error
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
     raise InvalidInputError(f"labels must be all int or all str; found {found}")
+
+
+def _check_encodable(labels: list[Any]) -> None:
+    try:
+        "".join(labels).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError("a label is not valid Unicode: it holds half a surrogate pair") from error

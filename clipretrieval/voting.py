@@ -149,5 +149,6 @@ def _inverse(distances: FloatArray, valid: Any, metric: Metric) -> ScoreArray:
 def _softmax(distances: FloatArray, valid: Any, metric: Metric, temperature: float) -> ScoreArray:
     halved = 2.0 if metric == Metric.L2 else 1.0
     # Relative to the nearest, so that the exponential can neither overflow nor vanish for all.
-    behind = (distances.astype(np.float64) - distances[:, :1]) / (halved * temperature)
+    with np.errstate(over="ignore"):  # a tiny temperature: infinitely far behind
+        behind = (distances.astype(np.float64) - distances[:, :1]) / (halved * temperature)
     return np.where(valid, np.exp(-np.where(valid, behind, 0.0)), 0.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clipretrieval import (
@@ -14,9 +16,11 @@ from clipretrieval import (
     FingerprintMismatchError,
     ImageDecodeError,
     InvalidInputError,
+    Neighbors,
     NotFittedError,
     RetrievalClassifier,
     StagedEncoder,
+    StoreError,
     UnknownStoreError,
 )
 from clipretrieval.images import scan_folder
@@ -209,6 +213,162 @@ def test_a_store_that_grows_is_seen(encoder, picture):
     assert classifier.classes_.tolist() == ["b", "g", "r"]
 
 
+def test_a_growing_store_never_moves_answers(picture):
+    """A class that turns up late in a long question leaves the answers before it as they are."""
+    store = MemoryStore()
+    classifier = RetrievalClassifier(store=store).fit(POINTS, ["m", "m", "z", "z", "z"])
+    store.upsert(["n"], np.array([[50.0, 50.0]], np.float32), ["a longer label"])
+    asked = np.array([[0, 0]] * 5000 + [[50, 50]], np.float32)
+    shares = classifier.predict_proba(asked)
+    assert classifier.classes_.tolist() == ["a longer label", "m", "z"]
+    assert shares[[0, -1]].tolist() == [[0, 1, 0], [1, 0, 0]]
+    again = RetrievalClassifier(store=MemoryStore()).fit(POINTS, ["m", "m", "z", "z", "z"])
+    again.store_.upsert(["n"], np.array([[50.0, 50.0]], np.float32), ["a longer label"])
+    assert again.predict(asked)[[0, -1]].tolist() == ["m", "a longer label"]
+
+
+def test_threads_on_one_classifier_agree(picture):
+    """Many threads asking one classifier, whose store has grown, all get the serial answers."""
+    store = MemoryStore()
+    classifier = RetrievalClassifier(store=store).fit(POINTS, ["m", "m", "z", "z", "z"])
+    store.upsert(["n"], np.array([[50.0, 50.0]], np.float32), ["a"])
+    asked = np.array([[0, 0], [50, 50], [9, 9]], np.float32)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: classifier.predict(asked).tolist(), range(200)))
+    assert answers == [["m", "a", "z"]] * 200
+
+
+def test_a_failed_refit_leaves_the_fitted_classifier_alone():
+    """After a fit that is refused, the one before it still answers."""
+    classifier = RetrievalClassifier().fit(POINTS, [0, 0, 1, 1, 1])
+    for X, y, options in (
+        (np.zeros((3, 7)), [0.5, 0.1, 2.2], {}),
+        (np.zeros((3, 7)), [0, 1, 1], {"store": "oracle"}),
+    ):
+        with pytest.raises((InvalidInputError, UnknownStoreError)):
+            classifier.set_params(**options).fit(X, y)
+        classifier.set_params(store="faiss")
+        assert classifier.n_features_in_ == 2
+        assert classifier.predict(POINTS).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_more_pictures_than_one_chunk_are_all_kept(picture):
+    """A fit of thousands writes every vector, and the manifest knows the classes of all chunks."""
+    images = [picture(n % 256, n // 256, 7) for n in range(2500)]
+    labels = [f"class {n // 500}" for n in range(2500)]
+    classifier = RetrievalClassifier(Brightness(), "memory").fit(iter(images), iter(labels))
+    assert classifier.store_.count() == 2500
+    assert classifier.store_.read_manifest()["classes"] == [f"class {n}" for n in range(5)]
+    assert classifier.predict(images[::100]).tolist() == labels[::100]
+
+
+def test_a_fit_that_is_cut_short_leaves_its_identity(picture, tmp_path):
+    """What was stored before the source failed is named: the manifest goes first."""
+    store = FaissStore(tmp_path / "index")
+
+    def source():
+        for n in range(3000):
+            if n == 2200:
+                raise OSError("the camera was unplugged")
+            yield picture(n % 256, n // 256, 7), n % 2
+
+    with pytest.raises(OSError, match="unplugged"):
+        RetrievalClassifier(Brightness(), store).fit(source())
+    assert store.count() == 2048
+    assert store.read_manifest()["encoder"] == Brightness.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda n: np.zeros((n, 2)), "dim is 3"),
+        (lambda n: np.zeros((n + 1, 3)), "shape"),
+        (lambda n: np.zeros(3), "shape"),
+        (lambda n: np.full((n, 3), np.nan), "NaN.*number 0"),
+        (lambda n: np.full((n, 3), 1e300), "infinite"),
+        (lambda n: np.zeros((n, 3), complex), "complex"),
+        (lambda n: np.full((n, 3), "a"), "expected real numbers"),
+        (lambda n: torch.zeros(n, 3, requires_grad=True), "no array"),
+        (lambda n: [[1], [1, 2]], "no array|shape"),
+    ],
+)
+def test_an_encoder_that_returns_nonsense_is_named(picture, answer, message):
+    """Wrong shapes, NaN and other types from a user's encoder are refused before anything is stored."""
+
+    class Nonsense(Brightness):
+        def encode(self, images):
+            return answer(len(images))
+
+    store = MemoryStore()
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        RetrievalClassifier(Nonsense(), store).fit([picture(1, 1, 1), picture(2, 2, 2)], [0, 1])
+    assert "Nonsense" in str(caught.value)
+    assert store.count() == 0
+
+
+def test_an_encoder_may_use_its_buffer_again(picture):
+    """Vectors are copied before the encoder is asked for the next ones."""
+
+    class Thrifty(Brightness):
+        buffer = np.zeros((64, 3), np.float32)
+
+        def encode(self, images):
+            self.buffer[: len(images)] = super().encode(images)
+            return self.buffer[: len(images)]
+
+    images = [picture(n, 255 - n, 0) for n in range(200)]
+    classifier = RetrievalClassifier(Thrifty()).fit(images, list(range(200)))
+    assert classifier.predict(images).tolist() == list(range(200))
+
+
+@pytest.mark.parametrize("fingerprint", ["v1", {"a": object()}, {"a": float("nan")}, None])
+def test_a_fingerprint_has_to_be_json(picture, fingerprint):
+    """An encoder whose fingerprint cannot be kept is refused, and told why."""
+    encoder = Brightness()
+    encoder.fingerprint = fingerprint
+    with pytest.raises(InvalidInputError, match="fingerprint must be a mapping of JSON values"):
+        RetrievalClassifier(encoder).fit([picture(1, 1, 1), picture(2, 2, 2)], [0, 1])
+
+
+@pytest.mark.parametrize("y", [{"x", "y"}, {"x": 1, "y": 2}, "ab", b"ab", np.array(3)])
+def test_labels_have_to_be_a_sequence(picture, y):
+    """Sets, mappings, strings and single values are not taken for one label an image."""
+    with pytest.raises(InvalidInputError, match="labels"):
+        RetrievalClassifier(Brightness()).fit([picture(1, 1, 1), picture(2, 2, 2)], y)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_softmax_weighs_by_the_stores_metric(metric):
+    """The shares follow exp(similarity / T) with the similarity of that metric."""
+    points = np.array([[1, 0], [0.8, 0.6]], np.float32)
+    classifier = RetrievalClassifier(k=2, weights="softmax", temperature=0.5, metric=metric)
+    shares = classifier.fit(points, [0, 1]).predict_proba([[1.0, 0.0]])[0]
+    expected = np.exp(np.array([1.0, 0.8]) / 0.5)
+    np.testing.assert_allclose(shares, expected / expected.sum(), rtol=1e-6)
+
+
+def test_a_store_that_answers_nonsense_is_named():
+    """Distances that are NaN or out of order, missing rows and empty answers are the store's fault."""
+
+    class Faulty(MemoryStore):
+        change = staticmethod(lambda near: near)
+
+        def search(self, vectors, k):
+            return self.change(super().search(vectors, k))
+
+    store = Faulty()
+    classifier = RetrievalClassifier(store=store, k=3).fit(POINTS, [0, 0, 1, 1, 1])
+    for change in (
+        lambda near: Neighbors(near.ids, near.distances * np.nan, near.labels),
+        lambda near: Neighbors(near.ids, near.distances[:, ::-1], near.labels),
+        lambda near: Neighbors(near.ids, near.distances + np.inf, near.labels),
+        lambda near: Neighbors(near.ids[:1], near.distances[:1], near.labels[:1]),
+    ):
+        store.change = change
+        with pytest.raises(StoreError, match=r"Faulty\.search"):
+            classifier.predict(POINTS + 0.25)
+
+
 def test_fitting_again_by_name_starts_afresh():
     """A store given by name is made anew at every fit; an instance that is full is refused unchanged."""
     classifier = RetrievalClassifier().fit(POINTS, [0, 0, 1, 1, 1])
@@ -254,15 +414,19 @@ def nothing_stored(**options):
         (np.array([[0, np.inf]]), [0], "infinity"),
         (np.array([[0, 1e39]]), [0], "infinity|too large"),
         (np.empty((0, 2)), [], "0 sample"),
-        (POINTS, [0, 1, 0.5, 1, 2], "continuous"),
+        (POINTS, [0, 1, 0.5, 1, 2], "float and int"),
         (POINTS[0], [0], "2D"),
-        (POINTS, [0, "a", 1, "b", 2], "."),
+        (POINTS, [0, "a", 1, "b", 2], "int and str"),
+        (POINTS, [0, True, 1, 1, 2], "bool and int"),
+        (POINTS, [0.0, 1.0, 0.5, 1.0, 2.0], "continuous"),
+        (POINTS, [0.0, 1.0, float("inf"), 1.0, 2.0], "infinity"),
+        (POINTS, ["a\0", "a", "b", "b", "b"], "NUL"),
+        (POINTS, ["\udcff", "a", "b", "b", "b"], "Unicode"),
     ],
 )
 def test_bad_vectors_are_refused_and_nothing_is_stored(X, y, message):
     """Wrong lengths, NaN, infinities, nothing at all and quantities are errors before anything is kept."""
     classifier, store = nothing_stored()
-    y = np.array(y, dtype=object) if y is not None and "a" in y else y
     with pytest.raises(InvalidInputError, match=message):
         classifier.fit(X, y)
     assert (store.count(), store.read_manifest()) == (0, {})
@@ -296,6 +460,15 @@ def test_bad_pictures_are_refused_and_nothing_is_stored(encoder, picture, tmp_pa
         ({"k": True}, InvalidInputError, "whole number"),
         ({"weights": "loud"}, InvalidInputError, "'uniform', 'distance', 'softmax'"),
         ({"temperature": 0}, InvalidInputError, "positive"),
+        ({"temperature": -1.0}, InvalidInputError, "positive"),
+        ({"temperature": float("inf")}, InvalidInputError, "positive"),
+        ({"temperature": "warm"}, InvalidInputError, "positive"),
+        ({"k": 2**70}, InvalidInputError, "at most"),
+        ({"weights": np.ones(3)}, InvalidInputError, "'uniform'"),
+        ({"weights": "distance", "metric": "ip"}, InvalidInputError, "softmax"),
+        ({"store_options": [1]}, InvalidInputError, "mapping"),
+        ({"encoder": StagedEncoder}, InvalidInputError, "class"),
+        ({"store": MemoryStore}, InvalidInputError, "instance"),
         ({"metric": "l1"}, InvalidInputError, "'l2', 'cosine', 'ip'"),
         ({"store": "oracle"}, UnknownStoreError, "faiss.*memory"),
         ({"store": "faiss", "store_options": {"colour": 1}}, InvalidInputError, "colour"),
@@ -321,7 +494,7 @@ def test_answers_need_a_fit_and_matching_input():
         classifier.predict(np.ones((1, 3)))
     with pytest.raises(InvalidInputError, match="at least 1"):
         classifier.kneighbors(POINTS, 0)
-    with pytest.raises(InvalidInputError, match="labels of shape"):
+    with pytest.raises(InvalidInputError, match="5 vectors and 2 labels"):
         classifier.evaluate(POINTS, [0, 1])
     with pytest.raises(InvalidInputError, match="same type"):
         classifier.evaluate(POINTS, list("abcde"))

@@ -6,18 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from clipretrieval import (
+    ClipRetrievalError,
     FingerprintMismatchError,
     InvalidInputError,
     NotFittedError,
     RetrievalClassifier,
     StagedEncoder,
     StoreCorruptedError,
+    StoreLockedError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
@@ -36,6 +40,11 @@ paths = sorted(pathlib.Path(sys.argv[2]).rglob("*.*g"))
 near = classifier.kneighbors(paths)
 print(json.dumps([classifier.predict(paths).tolist(), near.distances.tolist(), near.ids.tolist()]))
 """
+
+
+def contents(folder):
+    """List what a saved classifier consists of; the lock that saving took stays behind empty."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "LOCK")
 
 
 def same_answers(one, other, queries):
@@ -120,7 +129,7 @@ def test_a_store_with_a_place_of_its_own_is_named_not_copied(tmp_path):
     """A FAISS folder stays where it is; the saved classifier points to it."""
     fitted = RetrievalClassifier(store=FaissStore(tmp_path / "index")).fit(POINTS, LABELS)
     fitted.save(tmp_path / "saved")
-    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["classifier.json"]
+    assert contents(tmp_path / "saved") == ["classifier.json"]
     same_answers(fitted, RetrievalClassifier.load(tmp_path / "saved"), QUERIES)
 
 
@@ -174,7 +183,7 @@ def test_saving_again_replaces_the_earlier_one(tmp_path):
     RetrievalClassifier().fit(POINTS, LABELS).save(tmp_path / "saved")
     later = RetrievalClassifier(k=5).fit(POINTS[:20], LABELS[:20])
     later.save(tmp_path / "saved")
-    assert len(list((tmp_path / "saved").iterdir())) == 2
+    assert len(contents(tmp_path / "saved")) == 2
     same_answers(later, RetrievalClassifier.load(tmp_path / "saved"), QUERIES)
 
 
@@ -187,10 +196,10 @@ def test_a_save_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("clipretrieval.persistence.write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreUnavailableError, match="No space left"):
         RetrievalClassifier().fit(POINTS[:5], LABELS[:5]).save(tmp_path / "saved")
     same_answers(first, RetrievalClassifier.load(tmp_path / "saved"), QUERIES)
-    assert len(list((tmp_path / "saved").iterdir())) == 2
+    assert len(contents(tmp_path / "saved")) == 2
 
 
 def test_a_loaded_classifier_can_be_saved_anywhere(tmp_path):
@@ -210,8 +219,106 @@ def test_a_first_save_that_was_killed_can_be_repeated(tmp_path):
     fitted.save(tmp_path / "saved")
     (tmp_path / "saved" / "classifier.json").unlink()
     fitted.save(tmp_path / "saved")
-    assert len(list((tmp_path / "saved").iterdir())) == 2
+    assert len(contents(tmp_path / "saved")) == 2
     same_answers(fitted, RetrievalClassifier.load(tmp_path / "saved"), QUERIES)
+
+
+@pytest.mark.parametrize("left", [".classifier.json.0123abcd.tmp", ".store-0123abcd.99ff.tmp"])
+def test_unfinished_files_do_not_bar_a_save(tmp_path, left):
+    """What a killed process left half-written is removed by the next save."""
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / left).write_text("half")
+    RetrievalClassifier().fit(POINTS, LABELS).save(tmp_path / "saved")
+    assert left not in contents(tmp_path / "saved")
+
+
+def test_saving_side_by_side_leaves_one_whole_classifier(tmp_path):
+    """Of two savers into one folder, one at a time succeeds; the folder always opens."""
+    fitted = [RetrievalClassifier(k=k).fit(POINTS, LABELS) for k in (1, 3)]
+
+    def save(classifier):
+        try:
+            classifier.save(tmp_path / "saved")
+        except StoreLockedError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(8):
+            assert sum(pool.map(save, fitted)) >= 1
+            assert RetrievalClassifier.load(tmp_path / "saved").k in (1, 3)
+
+
+def test_loading_while_another_saves_never_fails(tmp_path):
+    """A reader sees either the earlier classifier or the later one, whole."""
+    fitted = [RetrievalClassifier(k=k).fit(POINTS, LABELS) for k in (1, 3)]
+    fitted[0].save(tmp_path / "saved")
+
+    def read():
+        for _ in range(25):
+            assert RetrievalClassifier.load(tmp_path / "saved").store_.count() == len(POINTS)
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        for number in range(12):
+            fitted[number % 2].save(tmp_path / "saved")
+        reader.result()
+
+
+def test_a_loaded_classifier_outlives_its_folder(tmp_path):
+    """When the folder that it came from is moved away, it can still be saved elsewhere, whole."""
+    fitted = RetrievalClassifier().fit(POINTS, LABELS)
+    fitted.save(tmp_path / "a")
+    loaded = RetrievalClassifier.load(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    loaded.save(tmp_path / "c")
+    same_answers(fitted, RetrievalClassifier.load(tmp_path / "c"), QUERIES)
+
+
+@pytest.mark.parametrize("place", ["../other/store-01234567", "/elsewhere/store-01234567", "..", "store-0"])
+def test_the_store_has_to_lie_in_the_folder(tmp_path, place):
+    """A classifier.json that points elsewhere for its copy of the store is not followed."""
+    fitted = RetrievalClassifier().fit(POINTS, LABELS)
+    for name in ("saved", "other"):
+        fitted.save(tmp_path / name)
+    file = tmp_path / "saved" / "classifier.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"store": {"name": "faiss", "folder": place}}))
+    with pytest.raises(StoreCorruptedError, match="lacks its store"):
+        RetrievalClassifier.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label_kind": "colour"},
+        {"label_kind": "str"},
+        {"params": "xy"},
+        {"params": {"k": 0}},
+        {"n_features_in": "x"},
+        {"feature_names_in": 3},
+        {"store": {"name": "faiss"}},
+        {"store": 5},
+        {"encoder": 5},
+    ],
+)
+def test_wrong_entries_are_refused(tmp_path, change):
+    """Whatever entry of classifier.json is not what it should be, loading raises an error of ours."""
+    RetrievalClassifier().fit(POINTS, LABELS).save(tmp_path / "saved")
+    file = tmp_path / "saved" / "classifier.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ClipRetrievalError):
+        RetrievalClassifier.load(tmp_path / "saved")
+
+
+def test_feature_names_come_back(tmp_path):
+    """A classifier that was fitted on named columns still checks them after loading."""
+    frame = pd.DataFrame(POINTS, columns=list("abcdef"))
+    RetrievalClassifier().fit(frame, LABELS).save(tmp_path / "saved")
+    loaded = RetrievalClassifier.load(tmp_path / "saved")
+    assert loaded.feature_names_in_.tolist() == list("abcdef")
+    with pytest.raises(InvalidInputError, match="feature names"):
+        loaded.predict(frame[list("fedcba")])
 
 
 def test_a_store_that_has_gone_is_not_made_anew(tmp_path):

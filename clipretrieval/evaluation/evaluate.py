@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._labels import label_kind
+from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
@@ -47,23 +47,33 @@ def evaluate(
     """
     started = time.perf_counter()
     timing, skipped = Timing(), list[SkippedImage]()
-    total = count_hint(X) if classifier.encoder is not None else len(X)
+    total = count_hint(X) if classifier.encoder is not None else None
+    if classifier.encoder is None and y is None:
+        raise InvalidInputError("the true labels are missing; pass one for each vector")
     kind: str | None = None
     truth: list[Any] = []
     answers, nearest = [], []
-    for batch, near in classifier.search_batches(X, y=y, on_error=on_error, skipped=skipped, timing=timing):
-        kind = label_kind(batch.labels, kind)
-        truth += batch.labels
-        answers.append(classifier.classes_[classifier.vote(near)[0]])
-        nearest.append(near.distances[:, 0])
+    arrived = 0
+
+    def tell(images: int) -> None:
+        nonlocal arrived
+        arrived += images
         if progress is not None:
-            progress(len(truth) + len(skipped), total)
-    y_true, y_pred = np.asarray(truth), np.concatenate(answers)
-    if (y_true.dtype.kind == "U") != (y_pred.dtype.kind == "U"):
-        raise InvalidInputError(
-            f"the labels given are {kind}, but the classifier was fitted on labels such as "
-            f"{classifier.classes_[0]!r}; pass labels of the same type"
-        )
+            progress(arrived + len(skipped), total)
+
+    tell(0)
+    ballot = classifier._ballot()
+    batches = classifier._search_batches(
+        X, y=y, ballot=ballot, on_error=on_error, skipped=skipped, timing=timing, tell=tell
+    )
+    for batch, near in batches:
+        kind = label_kind(batch.labels, kind)
+        _check_kind(kind, classifier)
+        truth += stored_labels(batch.labels, kind)
+        answers.append(classifier._vote(near, ballot)[0])
+        nearest.append(near.distances[:, 0])
+    y_pred = ballot.labels(np.concatenate(answers))
+    y_true = class_array(truth, classifier._label_kind, sort=False)
     return EvaluationReport(
         y_true=y_true,
         y_pred=y_pred,
@@ -77,17 +87,31 @@ def evaluate(
     )
 
 
+def _check_kind(kind: str, classifier: RetrievalClassifier) -> None:
+    fitted = classifier._label_kind
+    numbers = {"int", "float"}
+    if kind != fitted and not {kind, fitted} <= numbers:
+        raise InvalidInputError(
+            f"the labels given are of the type {kind}, but the classifier was fitted on {fitted}; pass "
+            "labels of the same type"
+        )
+
+
 def _setting(classifier: RetrievalClassifier) -> dict[str, Any]:
     encoder, store = classifier.encoder, classifier.store
     weights = classifier.weights
     return {
         "n_train": classifier.store_.count(),
-        "model": getattr(encoder, "model", None) if encoder is not None else None,
-        "pretrained": getattr(encoder, "pretrained", None) if encoder is not None else None,
-        "stage": getattr(encoder, "stage", None) if encoder is not None else None,
+        **{name: _text(encoder, name) for name in ("model", "pretrained", "stage")},
         "dim": classifier.n_features_in_,
         "store": store if isinstance(store, str) else type(store).__name__,
         "metric": str(classifier.store_.metric),
         "k": int(classifier.k),
         "weights": weights if isinstance(weights, str) else getattr(weights, "__name__", "callable"),
     }
+
+
+def _text(encoder: Any, name: str) -> str | None:
+    """Return an encoder's attribute where it is a string: one of a user's own may mean something else."""
+    value = getattr(encoder, name, None)
+    return value if isinstance(value, str) else None

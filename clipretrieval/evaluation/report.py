@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix
 from clipretrieval._atomic import write_text
 from clipretrieval._timing import Timing
 from clipretrieval._version import __version__
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import class_table, summarise_distances, wilson_interval
 from clipretrieval.images import SkippedImage
 from clipretrieval.types import AnyArray, FloatArray
@@ -126,7 +127,12 @@ class EvaluationReport:
         """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         if path is not None:
-            write_text(path, text + "\n")
+            try:
+                write_text(path, text + "\n")
+            except OSError as error:
+                raise InvalidInputError(
+                    f"the report cannot be written to {str(path)!r}: {error.strerror or error}"
+                ) from error
         return text
 
     def __str__(self) -> str:
