@@ -48,15 +48,18 @@ def lively_rn50(folder: Path) -> tuple[nn.Module, Path]:
 
 
 class UpToLayer3(nn.Module):
-    """The graph of the ``mid`` stage, for the peers to convert."""
+    """The graph of the ``mid`` stage from bytes, for the peers to convert: the work that our side does."""
 
     def __init__(self, visual: Any) -> None:
         super().__init__()
         self.visual = copy.deepcopy(visual)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(STD)))
+        self.register_buffer("shift", -torch.tensor(MEAN) / torch.tensor(STD))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run to the end of layer3 and take the mean over height and width."""
+        """Normalise (n, 224, 224, 3), run to the end of layer3, take the mean over height and width."""
         v: Any = self.visual
+        x = (x.float() * self.scale + self.shift).permute(0, 3, 1, 2)
         return v.layer3(v.layer2(v.layer1(v.stem(x)))).mean(dim=(2, 3))
 
 
@@ -82,18 +85,16 @@ def our_side(encoder: StagedEncoder, pictures: Any, stages: tuple[str, ...]) -> 
     return side
 
 
-def onnxruntime_side(visual: nn.Module, inputs: torch.Tensor, batch: int, folder: Path) -> Side:
+def onnxruntime_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: int, folder: Path) -> Side:
     """Run ONNX Runtime in fp32 on the ``mid`` graph."""
     import onnxruntime
 
-    path = folder / f"mid-{batch}.onnx"
-    torch.onnx.export(
-        UpToLayer3(visual).eval(), (inputs[:batch],), str(path), input_names=["x"], dynamo=False
-    )
+    path, example = folder / f"mid-{batch}.onnx", torch.from_numpy(pictures[:batch])
+    torch.onnx.export(UpToLayer3(visual).eval(), (example,), str(path), input_names=["x"], dynamo=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    parts = [part.numpy() for part in inputs.split(batch) if len(part) == batch]
+    parts = [pictures[start : start + batch] for start in range(0, len(pictures) - batch + 1, batch)]
 
     def side() -> int:
         for part in parts:
@@ -103,15 +104,16 @@ def onnxruntime_side(visual: nn.Module, inputs: torch.Tensor, batch: int, folder
     return side
 
 
-def openvino_side(visual: nn.Module, inputs: torch.Tensor, batch: int, precision: str) -> Side:
+def openvino_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: int, precision: str) -> Side:
     """Run OpenVINO in throughput mode on the ``mid`` graph."""
     import openvino
 
-    model = openvino.convert_model(UpToLayer3(visual).eval(), example_input=inputs[:batch])
-    model.reshape([batch, 3, SIZE, SIZE])
+    example = torch.from_numpy(pictures[:batch])
+    model = openvino.convert_model(UpToLayer3(visual).eval(), example_input=example)
+    model.reshape([batch, SIZE, SIZE, 3])
     settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
     queue = openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", settings))
-    parts = [part.numpy() for part in inputs.split(batch) if len(part) == batch]
+    parts = [pictures[start : start + batch] for start in range(0, len(pictures) - batch + 1, batch)]
 
     def side() -> int:
         for part in parts:

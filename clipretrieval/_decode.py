@@ -97,10 +97,16 @@ def decode(raw: RawImage) -> DecodedImage:
     return DecodedImage(raw.index, image, picture_id, raw.label, raw.source)
 
 
-def decode_pixels(raw: RawImage) -> tuple[npt.NDArray[np.uint8], str] | None:
+def decode_pixels(raw: RawImage, *, identify: bool = True) -> tuple[npt.NDArray[np.uint8], str] | None:
     """Return the pixels and the content id of an array or tensor that is RGB as it stands.
 
     None for any other picture, which `decode` takes. Spares those in memory the way through Pillow.
+
+    Parameters
+    ----------
+    raw : RawImage
+    identify : bool
+        Without it the id is left empty, which spares the hashing.
 
     Returns
     -------
@@ -117,7 +123,9 @@ def decode_pixels(raw: RawImage) -> tuple[npt.NDArray[np.uint8], str] | None:
         pixels = rgb_pixels(raw.payload)
     except Exception as error:
         raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error)}") from error
-    return None if pixels is None else (pixels, _pixel_id(pixels.shape[1], pixels.shape[0], pixels.tobytes()))
+    if pixels is None:
+        return None
+    return pixels, _pixel_id(pixels.shape[1], pixels.shape[0], pixels.tobytes()) if identify else ""
 
 
 def content_id(raw: RawImage) -> str:

@@ -71,8 +71,11 @@ class Engine:
     ) -> None:
         self.plan, self.depth, self.pooling = plan, depth, pooling
         self.image_size = image_size
-        self.mean = torch.tensor(mean, dtype=torch.float32, device=plan.device).view(1, 3, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32, device=plan.device).view(1, 3, 1, 1)
+        # (x / 255 − mean) / std as one product and one sum.
+        scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
+        shift = -255 * torch.tensor(mean, dtype=torch.float64) * scale
+        self.scale = scale.to(plan.device, torch.float32)
+        self.shift = shift.to(plan.device, torch.float32)
         positions = visual.get_parameter("attnpool.positional_embedding").detach().float()
         positions = interpolate_positions(positions, image_size // 32)
         self.positions = positions.to(plan.device)
@@ -105,8 +108,8 @@ class Engine:
     @_undisturbed
     def normalise(self, squares: torch.Tensor) -> torch.Tensor:
         """Turn bytes (n, size, size, 3) into the encoder's input (n, 3, size, size), channels last."""
-        x = squares.to(self.plan.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        return x.div_(255).sub_(self.mean).div_(self.std).to(self.plan.dtype)
+        x = squares.to(self.plan.device, non_blocking=True)
+        return (x * self.scale).add_(self.shift).to(self.plan.dtype).permute(0, 3, 1, 2)
 
     @_undisturbed
     def advance(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:

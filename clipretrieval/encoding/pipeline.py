@@ -63,6 +63,7 @@ def encode_source(
     batch_size: int,
     on_error: str,
     skipped: list[SkippedImage] | None,
+    identify: bool = True,
 ) -> Iterator[EncodedBatch]:
     """Encode a source of pictures in order.
 
@@ -79,6 +80,8 @@ def encode_source(
         Pictures that a batch has at least, the last one aside.
     on_error, skipped
         See `clipretrieval.images.iter_images`.
+    identify : bool
+        Whether content ids are wanted; hashing pixels takes a few per cent of the encoder's own time.
 
     Yields
     ------
@@ -96,7 +99,7 @@ def encode_source(
         return chunk
 
     def prepare(part: list[RawImage]) -> Chunk:
-        return timed("decode", lambda: prepare_chunk(part, stages, preparation, on_error))
+        return timed("decode", lambda: prepare_chunk(part, stages, preparation, on_error, identify))
 
     def encode(chunk: Chunk) -> Chunk:
         return timed("encode", lambda: _encode_chunk(chunk, stages, engine))
@@ -113,7 +116,11 @@ def encode_source(
 
 
 def prepare_chunk(
-    raws: list[RawImage], stages: Iterable[Stage], preparation: Preparation, on_error: str
+    raws: list[RawImage],
+    stages: Iterable[Stage],
+    preparation: Preparation,
+    on_error: str,
+    identify: bool = True,
 ) -> Chunk:
     """Decode a chunk and cut its squares; pictures that cannot be decoded are skipped or raised."""
     pixel = any(stage.depth == 0 for stage in stages)
@@ -122,7 +129,7 @@ def prepare_chunk(
     pictures: list[Picture] = []
     for raw in raws:
         try:
-            found: tuple[Picture, str] | None = decode_pixels(raw)
+            found: tuple[Picture, str] | None = decode_pixels(raw, identify=identify)
             if found is None:
                 decoded = decode(raw)
                 found = (decoded.image, decoded.id)

@@ -22,7 +22,7 @@ from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
 from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, ModelSource, load_visual, resolve
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images import SkippedImage, check_on_error, iter_raw
+from clipretrieval.images import RawImage, SkippedImage, check_on_error, iter_raw
 from clipretrieval.types import FloatArray
 
 __all__ = ["StagedEncoder"]
@@ -190,7 +190,9 @@ class StagedEncoder:
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
         names = tuple(stages)
-        parts = [batch.vectors for batch in self.stream(images, stages=names)]
+        wanted = [find_stage(self._stages, name) for name in names]
+        batches = self._encode(iter_raw(images), wanted, "raise", None, identify=False)
+        parts = [batch.vectors for batch in batches]
         if not parts:
             raise InvalidInputError("there are no images to encode; pass at least one")
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -219,18 +221,7 @@ class StagedEncoder:
         """
         wanted = [find_stage(self._stages, name) for name in stages or (self.stage,)]
         check_on_error(on_error)
-        depth = max(stage.depth for stage in wanted)
-        raws = iter_raw(images, labels)
-        return encode_source(
-            raws,
-            wanted,
-            self._prepare,
-            self._engine(depth) if depth > 0 else None,
-            self.plan,
-            batch_size=self.batch_size,
-            on_error=on_error,
-            skipped=skipped,
-        )
+        return self._encode(iter_raw(images, labels), wanted, on_error, skipped, identify=True)
 
     def begin(self, images: Any, stage: str | None = None) -> PartialPass:
         """Encode pictures up to a stage and keep what is needed to go on from there.
@@ -285,6 +276,28 @@ class StagedEncoder:
     @cached_property
     def _visual(self) -> nn.Module:
         return load_visual(self._source, self.seed)
+
+    def _encode(
+        self,
+        raws: Iterator[RawImage],
+        stages: list[Stage],
+        on_error: str,
+        skipped: list[SkippedImage] | None,
+        *,
+        identify: bool,
+    ) -> Iterator[EncodedBatch]:
+        depth = max((stage.depth for stage in stages), default=0)
+        return encode_source(
+            raws,
+            stages,
+            self._prepare,
+            self._engine(depth) if depth > 0 else None,
+            self.plan,
+            batch_size=self.batch_size,
+            on_error=on_error,
+            skipped=skipped,
+            identify=identify,
+        )
 
     def _engine(self, depth: int) -> Engine:
         with self._lock:

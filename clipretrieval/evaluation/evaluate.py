@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,7 @@ def _setting(classifier: RetrievalClassifier) -> dict[str, Any]:
     return {
         "n_train": classifier.store_.count(),
         **{name: _text(encoder, name) for name in ("model", "pretrained", "stage")},
+        "plan": _plan(encoder),
         "dim": classifier.n_features_in_,
         "store": store if isinstance(store, str) else type(store).__name__,
         "metric": str(classifier.store_.metric),
@@ -115,3 +117,13 @@ def _text(encoder: Any, name: str) -> str | None:
     """Return an encoder's attribute where it is a string: one of a user's own may mean something else."""
     value = getattr(encoder, name, None)
     return value if isinstance(value, str) else None
+
+
+def _plan(encoder: Any) -> dict[str, Any] | None:
+    """Return how the encoder runs, where it says so."""
+    if encoder is None or "clipretrieval.encoding.plan" not in sys.modules:
+        return None
+    from clipretrieval.encoding.plan import InferencePlan
+
+    plan = getattr(encoder, "plan", None)
+    return plan.to_dict() if isinstance(plan, InferencePlan) else None

@@ -41,7 +41,8 @@ class EvaluationReport:
     classes : ndarray, shape (n_classes,)
         Every label fitted or met, sorted.
     setting : mapping
-        ``n_train``, ``model``, ``pretrained``, ``stage``, ``dim``, ``store``, ``metric``, ``k``, ``weights``.
+        ``n_train``, ``model``, ``pretrained``, ``stage``, ``plan``, ``dim``, ``store``, ``metric``, ``k``,
+        ``weights``.
     timing : Timing
         Of this evaluation.
     fit_timing : Timing
@@ -146,6 +147,9 @@ class EvaluationReport:
             f"metric {s['metric']}, k {s['k']}, weights {s['weights']}, {s['n_train']} stored vectors",
             f"median distance to the nearest: right {_median(right)}, wrong {_median(wrong)}",
         ]
+        if s.get("plan"):
+            plan = s["plan"]
+            lines.append(f"encoded in {plan['precision']} on {plan['device']}")
         if self.skipped:
             lines.append(f"{len(self.skipped)} images could not be decoded and were skipped")
         lines += ["", *_table(self.per_class), "", *self._timing_lines()]

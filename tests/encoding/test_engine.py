@@ -49,7 +49,7 @@ def test_the_plan_is_chosen_for_the_machine(tiny_model):
     plan = StagedEncoder("RN50", None, device="cpu").plan
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     assert plan.precision == ("bf16" if fast else "fp32")
-    assert plan.inner_batch == 8
+    assert plan.inner_batch == 4
     assert plan.streams * plan.threads <= torch.get_num_threads()
     assert plan.to_dict()["device"] == "cpu"
     assert plan.precision in str(plan)
