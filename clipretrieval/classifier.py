@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,28 +12,22 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
 
 from clipretrieval import _filling, _inputs
-from clipretrieval._ballot import Ballot
+from clipretrieval._asking import check_fitted, open_ballot, search_batches, vote
 from clipretrieval._labels import class_array
-from clipretrieval._manifest import check_manifest, manifest_classes, vector_fingerprint
 from clipretrieval._timing import Progress, Timing
-from clipretrieval.encoding.base import EncodedBatch, Encoder
+from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
     ClipRetrievalWarning,
-    InvalidInputError,
-    NotFittedError,
 )
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import AnyArray, Metric, Neighbors
-from clipretrieval.voting import Weighting, choose_class, class_scores, vote_weights
+from clipretrieval.voting import Weighting
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.images import SkippedImage
 
 __all__ = ["RetrievalClassifier"]
-
-QUERIES = 1024
-"""Queries that are searched together: enough for a store to work in bulk, few enough to hold."""
 
 
 class RetrievalClassifier(ClassifierMixin, BaseEstimator):
@@ -185,8 +179,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If the store was meanwhile filled by a different encoder.
         """
-        ballot = self._ballot()
-        codes = [self._vote(near, ballot)[0] for _, near in self._search_batches(X, ballot=ballot)]
+        ballot = open_ballot(self)
+        codes = [vote(self, near, ballot)[0] for _, near in search_batches(self, X, ballot=ballot)]
         return ballot.labels(np.concatenate(codes))
 
     def predict_proba(self, X: Any) -> AnyArray:
@@ -197,8 +191,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [0, 1], rows sum to 1; columns in the order of ``classes_``.
         """
-        ballot = self._ballot()
-        parts = [self._vote(near, ballot)[1] for _, near in self._search_batches(X, ballot=ballot)]
+        ballot = open_ballot(self)
+        parts = [vote(self, near, ballot)[1] for _, near in search_batches(self, X, ballot=ballot)]
         # A class that turned up on the way has no votes in the batches before it.
         scores = np.concatenate([np.pad(part, ((0, 0), (0, len(ballot) - part.shape[1]))) for part in parts])
         shares: AnyArray = ballot.columns(scores / scores.sum(axis=1, keepdims=True))
@@ -219,7 +213,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             ids, distances and labels, each of shape (n, k).
         """
         k = self.k if k is None else _inputs.check_k(k)
-        parts = [near for _, near in self._search_batches(X, k)]
+        parts = [near for _, near in search_batches(self, X, k)]
         return Neighbors(
             ids=np.concatenate([part.ids for part in parts]),
             distances=np.concatenate([part.distances for part in parts]),
@@ -260,7 +254,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Write the fitted classifier into a folder, atomically; see `clipretrieval.persistence.save`."""
         from clipretrieval.persistence import save
 
-        self._check_fitted()
+        check_fitted(self)
         save(self, path)
 
     @classmethod
@@ -271,80 +265,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         from clipretrieval.persistence import load
 
         return load(cls, path, encoder, store=store)
-
-    def _ballot(self) -> Ballot:
-        """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
-        self._check_fitted()
-        stored = manifest_classes(self.store_.read_manifest())
-        ballot = Ballot.of(self.classes_, self._label_kind, stored)
-        if len(ballot) > len(self.classes_):
-            self.classes_ = ballot.classes()
-        return ballot
-
-    def _search_batches(
-        self,
-        X: Any,
-        k: int | None = None,
-        *,
-        y: Any = None,
-        ballot: Ballot | None = None,
-        on_error: str = "raise",
-        skipped: list[SkippedImage] | None = None,
-        timing: Timing | None = None,
-        tell: Callable[[int], None] | None = None,
-    ) -> Iterator[tuple[EncodedBatch, Neighbors]]:
-        """Encode images and look each one up, a bounded number at a time.
-
-        Without `k`, as many neighbours as vote: the classifier's own `k`, or all where there are fewer.
-        """
-        self._check_fitted()
-        _inputs.check_params(self)
-        count = self._check_store(self.k if k is None else k)
-        wanted = min(int(self.k), count) if k is None else k
-        timing = timing if timing is not None else Timing()
-        source = _inputs.query_source(self, X, y, on_error, skipped if skipped is not None else [])
-        empty = True
-        for batch, vectors in _inputs.gather(source, QUERIES, timing, tell):
-            empty = False
-            with timing.measure("search", len(batch)):
-                near = self.store_.search(vectors, wanted)
-            yield batch, _inputs.check_neighbors(near, len(batch), wanted, self.store_)
-        if empty:
-            raise InvalidInputError("there are no images to classify; pass at least one")
-        if ballot is not None and len(ballot) > len(self.classes_):
-            self.classes_ = ballot.classes()
-
-    def _vote(self, near: Neighbors, ballot: Ballot) -> tuple[AnyArray, AnyArray]:
-        """Turn neighbours into chosen classes, by number, and the classes' scores."""
-        codes = ballot.codes(near)
-        weights = vote_weights(
-            near.distances, self.weights, metric=self.store_.metric, temperature=self.temperature
-        )
-        scores = class_scores(codes, weights, len(ballot))
-        return choose_class(scores, codes, near.distances), scores
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "store_"):
-            raise NotFittedError(
-                "this RetrievalClassifier is not fitted yet; call fit with labelled images, or load a "
-                "saved one"
-            )
-
-    def _check_store(self, k: int) -> int:
-        check_manifest(self.store_.read_manifest(), self._fingerprint(), Metric.parse(self.metric))
-        count = self.store_.count()
-        if count == 0:
-            raise NotFittedError("the store holds no vectors any more; fit the classifier again")
-        if k > count:
-            warnings.warn(
-                f"k={k} is more than the {count} vectors in the store; all {count} are used",
-                ClipRetrievalWarning,
-                stacklevel=4,
-            )
-        return count
-
-    def _fingerprint(self) -> Mapping[str, Any]:
-        return vector_fingerprint(self.n_features_in_) if self.encoder is None else self.encoder.fingerprint
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "store_")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import numpy as np
 
 from clipretrieval._atomic import write_text
 from clipretrieval._inputs import check_params
+from clipretrieval._keeping import PART, keep_store, open_store
 from clipretrieval._labels import class_array
 from clipretrieval._manifest import (
     check_manifest,
@@ -31,10 +31,8 @@ from clipretrieval.errors import (
     StoreUnavailableError,
     UnsupportedOperationError,
 )
-from clipretrieval.stores import LocatedStore, PortableStore, create_store
 from clipretrieval.stores._writer import LOCK_NAME, WriterLock
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.stores.registry import store_class
 from clipretrieval.types import Metric
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "save"]
 
 FILE = "classifier.json"
-PART = r"store-[0-9a-f]{8}"
+OWN = rf"{PART}|{re.escape(LOCK_NAME)}|\.({PART}|{re.escape(FILE)})\..*\.tmp"
 FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 1
 _ATTEMPTS = 10
 
@@ -94,7 +92,7 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
 
 
 def _save(classifier: RetrievalClassifier, folder: Path) -> None:
-    kept = _keep_store(classifier.store_, folder)
+    kept = keep_store(classifier.store_, folder)
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -182,7 +180,7 @@ def _load(
         encoder = encoder if encoder is not None else _rebuild_encoder(content["encoder"])
         fingerprint = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
         if opened is None:
-            opened = _open_store(content["store"], folder)
+            opened = open_store(content["store"], folder)
         classifier = cls(encoder, content["store"]["name"] if store is None else store, **params)
         check_params(classifier)
         manifest = opened.read_manifest()
@@ -210,10 +208,11 @@ def _load(
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
-    if not folder.is_dir() or (folder / FILE).exists():
+    if not folder.is_dir():
         return
-    # A first save that was killed leaves nothing but things of its own.
-    if {child.name for child in folder.iterdir()} - {part.name for part in _own_things(folder)}:
+    names = {child.name for child in folder.iterdir()}
+    # A first save that was killed, or is still going on, has put nothing there but things of its own.
+    if FILE not in names and not all(re.fullmatch(OWN, name) for name in names):
         raise InvalidInputError(
             f"{folder} holds other things and no saved classifier; pass a new or an empty folder"
         )
@@ -221,8 +220,7 @@ def _check_folder(folder: Path) -> None:
 
 def _own_things(folder: Path) -> list[Path]:
     """List what saving puts beside ``classifier.json``: copies of stores, its lock, unfinished files."""
-    own = rf"{PART}|{re.escape(LOCK_NAME)}|\.({PART}|{re.escape(FILE)})\..*\.tmp"
-    return [child for child in folder.iterdir() if re.fullmatch(own, child.name)]
+    return [child for child in folder.iterdir() if re.fullmatch(OWN, child.name)]
 
 
 def _describe_encoder(classifier: RetrievalClassifier) -> dict[str, Any] | None:
@@ -231,6 +229,8 @@ def _describe_encoder(classifier: RetrievalClassifier) -> dict[str, Any] | None:
         return None
     ours = getattr(sys.modules.get("clipretrieval.encoding.staged"), "StagedEncoder", None)
     config = encoder.config() if type(encoder) is ours else None  # type: ignore[attr-defined]
+    if config is not None and not isinstance(config["model"], str):
+        config = None  # a model in memory: it has to be given again
     return {"class": type(encoder).__name__, "config": config}
 
 
@@ -245,61 +245,6 @@ def _rebuild_encoder(content: Mapping[str, Any] | None) -> Encoder | None:
     from clipretrieval.encoding.staged import StagedEncoder
 
     return StagedEncoder.from_config(content["config"])
-
-
-def _keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
-    store.flush()
-    name = _registered_name(store)
-    location = store.location() if isinstance(store, LocatedStore) else None
-    if name is not None and location is not None and _is_lasting(location):
-        return {"name": name, "options": location}
-    if isinstance(store, PortableStore) and name is not None:
-        place = f"store-{secrets.token_hex(4)}"
-        store.save(folder / place)
-        return {"name": name, "folder": place}
-    return None
-
-
-def _is_lasting(location: Mapping[str, Any]) -> bool:
-    """Tell a store's own place from a copy in a saved classifier, which goes with it, and from a lost one."""
-    path = location.get("path")
-    return path is None or (re.fullmatch(PART, Path(path).name) is None and Path(path).is_dir())
-
-
-def _registered_name(store: VectorStore) -> str | None:
-    from clipretrieval.stores import available_stores
-
-    for name in available_stores():
-        try:
-            if type(store) is store_class(name):
-                return name
-        except Exception:  # noqa: BLE001, S112  another store's missing or broken package is not ours to report
-            continue
-    return None
-
-
-def _open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
-    if content is None:
-        raise InvalidInputError(
-            "the classifier was saved with a store that cannot be opened by itself; pass it again: "
-            "RetrievalClassifier.load(path, store=your_store)"
-        )
-    if "folder" in content:
-        place = folder / str(content["folder"])
-        if re.fullmatch(PART, place.name) is None or place.parent != folder or not place.is_dir():
-            raise StoreCorruptedError(
-                f"{folder} lacks its store, {content['folder']}; restore it from a copy"
-            )
-        kept: Any = store_class(content["name"])
-        opened: VectorStore = kept.load(place)
-        return opened
-    path = content["options"].get("path")
-    if path is not None and not (Path(path).is_dir() and any(Path(path).iterdir())):
-        raise StoreUnavailableError(
-            f"the classifier's store, {path}, is not there any more; put it back, or pass the store: "
-            "RetrievalClassifier.load(path, store=your_store)"
-        )
-    return create_store(content["name"], **content["options"])
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from clipretrieval.encoding._checks import check_size, check_whole, side
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.encoding.engine import Engine
-from clipretrieval.encoding.fingerprint import hash_tensors, tensors_used
 from clipretrieval.encoding.partial import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.plan import make_plan, pick_device
 from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
 from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
-from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, ModelSource, load_visual, resolve
+from clipretrieval.encoding.tower import Tower
+from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, ModelSource, resolve
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images import RawImage, SkippedImage, check_on_error, iter_raw
 from clipretrieval.types import FloatArray
@@ -35,9 +33,10 @@ class StagedEncoder:
 
     Parameters
     ----------
-    model : str
+    model : str or nn.Module
         A ModifiedResNet that open_clip knows (``"RN50"``, ``"RN101"``, ``"RN50x4"``, …),
-        ``"local-dir:PATH"`` for a folder in open_clip's form, or ``"hf-hub:ORG/NAME"``.
+        ``"local-dir:PATH"`` for a folder in open_clip's form, ``"hf-hub:ORG/NAME"``, or a model that was
+        built with open_clip, which is left as it is: its weights are copied at the first use.
     pretrained : str, path or None
         An open_clip tag (``"openai"``), a checkpoint's path (safetensors, a state dict, or OpenAI's
         TorchScript archive), or None for random weights. Ignored by the two schemes above.
@@ -74,7 +73,7 @@ class StagedEncoder:
 
     def __init__(
         self,
-        model: str = "RN50",
+        model: str | nn.Module = "RN50",
         pretrained: str | Path | None = "openai",
         stage: str = "late",
         *,
@@ -87,11 +86,11 @@ class StagedEncoder:
         seed: int = 0,
         _trusted: bool = True,
     ) -> None:
-        batch_size = _check_whole("batch_size", batch_size, 1)
-        seed = _check_whole("seed", seed, 0)
+        batch_size = check_whole("batch_size", batch_size, 1)
+        seed = check_whole("seed", seed, 0)
         source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
         self.model = model
-        named = not model.startswith((LOCAL_DIR, HF_HUB))
+        named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
         self.pretrained = str(pretrained) if pretrained is not None and named else None
         self.pooling = pooling
         self.precision = precision
@@ -101,14 +100,21 @@ class StagedEncoder:
         self._source: ModelSource = source
         self._stages = stage_table(self._source.architecture)
         self._stage = find_stage(self._stages, stage)
-        self.image_size = _check_size(image_size, int(_side(self._source.preprocess_cfg["size"])))
+        self.image_size = check_size(image_size, int(side(self._source.preprocess_cfg["size"])))
         self._dim = pooled_dim(self._stage, pooling)
         self.plan = make_plan(
             self.device, precision, self._source.architecture, self.image_size, batch_size, compile
         )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        self._built: Engine | None = None
-        self._lock = threading.Lock()
+        self._tower = Tower(
+            source,
+            seed,
+            self.plan,
+            pooling=pooling,
+            mean=self.preprocessing["mean"],
+            std=self.preprocessing["std"],
+            image_size=self.image_size,
+        )
 
     @property
     def stage(self) -> str:
@@ -150,7 +156,7 @@ class StagedEncoder:
         return {
             **identity,
             "model": self._source.architecture.describe(found.depth),
-            "weights": self._weights_hash(found),
+            "weights": self._tower.weights_hash(found, self._stages),
             "pooling": describe_pooling(found, self.pooling),
             "image_size": self.image_size,
             "preprocessing": self._prepare.describe(),
@@ -244,7 +250,7 @@ class StagedEncoder:
         chunk = prepare_chunk(list(iter_raw(images)), every, self._prepare, "raise")
         if not chunk.ids:
             raise InvalidInputError("there are no images to encode; pass at least one")
-        return PartialPass.start(chunk, found, self._stages, self._engine(every[-1].depth))
+        return PartialPass.start(chunk, found, self._stages, self._tower.engine(every[-1].depth))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> StagedEncoder:
@@ -255,11 +261,15 @@ class StagedEncoder:
         return cls(**config, _trusted=False)
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that build this encoder again, as JSON values; paths in full."""
+        """Return the arguments that build this encoder again: JSON values, paths in full.
+
+        A model that was passed as a module is returned as that.
+        """
         model, pretrained = self.model, self.pretrained
         if self._source.path is not None:
             local = self._source.path.absolute()
-            model = f"{LOCAL_DIR}{local.parent}" if model.startswith(LOCAL_DIR) else model
+            if isinstance(model, str) and model.startswith(LOCAL_DIR):
+                model = f"{LOCAL_DIR}{local.parent}"
             pretrained = str(local) if pretrained is not None else None
         return {
             "model": model,
@@ -272,10 +282,6 @@ class StagedEncoder:
             "batch_size": self.batch_size,
             "seed": self.seed,
         }
-
-    @cached_property
-    def _visual(self) -> nn.Module:
-        return load_visual(self._source, self.seed)
 
     def _encode(
         self,
@@ -291,7 +297,7 @@ class StagedEncoder:
             raws,
             stages,
             self._prepare,
-            self._engine(depth) if depth > 0 else None,
+            self._tower.engine(depth) if depth > 0 else None,
             self.plan,
             batch_size=self.batch_size,
             on_error=on_error,
@@ -299,33 +305,8 @@ class StagedEncoder:
             identify=identify,
         )
 
-    def _engine(self, depth: int) -> Engine:
-        with self._lock:
-            if self._built is None or self._built.depth < depth:
-                self._built = Engine(
-                    self._visual,
-                    depth,
-                    self.plan,
-                    pooling=self.pooling,
-                    mean=self._prepare.cfg["mean"],
-                    std=self._prepare.cfg["std"],
-                    image_size=self.image_size,
-                )
-            return self._built
-
-    def _weights_hash(self, stage: Stage) -> str:
-        with self._lock:
-            key = (stage.depth, stage.reduction == "tokens")
-            if key not in self._hashes:
-                self._hashes[key] = hash_tensors(tensors_used(self._visual, stage, self._stages))
-            return self._hashes[key]
-
-    @cached_property
-    def _hashes(self) -> dict[tuple[int, bool], str]:
-        return {}
-
     def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and "_lock" in vars(self):
+        if not name.startswith("_") and "_tower" in vars(self):
             raise AttributeError(f"a StagedEncoder never changes; make a new one with another {name}")
         super().__setattr__(name, value)
 
@@ -341,28 +322,8 @@ class StagedEncoder:
         return self
 
     def __repr__(self) -> str:
+        model = self.model if isinstance(self.model, str) else type(self.model).__name__
         return (
-            f"StagedEncoder({self.model!r}, pretrained={self.pretrained!r}, stage={self.stage!r}, "
+            f"StagedEncoder({model!r}, pretrained={self.pretrained!r}, stage={self.stage!r}, "
             f"dim={self.dim}, device={str(self.device)!r})"
         )
-
-
-def _side(size: Any) -> int:
-    return int(size[0]) if isinstance(size, Sequence) else int(size)
-
-
-def _check_whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**63:
-        raise InvalidInputError(f"{name} must be a whole number of at least {least}; got {value!r}")
-    return int(value)
-
-
-def _check_size(image_size: int | None, own: int) -> int:
-    if image_size is None:
-        return own
-    image_size = _check_whole("image_size", image_size, 32)
-    if image_size % 32:
-        raise InvalidInputError(
-            f"image_size must be a multiple of 32, at least 32; got {image_size!r} (the model's own is {own})"
-        )
-    return image_size

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,15 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
-from clipretrieval._atomic import file_sha256
 from clipretrieval.encoding._fetch import ADVICE, fetch_config, fetch_tag
+from clipretrieval.encoding.checkpoints import (
+    OPENAI_ONLY,
+    find_weights,
+    is_openai,
+    is_published,
+    is_torchscript,
+    read_state_dict,
+)
 from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
@@ -25,8 +30,6 @@ from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 __all__ = ["ModelSource", "load_clip", "load_visual", "resolve"]
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-_OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
-_WEIGHT_FILES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class ModelSource:
         Whether the caller named the checkpoint. A TorchScript archive can run code when it is opened, so
         one that comes from elsewhere (a model's folder, a saved classifier) is opened only if it is one
         of OpenAI's own.
+    module : open_clip.modified_resnet.ModifiedResNet or None
+        A model that the caller built; its weights are copied.
     """
 
     model_cfg: dict[str, Any]
@@ -54,6 +59,7 @@ class ModelSource:
     tag: dict[str, Any] | None
     path: Path | None
     trusted: bool = False
+    module: nn.Module | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -69,15 +75,17 @@ class ModelSource:
         )
 
 
-def resolve(model: str, pretrained: str | None, *, trusted: bool = True) -> ModelSource:
+def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = True) -> ModelSource:
     """Find a model's configuration without loading or fetching any weights.
 
     Parameters
     ----------
-    model : str
-        A name that open_clip knows (``"RN50"``), ``"local-dir:PATH"`` or ``"hf-hub:ORG/NAME"``.
+    model : str or nn.Module
+        A name that open_clip knows (``"RN50"``), ``"local-dir:PATH"``, ``"hf-hub:ORG/NAME"``, or a CLIP
+        model or image tower of open_clip's.
     pretrained : str or None
-        An open_clip tag, a checkpoint's path, or None for random weights. Ignored by the two schemes.
+        An open_clip tag, a checkpoint's path, or None for random weights. Ignored by the two schemes and
+        by a model that is built already.
     trusted : bool
         Whether `pretrained` was named by the caller; see `ModelSource`.
 
@@ -88,6 +96,8 @@ def resolve(model: str, pretrained: str | None, *, trusted: bool = True) -> Mode
     WeightsUnavailableError
         If a folder lacks its configuration or its weights, or a hub cannot be reached.
     """
+    if isinstance(model, nn.Module):
+        return _from_module(model)
     if not isinstance(model, str) or model in ("", LOCAL_DIR, HF_HUB):
         raise InvalidInputError(f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {model!r}")
     if model.startswith(LOCAL_DIR):
@@ -173,14 +183,14 @@ def load_clip(source: ModelSource, seed: int = 0, quick_gelu: bool | None = None
         quick_gelu = bool(
             source.model_cfg.get("quick_gelu", False)
             or (source.tag or {}).get("quick_gelu", False)
-            or (state is not None and _is_openai(state))
+            or (state is not None and is_openai(state))
         )
     config = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
     if state is not None:
-        extra = {key: value for key, value in state.items() if key not in _OPENAI_ONLY}
+        extra = {key: value for key, value in state.items() if key not in OPENAI_ONLY}
         _load_strictly(clip, extra, source)
     return clip.float().eval().requires_grad_(False)
 
@@ -193,9 +203,30 @@ def _check_resnet(config: dict[str, Any], model: str) -> None:
         )
 
 
+def _from_module(model: nn.Module) -> ModelSource:
+    visual: Any = getattr(model, "visual", model)
+    if not isinstance(visual, ModifiedResNet):
+        raise InvalidInputError(
+            f"{type(model).__name__} is not a CLIP ResNet of open_clip's; its image tower must be a "
+            "ModifiedResNet"
+        )
+    width, heads = visual.conv3.out_channels, visual.attnpool.num_heads
+    layers = [len(layer) for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4)]
+    vision = {
+        "layers": layers,
+        "width": width,
+        "head_width": width * 32 // heads,
+        "image_size": visual.image_size,
+    }
+    config = {"embed_dim": visual.output_dim, "vision_cfg": vision}
+    preprocess = vars(PreprocessCfg(size=visual.image_size))
+    given = getattr(visual, "preprocess_cfg", {})
+    return ModelSource(config, merge_preprocess_dict(preprocess, given), None, None, module=visual)
+
+
 def _from_folder(folder: Path) -> ModelSource:
     config = folder / "open_clip_config.json"
-    weights = _find_weights(folder) if config.is_file() else None
+    weights = find_weights(folder) if config.is_file() else None
     if config.is_file() and weights is None:
         raise WeightsUnavailableError(f"{folder} holds a configuration, but no weights file. {ADVICE}")
     return _from_config(config, weights)
@@ -221,77 +252,17 @@ def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
         ) from error
 
 
-def _find_weights(folder: Path) -> Path | None:
-    """Prefer safetensors, then open_clip's own file names, then the alphabet."""
-    order = {".safetensors": 0, ".bin": 1, ".pt": 2, ".pth": 3}
-    found = [path for path in folder.iterdir() if path.suffix in order and path.is_file()]
-    rank = {name: place for place, name in enumerate(_WEIGHT_FILES)}
-    found.sort(key=lambda path: (order[path.suffix], rank.get(path.stem, len(rank)), path.name))
-    return found[0] if found else None
-
-
 def _read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:
+    if source.module is not None:
+        return {key: value.detach().cpu() for key, value in source.module.state_dict().items()}
     if source.path is not None:
-        if not source.trusted and _is_torchscript(source.path) and not _is_published(source.path):
+        if not source.trusted and is_torchscript(source.path) and not is_published(source.path):
             raise WeightsUnavailableError(
                 f"{source.path} is a TorchScript archive, which can run code when it is opened, and none of "
                 "OpenAI's. If you trust it, pass its path as StagedEncoder(…, pretrained=path)"
             )
-        return _read_state_dict(source.path)
-    return _read_state_dict(fetch_tag(source.tag)) if source.tag else None
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        elif _is_torchscript(path):
-            with warnings.catch_warnings():
-                # TorchScript is deprecated, yet it is the form in which OpenAI publishes its weights.
-                warnings.simplefilter("ignore")
-                content = dict(torch.jit.load(str(path), map_location="cpu").state_dict())
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Torch and safetensors raise half a dozen unrelated types for a damaged or foreign file.
-        raise WeightsUnavailableError(
-            f"{path} cannot be read as a checkpoint: {(str(error) or repr(error)).splitlines()[0]}. "
-            "Expected safetensors, a state dict of tensors only, or OpenAI's TorchScript archive."
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content:
-        raise WeightsUnavailableError(f"{path} holds no state dict (a dict of tensors).")
-    if all(str(key).startswith("module.") for key in content):
-        content = {key[len("module.") :]: value for key, value in content.items()}
-    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)} | {
-        key: torch.as_tensor(content[key]) for key in _OPENAI_ONLY if key in content
-    }
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _is_published(path: Path) -> bool:
-    """Whether a file is one that OpenAI published; its addresses carry the SHA-256 of what they give."""
-    names = (name for name in open_clip.list_models() if name.startswith("RN"))
-    urls = [catalogue.get_pretrained_url(name, "openai") for name in names]
-    return any(file_sha256(path) in url for url in urls if url)
-
-
-def _is_openai(state: dict[str, torch.Tensor]) -> bool:
-    if any(key in state for key in _OPENAI_ONLY):
-        return True
-    convolution, norm = state.get("visual.conv1.weight"), state.get("visual.bn1.weight")
-    if convolution is None or norm is None:
-        return False
-    return convolution.dtype == torch.float16 and norm.dtype == torch.float32
+        return read_state_dict(source.path)
+    return read_state_dict(fetch_tag(source.tag)) if source.tag else None
 
 
 def _load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipretrieval._asking import open_ballot, search_batches, vote
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.errors import InvalidInputError
@@ -63,15 +64,15 @@ def evaluate(
             progress(arrived + len(skipped), total)
 
     tell(0)
-    ballot = classifier._ballot()
-    batches = classifier._search_batches(
-        X, y=y, ballot=ballot, on_error=on_error, skipped=skipped, timing=timing, tell=tell
+    ballot = open_ballot(classifier)
+    batches = search_batches(
+        classifier, X, y=y, ballot=ballot, on_error=on_error, skipped=skipped, timing=timing, tell=tell
     )
     for batch, near in batches:
         kind = label_kind(batch.labels, kind)
         _check_kind(kind, classifier)
         truth += stored_labels(batch.labels, kind)
-        answers.append(classifier._vote(near, ballot)[0])
+        answers.append(vote(classifier, near, ballot)[0])
         nearest.append(near.distances[:, 0])
     y_pred = ballot.labels(np.concatenate(answers))
     y_true = class_array(truth, classifier._label_kind, sort=False)

@@ -132,9 +132,9 @@ def test_only_what_is_needed_is_converted(rn50_file, photographs):
     """An encoder stopped at the stem builds no other unit, and a deeper question builds the rest."""
     encoder = StagedEncoder("RN50", rn50_file, "stem")
     encoder.encode(photographs[:1])
-    assert len(encoder._built.units) == 1
+    assert len(encoder._tower.built.units) == 1
     encoder.encode_stages(photographs[:1], ["mid"])
-    assert len(encoder._built.units) == 14
+    assert len(encoder._tower.built.units) == 14
 
 
 def test_compiling_gives_the_same_vectors(tiny_model, photographs):
@@ -223,7 +223,7 @@ def test_poolings_equal_their_definitions(tiny_model, photographs, pooling):
     begun = encoder.begin(photographs, "layer4")
     grid = begun._activations.float().numpy().astype(np.float64)
     flat = grid.reshape(*grid.shape[:2], -1)
-    positions = encoder._built.positions.numpy().astype(np.float64).T
+    positions = encoder._tower.built.positions.numpy().astype(np.float64).T
     tokens = np.concatenate([flat.mean(2, keepdims=True), flat], 2) + positions
     half = grid.shape[-1] // 2
     cut = [(slice(i, i + half), slice(j, j + half)) for i in (0, half) for j in (0, half)]
@@ -257,6 +257,26 @@ def test_pooling_does_not_touch_stages_without_a_grid(tiny_model):
             StagedEncoder(tiny_model, stage=stage, pooling="grid").fingerprint
             == StagedEncoder(tiny_model, stage=stage).fingerprint
         )
+
+
+@pytest.mark.parametrize("tower", [False, True])
+def test_a_model_that_was_passed_in_stays_as_it_is(tiny_model, photographs, tower):
+    """A model of the user's own, whole or its image tower, is copied: no tensor and no mode of it changes."""
+    config = {"image_size": 64, "layers": [1, 2, 2, 1], "width": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    clip = enliven(open_clip.CLIP(embed_dim=24, vision_cfg=config, text_cfg=text)).train()
+    before = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
+    encoder = StagedEncoder(clip.visual if tower else clip, stage="final", precision="fp32")
+    found = encoder.encode(photographs)
+    assert clip.visual.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in clip.state_dict().items())
+    transform = open_clip.image_transform(64, is_train=False)
+    with torch.inference_mode():
+        expected = clip.eval().visual(torch.stack([transform(photo) for photo in photographs])).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert "CLIP" in repr(encoder) or "ModifiedResNet" in repr(encoder)
+    with pytest.raises(InvalidInputError, match="not a CLIP ResNet"):
+        StagedEncoder(torch.nn.Linear(2, 2))
 
 
 def test_an_encoder_never_changes(tiny_model):

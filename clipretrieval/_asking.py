@@ -1,0 +1,144 @@
+"""Ask a fitted classifier: encode, look up, vote."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from clipretrieval._ballot import Ballot
+from clipretrieval._inputs import check_neighbors, check_params, gather, query_source
+from clipretrieval._manifest import (
+    check_manifest,
+    manifest_classes,
+    plain_fingerprint,
+    vector_fingerprint,
+)
+from clipretrieval._timing import Timing
+from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, NotFittedError
+from clipretrieval.images import SkippedImage
+from clipretrieval.types import AnyArray, Metric, Neighbors
+from clipretrieval.voting import choose_class, class_scores, vote_weights
+
+if TYPE_CHECKING:
+    from clipretrieval.classifier import RetrievalClassifier
+
+__all__ = ["check_fitted", "open_ballot", "search_batches", "vote"]
+
+QUERIES = 1024
+"""Queries that are searched together: enough for a store to work in bulk, few enough to hold."""
+
+
+def check_fitted(classifier: RetrievalClassifier) -> None:
+    """Refuse a classifier that has no store to ask.
+
+    Raises
+    ------
+    NotFittedError
+    """
+    if not hasattr(classifier, "store_"):
+        raise NotFittedError(
+            "this RetrievalClassifier is not fitted yet; call fit with labelled images, or load a saved one"
+        )
+
+
+def open_ballot(classifier: RetrievalClassifier) -> Ballot:
+    """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
+    check_fitted(classifier)
+    stored = manifest_classes(classifier.store_.read_manifest())
+    ballot = Ballot.of(classifier.classes_, classifier._label_kind, stored)
+    if len(ballot) > len(classifier.classes_):
+        classifier.classes_ = ballot.classes()
+    return ballot
+
+
+def search_batches(
+    classifier: RetrievalClassifier,
+    X: Any,
+    k: int | None = None,
+    *,
+    y: Any = None,
+    ballot: Ballot | None = None,
+    on_error: str = "raise",
+    skipped: list[SkippedImage] | None = None,
+    timing: Timing | None = None,
+    tell: Callable[[int], None] | None = None,
+) -> Iterator[tuple[EncodedBatch, Neighbors]]:
+    """Encode images and look each one up, a bounded number at a time.
+
+    Parameters
+    ----------
+    classifier : RetrievalClassifier
+    X, y, on_error
+        As for `RetrievalClassifier.evaluate`.
+    k : int, optional
+        When left out, as many neighbours as vote: the classifier's own `k`, or all where there are fewer.
+    ballot : Ballot, optional
+        Classes that turn up are taken over from it when everything is answered.
+    skipped, timing, tell
+        Receive what was passed over, the times, and the number of images of each batch that has come.
+
+    Yields
+    ------
+    batch : EncodedBatch
+    near : Neighbors
+        Each of shape (len(batch), k).
+    """
+    check_fitted(classifier)
+    check_params(classifier)
+    count = _check_store(classifier, classifier.k if k is None else k)
+    wanted = min(int(classifier.k), count) if k is None else k
+    timing = timing if timing is not None else Timing()
+    source = query_source(classifier, X, y, on_error, skipped if skipped is not None else [])
+    empty = True
+    for batch, vectors in gather(source, QUERIES, timing, tell):
+        empty = False
+        with timing.measure("search", len(batch)):
+            near = classifier.store_.search(vectors, wanted)
+        yield batch, check_neighbors(near, len(batch), wanted, classifier.store_)
+    if empty:
+        raise InvalidInputError("there are no images to classify; pass at least one")
+    if ballot is not None and len(ballot) > len(classifier.classes_):
+        classifier.classes_ = ballot.classes()
+
+
+def vote(classifier: RetrievalClassifier, near: Neighbors, ballot: Ballot) -> tuple[AnyArray, AnyArray]:
+    """Turn neighbours into chosen classes, by number, and the classes' scores.
+
+    Returns
+    -------
+    codes : ndarray of int64, shape (n,)
+    scores : ndarray of float64, shape (n, len(ballot))
+    """
+    codes = ballot.codes(near)
+    weights = vote_weights(
+        near.distances,
+        classifier.weights,
+        metric=classifier.store_.metric,
+        temperature=classifier.temperature,
+    )
+    scores = class_scores(codes, weights, len(ballot))
+    return choose_class(scores, codes, near.distances), scores
+
+
+def _check_store(classifier: RetrievalClassifier, k: int) -> int:
+    """Return the store's count once it is certain that it can be asked."""
+    store = classifier.store_
+    check_manifest(store.read_manifest(), _fingerprint(classifier), Metric.parse(classifier.metric))
+    count = store.count()
+    if count == 0:
+        raise NotFittedError("the store holds no vectors any more; fit the classifier again")
+    if k > count:
+        warnings.warn(
+            f"k={k} is more than the {count} vectors in the store; all {count} are used",
+            ClipRetrievalWarning,
+            stacklevel=5,
+        )
+    return count
+
+
+def _fingerprint(classifier: RetrievalClassifier) -> Mapping[str, Any]:
+    if classifier.encoder is None:
+        return vector_fingerprint(classifier.n_features_in_)
+    return plain_fingerprint(classifier.encoder.fingerprint)

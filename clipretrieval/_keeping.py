@@ -1,0 +1,85 @@
+"""Stores beside saved classifiers: what is written down of them, and how they are opened again."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreUnavailableError
+from clipretrieval.stores import LocatedStore, PortableStore, available_stores, create_store
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.registry import store_class
+
+__all__ = ["PART", "keep_store", "open_store"]
+
+PART = r"store-[0-9a-f]{8}"
+"""Names of the copies of stores inside saved classifiers."""
+
+
+def _is_lasting(location: Mapping[str, Any]) -> bool:
+    """Tell a store's own place from a copy in a saved classifier, which goes with it, and from a lost one."""
+    path = location.get("path")
+    return path is None or (re.fullmatch(PART, Path(path).name) is None and Path(path).is_dir())
+
+
+def _registered_name(store: VectorStore) -> str | None:
+    for name in available_stores():
+        try:
+            if type(store) is store_class(name):
+                return name
+        except Exception:  # noqa: BLE001, S112  another store's missing or broken package is not ours to report
+            continue
+    return None
+
+
+def keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
+    """Make sure that a store can be opened again, and return how: its place, or its copy in `folder`.
+
+    None for a store that the library cannot open by itself.
+    """
+    store.flush()
+    name = _registered_name(store)
+    location = store.location() if isinstance(store, LocatedStore) else None
+    if name is not None and location is not None and _is_lasting(location):
+        return {"name": name, "options": location}
+    if isinstance(store, PortableStore) and name is not None:
+        place = f"store-{secrets.token_hex(4)}"
+        store.save(folder / place)
+        return {"name": name, "folder": place}
+    return None
+
+
+def open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
+    """Open what `keep_store` described.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has to be handed to `load`.
+    StoreCorruptedError, StoreUnavailableError
+        If it is not where it should be, or damaged.
+    """
+    if content is None:
+        raise InvalidInputError(
+            "the classifier was saved with a store that cannot be opened by itself; pass it again: "
+            "RetrievalClassifier.load(path, store=your_store)"
+        )
+    if "folder" in content:
+        place = folder / str(content["folder"])
+        if re.fullmatch(PART, place.name) is None or place.parent != folder or not place.is_dir():
+            raise StoreCorruptedError(
+                f"{folder} lacks its store, {content['folder']}; restore it from a copy"
+            )
+        kept: Any = store_class(content["name"])
+        opened: VectorStore = kept.load(place)
+        return opened
+    path = content["options"].get("path")
+    if path is not None and not (Path(path).is_dir() and any(Path(path).iterdir())):
+        raise StoreUnavailableError(
+            f"the classifier's store, {path}, is not there any more; put it back, or pass the store: "
+            "RetrievalClassifier.load(path, store=your_store)"
+        )
+    return create_store(content["name"], **content["options"])
