@@ -121,8 +121,8 @@ def _text(encoder: Any, name: str) -> str | None:
 
 
 def _plan(encoder: Any) -> dict[str, Any] | None:
-    """Return how the encoder runs, where it says so."""
-    if encoder is None or "clipretrieval.encoding.plan" not in sys.modules:
+    """Return how the encoder runs, where it says so; nothing runs at the ``pixel`` stage."""
+    if getattr(encoder, "stage", None) in (None, "pixel") or "clipretrieval.encoding.plan" not in sys.modules:
         return None
     from clipretrieval.encoding.plan import InferencePlan
 
