@@ -133,7 +133,7 @@ def evaluation(tiny_model, class_folder, tmp_path_factory):
 
 def unhurried(report):
     """Return a report without what differs from run to run, or with the cores of the process."""
-    plan = {key: value for key, value in report["plan"].items() if key not in ("streams", "threads")}
+    plan = {key: value for key, value in (report["plan"] or {}).items() if key not in ("streams", "threads")}
     return {key: value for key, value in report.items() if key != "timing"} | {"plan": plan}
 
 
