@@ -122,6 +122,11 @@ def make_store(classifier: RetrievalClassifier) -> VectorStore:
     if not isinstance(options, Mapping):
         raise InvalidInputError(f"store_options must be a mapping of argument names; got {options!r}")
     metric = Metric.parse(classifier.metric)
+    if "metric" in options and Metric.parse(options["metric"]) != metric:
+        raise InvalidInputError(
+            f"store_options say metric={str(options['metric'])!r} and the classifier {str(metric)!r}; pass "
+            "the metric to the classifier alone"
+        )
     if isinstance(store, str):
         return create_store(store, **{"metric": metric, **options})
     missing = [name for name in _STORE_MEMBERS if not hasattr(store, name)]

@@ -467,6 +467,7 @@ def test_bad_pictures_are_refused_and_nothing_is_stored(encoder, picture, tmp_pa
         ({"weights": np.ones(3)}, InvalidInputError, "'uniform'"),
         ({"weights": "distance", "metric": "ip"}, InvalidInputError, "softmax"),
         ({"store_options": [1]}, InvalidInputError, "mapping"),
+        ({"store_options": {"metric": "cosine"}}, InvalidInputError, "classifier alone"),
         ({"encoder": StagedEncoder}, InvalidInputError, "class"),
         ({"store": MemoryStore}, InvalidInputError, "instance"),
         ({"metric": "l1"}, InvalidInputError, "'l2', 'cosine', 'ip'"),
