@@ -74,8 +74,9 @@ class Engine:
         # (x / 255 − mean) / std as one product and one sum.
         scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
         shift = -255 * torch.tensor(mean, dtype=torch.float64) * scale
-        self.scale = scale.to(plan.device, torch.float32)
-        self.shift = shift.to(plan.device, torch.float32)
+        # A whole row of pixels at a time: three values alone are too short for vector instructions.
+        self.scale = scale.to(plan.device, torch.float32).repeat(image_size)
+        self.shift = shift.to(plan.device, torch.float32).repeat(image_size)
         positions = visual.get_parameter("attnpool.positional_embedding").detach().float()
         positions = interpolate_positions(positions, image_size // 32)
         self.positions = positions.to(plan.device)
@@ -108,8 +109,9 @@ class Engine:
     @_undisturbed
     def normalise(self, squares: torch.Tensor) -> torch.Tensor:
         """Turn bytes (n, size, size, 3) into the encoder's input (n, 3, size, size), channels last."""
-        x = squares.to(self.plan.device, non_blocking=True)
-        return (x * self.scale).add_(self.shift).to(self.plan.dtype).permute(0, 3, 1, 2)
+        x = squares.to(self.plan.device, non_blocking=True).float()
+        rows = torch.addcmul(self.shift, x.flatten(2), self.scale)
+        return rows.to(self.plan.edge_dtype).view(x.shape).permute(0, 3, 1, 2)
 
     @_undisturbed
     def advance(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:

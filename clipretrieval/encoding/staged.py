@@ -14,11 +14,11 @@ from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.partial import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.plan import make_plan, pick_device
-from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
-from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
+from clipretrieval.encoding.pooling import pooled_dim
+from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
 from clipretrieval.encoding.tower import Tower
-from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, ModelSource, resolve
+from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images import RawImage, SkippedImage, check_on_error, iter_raw
 from clipretrieval.types import FloatArray
@@ -86,18 +86,15 @@ class StagedEncoder:
         seed: int = 0,
         _trusted: bool = True,
     ) -> None:
-        batch_size = check_whole("batch_size", batch_size, 1)
-        seed = check_whole("seed", seed, 0)
-        source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
+        self.batch_size = check_whole("batch_size", batch_size, 1)
+        self.seed = check_whole("seed", seed, 0)
+        self._source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
         self.model = model
         named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
         self.pretrained = str(pretrained) if pretrained is not None and named else None
         self.pooling = pooling
         self.precision = precision
-        self.batch_size = batch_size
-        self.seed = seed
         self.device = pick_device(device)
-        self._source: ModelSource = source
         self._stages = stage_table(self._source.architecture)
         self._stage = find_stage(self._stages, stage)
         self.image_size = check_size(image_size, int(side(self._source.preprocess_cfg["size"])))
@@ -106,15 +103,7 @@ class StagedEncoder:
             self.device, precision, self._source.architecture, self.image_size, batch_size, compile
         )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        self._tower = Tower(
-            source,
-            seed,
-            self.plan,
-            pooling=pooling,
-            mean=self.preprocessing["mean"],
-            std=self.preprocessing["std"],
-            image_size=self.image_size,
-        )
+        self._tower = Tower(self._source, seed, self.plan, self._prepare, pooling, self.image_size)
 
     @property
     def stage(self) -> str:
@@ -148,19 +137,7 @@ class StagedEncoder:
         numbers, and a hash of the tensors that run. So the ``pixel`` stage, which runs none, has the same
         fingerprint under every model. Precision and device are left out.
         """
-        found = find_stage(self._stages, stage)
-        dim = pooled_dim(found, self.pooling)
-        identity: dict[str, Any] = {"encoder": "StagedEncoder", "stage": found.name, "dim": dim}
-        if found.depth == 0:
-            return {**identity, "preprocessing": dict(PIXEL_GEOMETRY)}
-        return {
-            **identity,
-            "model": self._source.architecture.describe(found.depth),
-            "weights": self._tower.weights_hash(found, self._stages),
-            "pooling": describe_pooling(found, self.pooling),
-            "image_size": self.image_size,
-            "preprocessing": self._prepare.describe(),
-        }
+        return self._tower.describe(find_stage(self._stages, stage), self._stages)
 
     def encode(self, images: Any) -> FloatArray:
         """Encode pictures at this encoder's stage.
@@ -265,15 +242,8 @@ class StagedEncoder:
 
         A model that was passed as a module is returned as that.
         """
-        model, pretrained = self.model, self.pretrained
-        if self._source.path is not None:
-            local = self._source.path.absolute()
-            if isinstance(model, str) and model.startswith(LOCAL_DIR):
-                model = f"{LOCAL_DIR}{local.parent}"
-            pretrained = str(local) if pretrained is not None else None
         return {
-            "model": model,
-            "pretrained": pretrained,
+            **self._source.arguments(self.model, self.pretrained),
             "stage": self.stage,
             "pooling": self.pooling,
             "image_size": self.image_size,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 from torch import nn
 
 from clipretrieval.encoding.engine import Engine
 from clipretrieval.encoding.fingerprint import hash_tensors, tensors_used
 from clipretrieval.encoding.plan import InferencePlan
+from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
+from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.weights import ModelSource, load_visual
 
@@ -25,8 +28,9 @@ class Tower:
     source : ModelSource
     seed : int
     plan : InferencePlan
+    preparation : Preparation
+        Whose ``mean`` and ``std`` normalise the pictures.
     pooling : str
-    mean, std : sequence of float, length 3
     image_size : int
     """
 
@@ -35,14 +39,12 @@ class Tower:
         source: ModelSource,
         seed: int,
         plan: InferencePlan,
-        *,
+        preparation: Preparation,
         pooling: str,
-        mean: Sequence[float],
-        std: Sequence[float],
         image_size: int,
     ) -> None:
         self._source, self._seed, self._plan = source, seed, plan
-        self._settings = {"pooling": pooling, "mean": mean, "std": std, "image_size": image_size}
+        self._preparation, self._pooling, self._image_size = preparation, pooling, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
         self._lock = threading.Lock()
         self.built: Engine | None = None
@@ -51,7 +53,15 @@ class Tower:
         """Return an engine that reaches at least `depth`; a deeper one replaces a shallower one."""
         with self._lock:
             if self.built is None or self.built.depth < depth:
-                self.built = Engine(self._visual, depth, self._plan, **self._settings)  # type: ignore[arg-type]
+                self.built = Engine(
+                    self._visual,
+                    depth,
+                    self._plan,
+                    pooling=self._pooling,
+                    mean=self._preparation.cfg["mean"],
+                    std=self._preparation.cfg["std"],
+                    image_size=self._image_size,
+                )
             return self.built
 
     def weights_hash(self, stage: Stage, stages: Mapping[str, Stage]) -> str:
@@ -61,6 +71,21 @@ class Tower:
             if key not in self._hashes:
                 self._hashes[key] = hash_tensors(tensors_used(self._visual, stage, stages))
             return self._hashes[key]
+
+    def describe(self, stage: Stage, stages: Mapping[str, Stage]) -> dict[str, Any]:
+        """Return what decides the vectors of a stage, as JSON values; see `StagedEncoder.fingerprint_of`."""
+        dim = pooled_dim(stage, self._pooling)
+        identity: dict[str, Any] = {"encoder": "StagedEncoder", "stage": stage.name, "dim": dim}
+        if stage.depth == 0:
+            return {**identity, "preprocessing": dict(PIXEL_GEOMETRY)}
+        return {
+            **identity,
+            "model": self._source.architecture.describe(stage.depth),
+            "weights": self.weights_hash(stage, stages),
+            "pooling": describe_pooling(stage, self._pooling),
+            "image_size": self._image_size,
+            "preprocessing": self._preparation.describe(),
+        }
 
     @cached_property
     def _visual(self) -> nn.Module:

@@ -11,7 +11,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from clipretrieval.encoding.plan import InferencePlan
 
-__all__ = ["Block", "Convolution", "QueryPool", "Stem", "build_units", "fused_convolution", "pack_weight"]
+__all__ = [
+    "Block",
+    "Convolution",
+    "QueryPool",
+    "Stem",
+    "build_units",
+    "fused_convolution",
+    "pack_weight",
+    "round_taps",
+]
 
 Pair = tuple[int, int]
 
@@ -28,13 +37,25 @@ class Convolution(nn.Module):
     plan : InferencePlan
     shape : tuple of int
         (n, channels, height, width) of the inputs to come; fused weights are laid out for it.
+    dtype : torch.dtype, optional
+        Of weights and inputs, if not the plan's.
+    residual : bool
+        Whether `forward` will be given one.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
 
     def __init__(
-        self, convolution: nn.Module, norm: nn.Module, relu: bool, plan: InferencePlan, shape: tuple[int, ...]
+        self,
+        convolution: nn.Module,
+        norm: nn.Module,
+        relu: bool,
+        plan: InferencePlan,
+        shape: tuple[int, ...],
+        *,
+        dtype: torch.dtype | None = None,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         source: Any = convolution
@@ -52,11 +73,17 @@ class Convolution(nn.Module):
         self.stride: Pair = source.stride
         self.padding: Pair = source.padding
         self.fused = plan.kernels == "onednn"
-        weight = fused.detach().to(plan.device, plan.dtype).contiguous(memory_format=torch.channels_last)
+        dtype = dtype or plan.dtype
+        rounded = round_taps(fused.detach(), dtype)
+        weight = rounded.to(plan.device).contiguous(memory_format=torch.channels_last)
         if self.fused:
             weight = pack_weight(weight, self.padding, self.stride, shape)
         self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("bias", bias.detach().to(plan.device, plan.dtype), persistent=False)
+        # oneDNN adds a float32 bias to bf16 products, but not where it adds a residual too.
+        exact = self.fused and not residual
+        self.register_buffer(
+            "bias", bias.detach().to(plan.device, torch.float32 if exact else dtype), persistent=False
+        )
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Convolve (n, c, h, w); `residual`, of the output's shape, may be overwritten."""
@@ -71,19 +98,25 @@ class Convolution(nn.Module):
 
 
 class Stem(nn.Module):
-    """Three convolutions and an average pool: (n, 3, s, s) to (n, width, s/4, s/4)."""
+    """Three convolutions and an average pool: (n, 3, s, s) to (n, width, s/4, s/4).
+
+    The first convolution runs in the plan's ``edge_dtype``.
+    """
 
     def __init__(self, visual: Any, plan: InferencePlan, size: int) -> None:
         super().__init__()
         n, half = plan.inner_batch, size // 2
         width = visual.conv1.out_channels
-        self.first = Convolution(visual.conv1, visual.bn1, True, plan, (n, 3, size, size))
+        self.first = Convolution(
+            visual.conv1, visual.bn1, True, plan, (n, 3, size, size), dtype=plan.edge_dtype
+        )
+        self.dtype = plan.dtype
         self.second = Convolution(visual.conv2, visual.bn2, True, plan, (n, width, half, half))
         self.third = Convolution(visual.conv3, visual.bn3, True, plan, (n, width, half, half))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the stem."""
-        return functional.avg_pool2d(self.third(self.second(self.first(x))), 2)
+        return functional.avg_pool2d(self.third(self.second(self.first(x).to(self.dtype))), 2)
 
 
 class Block(nn.Module):
@@ -96,7 +129,7 @@ class Block(nn.Module):
         channels, inner = block.conv1.in_channels, block.conv1.out_channels
         self.first = Convolution(block.conv1, block.bn1, True, plan, (n, channels, side, side))
         self.second = Convolution(block.conv2, block.bn2, True, plan, (n, inner, side, side))
-        self.third = Convolution(block.conv3, block.bn3, True, plan, (n, inner, after, after))
+        self.third = Convolution(block.conv3, block.bn3, True, plan, (n, inner, after, after), residual=True)
         self.shortcut: Convolution | None = None
         if block.downsample is not None:
             _, convolution, norm = block.downsample
@@ -155,19 +188,19 @@ class QueryPool(nn.Module):
         }
         self.heads = heads
         for name, tensor in tensors.items():
-            kept = tensor.detach().to(plan.device, plan.dtype).contiguous()
+            kept = tensor.detach().to(plan.device, plan.edge_dtype).contiguous()
             self.register_buffer(name, kept, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool (n, channels, side, side) to (n, output_dim)."""
         n, channels = x.shape[:2]
-        grid = x.flatten(2).transpose(1, 2)
+        grid = x.to(self.positions.dtype).flatten(2).transpose(1, 2)
         tokens = torch.cat([grid.mean(dim=1, keepdim=True), grid], dim=1) + self.positions
         query = functional.linear(tokens[:, 0], self.query_weight, self.query_bias)
         by_head = query.view(n, self.heads, -1).transpose(0, 1)
         probes = torch.bmm(by_head, self.key_weight).transpose(0, 1)
         scores = torch.bmm(probes, tokens.transpose(1, 2))
-        shares = scores.float().softmax(dim=-1).to(x.dtype)
+        shares = scores.float().softmax(dim=-1).to(tokens.dtype)
         summed = torch.bmm(shares, tokens).transpose(0, 1)
         values = torch.bmm(summed, self.value_weight).transpose(0, 1).reshape(n, channels)
         return functional.linear(values + self.value_bias, self.out_weight, self.out_bias)
@@ -203,6 +236,35 @@ def build_units(
     if depth > 1 + len(blocks):
         units.append(QueryPool(visual.attnpool, positions, plan))
     return [unit.eval() for unit in units]
+
+
+def round_taps(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Round a convolution's weight so that the errors of each kernel's taps cancel.
+
+    What a tap loses in rounding is added to the next one before it is rounded (error diffusion). Neighbouring
+    pixels are alike, so it is the sum over the taps that counts: rounding 3×3 kernels to bf16 in this way
+    changes the vectors half as much as rounding each tap on its own.
+
+    Parameters
+    ----------
+    weight : tensor of float32, shape (out, in, height, width)
+    dtype : torch.dtype
+
+    Returns
+    -------
+    tensor of `dtype`, same shape
+        The taps of each kernel sum up to what they did, to within one rounding.
+    """
+    if dtype is weight.dtype:
+        return weight
+    taps = weight.flatten(2)
+    rounded = torch.empty_like(taps, dtype=dtype)
+    lost = torch.zeros_like(taps[..., 0])
+    for tap in range(taps.shape[-1]):
+        wanted = taps[..., tap] + lost
+        rounded[..., tap] = wanted
+        lost = wanted - rounded[..., tap].to(weight.dtype)
+    return rounded.view(weight.shape)
 
 
 def pack_weight(weight: torch.Tensor, padding: Pair, stride: Pair, shape: tuple[int, ...]) -> torch.Tensor:

@@ -61,6 +61,15 @@ class ModelSource:
     trusted: bool = False
     module: nn.Module | None = None
 
+    def arguments(self, model: str | nn.Module, pretrained: str | None) -> dict[str, Any]:
+        """Return an encoder's `model` and `pretrained` with local paths in full."""
+        if self.path is not None:
+            local = self.path.absolute()
+            if isinstance(model, str) and model.startswith(LOCAL_DIR):
+                model = f"{LOCAL_DIR}{local.parent}"
+            pretrained = str(local) if pretrained is not None else None
+        return {"model": model, "pretrained": pretrained}
+
     @property
     def architecture(self) -> Architecture:
         """The image encoder's numbers, known without its weights."""
