@@ -11,16 +11,21 @@ from clipretrieval._lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.stores.base import LocatedStore, PortableStore, VectorStore
+    from clipretrieval.stores.chroma import ChromaStore
     from clipretrieval.stores.faiss import FaissStore
     from clipretrieval.stores.memory import MemoryStore
+    from clipretrieval.stores.pinecone import IncompleteUpsertError, PineconeStore
     from clipretrieval.stores.registry import available_stores, create_store, register_store
     from clipretrieval.types import Neighbors, Records
 
 __all__ = [
+    "ChromaStore",
     "FaissStore",
+    "IncompleteUpsertError",
     "LocatedStore",
     "MemoryStore",
     "Neighbors",
+    "PineconeStore",
     "PortableStore",
     "Records",
     "VectorStore",
@@ -33,8 +38,10 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "base": ["LocatedStore", "Neighbors", "PortableStore", "Records", "VectorStore"],
+        "chroma": ["ChromaStore"],
         "faiss": ["FaissStore"],
         "memory": ["MemoryStore"],
+        "pinecone": ["IncompleteUpsertError", "PineconeStore"],
         "registry": ["available_stores", "create_store", "register_store"],
     },
 )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from clipretrieval.types import AnyArray, FloatArray, Metric
 
-__all__ = ["Shortlist", "nearest", "row_norms", "unit_rows"]
+__all__ = ["Shortlist", "nearest", "pair_distances", "row_norms", "unit_rows"]
 
 DoubleArray: TypeAlias = npt.NDArray[np.float64]
 IndexArray: TypeAlias = npt.NDArray[np.int64]
@@ -43,6 +43,7 @@ def nearest(
     k: int,
     metric: Metric,
     shortlist: Shortlist | None = None,
+    candidates: IndexArray | None = None,
 ) -> tuple[IndexArray, FloatArray]:
     """Find the `k` nearest rows of each query, ordered by (float32 distance, id).
 
@@ -56,6 +57,9 @@ def nearest(
     shortlist : callable, optional
         A fast source of candidates; queries for which its error bound leaves a doubt, or all if there is
         none, are answered by a scan in float64.
+    candidates : ndarray of int64, shape (n_queries, m), optional
+        Rows that are probably near each query, none twice; -1 where there is none. Where they are at least
+        ``min(k, n)``, the nearest of them are the answer, and the search is approximate.
 
     Returns
     -------
@@ -71,8 +75,10 @@ def nearest(
         return positions, distances
     doubtful = np.arange(len(queries))
     search = _Search(rows, ids, reach, metric, positions, distances)
+    if candidates is not None:
+        doubtful = search.by_candidates(queries, candidates)
     if shortlist is not None:
-        doubtful = search.by_shortlist(queries, shortlist)
+        doubtful = search.by_shortlist(queries, doubtful, shortlist)
     search.by_scan(queries, doubtful)
     return positions, distances
 
@@ -92,22 +98,33 @@ class _Search:
         self.rows, self.ids, self.reach, self.metric = rows, ids, reach, metric
         self.positions, self.distances = positions, distances
 
-    def by_shortlist(self, queries: FloatArray, shortlist: Shortlist) -> IndexArray:
-        """Answer the queries whose shortlist is surely complete; return the places of the others."""
+    def by_candidates(self, queries: FloatArray, found: IndexArray) -> IndexArray:
+        """Answer the queries that have enough candidates by the nearest of them; return the other places."""
+        real = found >= 0
+        enough = np.count_nonzero(real, axis=1) >= self.reach
+        step = max(1, SCAN_ELEMENTS // max(1, found.shape[1]))
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            which, column = np.nonzero(real[part] & enough[part, None])
+            self._fill(queries, which + start, found[part][which, column])
+        return np.flatnonzero(~enough)
+
+    def by_shortlist(self, queries: FloatArray, places: IndexArray, shortlist: Shortlist) -> IndexArray:
+        """Answer the queries at `places` whose shortlist is surely complete; return the other places."""
         count, reach = len(self.rows), self.reach
         length = min(count, reach + reach // 4 + 32)
         step = min(4096, max(1, SCAN_ELEMENTS // length))
         doubtful = [np.empty(0, dtype=np.int64)]
-        for start in range(0, len(queries), step):
-            part = queries[start : start + step]
-            approximate, found, error = shortlist(part, length)
+        for start in range(0, len(places), step):
+            part = places[start : start + step]
+            approximate, found, error = shortlist(queries[part], length)
             limit = _limit(approximate[:, reach - 1], error)
             sure = np.logical_and.reduce(np.isfinite(approximate) & (found >= 0), axis=1)
             if length < count:
                 sure &= approximate[:, -1] > limit
             which, column = np.nonzero((approximate <= limit[:, None]) & sure[:, None])
-            self._fill(queries, which + start, found[which, column])
-            doubtful.append(np.flatnonzero(~sure) + start)
+            self._fill(queries, part[which], found[which, column])
+            doubtful.append(part[~sure])
         return np.concatenate(doubtful)
 
     def by_scan(self, queries: FloatArray, places: IndexArray) -> None:
@@ -131,6 +148,27 @@ class _Search:
         kept = column < self.reach
         self.positions[which[kept], column[kept]] = found[kept]
         self.distances[which[kept], column[kept]] = exact[kept]
+
+
+def pair_distances(queries: FloatArray, rows: FloatArray, found: IndexArray, metric: Metric) -> FloatArray:
+    """Return the distance of each query to each of its candidates as a search returns it.
+
+    Parameters
+    ----------
+    queries : ndarray of float32, shape (n_queries, dim)
+    rows : ndarray of float32, shape (n, dim)
+    found : ndarray of int64, shape (n_queries, m)
+        -1 where there is none: there the distance is +inf.
+    metric : Metric
+
+    Returns
+    -------
+    ndarray of float32, shape (n_queries, m)
+    """
+    distances = np.full(found.shape, np.inf, dtype=np.float32)
+    which, column = np.nonzero(found >= 0)
+    distances[which, column] = _narrow(_pair_distances(queries, rows, which, found[which, column], metric))
+    return distances
 
 
 def row_norms(rows: FloatArray) -> DoubleArray:

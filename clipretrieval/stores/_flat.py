@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from clipretrieval.stores._exact import Shortlist
 from clipretrieval.stores._folder_manifest import damaged
-from clipretrieval.stores._rows import VectorRows
 from clipretrieval.stores._table import Moves
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["FlatRows", "read_rows"]
+__all__ = ["CAN_MAP", "PIECE_BYTES", "FlatRows", "read_index", "read_rows"]
 
+CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC")
+# Each piece of a file waits for the interpreter, so they are large.
+PIECE_BYTES = 1 << 22
 UNIT_ROUNDOFF = 2.0**-24
 # Matrix products go through long vectors in pieces of at most about this many terms, each summed on its own.
 LONGEST_SUM = 512
@@ -94,9 +96,12 @@ class FlatRows:
 
         return search
 
+    def candidates(self, queries: FloatArray, k: int) -> None:
+        """Return None: searches are exact."""
+
     def dump(self, write: Callable[[bytes], object]) -> None:
         """Write the index in FAISS's format."""
-        faiss.write_index(self._index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+        faiss.write_index(self._index, faiss.PyCallbackIOWriter(write, PIECE_BYTES))  # type: ignore[attr-defined]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"metric": self._metric, "index": faiss.serialize_index(self._index).tobytes()}
@@ -106,18 +111,29 @@ class FlatRows:
         self._index = faiss.deserialize_index(np.frombuffer(state["index"], dtype=np.uint8))
 
 
-def read_rows(path: Path, metric: Metric) -> VectorRows:
-    """Read an index that `FlatRows.dump` wrote.
+def read_index(path: Path, mmap: bool) -> Any:
+    """Read or map a FAISS index.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If FAISS cannot read it.
+    """
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+    except (RuntimeError, MemoryError) as error:
+        raise damaged(path, f"FAISS cannot read it ({error})") from error
+
+
+def read_rows(path: Path, metric: Metric, mmap: bool = False) -> FlatRows:
+    """Read or map an index that `FlatRows.dump` wrote.
 
     Raises
     ------
     StoreCorruptedError
         If FAISS cannot read it, or it is not a flat index for the metric.
     """
-    try:
-        index = faiss.read_index(str(path))
-    except (RuntimeError, MemoryError) as error:
-        raise damaged(path, f"FAISS cannot read it ({error})") from error
+    index = read_index(path, mmap)
     expected = faiss.IndexFlatL2 if metric is Metric.L2 else faiss.IndexFlatIP
     if not isinstance(index, expected):
         raise damaged(path, f"it holds a {type(index).__name__}, not a {expected.__name__}")

@@ -5,6 +5,7 @@
     MANIFEST.json            replaced last; names the other files with their sizes and SHA-256
     index-7.faiss            the vectors (vectors-7.npy for a copy of a MemoryStore)
     records-7.sqlite         ids, labels, metadata, norms
+    ann-7.faiss, ann-7.npy   an approximate index, and which of its vectors is which row
     LOCK                     held by the writer
 
 Files of generation 8 are written beside those of generation 7, then the manifest is replaced, then the files
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clipretrieval._atomic import TEMPORARY_SUFFIX, file_sha256
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
@@ -29,9 +31,18 @@ from clipretrieval.stores._table import RecordTable
 from clipretrieval.stores._writer import LOCK_NAME
 from clipretrieval.types import Metric
 
-__all__ = ["GENERATION_FILE", "TEMPORARY_FILE", "Layout", "Snapshot", "find_manifest", "load", "names_in"]
+__all__ = [
+    "GENERATION_FILE",
+    "TEMPORARY_FILE",
+    "Layout",
+    "Part",
+    "Snapshot",
+    "find_manifest",
+    "load",
+    "names_in",
+]
 
-GENERATION_FILE = re.compile(r"(?:index|vectors|records)-(\d+)\.(?:faiss|npy|sqlite)")
+GENERATION_FILE = re.compile(r"(?:index|vectors|records|ann)-(\d+)\.(?:faiss|npy|sqlite)")
 TEMPORARY_FILE = re.compile(
     rf"\.(?:{re.escape(MANIFEST_NAME)}|{GENERATION_FILE.pattern})\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
 )
@@ -48,17 +59,30 @@ class Layout:
         The class's name.
     prefix, suffix : str
         The vectors' file is called PREFIX-GENERATION + SUFFIX.
-    index : str
-        The index kind that the manifest names.
     load : callable
-        Maps (file, metric) to the rows in it; raises StoreCorruptedError.
+        Maps (folder, manifest) to the rows in it; raises StoreCorruptedError.
     """
 
     kind: str
     prefix: str
     suffix: str
-    index: str
-    load: Callable[[Path, Metric], VectorRows]
+    load: Callable[[Path, FolderManifest], VectorRows]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A further file of a generation, called PREFIX-GENERATION + SUFFIX.
+
+    Attributes
+    ----------
+    prefix, suffix : str
+    dump : callable
+        Writes the content, piece by piece, through the function that it is given.
+    """
+
+    prefix: str
+    suffix: str
+    dump: Callable[[Callable[[bytes], object]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +98,12 @@ class Snapshot:
         None only where there are no records.
     manifest : str
         The user's manifest as JSON text.
+    index : str
+        The kind of index that was asked for.
+    parts : mapping of str to Part
+        Further files, by the names that the manifest gives them.
+    state : dict, optional
+        What is known of the index; JSON values.
     """
 
     metric: Metric
@@ -81,6 +111,9 @@ class Snapshot:
     table: RecordTable
     rows: VectorRows | None
     manifest: str
+    index: str = "Flat"
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    state: dict[str, Any] | None = None
 
 
 def find_manifest(folder: Path) -> FolderManifest | None:
@@ -151,12 +184,12 @@ def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
 
 def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
     if not manifest.count:
-        return Snapshot(manifest.metric, manifest.dim, RecordTable(), None, manifest.user)
+        return _snapshot(manifest, RecordTable(), None)
     vectors, records = (folder / manifest.files[role].name for role in ("vectors", "records"))
     try:
-        for role, path in (("vectors", vectors), ("records", records)):
-            _verify(path, manifest.files[role])
-        rows = layout.load(vectors, manifest.metric)
+        for entry in manifest.files.values():
+            _verify(folder / entry.name, entry)
+        rows = layout.load(folder, manifest)
         table = read_records(records)
     except OSError as error:
         raise StoreUnavailableError(f"the store in {folder} cannot be read: {error}") from error
@@ -165,7 +198,13 @@ def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
         raise damaged(vectors, f"it holds vectors of shape {shape}, not {expected}")
     if len(table) != manifest.count:
         raise damaged(records, f"it holds {len(table)} records, not {manifest.count}")
-    return Snapshot(manifest.metric, manifest.dim, table, rows, manifest.user)
+    return _snapshot(manifest, table, rows)
+
+
+def _snapshot(manifest: FolderManifest, table: RecordTable, rows: VectorRows | None) -> Snapshot:
+    return Snapshot(
+        manifest.metric, manifest.dim, table, rows, manifest.user, manifest.index, state=manifest.state
+    )
 
 
 def _verify(path: Path, entry: FileEntry) -> None:

@@ -40,13 +40,15 @@ class FolderManifest:
     metric : Metric
     dim : int or None
     index : str
-        The kind of index.
+        The kind of index that was asked for.
     count : int
         Number of records.
     files : dict of str to FileEntry
-        ``"vectors"`` and ``"records"``; empty where there are no records.
+        ``"vectors"``, ``"records"`` and what else `Snapshot.parts` names; empty where there are no records.
     user : str
         The user's manifest as JSON text.
+    state : dict, optional
+        What is known of the index in the further files; JSON values.
     """
 
     kind: str
@@ -57,10 +59,11 @@ class FolderManifest:
     count: int
     files: dict[str, FileEntry]
     user: str
+    state: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """Return the file's content."""
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "kind": self.kind,
@@ -72,6 +75,8 @@ class FolderManifest:
             "files": {role: asdict(entry) for role, entry in self.files.items()},
             "manifest": json.loads(self.user),
         }
+        if self.state is not None:
+            content["index_state"] = self.state
         return json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n"
 
     @classmethod
@@ -108,6 +113,7 @@ class FolderManifest:
                 count=found["count"],
                 files={role: FileEntry(**entry) for role, entry in found["files"].items()},
                 user=json.dumps(found["manifest"], separators=(",", ":")),
+                state=found.get("index_state"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(path, f"a field is missing or malformed ({error})") from error

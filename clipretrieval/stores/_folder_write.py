@@ -6,6 +6,8 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +18,20 @@ from clipretrieval.stores._folder import (
     GENERATION_FILE,
     TEMPORARY_FILE,
     Layout,
+    Part,
     Snapshot,
     find_manifest,
     names_in,
 )
 from clipretrieval.stores._folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest
 from clipretrieval.stores._records import write_records
-from clipretrieval.stores._rows import VectorRows
 from clipretrieval.stores._table import RecordTable
 from clipretrieval.stores._writer import WriterLock
 
 __all__ = ["discard_unlisted", "save_copy", "write_generation"]
+
+# Pieces, of up to 4 MB, that are written but not yet in the checksum.
+MOST_PENDING = 16
 
 
 def write_generation(
@@ -46,15 +51,22 @@ def write_generation(
             generation=generation,
             metric=snapshot.metric,
             dim=snapshot.dim,
-            index=layout.index,
+            index=snapshot.index,
             count=len(snapshot.table),
             files={},
             user=snapshot.manifest,
+            state=snapshot.state,
         )
         if snapshot.rows is not None and len(snapshot.table):
-            vectors = _write_vectors(folder / f"{layout.prefix}-{generation}{layout.suffix}", snapshot.rows)
-            records = _write_records(folder / f"records-{generation}.sqlite", snapshot.table)
-            manifest = replace(manifest, files={"vectors": vectors, "records": records})
+            parts = {"vectors": Part(layout.prefix, layout.suffix, snapshot.rows.dump), **snapshot.parts}
+            with ThreadPoolExecutor(1) as pool:  # the disk need not wait for SQLite, nor SQLite for the disk
+                records = pool.submit(_write_records, folder / f"records-{generation}.sqlite", snapshot.table)
+                files = {
+                    role: _write_part(folder / f"{part.prefix}-{generation}{part.suffix}", part)
+                    for role, part in parts.items()
+                }
+                files["records"] = records.result()
+            manifest = replace(manifest, files=files)
         write_text(folder / MANIFEST_NAME, manifest.to_json())
     except OSError as error:
         with suppress(OSError, StoreError):
@@ -122,17 +134,24 @@ def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     sync_folder(folder.parent)
 
 
-def _write_vectors(path: Path, rows: VectorRows) -> FileEntry:
+def _write_part(path: Path, part: Part) -> FileEntry:
+    """Write a file while a thread computes its checksum, for which hashlib frees the interpreter."""
     digest, size = hashlib.sha256(), 0
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
 
-        def write(piece: bytes) -> None:
-            nonlocal size
-            digest.update(piece)
-            size += file.write(piece)
+            def write(piece: bytes) -> None:
+                nonlocal size
+                pending.append(pool.submit(digest.update, piece))
+                size += file.write(piece)
+                if len(pending) > MOST_PENDING:
+                    pending.popleft().result()
 
-        rows.dump(write)
-        file.flush()
+            part.dump(write)
+            file.flush()
+        for each in pending:
+            each.result()
     return FileEntry(path.name, size, digest.hexdigest())
 
 

@@ -101,9 +101,10 @@ class LocalStore:
             rows.write(self._stored(batch.vectors, batch.norms), places)
             self._table.write(batch, places)
             self._dim, self._rows, self._changed = dim, rows, True
+            self._wrote()
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
-        """Return the `k` nearest stored vectors of each query, exactly.
+        """Return the `k` nearest stored vectors of each query.
 
         Parameters
         ----------
@@ -137,8 +138,9 @@ class LocalStore:
             else:
                 shortlist = self._rows.shortlist(float(self._table.norms.max()))
                 queries = self._stored(queries, norms)
+                candidates = self._rows.candidates(queries, reach)
                 positions, distances = nearest(
-                    queries, self._rows.view(), self._table.ids, reach, self._metric, shortlist
+                    queries, self._rows.view(), self._table.ids, reach, self._metric, shortlist, candidates
                 )
             ids, labels = self._table.take(positions)
         return Neighbors(ids, distances, labels)
@@ -183,6 +185,7 @@ class LocalStore:
                 self._rows.remove(moves)
                 self._table.remove(moves)
                 self._changed = True
+                self._wrote()
             return moves.removed
 
     def count(self) -> int:
@@ -252,6 +255,9 @@ class LocalStore:
     def _begin_write(self) -> None:
         """Refuse what may not be written; called with the lock held alone, before anything changes."""
         self._require_open()
+
+    def _wrote(self) -> None:
+        """Do what is due after records came or went; called with the lock held alone."""
 
     def _finish(self) -> None:
         """Do what must be done before the contents are let go."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from clipretrieval.stores._exact import Shortlist
 from clipretrieval.stores._table import Moves, grown, shrunk
-from clipretrieval.types import FloatArray
+from clipretrieval.types import AnyArray, FloatArray
 
-__all__ = ["ArrayRows", "VectorRows"]
+__all__ = ["ArrayRows", "VectorRows", "dump_array"]
 
 
 class VectorRows(Protocol):
@@ -35,6 +35,13 @@ class VectorRows(Protocol):
 
     def shortlist(self, longest: float) -> Shortlist | None:
         """Return a fast source of candidates, if there is one, given the greatest norm of a stored vector."""
+        ...
+
+    def candidates(self, queries: FloatArray, k: int) -> npt.NDArray[np.int64] | None:
+        """Return rows that are probably among the `k` nearest of each query, -1 where there is none.
+
+        None where searches are exact.
+        """
         ...
 
     def dump(self, write: Callable[[bytes], object]) -> None:
@@ -85,9 +92,17 @@ class ArrayRows:
         """Return None: all searches scan."""
         return None
 
+    def candidates(self, queries: FloatArray, k: int) -> None:
+        """Return None: searches are exact."""
+
     def dump(self, write: Callable[[bytes], object]) -> None:
         """Write the rows in NumPy's format."""
-        np.lib.format.write_array(_Sink(write), self.view(), version=(1, 0), allow_pickle=False)
+        dump_array(self.view(), write)
+
+
+def dump_array(array: AnyArray, write: Callable[[bytes], object]) -> None:
+    """Write an array in NumPy's format, piece by piece."""
+    np.lib.format.write_array(_Sink(write), array, version=(1, 0), allow_pickle=False)
 
 
 class _Sink:

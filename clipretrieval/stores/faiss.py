@@ -1,8 +1,8 @@
-"""A store on FAISS: exact search in memory, kept in a folder."""
+"""A store on FAISS: exact or approximate search in memory, kept in a folder."""
 
 from __future__ import annotations
 
-import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval.errors import (
-    FingerprintMismatchError,
     InvalidInputError,
     MissingDependencyError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
 from clipretrieval.stores._exact import unit_rows
-from clipretrieval.stores._folder import Layout, Snapshot, find_manifest, load
+from clipretrieval.stores._folder import Layout, Snapshot, find_manifest
 from clipretrieval.stores._folder_manifest import FolderManifest
-from clipretrieval.stores._folder_write import discard_unlisted, save_copy, write_generation
-from clipretrieval.stores._local import LocalStore
+from clipretrieval.stores._folder_store import FolderStore
 from clipretrieval.stores._rows import VectorRows
-from clipretrieval.stores._writer import WriterLock
 from clipretrieval.types import FloatArray, Metric
 
 try:
-    from clipretrieval.stores._flat import FlatRows, read_rows
+    from clipretrieval.stores._ann import DEFAULT_RECALL, AnnRows
+    from clipretrieval.stores._ann_files import index_parts, kept_target, read_ann
+    from clipretrieval.stores._ann_state import IndexInfo
+    from clipretrieval.stores._factory import AUTO, FLAT, check_factory
+    from clipretrieval.stores._flat import CAN_MAP, FlatRows, read_rows
 except ModuleNotFoundError as error:
     if error.name != "faiss":
         raise
@@ -35,13 +36,15 @@ except ModuleNotFoundError as error:
         name="faiss",
     ) from error
 
-__all__ = ["FaissStore"]
-
-_LAYOUT = Layout("FaissStore", "index", ".faiss", "Flat", read_rows)
+__all__ = ["FaissStore", "IndexInfo"]
 
 
-class FaissStore(LocalStore):
-    """Vectors in a flat FAISS index, searched exactly; in memory or in a folder.
+class FaissStore(FolderStore):
+    """Vectors in a FAISS index, searched exactly or approximately; in memory or in a folder.
+
+    Whatever the index, the vectors themselves are kept too: `get` returns them, and a search computes with
+    them the distances of what the index proposes. An approximate index can miss a neighbour, but every
+    distance is the true one.
 
     With a path, the folder is read when the store is opened; writes stay in memory until `flush` or `close`
     put a complete new generation in the place of the one before, so the folder always opens at the last
@@ -59,21 +62,43 @@ class FaissStore(LocalStore):
         `get` returns them to within float32 rounding.
     read_only : bool
         Refuse every write; the folder must hold a store.
-    index : {"auto", "Flat"}
-        The kind of index; both are the exact one.
+    index : str
+        ``"Flat"`` searches exactly; any other FAISS factory string, say ``"IVF1024,SQ8"``, ``"HNSW32"`` or
+        ``"SQfp16"``, approximately, once there are enough vectors to build it. ``"auto"`` is that of the
+        folder; in a new store, exact up to 100,000 vectors and inverted lists beyond. Opening a folder with
+        another index than it has builds that one at the next write or flush.
+    recall : float, optional
+        The recall@10, in (0, 1], that an approximate index is to reach on the stored vectors. None is that of
+        the folder; 0.99 in a new store. Where it cannot be reached a ClipRetrievalWarning says so.
+    mmap : bool
+        Map the folder's vectors and index into memory instead of reading them; needs `read_only`. Processes
+        that map one folder share the pages.
 
     Raises
     ------
     InvalidInputError
-        If the path is a file or a folder of something else.
+        If the path is a file or a folder of something else, or the index is none that FAISS can make.
+    UnsupportedOperationError
+        If the index cannot serve a store, or a folder that is opened only to read has another.
     FingerprintMismatchError
         If the folder holds another metric.
     StoreCorruptedError
         If a file in the folder is missing or damaged.
     StoreLockedError
-        If the store is new and another writer is making it.
+        If the store is new, or to have another index, and another writer holds it.
     StoreUnavailableError
         If the folder cannot be read or made, or there is no store to read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = np.random.default_rng(0).standard_normal((2000, 16), dtype=np.float32)
+    >>> store = FaissStore(index="IVF16,Flat", recall=0.9)
+    >>> store.upsert([str(place) for place in range(2000)], rows, list(range(2000)))
+    >>> store.index_info.factory, store.index_info.recall >= 0.9
+    ('IVF16,Flat', True)
+    >>> store.search(rows[:2], k=1).labels.tolist()
+    [[0], [1]]
     """
 
     def __init__(
@@ -82,68 +107,27 @@ class FaissStore(LocalStore):
         *,
         metric: Metric | str = Metric.L2,
         read_only: bool = False,
-        index: str = "auto",
+        index: str = AUTO,
+        recall: float | None = None,
+        mmap: bool = False,
     ) -> None:
-        super().__init__(metric)
-        if index not in ("auto", "Flat"):
-            raise UnsupportedOperationError(
-                f"FaissStore searches exactly: index must be 'auto' or 'Flat'; found {index!r}"
-            )
-        if path is None and read_only:
-            raise InvalidInputError("read_only needs a path; a store in memory starts empty")
-        self._path = None if path is None else Path(path).absolute()
-        self._read_only = read_only
-        self._loaded: FolderManifest | None = None
-        self._writer: WriterLock | None = None
-        self._flushing = threading.Lock()
-        if self._path is not None:
-            self._open(self._path)
-
-    def flush(self) -> None:
-        """Put everything written so far durably into the folder; without a path, nothing.
-
-        Raises
-        ------
-        StoreUnavailableError
-            If it cannot be written. What was flushed before is intact and the changes stay in memory: free
-            some space and flush again.
-        """
-        with self._flushing, self._lock.read():
-            self._require_open()
-            self._write_out()
-
-    def save(self, path: str | Path) -> None:
-        """Write a complete copy into the folder `path`, atomically; into its own folder, `flush`.
-
-        Parameters
-        ----------
-        path : str or Path
-            A new or empty folder, or one whose store the copy replaces.
-
-        Raises
-        ------
-        InvalidInputError
-            If the folder holds something else.
-        StoreError
-            If the copy cannot be written; what was there before is intact.
-        """
-        target = Path(path).absolute()
-        if self._path is not None and target.resolve() == self._path.resolve():
-            self.flush()
-            return
-        with self._lock.read():
-            self._require_open()
-            save_copy(target, _LAYOUT, self._snapshot())
+        super().__init__(path, metric, read_only)
+        self._asked_index, self._asked_recall = check_factory(index), _check_recall(recall)
+        self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
+        self._mmap = _check_mmap(mmap, read_only)
+        self._open()
 
     @classmethod
-    def load(cls, path: str | Path, *, read_only: bool = True) -> FaissStore:
-        """Open the store in a folder under the metric that it holds.
+    def load(cls, path: str | Path, *, read_only: bool = True, mmap: bool = False) -> FaissStore:
+        """Open the store in a folder under the metric and with the index that it holds.
 
         Parameters
         ----------
         path : str or Path
         read_only : bool
             Refuse every write.
+        mmap : bool
+            Map the vectors and the index into memory instead of reading them.
 
         Raises
         ------
@@ -156,101 +140,104 @@ class FaissStore(LocalStore):
         manifest = find_manifest(folder)
         if manifest is None:
             raise StoreUnavailableError(f"there is no store in {folder}; check the path")
-        return cls(folder, metric=manifest.metric, read_only=read_only)
+        return cls(folder, metric=manifest.metric, read_only=read_only, mmap=mmap)
+
+    @property
+    def index_info(self) -> IndexInfo:
+        """What serves the searches, and the recall that was measured."""
+        with self._lock.read():
+            return self._rows.info if isinstance(self._rows, AnnRows) else IndexInfo(FLAT)
 
     def location(self) -> dict[str, Any] | None:
         """Return the options that open the same folder elsewhere; None in memory."""
-        return None if self._path is None else {"path": str(self._path), "metric": str(self._metric)}
+        options = super().location()
+        if options is not None and self._asked_index != AUTO:
+            options["index"] = self._asked_index
+        if options is not None and self._asked_recall is not None:
+            options["recall"] = self._asked_recall
+        return options
 
     def __repr__(self) -> str:
-        where = "" if self._path is None else f", path={str(self._path)!r}"
-        mode = ", read_only=True" if self._read_only else ""
-        return f"{super().__repr__()[:-1]}{where}{mode})"
+        kind = "" if self._index in (AUTO, FLAT) else f", index={self._index!r}"
+        if isinstance(self._rows, AnnRows) and self._rows.state is not None:
+            state = self._rows.state
+            kind = f", index={state.factory!r}, recall={state.recall:.3f}"
+        return f"{super().__repr__()[:-1]}{kind})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._path is not None:
-            raise UnsupportedOperationError(
-                f"the store in {self._path} cannot be pickled or copied: open its folder again instead, with "
-                "FaissStore(**store.location(), read_only=True)"
-            )
-        state = super().__getstate__()
-        del state["_flushing"]
-        return state
+    def _layout(self) -> Layout:
+        return Layout("FaissStore", "index", ".faiss", self._read)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._flushing = threading.Lock()
+    def _read(self, folder: Path, manifest: FolderManifest) -> VectorRows:
+        flat = read_rows(folder / manifest.files["vectors"].name, manifest.metric, self._mmap)
+        if manifest.index == FLAT:
+            return flat
+        return read_ann(folder, manifest, flat, self._asked_recall, self._mmap)
 
-    def _open(self, path: Path) -> None:
-        if find_manifest(path) is not None:
-            self._reload(path)
-        elif self._read_only:
-            raise StoreUnavailableError(f"there is no store in {path}; check the path, or open it to write")
-        else:
-            self._create(path)
+    def _snapshot(self) -> Snapshot:
+        snapshot = replace(super()._snapshot(), index=self._index)
+        if self._index == FLAT:
+            return snapshot
+        if not isinstance(self._rows, AnnRows):
+            return replace(snapshot, state={"target": self._recall, "built": None})
+        parts, state = index_parts(self._rows)
+        return replace(snapshot, parts=parts, state=state)
 
-    def _create(self, path: Path) -> None:
-        """Make the folder, held for writing, with the manifest of an empty store."""
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreUnavailableError(f"the folder {path} cannot be made: {error}") from error
-        lock = WriterLock(path)
-        lock.acquire()
-        try:
-            if find_manifest(path) is None:
-                self._loaded = write_generation(path, _LAYOUT, self._snapshot(), None)
-            else:  # another writer made it in between
-                self._reload(path)
-        except BaseException:
-            lock.release()
-            raise
-        self._writer = lock
+    def _adopt(self, snapshot: Snapshot) -> None:
+        super()._adopt(snapshot)
+        self._index = snapshot.index
+        self._recall = self._asked_recall or kept_target(snapshot.state)
+        if self._asked_index not in (AUTO, snapshot.index):
+            self._reindex(snapshot.index)
+        elif isinstance(self._rows, AnnRows):
+            self._rows.measure()
+        if self._rows is None and self._dim is not None:
+            self._rows = self._new_rows(self._dim)
 
-    def _reload(self, path: Path) -> None:
-        manifest, snapshot = load(path, _LAYOUT)
-        if snapshot.metric is not self._metric:
-            held, asked = str(snapshot.metric), str(self._metric)
-            raise FingerprintMismatchError(
-                f"the store in {path} was made with metric {held!r}; found metric={asked!r}. "
-                f"Open it with metric={held!r}, or fill a new folder"
-            )
-        self._adopt(snapshot)
-        self._loaded = manifest
-
-    def _begin_write(self) -> None:
-        super()._begin_write()
+    def _reindex(self, held: str) -> None:
+        """Take the rows of a folder with another index."""
         if self._read_only:
-            raise UnsupportedOperationError(f"{self!r} is read-only; open it with read_only=False to write")
-        if self._path is None or self._writer is not None:
-            return
-        lock = WriterLock(self._path)
-        lock.acquire()
-        try:
-            if find_manifest(self._path) != self._loaded:  # another writer came and went since it was read
-                self._reload(self._path)
-            discard_unlisted(self._path)
-        except OSError as error:
-            lock.release()
-            raise StoreUnavailableError(f"the store in {self._path} cannot be written: {error}") from error
-        except BaseException:
-            lock.release()
-            raise
-        self._writer = lock
+            raise UnsupportedOperationError(
+                f"the store in {self._path} has the index {held!r}; found index={self._asked_index!r}. Leave "
+                "index= out, or open it with read_only=False to build another"
+            )
+        self._index, self._changed = self._asked_index, True
+        if self._rows is not None:
+            flat = self._rows.flat if isinstance(self._rows, AnnRows) else self._rows
+            self._rows = self._indexed(flat)
 
-    def _write_out(self) -> None:
-        if self._path is not None and self._changed:
-            self._loaded = write_generation(self._path, _LAYOUT, self._snapshot(), self._loaded)
-            self._changed = False
+    def _wrote(self) -> None:
+        if isinstance(self._rows, AnnRows):
+            self._rows.maintain()
+
+    def _prepare(self) -> None:
+        """Build the index of a folder that had another."""
+        if self._is_unfinished():
+            with self._lock.write():
+                self._require_open()
+                self._build()
 
     def _finish(self) -> None:
-        self._write_out()
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+        if self._path is not None and self._is_unfinished():
+            self._build()
+        super()._finish()
+
+    def _is_unfinished(self) -> bool:
+        writable = self._path is None or self._writer is not None
+        return writable and isinstance(self._rows, AnnRows) and self._rows.unfinished
+
+    def _build(self) -> None:
+        if isinstance(self._rows, AnnRows) and self._rows.unfinished:
+            self._rows.maintain()
+            self._changed |= self._rows.index is not None
 
     def _new_rows(self, dim: int) -> VectorRows:
-        return FlatRows(dim, self._metric)
+        return self._indexed(FlatRows(dim, self._metric))
+
+    def _indexed(self, flat: VectorRows) -> VectorRows:
+        """Return rows with the approximate index in force, if that is one."""
+        if self._index == FLAT or not isinstance(flat, FlatRows):
+            return flat
+        return AnnRows(flat, self._metric, self._index, self._recall)
 
     def _stored(self, vectors: FloatArray, norms: npt.NDArray[np.float64]) -> FloatArray:
         return unit_rows(vectors, norms) if self._metric is Metric.COSINE else vectors
@@ -260,7 +247,18 @@ class FaissStore(LocalStore):
             return rows
         return (rows * norms[:, None]).astype(np.float32)
 
-    def _adopt(self, snapshot: Snapshot) -> None:
-        super()._adopt(snapshot)
-        if self._rows is None and self._dim is not None:
-            self._rows = self._new_rows(self._dim)
+
+def _check_recall(recall: float | None) -> float | None:
+    if recall is None:
+        return None
+    if isinstance(recall, bool) or not isinstance(recall, (int, float, np.number)) or not 0 < recall <= 1:
+        raise InvalidInputError(f"recall must be a number in (0, 1], say 0.99; found {recall!r}")
+    return float(recall)
+
+
+def _check_mmap(mmap: bool, read_only: bool) -> bool:
+    if mmap and not read_only:
+        raise InvalidInputError("mmap=True is for reading: give read_only=True too")
+    if mmap and not CAN_MAP:
+        raise UnsupportedOperationError("mmap=True needs a newer FAISS; run: pip install -U faiss-cpu")
+    return bool(mmap)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clipretrieval.stores._folder import Layout, load
-from clipretrieval.stores._folder_manifest import damaged
+from clipretrieval.stores._folder_manifest import FolderManifest, damaged
 from clipretrieval.stores._folder_write import save_copy
 from clipretrieval.stores._local import LocalStore
 from clipretrieval.stores._rows import ArrayRows, VectorRows
@@ -78,7 +78,8 @@ class MemoryStore(LocalStore):
         return ArrayRows(dim)
 
 
-def _read_array(path: Path, metric: Metric) -> VectorRows:
+def _read_array(folder: Path, manifest: FolderManifest) -> VectorRows:
+    path = folder / manifest.files["vectors"].name
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -88,4 +89,4 @@ def _read_array(path: Path, metric: Metric) -> VectorRows:
     return ArrayRows.from_array(array)
 
 
-_LAYOUT = Layout("MemoryStore", "vectors", ".npy", "Flat", _read_array)
+_LAYOUT = Layout("MemoryStore", "vectors", ".npy", _read_array)

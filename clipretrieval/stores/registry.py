@@ -48,6 +48,8 @@ class _Entry:
 _BUILT_IN = {
     "memory": _Entry("clipretrieval.stores.memory:MemoryStore"),
     "faiss": _Entry("clipretrieval.stores.faiss:FaissStore"),
+    "chroma": _Entry("clipretrieval.stores.chroma:ChromaStore", extra="chroma"),
+    "pinecone": _Entry("clipretrieval.stores.pinecone:PineconeStore", extra="pinecone"),
 }
 _registered: dict[str, _Entry] = {}
 

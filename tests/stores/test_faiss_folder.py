@@ -113,7 +113,7 @@ def test_a_folder_holds_one_generation(folder: Path) -> None:
         store.delete(["é0"])
     assert data_files(folder) == ["MANIFEST.json", "index-2.faiss", "records-2.sqlite"]
     manifest = json.loads((folder / "MANIFEST.json").read_text())
-    expected = {"format_version": 1, "generation": 2, "metric": "l2", "dim": 6, "count": 29, "index": "Flat"}
+    expected = {"format_version": 1, "generation": 2, "metric": "l2", "dim": 6, "count": 29, "index": "auto"}
     assert {name: manifest[name] for name in expected} == expected
 
 

@@ -18,7 +18,6 @@ from clipretrieval.errors import (
     DimensionMismatchError,
     InvalidInputError,
     StoreError,
-    UnsupportedOperationError,
 )
 from clipretrieval.stores import FaissStore, MemoryStore, PortableStore, VectorStore
 from clipretrieval.types import Metric
@@ -570,13 +569,6 @@ def test_an_empty_store_can_be_copied() -> None:
     """Copies of stores without vectors are empty stores."""
     for store in (MemoryStore(), FaissStore()):
         assert repickled(store).count() == 0
-
-
-def test_only_the_exact_index_is_offered() -> None:
-    """FaissStore takes the names of the exact index and refuses others."""
-    assert FaissStore(index="Flat").count() == 0
-    with pytest.raises(UnsupportedOperationError, match="HNSW32"):
-        FaissStore(index="HNSW32")
 
 
 def test_threads_search_while_one_writes(make: Any) -> None:

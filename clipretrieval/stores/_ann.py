@@ -1,0 +1,246 @@
+"""Rows that are searched through an approximate index."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.errors import ClipRetrievalWarning
+from clipretrieval.stores import _factory
+from clipretrieval.stores._ann_index import AnnIndex
+from clipretrieval.stores._ann_state import AnnState, IndexInfo
+from clipretrieval.stores._ann_tune import tune
+from clipretrieval.stores._exact import Shortlist, row_norms
+from clipretrieval.stores._factory import AUTO, FLAT, auto_factory, make_index, sizes
+from clipretrieval.stores._flat import FlatRows
+from clipretrieval.stores._table import Moves
+from clipretrieval.types import FloatArray, Metric
+
+__all__ = ["DEFAULT_RECALL", "AnnRows"]
+
+# An index is built anew when this many times the vectors that it was built with have been written since.
+STALE_AFTER = 3
+# Its recall is measured again when this share of the vectors has been written since the last time.
+MEASURED_AFTER = 0.25
+# Between longer vectors squared distances leave float32, on which FAISS aborts the process.
+LONGEST = 1e18
+TOO_LONG = f"a vector is longer than {LONGEST:g}"
+SEED = 0
+DEFAULT_RECALL = 0.99
+
+
+class AnnRows:
+    """Rows in a flat index, which holds the vectors, and an approximate one, which proposes candidates.
+
+    Until there are enough vectors to build it, there is no approximate index and searches are exact.
+
+    Parameters
+    ----------
+    flat : FlatRows
+    metric : Metric
+    factory : str
+        ``"auto"`` or a factory string that `make_index` takes.
+    target : float
+        The recall@10 to reach, in (0, 1].
+    """
+
+    def __init__(self, flat: FlatRows, metric: Metric, factory: str, target: float) -> None:
+        self._flat, self._metric, self._factory, self._target = flat, metric, factory, target
+        self._least = self._most = 0
+        if factory not in (AUTO, FLAT):
+            self._least, self._most = sizes(make_index(factory, flat.dim, metric))
+        self._index: AnnIndex | None = None
+        self._state: AnnState | None = None
+        self._failed_with = 0
+        self._warned = False
+        self._complaint: str | None = None
+
+    @property
+    def flat(self) -> FlatRows:
+        """The vectors."""
+        return self._flat
+
+    @property
+    def target(self) -> float:
+        """The recall@10 to reach."""
+        return self._target
+
+    @property
+    def dim(self) -> int:
+        """The vectors' dimension."""
+        return self._flat.dim
+
+    @property
+    def index(self) -> AnnIndex | None:
+        """The approximate index, if it is built."""
+        return self._index
+
+    @property
+    def state(self) -> AnnState | None:
+        """What is known of the approximate index."""
+        return self._state
+
+    @property
+    def info(self) -> IndexInfo:
+        """What serves the searches."""
+        index, state = self._index, self._state
+        if index is None or state is None:
+            return IndexInfo(FLAT)
+        names = ("factory", "trained_on", "nprobe", "ef_search", "over_fetch", "recall")
+        known = asdict(state)
+        return IndexInfo(**{name: known[name] for name in names}, tombstones=index.tombstones)
+
+    def adopt(self, index: AnnIndex, state: AnnState) -> None:
+        """Take over an index that was read from a file."""
+        self._index, self._state = index, state
+
+    def view(self) -> FloatArray:
+        """Return all rows, shape (n, dim)."""
+        return self._flat.view()
+
+    def shortlist(self, longest: float) -> Shortlist | None:
+        """Return the flat index's search, for queries to which there are too few candidates."""
+        return self._flat.shortlist(longest)
+
+    def candidates(self, queries: FloatArray, k: int) -> npt.NDArray[np.int64] | None:
+        """Return rows that are probably among the `k` nearest; None where a search must be exact."""
+        index, state = self._index, self._state
+        if index is None or state is None:
+            return None
+        fetch = state.knobs.fetch(k)
+        return None if fetch >= len(self.view()) else index.search(queries, k, fetch, state.knobs)
+
+    def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
+        """Write each vector into the row of its place."""
+        self._flat.write(vectors, places)
+        if self._index is None or self._state is None:
+            return
+        self._state = replace(self._state, written=self._state.written + len(places))
+        # A rebuild is due in any case: spare the work.
+        if float(row_norms(vectors).max()) > LONGEST:
+            self._give_up("extend", TOO_LONG)
+        elif not self._is_stale():
+            self._try("extend", lambda index: index.write(vectors, places))
+
+    def remove(self, moves: Moves) -> None:
+        """Move rows as planned and drop those after the last that is kept."""
+        moved = self._flat.view()[moves.sources]
+        self._flat.remove(moves)
+        self._try("shrink", lambda index: index.remove(moves, moved))
+
+    def dump(self, write: Callable[[bytes], object]) -> None:
+        """Write the vectors in FAISS's format."""
+        self._flat.dump(write)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether `maintain` has an index to build."""
+        return self._index is None and self._wanted() is not None
+
+    def maintain(self) -> None:
+        """Build or measure the index where it is time to; called with the store's lock held alone."""
+        count, state = len(self.view()), self._state
+        wanted = self._wanted()
+        if wanted is None:
+            if self._is_stale() or 2 * count <= _factory.AUTO_LIMIT:
+                self._forget()
+        elif self._index is None or state is None or self._is_stale():
+            self._build(wanted)
+        elif state.written >= state.measure_at or state.target != self._target:
+            self._measure(state)
+        self._complain()
+
+    def measure(self) -> None:
+        """Measure the recall for the target of now, if the index was tuned for another."""
+        if self._state is not None and self._state.target != self._target:
+            self._measure(self._state)
+            self._complain()
+
+    def _wanted(self) -> str | None:
+        """Return the factory string of the index that there should be; None where there are too few rows."""
+        count = len(self.view())
+        if self._factory == AUTO:
+            return auto_factory(count)
+        enough = count >= max(self._least, _factory.SMALLEST, 2 * self._failed_with)
+        return self._factory if enough or (self._index is not None and count) else None
+
+    def _is_stale(self) -> bool:
+        index, state = self._index, self._state
+        if index is None or state is None:
+            return False
+        if 4 * index.tombstones > index.total:
+            return True
+        return state.written >= STALE_AFTER * state.built_with
+
+    def _build(self, factory: str) -> None:
+        rows = self.view()
+        index = make_index(factory, self.dim, self._metric)
+        least, most = sizes(index)
+        if len(rows) < max(least, 2 * self._failed_with) or (len(rows) < _factory.SMALLEST):
+            self._forget()
+            return
+        built = AnnIndex(factory, index)
+        if float(row_norms(rows).max()) > LONGEST:
+            self._give_up("build", TOO_LONG)
+            return
+        sample = 0 if index.is_trained else min(len(rows), most)
+        try:
+            if sample:
+                picks = np.random.default_rng(SEED).choice(len(rows), sample, replace=False)
+                index.train(rows[np.sort(picks)])
+            built.write(rows, np.arange(len(rows)))
+        except (RuntimeError, MemoryError) as error:
+            self._give_up("build", str(error))
+            return
+        self._failed_with = 0
+        self._index = built
+        self._measure(AnnState(factory, sample, len(rows), 0, 0, None, None, 1, 0.0, self._target))
+
+    def _measure(self, state: AnnState) -> None:
+        if self._index is None:
+            return
+        knobs, recall = tune(self._index, self._flat, self._metric, self._target)
+        self._state = replace(
+            state,
+            **asdict(knobs),
+            recall=recall,
+            target=self._target,
+            measure_at=state.written + int(MEASURED_AFTER * len(self.view())) + 1,
+        )
+        if recall < self._target and not self._warned:
+            self._warned = True
+            self._complaint = (
+                f"index={state.factory!r} reaches a recall@10 of {recall:.3f} on the stored vectors, below "
+                f"the {self._target:g} asked for, whatever a search may spend; give a finer index, "
+                "or a lower recall="
+            )
+
+    def _try(self, what: str, change: Callable[[AnnIndex], None]) -> None:
+        """Change the index; where FAISS fails, search exactly from now on."""
+        if self._index is None:
+            return
+        try:
+            change(self._index)
+        except (RuntimeError, MemoryError) as error:
+            self._give_up(what, str(error))
+
+    def _give_up(self, what: str, reason: str) -> None:
+        self._forget()
+        self._failed_with = max(1, len(self.view()))
+        self._complaint = (
+            f"FAISS could not {what} the index {self._factory!r} ({reason}); no vector is lost, and searches "
+            "are exact until there are twice as many vectors"
+        )
+
+    def _complain(self) -> None:
+        """Give the warning that is due, where nothing is left to be done: it may be raised as an error."""
+        complaint, self._complaint = self._complaint, None
+        if complaint is not None:
+            warnings.warn(complaint, ClipRetrievalWarning, stacklevel=6)
+
+    def _forget(self) -> None:
+        self._index = self._state = None

@@ -1,0 +1,183 @@
+"""A store in memory that keeps itself in a folder."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from clipretrieval.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
+from clipretrieval.stores._folder import Layout, find_manifest, load
+from clipretrieval.stores._folder_manifest import FolderManifest
+from clipretrieval.stores._folder_write import discard_unlisted, save_copy, write_generation
+from clipretrieval.stores._local import LocalStore
+from clipretrieval.stores._writer import WriterLock
+from clipretrieval.types import Metric
+
+__all__ = ["FolderStore"]
+
+
+class FolderStore(LocalStore):
+    """Reads a folder when it is opened, and puts a complete new generation there at each flush.
+
+    Subclasses say how the vectors lie in it (`_layout`), and open it at the end of their constructor.
+    """
+
+    def __init__(self, path: str | Path | None, metric: Metric | str, read_only: bool) -> None:
+        super().__init__(metric)
+        if path is None and read_only:
+            raise InvalidInputError("read_only needs a path; a store in memory starts empty")
+        self._path = None if path is None else Path(path).absolute()
+        self._read_only = read_only
+        self._loaded: FolderManifest | None = None
+        self._writer: WriterLock | None = None
+        self._flushing = threading.Lock()
+
+    def flush(self) -> None:
+        """Put everything written so far durably into the folder; without a path, nothing.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If it cannot be written. What was flushed before is intact and the changes stay in memory: free
+            some space and flush again.
+        """
+        with self._flushing:
+            self._prepare()
+            with self._lock.read():
+                self._require_open()
+                self._write_out()
+
+    def save(self, path: str | Path) -> None:
+        """Write a complete copy into the folder `path`, atomically; into its own folder, `flush`.
+
+        Parameters
+        ----------
+        path : str or Path
+            A new or empty folder, or one whose store the copy replaces.
+
+        Raises
+        ------
+        InvalidInputError
+            If the folder holds something else.
+        StoreError
+            If the copy cannot be written; what was there before is intact.
+        """
+        target = Path(path).absolute()
+        if self._path is not None and target.resolve() == self._path.resolve():
+            self.flush()
+            return
+        self._prepare()
+        with self._lock.read():
+            self._require_open()
+            save_copy(target, self._layout(), self._snapshot())
+
+    def location(self) -> dict[str, Any] | None:
+        """Return the options that open the same folder elsewhere; None in memory."""
+        return None if self._path is None else {"path": str(self._path), "metric": str(self._metric)}
+
+    def __repr__(self) -> str:
+        where = "" if self._path is None else f", path={str(self._path)!r}"
+        mode = ", read_only=True" if self._read_only else ""
+        return f"{super().__repr__()[:-1]}{where}{mode})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._path is not None:
+            raise UnsupportedOperationError(
+                f"the store in {self._path} cannot be pickled or copied: open its folder again instead, with "
+                f"{type(self).__name__}(**store.location(), read_only=True)"
+            )
+        state = super().__getstate__()
+        del state["_flushing"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._flushing = threading.Lock()
+
+    def _layout(self) -> Layout:
+        """Return how the vectors lie in the folder."""
+        raise NotImplementedError
+
+    def _prepare(self) -> None:
+        """Do what is due before a generation or a copy is written; called without the lock."""
+
+    def _open(self) -> None:
+        """Read the folder, or make it."""
+        if self._path is None:
+            return
+        if find_manifest(self._path) is not None:
+            self._reload(self._path)
+            if self._changed:  # already it is to be other than it was read
+                self._begin_write()
+        elif self._read_only:
+            raise StoreUnavailableError(
+                f"there is no store in {self._path}; check the path, or open it to write"
+            )
+        else:
+            self._create(self._path)
+
+    def _create(self, path: Path) -> None:
+        """Make the folder, held for writing, with the manifest of an empty store."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailableError(f"the folder {path} cannot be made: {error}") from error
+        lock = WriterLock(path)
+        lock.acquire()
+        try:
+            if find_manifest(path) is None:
+                self._loaded = write_generation(path, self._layout(), self._snapshot(), None)
+            else:  # another writer made it in between
+                self._reload(path)
+        except BaseException:
+            lock.release()
+            raise
+        self._writer = lock
+
+    def _reload(self, path: Path) -> None:
+        manifest, snapshot = load(path, self._layout())
+        if snapshot.metric is not self._metric:
+            held, asked = str(snapshot.metric), str(self._metric)
+            raise FingerprintMismatchError(
+                f"the store in {path} was made with metric {held!r}; found metric={asked!r}. "
+                f"Open it with metric={held!r}, or fill a new folder"
+            )
+        self._adopt(snapshot)
+        self._loaded = manifest
+
+    def _begin_write(self) -> None:
+        super()._begin_write()
+        if self._read_only:
+            raise UnsupportedOperationError(f"{self!r} is read-only; open it with read_only=False to write")
+        if self._path is None or self._writer is not None:
+            return
+        lock = WriterLock(self._path)
+        lock.acquire()
+        try:
+            if find_manifest(self._path) != self._loaded:  # another writer came and went since it was read
+                self._reload(self._path)
+            discard_unlisted(self._path)
+        except OSError as error:
+            lock.release()
+            raise StoreUnavailableError(f"the store in {self._path} cannot be written: {error}") from error
+        except BaseException:
+            lock.release()
+            raise
+        self._writer = lock
+
+    def _write_out(self) -> None:
+        if self._path is not None and self._changed:
+            self._loaded = write_generation(self._path, self._layout(), self._snapshot(), self._loaded)
+            self._changed = False
+
+    def _finish(self) -> None:
+        self._write_out()
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
