@@ -1,0 +1,279 @@
+"""Where a Chroma collection lives, and how it is opened: in memory, in a folder, at a server, by a client."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import chromadb
+import httpx
+from chromadb.api.shared_system_client import SharedSystemClient
+from chromadb.config import Settings
+from chromadb.errors import NotFoundError
+from filelock import FileLock, Timeout
+
+from clipretrieval.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreCorruptedError,
+    StoreLockedError,
+    StoreUnavailableError,
+)
+from clipretrieval.stores._chroma_errors import translated
+from clipretrieval.types import Metric
+
+__all__ = ["MANIFEST_KEY", "Connection", "connect", "open_collection"]
+
+FORMAT_KEY = "clipretrieval:format"
+MANIFEST_KEY = "clipretrieval:manifest"
+FORMAT_VERSION = 1
+LOCK_NAME = "clipretrieval.lock"
+DATABASE_NAME = "chroma.sqlite3"
+DEFAULT_PORT = 8000
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,470}[a-zA-Z0-9]")
+
+# A graph denser than Chroma's default (100, 16): that one lost sight of a sixth of 3,000 rows with many equal
+# vectors, this one of none.
+GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
+# Chroma then never writes its index files, which a killed process leaves torn; SQLite's log holds everything.
+NEVER = 10**9
+
+# Chroma makes the system that clients share without a lock of its own.
+_making = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Connection:
+    """A client and what there is to know about it.
+
+    Attributes
+    ----------
+    client : chromadb client
+    collection : str
+        The collection's name.
+    where : str
+        The collection in words, for messages.
+    exclusive : bool
+        Whether no other store or program may change the collection.
+    folder : Path or None
+    location : dict or None
+        The options that open the same place elsewhere.
+    release : callable
+        Frees all of it.
+    """
+
+    client: Any
+    collection: str
+    where: str
+    exclusive: bool
+    folder: Path | None
+    location: dict[str, Any] | None
+    release: Callable[[], None]
+
+    def sync(self) -> None:
+        """Have the system put a folder's database on the device, where SQLite has committed to it.
+
+        To close a file drops this process's locks on it: no request may be under way.
+        """
+        if self.folder is None:
+            return
+        try:
+            for path in (self.folder / DATABASE_NAME, self.folder):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            raise StoreUnavailableError(f"{self.where} cannot be flushed: {error}") from error
+
+
+def connect(
+    path: str | Path | None, host: str | None, port: int | None, ssl: bool, client: Any, collection: str
+) -> Connection:
+    """Reach Chroma where the options say.
+
+    Raises
+    ------
+    InvalidInputError
+        If the options contradict each other or a name is malformed.
+    StoreError
+        If Chroma cannot be reached, or another writer holds the folder.
+    """
+    if not isinstance(collection, str) or not NAME.fullmatch(collection):
+        raise InvalidInputError(
+            "collection must be 3 to 472 of the characters a-z, A-Z, 0-9, '.', '_' and '-', with a letter or "
+            f"digit at both ends; found {collection!r}"
+        )
+    given = [
+        name for name, value in (("path", path), ("host", host), ("client", client)) if value is not None
+    ]
+    if len(given) > 1:
+        raise InvalidInputError(f"give one of path, host and client; found {' and '.join(given)}")
+    if host is None and (port is not None or ssl):
+        raise InvalidInputError("port and ssl need a host")
+    if client is not None:
+        where = f"collection {collection!r} of the given Chroma client"
+        return Connection(client, collection, where, False, None, None, lambda: None)
+    if host is not None:
+        return _at_server(host, DEFAULT_PORT if port is None else port, ssl, collection)
+    return _in_memory(collection) if path is None else _in_folder(path, collection)
+
+
+def open_collection(connection: Connection, metric: Metric) -> Any:
+    """Return the collection, made if it is not there.
+
+    Raises
+    ------
+    FingerprintMismatchError
+        If it is there with another metric.
+    InvalidInputError
+        If it is there and no `ChromaStore` made it.
+    """
+    name = connection.collection
+    with translated(connection.where):
+        try:
+            found = connection.client.get_collection(name, embedding_function=None)
+        except NotFoundError:
+            graph: dict[str, Any] = {"space": str(metric), **GRAPH}
+            if connection.folder is not None or not connection.exclusive:
+                graph["sync_threshold"] = NEVER
+            found = connection.client.get_or_create_collection(
+                name,
+                configuration={"hnsw": graph},
+                metadata={FORMAT_KEY: FORMAT_VERSION},
+                embedding_function=None,
+            )
+    version = (found.metadata or {}).get(FORMAT_KEY)
+    if version is None:
+        raise InvalidInputError(
+            f"{connection.where} was not made by ChromaStore; give another name as collection="
+        )
+    if version != FORMAT_VERSION:
+        raise StoreCorruptedError(
+            f"{connection.where} is of format version {version!r}; this version of clipretrieval reads "
+            f"version {FORMAT_VERSION}. Install one that reads version {version!r}"
+        )
+    # Chroma passes silently over a configuration that differs from the one at creation.
+    settings = found.configuration_json
+    space = (settings.get("hnsw") or settings.get("spann") or {}).get("space")
+    if space != str(metric):
+        raise FingerprintMismatchError(
+            f"{connection.where} was made with metric {space!r}; found metric={str(metric)!r}. "
+            f"Open it with metric={space!r}, or give another collection"
+        )
+    return found
+
+
+def _settings() -> Any:
+    return Settings(anonymized_telemetry=False)
+
+
+def _in_memory(collection: str) -> Connection:
+    # All clients in memory share one system in the process, so the name must be this store's alone.
+    name = f"{collection}-{uuid4().hex}"
+    where = "Chroma's collection in memory"
+    with translated(where), _making:
+        client: Any = chromadb.EphemeralClient(settings=_settings())
+
+    def release() -> None:
+        with translated(where), _making:
+            try:
+                client.delete_collection(name)
+            finally:
+                client.close()
+
+    return Connection(client, name, where, True, None, None, release)
+
+
+def _in_folder(path: str | Path, collection: str) -> Connection:
+    # Chroma tells its systems apart by the spelling of their paths.
+    folder = Path(path).resolve()
+    where = f"collection {collection!r} of the Chroma folder {folder}"
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"{folder} is a file; ChromaStore needs a folder, or a path that is free")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailableError(f"the folder {folder} cannot be made: {error}") from error
+    with ExitStack() as undo:
+        lock = _locked(folder)
+        undo.callback(lock.release)
+        with translated(where), _making:
+            client = _persistent_client(str(folder))
+        undo.pop_all()
+
+    def release() -> None:
+        try:
+            with translated(where), _making:
+                client.close()
+        finally:
+            lock.release()
+
+    location = {"path": str(folder), "collection": collection}
+    return Connection(client, collection, where, True, folder, location, release)
+
+
+def _persistent_client(folder: str) -> Any:
+    known: dict[str, Any] = getattr(SharedSystemClient, "_identifier_to_system", {})
+    fresh = folder not in known
+    try:
+        return chromadb.PersistentClient(path=folder, settings=_settings())
+    except BaseException:
+        # Chroma keeps a system that failed to start, and gives it out again, broken.
+        if fresh:
+            known.pop(folder, None)
+        raise
+
+
+def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
+    if not isinstance(host, str) or not host or set(host) & set("/@?# "):
+        raise InvalidInputError(
+            f"host must be a name or an address, without scheme, path or credentials; found {host!r}. "
+            "For anything else, give a client of your own as client="
+        )
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+        raise InvalidInputError(f"port must be an int from 1 to 65535; found {port!r}")
+    where = f"collection {collection!r} of the Chroma server at {host}:{port}"
+    with translated(where), _making:
+        client: Any = chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=_settings())
+
+    def release() -> None:
+        with translated(where), _making:
+            client.close()
+            _close_sockets(client)
+
+    location = {"host": host, "port": port, "ssl": ssl, "collection": collection}
+    return Connection(client, collection, where, False, None, location, release)
+
+
+def _close_sockets(client: Any) -> None:
+    """Close the HTTP sessions of a client and of the one inside it, which Chroma leaves open."""
+    for each in (client, getattr(client, "_admin_client", None)):
+        session = getattr(getattr(each, "_server", None), "_session", None)
+        if isinstance(session, httpx.Client):
+            session.close()
+
+
+def _locked(folder: Path) -> FileLock:
+    """Take the folder's lock at once or not at all; the system frees it when the process ends."""
+    lock = FileLock(folder / LOCK_NAME, timeout=0, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise StoreLockedError(
+            f"another store holds the Chroma folder {folder}. Chroma lets one process use a folder: close it "
+            "there first, or run `chroma run` on the folder and open it with host= and port="
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise StoreUnavailableError(
+            f"the Chroma folder {folder} cannot be locked: {error}; check its permissions"
+        ) from error
+    return lock

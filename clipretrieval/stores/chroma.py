@@ -1,0 +1,300 @@
+"""A store on Chroma: in memory, in a folder, at a server, or through a client of the user's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from clipretrieval.errors import (
+    MissingDependencyError,
+    StoreError,
+    UnsupportedOperationError,
+)
+from clipretrieval.stores._locks import ReadWriteLock
+from clipretrieval.stores._validate import (
+    check_batch,
+    check_dim,
+    check_directions,
+    check_k,
+    check_label_kind,
+    check_lookup_ids,
+    check_manifest,
+    check_vectors,
+)
+from clipretrieval.types import FloatArray, Label, Metric, Neighbors, Records, as_label_array
+
+try:
+    from clipretrieval.stores._chroma_client import connect, open_collection
+    from clipretrieval.stores._chroma_records import ChromaRecords
+    from clipretrieval.stores._chroma_search import ChromaSearch, check_limit
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("chromadb", "httpx"):
+        raise
+    raise MissingDependencyError(
+        'ChromaStore needs chromadb, which is not installed; run: pip install "clipretrieval[chroma]"',
+        name=error.name,
+    ) from error
+
+__all__ = ["ChromaStore"]
+
+
+class ChromaStore:
+    """Vectors in a Chroma collection, searched exactly up to a size and through Chroma's graph beyond.
+
+    Without `path`, `host` or `client` the collection is in this process's memory and lost with it. One store
+    at a time may use a folder. Threads may search while one writes.
+
+    Chroma's own search is approximate at every setting. An exact one therefore reads the vectors and compares
+    all of them here, with the answers of `MemoryStore`. They are read once, if the collection is this store's
+    alone (in memory or in a folder), and at every search if others may change it (at a server or through
+    `client`).
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        A folder for Chroma, made if it is not there.
+    host : str, optional
+        Name or address of a Chroma server.
+    port : int, optional
+        The server's port; 8000 if not given.
+    ssl : bool
+        Speak HTTPS to the server.
+    client : chromadb client, optional
+        One that the caller made and closes, for credentials, tenants or databases.
+    collection : str
+        The collection's name, made if it is not there. In memory every store has a collection of its own.
+    metric : {"l2", "cosine", "ip"} or Metric
+        Must be that of the collection. Under ``"cosine"`` `get` returns vectors to within float32 rounding.
+    exact : bool
+        Miss no neighbour. False searches Chroma's graph and computes the distances of what it finds exactly.
+    exact_up_to : int, optional
+        The most values (records × dimension) that an exact search compares; a larger collection is searched
+        through Chroma's graph, with a `ClipRetrievalWarning`. By default 2²⁷, or 2²³ where all searches read.
+
+    Raises
+    ------
+    InvalidInputError
+        If the options contradict each other, or something else made the collection.
+    FingerprintMismatchError
+        If the collection has another metric.
+    StoreLockedError
+        If another store holds the folder.
+    StoreCorruptedError
+        If the folder is damaged.
+    StoreUnavailableError
+        If the server cannot be reached or the folder cannot be read or made.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        ssl: bool = False,
+        client: Any = None,
+        collection: str = "clipretrieval",
+        metric: Metric | str = Metric.L2,
+        exact: bool = True,
+        exact_up_to: int | None = None,
+    ) -> None:
+        self._metric = Metric.parse(metric)
+        self._exact = bool(exact)
+        self._lock = ReadWriteLock()
+        self._closed = False
+        self._exact_up_to = check_limit(exact_up_to)
+        self._connection = here = connect(path, host, port, ssl, client, collection)
+        try:
+            self._records = ChromaRecords(here, open_collection(here, self._metric), self._metric)
+            self._dim = self._records.dim()
+        except BaseException:
+            with suppress(StoreError):  # the first failure says more
+                here.release()
+            raise
+        self._search = ChromaSearch(self._records, self._metric, here.exclusive, self._exact, exact_up_to)
+
+    @property
+    def metric(self) -> Metric:
+        """How nearness is measured."""
+        return self._metric
+
+    @property
+    def dim(self) -> int | None:
+        """The vectors' dimension; None until the first upsert."""
+        return self._dim
+
+    def upsert(
+        self,
+        ids: Sequence[str],
+        vectors: FloatArray,
+        labels: Sequence[Label],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add vectors, replacing wholly those whose id is already there.
+
+        Parameters
+        ----------
+        ids : sequence of str, length n
+            Not empty, unique within the call.
+        vectors : array_like of real numbers, shape (n, dim)
+            Finite, also as float32. Under the cosine metric, not zero.
+        labels : sequence of int or of str, length n
+            Of the type that the store already holds.
+        metadata : sequence of mappings, length n, optional
+            JSON values.
+
+        Raises
+        ------
+        InvalidInputError
+            On any malformed argument, before anything is sent.
+        StoreError
+            If Chroma fails. A call of more than one request may then be stored in part: send it again.
+        """
+        batch = check_batch(ids, vectors, labels, metadata, self._metric)
+        with self._lock.write():
+            self._require_open()
+            dim = batch.vectors.shape[1]
+            check_dim(dim, self._held_dim())
+            check_label_kind(batch.labels, as_label_array(self._records.first().labels))
+            plan = self._records.plan(batch)
+            with self._search.changing() as copy:
+                self._records.upsert(batch, plan)
+                if copy is not None:
+                    copy.upsert(batch.ids, batch.vectors, batch.labels.tolist())
+            self._dim = dim
+
+    def search(self, vectors: FloatArray, k: int) -> Neighbors:
+        """Return the `k` nearest stored vectors of each query.
+
+        Parameters
+        ----------
+        vectors : array_like of real numbers, shape (n_queries, dim)
+            Finite. Under the cosine metric, not zero.
+        k : int
+            At least 1. May exceed the count: the rest is padded.
+
+        Returns
+        -------
+        Neighbors
+            Arrays of shape (n_queries, k), rows ascending, equal distances ordered by id. Distances are
+            computed in float64 and rounded to float32, also where the neighbours are approximate.
+
+        Raises
+        ------
+        InvalidInputError
+            On any malformed argument.
+        StoreError
+            If Chroma fails or the store is closed.
+        """
+        queries, norms = check_vectors(vectors)
+        check_directions(norms, self._metric)
+        reach = check_k(k)
+        with self._lock.read():
+            self._require_open()
+            check_dim(queries.shape[1], self._held_dim())
+            return self._search.search(queries, reach)
+
+    def get(self, ids: Sequence[str]) -> Records:
+        """Return the records of `ids`, in that order; ids that are not stored are left out."""
+        names = check_lookup_ids(ids)
+        with self._lock.read():
+            self._require_open()
+            return self._records.get(names, self._held_dim() or 0)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove the records of `ids` and return how many of them were there."""
+        names = check_lookup_ids(ids)
+        with self._lock.write():
+            self._require_open()
+            with self._search.changing() as copy:
+                removed = self._records.delete(names)
+                if copy is not None:
+                    copy.delete(names)
+            return removed
+
+    def count(self) -> int:
+        """Return the number of stored vectors."""
+        with self._lock.read():
+            self._require_open()
+            return self._records.count()
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""
+        with self._lock.read():
+            self._require_open()
+            found: dict[str, Any] = json.loads(self._records.read_manifest())
+            return found
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Keep a small JSON object in the collection's metadata, replacing the one before."""
+        text = check_manifest(manifest)
+        with self._lock.write():
+            self._require_open()
+            self._records.write_manifest(text)
+
+    def flush(self) -> None:
+        """Return when everything written so far is on the device, if it is in a folder.
+
+        Chroma commits every request before it answers: what a call wrote that returned outlives this process,
+        and the server's where there is one. In a folder, a flush also makes the end of the last commit, the
+        removal of SQLite's journal, outlast a loss of power; at a server that is the server's to do.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the system cannot.
+        """
+        with self._lock.write():
+            self._require_open()
+            self._connection.sync()
+
+    def close(self) -> None:
+        """Flush and free what the store holds; calling it again does nothing."""
+        with self._lock.write():
+            if self._closed:
+                return
+            self._closed = True
+            self._search.forget()
+            try:
+                self._connection.sync()
+            finally:
+                self._connection.release()
+
+    def location(self) -> dict[str, Any] | None:
+        """Return the options that open the same collection elsewhere; None in memory or with a client."""
+        place = self._connection.location
+        if place is None:
+            return None
+        bound = {} if self._exact_up_to is None else {"exact_up_to": self._exact_up_to}
+        return {**place, "metric": str(self._metric), "exact": self._exact, **bound}
+
+    def __enter__(self) -> ChromaStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._connection.where
+        return f"ChromaStore(metric={str(self._metric)!r}, dim={self._dim}, {state})"
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedOperationError(
+            f"{self!r} cannot be pickled or copied; open it elsewhere with ChromaStore(**store.location())"
+        )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError("this ChromaStore is closed; open it anew")
+
+    def _held_dim(self) -> int | None:
+        """Return the dimension, which another client of a server may have settled meanwhile."""
+        if self._dim is None:
+            self._dim = self._records.dim()
+        return self._dim
