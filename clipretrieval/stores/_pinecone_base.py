@@ -1,0 +1,121 @@
+"""What a PineconeStore is before it stores anything: where it is, and until when it is open."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, TypeVar
+
+from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
+from clipretrieval.stores._pinecone_calls import Calls
+from clipretrieval.stores._pinecone_manifest import MANIFEST_SPACE
+from clipretrieval.stores._pinecone_session import Address, Session
+from clipretrieval.stores._pinecone_space import DEFAULT_NAMESPACE
+from clipretrieval.types import Metric
+
+__all__ = ["PineconeBase"]
+
+Self = TypeVar("Self", bound="PineconeBase")
+
+INDEX_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
+MAX_NAMESPACE_LENGTH = 400
+
+
+class PineconeBase:
+    """Opens and closes the session, and tells where it leads without telling the key."""
+
+    def __init__(
+        self, address: Address, dim: int | None, api_key: str | None, timeout: float, concurrency: int
+    ) -> None:
+        if not timeout > 0 or not 1 <= concurrency <= 64 or (dim is not None and dim < 1):
+            raise InvalidInputError(
+                "timeout must be above 0, concurrency from 1 to 64, and dim at least 1; found "
+                f"timeout={timeout!r}, concurrency={concurrency!r}, dim={dim!r}"
+            )
+        key = api_key or os.environ.get("PINECONE_API_KEY", "")
+        if not key:
+            raise InvalidInputError("PineconeStore needs an API key; set PINECONE_API_KEY, or pass api_key=…")
+        self._address = _checked(address)
+        self._closed = False
+        self._session = Session(self._address, dim, key, Calls(key, timeout, concurrency))
+
+    @property
+    def metric(self) -> Metric:
+        """How nearness is measured."""
+        return self._address.metric
+
+    @property
+    def dim(self) -> int | None:
+        """The vectors' dimension; None until it is given, or there is an index."""
+        return self._session.dim
+
+    def flush(self) -> None:
+        """Return when searches see everything that this object wrote.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If that takes longer than the timeout.
+        """
+        self._require_open()
+        self._session.settle()
+
+    def close(self) -> None:
+        """Flush and close the connections; calling it again does nothing."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            self._session.close()
+
+    def location(self) -> dict[str, Any]:
+        """Return the options that open the same contents elsewhere, where PINECONE_API_KEY is set."""
+        at = self._address
+        options = {"index": at.index, "namespace": at.namespace, "metric": str(at.metric)}
+        return options if at.host is None else {**options, "host": at.host}
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        at = self._address
+        return (
+            f"PineconeStore({at.index!r}, namespace={at.namespace!r}, metric={str(at.metric)!r}, "
+            f"dim={self.dim}{', closed' if self._closed else ''})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise UnsupportedOperationError(
+            f"{self!r} holds an API key and cannot be pickled or copied; open it again with "
+            "PineconeStore(**store.location())"
+        )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError("this PineconeStore is closed; open it anew")
+
+
+def _checked(address: Address) -> Address:
+    index, namespace = address.index, address.namespace
+    if not isinstance(index, str) or not INDEX_NAME.fullmatch(index):
+        raise InvalidInputError(
+            "a Pinecone index's name must be 1 to 45 lower-case letters, digits and hyphens, the first and "
+            f"last not a hyphen; found {index!r}"
+        )
+    fits = isinstance(namespace, str) and namespace.isascii() and "\0" not in namespace
+    if not fits or len(namespace) > MAX_NAMESPACE_LENGTH:
+        raise InvalidInputError(
+            f"a namespace must be ASCII, of at most {MAX_NAMESPACE_LENGTH} characters; found {namespace!r}"
+        )
+    if namespace.startswith(MANIFEST_SPACE):
+        raise InvalidInputError(f"namespaces that begin with {MANIFEST_SPACE!r} are reserved for manifests")
+    return replace(address, namespace="") if namespace == DEFAULT_NAMESPACE else address

@@ -1,0 +1,279 @@
+"""A store on Pinecone: a managed service that keeps the vectors elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clipretrieval.errors import (
+    MissingDependencyError,
+    UnsupportedOperationError,
+)
+from clipretrieval.stores._validate import (
+    check_batch,
+    check_dim,
+    check_directions,
+    check_k,
+    check_lookup_ids,
+    check_manifest,
+    check_vectors,
+)
+from clipretrieval.types import FloatArray, Label, Metric, Neighbors, Records
+
+try:
+    from clipretrieval.stores._pinecone_answers import as_neighbors, as_records, distance_of
+    from clipretrieval.stores._pinecone_base import PineconeBase
+    from clipretrieval.stores._pinecone_records import check_limits, in_json, key_of
+    from clipretrieval.stores._pinecone_session import Address
+    from clipretrieval.stores._pinecone_upsert import IncompleteUpsertError, send
+except ModuleNotFoundError as error:
+    if error.name not in ("httpx", "orjson", "pinecone", "tenacity"):
+        raise
+    raise MissingDependencyError(
+        f"PineconeStore needs {error.name!r}, which is not installed; run: pip install "
+        '"clipretrieval[pinecone]"',
+        name=error.name,
+    ) from error
+
+__all__ = ["IncompleteUpsertError", "PineconeStore"]
+
+MAX_TOP_K = 10_000
+# How many more neighbours are looked at to tell which of those at the last one's distance come first by id.
+TIES = 1_000
+
+
+class PineconeStore(PineconeBase):
+    """Vectors in a serverless index of the Pinecone service.
+
+    An index that is not there is made at the first write, when the vectors' dimension is known. Requests are
+    cut to the service's limits, sent side by side, and retried until they succeed or their time is over.
+    Pinecone shows writes after a while: every method of this object waits until it can see what this object
+    wrote, and `flush` waits for it explicitly.
+
+    Neighbours and distances are the service's: its search is approximate, its arithmetic float32. Threads may
+    share the store.
+
+    Parameters
+    ----------
+    index : str
+        The index's name: 1 to 45 lower-case letters, digits and hyphens.
+    namespace : str
+        The part of the index to use; ASCII.
+    api_key : str, optional
+        The environment variable ``PINECONE_API_KEY`` if left out. It is in no message, no representation of
+        the store and nothing that it writes.
+    metric : {"l2", "cosine", "ip"} or Metric
+        Must be that of the index.
+    dim : int, optional
+        The vectors' dimension, if known beforehand: then a manifest can be stored before any vector.
+    host : str, optional
+        The control plane's address, for a proxy or an emulator.
+    cloud, region : str
+        Where a new index is made.
+    create : bool
+        Make the index where it is not there.
+    timeout : float
+        Seconds within which each request has to succeed, retries included; and that `flush` waits.
+    concurrency : int
+        How many requests of one call run side by side.
+
+    Raises
+    ------
+    InvalidInputError
+        If a name is malformed or there is no key.
+    FingerprintMismatchError
+        If the index has another metric or dimension.
+    StoreUnavailableError
+        If the service cannot be reached or refuses the key, or, with ``create=False``, there is no index.
+    """
+
+    def __init__(
+        self,
+        index: str,
+        *,
+        namespace: str = "",
+        api_key: str | None = None,
+        metric: Metric | str = Metric.L2,
+        dim: int | None = None,
+        host: str | None = None,
+        cloud: str = "aws",
+        region: str = "us-east-1",
+        create: bool = True,
+        timeout: float = 60.0,
+        concurrency: int = 8,
+    ) -> None:
+        super().__init__(
+            Address(index, namespace, Metric.parse(metric), host, cloud, region, create),
+            dim,
+            api_key,
+            timeout,
+            concurrency,
+        )
+
+    def upsert(
+        self,
+        ids: Sequence[str],
+        vectors: FloatArray,
+        labels: Sequence[Label],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add vectors, replacing wholly those whose id is already there.
+
+        Parameters
+        ----------
+        ids : sequence of str, length n
+            Not empty, unique within the call.
+        vectors : array_like of real numbers, shape (n, dim)
+            Finite, also as float32. Under the cosine metric, not zero; else zero, or with a value of
+            magnitude 1e-8 or more in each row.
+        labels : sequence of int or of str, length n
+            Of the type that the store already holds.
+        metadata : sequence of mappings, length n, optional
+            JSON values. Id, label and metadata of a record must fit 40,000 bytes.
+
+        Raises
+        ------
+        InvalidInputError
+            On any malformed argument, before anything is stored.
+        IncompleteUpsertError
+            If some vectors could not be stored, or are not known to be; the error has their ids.
+        StoreError
+            If the store is closed, or the service fails before any vector is sent.
+        """
+        batch = check_batch(ids, vectors, labels, metadata, self.metric)
+        check_limits(batch)
+        self._require_open()
+        send(self._session.prepare(batch), batch)
+
+    def search(self, vectors: FloatArray, k: int) -> Neighbors:
+        """Return the `k` nearest stored vectors of each query, as the service finds them.
+
+        Parameters
+        ----------
+        vectors : array_like of real numbers, shape (n_queries, dim)
+            Finite. Under the cosine metric, not zero.
+        k : int
+            At least 1. May exceed the count: the rest is padded.
+
+        Returns
+        -------
+        Neighbors
+            Arrays of shape (n_queries, k), rows ascending, equal distances ordered by id. Distances are made
+            from the service's float32 scores: squared ones as they are, 1 − cosine clipped to [0, 2].
+
+        Raises
+        ------
+        InvalidInputError
+            On any malformed argument.
+        UnsupportedOperationError
+            If more than 10,000 neighbours are asked for and there are as many.
+        StoreError
+            If the store is closed or the service fails.
+        """
+        queries, norms = check_vectors(vectors)
+        check_directions(norms, self.metric)
+        wanted = check_k(k)
+        self._require_open()
+        space = self._session.find()
+        check_dim(queries.shape[1], self.dim)
+        if space is None:
+            return as_neighbors([[] for _ in queries], wanted)
+        if wanted > MAX_TOP_K and self.count() > MAX_TOP_K:
+            raise UnsupportedOperationError(
+                f"Pinecone returns at most {MAX_TOP_K} neighbours; found k={wanted}"
+            )
+        space.settle()
+        reach = min(wanted, MAX_TOP_K)
+        answers = space.query(
+            (in_json(query) for query in queries),
+            reach,
+            min(reach + TIES, MAX_TOP_K),
+            distance_of(self.metric),
+        )
+        return as_neighbors(list(answers), wanted)
+
+    def get(self, ids: Sequence[str]) -> Records:
+        """Return the records of `ids`, in that order; ids that are not stored are left out.
+
+        Raises
+        ------
+        InvalidInputError
+            If `ids` is not a sequence of str.
+        StoreError
+            If the store is closed or the service fails.
+        """
+        names = check_lookup_ids(ids)
+        self._require_open()
+        space = self._session.find()
+        if space is None or not names:
+            return as_records([], {}, self.dim)
+        space.settle()
+        return as_records(names, space.fetch(list({key_of(name): None for name in names if name})), self.dim)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove the records of `ids` and return how many of them were there.
+
+        Raises
+        ------
+        InvalidInputError
+            If `ids` is not a sequence of str.
+        StoreError
+            If the store is closed or the service fails.
+        """
+        names = check_lookup_ids(ids)
+        self._require_open()
+        space = self._session.find()
+        if space is None or not names:
+            return 0
+        space.settle()
+        keys = {key_of(name): name for name in names if name}
+        found = space.fetch(list(keys))
+        space.delete(keys)
+        return len(found)
+
+    def count(self) -> int:
+        """Return the number of stored vectors, which the service may report with some delay.
+
+        Raises
+        ------
+        StoreError
+            If the store is closed or the service fails.
+        """
+        self._require_open()
+        space = self._session.find()
+        if space is None:
+            return 0
+        space.settle()
+        return space.count()
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return a copy of what `write_manifest` last kept; an empty dict if nothing was.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If it is incomplete.
+        StoreError
+            If the store is closed or the service fails.
+        """
+        self._require_open()
+        text = self._session.manifest()
+        found: dict[str, Any] = json.loads(text or "{}")
+        return found
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Keep a small JSON object beside the vectors, replacing the one before.
+
+        Where there is no index yet and no `dim` to make one, it is stored with the first vectors.
+
+        Raises
+        ------
+        InvalidInputError
+            If it holds anything but JSON values.
+        StoreError
+            If the store is closed or the service fails.
+        """
+        text = check_manifest(manifest)
+        self._require_open()
+        self._session.replace_manifest(text)

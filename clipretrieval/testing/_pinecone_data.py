@@ -1,0 +1,230 @@
+"""The data plane of one emulated index."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from clipretrieval.testing._pinecone_answers import Answer, Refused, json_answer
+from clipretrieval.testing._pinecone_checks import (
+    MAX_RESULT_BYTES,
+    check_fields,
+    check_id,
+    check_ids,
+    check_namespace,
+    check_record,
+    check_top_k,
+    check_values,
+    parse_object,
+)
+from clipretrieval.testing._pinecone_filters import matches
+from clipretrieval.testing._pinecone_records import IndexData, Record, scores
+
+__all__ = ["DataPlane"]
+
+MAX_VECTORS = 1000
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
+PAGE = 100
+
+Parameters = Mapping[str, list[str]]
+
+
+class DataPlane:
+    """Answers the requests to one index, one at a time."""
+
+    plane = "data"
+
+    def __init__(self, data: IndexData, numbered: bool) -> None:
+        self.data = data
+        self._numbered = numbered
+        self._lock = threading.Lock()
+        self._routes: dict[tuple[str, str], Callable[[bytes, Parameters], Answer]] = {
+            ("POST", "/vectors/upsert"): self._upsert,
+            ("POST", "/query"): self._query,
+            ("GET", "/vectors/fetch"): self._fetch,
+            ("POST", "/vectors/delete"): self._delete,
+            ("GET", "/vectors/list"): self._list,
+            ("POST", "/describe_index_stats"): self._stats,
+        }
+
+    def answer(self, method: str, path: str, parameters: Parameters, body: bytes) -> Answer:
+        """Answer one request.
+
+        Raises
+        ------
+        Refused
+            If the service would refuse it.
+        """
+        route = self._routes.get((method, path))
+        if route is None:
+            raise Refused(501, f"{method} {path} is not emulated")
+        with self._lock:
+            return route(body, parameters)
+
+    def catch_up(self) -> None:
+        """Let reads find everything written so far."""
+        with self._lock:
+            for held in self.data.namespaces.values():
+                held.catch_up()
+
+    def contents(self, namespace: str) -> dict[str, Record]:
+        """Return all records of a namespace, whether reads find them yet or not."""
+        with self._lock:
+            held = self.data.namespaces.get(check_namespace(namespace))
+            return {} if held is None else dict(held.latest)
+
+    def _upsert(self, body: bytes, parameters: Parameters) -> Answer:
+        if len(body) > MAX_REQUEST_BYTES:
+            raise Refused(
+                413, f"Request size {len(body)} exceeds the maximum supported size of {MAX_REQUEST_BYTES}"
+            )
+        content = parse_object(body)
+        check_fields(content, ("vectors", "namespace"), ("vectors",))
+        namespace = check_namespace(content.get("namespace", ""))
+        vectors = content["vectors"]
+        if not isinstance(vectors, list) or not 1 <= len(vectors) <= MAX_VECTORS:
+            raise Refused(400, f"vectors must be a list of 1 to {MAX_VECTORS} vectors")
+        records = [check_record(each, self.data.dimension) for each in vectors]
+        if len({record.id for record in records}) < len(records):
+            raise Refused(400, "Upsert request contains duplicate ids")
+        lsn = self.data.namespace(namespace).upsert(records)
+        return json_answer(200, {"upsertedCount": len(records)}, self._committed(lsn))
+
+    def _query(self, body: bytes, parameters: Parameters) -> Answer:
+        content = parse_object(body)
+        known = ("namespace", "topK", "filter", "includeValues", "includeMetadata", "vector", "sparseVector")
+        check_fields(content, (*known, "id", "scanFactor", "maxCandidates"), ("topK",))
+        namespace = check_namespace(content.get("namespace", ""))
+        top_k = check_top_k(content["topK"])
+        if "sparseVector" in content:
+            raise Refused(400, "Index does not support sparse vectors")
+        if ("vector" in content) == ("id" in content):
+            raise Refused(400, "exactly one of 'vector' and 'id' must be given")
+        wanted = [_flag(content, name) for name in ("includeValues", "includeMetadata")]
+        if "vector" in content:
+            query = check_values(content["vector"], self.data.dimension)
+        held = self.data.namespace(namespace) if namespace in self.data.namespaces else None
+        records, lsn = held.seen() if held is not None else ({}, 0)
+        if "id" in content:
+            same = records.get(check_id(content["id"]))
+            if same is None:
+                return self._found(namespace, [], lsn)
+            query = same.values
+        if held is None or not records:
+            return self._found(namespace, [], lsn)
+        found = scores(query, held.matrix(), self.data.metric)
+        rank = found if self.data.metric == "euclidean" else -found
+        places = list(records.values())
+        # Equal scores in no useful order, as in the service.
+        order = np.lexsort((-np.arange(len(rank)), rank)).tolist()
+        if "filter" in content:
+            matches(content["filter"], {})  # refuse what is malformed, though no record meets it
+            order = [place for place in order if matches(content["filter"], places[place].metadata)]
+        near = [_matched(places[place], float(found[place]), *wanted) for place in order[:top_k]]
+        return self._found(namespace, near, lsn)
+
+    def _found(self, namespace: str, near: list[dict[str, Any]], lsn: int) -> Answer:
+        answer = json_answer(
+            200,
+            {"matches": near, "namespace": namespace, "usage": {"readUnits": 1}},
+            {"x-pinecone-max-indexed-lsn": str(lsn)} if self._numbered else None,
+        )
+        if len(answer.body) > MAX_RESULT_BYTES:
+            raise Refused(
+                400, f"the result has {len(answer.body)} bytes, which exceeds the limit of {MAX_RESULT_BYTES}"
+            )
+        return answer
+
+    def _fetch(self, body: bytes, parameters: Parameters) -> Answer:
+        check_fields(parameters, ("ids", "namespace"), ("ids",))
+        namespace = check_namespace(_single(parameters, "namespace"))
+        records = self._seen(namespace)
+        names = check_ids(parameters["ids"])
+        vectors = {name: _plain(records[name]) for name in names if name in records}
+        return json_answer(200, {"vectors": vectors, "namespace": namespace, "usage": {"readUnits": 1}})
+
+    def _delete(self, body: bytes, parameters: Parameters) -> Answer:
+        content = parse_object(body)
+        check_fields(content, ("ids", "deleteAll", "namespace", "filter"))
+        everything = _flag(content, "deleteAll")
+        if ("ids" in content) + ("filter" in content) + everything != 1:
+            raise Refused(400, "exactly one of 'ids', 'filter' and 'deleteAll' must be given")
+        namespace = check_namespace(content.get("namespace", ""))
+        names = check_ids(content["ids"]) if "ids" in content else []
+        if namespace not in self.data.namespaces:
+            raise Refused(404, "Namespace not found")
+        held = self.data.namespaces[namespace]
+        if "filter" in content:
+            names = [each.id for each in held.latest.values() if matches(content["filter"], each.metadata)]
+        return json_answer(200, {}, self._committed(held.delete(list(held.latest) if everything else names)))
+
+    def _list(self, body: bytes, parameters: Parameters) -> Answer:
+        check_fields(parameters, ("prefix", "limit", "paginationToken", "namespace"))
+        namespace = check_namespace(_single(parameters, "namespace"))
+        prefix, token = _single(parameters, "prefix"), _single(parameters, "paginationToken")
+        limit = _single(parameters, "limit") or str(PAGE)
+        if not limit.isdecimal() or not 1 <= int(limit) <= PAGE:
+            raise Refused(400, f"limit must be from 1 to {PAGE}; found {limit}")
+        after = bytes.fromhex(token).decode() if token else ""
+        names = sorted(name for name in self._seen(namespace) if name.startswith(prefix) and name > after)
+        page = names[: int(limit)]
+        content: dict[str, Any] = {"vectors": [{"id": name} for name in page], "namespace": namespace}
+        if len(names) > len(page):
+            content["pagination"] = {"next": page[-1].encode().hex()}
+        return json_answer(200, {**content, "usage": {"readUnits": 1}})
+
+    def _stats(self, body: bytes, parameters: Parameters) -> Answer:
+        content = parse_object(body)
+        check_fields(content, ("filter",))
+        if content.get("filter"):
+            raise Refused(400, "Serverless indexes do not support index stats with a filter")
+        counts = {name: len(held.seen()[0]) for name, held in self.data.namespaces.items()}
+        return json_answer(
+            200,
+            {
+                "namespaces": {name: {"vectorCount": count} for name, count in counts.items() if count},
+                "dimension": self.data.dimension,
+                "indexFullness": 0.0,
+                "totalVectorCount": sum(counts.values()),
+                "metric": self.data.metric,
+                "vectorType": "dense",
+            },
+        )
+
+    def _seen(self, namespace: str) -> dict[str, Record]:
+        held = self.data.namespaces.get(namespace)
+        return {} if held is None else held.seen()[0]
+
+    def _committed(self, lsn: int) -> dict[str, str]:
+        return {"x-pinecone-request-lsn": str(lsn)} if self._numbered else {}
+
+
+def _flag(content: Mapping[str, Any], name: str) -> bool:
+    value = content.get(name, False)
+    if not isinstance(value, bool):
+        raise Refused(400, f"{name} must be a boolean; found {json.dumps(value)[:60]}")
+    return value
+
+
+def _single(parameters: Parameters, name: str) -> str:
+    values = parameters.get(name, [""])
+    if len(values) != 1:
+        raise Refused(400, f"{name} must be given once")
+    return values[0]
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    content: dict[str, Any] = {"id": record.id, "values": record.values.tolist()}
+    return {**content, "metadata": record.metadata} if record.metadata else content
+
+
+def _matched(record: Record, score: float, values: bool, metadata: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {"id": record.id, "score": score}
+    content["values"] = record.values.tolist() if values else []
+    if metadata and record.metadata:
+        content["metadata"] = record.metadata
+    return content
