@@ -1,0 +1,56 @@
+"""The SqliteStore conforms, is known by its name, and tells apart what it cannot open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clipretrieval_sqlite import SqliteStore
+
+from clipretrieval import RetrievalClassifier
+from clipretrieval.errors import FingerprintMismatchError, StoreCorruptedError, StoreError
+from clipretrieval.stores import available_stores
+from clipretrieval.testing import VectorStoreTests
+
+
+class TestSqliteStore(VectorStoreTests):
+    """All that every store has to do."""
+
+    def open_store(self, metric: str, folder: Path) -> SqliteStore:
+        return SqliteStore(folder / "store.sqlite", metric=metric)
+
+
+def test_a_classifier_uses_it_by_name(tmp_path: Path) -> None:
+    """The installed package makes "sqlite" a name that RetrievalClassifier takes."""
+    assert "sqlite" in available_stores()
+    rng = np.random.default_rng(0)
+    labels = ["cat", "dog"] * 20
+    vectors = rng.standard_normal((40, 5)) + np.where(np.array(labels) == "cat", -3, 3)[:, None]
+    classifier = RetrievalClassifier(None, store="sqlite", store_options={"path": tmp_path / "s.sqlite"}, k=3)
+    classifier.fit(vectors, labels)
+    assert isinstance(classifier.store_, SqliteStore)
+    assert classifier.predict(np.array([[-3.0] * 5, [3.0] * 5])).tolist() == ["cat", "dog"]
+
+
+def test_a_file_keeps_its_metric(tmp_path: Path) -> None:
+    """A file that was made under one metric cannot be opened under another."""
+    SqliteStore(tmp_path / "s", metric="ip").close()
+    with pytest.raises(FingerprintMismatchError, match="ip"):
+        SqliteStore(tmp_path / "s", metric="l2")
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    """A file that is no database is an error of the store, and is left as it was."""
+    (tmp_path / "s").write_text("not a database" * 100)
+    with pytest.raises(StoreCorruptedError):
+        SqliteStore(tmp_path / "s")
+    assert (tmp_path / "s").read_text() == "not a database" * 100
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    """After close, a store refuses to be used."""
+    store = SqliteStore(tmp_path / "s")
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.count()

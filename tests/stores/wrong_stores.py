@@ -1,0 +1,244 @@
+"""Stores that are right, and stores that are wrong in one way each, for the conformance suite."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from clipretrieval.stores import MemoryStore, Neighbors, Records
+
+
+class Right:
+    """A MemoryStore that can be opened again by its folder's name: nothing is wrong with it."""
+
+    kept: ClassVar[dict[Path, MemoryStore]] = {}
+
+    def __init__(self, metric: str, folder: Path) -> None:
+        self.folder = folder
+        self.inner = self.kept.pop(folder, None) or MemoryStore(metric)
+        self.closed = False
+
+    @property
+    def metric(self) -> Any:
+        return self.inner.metric
+
+    @property
+    def dim(self) -> int | None:
+        return self.inner.dim
+
+    def upsert(self, ids: Any, vectors: Any, labels: Any, metadata: Any = None) -> None:
+        self.inner.upsert(ids, vectors, labels, metadata)
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        return self.inner.search(vectors, k)
+
+    def get(self, ids: Any) -> Records:
+        return self.inner.get(ids)
+
+    def delete(self, ids: Any) -> int:
+        return self.inner.delete(ids)
+
+    def count(self) -> int:
+        return self.inner.count()
+
+    def read_manifest(self) -> dict[str, Any]:
+        return self.inner.read_manifest()
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        self.inner.write_manifest(manifest)
+
+    def flush(self) -> None:
+        self.inner.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.kept[self.folder] = copy.deepcopy(self.inner)
+            self.inner.close()
+
+
+class ShownOnFlush(Right):
+    """Shows what was written only after a flush, as it may."""
+
+    def __init__(self, metric: str, folder: Path) -> None:
+        super().__init__(metric, folder)
+        self.flush()
+
+    def flush(self) -> None:
+        self.shown = copy.deepcopy(self.inner)
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        return self.shown.search(vectors, k)
+
+    def get(self, ids: Any) -> Records:
+        return self.shown.get(ids)
+
+    def count(self) -> int:
+        return self.shown.count()
+
+
+class MissesSome(Right):
+    """Misses one of the neighbours of every other query."""
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        if k < 5 or self.count() <= k:
+            return near
+        wide = super().search(vectors, k + 1)
+        columns = np.delete(np.arange(k + 1), 3)
+        odd = np.arange(len(near))[:, None] % 2 == 1
+        return Neighbors(
+            np.where(odd, wide.ids[:, columns], near.ids),
+            np.where(odd, wide.distances[:, columns], near.distances),
+            np.where(odd, wide.labels[:, columns], near.labels),
+        )
+
+
+class Similarity(Right):
+    """Returns the inner product and the cosine themselves, greatest first."""
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        if self.metric == "l2":
+            return near
+        found = -near.distances if self.metric == "ip" else 1 - near.distances
+        return replace(near, distances=np.where(near.valid, found, near.distances))
+
+
+class RootTaken(Right):
+    """Returns the Euclidean distance, not its square."""
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        return replace(near, distances=np.sqrt(near.distances)) if self.metric == "l2" else near
+
+
+class SquaredTwice(Right):
+    """Squares a distance that was squared already."""
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        return replace(near, distances=np.square(near.distances)) if self.metric == "l2" else near
+
+
+class Reversed(Right):
+    """Returns the farthest of the neighbours first."""
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        count = min(k, self.count())
+        columns = np.r_[np.arange(count)[::-1], np.arange(count, k)]
+        return Neighbors(near.ids[:, columns], near.distances[:, columns], near.labels[:, columns])
+
+
+class LabelsShifted(Right):
+    """Gives each neighbour the label of the one before it."""
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        count = min(k, self.count())
+        labels = near.labels.copy()
+        labels[:, :count] = np.roll(labels[:, :count], 1, axis=1)
+        return replace(near, labels=labels)
+
+
+class UpsertAdds(Right):
+    """Keeps the old record beside the new one where an id is stored again."""
+
+    def upsert(self, ids: Any, vectors: Any, labels: Any, metadata: Any = None) -> None:
+        before = copy.deepcopy(self.inner)
+        self.inner.upsert(ids, vectors, labels, metadata)
+        old = before.get(ids)
+        if len(old):
+            again = [f"{name}\x01" for name in old.ids]
+            self.inner.upsert(again, old.vectors, old.labels.tolist(), old.metadata)
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        ids = near.ids.copy()
+        ids.flat = [name.rstrip("\x01") for name in ids.flat]
+        return replace(near, ids=ids)
+
+
+class DeleteLies(Right):
+    """Counts what it was asked to delete, not what was there."""
+
+    def delete(self, ids: Any) -> int:
+        super().delete(ids)
+        return len(ids)
+
+
+class PaddedWithZeros(Right):
+    """Pads with a distance of 0."""
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        return replace(near, distances=np.where(near.valid, near.distances, np.float32(0)))
+
+
+class IdsLost(Right):
+    """Keeps vectors without their ids when it is closed."""
+
+    def close(self) -> None:
+        if self.closed or not self.count():
+            return super().close()
+        every = self.inner.search(np.ones((1, self.dim or 1)), self.count()).ids[0].tolist()
+        records = self.inner.get(every)
+        self.inner.delete(every)
+        numbers = [str(place) for place in range(len(records))]
+        self.inner.upsert(numbers, records.vectors, records.labels.tolist(), records.metadata)
+        return super().close()
+
+
+class CosineNotNormalised(Right):
+    """Takes 1 − inner product for the cosine distance."""
+
+    def search(self, vectors: Any, k: int) -> Neighbors:
+        near = super().search(vectors, k)
+        if self.metric != "cosine" or not self.count():
+            return near
+        rows = np.stack([self.inner.get([name]).vectors[0] for name in near.ids.flat if name])
+        rows = rows.reshape(len(near), -1, rows.shape[1])
+        distances, count = near.distances.copy(), rows.shape[1]
+        distances[:, :count] = 1 - np.einsum("qd,qkd->qk", np.asarray(vectors, np.float32), rows)
+        order = np.argsort(distances, axis=1, kind="stable")
+        columns = (np.take_along_axis(each, order, axis=1) for each in (near.ids, distances, near.labels))
+        return Neighbors(*columns)
+
+
+class FirstTenThousand(Right):
+    """Stores no more than 10,000 records of a call."""
+
+    def upsert(self, ids: Any, vectors: Any, labels: Any, metadata: Any = None) -> None:
+        super().upsert(ids, vectors, labels, metadata)
+        if len(ids) > 10_000:
+            super().delete(ids[10_000:])
+
+
+class MetadataMerged(Right):
+    """Adds the new metadata of a replaced record to the old."""
+
+    def upsert(self, ids: Any, vectors: Any, labels: Any, metadata: Any = None) -> None:
+        before = copy.deepcopy(self.inner)
+        self.inner.upsert(ids, vectors, labels, metadata)
+        if metadata is not None:
+            old = dict(zip(before.get(ids).ids, before.get(ids).metadata, strict=True))
+            merged = [{**old.get(name, {}), **new} for name, new in zip(ids, metadata, strict=True)]
+            self.inner.upsert(ids, vectors, labels, merged)
+
+
+class StoredByHalves(Right):
+    """Stores the records of a call one by one until it comes to a bad one."""
+
+    def upsert(self, ids: Any, vectors: Any, labels: Any, metadata: Any = None) -> None:
+        if metadata is None and type(ids) is list and len(ids) == len(vectors) == len(labels) < 100:
+            for name, row, label in zip(ids, vectors, labels, strict=True):
+                self.inner.upsert([name], row[None], [label])
+            if len(set(ids)) == len(ids):
+                return
+        self.inner.upsert(ids, vectors, labels, metadata)
