@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A path set outside would put the checkout before the installed package.
 unexport PYTHONPATH
 
-.PHONY: help demo test lint types wheel-test clean distclean
+.PHONY: help demo test lint types custom-store wheel-test clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +44,9 @@ lint: $(VENV)/installed-dev ## check the code and its format with ruff
 
 types: $(VENV)/installed-dev ## check the types with mypy
 	$(BIN)/mypy
+
+custom-store: $(VENV)/installed-dev ## install the example of a package that brings a store, and use it
+	@BIN=$(BIN) DIGITS=$(DIGITS) .ci/custom-store
 
 wheel-test: $(VENV)/installed-dev ## build the distributions and test the installed wheel in a fresh environment
 	@BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) .ci/wheel-test

@@ -8,8 +8,8 @@
   with ``...`` for what varies.
 - ``toml`` and ``json`` blocks are parsed; ``text`` blocks are left alone; other languages fail.
 
-A page runs in a temporary folder that holds ``pictures/train/<class>/*.png`` and
-``pictures/test/<class>/*.png``.
+A page runs in a temporary folder that holds ``pictures/train/<class>/*.png``,
+``pictures/test/<class>/*.png`` and a copy of ``examples``.
 """
 
 from __future__ import annotations
@@ -162,6 +162,9 @@ def documentation_folder(digits_folder: Path, tmp_path_factory: pytest.TempPathF
     """Work in a fresh folder with pictures of its own while one page runs."""
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(digits_folder, folder / "pictures", ignore=shutil.ignore_patterns("*.json"))
+    shutil.copytree(
+        ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns(".*", "__pycache__")
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder

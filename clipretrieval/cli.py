@@ -106,7 +106,9 @@ def evaluate(
     ] = "late",
     k: Annotated[int, typer.Option(help="Neighbours that vote.")] = 1,
     metric: Annotated[str, typer.Option(help="l2 (squared Euclidean), cosine or ip.")] = "l2",
-    store: Annotated[str, typer.Option(help="Name of the vector store.")] = "faiss",
+    store: Annotated[
+        str, typer.Option(help="faiss, memory, chroma, pinecone, or one that a package brings.")
+    ] = "faiss",
     store_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the store; may be repeated.")
     ] = None,
@@ -205,6 +207,11 @@ def _store_options(store: str, pairs: list[str]) -> dict[str, Any]:
             raise InvalidInputError(f"--store-option takes KEY=VALUE; got {pair!r}")
         if key == "metric":
             raise InvalidInputError("--store-option metric is not taken; use --metric")
+        if key == "api_key":
+            raise InvalidInputError(
+                "--store-option api_key is not taken: whoever lists this machine's processes could read the "
+                "key. Set the environment variable PINECONE_API_KEY instead"
+            )
         options[key] = _option_value(key, text, hints.get(key, Any))
     return options
 

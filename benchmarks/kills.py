@@ -1,0 +1,40 @@
+"""How often a store in a folder survives SIGKILL amid its writes with all that was flushed.
+
+    python benchmarks/kills.py --store chroma --times 50
+
+Prints what each kill left, and at the end how many of them left nothing lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from clipretrieval.testing.kills import kill_writers
+
+
+def main() -> int:
+    """Kill as often as asked; return 1 if anything was lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", choices=["faiss", "chroma"], required=True)
+    parser.add_argument("--times", type=int, default=50, help="kills (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    arguments = parser.parse_args()
+    start, survived = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"path": str(Path(folder) / "store")}
+        kills = kill_writers(arguments.store, options, times=arguments.times, seed=arguments.seed)
+        for number, kill in enumerate(kills, start=1):
+            survived += not kill.lost
+            print(f"kill {number}: {kill.flushed} batches flushed, {len(kill.lost)} faults", flush=True)
+            for fault in kill.lost[:5]:
+                print(f"  {fault}")
+    print(f"{survived}/{arguments.times} in {time.monotonic() - start:.0f} s")
+    return int(survived < arguments.times)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
