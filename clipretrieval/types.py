@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["Label", "Metric", "Neighbors", "Records", "as_label_array"]
+__all__ = ["Label", "Listing", "Metric", "Neighbors", "Records", "as_label_array"]
 
 Label: TypeAlias = int | str
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -96,6 +96,23 @@ class Records:
     vectors: FloatArray
     labels: AnyArray
     metadata: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """Ids and labels of some stored records, without their vectors.
+
+    Attributes
+    ----------
+    ids : ndarray of object (str), shape (n,)
+    labels : ndarray of int64 or of object (str), shape (n,)
+    """
+
+    ids: AnyArray
+    labels: AnyArray
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -10,24 +10,33 @@ from typing import TYPE_CHECKING
 from clipretrieval._lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.stores.base import LocatedStore, PortableStore, VectorStore
+    from clipretrieval.stores.base import (
+        LocatedStore,
+        PortableStore,
+        RefreshableStore,
+        ScannableStore,
+        VectorStore,
+    )
     from clipretrieval.stores.chroma import ChromaStore
     from clipretrieval.stores.faiss import FaissStore
     from clipretrieval.stores.memory import MemoryStore
     from clipretrieval.stores.pinecone import IncompleteUpsertError, PineconeStore
     from clipretrieval.stores.registry import available_stores, create_store, register_store
-    from clipretrieval.types import Neighbors, Records
+    from clipretrieval.types import Listing, Neighbors, Records
 
 __all__ = [
     "ChromaStore",
     "FaissStore",
     "IncompleteUpsertError",
+    "Listing",
     "LocatedStore",
     "MemoryStore",
     "Neighbors",
     "PineconeStore",
     "PortableStore",
     "Records",
+    "RefreshableStore",
+    "ScannableStore",
     "VectorStore",
     "available_stores",
     "create_store",
@@ -37,7 +46,10 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "base": ["LocatedStore", "Neighbors", "PortableStore", "Records", "VectorStore"],
+        "base": [
+            *("Listing", "LocatedStore", "Neighbors", "PortableStore", "Records"),
+            *("RefreshableStore", "ScannableStore", "VectorStore"),
+        ],
         "chroma": ["ChromaStore"],
         "faiss": ["FaissStore"],
         "memory": ["MemoryStore"],

@@ -14,9 +14,9 @@ from clipretrieval.stores._chroma_client import MANIFEST_KEY, Connection
 from clipretrieval.stores._chroma_errors import translated
 from clipretrieval.stores._exact import row_norms, unit_rows
 from clipretrieval.stores._validate import Batch
-from clipretrieval.types import AnyArray, FloatArray, Label, Metric, Records, as_label_array
+from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Records, as_label_array
 
-__all__ = ["ChromaRecords", "Found", "Plan", "texts"]
+__all__ = ["ChromaRecords", "Found", "Plan", "pieces", "texts"]
 
 # Chroma's own metadata are flat and upserts merge them: these keys are written with every record.
 LABEL_KEY = "clipretrieval:label"
@@ -133,10 +133,10 @@ class ChromaRecords:
     def delete(self, names: list[str]) -> int:
         """Delete the records of the names and return how many of them were there."""
         removed = 0
-        for piece in _split(list(dict.fromkeys(names)), LOOKUP_IDS):
+        for piece in pieces(list(dict.fromkeys(names))):
             with translated(self.where):
                 there = self._collection.get(ids=piece, include=[])["ids"]
-                for part in _split(there, self._most):
+                for part in pieces(there, self._most):
                     self._collection.delete(ids=part)
                     removed += len(part)
         return removed
@@ -159,7 +159,7 @@ class ChromaRecords:
 
     def fetch(self, names: list[str], dim: int) -> Iterator[Found]:
         """Yield the records of distinct names, those that are there, piece by piece."""
-        for piece in _split(names, max(1, min(LOOKUP_IDS, ANSWER_VALUES // dim))):
+        for piece in pieces(names, max(1, min(LOOKUP_IDS, ANSWER_VALUES // dim))):
             with translated(self.where):
                 found = self._collection.get(ids=piece, include=["embeddings", "metadatas"])
             if found["ids"]:
@@ -178,10 +178,18 @@ class ChromaRecords:
         labels = as_label_array([rows[name][1] for name in kept])
         return Records(texts(kept), vectors, labels, [json.loads(rows[name][2]) for name in kept])
 
-    def names(self) -> list[str]:
-        """Return all ids."""
+    def names(self, label: Label | None = None) -> list[str]:
+        """Return all ids, or those of the records with one label."""
+        condition = None if label is None else {LABEL_KEY: label}  # Chroma tells 1 from "1"
         with translated(self.where):
-            return list(self._collection.get(include=[])["ids"])
+            return list(self._collection.get(where=condition, include=[])["ids"])
+
+    def labels(self, names: list[str]) -> Listing:
+        """Return the labels of those of a few names that are there."""
+        with translated(self.where):
+            found = self._collection.get(ids=names, include=["metadatas"])
+        rows = self._checked(found)
+        return Listing(texts(list(found["ids"])), as_label_array([row[LABEL_KEY] for row in rows]))
 
     def candidates(self, queries: FloatArray, length: int) -> Iterator[Found]:
         """Yield for each query about `length` records near it, which Chroma's graph led to."""
@@ -227,18 +235,23 @@ class ChromaRecords:
         ids = list(answer["ids"])
         if not ids:
             return Found([], np.empty((0, 0), dtype=np.float32), [], [])
-        rows = [row or {} for row in answer["metadatas"]]
-        for name, row in zip(ids, rows, strict=True):
-            if type(row.get(LABEL_KEY)) not in (int, str) or not isinstance(row.get(METADATA_KEY), str):
-                raise StoreCorruptedError(
-                    f"the record {name!r} in {self.where} lacks {LABEL_KEY!r} or {METADATA_KEY!r}: something "
-                    "other than ChromaStore wrote it; delete it"
-                )
+        rows = self._checked(answer)
         vectors = np.array(answer["embeddings"], dtype=np.float32)
         if self._metric is Metric.COSINE:
             norms = np.array([row.get(NORM_KEY, 1.0) for row in rows], dtype=np.float64)
             vectors = (vectors * (norms / row_norms(vectors))[:, None]).astype(np.float32)
         return Found(ids, vectors, [row[LABEL_KEY] for row in rows], [row[METADATA_KEY] for row in rows])
+
+    def _checked(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what is kept beside each record of an answer, refusing records that are not ours."""
+        rows = [row or {} for row in answer["metadatas"]]
+        for name, row in zip(answer["ids"], rows, strict=True):
+            if type(row.get(LABEL_KEY)) not in (int, str) or not isinstance(row.get(METADATA_KEY), str):
+                raise StoreCorruptedError(
+                    f"the record {name!r} in {self.where} lacks {LABEL_KEY!r} or {METADATA_KEY!r}: something "
+                    "other than ChromaStore wrote it; delete it"
+                )
+        return rows
 
 
 def texts(names: list[str]) -> AnyArray:
@@ -248,6 +261,7 @@ def texts(names: list[str]) -> AnyArray:
     return packed
 
 
-def _split(names: list[str], most: int) -> Iterator[list[str]]:
+def pieces(names: list[str], most: int = LOOKUP_IDS) -> Iterator[list[str]]:
+    """Cut ids into parts that one request may hold."""
     for start in range(0, len(names), most):
         yield names[start : start + most]

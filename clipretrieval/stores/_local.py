@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clipretrieval.errors import StoreError
+from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._exact import nearest
 from clipretrieval.stores._folder import Snapshot
 from clipretrieval.stores._locks import ReadWriteLock
 from clipretrieval.stores._rows import VectorRows
+from clipretrieval.stores._scan import check_label, listings
 from clipretrieval.stores._table import RecordTable
 from clipretrieval.stores._validate import (
     check_batch,
@@ -26,14 +27,12 @@ from clipretrieval.stores._validate import (
     check_manifest,
     check_vectors,
 )
-from clipretrieval.types import FloatArray, Label, Metric, Neighbors, Records
+from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
 __all__ = ["LocalStore"]
 
-Self = TypeVar("Self", bound="LocalStore")
 
-
-class LocalStore:
+class LocalStore(ClosedAtExit):
     """The five verbs over a `RecordTable` and `VectorRows`; threads may search while one writes.
 
     Subclasses say where the rows lie (`_new_rows`) and may act before each write and at the close.
@@ -188,6 +187,21 @@ class LocalStore:
                 self._wrote()
             return moves.removed
 
+    def scan(self, label: Label | None = None) -> Iterator[Listing]:
+        """Go through all ids and labels, or those of one label, as they are when this is called.
+
+        Raises
+        ------
+        InvalidInputError
+            If `label` is neither int nor str.
+        StoreError
+            If the store is closed.
+        """
+        wanted = check_label(label)
+        with self._lock.read():
+            self._require_open()
+            return listings(self._table.ids.copy(), self._table.labels.copy(), wanted)
+
     def count(self) -> int:
         """Return the number of stored vectors."""
         self._require_open()
@@ -227,14 +241,6 @@ class LocalStore:
                 dim = self._dim
                 self._clear()
                 self._dim, self._closed = dim, True
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"count={len(self._table)}"

@@ -9,9 +9,9 @@ import numpy as np
 
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.stores._pinecone_records import is_zero, key_of, label_of, metadata_of, name_of
-from clipretrieval.types import AnyArray, Label, Metric, Neighbors, Records, as_label_array
+from clipretrieval.types import AnyArray, Label, Listing, Metric, Neighbors, Records, as_label_array
 
-__all__ = ["as_neighbors", "as_records", "distance_of"]
+__all__ = ["as_listing", "as_neighbors", "as_records", "distance_of"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -79,6 +79,14 @@ def as_records(names: Sequence[str], found: dict[str, Any], dim: int | None) -> 
     labels = _packed([label_of(key, found[key].metadata) for _, key in held])
     metadata = [metadata_of(key, found[key].metadata) for _, key in held]
     return Records(_objects([name for name, _ in held]), vectors, labels, metadata)
+
+
+def as_listing(found: dict[str, Any]) -> Listing:
+    """Return the true ids and the labels of fetched records."""
+    names = [name_of(key, record.metadata) for key, record in found.items()]
+    return Listing(
+        _objects(names), _packed([label_of(key, record.metadata) for key, record in found.items()])
+    )
 
 
 def _packed(labels: Sequence[Label]) -> AnyArray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
+from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._pinecone_calls import Calls
 from clipretrieval.stores._pinecone_manifest import MANIFEST_SPACE
 from clipretrieval.stores._pinecone_session import Address, Session
@@ -17,13 +17,11 @@ from clipretrieval.types import Metric
 
 __all__ = ["PineconeBase"]
 
-Self = TypeVar("Self", bound="PineconeBase")
-
 INDEX_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
 MAX_NAMESPACE_LENGTH = 400
 
 
-class PineconeBase:
+class PineconeBase(ClosedAtExit):
     """Opens and closes the session, and tells where it leads without telling the key."""
 
     def __init__(
@@ -77,14 +75,6 @@ class PineconeBase:
         at = self._address
         options = {"index": at.index, "namespace": at.namespace, "metric": str(at.metric)}
         return options if at.host is None else {**options, "host": at.host}
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         at = self._address

@@ -26,6 +26,7 @@ __all__ = [
     "in_json",
     "is_zero",
     "key_of",
+    "label_condition",
     "label_of",
     "metadata_of",
     "name_of",
@@ -160,6 +161,11 @@ def label_of(key: str, fields: Mapping[str, Any] | None) -> Label:
         return int(held[INT_LABEL])
     except (KeyError, TypeError, ValueError):
         raise _foreign(key) from None
+
+
+def label_condition(label: Label) -> dict[str, Any]:
+    """Return the filter that the records of a label meet, and no others."""
+    return {STR_LABEL if isinstance(label, str) else INT_LABEL: {"$eq": str(label)}}
 
 
 def is_zero(fields: Mapping[str, Any] | None) -> bool:

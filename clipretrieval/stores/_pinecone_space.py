@@ -130,14 +130,21 @@ class Space:
 
     def keys(self) -> list[str]:
         """Return all keys, for namespaces that are small."""
-        listed: list[str] = []
-        token = None
-        while True:
-            answer = self._calls.one("when records were listed", partial(self._list, None, token))
-            listed += [each.id for each in answer.vectors]
-            token = answer.pagination.next if answer.pagination is not None else None
-            if token is None:
-                return listed
+        return [key for page in self.pages() for key in page]
+
+    def pages(self) -> Iterator[list[str]]:
+        """Yield all keys, a hundred or fewer at a time.
+
+        The service lists them in the order of their bytes, and goes on behind the last: what comes and goes
+        meanwhile moves no other key.
+        """
+        for answer in self._paged(partial(self._list, None)):
+            yield [each.id for each in answer.vectors]
+
+    def matching(self, condition: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the records whose metadata meet a condition, by key, page by page."""
+        for answer in self._paged(partial(self._match, condition)):
+            yield answer.vectors
 
     def count(self) -> int:
         """Return how many records the service reports."""
@@ -180,6 +187,16 @@ class Space:
                 )
             time.sleep(pause)
             pause = min(1.5 * pause, LONGEST_POLL)
+
+    def _paged(self, page: Callable[[str | None, float], Any]) -> Iterator[Any]:
+        """Yield a listing's pages, each asked for with the token in the one before."""
+        token = None
+        while True:
+            answer = self._calls.one("when records were listed", partial(page, token))
+            yield answer
+            token = answer.pagination.next if answer.pagination is not None else None
+            if token is None:
+                return
 
     def _written(self, keys: list[str], names: list[str], number: int | None) -> None:
         with self._lock:
@@ -240,6 +257,11 @@ class Space:
     def _list(self, limit: int | None, token: str | None, timeout: float) -> Any:
         return self._index.list_paginated(
             limit=limit, pagination_token=token, namespace=self._name, timeout=timeout
+        )
+
+    def _match(self, condition: dict[str, Any], token: str | None, timeout: float) -> Any:
+        return self._index.fetch_by_metadata(
+            filter=condition, namespace=self._name, pagination_token=token, timeout=timeout
         )
 
     def _stats(self, timeout: float) -> Any:

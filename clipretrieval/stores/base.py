@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from clipretrieval.types import FloatArray, Label, Metric, Neighbors, Records
+from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
-__all__ = ["LocatedStore", "PortableStore", "VectorStore"]
+__all__ = ["LocatedStore", "PortableStore", "RefreshableStore", "ScannableStore", "VectorStore"]
 
 
 @runtime_checkable
@@ -131,4 +131,51 @@ class PortableStore(Protocol):
     @classmethod
     def load(cls, path: str | Path) -> VectorStore:
         """Open a copy that `save` wrote."""
+        ...
+
+
+@runtime_checkable
+class ScannableStore(Protocol):
+    """Optional: a store that can go through all that it holds."""
+
+    def scan(self, label: Label | None = None) -> Iterator[Listing]:
+        """Go through the ids and labels of all records, or of those with one label.
+
+        Parameters
+        ----------
+        label : int or str, optional
+            As stored. One of the other type than the store's is that of no record: ``1`` is not ``"1"``.
+
+        Yields
+        ------
+        Listing
+            Of one record or more, how many is the store's choice, and in no promised order. An empty store
+            yields none.
+
+        Raises
+        ------
+        InvalidInputError
+            If `label` is neither int nor str.
+        StoreError
+            If the store is closed or the backend fails.
+
+        Notes
+        -----
+        The store may be read and written while a scan is under way, by the loop over it too. A record that is
+        there, with the label asked for, from the call of `scan` to its end is listed exactly once. One that
+        comes, goes or changes its label meanwhile is listed once or not at all.
+        """
+        ...
+
+
+@runtime_checkable
+class RefreshableStore(Protocol):
+    """Optional: a store that holds what it read when it was opened, and can look for newer contents."""
+
+    def refresh(self) -> bool:
+        """Take up what another process has written since, if it has, and tell whether there was anything.
+
+        Searches in other threads see the old contents or the new, never a mixture. Where this store has
+        changes of its own, or is the one that writes, nothing is done. A call that raises changes nothing.
+        """
         ...

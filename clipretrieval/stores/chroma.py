@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from clipretrieval.errors import (
     MissingDependencyError,
     StoreError,
-    UnsupportedOperationError,
 )
 from clipretrieval.stores._locks import ReadWriteLock
+from clipretrieval.stores._scan import check_label, listings
 from clipretrieval.stores._validate import (
     check_batch,
     check_dim,
@@ -25,11 +24,12 @@ from clipretrieval.stores._validate import (
     check_manifest,
     check_vectors,
 )
-from clipretrieval.types import FloatArray, Label, Metric, Neighbors, Records, as_label_array
+from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records, as_label_array
 
 try:
+    from clipretrieval.stores._chroma_base import ChromaBase
     from clipretrieval.stores._chroma_client import connect, open_collection
-    from clipretrieval.stores._chroma_records import ChromaRecords
+    from clipretrieval.stores._chroma_records import ChromaRecords, pieces, texts
     from clipretrieval.stores._chroma_search import ChromaSearch, check_limit
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("chromadb", "httpx"):
@@ -42,7 +42,7 @@ except ModuleNotFoundError as error:
 __all__ = ["ChromaStore"]
 
 
-class ChromaStore:
+class ChromaStore(ChromaBase):
     """Vectors in a Chroma collection, searched exactly up to a size and through Chroma's graph beyond.
 
     Without `path`, `host` or `client` the collection is in this process's memory and lost with it. One store
@@ -116,16 +116,6 @@ class ChromaStore:
                 here.release()
             raise
         self._search = ChromaSearch(self._records, self._metric, here.exclusive, self._exact, exact_up_to)
-
-    @property
-    def metric(self) -> Metric:
-        """How nearness is measured."""
-        return self._metric
-
-    @property
-    def dim(self) -> int | None:
-        """The vectors' dimension; None until the first upsert."""
-        return self._dim
 
     def upsert(
         self,
@@ -216,6 +206,35 @@ class ChromaStore:
                     copy.delete(names)
             return removed
 
+    def scan(self, label: Label | None = None) -> Iterator[Listing]:
+        """Go through all ids and labels, or those of one label.
+
+        One request settles at the beginning which records it goes through. Without `label`, theirs are read
+        on the way, a few thousand at a time.
+
+        Raises
+        ------
+        InvalidInputError
+            If `label` is neither int nor str.
+        StoreError
+            If Chroma fails or the store is closed.
+        """
+        wanted = check_label(label)
+        with self._lock.read():
+            self._require_open()
+            names = self._records.names(wanted)
+        if wanted is None:
+            return self._listed(names)
+        return listings(texts(names), as_label_array([wanted] * len(names)), wanted)
+
+    def _listed(self, names: list[str]) -> Iterator[Listing]:
+        for piece in pieces(names):
+            with self._lock.read():
+                self._require_open()
+                listing = self._records.labels(piece)
+            if len(listing):
+                yield listing
+
     def count(self) -> int:
         """Return the number of stored vectors."""
         with self._lock.read():
@@ -235,63 +254,6 @@ class ChromaStore:
         with self._lock.write():
             self._require_open()
             self._records.write_manifest(text)
-
-    def flush(self) -> None:
-        """Return when everything written so far is on the device, if it is in a folder.
-
-        Chroma commits every request before it answers: what a call wrote that returned outlives this process,
-        and the server's where there is one. In a folder, a flush also makes the end of the last commit, the
-        removal of SQLite's journal, outlast a loss of power; at a server that is the server's to do.
-
-        Raises
-        ------
-        StoreUnavailableError
-            If the system cannot.
-        """
-        with self._lock.write():
-            self._require_open()
-            self._connection.sync()
-
-    def close(self) -> None:
-        """Flush and free what the store holds; calling it again does nothing."""
-        with self._lock.write():
-            if self._closed:
-                return
-            self._closed = True
-            self._search.forget()
-            try:
-                self._connection.sync()
-            finally:
-                self._connection.release()
-
-    def location(self) -> dict[str, Any] | None:
-        """Return the options that open the same collection elsewhere; None in memory or with a client."""
-        place = self._connection.location
-        if place is None:
-            return None
-        bound = {} if self._exact_up_to is None else {"exact_up_to": self._exact_up_to}
-        return {**place, "metric": str(self._metric), "exact": self._exact, **bound}
-
-    def __enter__(self) -> ChromaStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else self._connection.where
-        return f"ChromaStore(metric={str(self._metric)!r}, dim={self._dim}, {state})"
-
-    def __reduce__(self) -> Any:
-        raise UnsupportedOperationError(
-            f"{self!r} cannot be pickled or copied; open it elsewhere with ChromaStore(**store.location())"
-        )
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise StoreError("this ChromaStore is closed; open it anew")
 
     def _held_dim(self) -> int | None:
         """Return the dimension, which another client of a server may have settled meanwhile."""

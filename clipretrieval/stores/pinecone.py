@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clipretrieval.errors import (
     MissingDependencyError,
     UnsupportedOperationError,
 )
+from clipretrieval.stores._scan import check_label
 from clipretrieval.stores._validate import (
     check_batch,
     check_dim,
@@ -19,12 +20,13 @@ from clipretrieval.stores._validate import (
     check_manifest,
     check_vectors,
 )
-from clipretrieval.types import FloatArray, Label, Metric, Neighbors, Records
+from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
 try:
     from clipretrieval.stores._pinecone_answers import as_neighbors, as_records, distance_of
     from clipretrieval.stores._pinecone_base import PineconeBase
     from clipretrieval.stores._pinecone_records import check_limits, in_json, key_of
+    from clipretrieval.stores._pinecone_scan import listed
     from clipretrieval.stores._pinecone_session import Address
     from clipretrieval.stores._pinecone_upsert import IncompleteUpsertError, send
 except ModuleNotFoundError as error:
@@ -231,6 +233,21 @@ class PineconeStore(PineconeBase):
         found = space.fetch(list(keys))
         space.delete(keys)
         return len(found)
+
+    def scan(self, label: Label | None = None) -> Iterator[Listing]:
+        """Go through all ids and labels, or those of one label; the vectors are read on the way and let go.
+
+        Raises
+        ------
+        InvalidInputError
+            If `label` is neither int nor str.
+        StoreError
+            If the store is closed or the service fails.
+        """
+        wanted = check_label(label)
+        self._require_open()
+        space = self._session.find()
+        return iter(()) if space is None else listed(space, wanted, self._require_open)
 
     def count(self) -> int:
         """Return the number of stored vectors, which the service may report with some delay.

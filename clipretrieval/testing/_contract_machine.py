@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.testing._contract_base import ContractBase, Stores, contents
 from clipretrieval.testing._contract_check import (
@@ -30,6 +30,7 @@ from clipretrieval.testing._contract_check import (
     check_order,
     share_found,
 )
+from clipretrieval.testing._contract_scan import listed
 
 __all__ = ["MachineContract"]
 
@@ -138,6 +139,13 @@ class Machine(RuleBasedStateMachine):
             assert left == right
         else:  # a store may forget its dimension with its last vector
             assert {**left, "dim": None} == {**right, "dim": None}
+
+    @invariant()
+    def same_listing(self) -> None:
+        if isinstance(self.store, ScannableStore):
+            for label in (None, 1):
+                found, right = listed(self.store.scan(label)), listed(self.memory.scan(label))
+                assert found == right, "a scan listed wrongly"
 
     def teardown(self) -> None:
         self.stores.dispose()

@@ -29,6 +29,7 @@ __all__ = ["DataPlane"]
 MAX_VECTORS = 1000
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
 PAGE = 100
+MAX_MATCHES = 10_000
 
 Parameters = Mapping[str, list[str]]
 
@@ -46,6 +47,7 @@ class DataPlane:
             ("POST", "/vectors/upsert"): self._upsert,
             ("POST", "/query"): self._query,
             ("GET", "/vectors/fetch"): self._fetch,
+            ("POST", "/vectors/fetch_by_metadata"): self._fetch_by_metadata,
             ("POST", "/vectors/delete"): self._delete,
             ("GET", "/vectors/list"): self._list,
             ("POST", "/describe_index_stats"): self._stats,
@@ -147,6 +149,23 @@ class DataPlane:
         vectors = {name: _plain(records[name]) for name in names if name in records}
         return json_answer(200, {"vectors": vectors, "namespace": namespace, "usage": {"readUnits": 1}})
 
+    def _fetch_by_metadata(self, body: bytes, parameters: Parameters) -> Answer:
+        content = parse_object(body)
+        check_fields(content, ("namespace", "filter", "limit", "paginationToken"))
+        namespace = check_namespace(content.get("namespace", ""))
+        condition, limit = content.get("filter"), content.get("limit", PAGE)
+        if not condition:
+            raise Refused(400, "Empty filter provided for fetch by metadata request")
+        matches(condition, {})  # refuse what is malformed, though no record meets it
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_MATCHES:
+            raise Refused(400, f"limit must be from 1 to {MAX_MATCHES}; found {limit!r}")
+        records = self._seen(namespace)
+        names = [name for name, record in records.items() if matches(condition, record.metadata)]
+        page, following = _page(names, limit, _token(content.get("paginationToken", "")))
+        vectors = {name: _plain(records[name]) for name in page}
+        answer = {"vectors": vectors, "namespace": namespace, **following, "usage": {"readUnits": 1}}
+        return json_answer(200, answer)
+
     def _delete(self, body: bytes, parameters: Parameters) -> Answer:
         content = parse_object(body)
         check_fields(content, ("ids", "deleteAll", "namespace", "filter"))
@@ -169,12 +188,9 @@ class DataPlane:
         limit = _single(parameters, "limit") or str(PAGE)
         if not limit.isdecimal() or not 1 <= int(limit) <= PAGE:
             raise Refused(400, f"limit must be from 1 to {PAGE}; found {limit}")
-        after = bytes.fromhex(token).decode() if token else ""
-        names = sorted(name for name in self._seen(namespace) if name.startswith(prefix) and name > after)
-        page = names[: int(limit)]
-        content: dict[str, Any] = {"vectors": [{"id": name} for name in page], "namespace": namespace}
-        if len(names) > len(page):
-            content["pagination"] = {"next": page[-1].encode().hex()}
+        names = [name for name in self._seen(namespace) if name.startswith(prefix)]
+        page, following = _page(names, int(limit), _token(token))
+        content = {"vectors": [{"id": name} for name in page], "namespace": namespace, **following}
         return json_answer(200, {**content, "usage": {"readUnits": 1}})
 
     def _stats(self, body: bytes, parameters: Parameters) -> Answer:
@@ -208,6 +224,22 @@ def _flag(content: Mapping[str, Any], name: str) -> bool:
     if not isinstance(value, bool):
         raise Refused(400, f"{name} must be a boolean; found {json.dumps(value)[:60]}")
     return value
+
+
+def _page(names: list[str], limit: int, after: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the first ids behind `after` in the order of their bytes, and where the next page begins."""
+    left = sorted(name for name in names if name > after)
+    page = left[:limit]
+    more = len(left) > limit
+    return page, {"pagination": {"next": page[-1].encode().hex()}} if more else {}
+
+
+def _token(token: Any) -> str:
+    """Return the id that a page's token stands for."""
+    try:
+        return bytes.fromhex(token).decode()
+    except (TypeError, ValueError):
+        raise Refused(400, "Invalid pagination token") from None
 
 
 def _single(parameters: Parameters, name: str) -> str:

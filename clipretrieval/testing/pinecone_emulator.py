@@ -22,7 +22,8 @@ class PineconeEmulator:
     """A server on loopback that Pinecone's own SDK talks to as if it were the service.
 
     It answers the requests of the REST API 2026-07 that manage serverless indexes (create, describe, list,
-    delete) and those that read and write dense vectors (upsert, query, fetch, delete, list, statistics), in
+    delete) and those that read and write dense vectors (upsert, query, fetch by id or metadata, delete, list,
+    statistics), in
     the published shapes, and refuses what the service refuses: a missing or wrong key, requests over their
     limits, wrong dimensions, ids, values, metadata and unknown fields. Searches are exact. Nothing is kept
     after `stop`. Every other operation is answered with status 501.

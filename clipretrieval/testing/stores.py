@@ -27,6 +27,7 @@ pytest.register_assert_rewrite(
             "machine",
             "records",
             "refusals",
+            "scan",
             "search",
             "threads",
             "values",
@@ -38,6 +39,7 @@ from clipretrieval.testing._contract_lasting import LastingContract, ManifestCon
 from clipretrieval.testing._contract_machine import MachineContract  # noqa: E402
 from clipretrieval.testing._contract_records import RecordsContract  # noqa: E402
 from clipretrieval.testing._contract_refusals import RefusalsContract  # noqa: E402
+from clipretrieval.testing._contract_scan import ScanContract  # noqa: E402
 from clipretrieval.testing._contract_search import PaddingContract, SearchContract  # noqa: E402
 from clipretrieval.testing._contract_threads import LargeContract, ThreadsContract  # noqa: E402
 from clipretrieval.testing._contract_values import ValuesContract  # noqa: E402
@@ -50,6 +52,7 @@ class VectorStoreTests(
     MachineContract,
     ThreadsContract,
     LargeContract,
+    ScanContract,
     LastingContract,
     ManifestContract,
     RefusalsContract,
@@ -61,7 +64,9 @@ class VectorStoreTests(
     """What every vector store has to do; inherit it in a test module and override `open_store`.
 
     The attributes declare what a store can do. Their defaults are the strictest: a store that cannot do
-    something says so in its subclass, and the tests that are skipped for it name the attribute.
+    something says so in its subclass, and the tests that are skipped for it name the attribute. What the
+    optional protocols say, `LocatedStore`, `PortableStore` and `ScannableStore`, is asked of stores that have
+    their methods.
 
     Attributes
     ----------

@@ -57,6 +57,9 @@ WRONG = {
     "FirstTenThousand": ("test_a_call_may_hold_10001_vectors[l2]", "found 10000", False),
     "MetadataMerged": ("test_upsert_replaces_wholly", "replaced, not merged", True),
     "StoredByHalves": ("test_a_malformed_upsert_changes_nothing[an id twice]", "changed the store", True),
+    "PagesOverlap": ("test_a_scan_follows_writes", "list each record once", True),
+    "LabelsAsText": ("test_a_scan_takes_a_label[int]", "no record is labelled", False),
+    "OnePage": ("test_a_scan_lists_10001_records_once", "must list every record", False),
     "MissesSome": ("test_the_nearest_are_found[l2]", "recall_floor declares 1.0", True),
 }
 
@@ -115,6 +118,17 @@ def test_what_a_store_cannot_do_is_skipped_by_name(pytester: pytest.Pytester) ->
     reports = run_kit(pytester, "Right", metrics=("ip",), **lacking)
     skipped = " ".join(report.longrepr[2] for report in reports.values() if report.skipped)
     assert all(f"TestStore.{name}" in skipped for name in (*lacking, "metrics"))
+    assert not any(report.failed for report in reports.values())
+
+
+def test_a_store_need_not_scan(pytester: pytest.Pytester) -> None:
+    """Where a store has no scan, just the tests of it are skipped, and name the protocol."""
+    reports = run_kit(pytester, "CannotScan", f"a_scan or {ALL}")
+    reason = "Skipped: CannotScan has no scan (ScannableStore)"
+    named = {name for name in reports if "a_scan_" in name}
+    skipped = {name for name, each in reports.items() if each.skipped and each.longrepr[2] == reason}
+    assert len(named) > 10
+    assert named <= skipped
     assert not any(report.failed for report in reports.values())
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from clipretrieval.stores import MemoryStore, Neighbors, Records
+from clipretrieval.stores import Listing, MemoryStore, Neighbors, Records
 
 
 class Right:
@@ -42,6 +43,9 @@ class Right:
 
     def delete(self, ids: Any) -> int:
         return self.inner.delete(ids)
+
+    def scan(self, label: Any = None) -> Iterator[Listing]:
+        return self.inner.scan(label)
 
     def count(self) -> int:
         return self.inner.count()
@@ -77,6 +81,9 @@ class ShownOnFlush(Right):
 
     def get(self, ids: Any) -> Records:
         return self.shown.get(ids)
+
+    def scan(self, label: Any = None) -> Iterator[Listing]:
+        return self.shown.scan(label)
 
     def count(self) -> int:
         return self.shown.count()
@@ -242,3 +249,36 @@ class StoredByHalves(Right):
             if len(set(ids)) == len(ids):
                 return
         self.inner.upsert(ids, vectors, labels, metadata)
+
+
+class PagesOverlap(Right):
+    """Lists the last record of a page again on the next."""
+
+    def scan(self, label: Any = None) -> Iterator[Listing]:
+        for listing in super().scan(label):
+            for start in range(0, len(listing), 3):
+                piece = slice(max(start - 1, 0), start + 3)
+                yield Listing(listing.ids[piece], listing.labels[piece])
+
+
+class LabelsAsText(Right):
+    """Takes a label for its text: 1 for "1"."""
+
+    def scan(self, label: Any = None) -> Iterator[Listing]:
+        for listing in super().scan():
+            same = np.array([label is None or str(each) == str(label) for each in listing.labels])
+            if same.any():
+                yield Listing(listing.ids[same], listing.labels[same])
+
+
+class OnePage(Right):
+    """Lists a page and takes it for all."""
+
+    def scan(self, label: Any = None) -> Iterator[Listing]:
+        return itertools.islice(super().scan(label), 1)
+
+
+class CannotScan(Right):
+    """Has no scan, as it may."""
+
+    scan = None  # type: ignore[assignment]

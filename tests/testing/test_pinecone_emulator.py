@@ -326,6 +326,32 @@ def test_ids_are_listed_in_pages(index: str) -> None:
     assert ask(index, "GET", "/vectors/list?limit=101")[0] == 400
 
 
+def test_records_are_fetched_by_metadata_in_pages(index: str) -> None:
+    """Pages hold a hundred records that meet a filter, with values and metadata; the last has no token."""
+    odd, even = {"n": "odd"}, {"n": "even"}
+    upsert(index, *(vector(f"v{place:03}", metadata=odd if place % 2 else even) for place in range(250)))
+    found: dict[str, Any] = {}
+    body: dict[str, Any] = {"filter": {"n": {"$eq": "odd"}}}
+    for size, last in ((100, False), (25, True)):
+        status, told, _ = ask(index, "POST", "/vectors/fetch_by_metadata", body)
+        assert (status, len(told["vectors"]), "pagination" not in told) == (200, size, last)
+        found.update(told["vectors"])
+        body["paginationToken"] = told.get("pagination", {}).get("next")
+    assert sorted(found) == [f"v{place:03}" for place in range(1, 250, 2)]
+    assert {(len(each["values"]), each["metadata"]["n"]) for each in found.values()} == {(3, "odd")}
+    for wrong in (
+        {},
+        {"filter": {}},
+        {"filter": {"n": {"$like": "x"}}},
+        {"filter": odd, "limit": 0},
+        {"filter": odd, "limit": 10_001},
+        {"filter": odd, "paginationToken": "no token"},
+    ):
+        assert ask(index, "POST", "/vectors/fetch_by_metadata", wrong)[0] == 400
+    elsewhere = {"filter": odd, "namespace": "unknown"}
+    assert ask(index, "POST", "/vectors/fetch_by_metadata", elsewhere)[1]["vectors"] == {}
+
+
 def test_deletes(emulator: PineconeEmulator, index: str) -> None:
     """Records go by id or all at once; exactly one way must be named."""
     upsert(index, vector("a"), vector("b"), vector("c"))

@@ -23,7 +23,7 @@ from clipretrieval.errors import (
     StoreUnavailableError,
 )
 from clipretrieval.stores import MemoryStore
-from clipretrieval.types import Label, Metric, Neighbors, Records, as_label_array
+from clipretrieval.types import Label, Listing, Metric, Neighbors, Records, as_label_array
 
 __all__ = ["SqliteStore"]
 
@@ -147,6 +147,29 @@ class SqliteStore:
         query = "DELETE FROM records WHERE id = ?"
         with self._transaction(write=True):
             return sum(self._database.execute(query, (name,)).rowcount for name in ids)
+
+    def scan(self, label: Label | None = None) -> Iterator[Listing]:
+        """Go through the ids and labels of all records, or of those with one label."""
+        MemoryStore(self._metric).scan(label)  # checks the argument
+        self.count()  # refuses here already what is closed or damaged
+        return self._listings(label)
+
+    def _listings(self, label: Label | None) -> Iterator[Listing]:
+        query = """
+            SELECT id, label FROM records
+            WHERE id > :last AND (:label IS NULL OR label = :label) ORDER BY id LIMIT :most
+        """
+        last = ""  # before every id
+        while True:
+            with self._transaction():
+                cursor = self._database.execute(query, {"last": last, "label": label, "most": BLOCK_ROWS})
+                found = cursor.fetchall()
+            if not found:
+                return
+            names = np.empty(len(found), dtype=object)
+            names[:] = [row[0] for row in found]
+            yield Listing(names, as_label_array([row[1] for row in found]))
+            last = found[-1][0]
 
     def count(self) -> int:
         """Return the number of stored vectors."""

@@ -1,0 +1,88 @@
+"""What a ChromaStore is beside its records: where it is, and until when it is open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clipretrieval.errors import StoreError, UnsupportedOperationError
+from clipretrieval.stores._context import ClosedAtExit
+from clipretrieval.stores._locks import ReadWriteLock
+from clipretrieval.types import Metric
+
+if TYPE_CHECKING:
+    from clipretrieval.stores._chroma_client import Connection
+    from clipretrieval.stores._chroma_search import ChromaSearch
+
+__all__ = ["ChromaBase"]
+
+
+class ChromaBase(ClosedAtExit):
+    """Tells where the connection leads, and closes it; the constructor of `ChromaStore` opens it."""
+
+    _metric: Metric
+    _dim: int | None
+    _exact: bool
+    _exact_up_to: int | None
+    _lock: ReadWriteLock
+    _closed: bool
+    _connection: Connection
+    _search: ChromaSearch
+
+    @property
+    def metric(self) -> Metric:
+        """How nearness is measured."""
+        return self._metric
+
+    @property
+    def dim(self) -> int | None:
+        """The vectors' dimension; None until the first upsert."""
+        return self._dim
+
+    def flush(self) -> None:
+        """Return when everything written so far is on the device, if it is in a folder.
+
+        Chroma commits every request before it answers: what a call wrote that returned outlives this process,
+        and the server's where there is one. In a folder, a flush also makes the end of the last commit, the
+        removal of SQLite's journal, outlast a loss of power; at a server that is the server's to do.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the system cannot.
+        """
+        with self._lock.write():
+            self._require_open()
+            self._connection.sync()
+
+    def close(self) -> None:
+        """Flush and free what the store holds; calling it again does nothing."""
+        with self._lock.write():
+            if self._closed:
+                return
+            self._closed = True
+            self._search.forget()
+            try:
+                self._connection.sync()
+            finally:
+                self._connection.release()
+
+    def location(self) -> dict[str, Any] | None:
+        """Return the options that open the same collection elsewhere; None in memory or with a client."""
+        place = self._connection.location
+        if place is None:
+            return None
+        bound = {} if self._exact_up_to is None else {"exact_up_to": self._exact_up_to}
+        return {**place, "metric": str(self._metric), "exact": self._exact, **bound}
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._connection.where
+        return f"ChromaStore(metric={str(self._metric)!r}, dim={self._dim}, {state})"
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedOperationError(
+            f"{self!r} cannot be pickled or copied; open it elsewhere with ChromaStore(**store.location())"
+        )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError("this ChromaStore is closed; open it anew")
