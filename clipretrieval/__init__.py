@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         WeightsUnavailableError,
     )
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.fitting import FitReport, ForgetReport
     from clipretrieval.types import Metric, Neighbors, Records
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "DimensionMismatchError",
     "EvaluationReport",
     "FingerprintMismatchError",
+    "FitReport",
+    "ForgetReport",
     "ImageDecodeError",
     "InvalidInputError",
     "Metric",
@@ -66,6 +69,7 @@ _lazy_getattr, _lazy_dir = attach(
         "encoding.staged": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
         "evaluation.report": ["EvaluationReport"],
+        "fitting": ["FitReport", "ForgetReport"],
         "types": ["Metric", "Neighbors", "Records"],
     },
 )

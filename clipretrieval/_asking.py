@@ -7,21 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._ballot import Ballot
-from clipretrieval._inputs import check_neighbors, check_params, gather, query_source
+from clipretrieval._inputs import check_neighbors, gather, query_source
 from clipretrieval._manifest import (
     check_manifest,
     manifest_classes,
     plain_fingerprint,
     vector_fingerprint,
 )
+from clipretrieval._params import check_params
 from clipretrieval._timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, NotFittedError
 from clipretrieval.images import SkippedImage
+from clipretrieval.stores import RefreshableStore
+from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import AnyArray, Metric, Neighbors
 from clipretrieval.voting import choose_class, class_scores, vote_weights
 
 if TYPE_CHECKING:
+    from clipretrieval._learner import Learner
     from clipretrieval.classifier import RetrievalClassifier
 
 __all__ = ["check_fitted", "open_ballot", "search_batches", "vote"]
@@ -30,7 +34,7 @@ QUERIES = 1024
 """Queries that are searched together: enough for a store to work in bulk, few enough to hold."""
 
 
-def check_fitted(classifier: RetrievalClassifier) -> None:
+def check_fitted(classifier: Learner) -> None:
     """Refuse a classifier that has no store to ask.
 
     Raises
@@ -45,8 +49,7 @@ def check_fitted(classifier: RetrievalClassifier) -> None:
 
 def open_ballot(classifier: RetrievalClassifier) -> Ballot:
     """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
-    check_fitted(classifier)
-    stored = manifest_classes(classifier.store_.read_manifest())
+    stored = manifest_classes(_current_store(classifier).read_manifest())
     ballot = Ballot.of(classifier.classes_, classifier._label_kind, stored)
     if len(ballot) > len(classifier.classes_):
         classifier.classes_ = ballot.classes()
@@ -85,7 +88,6 @@ def search_batches(
     near : Neighbors
         Each of shape (len(batch), k).
     """
-    check_fitted(classifier)
     check_params(classifier)
     count = _check_store(classifier, classifier.k if k is None else k)
     wanted = min(int(classifier.k), count) if k is None else k
@@ -122,10 +124,20 @@ def vote(classifier: RetrievalClassifier, near: Neighbors, ballot: Ballot) -> tu
     return choose_class(scores, codes, near.distances), scores
 
 
+def _current_store(classifier: RetrievalClassifier) -> VectorStore:
+    """Return the store, with what other processes have put there since."""
+    check_fitted(classifier)
+    store = classifier.store_
+    if isinstance(store, RefreshableStore):
+        store.refresh()
+    return store
+
+
 def _check_store(classifier: RetrievalClassifier, k: int) -> int:
     """Return the store's count once it is certain that it can be asked."""
-    store = classifier.store_
-    check_manifest(store.read_manifest(), _fingerprint(classifier), Metric.parse(classifier.metric))
+    store = _current_store(classifier)
+    metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
+    check_manifest(store.read_manifest(), _fingerprint(classifier), metric, normalize=unit)
     count = store.count()
     if count == 0:
         raise NotFittedError("the store holds no vectors any more; fit the classifier again")

@@ -1,118 +1,177 @@
-"""Put encoded, labelled images into a store."""
+"""Read labelled images to their end into a store, which works beside the encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Any
 
-from clipretrieval._inputs import Source, gather
-from clipretrieval._labels import label_kind, stored_labels
-from clipretrieval._manifest import check_manifest, make_manifest
+from clipretrieval._inputs import gather
+from clipretrieval._putting import Putter
 from clipretrieval._timing import Progress, Timing
+from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images import unique_ids
-from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import Label
+from clipretrieval.types import FloatArray
 
-__all__ = ["Filled", "check_fillable", "fill"]
+__all__ = ["check_flush_every", "fill"]
 
 CHUNK = 1024
 """Vectors that go into the store together."""
+WAITING = 4
+"""Chunks that wait for the store at most."""
+SHARE = 20
+"""Without an interval of the user's, a flush that took t seconds is followed by none for 20 t, …"""
+PAUSE = 5.0
+"""… nor for so many seconds."""
 
 
-@dataclass(frozen=True)
-class Filled:
-    """What went into the store.
+def fill(putter: Putter, timing: Timing, progress: Progress | None, flush_every: int | None) -> None:
+    """Put everything that a source yields into a store, and flush it.
 
-    Attributes
-    ----------
-    count : int
-    dim : int
-    label_kind : {"bool", "int", "float", "str"}
-    classes : set of int or of str
-        As stored.
-    """
-
-    count: int
-    dim: int
-    label_kind: str
-    classes: set[Label]
-
-
-def check_fillable(store: VectorStore, fingerprint: Mapping[str, Any]) -> None:
-    """Refuse to mix a new fit with what a store already holds.
-
-    Raises
-    ------
-    FingerprintMismatchError
-        If a different encoder or metric filled it.
-    InvalidInputError
-        If it holds anything else.
-    """
-    count = store.count()
-    if count == 0:
-        return
-    check_manifest(store.read_manifest(), fingerprint, store.metric)
-    raise InvalidInputError(
-        f"the store already holds {count} vectors, and fit needs an empty one: pass another store, or "
-        "another path for it. To use what it holds, save the classifier that filled it and load that"
-    )
-
-
-def fill(store: VectorStore, source: Source, timing: Timing, progress: Progress | None = None) -> Filled:
-    """Read a source to its end into a store, and flush it.
+    What was encoded before a failure is stored and flushed.
 
     Parameters
     ----------
-    store : VectorStore
-        Empty.
-    source : Source
+    putter : Putter
     timing : Timing
-        Counts the seconds of ``"decode"``, ``"encode"`` and ``"store"``.
+        Counts the seconds of ``"decode"``, ``"encode"``, ``"store"`` and ``"flush"``.
     progress : callable, optional
+    flush_every : int, optional
+        See `Learner.fit`.
 
     Raises
     ------
     InvalidInputError
         If the source yields nothing, or labels that are missing or of mixed types.
     """
-    kind: str | None = None
-    classes: set[Label] = set()
-    seen: dict[str, int] = {}
-    done, dim = 0, 0
-    arrived = 0
+    source = putter.source
+    size = CHUNK if flush_every is None else max(1, min(CHUNK, flush_every // 4))
+    with _Storing(putter, timing, flush_every) as storing:
 
-    def tell(images: int) -> None:
-        nonlocal arrived
-        arrived += images
+        def tell(images: int) -> None:
+            storing.expect(images)
+            if progress is not None:
+                progress(storing.arrived + len(source.skipped), source.total)
+
         if progress is not None:
-            progress(arrived + len(source.skipped), source.total)
-
-    tell(0)
-    for batch, vectors in gather(source.batches, CHUNK, timing, tell):
-        kind = label_kind(batch.labels, kind)
-        labels = stored_labels(batch.labels, kind)
-        dim = vectors.shape[1]
-        with timing.measure("store", len(batch)):
-            if not done:
-                # The identity goes first: a fit that is cut short must not leave anonymous vectors.
-                store.write_manifest(make_manifest(source.fingerprint, source.metric, kind, set(labels)))
-            metadata = [{"source": _readable(path)} if path else {} for path in batch.sources]
-            store.upsert(unique_ids(batch.ids, seen), vectors, labels, metadata)
-        classes.update(labels)
-        done += len(batch)
-    if kind is None:
+            progress(0, source.total)
+        try:
+            for batch, vectors in gather(
+                source.open(None if putter.fresh else putter.known), size, timing, tell
+            ):
+                storing.put(batch, vectors)
+        finally:
+            storing.finish()
+    if not putter.count:
         raise InvalidInputError(
             "there are no images to fit on; pass at least one"
             + (f" that can be decoded ({len(source.skipped)} were skipped)" if source.skipped else "")
         )
-    with timing.measure("store", 0):
-        store.write_manifest(make_manifest(source.fingerprint, source.metric, kind, classes))
-        store.flush()
-    return Filled(done, dim, kind, classes)
 
 
-def _readable(path: str) -> str:
-    """Write the bytes of a path that is not valid Unicode as escapes, so that every store can keep it."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+def check_flush_every(value: Any) -> int | None:
+    """Return the flush interval.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither None nor a whole number of at least 1.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+        raise InvalidInputError(f"flush_every must be None or a whole number of at least 1; got {value!r}")
+    return int(value)
+
+
+class _Storing:
+    """Stores in a thread of its own, in order, never far behind the encoder.
+
+    With an interval of n images, the store is flushed after each half of it, and the encoder waits while
+    three quarters are not flushed: the last quarter is for what is being encoded just then.
+    """
+
+    def __init__(self, putter: Putter, timing: Timing, interval: int | None) -> None:
+        self._putter, self._timing, self._interval = putter, timing, interval
+        self._pool = ThreadPoolExecutor(1, "clipretrieval-store")
+        self._jobs: deque[Future[None]] = deque()
+        self._failed = False
+        self.arrived = 0  # images that were encoded
+        self._sent = self._asked = self._durable = 0  # of them: put, to be flushed, and flushed
+        self._flushed_at, self._flush_took = time.monotonic(), 0.0
+
+    def __enter__(self) -> _Storing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def expect(self, images: int) -> None:
+        """Count images that were encoded, and wait while too many of them are not flushed."""
+        self.arrived += images
+        if self._interval is not None:
+            while self._jobs and 4 * (self.arrived - self._durable) > 3 * self._interval:
+                self._settle()
+
+    def put(self, batch: EncodedBatch, vectors: FloatArray) -> None:
+        """Hand a chunk over to the store; wait where it is behind, and raise what failed in it."""
+        while len(self._jobs) >= WAITING:
+            self._settle()
+        images = len(batch) + len(batch.known)
+        self._sent += images
+        self._submit(lambda: self._put(batch, vectors, images))
+        if self._is_due():
+            self._ask()
+
+    def finish(self) -> None:
+        """Store and flush all that was handed over."""
+        while self._jobs:
+            self._settle()
+        if self._failed:
+            return
+        if self._sent:
+            self._putter.write_manifest()
+            self._ask()
+            self._settle()
+
+    def _is_due(self) -> bool:
+        if self._interval is not None:
+            return 2 * (self._sent - self._asked) >= self._interval
+        idle = self._asked == self._durable
+        return idle and time.monotonic() - self._flushed_at >= max(PAUSE, SHARE * self._flush_took)
+
+    def _ask(self) -> None:
+        upto = self._asked = self._sent
+        self._submit(lambda: self._flush(upto))
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        self._jobs.append(self._pool.submit(self._unless_failed, work))
+
+    def _unless_failed(self, work: Callable[[], None]) -> None:
+        if self._failed:  # what comes behind a failure is not stored: there would be a hole
+            return
+        try:
+            work()
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _settle(self) -> None:
+        self._jobs.popleft().result()
+
+    def _put(self, batch: EncodedBatch, vectors: FloatArray, images: int) -> None:
+        with self._timing.measure("store", images):
+            self._putter.put(batch, vectors)
+
+    def _flush(self, upto: int) -> None:
+        started = time.monotonic()
+        with self._timing.measure("flush", upto - self._durable):
+            self._putter.store.flush()
+        self._durable = upto
+        self._flushed_at = time.monotonic()
+        self._flush_took = self._flushed_at - started

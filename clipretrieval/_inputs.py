@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.preprocessing import normalize
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
@@ -16,34 +17,17 @@ from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
 from clipretrieval._sources import open_labels
 from clipretrieval._streams import image_batches, vector_batches
 from clipretrieval._timing import Timing
-from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreError
 from clipretrieval.images import SkippedImage, check_on_error, count_hint
-from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Metric, Neighbors
-from clipretrieval.voting import WEIGHTINGS
 
 if TYPE_CHECKING:
+    from clipretrieval._learner import Learner
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = [
-    "Source",
-    "check_k",
-    "check_neighbors",
-    "check_params",
-    "fit_source",
-    "gather",
-    "make_store",
-    "query_source",
-]
-
-_STORE_MEMBERS = (
-    *("metric", "dim", "upsert", "search", "get", "delete", "count"),
-    *("read_manifest", "write_manifest", "flush", "close"),
-)
-MOST_NEIGHBORS = 1_000_000
-_ENCODER_MEMBERS = ("dim", "fingerprint", "encode")
+__all__ = ["Source", "check_neighbors", "fit_source", "gather", "query_source"]
 
 Batches = Iterator[tuple[EncodedBatch, FloatArray]]
 
@@ -54,117 +38,67 @@ class Source:
 
     Attributes
     ----------
-    batches : iterator of (EncodedBatch, ndarray)
+    open : callable
+        Given a `KnownIds` or None, starts to read: an iterator of (EncodedBatch, ndarray).
     fingerprint : mapping
         Of the encoder.
     metric : Metric
+    normalize : bool
+        Whether the vectors have length one.
     total : int or None
         Number of images, where it is known beforehand.
     skipped : list of SkippedImage
         Grows as the batches are read.
     """
 
-    batches: Batches
+    open: Callable[[KnownIds | None], Batches]
     fingerprint: Mapping[str, Any]
     metric: Metric
+    normalize: bool
     total: int | None
     skipped: list[SkippedImage] = field(default_factory=list)
 
 
-def check_params(classifier: RetrievalClassifier) -> None:
-    """Refuse constructor arguments that cannot work; scikit-learn has them checked at fit."""
-    check_k(classifier.k)
-    metric = Metric.parse(classifier.metric)
-    weights, temperature = classifier.weights, classifier.temperature
-    if not callable(weights) and (not isinstance(weights, str) or weights not in WEIGHTINGS):
-        raise InvalidInputError(
-            f"unknown weights {weights!r}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass a "
-            "callable"
-        )
-    if not isinstance(temperature, int | float | np.number) or not 0 < temperature < np.inf:
-        raise InvalidInputError(f"temperature must be a positive number; got {temperature!r}")
-    if isinstance(weights, str) and weights == "distance" and metric == Metric.IP:
-        raise InvalidInputError(
-            "weights='distance' needs distances that are not negative; with metric='ip' use 'softmax'"
-        )
-    encoder = classifier.encoder
-    missing = (
-        [] if encoder is None else [name for name in _ENCODER_MEMBERS if not hasattr(type(encoder), name)]
-    )
-    missing = [] if encoder is None else [name for name in _ENCODER_MEMBERS if not hasattr(encoder, name)]
-    if isinstance(encoder, type):
-        missing = ["an instance: it is a class"]
-    if missing:
-        raise InvalidInputError(
-            f"encoder={encoder!r} is not an encoder: it lacks {', '.join(missing)}. Pass a StagedEncoder, an "
-            "object that follows clipretrieval.encoding.Encoder, or None to classify vectors"
-        )
+def fit_source(classifier: Learner, X: Any, y: Any, on_error: str, *, reset: bool = True) -> Source:
+    """Check what `fit` was given, as far as that goes without reading it.
 
-
-def check_k(k: Any) -> int:
-    """Return `k` as an int.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not a whole number from 1 to a million.
+    Parameters
+    ----------
+    classifier : Learner
+    X, y, on_error
+        As for `fit`.
+    reset : bool
+        Whether vectors may have another dimension than those before.
     """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise InvalidInputError(f"k must be a whole number of at least 1; got {k!r}")
-    if k > MOST_NEIGHBORS:
-        raise InvalidInputError(f"k must be at most {MOST_NEIGHBORS}; got {k!r}")
-    return int(k)
-
-
-def make_store(classifier: RetrievalClassifier) -> VectorStore:
-    """Make the store that a name stands for, or check the one that was given."""
-    store, options = classifier.store, classifier.store_options or {}
-    if not isinstance(options, Mapping):
-        raise InvalidInputError(f"store_options must be a mapping of argument names; got {options!r}")
-    metric = Metric.parse(classifier.metric)
-    if "metric" in options and Metric.parse(options["metric"]) != metric:
-        raise InvalidInputError(
-            f"store_options say metric={str(options['metric'])!r} and the classifier {str(metric)!r}; pass "
-            "the metric to the classifier alone"
-        )
-    if isinstance(store, str):
-        return create_store(store, **{"metric": metric, **options})
-    missing = [name for name in _STORE_MEMBERS if not hasattr(store, name)]
-    if missing or isinstance(store, type):
-        raise InvalidInputError(
-            f"store={store!r} is not a vector store: it lacks {', '.join(missing) or 'an instance'}. Pass a "
-            "registered name, or an object that follows clipretrieval.stores.VectorStore"
-        )
-    if options:
-        raise InvalidInputError(
-            "store_options are for a store given by name; this one is an instance already"
-        )
-    if Metric.parse(store.metric) != metric:
-        raise InvalidInputError(
-            f"the store's metric is {str(store.metric)!r} and the classifier's {str(metric)!r}; "
-            f"pass metric={str(store.metric)!r}"
-        )
-    return store
-
-
-def fit_source(classifier: RetrievalClassifier, X: Any, y: Any, on_error: str) -> Source:
-    """Check what `fit` was given, as far as that goes without reading it, and open it."""
     check_on_error(on_error)
-    metric = Metric.parse(classifier.metric)
+    metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
     skipped: list[SkippedImage] = []
     if classifier.encoder is None:
-        rows, labels = _fit_vectors(classifier, X, y)
+        rows, labels = _fit_vectors(classifier, X, y, reset)
         return Source(
-            vector_batches(rows, labels), vector_fingerprint(rows.shape[1]), metric, len(rows), skipped
+            lambda known: _scaled(vector_batches(rows, labels), unit),
+            vector_fingerprint(rows.shape[1]),
+            metric,
+            unit,
+            len(rows),
+            skipped,
         )
     if y is not None:
         length, labels = open_labels(y)
         y = labels if length is None else list(labels)
         if length:
             stored_labels(y, label_kind(y))
-    fingerprint = plain_fingerprint(classifier.encoder.fingerprint)
-    batches = image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped)
-    return Source(batches, fingerprint, metric, count_hint(X), skipped)
+    encoder = classifier.encoder
+    return Source(
+        lambda known: _scaled(
+            image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known), unit
+        ),
+        plain_fingerprint(encoder.fingerprint),
+        metric,
+        unit,
+        count_hint(X),
+        skipped,
+    )
 
 
 def query_source(
@@ -172,19 +106,20 @@ def query_source(
 ) -> Batches:
     """Open what a fitted classifier is asked about."""
     check_on_error(on_error)
+    unit = bool(classifier.normalize)
     if classifier.encoder is not None:
-        return image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped)
+        return _scaled(image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped), unit)
     try:
         with np.errstate(over="ignore"):
             rows = validate_data(classifier, X, reset=False, dtype=np.float32, order="C")
     except ValueError as error:  # a TypeError stays one, as scikit-learn has it
         raise _translated(error) from error
     if y is None:
-        return vector_batches(rows)
+        return _scaled(vector_batches(rows), unit)
     labels = list(open_labels(y)[1])
     if len(labels) != len(rows):
         raise InvalidInputError(f"there are {len(rows)} vectors and {len(labels)} labels; pass one each")
-    return vector_batches(rows, labels)
+    return _scaled(vector_batches(rows, labels), unit)
 
 
 def check_neighbors(near: Neighbors, n: int, k: int, store: VectorStore) -> Neighbors:
@@ -210,17 +145,25 @@ def check_neighbors(near: Neighbors, n: int, k: int, store: VectorStore) -> Neig
 
 
 def gather(batches: Batches, size: int, timing: Timing, tell: Callable[[int], None] | None = None) -> Batches:
-    """Join small batches until `size` items are together; count the time they took to come, and `tell`."""
+    """Join small batches until `size` items are together; count the time they took to come, and `tell`.
+
+    What came before a failure is still yielded.
+    """
     waiting: list[tuple[EncodedBatch, FloatArray]] = []
-    for batch, vectors in batches:
-        for part, seconds in batch.seconds.items():
-            timing.add(part, seconds, len(batch))
-        waiting.append((batch, vectors))
-        if tell is not None:
-            tell(len(batch))
-        if sum(len(b) for b, _ in waiting) >= size:
+    try:
+        for batch, vectors in batches:
+            for part, seconds in batch.seconds.items():
+                timing.add(part, seconds, len(batch))
+            waiting.append((batch, vectors))
+            if tell is not None:
+                tell(len(batch) + len(batch.known))
+            if sum(len(b) + len(b.known) for b, _ in waiting) >= size:
+                yield _joined(waiting)
+                waiting = []
+    except Exception:
+        if waiting:
             yield _joined(waiting)
-            waiting = []
+        raise
     if waiting:
         yield _joined(waiting)
 
@@ -234,11 +177,19 @@ def _joined(parts: list[tuple[EncodedBatch, FloatArray]]) -> tuple[EncodedBatch,
         labels=[item for batch in batches for item in batch.labels],
         sources=[item for batch in batches for item in batch.sources],
         indices=[item for batch in batches for item in batch.indices],
+        known=[item for batch in batches for item in batch.known],
     )
     return joined, vectors
 
 
-def _fit_vectors(classifier: RetrievalClassifier, X: Any, y: Any) -> tuple[FloatArray, Any]:
+def _scaled(batches: Batches, unit: bool) -> Batches:
+    """Scale vectors to length one where that is asked for; a vector of zeros stays one."""
+    if not unit:
+        return batches
+    return ((batch, normalize(vectors) if len(vectors) else vectors) for batch, vectors in batches)
+
+
+def _fit_vectors(classifier: Learner, X: Any, y: Any, reset: bool) -> tuple[FloatArray, Any]:
     first = X[0] if isinstance(X, list | tuple) and X else X
     if isinstance(first, str | Path | bytes):
         raise InvalidInputError(
@@ -256,7 +207,7 @@ def _fit_vectors(classifier: RetrievalClassifier, X: Any, y: Any) -> tuple[Float
             stored_labels(y, kind)
     try:
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
-            rows, labels = validate_data(classifier, X, y, dtype=np.float32, order="C")
+            rows, labels = validate_data(classifier, X, y, reset=reset, dtype=np.float32, order="C")
         check_classification_targets(labels)
         labels = column_or_1d(labels)
     except ValueError as error:  # a TypeError stays one, as scikit-learn has it

@@ -18,7 +18,12 @@ _KINDS = ("bool", "int", "float", "str")
 
 
 def make_manifest(
-    fingerprint: Mapping[str, Any], metric: Metric, label_kind: str, classes: Iterable[Label]
+    fingerprint: Mapping[str, Any],
+    metric: Metric,
+    label_kind: str,
+    classes: Iterable[Label],
+    *,
+    normalize: bool = False,
 ) -> dict[str, Any]:
     """Put together what a later fit, predict or load is compared with.
 
@@ -30,6 +35,8 @@ def make_manifest(
     label_kind : {"bool", "int", "float", "str"}
     classes : iterable of int or of str
         As stored.
+    normalize : bool
+        Whether the vectors were scaled to length one.
 
     Returns
     -------
@@ -40,13 +47,16 @@ def make_manifest(
         "library_version": __version__,
         "encoder": dict(fingerprint),
         "metric": str(metric),
+        "normalize": normalize,
         "label_kind": label_kind,
         "classes": sorted(set(classes)),
     }
 
 
-def check_manifest(manifest: Mapping[str, Any], fingerprint: Mapping[str, Any], metric: Metric) -> None:
-    """Refuse a store that a different encoder or metric filled.
+def check_manifest(
+    manifest: Mapping[str, Any], fingerprint: Mapping[str, Any], metric: Metric, *, normalize: bool = False
+) -> None:
+    """Refuse a store that a different encoder or metric filled, or with vectors of another length.
 
     Raises
     ------
@@ -67,11 +77,14 @@ def check_manifest(manifest: Mapping[str, Any], fingerprint: Mapping[str, Any], 
             "the store's manifest lacks the encoder's fingerprint or the labels' type; fill the store again"
         )
     found = differences(manifest["encoder"], fingerprint)
-    found += differences({"metric": manifest.get("metric")}, {"metric": str(metric)})
+    found += differences(
+        {"metric": manifest.get("metric"), "normalize": manifest.get("normalize", False)},
+        {"metric": str(metric), "normalize": normalize},
+    )
     if found:
         raise FingerprintMismatchError(
             "the store was filled by a different encoder or metric, so its vectors cannot be compared with "
-            f"yours: {'; '.join(found)}. Use the encoder and metric it was filled with, or an empty store."
+            f"yours: {'; '.join(found)}. Use what it was filled with, or an empty store."
         )
 
 

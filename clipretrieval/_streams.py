@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from inspect import signature
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from clipretrieval.encoding.base import EncodedBatch, Encoder
+from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
-from clipretrieval.images import SkippedImage, iter_images
+from clipretrieval.images import DecodedImage, SkippedImage, iter_images
 from clipretrieval.types import FloatArray
 
 __all__ = ["image_batches", "vector_batches"]
@@ -29,6 +30,7 @@ def image_batches(
     *,
     on_error: str = "raise",
     skipped: list[SkippedImage] | None = None,
+    known: KnownIds | None = None,
 ) -> Iterator[tuple[EncodedBatch, FloatArray]]:
     """Encode a source of pictures with any encoder.
 
@@ -40,6 +42,8 @@ def image_batches(
         Whatever `clipretrieval.images.iter_images` takes.
     on_error : {"raise", "skip"}
     skipped : list, optional
+    known : callable, optional
+        Tells which pictures need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
 
     Yields
     ------
@@ -48,26 +52,50 @@ def image_batches(
     """
     stream = getattr(encoder, "stream", None)
     if callable(stream):
-        for batch in stream(images, labels, on_error=on_error, skipped=skipped):
-            yield batch, _checked(next(iter(batch.vectors.values())), batch, encoder)
+        asked = {"known": known} if known is not None and "known" in signature(stream).parameters else {}
+        for batch in stream(images, labels, on_error=on_error, skipped=skipped, **asked):
+            given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
+            yield batch, _checked(given, batch, encoder)
         return
     source = iter_images(images, labels, on_error=on_error, skipped=skipped)
     while True:
         started = time.perf_counter()
-        items = list(islice(source, _BATCH))
-        if not items:
-            return
+        items, failure = _take(source, _BATCH)
         decoded = time.perf_counter()
-        given = encoder.encode([item.image for item in items])
+        have = set(known([item.id for item in items])) if known is not None and items else set()
+        new = [item for item in items if item.id not in have]
+        given = encoder.encode([item.image for item in new]) if new else _none_of(encoder)
         batch = EncodedBatch(
-            ids=[item.id for item in items],
+            ids=[item.id for item in new],
             vectors={_KEY: given},
-            labels=[item.label for item in items],
-            sources=[item.source for item in items],
-            indices=[item.index for item in items],
+            labels=[item.label for item in new],
+            sources=[item.source for item in new],
+            indices=[item.index for item in new],
             seconds={"decode": decoded - started, "encode": time.perf_counter() - decoded},
+            known=[
+                KnownImage(item.id, item.label, item.source, item.index) for item in items if item.id in have
+            ],
         )
-        yield batch, _checked(given, batch, encoder)
+        if items:
+            yield batch, _checked(given, batch, encoder)
+        if failure is not None:
+            raise failure
+        if len(items) < _BATCH:
+            return
+
+
+def _take(source: Iterator[DecodedImage], most: int) -> tuple[list[DecodedImage], Exception | None]:
+    """Read some pictures, and what ended the reading if it failed."""
+    items: list[DecodedImage] = []
+    try:
+        items.extend(islice(source, most))
+    except Exception as error:  # noqa: BLE001  raised by the caller, behind what came before it
+        return items, error
+    return items, None
+
+
+def _none_of(encoder: Encoder) -> FloatArray:
+    return np.empty((0, encoder.dim), dtype=np.float32)
 
 
 def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[EncodedBatch, FloatArray]]:

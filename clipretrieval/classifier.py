@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 
-from clipretrieval import _filling, _inputs
 from clipretrieval._asking import check_fitted, open_ballot, search_batches, vote
-from clipretrieval._labels import class_array
-from clipretrieval._timing import Progress, Timing
+from clipretrieval._learner import Learner
+from clipretrieval._params import check_k
+from clipretrieval._timing import Progress
 from clipretrieval.encoding.base import Encoder
-from clipretrieval.errors import (
-    ClipRetrievalWarning,
-)
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import AnyArray, Metric, Neighbors
-from clipretrieval.voting import Weighting
+from clipretrieval.types import AnyArray, Neighbors
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
-    from clipretrieval.images import SkippedImage
 
 __all__ = ["RetrievalClassifier"]
 
 
-class RetrievalClassifier(ClassifierMixin, BaseEstimator):
+class RetrievalClassifier(ClassifierMixin, Learner):
     """Classify images by the votes of the nearest labelled ones.
 
     A scikit-learn estimator. Nothing is trained: fitting encodes the images and puts the vectors, with
-    their labels, into a vector store.
+    their labels, into a vector store. Images can be added (`partial_fit`), removed (`forget`) and corrected
+    (`relabel`) at any moment.
 
     Parameters
     ----------
@@ -52,6 +46,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         Of ``weights="softmax"``; positive.
     metric : {"l2", "cosine", "ip"}
         Must be the store's own where `store` is an instance.
+    normalize : bool
+        Scale vectors to length one before they are stored or looked up. With ``"l2"`` the neighbours are
+        then those of the cosine, and ``"softmax"`` is the recipe of DINO.
     store_options : dict, optional
         Arguments for the store that a name makes.
 
@@ -63,13 +60,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         What was filled.
     n_features_in_ : int
         Dimension of the vectors.
+    fit_report_ : FitReport
+        What the last `fit` or `partial_fit` did, and how long each part of it took.
     fit_timing_ : Timing
-        Seconds and items of decoding, encoding and storing at the last fit.
+        Seconds and images of each part, from ``fit_report_``.
     skipped_ : list of SkippedImage
         What the last fit passed over under ``on_error="skip"``.
 
     Notes
     -----
+    Threads may predict side by side, also while another one adds images.
+
     Ties: a tie between classes goes to the one with the nearest neighbour, then to the first in
     ``classes_``. Neighbours at the same distance are taken in the order of their ids.
 
@@ -80,85 +81,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     >>> classifier.predict([[0.1, 0.2], [0.9, 0.7]]).tolist()
     ['low', 'high']
     """
-
-    def __init__(
-        self,
-        encoder: Encoder | None = None,
-        store: str | VectorStore = "faiss",
-        *,
-        k: int = 1,
-        weights: Weighting = "uniform",
-        temperature: float = 0.07,
-        metric: Metric | str = "l2",
-        store_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.encoder = encoder
-        self.store = store
-        self.k = k
-        self.weights = weights
-        self.temperature = temperature
-        self.metric = metric
-        self.store_options = store_options
-
-    def fit(
-        self, X: Any, y: Any = None, *, on_error: str = "raise", progress: Progress | None = None
-    ) -> RetrievalClassifier:
-        """Encode labelled images and store them.
-
-        Parameters
-        ----------
-        X : images, or array of shape (n, d) without an encoder
-            Whatever `clipretrieval.images.iter_images` takes: paths, pictures, arrays, a folder with
-            a sub-folder for each class, a dataset, an iterator; also of pairs (image, label).
-        y : sequence of int or of str, length n, optional
-            May be left out where `X` brings the labels.
-        on_error : {"raise", "skip"}
-            What to do about an image that cannot be decoded. Skipped ones are listed in ``skipped_``.
-        progress : callable, optional
-            Called with (images done, total or None) after every batch.
-
-        Returns
-        -------
-        RetrievalClassifier
-            Itself.
-
-        Raises
-        ------
-        InvalidInputError
-            If there are no images, labels are missing, too many or of mixed types, or `store` is an
-            instance that already holds vectors.
-        ImageDecodeError
-            If an image cannot be decoded.
-        """
-        before = dict(vars(self))
-        try:
-            self._fit(X, y, on_error, progress)
-        except BaseException:
-            # A fit that fails leaves the estimator as it was, the one before it included.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-        if len(self.classes_) == 1:
-            warnings.warn(
-                f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that",
-                ClipRetrievalWarning,
-                stacklevel=2,
-            )
-        return self
-
-    def _fit(self, X: Any, y: Any, on_error: str, progress: Progress | None) -> None:
-        _inputs.check_params(self)
-        source = _inputs.fit_source(self, X, y, on_error)
-        store = _inputs.make_store(self)
-        _filling.check_fillable(store, source.fingerprint)
-        timing = Timing()
-        filled = _filling.fill(store, source, timing, progress)
-        self.store_ = store
-        self._label_kind = filled.label_kind
-        self.classes_ = class_array(filled.classes, filled.label_kind)
-        self.n_features_in_ = filled.dim
-        self.fit_timing_ = timing
-        self.skipped_: list[SkippedImage] = source.skipped
 
     def predict(self, X: Any) -> AnyArray:
         """Return the label of each image.
@@ -212,7 +134,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         Neighbors
             ids, distances and labels, each of shape (n, k).
         """
-        k = self.k if k is None else _inputs.check_k(k)
+        k = self.k if k is None else check_k(k)
         parts = [near for _, near in search_batches(self, X, k)]
         return Neighbors(
             ids=np.concatenate([part.ids for part in parts]),
@@ -256,6 +178,37 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
         check_fitted(self)
         save(self, path)
+
+    @classmethod
+    def from_store(
+        cls, store: str | VectorStore, encoder: Encoder | None = None, **params: Any
+    ) -> RetrievalClassifier:
+        """Attach to a store that a classifier has filled, in this process or another.
+
+        Parameters
+        ----------
+        store : str or VectorStore
+            A name needs `store_options` that tell where the store lies.
+        encoder : Encoder, optional
+            The one that filled it; none where it was filled with vectors.
+        **params
+            As for the constructor. `metric` and `normalize` are the store's own.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Fitted. What others add to the store is seen by later questions.
+
+        Raises
+        ------
+        InvalidInputError
+            If no classifier has filled the store, or `encoder` is missing.
+        FingerprintMismatchError
+            If another encoder or metric filled it; the message names what differs.
+        """
+        from clipretrieval._attaching import attach
+
+        return attach(cls, store, encoder, params)
 
     @classmethod
     def load(

@@ -13,19 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipretrieval._atomic import write_text
-from clipretrieval._inputs import check_params
+from clipretrieval._attaching import adopt
 from clipretrieval._keeping import PART, keep_store, open_store
-from clipretrieval._labels import class_array
-from clipretrieval._manifest import (
-    check_manifest,
-    manifest_classes,
-    plain_fingerprint,
-    vector_fingerprint,
-)
+from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
+from clipretrieval._params import check_params
 from clipretrieval._version import __version__
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
-    FingerprintMismatchError,
     InvalidInputError,
     StoreCorruptedError,
     StoreUnavailableError,
@@ -102,6 +96,7 @@ def _save(classifier: RetrievalClassifier, folder: Path) -> None:
             "weights": classifier.weights,
             "temperature": float(classifier.temperature),
             "metric": str(Metric.parse(classifier.metric)),
+            "normalize": bool(classifier.normalize),
         },
         "encoder": _describe_encoder(classifier),
         "label_kind": classifier._label_kind,
@@ -183,23 +178,14 @@ def _load(
             opened = open_store(content["store"], folder)
         classifier = cls(encoder, content["store"]["name"] if store is None else store, **params)
         check_params(classifier)
-        manifest = opened.read_manifest()
-        check_manifest(manifest, fingerprint, Metric.parse(params["metric"]))
-        if manifest["label_kind"] != kind:
-            raise FingerprintMismatchError(
-                f"the store holds labels of the type {manifest['label_kind']}, but the classifier was saved "
-                f"with {kind}"
-            )
-        classifier.classes_ = class_array(manifest_classes(manifest), kind)
+        adopt(classifier, opened, fingerprint, kind)
+        classifier.n_features_in_ = dim
     except BaseException as error:
         if store is None and opened is not None:
             opened.close()
         if isinstance(error, KeyError | TypeError | AttributeError) or type(error) is ValueError:
             raise StoreCorruptedError(f"{folder / FILE} lacks what it should hold ({error!r})") from error
         raise
-    classifier.store_ = opened
-    classifier._label_kind = kind
-    classifier.n_features_in_ = dim
     if names:
         classifier.feature_names_in_ = np.array(names, dtype=object)
     return classifier

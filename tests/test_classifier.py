@@ -274,7 +274,7 @@ def test_a_fit_that_is_cut_short_leaves_its_identity(picture, tmp_path):
 
     with pytest.raises(OSError, match="unplugged"):
         RetrievalClassifier(Brightness(), store).fit(source())
-    assert store.count() == 2048
+    assert store.count() == 2200
     assert store.read_manifest()["encoder"] == Brightness.fingerprint
 
 

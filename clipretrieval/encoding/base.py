@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from clipretrieval.types import FloatArray
 
-__all__ = ["EncodedBatch", "Encoder", "StreamingEncoder"]
+__all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"]
+
+KnownIds: TypeAlias = Callable[[list[str]], Collection[str]]
+"""Called with content ids, from any thread: those of them whose pictures need no encoding."""
 
 
 class Encoder(Protocol):
@@ -36,6 +39,28 @@ class Encoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class KnownImage:
+    """A picture that was decoded, found to be known, and not encoded.
+
+    Attributes
+    ----------
+    id : str
+        Content id.
+    label : object
+        None where the source gave none.
+    source : str or None
+        The file's path where known.
+    index : int
+        Place in the source, counted from 0.
+    """
+
+    id: str
+    label: Any
+    source: str | None
+    index: int
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedBatch:
     """Some pictures' vectors, with what is known of each picture.
@@ -54,6 +79,8 @@ class EncodedBatch:
         Places in the source, counted from 0, skipped ones included.
     seconds : dict
         Time spent on this batch: ``"decode"`` (waiting for pictures) and ``"encode"``.
+    known : list of KnownImage
+        Pictures of the same part of the source that needed no encoding; not counted in the length.
     """
 
     ids: list[str]
@@ -62,6 +89,7 @@ class EncodedBatch:
     sources: list[str | None]
     indices: list[int]
     seconds: dict[str, float] = field(default_factory=dict)
+    known: list[KnownImage] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,6 +111,7 @@ class StreamingEncoder(Encoder, Protocol):
         stages: tuple[str, ...] | None = None,
         on_error: str = "raise",
         skipped: list[Any] | None = None,
+        known: KnownIds | None = None,
     ) -> Iterator[EncodedBatch]:
         """Yield encoded batches in the order of the source, holding only a few at a time."""
         ...

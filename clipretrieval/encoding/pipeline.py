@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from clipretrieval._decode import decode_pixels
-from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage
 from clipretrieval.encoding.engine import Engine
 from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.preprocess import Picture, Preparation, Squares
@@ -48,9 +48,13 @@ class Chunk:
     sources: list[str | None] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     skipped: list[SkippedImage] = field(default_factory=list)
+    known: list[KnownImage] = field(default_factory=list)
     squares: Squares = field(default_factory=dict)
     vectors: dict[str, FloatArray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids) + len(self.known)
 
 
 def encode_source(
@@ -64,6 +68,7 @@ def encode_source(
     on_error: str,
     skipped: list[SkippedImage] | None,
     identify: bool = True,
+    known: KnownIds | None = None,
 ) -> Iterator[EncodedBatch]:
     """Encode a source of pictures in order.
 
@@ -82,6 +87,8 @@ def encode_source(
         See `clipretrieval.images.iter_images`.
     identify : bool
         Whether content ids are wanted; hashing pixels takes a few per cent of the encoder's own time.
+    known : callable, optional
+        Tells which pictures are only decoded.
 
     Yields
     ------
@@ -99,7 +106,7 @@ def encode_source(
         return chunk
 
     def prepare(part: list[RawImage]) -> Chunk:
-        return timed("decode", lambda: prepare_chunk(part, stages, preparation, on_error, identify))
+        return timed("decode", lambda: prepare_chunk(part, stages, preparation, on_error, identify, known))
 
     def encode(chunk: Chunk) -> Chunk:
         return timed("encode", lambda: _encode_chunk(chunk, stages, engine))
@@ -121,25 +128,36 @@ def prepare_chunk(
     preparation: Preparation,
     on_error: str,
     identify: bool = True,
+    known: KnownIds | None = None,
 ) -> Chunk:
-    """Decode a chunk and cut its squares; pictures that cannot be decoded are skipped or raised."""
+    """Decode a chunk and cut its squares; pictures that cannot be decoded are skipped or raised.
+
+    Pictures that are `known` are decoded, for their ids, and not cut.
+    """
     pixel = any(stage.depth == 0 for stage in stages)
     clip = any(stage.depth > 0 for stage in stages)
     chunk = Chunk()
-    pictures: list[Picture] = []
+    decoded: list[tuple[RawImage, Picture, str]] = []
     for raw in raws:
         try:
             found: tuple[Picture, str] | None = decode_pixels(raw, identify=identify)
             if found is None:
-                decoded = decode(raw)
-                found = (decoded.image, decoded.id)
+                whole = decode(raw)
+                found = (whole.image, whole.id)
         except ImageDecodeError as error:
             if on_error == "raise":
                 raise
             chunk.skipped.append(SkippedImage(raw.index, raw.source, str(error)))
             continue
-        pictures.append(found[0])
-        chunk.ids.append(found[1])
+        decoded.append((raw, *found))
+    have = set(known([name for _, _, name in decoded])) if known is not None and decoded else set()
+    pictures: list[Picture] = []
+    for raw, picture, name in decoded:
+        if name in have:
+            chunk.known.append(KnownImage(name, raw.label, raw.source, raw.index))
+            continue
+        pictures.append(picture)
+        chunk.ids.append(name)
         chunk.labels.append(raw.label)
         chunk.sources.append(raw.source)
         chunk.indices.append(raw.index)
@@ -161,26 +179,34 @@ def _gather(
     chunks: Iterator[Chunk], batch_size: int, skipped: list[SkippedImage] | None
 ) -> Iterator[EncodedBatch]:
     waiting: list[Chunk] = []
-    for chunk in chunks:
-        if skipped is not None:
-            skipped.extend(chunk.skipped)
-        waiting.append(chunk)
-        if sum(len(part.ids) for part in waiting) >= batch_size:
+    try:
+        for chunk in chunks:
+            if skipped is not None:
+                skipped.extend(chunk.skipped)
+            waiting.append(chunk)
+            if sum(map(len, waiting)) >= batch_size:
+                yield _join(waiting)
+                waiting = []
+    except Exception:
+        # What came before a failure is good, and may be worth keeping.
+        if any(map(len, waiting)):
             yield _join(waiting)
-            waiting = []
-    if any(part.ids for part in waiting):
+        raise
+    if any(map(len, waiting)):
         yield _join(waiting)
 
 
 def _join(parts: list[Chunk]) -> EncodedBatch:
     filled = [part for part in parts if part.ids]
+    names = filled[0].vectors if filled else ()
     return EncodedBatch(
         ids=[item for part in filled for item in part.ids],
-        vectors={name: np.concatenate([part.vectors[name] for part in filled]) for name in filled[0].vectors},
+        vectors={name: np.concatenate([part.vectors[name] for part in filled]) for name in names},
         labels=[item for part in filled for item in part.labels],
         sources=[item for part in filled for item in part.sources],
         indices=[item for part in filled for item in part.indices],
         seconds={name: sum(part.seconds.get(name, 0.0) for part in parts) for name in ("decode", "encode")},
+        known=[item for part in parts for item in part.known],
     )
 
 

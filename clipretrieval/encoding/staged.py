@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from clipretrieval.encoding._checks import check_size, check_whole, side
-from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.partial import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.plan import make_plan, pick_device
@@ -174,7 +174,7 @@ class StagedEncoder:
         """
         names = tuple(stages)
         wanted = [find_stage(self._stages, name) for name in names]
-        batches = self._encode(iter_raw(images), wanted, "raise", None, identify=False)
+        batches = self._encode(iter_raw(images), wanted, on_error="raise", skipped=None, identify=False)
         parts = [batch.vectors for batch in batches]
         if not parts:
             raise InvalidInputError("there are no images to encode; pass at least one")
@@ -188,6 +188,7 @@ class StagedEncoder:
         stages: tuple[str, ...] | None = None,
         on_error: str = "raise",
         skipped: list[SkippedImage] | None = None,
+        known: KnownIds | None = None,
     ) -> Iterator[EncodedBatch]:
         """Yield encoded batches in the order of the source, decoding ahead and holding only a few pictures.
 
@@ -201,10 +202,12 @@ class StagedEncoder:
             What to do about a picture that cannot be decoded.
         skipped : list, optional
             Receives a record of each picture that was passed over.
+        known : callable, optional
+            Tells which pictures, by content id, need no encoding: they come as ``batch.known``.
         """
         wanted = [find_stage(self._stages, name) for name in stages or (self.stage,)]
         check_on_error(on_error)
-        return self._encode(iter_raw(images, labels), wanted, on_error, skipped, identify=True)
+        return self._encode(iter_raw(images, labels), wanted, on_error=on_error, skipped=skipped, known=known)
 
     def begin(self, images: Any, stage: str | None = None) -> PartialPass:
         """Encode pictures up to a stage and keep what is needed to go on from there.
@@ -254,13 +257,7 @@ class StagedEncoder:
         }
 
     def _encode(
-        self,
-        raws: Iterator[RawImage],
-        stages: list[Stage],
-        on_error: str,
-        skipped: list[SkippedImage] | None,
-        *,
-        identify: bool,
+        self, raws: Iterator[RawImage], stages: list[Stage], **options: Any
     ) -> Iterator[EncodedBatch]:
         depth = max((stage.depth for stage in stages), default=0)
         return encode_source(
@@ -270,9 +267,7 @@ class StagedEncoder:
             self._tower.engine(depth) if depth > 0 else None,
             self.plan,
             batch_size=self.batch_size,
-            on_error=on_error,
-            skipped=skipped,
-            identify=identify,
+            **options,
         )
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -1,0 +1,291 @@
+"""The half of the classifier that learns: fitting, adding, forgetting, correcting."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sklearn.base import BaseEstimator
+
+from clipretrieval import _changing, _filling, _inputs
+from clipretrieval._asking import check_fitted
+from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._params import check_params, recipe, store_to_fill
+from clipretrieval._putting import open_putter
+from clipretrieval._timing import Progress, Timing
+from clipretrieval.encoding.base import Encoder
+from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
+from clipretrieval.fitting import FitReport, ForgetReport
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.types import AnyArray, Metric
+from clipretrieval.voting import Weighting
+
+if TYPE_CHECKING:
+    from clipretrieval.images import SkippedImage
+
+__all__ = ["Learner"]
+
+Self = TypeVar("Self", bound="Learner")
+
+
+class Learner(BaseEstimator):
+    """What a classifier has learned lies in a store, and changes there; see `RetrievalClassifier`."""
+
+    store_: VectorStore
+    classes_: AnyArray
+    n_features_in_: int
+    fit_report_: FitReport
+    _label_kind: str
+
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        store: str | VectorStore = "faiss",
+        *,
+        k: int = 1,
+        weights: Weighting = "uniform",
+        temperature: float = 0.07,
+        metric: Metric | str = "l2",
+        normalize: bool = False,
+        store_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.store = store
+        self.k = k
+        self.weights = weights
+        self.temperature = temperature
+        self.metric = metric
+        self.normalize = normalize
+        self.store_options = store_options
+
+    def fit(
+        self: Self,
+        X: Any,
+        y: Any = None,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        flush_every: int | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Encode labelled images and store them.
+
+        Decoding, encoding and storing overlap, and only a few images are in memory at a time. What was
+        encoded before a failure (a picture that cannot be decoded, a generator that raises, Ctrl-C) is
+        stored and flushed: the same call with ``resume=True`` goes on from there.
+
+        Parameters
+        ----------
+        X : images, or array of shape (n, d) without an encoder
+            Whatever `clipretrieval.images.iter_images` takes: paths, pictures, arrays, a folder with
+            a sub-folder for each class, a dataset, an iterator; also of pairs (image, label).
+        y : sequence of int or of str, length n, optional
+            May be left out where `X` brings the labels.
+        overwrite : bool
+            Remove what the store holds, as soon as the first new images are encoded.
+        resume : bool
+            Keep what the store holds, and encode only images that are not there. One that is there with
+            another label gets the new one.
+        flush_every : int, optional
+            The most images that are encoded twice if the process is killed and resumed. When left out, the
+            store is flushed as often as a twentieth of the time allows.
+        on_error : {"raise", "skip"}
+            What to do about an image that cannot be decoded. Skipped ones are listed in ``skipped_``.
+        progress : callable or True, optional
+            Called with (images done, total or None) after every batch. True shows a bar with rate and
+            time left on a terminal.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself; ``fit_report_`` tells what was done.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are no images, labels are missing, too many or of mixed types, or the store already
+            holds vectors and neither `overwrite` nor `resume` is given.
+        FingerprintMismatchError
+            If, with `resume`, a different encoder or metric filled the store.
+        ImageDecodeError
+            If an image cannot be decoded.
+        """
+        if overwrite and resume:
+            raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
+        with self._restored_on_failure():
+            self._learn(
+                X,
+                y,
+                overwrite=overwrite,
+                resume=resume,
+                flush_every=flush_every,
+                on_error=on_error,
+                progress=progress,
+            )
+        if len(self.classes_) == 1:
+            warnings.warn(
+                f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that",
+                ClipRetrievalWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def partial_fit(
+        self: Self,
+        X: Any,
+        y: Any = None,
+        *,
+        classes: Any = None,
+        flush_every: int | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Add labelled images, of known or of new classes.
+
+        An image that is already there changes nothing, but for its label where that is another now.
+
+        Parameters
+        ----------
+        X, y, flush_every, on_error, progress
+            As for `fit`.
+        classes : sequence of int or of str, optional
+            Classes to be listed in ``classes_`` before they have an image.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself; ``fit_report_`` tells what was done.
+        """
+        with self._restored_on_failure():
+            self._learn(
+                X,
+                y,
+                resume=True,
+                onto=getattr(self, "store_", None),
+                classes=classes,
+                flush_every=flush_every,
+                on_error=on_error,
+                progress=progress,
+            )
+        return self
+
+    def forget(self, ids: Any = None, *, label: Any = None) -> ForgetReport:
+        """Remove images by their ids, or all of a class, and make certain that they are gone.
+
+        Each is asked for by its id again, and its vector is searched for again; that takes the time of
+        as many queries.
+
+        Parameters
+        ----------
+        ids : str or sequence of str, optional
+            As `kneighbors` and `explain` return them.
+        label : int or str, optional
+            Instead of ids: the class to forget.
+
+        Returns
+        -------
+        ForgetReport
+
+        Raises
+        ------
+        InvalidInputError
+            If an id is unknown (the message names it), or no image has the label. Nothing is changed.
+        UnsupportedOperationError
+            If `label` is given and the store cannot list what it holds.
+        StoreError
+            If the store still finds what it has deleted.
+        """
+        check_fitted(self)
+        return _changing.forget(self, ids, label)
+
+    def relabel(self, ids: Any, labels: Any) -> int:
+        """Give stored images other labels.
+
+        Parameters
+        ----------
+        ids : str or sequence of str
+            As `kneighbors` and `explain` return them.
+        labels : sequence of int or of str, one for each id; or one str for all
+
+        Returns
+        -------
+        int
+            How many labels changed.
+
+        Raises
+        ------
+        InvalidInputError
+            If an id is unknown (the message names it), or labels are of another type than those that
+            were fitted. Nothing is changed.
+        """
+        check_fitted(self)
+        return _changing.relabel(self, ids, labels)
+
+    def _learn(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        onto: VectorStore | None = None,
+        classes: Any = None,
+        flush_every: int | None,
+        on_error: str,
+        progress: Progress | bool | None,
+    ) -> None:
+        started, timing = time.perf_counter(), Timing()
+        check_params(self)
+        interval = _filling.check_flush_every(flush_every)
+        source = _inputs.fit_source(self, X, y, on_error, reset=onto is None)
+        store = onto if onto is not None else store_to_fill(self, overwrite or resume)
+        putter = open_putter(store, source, overwrite, resume)
+        if classes is not None:
+            given = list(classes)
+            putter.kind = label_kind(given, putter.kind)
+            putter.classes.update(stored_labels(given, putter.kind))
+        with _shown(progress, "fitting") as shown:
+            _filling.fill(putter, timing, shown, interval)
+        self.store_ = store
+        self._made_of = recipe(self)
+        self._label_kind = str(putter.kind)
+        self.classes_ = class_array(putter.classes, self._label_kind)
+        self.n_features_in_ = int(store.dim or 0)
+        self.skipped_: list[SkippedImage] = source.skipped
+        self.fit_report_ = FitReport(
+            new=putter.new,
+            already_there=putter.already_there,
+            relabelled=putter.relabelled,
+            skipped=tuple(source.skipped),
+            timing=timing,
+            seconds=time.perf_counter() - started,
+        )
+
+    @property
+    def fit_timing_(self) -> Timing:
+        """Seconds and images of each part of the last fit."""
+        return self.fit_report_.timing
+
+    @contextmanager
+    def _restored_on_failure(self) -> Iterator[None]:
+        """Leave the estimator as it was when the block fails, the fit before it included."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+
+def _shown(progress: Progress | bool | None, what: str) -> Any:
+    """Return a context that gives the callback to be told of progress."""
+    if progress is True:
+        from clipretrieval._console import progress_bar
+
+        return progress_bar(what)
+    return nullcontext(progress or None)

@@ -1,0 +1,111 @@
+"""What fitting and forgetting report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clipretrieval._timing import Timing
+from clipretrieval.images import SkippedImage
+from clipretrieval.types import AnyArray
+
+__all__ = ["FitReport", "ForgetReport"]
+
+_PARTS = ("decode", "encode", "store", "flush")
+
+
+@dataclass(frozen=True, eq=False)
+class FitReport:
+    """What one call of ``fit`` or ``partial_fit`` did.
+
+    Attributes
+    ----------
+    new : int
+        Images that were added to the store.
+    already_there : int
+        Images that the store already held, with the same label; left as they were.
+    relabelled : int
+        Images that it held with another label, and holds with the new one now.
+    skipped : tuple of SkippedImage
+        Images that could not be decoded, under ``on_error="skip"``.
+    timing : Timing
+        Seconds and images of ``"decode"``, ``"encode"``, ``"store"`` and ``"flush"``. Storing runs beside
+        the rest, so that the parts may add up to more than `seconds`.
+    seconds : float
+        What the clock showed.
+    """
+
+    new: int
+    already_there: int
+    relabelled: int
+    skipped: tuple[SkippedImage, ...]
+    timing: Timing
+    seconds: float
+
+    @property
+    def images(self) -> int:
+        """All images that were read, skipped ones included."""
+        return self.new + self.already_there + self.relabelled + len(self.skipped)
+
+    @property
+    def rate(self) -> float:
+        """Images a second, skipped ones included; 0.0 where no time passed."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "images": self.images,
+            "new": self.new,
+            "already_there": self.already_there,
+            "relabelled": self.relabelled,
+            "skipped": [vars(item) for item in self.skipped],
+            "seconds": self.seconds,
+            "rate": self.rate,
+            "parts": {part: self.timing.seconds.get(part, 0.0) for part in _PARTS},
+        }
+
+    def __str__(self) -> str:
+        counts = [(self.new, "new"), (self.already_there, "already there"), (self.relabelled, "relabelled")]
+        told = [f"{count} {what}" for count, what in [*counts, (len(self.skipped), "skipped")] if count]
+        lines = [
+            f"{self.images} images in {self.seconds:.1f} s ({self.rate:.0f} a second): "
+            f"{', '.join(told) or 'nothing new'}",
+            ", ".join(f"{part} {self.timing.seconds.get(part, 0.0):.1f} s" for part in _PARTS),
+            *(f"skipped: {item.reason}" for item in self.skipped),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class ForgetReport:
+    """What ``forget`` removed, after it has made certain of it.
+
+    Each id was asked for again and not found, and each forgotten vector was searched for again: no
+    forgotten id was among its neighbours.
+
+    Attributes
+    ----------
+    ids : tuple of str
+        What is gone.
+    classes : ndarray
+        Classes that have no image left, of the type that was fitted.
+    searched : int
+        Searches made for forgotten vectors.
+    remaining : int
+        Images that the store still holds.
+    """
+
+    ids: tuple[str, ...]
+    classes: AnyArray
+    searched: int
+    remaining: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __str__(self) -> str:
+        text = f"{len(self.ids)} images forgotten, {self.remaining} left"
+        if len(self.classes):
+            text += f"; no image is left of {', '.join(map(repr, self.classes.tolist()))}"
+        return f"{text}; none of them was found again by its id, nor in {self.searched} searches"
