@@ -303,7 +303,7 @@ def test_the_benchmark_runs(tmp_path):
 
 
 def test_rounded_kernels_keep_the_sums_of_their_taps():
-    """Rounded to bf16, each 3×3 kernel sums up to what it did within one rounding; 1×1 ones are just rounded."""
+    """In bf16, a 3×3 kernel sums up to what it did within one rounding; 1×1 ones are just rounded."""
     torch.manual_seed(0)
     weight = torch.randn(16, 8, 3, 3)
     rounded = round_taps(weight, torch.bfloat16)
