@@ -15,6 +15,7 @@ from clipretrieval import _filling, _inputs
 from clipretrieval._asking import check_fitted, open_ballot, search_batches, vote
 from clipretrieval._labels import class_array
 from clipretrieval._timing import Progress, Timing
+from clipretrieval._tuning import Tuning
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
     ClipRetrievalWarning,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["RetrievalClassifier"]
 
 
-class RetrievalClassifier(ClassifierMixin, BaseEstimator):
+class RetrievalClassifier(Tuning, ClassifierMixin, BaseEstimator):
     """Classify images by the votes of the nearest labelled ones.
 
     A scikit-learn estimator. Nothing is trained: fitting encodes the images and puts the vectors, with
@@ -159,6 +160,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = filled.dim
         self.fit_timing_ = timing
         self.skipped_: list[SkippedImage] = source.skipped
+        self._tuned: frozenset[str] = frozenset()
 
     def predict(self, X: Any) -> AnyArray:
         """Return the label of each image.
@@ -233,7 +235,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         return float(accuracy_score(report.y_true, report.y_pred, sample_weight=sample_weight))
 
     def evaluate(
-        self, X: Any, y: Any = None, *, on_error: str = "raise", progress: Progress | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        on_error: str = "raise",
+        progress: Progress | None = None,
+        allow_tuned: bool = False,
     ) -> EvaluationReport:
         """Classify labelled images and measure how right and how fast that was.
 
@@ -241,14 +249,21 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X, y, on_error, progress
             As for `fit`.
+        allow_tuned : bool
+            Whether to evaluate on images that `sweep` has tuned on since the last fit.
 
         Returns
         -------
         EvaluationReport
+
+        Raises
+        ------
+        InvalidInputError
+            If labels are missing or of another type than those fitted, or an image was tuned on.
         """
         from clipretrieval.evaluation.evaluate import evaluate
 
-        return evaluate(self, X, y, on_error=on_error, progress=progress)
+        return evaluate(self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted classifier into a folder, atomically; see `clipretrieval.persistence.save`."""
