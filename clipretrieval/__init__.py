@@ -12,6 +12,7 @@ from clipretrieval._lazy import attach
 from clipretrieval._version import __version__
 
 if TYPE_CHECKING:
+    from clipretrieval._sweep import SweepResult
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.encoding.staged import StagedEncoder
     from clipretrieval.errors import (
@@ -56,6 +57,7 @@ __all__ = [
     "StoreError",
     "StoreLockedError",
     "StoreUnavailableError",
+    "SweepResult",
     "UnknownStoreError",
     "UnsupportedOperationError",
     "WeightsUnavailableError",
@@ -65,6 +67,7 @@ __all__ = [
 _lazy_getattr, _lazy_dir = attach(
     __name__,
     {
+        "_sweep": ["SweepResult"],
         "classifier": ["RetrievalClassifier"],
         "encoding.staged": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._ballot import Ballot
-from clipretrieval._inputs import check_neighbors, gather, query_source
+from clipretrieval._inputs import Batches, check_neighbors, gather, query_source
 from clipretrieval._manifest import (
     check_manifest,
     manifest_classes,
@@ -65,6 +65,7 @@ def search_batches(
     ballot: Ballot | None = None,
     on_error: str = "raise",
     skipped: list[SkippedImage] | None = None,
+    pick: Callable[[Batches], Batches] | None = None,
     timing: Timing | None = None,
     tell: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[EncodedBatch, Neighbors]]:
@@ -79,6 +80,8 @@ def search_batches(
         When left out, as many neighbours as vote: the classifier's own `k`, or all where there are fewer.
     ballot : Ballot, optional
         Classes that turn up are taken over from it when everything is answered.
+    pick : callable, optional
+        Given the encoded batches, yields those, or the parts of those, that are to be looked up.
     skipped, timing, tell
         Receive what was passed over, the times, and the number of images of each batch that has come.
 
@@ -93,6 +96,8 @@ def search_batches(
     wanted = min(int(classifier.k), count) if k is None else k
     timing = timing if timing is not None else Timing()
     source = query_source(classifier, X, y, on_error, skipped if skipped is not None else [])
+    if pick is not None:
+        source = pick(source)
     empty = True
     for batch, vectors in gather(source, QUERIES, timing, tell):
         empty = False

@@ -46,6 +46,10 @@ class Ballot:
         codes[valid] = found
         return codes
 
+    def numbers(self, labels: Iterable[Label]) -> npt.NDArray[np.int64]:
+        """Return the class numbers of stored labels, shape (n,); -1 for a class that nobody can vote for."""
+        return np.array([self._codes.get(label, -1) for label in labels], dtype=np.int64)
+
     def labels(self, codes: npt.NDArray[np.int64]) -> AnyArray:
         """Return the labels of class numbers, in the type that was fitted."""
         order = self.classes()

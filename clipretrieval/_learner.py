@@ -126,6 +126,7 @@ class Learner(BaseEstimator):
                 on_error=on_error,
                 progress=progress,
             )
+            self._tuned: frozenset[str] = frozenset()
         if len(self.classes_) == 1:
             warnings.warn(
                 f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that",

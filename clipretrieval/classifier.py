@@ -13,6 +13,7 @@ from clipretrieval._asking import check_fitted, open_ballot, search_batches, vot
 from clipretrieval._learner import Learner
 from clipretrieval._params import check_k
 from clipretrieval._timing import Progress
+from clipretrieval._tuning import Tuning
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import AnyArray, Neighbors
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["RetrievalClassifier"]
 
 
-class RetrievalClassifier(ClassifierMixin, Learner):
+class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
     """Classify images by the votes of the nearest labelled ones.
 
     A scikit-learn estimator. Nothing is trained: fitting encodes the images and puts the vectors, with
@@ -155,7 +156,13 @@ class RetrievalClassifier(ClassifierMixin, Learner):
         return float(accuracy_score(report.y_true, report.y_pred, sample_weight=sample_weight))
 
     def evaluate(
-        self, X: Any, y: Any = None, *, on_error: str = "raise", progress: Progress | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        on_error: str = "raise",
+        progress: Progress | None = None,
+        allow_tuned: bool = False,
     ) -> EvaluationReport:
         """Classify labelled images and measure how right and how fast that was.
 
@@ -163,14 +170,21 @@ class RetrievalClassifier(ClassifierMixin, Learner):
         ----------
         X, y, on_error, progress
             As for `fit`.
+        allow_tuned : bool
+            Whether to evaluate on images that `sweep` has tuned on since the last fit.
 
         Returns
         -------
         EvaluationReport
+
+        Raises
+        ------
+        InvalidInputError
+            If labels are missing or of another type than those fitted, or an image was tuned on.
         """
         from clipretrieval.evaluation.evaluate import evaluate
 
-        return evaluate(self, X, y, on_error=on_error, progress=progress)
+        return evaluate(self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted classifier into a folder, atomically; see `clipretrieval.persistence.save`."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["WEIGHTINGS", "Weighting", "choose_class", "class_scores", "vote_weights"]
+__all__ = ["WEIGHTINGS", "Weighting", "choose_class", "class_scores", "vote_weights", "weighting_name"]
 
 Weighting: TypeAlias = str | Callable[[FloatArray], npt.ArrayLike]
 ScoreArray: TypeAlias = npt.NDArray[np.float64]
@@ -34,12 +34,12 @@ def vote_weights(
     distances : ndarray of float32, shape (n, k)
         Lower is nearer; ``+inf`` where padded.
     weighting : {"uniform", "distance", "softmax"} or callable
-        - ``"uniform"``: 1 each.
-        - ``"distance"``: the inverse of the distance, as scikit-learn's ``KNeighborsClassifier`` has it;
-          where a neighbour lies at distance 0, those at 0 count 1 and all others 0. Not for the ``ip``
-          metric, whose distances can be negative. Note that ``l2`` is the *squared* distance.
-        - ``"softmax"``: exp(similarity / temperature), the k-NN evaluation of Wu et al. (2018,
-          "Unsupervised Feature Learning via Non-Parametric Instance Discrimination") that DINO uses. The
+        - ``"uniform"``: 1 each, the majority vote [1]_.
+        - ``"distance"``: the inverse of the distance, as scikit-learn's ``KNeighborsClassifier`` has it
+          [2]_; where a neighbour lies at distance 0, those at 0 count 1 and all others 0. Not for the
+          ``ip`` metric, whose distances can be negative. Note that ``l2`` is the *squared* distance.
+        - ``"softmax"``: exp(similarity / temperature) [3]_, with which DINO is evaluated [4]_, divided by
+          that of the nearest: the classes' shares are those of the softmax over the neighbours used. The
           similarity is 1 − d for cosine, −d for ip and 1 − d/2 for l2, which is the cosine when the
           vectors have length one.
         - a callable: given the distances, returns weights of the same shape, finite and not negative.
@@ -56,6 +56,22 @@ def vote_weights(
     ------
     InvalidInputError
         If the weighting is unknown, does not suit the metric, or a callable returns something else.
+
+    Notes
+    -----
+    The weights that are known by name depend on the distance and on the nearest one alone, so those of
+    the first j of k neighbours are the first j columns.
+
+    References
+    ----------
+    .. [1] T. M. Cover, P. E. Hart, "Nearest neighbor pattern classification", IEEE Transactions on
+       Information Theory 13 (1967), pages 21-27.
+    .. [2] ``weights="distance"`` of ``sklearn.neighbors.KNeighborsClassifier``; the inverse is that of
+       D. Shepard, "A two-dimensional interpolation function for irregularly-spaced data", Proceedings of
+       the 23rd ACM National Conference (1968), pages 517-524.
+    .. [3] Z. Wu, Y. Xiong, S. X. Yu, D. Lin, "Unsupervised feature learning via non-parametric instance
+       discrimination", CVPR (2018), section 3.4; temperature 0.07.
+    .. [4] M. Caron et al., "Emerging properties in self-supervised vision transformers", ICCV (2021).
     """
     valid = np.isfinite(distances)
     if callable(weighting):
@@ -111,25 +127,49 @@ def choose_class(scores: ScoreArray, codes: IntArray, distances: FloatArray) -> 
     best: IntArray = scores.argmax(axis=1).astype(np.int64)
     # Sums of the same weights in another order differ in their last bits; that is still a tie.
     tied = np.isclose(scores, scores.max(axis=1, keepdims=True), rtol=1e-12, atol=0)
-    for row in np.flatnonzero(tied.sum(axis=1) > 1):
-        best[row] = min(
-            (distance, code)
-            for distance, code in zip(distances[row], codes[row], strict=True)
-            if np.isfinite(distance) and tied[row, code]
-        )[1]
+    rows = np.flatnonzero(tied.sum(axis=1) > 1)
+    if len(rows):
+        best[rows] = _nearest_of(tied[rows], codes[rows], distances[rows])
     return best
 
 
+def weighting_name(weighting: Weighting) -> str:
+    """Return what reports call a weighting: a callable by its ``__name__``."""
+    return weighting if isinstance(weighting, str) else str(getattr(weighting, "__name__", "callable"))
+
+
+def _nearest_of(tied: Any, codes: IntArray, distances: FloatArray) -> IntArray:
+    """Choose from a mask of tied classes, (n, n_classes), by nearest neighbour, then by number."""
+    valid = np.isfinite(distances)
+    standing = valid & np.take_along_axis(tied, np.where(valid, codes, 0), axis=1)
+    nearest = distances[np.arange(len(codes)), standing.argmax(axis=1)]
+    first = standing & (distances == nearest[:, None])
+    chosen: IntArray = np.where(first, codes, tied.shape[1]).min(axis=1)
+    return chosen
+
+
 def _called(weighting: Callable[[FloatArray], Any], distances: FloatArray, valid: Any) -> ScoreArray:
-    weights: ScoreArray = np.asarray(weighting(distances.copy()), dtype=np.float64)
+    given = weighting(distances.copy())
+    try:
+        weights: ScoreArray = np.asarray(given).astype(np.float64, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"the weights callable returned a {type(given).__name__} that is no array of real numbers; it "
+            f"must return weights of shape {distances.shape}, that of the distances it is given"
+        ) from error
     if weights.shape != distances.shape:
         raise InvalidInputError(
             f"the weights callable returned shape {weights.shape}; it must return {distances.shape}, that of "
             "the distances it is given"
         )
     weights = np.where(valid, weights, 0.0)
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise InvalidInputError("the weights callable returned NaN, infinite or negative weights")
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(weights.sum(axis=1)).all()
+    if not finite or (weights < 0).any():
+        raise InvalidInputError(
+            "the weights callable returned weights that are NaN, infinite or negative, or whose sum is "
+            "infinite; each must be finite and at least 0"
+        )
     if not weights.any(axis=1).all():
         raise InvalidInputError("the weights callable returned only zeros for a row; one must be positive")
     return weights

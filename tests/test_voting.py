@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.neighbors import KNeighborsClassifier
 
-from clipretrieval import InvalidInputError, Metric
-from clipretrieval.voting import choose_class, class_scores, vote_weights
+from clipretrieval import InvalidInputError, Metric, RetrievalClassifier
+from clipretrieval.voting import choose_class, class_scores, vote_weights, weighting_name
 
 CLASSES = 4
 
@@ -87,6 +90,66 @@ def test_softmax_shares_equal_a_loop(metric, similarity, case, temperature):
     )
 
 
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_softmax_is_the_evaluation_of_dino(metric, temperature):
+    """On vectors of length one, every metric's shares are those of DINO's recipe, written out with torch."""
+    rng = np.random.default_rng(0)
+    train, test = (unit(rng.normal(size=(n, 6))).astype(np.float32) for n in (60, 25))
+    labels = rng.integers(0, CLASSES, 60)
+    similarity, indices = (torch.tensor(test) @ torch.tensor(train).T).topk(9)
+    one_hot = torch.nn.functional.one_hot(torch.tensor(labels)[indices], CLASSES).double()
+    votes = (one_hot * similarity.double().div(temperature).exp()[..., None]).sum(1)
+    settings = {"k": 9, "weights": "softmax", "temperature": temperature, "metric": metric}
+    classifier = RetrievalClassifier(store="memory", **settings).fit(train, labels)
+    shares = classifier.predict_proba(test)
+    np.testing.assert_allclose(shares, votes / votes.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(classifier.predict(test), votes.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("uniform", "uniform"),
+        ("distance", lambda d: d**-2.0),  # ours is the squared distance
+        (lambda d: np.exp(-np.sqrt(d)), lambda d: np.exp(-d)),
+    ],
+)
+def test_shares_equal_scikit_learns(ours, theirs):
+    """Uniform, inverse and callable weights share out the votes as KNeighborsClassifier does."""
+    rng = np.random.default_rng(1)
+    train, test = rng.normal(size=(80, 5)).astype(np.float32), rng.normal(size=(30, 5)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, 80)
+    classifier = RetrievalClassifier(store="memory", k=7, weights=ours).fit(train, labels)
+    peer = KNeighborsClassifier(7, weights=theirs, algorithm="brute").fit(train.astype(np.float64), labels)
+    np.testing.assert_allclose(
+        classifier.predict_proba(test), peer.predict_proba(test.astype(np.float64)), rtol=1e-4, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "distance", "softmax"])
+@given(case=neighbourhoods())
+def test_weights_of_fewer_neighbours_are_the_first_columns(weighting, case):
+    """A named weighting never looks beyond the neighbour and the nearest one."""
+    _, distances = case
+    whole = vote_weights(distances, weighting)
+    for k in range(1, distances.shape[1] + 1):
+        np.testing.assert_array_equal(vote_weights(distances[:, :k], weighting), whole[:, :k])
+
+
+@given(neighbourhoods())
+def test_callable_votes_equal_a_loop(case):
+    """A callable's weights are added up like any others."""
+    answers, scores = vote(*case, weighting=lambda d: 1 / (1 + np.where(np.isfinite(d), d, 0)))
+    expected, sums = loop(*case, lambda distances: [1 / (1 + d) for d in distances])
+    assert answers == expected
+    np.testing.assert_allclose(scores, sums)
+
+
 def test_softmax_of_far_neighbours_does_not_vanish():
     """Distances whose exponentials underflow still share out one whole vote."""
     weights = vote_weights(np.array([[5000.0, 5000.1, np.inf]], np.float32), "softmax", temperature=0.01)
@@ -110,11 +173,34 @@ def test_callable_weights_are_used_and_padding_stays_out():
     np.testing.assert_array_equal(scores, [[1, 2, 0, 0]])
 
 
+def test_a_callable_cannot_change_the_distances():
+    """It is given a copy."""
+    distances = np.array([[1.0, 2.0]], np.float32)
+    vote_weights(distances, lambda d: np.exp(-np.multiply(d, 3, out=d)))
+    np.testing.assert_array_equal(distances, [[1, 2]])
+
+
+def test_names_of_weightings():
+    """A callable goes by its own name, where it has one."""
+    assert [weighting_name(w) for w in ("softmax", inverse, partial(inverse))] == [
+        "softmax",
+        "inverse",
+        "callable",
+    ]
+
+
 @pytest.mark.parametrize(
     ("weighting", "message"),
     [
         (lambda d: np.ones(3), "shape"),
+        (lambda d: np.ones((*d.shape, 1)), "shape"),
+        (lambda d: None, "NoneType"),
+        (lambda d: [["near", "far", "far"]] * 2, "list"),
+        (lambda d: [[1], [1, 2]], "list"),
+        (lambda d: d * 1j, "real numbers"),
         (lambda d: np.full(d.shape, np.nan), "NaN"),
+        (lambda d: np.full(d.shape, np.inf), "infinite"),
+        (lambda d: np.full(d.shape, 1e308), "sum is infinite"),
         (lambda d: -np.ones(d.shape), "negative"),
         (lambda d: np.zeros(d.shape), "zeros"),
         ("loud", "uniform"),

@@ -11,14 +11,16 @@ import numpy as np
 from clipretrieval._asking import open_ballot, search_batches, vote
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._timing import Progress, Timing
+from clipretrieval._validation import check_untuned
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.images import SkippedImage, count_hint
+from clipretrieval.voting import weighting_name
 
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["evaluate"]
+__all__ = ["check_kind", "check_truth", "evaluate"]
 
 
 def evaluate(
@@ -28,6 +30,7 @@ def evaluate(
     *,
     on_error: str = "raise",
     progress: Progress | None = None,
+    allow_tuned: bool = False,
 ) -> EvaluationReport:
     """Classify labelled images and measure how right and how fast that was.
 
@@ -37,6 +40,8 @@ def evaluate(
         Fitted.
     X, y, on_error, progress
         As for `RetrievalClassifier.fit`.
+    allow_tuned : bool
+        Whether to evaluate on images that `RetrievalClassifier.sweep` has tuned on since the last fit.
 
     Returns
     -------
@@ -45,13 +50,12 @@ def evaluate(
     Raises
     ------
     InvalidInputError
-        If labels are missing or of another type than those that were fitted.
+        If labels are missing or of another type than those that were fitted, or an image was tuned on.
     """
     started = time.perf_counter()
     timing, skipped = Timing(), list[SkippedImage]()
     total = count_hint(X) if classifier.encoder is not None else None
-    if classifier.encoder is None and y is None:
-        raise InvalidInputError("the true labels are missing; pass one for each vector")
+    check_truth(classifier, y)
     kind: str | None = None
     truth: list[Any] = []
     answers, nearest = [], []
@@ -69,8 +73,10 @@ def evaluate(
         classifier, X, y=y, ballot=ballot, on_error=on_error, skipped=skipped, timing=timing, tell=tell
     )
     for batch, near in batches:
+        if not allow_tuned:
+            check_untuned(classifier, batch.ids, len(truth))
         kind = label_kind(batch.labels, kind)
-        _check_kind(kind, classifier)
+        check_kind(kind, classifier)
         truth += stored_labels(batch.labels, kind)
         answers.append(vote(classifier, near, ballot)[0])
         nearest.append(near.distances[:, 0])
@@ -89,7 +95,14 @@ def evaluate(
     )
 
 
-def _check_kind(kind: str, classifier: RetrievalClassifier) -> None:
+def check_truth(classifier: RetrievalClassifier, y: Any) -> None:
+    """Refuse vectors, which bring no labels of their own, without any."""
+    if classifier.encoder is None and y is None:
+        raise InvalidInputError("the true labels are missing; pass one for each vector")
+
+
+def check_kind(kind: str, classifier: RetrievalClassifier) -> None:
+    """Refuse true labels of a type that no answer can be equal to."""
     fitted = classifier._label_kind
     numbers = {"int", "float"}
     if kind != fitted and not {kind, fitted} <= numbers:
@@ -101,7 +114,6 @@ def _check_kind(kind: str, classifier: RetrievalClassifier) -> None:
 
 def _setting(classifier: RetrievalClassifier) -> dict[str, Any]:
     encoder, store = classifier.encoder, classifier.store
-    weights = classifier.weights
     return {
         "n_train": classifier.store_.count(),
         **{name: _text(encoder, name) for name in ("model", "pretrained", "stage")},
@@ -110,7 +122,7 @@ def _setting(classifier: RetrievalClassifier) -> dict[str, Any]:
         "store": store if isinstance(store, str) else type(store).__name__,
         "metric": str(classifier.store_.metric),
         "k": int(classifier.k),
-        "weights": weights if isinstance(weights, str) else getattr(weights, "__name__", "callable"),
+        "weights": weighting_name(classifier.weights),
     }
 
 
