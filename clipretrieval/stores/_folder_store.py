@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from clipretrieval.errors import (
     FingerprintMismatchError,
@@ -21,6 +21,8 @@ from clipretrieval.types import Metric
 
 __all__ = ["FolderStore"]
 
+Self = TypeVar("Self", bound="FolderStore")
+
 
 class FolderStore(LocalStore):
     """Reads a folder when it is opened, and puts a complete new generation there at each flush.
@@ -36,6 +38,7 @@ class FolderStore(LocalStore):
         self._read_only = read_only
         self._loaded: FolderManifest | None = None
         self._writer: WriterLock | None = None
+        # One reading or writing of the folder at a time; searches need not wait for it.
         self._flushing = threading.Lock()
 
     def flush(self) -> None:
@@ -52,6 +55,39 @@ class FolderStore(LocalStore):
             with self._lock.read():
                 self._require_open()
                 self._write_out()
+
+    def refresh(self) -> bool:
+        """Take up what another store has flushed into the folder since this one read it.
+
+        The new generation is read beside searches of the old one, and takes its place at one moment. A store
+        that writes to the folder, or is in memory, has nothing to take up.
+
+        Returns
+        -------
+        bool
+            Whether there was a newer generation.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If a file in the folder is missing or damaged. Here as below, what was read before stays.
+        FingerprintMismatchError
+            If the folder was meanwhile made anew with another metric.
+        StoreUnavailableError
+            If the folder cannot be read any more, or is gone.
+        """
+        with self._flushing:
+            self._require_open()
+            before, path = self._loaded, self._path
+            if path is None or self._is_ahead() or find_manifest(path) == before:
+                return False
+            newest = self._opened_anew(path)
+            with self._lock.write():
+                self._require_open()
+                if self._is_ahead():  # this store's first write has read the folder meanwhile
+                    return self._loaded != before
+                self._take_over(newest)
+                return True
 
     def save(self, path: str | Path) -> None:
         """Write a complete copy into the folder `path`, atomically; into its own folder, `flush`.
@@ -103,6 +139,19 @@ class FolderStore(LocalStore):
     def _layout(self) -> Layout:
         """Return how the vectors lie in the folder."""
         raise NotImplementedError
+
+    def _is_ahead(self) -> bool:
+        """Tell whether this store, not the folder, has the newest contents."""
+        return self._writer is not None or self._changed
+
+    def _opened_anew(self: Self, path: Path) -> Self:
+        """Return another store that reads the folder."""
+        raise NotImplementedError
+
+    def _take_over(self: Self, newest: Self) -> None:
+        """Hold what another store has read; called with the lock held alone."""
+        self._dim, self._table, self._rows = newest._dim, newest._table, newest._rows
+        self._manifest, self._loaded = newest._manifest, newest._loaded
 
     def _prepare(self) -> None:
         """Do what is due before a generation or a copy is written; called without the lock."""

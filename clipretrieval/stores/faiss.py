@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ except ModuleNotFoundError as error:
 
 __all__ = ["FaissStore", "IndexInfo"]
 
+Self = TypeVar("Self", bound="FaissStore")
+
 
 class FaissStore(FolderStore):
     """Vectors in a FAISS index, searched exactly or approximately; in memory or in a folder.
@@ -49,7 +51,7 @@ class FaissStore(FolderStore):
     With a path, the folder is read when the store is opened; writes stay in memory until `flush` or `close`
     put a complete new generation in the place of the one before, so the folder always opens at the last
     flush. One store at a time may write to a folder, from its first write until it is closed; any number may
-    read.
+    read, and `refresh` takes up what the writer has flushed since.
 
     Threads may search while one writes. Without a path the store can be pickled and copied.
 
@@ -192,6 +194,17 @@ class FaissStore(FolderStore):
             self._rows.measure()
         if self._rows is None and self._dim is not None:
             self._rows = self._new_rows(self._dim)
+
+    def _opened_anew(self: Self, path: Path) -> Self:
+        return type(self)(
+            path, metric=self._metric, read_only=True, recall=self._asked_recall, mmap=self._mmap
+        )
+
+    def _take_over(self: Self, newest: Self) -> None:
+        super()._take_over(newest)
+        self._index, self._recall = newest._index, newest._recall
+        if self._asked_index != newest._index:
+            self._asked_index = AUTO  # the writer chose another: that is the folder's now
 
     def _reindex(self, held: str) -> None:
         """Take the rows of a folder with another index."""
