@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         WeightsUnavailableError,
     )
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.explanation import Explanation
     from clipretrieval.types import Metric, Neighbors, Records
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "ClipRetrievalWarning",
     "DimensionMismatchError",
     "EvaluationReport",
+    "Explanation",
     "FingerprintMismatchError",
     "ImageDecodeError",
     "InvalidInputError",
@@ -66,6 +68,7 @@ _lazy_getattr, _lazy_dir = attach(
         "encoding.staged": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
         "evaluation.report": ["EvaluationReport"],
+        "explanation": ["Explanation"],
         "types": ["Metric", "Neighbors", "Records"],
     },
 )

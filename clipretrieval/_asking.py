@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._ballot import Ballot
@@ -24,10 +25,14 @@ from clipretrieval.voting import choose_class, class_scores, vote_weights
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["check_fitted", "open_ballot", "search_batches", "vote"]
+__all__ = ["QUERY_VECTORS", "check_fitted", "open_ballot", "search_batches", "vote"]
 
 QUERIES = 1024
 """Queries that are searched together: enough for a store to work in bulk, few enough to hold."""
+
+
+QUERY_VECTORS = "query"
+"""Under which name a batch that was searched holds its vectors."""
 
 
 def check_fitted(classifier: RetrievalClassifier) -> None:
@@ -82,6 +87,7 @@ def search_batches(
     Yields
     ------
     batch : EncodedBatch
+        With the vectors that were searched, under the name `QUERY_VECTORS`.
     near : Neighbors
         Each of shape (len(batch), k).
     """
@@ -96,7 +102,10 @@ def search_batches(
         empty = False
         with timing.measure("search", len(batch)):
             near = classifier.store_.search(vectors, wanted)
-        yield batch, check_neighbors(near, len(batch), wanted, classifier.store_)
+        yield (
+            replace(batch, vectors={QUERY_VECTORS: vectors}),
+            check_neighbors(near, len(batch), wanted, classifier.store_),
+        )
     if empty:
         raise InvalidInputError("there are no images to classify; pass at least one")
     if ballot is not None and len(ballot) > len(classifier.classes_):
