@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         WeightsUnavailableError,
     )
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.explanation import Explanation
     from clipretrieval.fitting import FitReport, ForgetReport
     from clipretrieval.types import Metric, Neighbors, Records
 
@@ -41,6 +42,7 @@ __all__ = [
     "ClipRetrievalWarning",
     "DimensionMismatchError",
     "EvaluationReport",
+    "Explanation",
     "FingerprintMismatchError",
     "FitReport",
     "ForgetReport",
@@ -72,6 +74,7 @@ _lazy_getattr, _lazy_dir = attach(
         "encoding.staged": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
         "evaluation.report": ["EvaluationReport"],
+        "explanation": ["Explanation"],
         "fitting": ["FitReport", "ForgetReport"],
         "types": ["Metric", "Neighbors", "Records"],
     },

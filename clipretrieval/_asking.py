@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._ballot import Ballot
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
     from clipretrieval._learner import Learner
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["check_fitted", "open_ballot", "search_batches", "vote"]
+__all__ = ["QUERY_VECTORS", "check_fitted", "open_ballot", "search_batches", "vote"]
 
 QUERIES = 1024
 """Queries that are searched together: enough for a store to work in bulk, few enough to hold."""
+
+
+QUERY_VECTORS = "query"
+"""Under which name a batch that was searched holds its vectors."""
 
 
 def check_fitted(classifier: Learner) -> None:
@@ -88,6 +93,7 @@ def search_batches(
     Yields
     ------
     batch : EncodedBatch
+        With the vectors that were searched, under the name `QUERY_VECTORS`.
     near : Neighbors
         Each of shape (len(batch), k).
     """
@@ -103,7 +109,10 @@ def search_batches(
         empty = False
         with timing.measure("search", len(batch)):
             near = classifier.store_.search(vectors, wanted)
-        yield batch, check_neighbors(near, len(batch), wanted, classifier.store_)
+        yield (
+            replace(batch, vectors={QUERY_VECTORS: vectors}),
+            check_neighbors(near, len(batch), wanted, classifier.store_),
+        )
     if empty:
         raise InvalidInputError("there are no images to classify; pass at least one")
     if ballot is not None and len(ballot) > len(classifier.classes_):

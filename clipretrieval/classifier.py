@@ -20,6 +20,7 @@ from clipretrieval.types import AnyArray, Neighbors
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.explanation import Explanation
 
 __all__ = ["RetrievalClassifier"]
 
@@ -142,6 +143,24 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             distances=np.concatenate([part.distances for part in parts]),
             labels=np.concatenate([part.labels for part in parts]),
         )
+
+    def explain(self, X: Any, k: int | None = None) -> list[Explanation]:
+        """Tell of each image what `predict` answers, and which stored images that rests on.
+
+        Parameters
+        ----------
+        X : images, or array of shape (n, d) without an encoder
+        k : int, optional
+            Neighbours to show, where there should be more than vote.
+
+        Returns
+        -------
+        list of Explanation
+            One for each image; also a single image gives a list.
+        """
+        from clipretrieval.explanation import explain_stream
+
+        return list(explain_stream(self, X, k))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on labelled images, in [0, 1].

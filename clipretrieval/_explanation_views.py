@@ -1,0 +1,123 @@
+"""Explanations as text and as HTML."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import TYPE_CHECKING, Any
+
+from clipretrieval._decode import RawImage, decode
+from clipretrieval.errors import ImageDecodeError
+
+if TYPE_CHECKING:
+    from clipretrieval.explanation import Explanation
+
+__all__ = ["as_html", "as_text", "readable", "shortened"]
+
+WIDEST_PATH = 48
+WIDEST_LABEL = 28
+WIDEST_ID = 16
+THUMBNAIL = 96
+"""The longer side of a thumbnail, in pixels."""
+
+_BOX = f"width:{THUMBNAIL}px;height:{THUMBNAIL}px;display:flex;align-items:center;justify-content:center;"
+_CARD = "margin:0;width:128px;font:12px/1.4 sans-serif;overflow-wrap:anywhere;"
+
+
+def as_text(explanation: Explanation) -> str:
+    """Return an explanation as an aligned table under a line with the answer."""
+    lines = [_headline(explanation)]
+    header = ("share", "distance", "label", "id", "source")
+    rows = [
+        (
+            f"{each.share:.1%}",
+            f"{each.distance:.4g}",
+            shortened(each.label, WIDEST_LABEL),
+            shortened(each.id, WIDEST_ID),
+            "-" if each.source is None else shortened(each.source, WIDEST_PATH),
+        )
+        for each in explanation.neighbors
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        numbers = [text.rjust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
+        words = [text.ljust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join(("", *numbers, *words)).rstrip())
+    return "\n".join(lines)
+
+
+def as_html(explanation: Explanation) -> str:
+    """Return an explanation as HTML that needs nothing from elsewhere: thumbnails are within it."""
+    cards = [
+        _card(
+            each.source,
+            [shortened(each.label, WIDEST_LABEL), f"{each.share:.1%} · {each.distance:.4g}"],
+            faint=not each.share,
+        )
+        for each in explanation.neighbors
+    ]
+    asked = _card(explanation.query, ["asked"])
+    return (
+        f'<div><p style="font:13px sans-serif">{_escaped(_headline(explanation))}</p>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:8px">{asked}'
+        '<div style="border-left:1px solid #999"></div>'
+        f"{''.join(cards)}</div></div>"
+    )
+
+
+def readable(text: Any) -> str:
+    """Write what cannot be printed, such as control characters and bytes that are no text, as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)
+    )
+
+
+def shortened(text: Any, most: int) -> str:
+    """Return a text in at most so many letters: of a longer one, its beginning and its end."""
+    plain = readable(text)
+    if len(plain) <= most:
+        return plain
+    end = most * 2 // 3  # a path's end tells more than its beginning
+    return f"{plain[: most - end - 1]}…{plain[-end:]}"
+
+
+def _headline(explanation: Explanation) -> str:
+    where = "" if explanation.query is None else f" for {shortened(explanation.query, WIDEST_PATH)}"
+    answer = shortened(explanation.answer, WIDEST_LABEL)
+    return f"{answer}{where} ({explanation.share:.1%} of the votes)"
+
+
+def _card(path: str | None, lines: list[str], faint: bool = False) -> str:
+    """Return a picture with a caption, and its path where the mouse rests on it."""
+    title = "" if path is None else f' title="{_escaped(readable(path))}"'
+    caption = "<br>".join(_escaped(line) for line in lines)
+    opacity = "opacity:0.55;" if faint else ""
+    return (
+        f'<figure style="{_CARD}{opacity}"{title}>{_picture(path)}<figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _picture(path: str | None) -> str:
+    found = None if path is None else _thumbnail(path)
+    if found is not None:
+        name = _escaped(shortened(path, WIDEST_PATH))
+        return f'<div style="{_BOX}"><img alt="{name}" src="data:image/jpeg;base64,{found}"></div>'
+    text = "no file" if path is None else f"not readable: {shortened(path, WIDEST_PATH)}"
+    return f'<div style="{_BOX}border:1px dashed #999;color:#777">{_escaped(text)}</div>'
+
+
+def _thumbnail(path: str) -> str | None:
+    """Return a small JPEG of a file in base64; None where there is no picture any more."""
+    try:
+        image = decode(RawImage(0, path)).image
+    except ImageDecodeError:
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=85)
+    return base64.b64encode(encoded.getvalue()).decode("ascii")
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text, quote=True)

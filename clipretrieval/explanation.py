@@ -1,0 +1,219 @@
+"""Why a classifier answers as it does: the neighbours that voted, and how much each one's vote counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
+from clipretrieval._explanation_views import as_html, as_text, readable
+from clipretrieval._inputs import check_k, check_neighbors
+from clipretrieval._labels import class_array
+from clipretrieval.types import Neighbors
+from clipretrieval.voting import vote_weights
+
+if TYPE_CHECKING:
+    from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.images import SkippedImage
+    from clipretrieval.stores.base import VectorStore
+
+__all__ = ["ExplainedNeighbor", "Explanation", "explain_stream"]
+
+LOOKED_UP = 4096
+"""Records whose metadata are read together: `get` returns their vectors too."""
+
+
+@dataclass(frozen=True)
+class ExplainedNeighbor:
+    """A stored picture that was found near the one in question.
+
+    Attributes
+    ----------
+    id : str
+        In the store.
+    label : bool, int, float or str
+        Of the type that was fitted.
+    distance : float
+        Lower is nearer, under every metric.
+    share : float
+        Its part of all votes, in [0, 1]; 0 where it had none.
+    source : str or None
+        The file's path at the time when it was stored, where it came from one.
+    """
+
+    id: str
+    label: Any
+    distance: float
+    share: float
+    source: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """What a classifier answers for one picture, and the neighbours that the answer rests on.
+
+    Its text is a table. In a notebook it shows the pictures, where their files are still there.
+
+    Attributes
+    ----------
+    query : str or None
+        The picture's path, where it has one.
+    answer : bool, int, float or str
+        What `RetrievalClassifier.predict` returns, as a plain Python value.
+    share : float
+        The answer's part of all votes, in (0, 1], as `RetrievalClassifier.predict_proba` has it.
+    neighbors : tuple of ExplainedNeighbor
+        First those that voted, then the others that were asked for; each group nearest first. The shares sum
+        to 1.
+    """
+
+    query: str | None
+    answer: Any
+    share: float
+    neighbors: tuple[ExplainedNeighbor, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            "query": None if self.query is None else readable(self.query),
+            "answer": self.answer,
+            "share": self.share,
+            "neighbors": [vars(each).copy() for each in self.neighbors],
+        }
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+
+def explain_stream(
+    classifier: RetrievalClassifier,
+    X: Any,
+    k: int | None = None,
+    on_error: str = "raise",
+    skipped: list[SkippedImage] | None = None,
+) -> Iterator[Explanation]:
+    """Explain the answers for any number of images, holding one batch of them at a time.
+
+    Parameters
+    ----------
+    classifier : RetrievalClassifier
+    X : images, or array of shape (n, d) without an encoder
+    k : int, optional
+        Neighbours to show of each image. Those that vote are always shown.
+    on_error : {"raise", "skip"}
+        What to do about an image that cannot be decoded.
+    skipped : list of SkippedImage, optional
+        Receives those that were passed over.
+
+    Yields
+    ------
+    Explanation
+        One for each image, in their order.
+
+    Raises
+    ------
+    NotFittedError
+    InvalidInputError
+        If there are no images, or `k` is not a whole number of at least 1.
+    ImageDecodeError
+    StoreError
+    """
+    shown = 0 if k is None else check_k(k)
+    ballot = open_ballot(classifier)
+    store = classifier.store_
+    asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=skipped)
+    for batch, near in asked:
+        codes, _ = vote(classifier, near, ballot)
+        answers, shares = ballot.labels(codes).tolist(), _shares(classifier, near)
+        # Sums of rounded parts may pass 1 by a little.
+        parts = np.minimum(np.where(ballot.codes(near) == codes[:, None], shares, 0).sum(axis=1), 1.0)
+        width = min(shown, store.count())
+        if width > near.ids.shape[1]:
+            # A search of its own: with another k an approximate store may find others to vote.
+            wider = store.search(batch.vectors[QUERY_VECTORS], width)
+            near, shares = _joined(near, shares, check_neighbors(wider, len(batch), width, store), width)
+        labels, sources = _in_fitted_type(near, ballot.kind), _sources(store, near)
+        for row, query in enumerate(batch.sources):
+            neighbors = tuple(
+                ExplainedNeighbor(
+                    str(near.ids[row, place]),
+                    labels[row][place],
+                    float(near.distances[row, place]),
+                    float(shares[row, place]),
+                    sources.get(near.ids[row, place]),
+                )
+                for place in np.flatnonzero(near.valid[row])
+            )
+            path = None if query is None else os.fspath(query)
+            yield Explanation(path, answers[row], float(parts[row]), neighbors)
+
+
+def _shares(classifier: RetrievalClassifier, near: Neighbors) -> npt.NDArray[np.float64]:
+    """Return each neighbour's part of the votes of its row, shape (n, k)."""
+    weights = vote_weights(
+        near.distances,
+        classifier.weights,
+        metric=classifier.store_.metric,
+        temperature=classifier.temperature,
+    )
+    weights = weights / weights.max(axis=1, keepdims=True)  # so that the greatest of them have a finite sum
+    shares: npt.NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _joined(
+    near: Neighbors, shares: npt.NDArray[np.float64], wider: Neighbors, width: int
+) -> tuple[Neighbors, npt.NDArray[np.float64]]:
+    """Put behind the neighbours of each row those that only the wider search found, without a share."""
+    ids = np.full((len(near), width), "", dtype=object)
+    distances = np.full((len(near), width), np.inf, dtype=np.float32)
+    labels = np.full((len(near), width), near.labels.flat[0], dtype=near.labels.dtype)
+    parts = np.zeros((len(near), width))
+    for row in range(len(near)):
+        voted = near.valid[row]
+        more = wider.valid[row] & ~np.isin(wider.ids[row].astype(object), near.ids[row][voted])
+        count = int(voted.sum())
+        places = np.flatnonzero(more)[: width - count]
+        end = count + len(places)
+        parts[row, :count] = shares[row][voted]
+        for column, first, second in (
+            (ids, near.ids, wider.ids),
+            (distances, near.distances, wider.distances),
+            (labels, near.labels, wider.labels),
+        ):
+            column[row, :count] = first[row][voted]
+            column[row, count:end] = second[row][places]
+    return replace(near, ids=ids, distances=distances, labels=labels), parts
+
+
+def _in_fitted_type(near: Neighbors, kind: str) -> list[list[Any]]:
+    """Return the neighbours' labels as plain values; those of padding mean nothing."""
+    known = near.labels[near.valid].tolist()
+    values = np.empty(near.labels.shape, dtype=object)
+    values[near.valid] = class_array(known, kind, sort=False).tolist()
+    plain: list[list[Any]] = values.tolist()
+    return plain
+
+
+def _sources(store: VectorStore, near: Neighbors) -> dict[str, str]:
+    """Return the paths that are kept with the neighbours, by id."""
+    names = list(dict.fromkeys(near.ids[near.valid].tolist()))
+    found: dict[str, str] = {}
+    for start in range(0, len(names), LOOKED_UP):
+        records = store.get(names[start : start + LOOKED_UP])
+        for name, metadata in zip(records.ids.tolist(), records.metadata, strict=True):
+            source = metadata.get("source")
+            if isinstance(source, str):
+                found[name] = source
+    return found
