@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
 from clipretrieval._explanation_views import as_html, as_text, readable
-from clipretrieval._inputs import check_k, check_neighbors
+from clipretrieval._inputs import check_neighbors
 from clipretrieval._labels import class_array
+from clipretrieval._params import check_k
 from clipretrieval.types import Neighbors
 from clipretrieval.voting import vote_weights
 

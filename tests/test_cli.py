@@ -336,9 +336,10 @@ def test_the_times_are_of_the_fit_and_of_the_test_images(evaluation):
     timing = evaluation["report"]["timing"]
     parts = timing["parts"]
     of_fit = [part for name, part in parts.items() if name.startswith("fit_")]
-    assert {"fit_decode", "fit_encode", "fit_store"} <= set(parts)
+    assert {"fit_decode", "fit_encode", "fit_store", "fit_flush"} <= set(parts)
     assert {part["images"] for part in of_fit} == {24}
-    assert timing["fit_s"] == pytest.approx(sum(part["seconds"] for part in of_fit))
+    # Parts of a fit run beside one another: their sum may pass it, no single one can.
+    assert timing["fit_s"] > max(part["seconds"] for part in of_fit) > 0
     for name in ("encode", "search"):
         assert parts[name]["images"] == 10
         assert timing[f"{name}_s"] == parts[name]["seconds"] > 0

@@ -82,6 +82,7 @@ def evaluate(
         nearest.append(near.distances[:, 0])
     y_pred = ballot.labels(np.concatenate(answers))
     y_true = class_array(truth, classifier._label_kind, sort=False)
+    fitted = getattr(classifier, "fit_report_", None)  # a loaded classifier has none
     return EvaluationReport(
         y_true=y_true,
         y_pred=y_pred,
@@ -89,7 +90,8 @@ def evaluate(
         classes=np.unique(np.concatenate([classifier.classes_, y_true])),
         setting=_setting(classifier),
         timing=timing,
-        fit_timing=getattr(classifier, "fit_timing_", Timing()),
+        fit_timing=fitted.timing if fitted else Timing(),
+        fit_seconds=fitted.seconds if fitted else 0.0,
         seconds=time.perf_counter() - started,
         skipped=tuple(skipped),
     )
