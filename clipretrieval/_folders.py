@@ -11,7 +11,7 @@ from pathlib import Path
 from clipretrieval._decode import picture_extensions
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 
-__all__ = ["ImageFolder", "is_folder", "read_folder", "scan_folder"]
+__all__ = ["ImageFolder", "is_folder", "list_pictures", "read_folder", "scan_folder"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,18 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
     return ImageFolder(root, tuple(sorted(files, key=_parts)), None, ()), []
 
 
+def list_pictures(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the pictures of a folder, at any depth, in the order of their paths.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder, or one below it, cannot be listed.
+    """
+    root = Path(os.fsdecode(path))
+    return sorted(_below(root, None, picture_extensions()), key=_parts)
+
+
 def _remarks(root: Path, by_class: dict[str, list[Path]], beside: list[Path]) -> list[str]:
     remarks = []
     empty = sorted(name for name, found in by_class.items() if not found)
@@ -108,9 +120,9 @@ def _remarks(root: Path, by_class: dict[str, list[Path]], beside: list[Path]) ->
     return remarks
 
 
-def _below(folder: Path, root: Path, extensions: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the pictures at any depth, entering no folder twice: links may run in circles."""
-    seen = {_identity(root)}
+def _below(folder: Path, root: Path | None, extensions: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the pictures at any depth, entering no folder twice, nor `root`: links may run in circles."""
+    seen = set() if root is None else {_identity(root)}
     waiting = [folder]
     while waiting:
         current = waiting.pop()

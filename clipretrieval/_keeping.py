@@ -10,10 +10,11 @@ from typing import Any
 
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreUnavailableError
 from clipretrieval.stores import LocatedStore, PortableStore, available_stores, create_store
+from clipretrieval.stores._folder_store import FolderStore
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.registry import store_class
 
-__all__ = ["PART", "keep_store", "open_store"]
+__all__ = ["PART", "keep_store", "open_store", "place_inside"]
 
 PART = r"store-[0-9a-f]{8}"
 """Names of the copies of stores inside saved classifiers."""
@@ -38,18 +39,30 @@ def _registered_name(store: VectorStore) -> str | None:
 def keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
     """Make sure that a store can be opened again, and return how: its place, or its copy in `folder`.
 
-    None for a store that the library cannot open by itself.
+    A place inside `folder` is relative to it, so that the folder can be moved or copied as a whole. None for
+    a store that the library cannot open by itself.
     """
     store.flush()
     name = _registered_name(store)
     location = store.location() if isinstance(store, LocatedStore) else None
     if name is not None and location is not None and _is_lasting(location):
-        return {"name": name, "options": location}
+        inside = place_inside(store, folder)
+        return {"name": name, "options": location if inside is None else {**location, "path": str(inside)}}
     if isinstance(store, PortableStore) and name is not None:
         place = f"store-{secrets.token_hex(4)}"
         store.save(folder / place)
         return {"name": name, "folder": place}
     return None
+
+
+def place_inside(store: VectorStore, folder: Path) -> Path | None:
+    """Return where in a folder a store lies, relative to it; None where it lies elsewhere."""
+    location = store.location() if isinstance(store, LocatedStore) else None
+    path = location.get("path") if location is not None else None
+    if path is None:
+        return None
+    place, root = Path(path).resolve(), folder.resolve()
+    return place.relative_to(root) if place != root and place.is_relative_to(root) else None
 
 
 def open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
@@ -75,11 +88,16 @@ def open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
             )
         kept: Any = store_class(content["name"])
         opened: VectorStore = kept.load(place)
+        if isinstance(opened, FolderStore):
+            opened.leave_when_written()  # the saved classifier changes when it is saved, and not before
         return opened
-    path = content["options"].get("path")
+    options = dict(content["options"])
+    path = options.get("path")
+    if path is not None:
+        path = options["path"] = str(folder / path)  # an absolute one stays what it is
     if path is not None and not (Path(path).is_dir() and any(Path(path).iterdir())):
         raise StoreUnavailableError(
             f"the classifier's store, {path}, is not there any more; put it back, or pass the store: "
             "RetrievalClassifier.load(path, store=your_store)"
         )
-    return create_store(content["name"], **content["options"])
+    return create_store(content["name"], **options)

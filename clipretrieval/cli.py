@@ -1,22 +1,22 @@
 """The ``clipretrieval`` command.
 
-Answers go to the standard output, everything else to the standard error. The exit status is 0, 2 for a
-mistake of the user's (one line, no traceback), 130 after Ctrl-C.
+Answers go to the standard output, everything else to the standard error. The exit status is 0, 3 where
+pictures were passed over, 2 for a mistake of the user's (one line, no traceback), 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO, get_args, get_type_hints
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
+from clipretrieval import _cli_arguments, _cli_index
 from clipretrieval._version import __version__
 
 __all__ = ["app", "main"]
@@ -26,8 +26,6 @@ __all__ = ["app", "main"]
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
-
-_JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 app = typer.Typer(
     name="clipretrieval",
@@ -129,10 +127,10 @@ def evaluate(
         from clipretrieval import RetrievalClassifier, StagedEncoder
 
         # What is found out at once comes first, so that a slip does not cost a download or a fit.
-        report_file = _checked_output(json_file)
-        options = _store_options(store, store_option or [])
-        train_set = _labelled_images(train, limit_train, "--limit-train")
-        test_set = _labelled_images(test, limit_test, "--limit-test")
+        report_file = _cli_arguments.checked_output(json_file)
+        options = _cli_arguments.store_options(store, store_option or [])
+        train_set = _cli_arguments.labelled_images(train, limit_train, "--limit-train")
+        test_set = _cli_arguments.labelled_images(test, limit_test, "--limit-test")
         weights = None if pretrained.lower() == "none" else pretrained
         encoder = StagedEncoder(model, weights, stage, batch_size=batch_size, device=device)
         classifier = RetrievalClassifier(encoder, store, k=k, metric=metric, store_options=options)
@@ -147,91 +145,8 @@ def evaluate(
         typer.echo(str(report))
 
 
-def _checked_output(path: Path | None) -> Path | None:
-    """Follow links to where a report is to go, and find out whether a file can be written there."""
-    from clipretrieval._atomic import replacing
-    from clipretrieval.errors import InvalidInputError
-
-    if path is None:
-        return None
-
-    class Tried(Exception):  # noqa: N818  not an error
-        pass
-
-    try:
-        target = path.resolve()
-        if target.exists() and not target.is_file():
-            raise InvalidInputError(f"--json: {str(path)!r} is not a file; name a new one, or one to replace")
-        with suppress(Tried), replacing(target):
-            raise Tried
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that run in a circle
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidInputError(f"--json: {str(path)!r} cannot be written: {reason}") from error
-    return target
-
-
-def _labelled_images(path: str, limit: int | None, option: str) -> tuple[list[Path], list[str]]:
-    """List a folder's images with their labels, or so many of them, going round the classes."""
-    from clipretrieval.errors import InvalidInputError
-    from clipretrieval.images import scan_folder
-
-    if limit is not None and limit < 1:
-        raise InvalidInputError(f"{option} must be at least 1; got {limit}")
-    folder = scan_folder(path)
-    if folder.labels is None:
-        raise InvalidInputError(
-            f"no sub-folder of {path!r} holds pictures; put each class's into one that is named after it"
-        )
-    turns = dict.fromkeys(folder.classes, 0)
-    ranked = []
-    for place, label in enumerate(folder.labels):
-        ranked.append((turns[label], place))
-        turns[label] += 1
-    taken = sorted(place for _, place in sorted(ranked)[:limit])
-    return [folder.paths[place] for place in taken], [folder.labels[place] for place in taken]
-
-
-def _store_options(store: str, pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs for a store."""
-    from clipretrieval.errors import InvalidInputError
-    from clipretrieval.stores.registry import store_class
-
-    try:
-        hints = get_type_hints(store_class(store).__init__)
-    except (NameError, TypeError):  # annotations that only a type checker can read
-        hints = {}
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, text = pair.partition("=")
-        if not separator or not key:
-            raise InvalidInputError(f"--store-option takes KEY=VALUE; got {pair!r}")
-        if key == "metric":
-            raise InvalidInputError("--store-option metric is not taken; use --metric")
-        if key == "api_key":
-            raise InvalidInputError(
-                "--store-option api_key is not taken: whoever lists this machine's processes could read the "
-                "key. Set the environment variable PINECONE_API_KEY instead"
-            )
-        options[key] = _option_value(key, text, hints.get(key, Any))
-    return options
-
-
-def _option_value(key: str, text: str, hint: Any) -> Any:
-    """Take text where the store does; elsewhere read numbers, true, false and null, or text at last."""
-    from clipretrieval.errors import InvalidInputError
-
-    kinds = get_args(hint) or (hint,)
-    if str in kinds:
-        return text
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    allowed = {*kinds, int} if float in kinds else {*kinds}
-    if allowed <= set(_JSON_NAMES) and type(value) not in allowed:
-        wanted = " or ".join(_JSON_NAMES[kind] for kind in kinds)
-        raise InvalidInputError(f"--store-option {key} takes {wanted}; got {text!r}")
-    return value
+app.command()(_cli_index.index)
+app.command()(_cli_index.classify)
 
 
 def _mistakes() -> tuple[type[Exception], ...]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from clipretrieval._atomic import write_text
 from clipretrieval._attaching import adopt
-from clipretrieval._keeping import PART, keep_store, open_store
+from clipretrieval._keeping import PART, keep_store, open_store, place_inside
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
 from clipretrieval._params import check_params
 from clipretrieval._version import __version__
@@ -71,7 +71,7 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
         )
     folder = Path(path)
     try:
-        _check_folder(folder)
+        _check_folder(folder, place_inside(classifier.store_, folder))
         folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder)
         lock.acquire()
@@ -191,12 +191,12 @@ def _load(
     return classifier
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, store: Path | None) -> None:
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
     if not folder.is_dir():
         return
-    names = {child.name for child in folder.iterdir()}
+    names = {child.name for child in folder.iterdir()} - set(store.parts[:1] if store is not None else ())
     # A first save that was killed, or is still going on, has put nothing there but things of its own.
     if FILE not in names and not all(re.fullmatch(OWN, name) for name in names):
         raise InvalidInputError(

@@ -36,6 +36,7 @@ class FolderStore(LocalStore):
             raise InvalidInputError("read_only needs a path; a store in memory starts empty")
         self._path = None if path is None else Path(path).absolute()
         self._read_only = read_only
+        self._leaves_when_written = False
         self._loaded: FolderManifest | None = None
         self._writer: WriterLock | None = None
         # One reading or writing of the folder at a time; searches need not wait for it.
@@ -88,6 +89,10 @@ class FolderStore(LocalStore):
                     return self._loaded != before
                 self._take_over(newest)
                 return True
+
+    def leave_when_written(self) -> None:
+        """Go on in memory from the first write on, and leave the folder as it is."""
+        self._leaves_when_written = True
 
     def save(self, path: str | Path) -> None:
         """Write a complete copy into the folder `path`, atomically; into its own folder, `flush`.
@@ -202,6 +207,8 @@ class FolderStore(LocalStore):
 
     def _begin_write(self) -> None:
         super()._begin_write()
+        if self._leaves_when_written:
+            self._path, self._read_only, self._leaves_when_written = None, False, False
         if self._read_only:
             raise UnsupportedOperationError(f"{self!r} is read-only; open it with read_only=False to write")
         if self._path is None or self._writer is not None:

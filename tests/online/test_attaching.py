@@ -165,3 +165,20 @@ def test_normalize_is_kept_when_saved(encoder, tmp_path):
 def test_normalize_is_true_or_false(value):
     with pytest.raises(InvalidInputError, match="normalize must be True or False"):
         RetrievalClassifier(normalize=value).fit([[0.0], [1.0]], ["a", "b"])
+
+
+@pytest.mark.parametrize("store", ["faiss", "memory"])
+def test_a_loaded_classifier_learns_and_the_saved_one_stays_until_it_is_saved(store, tmp_path):
+    """What is added after loading is there at once, and on disk after the next save."""
+    rows = np.eye(4, dtype=np.float32)
+    RetrievalClassifier(store=store).fit(rows[:2], ["a", "b"]).save(tmp_path / "kept")
+    loaded = RetrievalClassifier.load(tmp_path / "kept")
+    loaded.partial_fit(rows[2:], ["c", "d"])
+    assert loaded.predict(rows).tolist() == ["a", "b", "c", "d"]
+    loaded.forget(label="a")
+    untouched = RetrievalClassifier.load(tmp_path / "kept")
+    assert untouched.classes_.tolist() == ["a", "b"]
+    assert untouched.store_.count() == 2
+    loaded.save(tmp_path / "kept")
+    assert RetrievalClassifier.load(tmp_path / "kept").predict(rows[1:]).tolist() == ["b", "c", "d"]
+    assert loaded.predict(rows[1:]).tolist() == ["b", "c", "d"]

@@ -1,0 +1,249 @@
+"""``clipretrieval index`` and ``clipretrieval classify``: a classifier kept in a folder, and asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipretrieval import _cli_arguments
+
+if TYPE_CHECKING:
+    from clipretrieval.explanation import Explanation
+    from clipretrieval.images import SkippedImage
+
+__all__ = ["PASSED_OVER", "classify", "index"]
+
+PASSED_OVER = 3
+"""Exit status where pictures could not be decoded and all others were dealt with."""
+VECTORS = "vectors"
+"""Where the vectors lie inside the classifier's folder, if no other place is given."""
+_FREE = frozenset({"images", "classifier", "add", "resume", "flush_every"})
+"""Arguments that may stand beside ``--add``."""
+
+
+def index(
+    context: typer.Context,
+    images: Annotated[
+        str, typer.Argument(metavar="DIR", help="Folder with a sub-folder of labelled images for each class.")
+    ],
+    classifier: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER", help="Folder to keep the classifier in.")
+    ],
+    add: Annotated[
+        bool, typer.Option("--add", help="Add to the classifier that is there, as it was made.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what was interrupted, with the same options.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="RN50, RN101, RN50x4, …, or local-dir:PATH.")] = "RN50",
+    pretrained: Annotated[
+        str, typer.Option(help="An open_clip tag, a checkpoint's path, or none.")
+    ] = "openai",
+    stage: Annotated[
+        str, typer.Option(help="pixel, mid, late, final, or a block such as layer2.1.")
+    ] = "late",
+    k: Annotated[int, typer.Option(help="Neighbours that vote.")] = 1,
+    weights: Annotated[str, typer.Option(help="uniform, distance or softmax.")] = "uniform",
+    temperature: Annotated[float, typer.Option(help="Of --weights softmax.")] = 0.07,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale vectors to length one first.")
+    ] = False,
+    metric: Annotated[str, typer.Option(help="l2 (squared Euclidean), cosine or ip.")] = "l2",
+    store: Annotated[
+        str, typer.Option(help="faiss, memory, chroma, pinecone, or one that a package brings.")
+    ] = "faiss",
+    store_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the store; may be repeated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images encoded together.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    flush_every: Annotated[
+        int | None, typer.Option(help="The most images that are encoded twice after a kill.")
+    ] = None,
+) -> None:
+    """Make a folder of labelled images into a classifier that is kept in a folder, or add to one."""
+    from clipretrieval._console import progress_bar, quiet_libraries
+
+    with quiet_libraries():
+        from clipretrieval import RetrievalClassifier, StagedEncoder
+
+        _check_target(classifier, add, resume)
+        if add:
+            _refuse_settings(context)
+        labelled = _cli_arguments.labelled_images(images, None, "")
+        given: dict[str, Any] = {"flush_every": flush_every, "on_error": "skip"}
+        if add:
+            made = RetrievalClassifier.load(classifier)
+            with closing(made.store_), progress_bar("adding") as progress:
+                made.partial_fit(*labelled, **given, progress=progress)
+                made.save(classifier)
+        else:
+            options = _cli_arguments.store_options(store, store_option or [])
+            if store in ("faiss", "chroma") and not {"path", "host"} & set(options):
+                options["path"] = str(classifier / VECTORS)
+            made = RetrievalClassifier(
+                StagedEncoder(
+                    model,
+                    None if pretrained.lower() == "none" else pretrained,
+                    stage,
+                    batch_size=batch_size,
+                    device=device,
+                ),
+                store,
+                k=k,
+                weights=weights,
+                temperature=temperature,
+                metric=metric,
+                normalize=normalize,
+                store_options=options,
+            )
+            with progress_bar("indexing") as progress:
+                made.fit(*labelled, resume=resume, **given, progress=progress)
+            with closing(made.store_):
+                made.save(classifier)
+    report = made.fit_report_
+    for item in report.skipped:
+        _pass_over(item)
+    typer.echo(str(report).splitlines()[0])
+    typer.echo(f"{len(made.classes_)} classes, kept in {classifier}")
+    if report.skipped:
+        raise typer.Exit(PASSED_OVER)
+
+
+def classify(
+    classifier: Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder that index has written.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE…", help="Files, folders, or - for paths on the standard input."),
+    ],
+    top: Annotated[int, typer.Option(help="Classes to show of each image.")] = 1,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also show the neighbours that the answer rests on.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one line of JSON for each image.")] = False,
+) -> None:
+    """Classify images with a classifier that is kept in a folder."""
+    from clipretrieval._console import quiet_libraries
+    from clipretrieval.errors import InvalidInputError
+
+    if top < 1:
+        raise InvalidInputError(f"--top must be at least 1; got {top}")
+    with quiet_libraries():
+        from clipretrieval import RetrievalClassifier
+        from clipretrieval.explanation import explain_stream
+
+        made = RetrievalClassifier.load(classifier)
+        skipped: list[SkippedImage] = []
+        told = 0
+        with closing(made.store_):
+            try:
+                for found in explain_stream(made, _paths(images), on_error="skip", skipped=skipped):
+                    told = _tell_skipped(skipped, told, as_json)
+                    typer.echo(_line(found, top, explain) if as_json else _text(found, top, explain))
+            except InvalidInputError:
+                if not skipped:  # else it only says that none was left
+                    raise
+            _tell_skipped(skipped, told, as_json)
+    if skipped:
+        raise typer.Exit(PASSED_OVER)
+
+
+def _check_target(classifier: Path, add: bool, resume: bool) -> None:
+    from clipretrieval.errors import InvalidInputError
+    from clipretrieval.persistence import FILE
+
+    if add and resume:
+        raise InvalidInputError("--add and --resume exclude each other; pass one of them")
+    if add or resume:
+        return
+    if (classifier / FILE).exists():
+        raise InvalidInputError(
+            f"{str(classifier)!r} holds a classifier already; pass --add to add images to it, or "
+            "another folder"
+        )
+    if (classifier / VECTORS).exists():
+        raise InvalidInputError(
+            f"{str(classifier)!r} holds what an interrupted index has left; pass --resume, with the "
+            "same options, to go on, or another folder"
+        )
+
+
+def _refuse_settings(context: typer.Context) -> None:
+    """Refuse settings beside ``--add``: those of the classifier hold."""
+    from clipretrieval.errors import InvalidInputError
+
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in _FREE and source is not None and source.name == "COMMANDLINE":
+            raise InvalidInputError(
+                f"--{name.replace('_', '-')} does not go with --add: images are added with the "
+                "settings that the classifier was made with"
+            )
+
+
+def _paths(images: list[str]) -> Iterator[Path]:
+    """Yield the pictures that arguments stand for, as they are needed."""
+    from clipretrieval._folders import is_folder, list_pictures
+
+    for given in images:
+        if given == "-":
+            for line in sys.stdin.buffer:
+                path = line.rstrip(b"\r\n")
+                if path:
+                    yield Path(os.fsdecode(path))
+        elif is_folder(given):
+            yield from list_pictures(given)
+        else:
+            yield Path(given)
+
+
+def _ranked(found: Explanation) -> list[tuple[Any, float]]:
+    """Return the classes that got votes, with their shares, the answer first."""
+    shares: dict[Any, float] = {}
+    for each in found.neighbors:
+        shares[each.label] = shares.get(each.label, 0.0) + each.share
+    shares[found.answer] = found.share
+    voted = [(label, share) for label, share in shares.items() if share > 0]
+    return sorted(voted, key=lambda item: (item[0] != found.answer, -item[1]))
+
+
+def _line(found: Explanation, top: int, explain: bool) -> str:
+    content = found.to_dict()
+    shown = {
+        "path": content["query"],
+        "label": content["answer"],
+        "share": content["share"],
+        "top": [{"label": label, "share": share} for label, share in _ranked(found)[:top]],
+        **({"neighbors": content["neighbors"]} if explain else {}),
+    }
+    return json.dumps(shown, ensure_ascii=False)
+
+
+def _text(found: Explanation, top: int, explain: bool) -> str:
+    if explain:
+        return str(found)
+    ranked = "\t".join(f"{label}\t{share:.1%}" for label, share in _ranked(found)[:top])
+    return f"{found.query}\t{ranked}"
+
+
+def _tell_skipped(skipped: list[SkippedImage], told: int, as_json: bool) -> int:
+    """Name the pictures that were passed over since the last call."""
+    from clipretrieval._explanation_views import readable
+
+    for item in skipped[told:]:
+        _pass_over(item)
+        if as_json:
+            path = None if item.source is None else readable(str(item.source))
+            typer.echo(json.dumps({"path": path, "error": item.reason}, ensure_ascii=False))
+    return len(skipped)
+
+
+def _pass_over(item: SkippedImage) -> None:
+    typer.echo(f"passed over: {' '.join(item.reason.splitlines())}", err=True)

@@ -1,0 +1,223 @@
+"""``clipretrieval index`` and ``clipretrieval classify``, as their users and their shells meet them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clipretrieval import RetrievalClassifier, cli
+
+SETTINGS = ("--stage", "pixel", "--k", "3")
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Run the command in this process; return its exit status, standard output and standard error."""
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["clipretrieval", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def pictures(class_folder, tmp_path):
+    """Twelve crops of each of two photographs, and beside them four things that are no pictures."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(class_folder / "train", folder)
+    temple = folder / "temple"
+    (temple / "cut.jpg").write_bytes((temple / "00.jpg").read_bytes()[:100])
+    (temple / "text.jpg").write_text("hello")
+    (temple / "zero.jpg").touch()
+    if hasattr(os, "symlink"):
+        (temple / "loop.jpg").symlink_to("loop.jpg")
+        (temple / "round").symlink_to("..", target_is_directory=True)
+    return folder
+
+
+@pytest.fixture
+def kept(command, class_folder, tmp_path):
+    """A classifier that the command has made of good pictures."""
+    assert command("index", class_folder / "train", tmp_path / "kept", *SETTINGS)[0] == 0
+    return tmp_path / "kept"
+
+
+def lines(out):
+    """The answers of ``--json``."""
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def bad(folder):
+    return {path.name for path in (folder / "temple").iterdir() if not path.stem.isdigit()} - {"round"}
+
+
+def test_all_good_pictures_are_indexed_and_each_bad_one_is_named(command, pictures, tmp_path):
+    """Status 3 says that something was passed over; everything else is there and can be asked."""
+    status, out, err = command("index", pictures, tmp_path / "kept", *SETTINGS)
+    assert status == 3
+    named = {name for name in bad(pictures) if f"{name}'" in err}
+    assert named == bad(pictures)
+    assert len(err.splitlines()) == len(named)
+    assert f"24 new, {len(named)} skipped" in out
+    with_store = RetrievalClassifier.load(tmp_path / "kept")
+    assert with_store.store_.count() == 24
+    assert with_store.classes_.tolist() == ["flower", "temple"]
+
+
+def test_all_good_pictures_are_answered_and_each_bad_one_is_named(command, kept, pictures):
+    """One line of JSON for each file that a folder holds, as predict answers."""
+    (pictures / "temple" / "round").unlink(missing_ok=True)
+    status, out, err = command("classify", kept, pictures, "--json")
+    assert status == 3
+    answered = [line for line in lines(out) if "label" in line]
+    failed = [line for line in lines(out) if "error" in line]
+    assert {Path(line["path"]).name for line in failed} == bad(pictures)
+    assert all(name in err for name in bad(pictures))
+    assert len(answered) == 24
+    classifier = RetrievalClassifier.load(kept)
+    assert [line["label"] for line in answered] == classifier.predict(
+        [line["path"] for line in answered]
+    ).tolist()
+    classifier.store_.close()
+
+
+def test_only_bad_pictures_are_no_mistake(command, kept, pictures):
+    """Where nothing is left to answer, each is named all the same."""
+    status, out, err = command("classify", kept, pictures / "temple" / "zero.jpg", "--json")
+    assert status == 3
+    assert [set(line) for line in lines(out)] == [{"path", "error"}]
+    assert err.startswith("passed over: ")
+
+
+def test_top_shares_sum_to_what_the_votes_do(command, kept, class_folder):
+    """The answer comes first, and the shares of all classes that got votes sum to 1."""
+    status, out, _ = command("classify", kept, class_folder / "test", "--json", "--top", 5)
+    assert status == 0
+    assert len(lines(out)) == 10
+    for line in lines(out):
+        assert line["top"][0] == {"label": line["label"], "share": line["share"]}
+        assert sum(each["share"] for each in line["top"]) == pytest.approx(1)
+
+
+def test_text_has_a_picture_a_line(command, kept, class_folder):
+    """Path, label and share, with tabs between them."""
+    status, out, err = command("classify", kept, class_folder / "test" / "temple" / "00.jpg")
+    assert (status, err) == (0, "")
+    path, label, share = out.rstrip("\n").split("\t")
+    assert path == str(class_folder / "test" / "temple" / "00.jpg")
+    assert label in ("temple", "flower")
+    assert share.endswith("%")
+
+
+def test_explain_shows_where_the_answer_comes_from(command, kept, class_folder):
+    """The neighbours' files are named, as text and as JSON."""
+    asked = class_folder / "train" / "temple" / "00.jpg"
+    status, out, _ = command("classify", kept, asked, "--explain", "--json")
+    assert status == 0
+    first = lines(out)[0]["neighbors"][0]
+    assert first["source"] == str(asked)
+    assert first["distance"] == 0
+    assert "00.jpg" in command("classify", kept, asked, "--explain")[1]
+
+
+def test_paths_are_read_from_the_standard_input(command, kept, class_folder, monkeypatch):
+    """A dash stands for a list of paths, a line each; empty lines are passed over."""
+    paths = sorted((class_folder / "test" / "temple").iterdir())
+    text = "\n\n".join(map(str, paths)).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    status, out, _ = command("classify", kept, "-", "--json")
+    assert status == 0
+    assert [line["path"] for line in lines(out)] == [str(path) for path in paths]
+
+
+def test_pictures_are_added_and_those_that_are_there_stay(command, kept, class_folder):
+    """Adding takes the settings from the classifier, brings new classes, and changes nothing twice."""
+    shutil.copytree(class_folder / "test" / "temple", kept.parent / "more" / "shrine")
+    status, out, _ = command("index", kept.parent / "more", kept, "--add")
+    assert status == 0
+    assert "5 new" in out
+    assert "3 classes" in out
+    status, out, _ = command("index", kept.parent / "more", kept, "--add")
+    assert "5 already there" in out
+    asked = command("classify", kept, kept.parent / "more" / "shrine" / "00.jpg", "--explain", "--json")[1]
+    assert lines(asked)[0]["neighbors"][0]["label"] == "shrine"
+
+
+def test_the_folder_can_be_moved(command, kept, class_folder):
+    """The vectors lie inside it, and nothing says where it was."""
+    before = command("classify", kept, class_folder / "test", "--json")
+    moved = kept.rename(kept.parent / "elsewhere")
+    assert command("classify", moved, class_folder / "test", "--json") == before
+    assert str(kept) not in (moved / "classifier.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("{train}", "{kept}"), "holds a classifier already; pass --add"),
+        (("{train}", "{kept}", "--add", "--k", "5"), "--k does not go with --add"),
+        (("{train}", "{kept}", "--add", "--resume"), "exclude each other"),
+        (("{train}", "{new}", "--add"), "is no saved classifier"),
+        (("{new}", "{new}", "--stage", "pixel"), "there is no folder"),
+        (("{train}", "{new}", "--stage", "middle"), "middle"),
+        (("{train}", "{kept}", "--resume", "--stage", "pixel", "--metric", "cosine"), "metric"),
+    ],
+)
+def test_mistakes_are_told_and_change_nothing(command, kept, class_folder, arguments, expected):
+    """One line on the standard error and status 2, and the classifier answers as before."""
+    before = command("classify", kept, class_folder / "test", "--json")
+    places = {"train": class_folder / "train", "kept": kept, "new": kept.parent / "new"}
+    status, out, err = command("index", *(each.format(**places) for each in arguments))
+    assert (status, out) == (2, "")
+    assert expected in err
+    assert len(err.splitlines()) == 1
+    assert command("classify", kept, class_folder / "test", "--json") == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_a_killed_index_is_resumed(command, digits_folder, tmp_path):
+    """After a kill the folder is refused until --resume goes on, and ends with the same answers."""
+    crowd = tmp_path / "crowd"
+    for copy in range(3):  # the content's hash is the id: the copies get ids of their own
+        shutil.copytree(digits_folder / "train", crowd, dirs_exist_ok=True)
+        for file in list(crowd.rglob("[0-9]*.png")):
+            file.rename(file.with_name(f"copy-{copy}-{file.name}"))
+    arguments = ("index", crowd, tmp_path / "kept", *SETTINGS, "--flush-every", 16, "--batch-size", 4)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clipretrieval", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "kept").glob("vectors/index-*")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "kept" / "classifier.json").exists()
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert "pass --resume" in err
+    status, out, _ = command(*arguments, "--resume")
+    assert status == 0
+    assert "already there" in out
+    assert command("index", crowd, tmp_path / "undisturbed", *SETTINGS)[0] == 0
+    answers = [
+        command("classify", tmp_path / name, digits_folder / "test", "--json")[1]
+        for name in ("kept", "undisturbed")
+    ]
+    assert answers[0] == answers[1]
