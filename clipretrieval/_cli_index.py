@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipretrieval import _cli_arguments
+from clipretrieval._cli_settings import VECTORS, begin, end, ended_if_idle, is_given
 
 if TYPE_CHECKING:
+    from clipretrieval import RetrievalClassifier
     from clipretrieval.explanation import Explanation
     from clipretrieval.images import SkippedImage
 
@@ -22,8 +24,6 @@ __all__ = ["PASSED_OVER", "classify", "index"]
 
 PASSED_OVER = 3
 """Exit status where pictures could not be decoded and all others were dealt with."""
-VECTORS = "vectors"
-"""Where the vectors lie inside the classifier's folder, if no other place is given."""
 _FREE = frozenset({"images", "classifier", "add", "resume", "flush_every"})
 """Arguments that may stand beside ``--add``."""
 
@@ -70,11 +70,13 @@ def index(
 ) -> None:
     """Make a folder of labelled images into a classifier that is kept in a folder, or add to one."""
     from clipretrieval._console import progress_bar, quiet_libraries
+    from clipretrieval.errors import InvalidInputError
 
     with quiet_libraries():
-        from clipretrieval import RetrievalClassifier, StagedEncoder
+        from clipretrieval import RetrievalClassifier
 
-        _check_target(classifier, add, resume)
+        if add and resume:
+            raise InvalidInputError("--add and --resume exclude each other; pass one of them")
         if add:
             _refuse_settings(context)
         labelled = _cli_arguments.labelled_images(images, None, "")
@@ -85,29 +87,13 @@ def index(
                 made.partial_fit(*labelled, **given, progress=progress)
                 made.save(classifier)
         else:
-            options = _cli_arguments.store_options(store, store_option or [])
-            if store in ("faiss", "chroma") and not {"path", "host"} & set(options):
-                options["path"] = str(classifier / VECTORS)
-            made = RetrievalClassifier(
-                StagedEncoder(
-                    model,
-                    None if pretrained.lower() == "none" else pretrained,
-                    stage,
-                    batch_size=batch_size,
-                    device=device,
-                ),
-                store,
-                k=k,
-                weights=weights,
-                temperature=temperature,
-                metric=metric,
-                normalize=normalize,
-                store_options=options,
-            )
-            with progress_bar("indexing") as progress:
+            settings = begin(context, classifier, resume)
+            with progress_bar("indexing") as progress, ended_if_idle(classifier, progress) as progress:
+                made = _classifier(settings, classifier, batch_size, device)
                 made.fit(*labelled, resume=resume, **given, progress=progress)
             with closing(made.store_):
                 made.save(classifier)
+            end(classifier)
     report = made.fit_report_
     for item in report.skipped:
         _pass_over(item)
@@ -130,6 +116,7 @@ def classify(
     as_json: Annotated[bool, typer.Option("--json", help="Write one line of JSON for each image.")] = False,
 ) -> None:
     """Classify images with a classifier that is kept in a folder."""
+    from clipretrieval._asking import NoImagesError
     from clipretrieval._console import quiet_libraries
     from clipretrieval.errors import InvalidInputError
 
@@ -147,32 +134,31 @@ def classify(
                 for found in explain_stream(made, _paths(images), on_error="skip", skipped=skipped):
                     told = _tell_skipped(skipped, told, as_json)
                     typer.echo(_line(found, top, explain) if as_json else _text(found, top, explain))
-            except InvalidInputError:
-                if not skipped:  # else it only says that none was left
+            except NoImagesError:
+                if not skipped:  # else each was named
                     raise
             _tell_skipped(skipped, told, as_json)
     if skipped:
         raise typer.Exit(PASSED_OVER)
 
 
-def _check_target(classifier: Path, add: bool, resume: bool) -> None:
-    from clipretrieval.errors import InvalidInputError
-    from clipretrieval.persistence import FILE
+def _classifier(settings: dict[str, Any], folder: Path, batch_size: int, device: str) -> RetrievalClassifier:
+    """Make the classifier that the command line describes."""
+    from clipretrieval import RetrievalClassifier, StagedEncoder
 
-    if add and resume:
-        raise InvalidInputError("--add and --resume exclude each other; pass one of them")
-    if add or resume:
-        return
-    if (classifier / FILE).exists():
-        raise InvalidInputError(
-            f"{str(classifier)!r} holds a classifier already; pass --add to add images to it, or "
-            "another folder"
-        )
-    if (classifier / VECTORS).exists():
-        raise InvalidInputError(
-            f"{str(classifier)!r} holds what an interrupted index has left; pass --resume, with the "
-            "same options, to go on, or another folder"
-        )
+    store, pretrained = settings["store"], settings["pretrained"]
+    options = _cli_arguments.store_options(store, settings["store_option"])
+    if store in ("faiss", "chroma") and not {"path", "host"} & set(options):
+        options["path"] = str(folder / VECTORS)
+    encoder = StagedEncoder(
+        settings["model"],
+        None if pretrained.lower() == "none" else pretrained,
+        settings["stage"],
+        batch_size=batch_size,
+        device=device,
+    )
+    voting = {name: settings[name] for name in ("k", "weights", "temperature", "metric", "normalize")}
+    return RetrievalClassifier(encoder, store, **voting, store_options=options)
 
 
 def _refuse_settings(context: typer.Context) -> None:
@@ -180,8 +166,7 @@ def _refuse_settings(context: typer.Context) -> None:
     from clipretrieval.errors import InvalidInputError
 
     for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in _FREE and source is not None and source.name == "COMMANDLINE":
+        if name not in _FREE and is_given(context, name):
             raise InvalidInputError(
                 f"--{name.replace('_', '-')} does not go with --add: images are added with the "
                 "settings that the classifier was made with"

@@ -144,10 +144,16 @@ def check_neighbors(near: Neighbors, n: int, k: int, store: VectorStore) -> Neig
     return near
 
 
-def gather(batches: Batches, size: int, timing: Timing, tell: Callable[[int], None] | None = None) -> Batches:
+def gather(
+    batches: Batches,
+    size: int,
+    timing: Timing,
+    tell: Callable[[int], None] | None = None,
+    keep: Callable[[], bool] = lambda: True,
+) -> Batches:
     """Join small batches until `size` items are together; count the time they took to come, and `tell`.
 
-    What came before a failure is still yielded.
+    What came before a failure or Ctrl-C is still yielded, if `keep` says so.
     """
     waiting: list[tuple[EncodedBatch, FloatArray]] = []
     try:
@@ -160,8 +166,8 @@ def gather(batches: Batches, size: int, timing: Timing, tell: Callable[[int], No
             if sum(len(b) + len(b.known) for b, _ in waiting) >= size:
                 yield _joined(waiting)
                 waiting = []
-    except Exception:
-        if waiting:
+    except (Exception, KeyboardInterrupt):
+        if waiting and keep():
             yield _joined(waiting)
         raise
     if waiting:

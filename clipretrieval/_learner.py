@@ -86,7 +86,9 @@ class Learner(BaseEstimator):
         y : sequence of int or of str, length n, optional
             May be left out where `X` brings the labels.
         overwrite : bool
-            Remove what the store holds, as soon as the first new images are encoded.
+            Replace what the store holds, as soon as the first new images are encoded. A fit that fails before
+            leaves all of it, and only ``overwrite=True`` replaces it then; one that fails later is gone on
+            with by ``resume=True``. From Python 3.11 on, a note on the exception tells which it was.
         resume : bool
             Keep what the store holds, and encode only images that are not there. One that is there with
             another label gets the new one.
@@ -279,8 +281,9 @@ class Learner(BaseEstimator):
         try:
             yield
         except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
+            for name in set(vars(self)) - set(before):
+                delattr(self, name)
+            self.__dict__.update(before)  # by name: other threads may be asking
             raise
 
 
