@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from clipretrieval.explanation import Explanation
     from clipretrieval.fitting import FitReport, ForgetReport
     from clipretrieval.types import Metric, Neighbors, Records
+    from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = [
     "ClipRetrievalError",
@@ -63,6 +64,7 @@ __all__ = [
     "UnknownStoreError",
     "UnsupportedOperationError",
     "WeightsUnavailableError",
+    "ZeroShotClassifier",
     "__version__",
 ]
 
@@ -77,6 +79,7 @@ _lazy_getattr, _lazy_dir = attach(
         "explanation": ["Explanation"],
         "fitting": ["FitReport", "ForgetReport"],
         "types": ["Metric", "Neighbors", "Records"],
+        "zeroshot": ["ZeroShotClassifier"],
     },
 )
 
