@@ -1,0 +1,181 @@
+"""How long answers take: in bulk as the study measured, and one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from timeit import default_timer
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.weights import load_visual
+from clipretrieval.errors import ImageDecodeError
+from clipretrieval.images import RawImage, decode
+from clipretrieval.types import FloatArray
+
+__all__ = ["OPEN_CLIP_BATCH", "Answerer", "Sample", "Speed", "measure_open_clip", "measure_speed"]
+
+OPEN_CLIP_BATCH = 32
+"""Pictures together in open_clip as it comes."""
+
+
+class Sample:
+    """A uniform sample of a stream of pictures, taken as it goes by.
+
+    Vitter's algorithm R, with a seed.
+
+    Parameters
+    ----------
+    most : int
+    seed : int
+    """
+
+    def __init__(self, most: int, seed: int = 0) -> None:
+        self._most, self._random, self._count = most, random.Random(seed), 0  # noqa: S311
+        self.raws: list[RawImage] = []
+
+    def passing(self, raws: Iterator[RawImage]) -> Iterator[tuple[Any, Any]]:
+        """Yield pictures and labels, keeping some of the pictures."""
+        for raw in raws:
+            self._count += 1
+            if len(self.raws) < self._most:
+                self.raws.append(raw)
+            elif (place := self._random.randrange(self._count)) < self._most:
+                self.raws[place] = raw
+            yield raw.payload, raw.label
+
+    def pictures(self) -> list[Any]:
+        """Return those of the pictures that can be decoded, in the order of the source."""
+        kept = sorted(self.raws, key=lambda raw: raw.index)
+        return [raw.payload for raw in kept if _can_be_decoded(raw)]
+
+
+@dataclass
+class Answerer:
+    """One of the things that are compared, in its two halves.
+
+    Attributes
+    ----------
+    infer : callable
+        Pictures to vectors.
+    query : callable
+        Vectors to answers.
+    """
+
+    infer: Callable[[list[Any]], FloatArray]
+    query: Callable[[FloatArray], Any]
+
+
+@dataclass
+class Speed:
+    """Measured times.
+
+    Attributes
+    ----------
+    inference_s, query_s : float
+        Seconds per 1,000 pictures.
+    latencies_s : list of float
+        Of single pictures, from picture to answer.
+    """
+
+    inference_s: float
+    query_s: float
+    latencies_s: list[float] = field(default_factory=list)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds per 1,000 pictures."""
+        return self.inference_s + self.query_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; latencies in milliseconds, None where none was measured."""
+        p50, p95 = (
+            (1000 * float(value) for value in np.percentile(self.latencies_s, [50, 95]))
+            if self.latencies_s
+            else (None, None)
+        )
+        return {
+            "inference_s": self.inference_s,
+            "query_s": self.query_s,
+            "total_s": self.total_s,
+            "p50_ms": p50,
+            "p95_ms": p95,
+        }
+
+
+def measure_speed(answerers: Mapping[str, Answerer], pictures: list[Any], singles: int) -> dict[str, Speed]:
+    """Measure each side by itself, behind a warm-up that does not count.
+
+    Sides that share their `infer` share its time too: it is measured once.
+
+    Parameters
+    ----------
+    answerers : mapping of str to Answerer
+    pictures : list
+        At least one, all of which can be decoded.
+    singles : int
+        Of how many pictures the latency is measured, one by one.
+    """
+    inferred: dict[int, tuple[float, FloatArray]] = {}
+    found: dict[str, Speed] = {}
+    for name, side in answerers.items():
+        key = id(side.infer)
+        if key not in inferred:
+            side.infer(pictures[:2])
+            started = default_timer()
+            vectors = side.infer(pictures)
+            inferred[key] = (default_timer() - started, vectors)
+        seconds, vectors = inferred[key]
+        side.query(vectors[:2])
+        started = default_timer()
+        side.query(vectors)
+        queried = default_timer() - started
+        latencies = []
+        for picture in pictures[:singles]:
+            started = default_timer()
+            side.query(side.infer([picture]))
+            latencies.append(default_timer() - started)
+        scale = 1000 / len(pictures)
+        found[name] = Speed(seconds * scale, queried * scale, latencies)
+    return found
+
+
+def measure_open_clip(
+    encoder: StagedEncoder, pictures: list[Any], query: Callable[[FloatArray], Any]
+) -> Speed:
+    """Measure open_clip's own image tower as it comes: float32, its transform picture by picture.
+
+    Parameters
+    ----------
+    encoder : StagedEncoder
+        Whose model and weights it has.
+    pictures : list
+    query : callable
+        Vectors to answers.
+    """
+    visual = load_visual(encoder._tower._source, encoder.seed).to(encoder.device)
+    transform = image_transform_v2(PreprocessCfg(**encoder.preprocessing), is_train=False)
+
+    def infer(some: list[Any]) -> FloatArray:
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(some), OPEN_CLIP_BATCH):
+                raws = [RawImage(0, picture, None, None) for picture in some[start : start + OPEN_CLIP_BATCH]]
+                inputs = torch.stack([transform(decode(raw).image) for raw in raws])
+                parts.append(visual(inputs.to(encoder.device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    return measure_speed({"": Answerer(infer, query)}, pictures, 0)[""]
+
+
+def _can_be_decoded(raw: RawImage) -> bool:
+    try:
+        decode(raw)
+    except ImageDecodeError:
+        return False
+    return True
