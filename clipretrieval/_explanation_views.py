@@ -18,6 +18,9 @@ __all__ = ["as_html", "as_text", "readable", "shortened"]
 WIDEST_PATH = 48
 WIDEST_LABEL = 28
 WIDEST_ID = 16
+JOINERS = "\u200c\u200d"
+"""Invisible, and needed to write Persian, Hindi and some emoji."""
+
 THUMBNAIL = 96
 """The longer side of a thumbnail, in pixels."""
 
@@ -69,7 +72,8 @@ def as_html(explanation: Explanation) -> str:
 def readable(text: Any) -> str:
     """Write what cannot be printed, such as control characters and bytes that are no text, as escapes."""
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)
+        letter if letter.isprintable() or letter in JOINERS else letter.encode("unicode_escape").decode()
+        for letter in str(text)
     )
 
 
