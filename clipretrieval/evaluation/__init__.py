@@ -7,29 +7,74 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval._lazy import attach
 
 if TYPE_CHECKING:
+    from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
     from clipretrieval.evaluation.evaluate import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
         class_table,
+        confused_pairs,
+        macro_averages,
         summarise_distances,
         wilson_interval,
+    )
+    from clipretrieval.evaluation.mistakes import Mistake
+    from clipretrieval.evaluation.page import PageTable, render_page, write_page
+    from clipretrieval.evaluation.reliability import (
+        DistanceHistogram,
+        RiskCoverage,
+        accuracy_by_decile,
+        distance_histogram,
+        error_auroc,
+        risk_coverage,
     )
     from clipretrieval.evaluation.report import EvaluationReport
 
 __all__ = [
+    "CalibrationCurve",
+    "DistanceHistogram",
     "DistanceSummary",
     "EvaluationReport",
+    "Mistake",
+    "PageTable",
+    "RiskCoverage",
+    "accuracy_by_decile",
+    "calibration_curve",
     "class_table",
+    "confused_pairs",
+    "distance_histogram",
+    "error_auroc",
     "evaluate",
+    "macro_averages",
+    "render_page",
+    "risk_coverage",
     "summarise_distances",
     "wilson_interval",
+    "write_page",
 ]
 
 _lazy_getattr, _lazy_dir = attach(
     __name__,
     {
+        "calibration": ["CalibrationCurve", "calibration_curve"],
         "evaluate": ["evaluate"],
-        "metrics": ["DistanceSummary", "class_table", "summarise_distances", "wilson_interval"],
+        "metrics": [
+            "DistanceSummary",
+            "class_table",
+            "confused_pairs",
+            "macro_averages",
+            "summarise_distances",
+            "wilson_interval",
+        ],
+        "mistakes": ["Mistake"],
+        "page": ["PageTable", "render_page", "write_page"],
+        "reliability": [
+            "DistanceHistogram",
+            "RiskCoverage",
+            "accuracy_by_decile",
+            "distance_histogram",
+            "error_auroc",
+            "risk_coverage",
+        ],
         "report": ["EvaluationReport"],
     },
 )
