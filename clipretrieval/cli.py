@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from clipretrieval import _cli_arguments, _cli_index
+from clipretrieval import _cli_arguments, _cli_compare, _cli_index
 from clipretrieval._version import __version__
 
 __all__ = ["app", "main"]
@@ -147,6 +147,8 @@ def evaluate(
 
 app.command()(_cli_index.index)
 app.command()(_cli_index.classify)
+app.command()(_cli_compare.compare)
+app.command()(_cli_compare.reproduce)
 
 
 def _mistakes() -> tuple[type[Exception], ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipretrieval.evaluation._speed import OPEN_CLIP_BATCH
 
 if TYPE_CHECKING:
+    from clipretrieval.evaluation._page_parts import PageTable
     from clipretrieval.evaluation.comparison_report import ComparisonReport, ComparisonRow
 
-__all__ = ["as_markdown", "as_text", "markdown_table"]
+__all__ = ["as_html", "as_markdown", "as_text", "markdown_table"]
 
 _HEAD = [
     *("classifier", "accuracy", "95 % interval", "p (McNemar)", "inference s", "query s", "total s"),
@@ -37,6 +39,21 @@ def as_markdown(report: ComparisonReport) -> str:
     return f"# Comparison\n\n{markdown_table(_HEAD, [_cells(row) for row in report.rows])}\n\n{notes}"
 
 
+def as_html(
+    report: ComparisonReport,
+    *,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    tables: Sequence[PageTable] = (),
+) -> str:
+    """Write a comparison as one page, with each row's report behind the table."""
+    from clipretrieval.evaluation.page import render_page
+
+    rows = [row.to_dict() for row in report.rows]
+    notes = [*notes, *_notes(report)]
+    return render_page(report.reports, comparison=rows, tables=tables, title=title, notes=notes)
+
+
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     """Write a table of Markdown; the first column is text, all others are numbers."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
@@ -45,20 +62,19 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
 
 def _cells(row: ComparisonRow) -> list[str]:
     found = row.to_dict()
-    test = found["mcnemar"]
     return [
         row.name,
         f"{found['accuracy']:.2%}",
         f"{found['low']:.2%} to {found['high']:.2%}",
-        f"{test['p_value']:.2g}" if test else "-",
-        f"{found['inference_s']:.2f}",
-        f"{found['query_s']:.2f}",
-        f"{found['total_s']:.2f}",
+        _shown(found["p_value"], ".2g"),
+        f"{found['inference_s_per_1000']:.2f}",
+        f"{found['query_s_per_1000']:.2f}",
+        f"{found['total_s_per_1000']:.2f}",
         _shown(found["p50_ms"], ".1f"),
         _shown(found["p95_ms"], ".1f"),
         str(found["dim"]),
         f"{found['bytes'] / 1e6:.1f}",
-        _shown(found["speedup"], ".2f"),
+        _shown(found["speedup_same_engine"], ".2f"),
         _shown(found["speedup_open_clip"], ".2f"),
     ]
 

@@ -100,9 +100,9 @@ class Speed:
             else (None, None)
         )
         return {
-            "inference_s": self.inference_s,
-            "query_s": self.query_s,
-            "total_s": self.total_s,
+            "inference_s_per_1000": self.inference_s,
+            "query_s_per_1000": self.query_s,
+            "total_s_per_1000": self.total_s,
             "p50_ms": p50,
             "p95_ms": p95,
         }

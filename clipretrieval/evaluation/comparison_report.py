@@ -53,18 +53,20 @@ class ComparisonRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of the table as JSON values."""
-        report, low_high = self.report, self.report.accuracy_interval
+        report, (low, high), test = self.report, self.report.accuracy_interval, self.mcnemar
         return {
             "name": self.name,
             **{key: report.setting[key] for key in ("stage", "store", "metric", "k", "weights", "dim")},
             "accuracy": report.accuracy,
-            "low": low_high[0],
-            "high": low_high[1],
+            "low": low,
+            "high": high,
             "n": report.n_test,
-            "mcnemar": self.mcnemar.to_dict() if self.mcnemar else None,
+            "p_value": test.p_value if test else None,
+            "gained": test.gained if test else None,
+            "lost": test.lost if test else None,
             **self.speed.to_dict(),
             "bytes": self.bytes,
-            "speedup": self.speedup,
+            "speedup_same_engine": self.speedup,
             "speedup_open_clip": self.speedup_open_clip,
         }
 
@@ -160,6 +162,20 @@ class ComparisonReport:
         from clipretrieval.evaluation._comparison_views import as_markdown
 
         return written(path, as_markdown(self))
+
+    def to_html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
+        """Return the table and each row's report as one HTML page, and write it to `path` if one is given.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be written.
+        MissingDependencyError
+            If jinja2 is not installed.
+        """
+        from clipretrieval.evaluation._comparison_views import as_html
+
+        return written(path, as_html(self, title=title))
 
     def __str__(self) -> str:
         from clipretrieval.evaluation._comparison_views import as_text

@@ -77,6 +77,7 @@ def make_report(
         y_true=class_array(truth, label_kind(classes.tolist()), sort=False),
         y_pred=classes[codes],
         distances=(1 - cosines[np.arange(len(codes)), codes]).astype(np.float32),
+        confidence=classifier.probabilities(cosines).max(axis=1),
         classes=classes,
         setting=_setting(classifier),
         **rest,
