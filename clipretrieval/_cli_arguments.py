@@ -12,7 +12,7 @@ __all__ = ["checked_output", "labelled_images", "store_options"]
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 
-def checked_output(path: Path | None) -> Path | None:
+def checked_output(path: Path | None, option: str) -> Path | None:
     """Follow links to where a report is to go, and find out whether a file can be written there."""
     from clipretrieval._atomic import replacing
     from clipretrieval.errors import InvalidInputError
@@ -26,12 +26,14 @@ def checked_output(path: Path | None) -> Path | None:
     try:
         target = path.resolve()
         if target.exists() and not target.is_file():
-            raise InvalidInputError(f"--json: {str(path)!r} is not a file; name a new one, or one to replace")
+            raise InvalidInputError(
+                f"{option}: {str(path)!r} is not a file; name a new one, or one to replace"
+            )
         with suppress(Tried), replacing(target):
             raise Tried
     except (OSError, RuntimeError) as error:  # RuntimeError: links that run in a circle
         reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidInputError(f"--json: {str(path)!r} cannot be written: {reason}") from error
+        raise InvalidInputError(f"{option}: {str(path)!r} cannot be written: {reason}") from error
     return target
 
 
