@@ -15,7 +15,7 @@ __all__ = ["checked_output", "labelled_folder", "labelled_images", "store_option
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 
-def checked_output(path: Path | None, option: str = "--json") -> Path | None:
+def checked_output(path: Path | None, option: str) -> Path | None:
     """Follow links to where a report is to go, and find out whether a file can be written there."""
     from clipretrieval._atomic import replacing
     from clipretrieval.errors import InvalidInputError

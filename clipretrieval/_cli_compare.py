@@ -50,7 +50,10 @@ def compare(
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report there.")
     ] = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Also write the report there as a page.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write the report as a page there.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the report as Markdown.")
     ] = None,
 ) -> None:
     """Put CLIP's own answer and the encoder's stages side by side: accuracy against time."""
@@ -61,8 +64,10 @@ def compare(
         from clipretrieval.evaluation.comparison import compare as run
         from clipretrieval.prompts import STUDY_PROMPT
 
-        report_file = _cli_arguments.checked_output(json_file)
-        page_file = _cli_arguments.checked_output(html_file, "--html")
+        outputs = [
+            _cli_arguments.checked_output(path, option)
+            for path, option in ((json_file, "--json"), (html_file, "--html"), (markdown_file, "--markdown"))
+        ]
         learn = _cli_arguments.labelled_folder(train, limit_train, "--limit-train")
         ask = _cli_arguments.labelled_folder(test, limit_test, "--limit-test")
         encoder = StagedEncoder(
@@ -84,10 +89,9 @@ def compare(
                 progress=progress,
             )
     try:
-        if report_file is not None:
-            report.to_json(report_file)
-        if page_file is not None:
-            report.to_html(page_file)
+        for path, write in zip(outputs, (report.to_json, report.to_html, report.to_markdown), strict=True):
+            if path is not None:
+                write(path)
     finally:
         typer.echo(str(report))
 

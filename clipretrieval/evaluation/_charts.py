@@ -20,6 +20,9 @@ __all__ = ["calibration_chart", "decile_chart", "histogram_chart", "risk_chart",
 CURVE_POINTS = 400
 """The most points of a curve: more than a screen can tell apart."""
 
+LINE = 13
+"""Between the names of two points, in the charts' units."""
+
 _ISOLATED = "\u2068{}\u2069"  # a name's direction must not turn what stands around it
 
 
@@ -60,11 +63,15 @@ def risk_chart(report: EvaluationReport) -> Markup:
         + frame.line([0, 1], [error, error], "faint dashed")
         + frame.line(grid, best, "faint")
         + frame.line(curve.coverage, np.minimum(curve.risk, top), "main")
-        + Markup('<circle class="marker" r="5" cx="{:.1f}" cy="{:.1f}"/>').format(frame.across(1), frame.up(error))
+        + Markup('<circle class="marker" r="5" cx="{:.1f}" cy="{:.1f}"/>').format(
+            frame.across(1), frame.up(error)
+        )
     )
     told = (
         f"Risk-coverage curve: of all answers {error:.1%} are wrong; "
-        + "; ".join(f"of the nearest {share:.0%}, {_risk_at(report, share):.1%}" for share in (0.75, 0.5, 0.25))
+        + "; ".join(
+            f"of the nearest {share:.0%}, {_risk_at(report, share):.1%}" for share in (0.75, 0.5, 0.25)
+        )
         + "."
     )
     return frame.whole(inside, told, "risk")
@@ -73,7 +80,7 @@ def risk_chart(report: EvaluationReport) -> Markup:
 def decile_chart(report: EvaluationReport) -> Markup:
     """Draw the accuracy of each tenth of the answers, with its interval."""
     frame = Frame((0.5, 10.5), (0.0, 1.0))
-    inside = frame.axes("tenth of the answers, nearest first", "right answers", y_text=_share)
+    inside = frame.axes("tenth of the answers, nearest first", "right answers", y_text=_share, most=10)
     base = frame.up(0)
     for row in report.deciles:
         x = frame.across(row["decile"])
@@ -95,37 +102,64 @@ def calibration_chart(report: EvaluationReport) -> Markup:
         return Markup("")
     frame = Frame((0.0, 1.0), (0.0, 1.0))
     inside = frame.axes("confidence of the answer", "right answers", x_text=_share, y_text=_share)
-    inside += frame.line([0, 1], [0, 1], "faint dashed") + frame.line(curve.confidence, curve.accuracy, "main")
+    inside += frame.line([0, 1], [0, 1], "faint dashed") + frame.line(
+        curve.confidence, curve.accuracy, "main"
+    )
     for confidence, accuracy, count in zip(curve.confidence, curve.accuracy, curve.count, strict=True):
         radius = 3 + 7 * math.sqrt(count / curve.count.max())
-        inside += Markup('<circle class="right area" r="{:.1f}" cx="{:.1f}" cy="{:.1f}"/>').format(
-            radius, frame.across(confidence), frame.up(accuracy)
-        )
+        inside += _circle("right area", radius, frame.across(confidence), frame.up(accuracy))
     told = f"Calibration curve; expected calibration error {curve.ece:.4f}, at most {curve.mce:.4f} in a bin."
     return frame.whole(inside, told, "calibration")
 
 
 def time_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw accuracy over the time for 1,000 images, inference and query together; empty without times."""
-    placed = [(row, time) for row in rows if (time := _seconds(row)) is not None and row.get("accuracy") is not None]
+    placed = [
+        (row, time) for row in rows if (time := _seconds(row)) is not None and row.get("accuracy") is not None
+    ]
     if not placed:
         return Markup("")
-    accuracies = [value for row, _ in placed for value in (row["accuracy"], row.get("low"), row.get("high")) if value]
+    accuracies = [
+        value for row, _ in placed for value in (row["accuracy"], row.get("low"), row.get("high")) if value
+    ]
     low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
     room = max(0.02, (high - low) * 0.15)
-    frame = Frame((0.0, max(time for _, time in placed) * 1.1 or 1.0), (max(0, low - room), min(1, high + room)))
+    slowest = max(time for _, time in placed) or 1.0
+    frame = Frame(
+        (0.0, slowest * 1.5), (max(0, low - room), min(1, high + room))
+    )  # the names stand to the right
     inside = frame.axes("seconds for 1,000 images", "right answers", y_text=_share)
-    for row, time in placed:
-        x, y = frame.across(time), frame.up(row["accuracy"])
+    points = [(frame.across(time), frame.up(row["accuracy"]), _named(row)) for row, time in placed]
+    inside += _labels(points, frame.across(slowest) + 16)
+    for (row, time), (x, y, _) in zip(placed, points, strict=True):
         if row.get("low") is not None and row.get("high") is not None:
             inside += frame.line([time, time], [row["low"], row["high"]], "whisker")
-        inside += Markup('<circle class="dot" r="5" cx="{:.1f}" cy="{:.1f}"/>').format(x, y)
-        beyond = time > frame.x[1] * 0.6
-        inside += Markup('<text class="label {}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-            "end" if beyond else "", x + (-9 if beyond else 9), y + 4, _ISOLATED.format(_named(row))
-        )
+        inside += _circle("dot", 5, x, y)
     told = "; ".join(f"{_named(row)}: {row['accuracy']:.1%} in {number(time)} s" for row, time in placed)
     return frame.whole(inside, f"Accuracy over time for 1,000 images; {told}.", "time")
+
+
+def _circle(css: str, radius: float, x: float, y: float) -> Markup:
+    return Markup('<circle class="{}" r="{:.1f}" cx="{:.1f}" cy="{:.1f}"/>').format(css, radius, x, y)
+
+
+def _labels(points: list[tuple[float, float, str]], left: float) -> Markup:
+    """Write the points' names below each other at the right, each with a line to its point."""
+    if len(points) * LINE > HEIGHT - TOP - BOTTOM:
+        return Markup("")  # the table has them
+    drawn, below = Markup(""), HEIGHT - BOTTOM + LINE / 2
+    # From the lowest upwards; where the uppermost would leave the chart, all begin further down.
+    ordered = sorted(points, key=lambda point: -point[1])
+    for place, (x, y, text) in enumerate(ordered):
+        above = len(ordered) - place - 1
+        height = max(min(y, below - LINE), TOP + above * LINE)
+        below = height
+        drawn += Markup('<path class="leader" d="M{:.1f} {:.1f}L{:.1f} {:.1f}H{:.1f}"/>').format(
+            x, y, left - 10, height, left - 3
+        ) + Markup('<text class="label" x="{:.1f}" y="{:.1f}">{}</text>').format(
+            left, height + 4, _ISOLATED.format(text)
+        )
+    return drawn
 
 
 def _seconds(row: Mapping[str, Any]) -> float | None:
@@ -136,7 +170,7 @@ def _seconds(row: Mapping[str, Any]) -> float | None:
 
 
 def _named(row: Mapping[str, Any]) -> str:
-    return shortened(row.get("name") or row.get("stage") or "-", 24)
+    return shortened(row.get("name") or row.get("stage") or "-", 18)
 
 
 def _risk_at(report: EvaluationReport, share: float) -> float:
@@ -145,4 +179,4 @@ def _risk_at(report: EvaluationReport, share: float) -> float:
 
 
 def _share(value: float) -> str:
-    return f"{value * 100:.4g} %"
+    return f"{value * 100:.4g}%"

@@ -19,7 +19,7 @@ from clipretrieval.evaluation.mistakes import LISTED_NEIGHBORS, Mistake
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
 
-__all__ = ["COMPARISON_COLUMNS", "PageTable", "report_part", "table_part"]
+__all__ = ["COMPARISON_COLUMNS", "PageTable", "comparison_part", "report_part", "table_part"]
 
 LARGEST_TABLE = 20
 """Classes up to which the confusion matrix is a table; more of them become a picture."""
@@ -33,17 +33,17 @@ COMPARISON_COLUMNS = (
     ("store", "store"),
     ("k", "k"),
     ("accuracy", "accuracy"),
-    ("low", "95 % from"),
-    ("high", "95 % to"),
+    ("low", "95 % interval, from"),
+    ("high", "to"),
     ("p_value", "p (McNemar)"),
-    ("inference_s_per_1000", "inference, s / 1,000"),
-    ("query_s_per_1000", "query, s / 1,000"),
-    ("p50_ms", "one image, median ms"),
-    ("p95_ms", "one image, 95th ms"),
+    ("inference_s_per_1000", "inference, s/1,000"),
+    ("query_s_per_1000", "query, s/1,000"),
+    ("p50_ms", "one image, ms"),
+    ("p95_ms", "95th percentile, ms"),
     ("dim", "dimension"),
     ("bytes", "size"),
-    ("speedup_same_engine", "× CLIP, same engine"),
-    ("speedup_open_clip", "× open_clip"),
+    ("speedup_same_engine", "speed-up over CLIP"),
+    ("speedup_open_clip", "over open_clip"),
 )
 """Keys of a comparison's rows, and what the page calls them."""
 
@@ -99,6 +99,13 @@ def table_part(table: PageTable, best: str | None = None) -> dict[str, Any]:
     numeric = [any(row[place]["number"] for row in rows) for place in range(len(columns))]
     heads = [{"text": head, "number": number} for (_, head), number in zip(columns, numeric, strict=True)]
     return {"title": table.title, "note": table.note, "heads": heads, "rows": rows}
+
+
+def comparison_part(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Prepare the table that compares, or None where there are no rows."""
+    if not rows:
+        return None
+    return table_part(PageTable("Side by side", COMPARISON_COLUMNS, rows), best="accuracy")
 
 
 def report_part(
@@ -212,7 +219,7 @@ def _written(key: str, value: Any) -> str:
     if not isinstance(value, Real) or isinstance(value, bool):
         return readable(value)
     if key in ("accuracy", "low", "high"):
-        return f"{float(value) * 100:.2f} %"
+        return f"{float(value):.2%}"
     if key == "p_value":
         return "< 0.0001" if value < 0.0001 else f"{float(value):.4f}"
     if key == "bytes":

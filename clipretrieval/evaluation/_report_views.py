@@ -23,7 +23,7 @@ PAIRS = 20
 """The most pairs of confused classes that Markdown lists."""
 
 _SETTINGS = ("model", "pretrained", "stage", "dim", "store", "metric", "k", "weights", "n_train")
-_SPECIAL = re.compile(r"([\\`*_\[\]|~#!()$])")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
 def as_text(report: EvaluationReport) -> str:

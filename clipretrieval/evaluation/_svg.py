@@ -1,4 +1,4 @@
-"""A chart's frame as SVG: scales, ticks, labels. Colours are the page's classes, so that they follow its theme."""
+"""A chart's frame as SVG: scales, ticks, labels. Colours come from the page's style, and follow its theme."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 __all__ = ["Frame", "number", "ticks"]
 
 WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 54, 20, 12, 44
 _STEPS = (1, 2, 2.5, 5, 10)
 
 
@@ -66,30 +66,29 @@ class Frame:
         *,
         x_text: Callable[[float], str] = number,
         y_text: Callable[[float], str] = number,
+        most: int = 6,
     ) -> Markup:
-        """Draw the grid, the ticks and the labels."""
+        """Draw the grid, the ticks (at most so many across) and the labels."""
         left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
-        parts = []
-        for value in ticks(*self.y, most=5):
-            y = self.up(value)
-            parts.append(
-                Markup('<path class="grid" d="M{} {:.1f}H{}"/><text x="{}" y="{:.1f}" class="end">{}</text>').format(
-                    left, y, right, left - 6, y + 4, y_text(value)
-                )
-            )
-        for value in ticks(*self.x):
-            parts.append(
-                Markup('<text x="{:.1f}" y="{}" class="mid">{}</text>').format(
-                    self.across(value), bottom + 17, x_text(value)
-                )
-            )
-        parts.append(
-            Markup(
-                '<path class="axis" d="M{} {}H{}"/><text x="{}" y="{}" class="mid">{}</text>'
-                '<text transform="translate(12 {}) rotate(-90)" class="mid">{}</text>'
-            ).format(left, bottom, right, (left + right) / 2, HEIGHT - 8, x_label, (top + bottom) / 2, y_label)
+        across = [
+            Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(left, self.up(value), right)
+            + _text(left - 6, self.up(value) + 4, y_text(value), "end")
+            for value in ticks(*self.y, most=5)
+        ]
+        below = [
+            _text(self.across(value), bottom + 17, x_text(value), "mid")
+            for value in ticks(*self.x, most=most)
+        ]
+        upright = Markup('<text transform="translate(12 {}) rotate(-90)" class="mid">{}</text>')
+        return Markup("").join(
+            [
+                *across,
+                *below,
+                Markup('<path class="axis" d="M{} {}H{}"/>').format(left, bottom, right),
+                _text((left + right) / 2, HEIGHT - 8, x_label, "mid"),
+                upright.format((top + bottom) / 2, y_label),
+            ]
         )
-        return Markup("").join(parts)
 
     def line(self, xs: Iterable[float], ys: Iterable[float], css: str) -> Markup:
         """Draw a line through some points."""
@@ -112,6 +111,10 @@ class Frame:
             *(WIDTH, HEIGHT, description, key),
             *(*map(float, self.x), LEFT, WIDTH - RIGHT, *map(float, self.y), HEIGHT - BOTTOM, TOP, inside),
         )
+
+
+def _text(x: float, y: float, text: str, css: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(css, x, y, text)
 
 
 def _placed(value: float, domain: tuple[float, float], start: float, end: float) -> float:

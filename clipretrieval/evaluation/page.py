@@ -1,7 +1,7 @@
 """Evaluation reports as one HTML page that needs nothing else: no network, no other file.
 
-The page holds its style, its script and its pictures. A policy within it forbids every request and every script
-but its own. All that comes from a user (names of classes, paths, titles) is escaped.
+The page holds its style, its script and its pictures. A policy within it forbids every request, and every
+script but its own. All that comes from a user (names of classes, paths, titles) is escaped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,11 +19,18 @@ import jinja2
 from markupsafe import Markup
 
 from clipretrieval._atomic import write_text
-from clipretrieval._explanation_views import readable, thumbnail
+from clipretrieval._explanation_views import readable, shortened, thumbnail
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation import _charts
-from clipretrieval.evaluation._page_parts import COMPARISON_COLUMNS, PageTable, report_part, table_part
+from clipretrieval.evaluation._page_parts import (
+    COMPARISON_COLUMNS,
+    PageTable,
+    comparison_part,
+    report_part,
+    table_part,
+)
+from clipretrieval.evaluation._svg import number
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
@@ -80,9 +86,7 @@ def render_page(
         title=title or ("Comparison" if several else "Evaluation"),
         notes=notes,
         several=several,
-        comparison=table_part(PageTable("Side by side", COMPARISON_COLUMNS, comparison), best="accuracy")
-        if comparison
-        else None,
+        comparison=comparison_part(comparison),
         time_chart=_charts.time_chart(comparison),
         tables=[table_part(table) for table in tables],
         reports=parts,
@@ -146,10 +150,11 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     surroundings.filters["readable"] = readable
-    surroundings.filters["percent"] = lambda value: f"{value * 100:.2f} %"
+    surroundings.filters["shortened"] = shortened
+    surroundings.filters["percent"] = lambda value: f"{value:.2%}"
     surroundings.filters["number"] = _number
     return surroundings.get_template("page.html")
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else _charts.number(value)
+    return "–" if value is None or not math.isfinite(value) else number(value)

@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const whole = new Intl.NumberFormat("en");
-  const percent = (share) => `${(share * 100).toFixed(2)} %`;
+  const percent = (share) => `${(share * 100).toFixed(2)}%`;
 
   // Where a value lies in a chart; the chart tells its axes as "low high start end".
   const scale = (chart, axis) => {
@@ -21,15 +21,20 @@
     const top = Number(risk.dataset.y.split(" ")[1]);
     const right = report.all - report.wrong;
 
-    const part = (count, all) => (all ? `${whole.format(count)} of ${whole.format(all)}` : "–");
+    const part = (count, all) => `${whole.format(count)} of ${whole.format(all)}`;
     const show = () => {
       const [threshold, text, kept, errors, low, high] = report.points[slider.valueAsNumber];
       const accuracy = (kept - errors) / kept;
       out("threshold").textContent = threshold === null ? "any" : text;
-      out("kept").textContent = `${whole.format(kept)} (${percent(kept / report.all)})`;
-      out("accuracy").textContent = `${percent(accuracy)} (${percent(low)} to ${percent(high)})`;
-      out("caught").textContent = part(report.wrong - errors, report.wrong);
-      out("lost").textContent = part(right - (kept - errors), right);
+      out("kept").textContent = percent(kept / report.all);
+      out("count").textContent = part(kept, report.all);
+      out("accuracy").textContent = percent(accuracy);
+      out("interval").textContent = `95 % interval ${percent(low)} to ${percent(high)}`;
+      const [caught, lost] = [report.wrong - errors, right - (kept - errors)];
+      out("caught").textContent = report.wrong ? percent(caught / report.wrong) : "–";
+      out("caught-count").textContent = part(caught, report.wrong);
+      out("lost").textContent = right ? percent(lost / right) : "–";
+      out("lost-count").textContent = part(lost, right);
       slider.setAttribute("aria-valuetext", `${percent(kept / report.all)} kept, ${percent(accuracy)} right`);
       const line = histogram.querySelector(".threshold");
       line.toggleAttribute("hidden", threshold === null);
