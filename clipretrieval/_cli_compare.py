@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -127,10 +126,10 @@ def reproduce(
     with quiet_libraries():
         from clipretrieval import StagedEncoder
         from clipretrieval._cifar import cifar10_folder
-        from clipretrieval.evaluation._reproduction_views import as_text
+        from clipretrieval.evaluation._reproduction_views import as_text, check_figures
         from clipretrieval.evaluation.reproduction import reproduce as run
 
-        _check_extras()
+        check_figures()  # before the work, not behind it
         options = _cli_arguments.store_options(store, store_option or [])
         folder = cifar10_folder(out / "data") if data == "cifar10" else Path(data)
         train = _cli_arguments.labelled_folder(str(folder / "train"), limit_train, "--limit-train")
@@ -162,17 +161,6 @@ def reproduce(
         finally:
             typer.echo(as_text(found))
         typer.echo(f"\nwritten: {', '.join(str(path) for path in written)}")
-
-
-def _check_extras() -> None:
-    """Find out before the work whether the histograms can be drawn behind it."""
-    from clipretrieval.errors import MissingDependencyError
-
-    if find_spec("matplotlib") is None:
-        raise MissingDependencyError(
-            'the histograms need matplotlib, which is not installed; run: pip install "clipretrieval[plots]"',
-            name="matplotlib",
-        )
 
 
 def _listed(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,15 @@ from clipretrieval.images import ImageFolder
 if TYPE_CHECKING:
     from clipretrieval.evaluation.reproduction import Reproduction
 
-__all__ = ["as_html", "as_markdown", "as_text", "draw_histograms", "study_rows", "what_differs"]
+__all__ = [
+    "as_html",
+    "as_markdown",
+    "as_text",
+    "check_figures",
+    "draw_histograms",
+    "study_rows",
+    "what_differs",
+]
 
 STUDY = {
     ZERO_SHOT: (0.7053, 128.0),
@@ -116,6 +125,23 @@ def as_html(found: Reproduction) -> str:
     return _comparison_views.as_html(found.comparison, title=_TITLE, notes=found.differences, tables=[table])
 
 
+def check_figures() -> None:
+    """Find out whether the histograms can be drawn.
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    from clipretrieval.errors import MissingDependencyError
+
+    if find_spec("matplotlib") is None:
+        raise MissingDependencyError(
+            'the histograms need matplotlib, which is not installed; run: pip install "clipretrieval[plots]"',
+            name="matplotlib",
+        )
+
+
 def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
     """Draw the distances of right and wrong answers of three stages, as PNG files.
 
@@ -132,14 +158,18 @@ def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
     from clipretrieval._atomic import replacing
     from clipretrieval.errors import InvalidInputError
 
+    check_figures()
+    from matplotlib.figure import Figure
+
     paths = []
     for name in FIGURES:
-        axes = comparison[name].report.plot_distances()
+        figure = Figure(layout="constrained")
+        axes = comparison[name].report.plot_distances(figure.subplots())
         axes.set_title(f"{name}: distance to the nearest neighbour")
         path = folder / f"distances-{name}.png"
         try:
             with replacing(path) as temporary:
-                axes.figure.savefig(temporary, format="png", dpi=120)
+                figure.savefig(temporary, format="png", dpi=120)
         except OSError as error:
             raise InvalidInputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
         paths.append(path)

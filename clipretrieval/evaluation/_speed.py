@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from timeit import default_timer
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +18,15 @@ from clipretrieval.errors import ImageDecodeError
 from clipretrieval.images import RawImage, decode
 from clipretrieval.types import FloatArray
 
-__all__ = ["OPEN_CLIP_BATCH", "Answerer", "Sample", "Speed", "measure_open_clip", "measure_speed"]
+__all__ = ["OPEN_CLIP_BATCH", "Answerer", "Sample", "Speed", "measure_speed", "open_clip_answerer"]
 
 OPEN_CLIP_BATCH = 32
 """Pictures together in open_clip as it comes."""
+_TURNS = 4
+"""Into how many parts the pictures are cut, after each of which the next side has its turn."""
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Sample:
@@ -70,6 +75,10 @@ class Answerer:
     infer: Callable[[list[Any]], FloatArray]
     query: Callable[[FloatArray], Any]
 
+    def answer(self, pictures: list[Any]) -> Any:
+        """Answer pictures, both halves in one."""
+        return self.query(self.infer(pictures))
+
 
 @dataclass
 class Speed:
@@ -108,10 +117,13 @@ class Speed:
         }
 
 
-def measure_speed(answerers: Mapping[str, Answerer], pictures: list[Any], singles: int) -> dict[str, Speed]:
+def measure_speed(
+    answerers: Mapping[str, Answerer], pictures: list[Any], singles: int = 0
+) -> dict[str, Speed]:
     """Measure each side by itself, behind a warm-up that does not count.
 
-    Sides that share their `infer` share its time too: it is measured once.
+    The sides take turns, a part of the pictures each time, so that a drift of the machine touches all of
+    them. Those that share their `infer` share its time: it runs once a turn.
 
     Parameters
     ----------
@@ -119,42 +131,38 @@ def measure_speed(answerers: Mapping[str, Answerer], pictures: list[Any], single
     pictures : list
         At least one, all of which can be decoded.
     singles : int
-        Of how many pictures the latency is measured, one by one.
+        Of how many pictures the latency is measured, one by one; 0 of none.
     """
-    inferred: dict[int, tuple[float, FloatArray]] = {}
-    found: dict[str, Speed] = {}
-    for name, side in answerers.items():
-        key = id(side.infer)
-        if key not in inferred:
-            side.infer(pictures[:2])
-            started = default_timer()
-            vectors = side.infer(pictures)
-            inferred[key] = (default_timer() - started, vectors)
-        seconds, vectors = inferred[key]
-        side.query(vectors[:2])
-        started = default_timer()
-        side.query(vectors)
-        queried = default_timer() - started
-        latencies = []
-        for picture in pictures[:singles]:
-            started = default_timer()
-            side.query(side.infer([picture]))
-            latencies.append(default_timer() - started)
-        scale = 1000 / len(pictures)
-        found[name] = Speed(seconds * scale, queried * scale, latencies)
-    return found
+    for side in answerers.values():
+        side.query(side.infer(pictures[:2]))
+    totals = {name: [0.0, 0.0] for name in answerers}
+    size = -(-len(pictures) // _TURNS)
+    for start in range(0, len(pictures), size):
+        inferred: dict[Callable[[list[Any]], FloatArray], tuple[FloatArray, float]] = {}
+        for name, side in answerers.items():
+            if side.infer not in inferred:
+                inferred[side.infer] = _timed(side.infer, pictures[start : start + size])
+            vectors, seconds = inferred[side.infer]
+            totals[name][0] += seconds
+            totals[name][1] += _timed(side.query, vectors)[1]
+    scale = 1000 / len(pictures)
+    return {
+        name: Speed(
+            totals[name][0] * scale,
+            totals[name][1] * scale,
+            [_timed(side.answer, [picture])[1] for picture in pictures[:singles]],
+        )
+        for name, side in answerers.items()
+    }
 
 
-def measure_open_clip(
-    encoder: StagedEncoder, pictures: list[Any], query: Callable[[FloatArray], Any]
-) -> Speed:
-    """Measure open_clip's own image tower as it comes: float32, its transform picture by picture.
+def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any]) -> Answerer:
+    """Run open_clip's own image tower as it comes: float32, its transform picture by picture.
 
     Parameters
     ----------
     encoder : StagedEncoder
         Whose model and weights it has.
-    pictures : list
     query : callable
         Vectors to answers.
     """
@@ -165,12 +173,18 @@ def measure_open_clip(
         parts = []
         with torch.inference_mode():
             for start in range(0, len(some), OPEN_CLIP_BATCH):
-                raws = [RawImage(0, picture, None, None) for picture in some[start : start + OPEN_CLIP_BATCH]]
+                raws = [RawImage(0, picture) for picture in some[start : start + OPEN_CLIP_BATCH]]
                 inputs = torch.stack([transform(decode(raw).image) for raw in raws])
                 parts.append(visual(inputs.to(encoder.device)).float().cpu().numpy())
         return np.concatenate(parts)
 
-    return measure_speed({"": Answerer(infer, query)}, pictures, 0)[""]
+    return Answerer(infer, query)
+
+
+def _timed(work: Callable[[Given], Made], given: Given) -> tuple[Made, float]:
+    started = default_timer()
+    made = work(given)
+    return made, default_timer() - started
 
 
 def _can_be_decoded(raw: RawImage) -> bool:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+OPEN_CLIP = "open_clip"
+
 
 def compare(
     train: Any,
@@ -234,10 +236,11 @@ def _measure(
     baseline: ZeroShotClassifier | None,
     open_clip: bool,
 ) -> tuple[dict[str, _speed.Speed], _speed.Speed | None]:
-    speeds = _speed.measure_speed({side.name: side.answerer for side in sides}, pictures, plan.singles)
-    if baseline is None or not open_clip:
-        return speeds, None
-    return speeds, _speed.measure_open_clip(encoder, pictures, sides[0].answerer.query)
+    answerers = {side.name: side.answerer for side in sides}
+    if baseline is not None and open_clip:
+        answerers[OPEN_CLIP] = _speed.open_clip_answerer(encoder, sides[0].answerer.query)
+    speeds = _speed.measure_speed(answerers, pictures, plan.singles)
+    return speeds, speeds.pop(OPEN_CLIP, None)
 
 
 def _rows(
