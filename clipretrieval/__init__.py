@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         UnsupportedOperationError,
         WeightsUnavailableError,
     )
+    from clipretrieval.evaluation.comparison import compare
+    from clipretrieval.evaluation.comparison_report import ComparisonReport
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.explanation import Explanation
     from clipretrieval.fitting import FitReport, ForgetReport
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClipRetrievalError",
     "ClipRetrievalWarning",
+    "ComparisonReport",
     "DimensionMismatchError",
     "EvaluationReport",
     "Explanation",
@@ -66,6 +69,7 @@ __all__ = [
     "WeightsUnavailableError",
     "ZeroShotClassifier",
     "__version__",
+    "compare",
 ]
 
 _lazy_getattr, _lazy_dir = attach(
@@ -75,6 +79,8 @@ _lazy_getattr, _lazy_dir = attach(
         "classifier": ["RetrievalClassifier"],
         "encoding.staged": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
+        "evaluation.comparison": ["compare"],
+        "evaluation.comparison_report": ["ComparisonReport"],
         "evaluation.report": ["EvaluationReport"],
         "explanation": ["Explanation"],
         "fitting": ["FitReport", "ForgetReport"],

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval._lazy import attach
 
 if TYPE_CHECKING:
+    from clipretrieval.evaluation._significance import McNemar, mcnemar_exact
     from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
+    from clipretrieval.evaluation.comparison import compare
+    from clipretrieval.evaluation.comparison_report import ComparisonReport, ComparisonRow
     from clipretrieval.evaluation.evaluate import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
@@ -28,24 +31,32 @@ if TYPE_CHECKING:
         risk_coverage,
     )
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.evaluation.reproduction import Reproduction, reproduce
 
 __all__ = [
     "CalibrationCurve",
+    "ComparisonReport",
+    "ComparisonRow",
     "DistanceHistogram",
     "DistanceSummary",
     "EvaluationReport",
+    "McNemar",
     "Mistake",
     "PageTable",
+    "Reproduction",
     "RiskCoverage",
     "accuracy_by_decile",
     "calibration_curve",
     "class_table",
+    "compare",
     "confused_pairs",
     "distance_histogram",
     "error_auroc",
     "evaluate",
     "macro_averages",
+    "mcnemar_exact",
     "render_page",
+    "reproduce",
     "risk_coverage",
     "summarise_distances",
     "wilson_interval",
@@ -55,7 +66,10 @@ __all__ = [
 _lazy_getattr, _lazy_dir = attach(
     __name__,
     {
+        "_significance": ["McNemar", "mcnemar_exact"],
         "calibration": ["CalibrationCurve", "calibration_curve"],
+        "comparison": ["compare"],
+        "comparison_report": ["ComparisonReport", "ComparisonRow"],
         "evaluate": ["evaluate"],
         "metrics": [
             "DistanceSummary",
@@ -76,6 +90,7 @@ _lazy_getattr, _lazy_dir = attach(
             "risk_coverage",
         ],
         "report": ["EvaluationReport"],
+        "reproduction": ["Reproduction", "reproduce"],
     },
 )
 

@@ -66,7 +66,7 @@ def _cells(row: ComparisonRow) -> list[str]:
         row.name,
         f"{found['accuracy']:.2%}",
         f"{found['low']:.2%} to {found['high']:.2%}",
-        _shown(found["p_value"], ".2g"),
+        "< 1e-300" if found["p_value"] == 0 else _shown(found["p_value"], ".2g"),
         f"{found['inference_s_per_1000']:.2f}",
         f"{found['query_s_per_1000']:.2f}",
         f"{found['total_s_per_1000']:.2f}",

@@ -25,7 +25,8 @@ class McNemar:
     lost : int
         Images that the first has wrong and the second right.
     p_value : float
-        In (0, 1]: how likely counts at least as unequal are where both are equally often right.
+        In [0, 1]: how likely counts at least as unequal are where both are equally often right; 0 where
+        that is less than a float can hold.
     """
 
     gained: int
