@@ -15,7 +15,7 @@ import jsonschema
 import matplotlib as mpl
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import COMPARISON, SCRIPT, SETTING, made, mistaken
 from PIL import Image
@@ -80,6 +80,7 @@ def reports(draw: st.DrawFn) -> EvaluationReport:
     return answered(y_true, y_pred, columns[2], shares)
 
 
+@settings(max_examples=40)
 @given(reports())
 def test_every_report_can_be_written(report: EvaluationReport) -> None:
     """JSON without NaN that keeps to the schema; Markdown, text and a page whatever the answers are."""
