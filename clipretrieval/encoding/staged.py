@@ -17,6 +17,7 @@ from clipretrieval.encoding.plan import make_plan, pick_device
 from clipretrieval.encoding.pooling import pooled_dim
 from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
+from clipretrieval.encoding.text import TextEncoder
 from clipretrieval.encoding.tower import Tower
 from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
@@ -119,6 +120,11 @@ class StagedEncoder:
     def dim(self) -> int:
         """The dimension of the vectors that `encode` returns."""
         return self._dim
+
+    @property
+    def text(self) -> TextEncoder:
+        """The text tower that was trained with these weights, read at its own first use."""
+        return self._tower.text
 
     @property
     def preprocessing(self) -> dict[str, Any]:

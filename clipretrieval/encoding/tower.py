@@ -15,6 +15,7 @@ from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
 from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stages import Stage
+from clipretrieval.encoding.text import TextEncoder
 from clipretrieval.encoding.weights import ModelSource, load_visual
 
 __all__ = ["Tower"]
@@ -32,6 +33,11 @@ class Tower:
         Whose ``mean`` and ``std`` normalise the pictures.
     pooling : str
     image_size : int
+
+    Attributes
+    ----------
+    text : TextEncoder
+        The text tower that belongs to the image encoder.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Tower:
         self._hashes: dict[tuple[int, bool], str] = {}
         self._lock = threading.Lock()
         self.built: Engine | None = None
+        self.text = TextEncoder(source, seed, plan.device)
 
     def engine(self, depth: int) -> Engine:
         """Return an engine that reaches at least `depth`; a deeper one replaces a shallower one."""

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipretrieval import InvalidInputError, StagedEncoder, WeightsUnavailableError
-from clipretrieval.encoding.weights import load_clip, resolve
+from clipretrieval.encoding.text import load_clip
+from clipretrieval.encoding.weights import resolve
 from conftest import TINY, enliven, write_model
 
 
