@@ -50,6 +50,7 @@ types: $(VENV)/installed-dev ## check the types with mypy
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-docs ## build the documentation into build/docs; a warning is an error
+	rm -rf docs/api/generated
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
 
