@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import open_clip
@@ -91,7 +91,7 @@ class TextEncoder:
     @cached_property
     def _tokenizer(self) -> Any:
         clip = self._clip
-        tokenizer = open_clip.SimpleTokenizer(context_length=int(clip.context_length))
+        tokenizer = _make_tokenizer(int(clip.context_length))
         vocabulary = getattr(clip, "vocab_size", None) or clip.text.vocab_size
         if vocabulary != tokenizer.vocab_size:
             raise InvalidInputError(
@@ -170,6 +170,12 @@ def load_clip(
             )
         load_strictly(clip, kept, source)
     return clip.float().eval().requires_grad_(False)
+
+
+@cache
+def _make_tokenizer(length: int) -> Any:
+    """Make CLIP's tokenizer; reading its vocabulary takes half a second."""
+    return open_clip.SimpleTokenizer(context_length=length)
 
 
 def _copied(model: nn.Module, text_only: bool) -> nn.Module:

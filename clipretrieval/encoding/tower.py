@@ -36,6 +36,7 @@ class Tower:
 
     Attributes
     ----------
+    source : ModelSource
     text : TextEncoder
         The text tower that belongs to the image encoder.
     """
@@ -49,7 +50,7 @@ class Tower:
         pooling: str,
         image_size: int,
     ) -> None:
-        self._source, self._seed, self._plan = source, seed, plan
+        self.source, self._seed, self._plan = source, seed, plan
         self._preparation, self._pooling, self._image_size = preparation, pooling, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
         self._lock = threading.Lock()
@@ -87,7 +88,7 @@ class Tower:
             return {**identity, "preprocessing": dict(PIXEL_GEOMETRY)}
         return {
             **identity,
-            "model": self._source.architecture.describe(stage.depth),
+            "model": self.source.architecture.describe(stage.depth),
             "weights": self.weights_hash(stage, stages),
             "pooling": describe_pooling(stage, self._pooling),
             "image_size": self._image_size,
@@ -96,4 +97,4 @@ class Tower:
 
     @cached_property
     def _visual(self) -> nn.Module:
-        return load_visual(self._source, self._seed)
+        return load_visual(self.source, self._seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from markupsafe import Markup
@@ -63,17 +63,10 @@ def risk_chart(report: EvaluationReport) -> Markup:
         + frame.line([0, 1], [error, error], "faint dashed")
         + frame.line(grid, best, "faint")
         + frame.line(curve.coverage, np.minimum(curve.risk, top), "main")
-        + Markup('<circle class="marker" r="5" cx="{:.1f}" cy="{:.1f}"/>').format(
-            frame.across(1), frame.up(error)
-        )
+        + _circle("marker", 5, frame.across(1), frame.up(error))
     )
-    told = (
-        f"Risk-coverage curve: of all answers {error:.1%} are wrong; "
-        + "; ".join(
-            f"of the nearest {share:.0%}, {_risk_at(report, share):.1%}" for share in (0.75, 0.5, 0.25)
-        )
-        + "."
-    )
+    nearest = [f"of the nearest {share:.0%}, {_risk_at(report, share):.1%}" for share in (0.75, 0.5, 0.25)]
+    told = f"Risk-coverage curve: of all answers {error:.1%} are wrong; {'; '.join(nearest)}."
     return frame.whole(inside, told, "risk")
 
 
@@ -102,9 +95,8 @@ def calibration_chart(report: EvaluationReport) -> Markup:
         return Markup("")
     frame = Frame((0.0, 1.0), (0.0, 1.0))
     inside = frame.axes("confidence of the answer", "right answers", x_text=_share, y_text=_share)
-    inside += frame.line([0, 1], [0, 1], "faint dashed") + frame.line(
-        curve.confidence, curve.accuracy, "main"
-    )
+    inside += frame.line([0, 1], [0, 1], "faint dashed")
+    inside += frame.line(curve.confidence, curve.accuracy, "main")
     for confidence, accuracy, count in zip(curve.confidence, curve.accuracy, curve.count, strict=True):
         radius = 3 + 7 * math.sqrt(count / curve.count.max())
         inside += _circle("right area", radius, frame.across(confidence), frame.up(accuracy))
@@ -114,25 +106,22 @@ def calibration_chart(report: EvaluationReport) -> Markup:
 
 def time_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw accuracy over the time for 1,000 images, inference and query together; empty without times."""
-    placed = [
-        (row, time) for row in rows if (time := _seconds(row)) is not None and row.get("accuracy") is not None
-    ]
+    timed = [(row, _seconds(row)) for row in rows if _known(row.get("accuracy"))]
+    placed = [(row, time) for row, time in timed if time is not None]
     if not placed:
         return Markup("")
-    accuracies = [
-        value for row, _ in placed for value in (row["accuracy"], row.get("low"), row.get("high")) if value
-    ]
-    low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
+    reached = [row.get(name) for row, _ in placed for name in ("accuracy", "low", "high")]
+    known = [float(value) for value in reached if _known(value)]
+    low, high = min(known), max(known)
     room = max(0.02, (high - low) * 0.15)
     slowest = max(time for _, time in placed) or 1.0
-    frame = Frame(
-        (0.0, slowest * 1.5), (max(0, low - room), min(1, high + room))
-    )  # the names stand to the right
+    # The names stand to the right of all points.
+    frame = Frame((0.0, slowest * 1.5), (max(0, low - room), min(1, high + room)))
     inside = frame.axes("seconds for 1,000 images", "right answers", y_text=_share)
     points = [(frame.across(time), frame.up(row["accuracy"]), _named(row)) for row, time in placed]
     inside += _labels(points, frame.across(slowest) + 16)
     for (row, time), (x, y, _) in zip(placed, points, strict=True):
-        if row.get("low") is not None and row.get("high") is not None:
+        if _known(row.get("low")) and _known(row.get("high")):
             inside += frame.line([time, time], [row["low"], row["high"]], "whisker")
         inside += _circle("dot", 5, x, y)
     told = "; ".join(f"{_named(row)}: {row['accuracy']:.1%} in {number(time)} s" for row, time in placed)
@@ -164,9 +153,13 @@ def _labels(points: list[tuple[float, float, str]], left: float) -> Markup:
 
 def _seconds(row: Mapping[str, Any]) -> float | None:
     """Return the time that a row gives; what it does not tell counts nothing."""
-    known = [row.get(name) for name in ("inference_s_per_1000", "query_s_per_1000")]
-    found = [value for value in known if value is not None]
-    return sum(found) if found else None
+    times = [row.get(name) for name in ("inference_s_per_1000", "query_s_per_1000")]
+    known = [float(time) for time in times if _known(time)]
+    return sum(known) if known else None
+
+
+def _known(value: Any) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
 
 
 def _named(row: Mapping[str, Any]) -> str:

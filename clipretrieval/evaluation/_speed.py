@@ -157,7 +157,7 @@ def measure_speed(
 
 
 def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any]) -> Answerer:
-    """Run open_clip's own image tower as it comes: float32, its transform picture by picture.
+    """Run open_clip's own image tower as it comes: float32, the size the model was made for.
 
     Parameters
     ----------
@@ -166,8 +166,9 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
     query : callable
         Vectors to answers.
     """
-    visual = load_visual(encoder._tower._source, encoder.seed).to(encoder.device)
-    transform = image_transform_v2(PreprocessCfg(**encoder.preprocessing), is_train=False)
+    source = encoder._tower.source
+    visual = load_visual(source, encoder.seed).to(encoder.device)
+    transform = image_transform_v2(PreprocessCfg(**source.preprocess_cfg), is_train=False)
 
     def infer(some: list[Any]) -> FloatArray:
         parts = []

@@ -133,7 +133,7 @@ def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: i
         Infinite ones are left out.
     correct : array-like of bool, shape (n,)
     bins : int
-        At least 1. One bin where all distances are equal.
+        At least 1. There is one bin, with the distances in its middle, where all of them are equal.
 
     Raises
     ------
@@ -147,10 +147,11 @@ def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: i
     if len(values) == 0:
         return DistanceHistogram(np.array([0.0, 1.0]), np.zeros(1, np.int64), np.zeros(1, np.int64))
     low, high = float(values.min()), float(values.max())
-    # Where the bins would be narrower than the numbers are fine, one has to do.
     edges = np.linspace(low, high, bins + 1)
     if not (np.diff(edges) > 0).all():
-        edges = np.array([low, high if high > low else np.nextafter(low, math.inf)])
+        # The bins would be narrower than the numbers are fine: one, of a width that can be seen, has to do.
+        half = max(0.5, abs(low) * 1e-6)
+        edges = np.array([low - half, high + half])
     counts = [np.histogram(values[mask], bins=edges)[0].astype(np.int64) for mask in (right, ~right)]
     return DistanceHistogram(edges, *counts)
 
