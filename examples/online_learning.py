@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         train = scan_folder(options.train)
+        if train.labels is None:
+            parser.error(f"{options.train} has no sub-folders of pictures, one for each class")
         late = train.classes[-1]
         pictures = list(zip(train.paths, train.labels, strict=True))
         classifier = RetrievalClassifier(StagedEncoder(stage=options.stage), k=options.k)

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 
 import clipretrieval
-from clipretrieval import errors
+from clipretrieval import cli, errors
 
 API_PAGES = Path(__file__).parents[1] / "docs" / "api"
 MODULES = ["clipretrieval"] + [
@@ -94,3 +95,15 @@ def test_python_m_runs_the_command_line() -> None:
     command = [sys.executable, "-m", "clipretrieval", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"clipretrieval {clipretrieval.__version__}"
+
+
+def test_every_command_and_option_is_documented() -> None:
+    """Each option is named where the page on the command line treats its command, or where another page does."""
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in API_PAGES.parent.glob("*.md")}
+    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+        _, heading, section = pages["command-line"].partition(f"## `clipretrieval {name}`\n")
+        told = section.split("\n## ")[0] if heading else ""
+        others = [page for stem, page in pages.items() if stem != "command-line"]
+        told += "".join(page for page in others if f"clipretrieval {name}" in page)
+        options = {option for parameter in command.params for option in parameter.opts if option[:2] == "--"}
+        assert not {option for option in options - {"--help"} if f"`{option}" not in told}, name
