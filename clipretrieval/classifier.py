@@ -205,7 +205,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             If labels are missing or of another type than those fitted, an image was tuned on, or
             `mistakes` is negative.
         """
-        from clipretrieval.evaluation.evaluate import evaluate
+        from clipretrieval.evaluation.evaluating import evaluate
 
         return evaluate(
             self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
     from clipretrieval.evaluation.comparison import compare
     from clipretrieval.evaluation.comparison_report import ComparisonReport, ComparisonRow
-    from clipretrieval.evaluation.evaluate import evaluate
+    from clipretrieval.evaluation.evaluating import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
         class_table,
@@ -70,7 +70,7 @@ _lazy_getattr, _lazy_dir = attach(
         "calibration": ["CalibrationCurve", "calibration_curve"],
         "comparison": ["compare"],
         "comparison_report": ["ComparisonReport", "ComparisonRow"],
-        "evaluate": ["evaluate"],
+        "evaluating": ["evaluate"],
         "metrics": [
             "DistanceSummary",
             "class_table",

@@ -37,7 +37,7 @@ class CalibrationCurve:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error, in [0, 1]: Σ count / n · |accuracy − confidence| [1]_.
+        """The expected calibration error, in [0, 1]: ``Σ count / n · |accuracy − confidence|`` [1]_.
 
         References
         ----------

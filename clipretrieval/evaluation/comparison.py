@@ -21,7 +21,7 @@ from clipretrieval.evaluation._indexes import Index, StoreMakers, fill_indexes, 
 from clipretrieval.evaluation._significance import mcnemar_exact
 from clipretrieval.evaluation._spool import Remembering, Replay, Spool
 from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonReport, ComparisonRow
-from clipretrieval.evaluation.evaluate import evaluate
+from clipretrieval.evaluation.evaluating import evaluate
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.zero_shot import check_labels, make_report
 from clipretrieval.images import SkippedImage, check_on_error, count_hint, iter_raw
