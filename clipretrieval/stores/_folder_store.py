@@ -30,6 +30,8 @@ class FolderStore(LocalStore):
     Subclasses say how the vectors lie in it (`_layout`), and open it at the end of their constructor.
     """
 
+    _own = LocalStore._own | {"_flushing"}
+
     def __init__(self, path: str | Path | None, metric: Metric | str, read_only: bool) -> None:
         super().__init__(metric)
         if path is None and read_only:
@@ -39,7 +41,7 @@ class FolderStore(LocalStore):
         self._leaves_when_written = False
         self._loaded: FolderManifest | None = None
         self._writer: WriterLock | None = None
-        # One reading or writing of the folder at a time; searches need not wait for it.
+        # One reading or writing of the folder at a time; searches do not wait for it.
         self._flushing = threading.Lock()
 
     def flush(self) -> None:
@@ -53,7 +55,7 @@ class FolderStore(LocalStore):
         """
         with self._flushing:
             self._prepare()
-            with self._lock.read():
+            with self._held():
                 self._require_open()
                 self._write_out()
 
@@ -114,7 +116,7 @@ class FolderStore(LocalStore):
             self.flush()
             return
         self._prepare()
-        with self._lock.read():
+        with self._held():
             self._require_open()
             save_copy(target, self._layout(), self._snapshot())
 
@@ -133,9 +135,7 @@ class FolderStore(LocalStore):
                 f"the store in {self._path} cannot be pickled or copied: open its folder again instead, with "
                 f"{type(self).__name__}(**store.location(), read_only=True)"
             )
-        state = super().__getstate__()
-        del state["_flushing"]
-        return state
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

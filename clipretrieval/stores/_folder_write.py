@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipretrieval._atomic import TEMPORARY_SUFFIX, file_sha256, replacing, sync_folder, write_text
-from clipretrieval.errors import StoreError, StoreUnavailableError
+from clipretrieval.errors import StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores._folder import (
     GENERATION_FILE,
     TEMPORARY_FILE,
@@ -41,9 +41,12 @@ def write_generation(
 
     Raises
     ------
+    StoreCorruptedError
+        If the snapshot is not whole, so that the folder could not be opened.
     StoreUnavailableError
         If it cannot be written; the generation before stays in force.
     """
+    _require_whole(folder, snapshot)
     try:
         generation = _next_generation(folder, previous)
         manifest = FolderManifest(
@@ -68,9 +71,11 @@ def write_generation(
                 files["records"] = records.result()
             manifest = replace(manifest, files=files)
         write_text(folder / MANIFEST_NAME, manifest.to_json())
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError, StoreError):
             discard_unlisted(folder)
+        if not isinstance(error, OSError):
+            raise
         raise StoreUnavailableError(
             f"the store in {folder} could not be written: {error}; what was flushed before is intact. "
             "Free some space or mend the folder, then flush again"
@@ -116,6 +121,17 @@ def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
         write_generation(folder, layout, snapshot, find_manifest(folder))
     finally:
         lock.release()
+
+
+def _require_whole(folder: Path, snapshot: Snapshot) -> None:
+    """Refuse what `load` would refuse, before the generation in force is replaced by it."""
+    count, rows = len(snapshot.table), snapshot.rows
+    whole = not count if rows is None else rows.is_whole(count)
+    if not whole or len(snapshot.table.metadata_texts) != count:
+        raise StoreCorruptedError(
+            f"the vectors, the index and the {count} records in memory do not go together, so nothing was "
+            f"written into {folder}; what was flushed before is intact. Open the store anew"
+        )
 
 
 def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
