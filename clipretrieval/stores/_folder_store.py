@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
+    StoreError,
+    StoreLockedError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
@@ -49,6 +52,9 @@ class FolderStore(LocalStore):
 
         Raises
         ------
+        StoreLockedError
+            If the folder was meanwhile made anew or written by another, or this process was forked from the
+            writer.
         StoreUnavailableError
             If it cannot be written. What was flushed before is intact and the changes stay in memory: free
             some space and flush again.
@@ -211,6 +217,8 @@ class FolderStore(LocalStore):
             self._path, self._read_only, self._leaves_when_written = None, False, False
         if self._read_only:
             raise UnsupportedOperationError(f"{self!r} is read-only; open it with read_only=False to write")
+        if self._writer is not None:
+            self._writer.check()
         if self._path is None or self._writer is not None:
             return
         lock = WriterLock(self._path)
@@ -228,12 +236,28 @@ class FolderStore(LocalStore):
         self._writer = lock
 
     def _write_out(self) -> None:
-        if self._path is not None and self._changed:
-            self._loaded = write_generation(self._path, self._layout(), self._snapshot(), self._loaded)
-            self._changed = False
+        if self._path is None or not self._changed:
+            return
+        if self._writer is not None:
+            self._writer.check()
+        before = self._loaded
+        if find_manifest(self._path) != before:
+            raise StoreLockedError(
+                f"another writer has put a newer generation into {self._path}, which this store would "
+                "overwrite; save(path) keeps what is in memory elsewhere"
+            )
+        try:
+            self._loaded = write_generation(self._path, self._layout(), self._snapshot(), before)
+        except BaseException:
+            with suppress(StoreError):  # interrupted after the new generation came into force
+                self._loaded = find_manifest(self._path) or before
+            raise
+        self._changed = False
 
     def _finish(self) -> None:
-        self._write_out()
-        if self._writer is not None:
-            self._writer.release()
+        writer = self._writer
+        if writer is None or not writer.inherited:  # what a forked process holds is its parent's to write
+            self._write_out()
+        if writer is not None:
+            writer.release()
             self._writer = None

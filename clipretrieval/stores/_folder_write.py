@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections import deque
@@ -26,7 +27,7 @@ from clipretrieval.stores._folder import (
 from clipretrieval.stores._folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest
 from clipretrieval.stores._records import write_records
 from clipretrieval.stores._table import RecordTable
-from clipretrieval.stores._writer import WriterLock
+from clipretrieval.stores._writer import LOCK_NAME, WriterLock
 
 __all__ = ["discard_unlisted", "save_copy", "write_generation"]
 
@@ -137,17 +138,40 @@ def _require_whole(folder: Path, snapshot: Snapshot) -> None:
 def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     """Write the copy beside `folder`, then give it its name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     temporary.mkdir()
+    lock = WriterLock(temporary)  # tells others that this copy is not abandoned
     try:
+        lock.acquire()
         write_generation(temporary, layout, snapshot, None)
+        if os.name == "nt":  # where a folder with an open file cannot be renamed
+            lock.release()
         if os.name == "nt" and folder.exists():  # Windows renames over no folder, not even an empty one
             folder.rmdir()
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        lock.release()
     sync_folder(folder.parent)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes have left of copies into `folder`: those that nobody holds."""
+    unfinished = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
+    for name in filter(unfinished.fullmatch, names_in(folder.parent)):
+        # Without a lock file it may have been made just now, to be locked next.
+        if not (folder.parent / name / LOCK_NAME).exists():
+            continue
+        lock = WriterLock(folder.parent / name)
+        try:
+            lock.acquire()
+        except StoreError:
+            continue
+        shutil.rmtree(folder.parent / name, ignore_errors=True)
+        lock.release()
 
 
 def _write_part(path: Path, part: Part) -> FileEntry:
