@@ -69,8 +69,23 @@ class FlatRows:
     def remove(self, moves: Moves) -> None:
         """Move rows as planned and drop those after the last that is kept."""
         view = self.view()
-        view[moves.targets] = view[moves.sources]
-        self._index.remove_ids(faiss.IDSelectorRange(moves.kept, len(view)))
+        if len(view) > moves.kept:
+            view[moves.targets] = view[moves.sources]
+            self._index.remove_ids(faiss.IDSelectorRange(moves.kept, len(view)))
+
+    def restore(self, vectors: FloatArray, places: npt.NDArray[np.int64], count: int) -> None:
+        """Put `vectors` back into `places`, and keep `count` rows."""
+        view = self.view()
+        view[places] = vectors
+        if len(view) > count:
+            self._index.remove_ids(faiss.IDSelectorRange(count, len(view)))
+
+    def drop_index(self) -> None:
+        """Do nothing: the index is the rows."""
+
+    def is_whole(self, count: int) -> bool:
+        """Tell whether there are `count` rows."""
+        return int(self._index.ntotal) == count
 
     def shortlist(self, longest: float) -> Shortlist:
         """Return FAISS's own search, with a bound on its error.
