@@ -127,7 +127,8 @@ class Session:
             self._state.spaces.manifest.settle()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; what another thread was about to send stays unsent."""
+        self._calls.close()
         if self._state.spaces is not None:
             self._state.spaces.vectors.close()
         self._project.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -11,7 +10,8 @@ from typing import Any
 from pinecone import NotFoundError
 
 from clipretrieval.errors import StoreError, StoreUnavailableError
-from clipretrieval.stores._pinecone_calls import Calls
+from clipretrieval.stores._pinecone_calls import Calls, Failure
+from clipretrieval.stores._pinecone_marks import Marks
 from clipretrieval.stores._pinecone_records import ID_FIELD, MAX_COUNT, by_url
 
 __all__ = ["DEFAULT_NAMESPACE", "Space"]
@@ -41,15 +41,15 @@ class Space:
     def __init__(self, index: Any, name: str, dim: int, calls: Calls) -> None:
         self._index, self._name, self._calls = index, name, calls
         self._probe = [1.0, *[0.0] * (dim - 1)]
-        self._lock = threading.Lock()
-        self._committed: int | None = None
-        # What has to be looked for: the writes' marks by key, and by true id where they are deleted.
-        self._added: dict[str, int] = {}
-        self._gone: dict[tuple[str, str], int] = {}
-        self._marks = 0
+        self._marks = Marks()
 
     def __repr__(self) -> str:
         return f"Space({self._name!r})"
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether there are records of which it is not known whether they are, or will be, stored."""
+        return self._marks.doubtful
 
     def upsert(
         self, parts: Iterable[tuple[list[str], list[dict[str, Any]]]]
@@ -62,14 +62,21 @@ class Space:
                 sent.append((names, [record["id"] for record in records]))
                 yield partial(self._send, records)
 
-        for place, outcome in enumerate(self._calls.each("when vectors were sent to it", calls())):
-            names, keys = sent[place]
-            if isinstance(outcome, StoreError):
-                # It may have been applied nevertheless.
-                yield names, outcome
-                continue
-            self._written(keys, names, getattr(outcome.response_info, "lsn_committed", None))
-            yield names, None
+        done = 0
+        try:
+            for outcome in self._calls.each("when vectors were sent to it", calls()):
+                names, keys = sent[done]
+                done += 1
+                if not isinstance(outcome, Failure):
+                    self._marks.written(keys, getattr(outcome.response_info, "lsn_committed", None))
+                    yield names, None
+                    continue
+                if not outcome.certain:
+                    self._marks.doubted(keys, upsert=True)
+                yield names, outcome.error
+        finally:  # left early, by an interrupt: of what is on its way nothing is known
+            for _, keys in sent[done:]:
+                self._marks.doubted(keys, upsert=True)
 
     def query(
         self,
@@ -95,7 +102,7 @@ class Space:
             Ascending by distance.
         """
 
-        def ask(vector: list[float], timeout: float) -> list[tuple[float, Any]]:
+        def ask(vector: list[float]) -> list[tuple[float, Any]]:
             near: list[tuple[float, Any]] = []
             for reach in sorted({min(top_k + 1, widest), widest}):
                 found = self._index.query(
@@ -104,7 +111,6 @@ class Space:
                     namespace=self._name,
                     include_metadata=True,
                     include_values=False,
-                    timeout=timeout,
                 )
                 near = sorted(
                     ((distance(each, vector), each) for each in found.matches), key=lambda pair: pair[0]
@@ -164,11 +170,7 @@ class Space:
             "when records were deleted", (partial(self._delete, part) for part in parts)
         )
         for part, _ in zip(parts, answers, strict=True):
-            with self._lock:
-                self._marks += 1
-                for key in part:
-                    self._added.pop(key, None)
-                    self._gone[key, keys[key]] = self._marks
+            self._marks.removed({key: keys[key] for key in part})
 
     def settle(self) -> None:
         """Return when all that was written through this object can be seen.
@@ -188,7 +190,7 @@ class Space:
             time.sleep(pause)
             pause = min(1.5 * pause, LONGEST_POLL)
 
-    def _paged(self, page: Callable[[str | None, float], Any]) -> Iterator[Any]:
+    def _paged(self, page: Callable[[str | None], Any]) -> Iterator[Any]:
         """Yield a listing's pages, each asked for with the token in the one before."""
         token = None
         while True:
@@ -198,82 +200,53 @@ class Space:
             if token is None:
                 return
 
-    def _written(self, keys: list[str], names: list[str], number: int | None) -> None:
-        with self._lock:
-            self._marks += 1
-            for key, name in zip(keys, names, strict=True):
-                self._gone.pop((key, name), None)
-                if number is None:
-                    self._added[key] = self._marks
-                else:
-                    self._added.pop(key, None)
-            if number is not None:
-                self._committed = max(number, self._committed or 0)
-
     def _settled(self) -> bool:
         """Look once, and forget what could be seen."""
-        with self._lock:
-            committed, added, gone = self._committed, dict(self._added), dict(self._gone)
-        if committed is not None:
-            answer = self._ask(None)
-            if not answer.response_info.is_reconciled(committed):
+        left = self._marks.unseen()
+        if left.committed is not None:
+            if not self._ask(None).response_info.is_reconciled(left.committed):
                 return False
-            with self._lock:
-                if self._committed == committed:
-                    self._committed = None
-        if added:
-            found = self.fetch(list(added))
-            self._forget(self._added, {key: added[key] for key in found})
-            if len(found) < len(added):
+            self._marks.seen(committed=left.committed)
+        if left.added:
+            found = self.fetch(list(left.added))
+            self._marks.seen(added={key: left.added[key] for key in found})
+            if len(found) < len(left.added):
                 return False
-        if gone:
-            if self.fetch([key for key, _ in gone]):
+        if left.gone:
+            if self.fetch(list(left.gone)):
                 return False
-            names = [name for _, name in gone]
+            names = [name for name, _ in left.gone.values()]
             for start in range(0, len(names), MAX_COUNT):
                 if self._ask(names[start : start + MAX_COUNT]).matches:
                     return False
-            self._forget(self._gone, gone)
+            self._marks.seen(gone=left.gone)
         return True
-
-    def _forget(self, marks: dict[Any, int], seen: dict[Any, int]) -> None:
-        """Drop what was seen, unless it was written again meanwhile."""
-        with self._lock:
-            for key, mark in seen.items():
-                if marks.get(key) == mark:
-                    del marks[key]
 
     def _ask(self, names: list[str] | None) -> Any:
         """Query for one record, of those ids if any are given."""
         condition = None if names is None else {ID_FIELD: {"$in": names}}
         return self._calls.one("when it was asked for what it shows", partial(self._peek, condition))
 
-    def _send(self, records: list[dict[str, Any]], timeout: float) -> Any:
-        return self._index.upsert(vectors=records, namespace=self._name, timeout=timeout)
+    def _send(self, records: list[dict[str, Any]]) -> Any:
+        return self._index.upsert(vectors=records, namespace=self._name)
 
-    def _fetch(self, keys: list[str], timeout: float) -> Any:
-        return self._index.fetch(ids=keys, namespace=self._name, timeout=timeout)
+    def _fetch(self, keys: list[str]) -> Any:
+        return self._index.fetch(ids=keys, namespace=self._name)
 
-    def _list(self, limit: int | None, token: str | None, timeout: float) -> Any:
-        return self._index.list_paginated(
-            limit=limit, pagination_token=token, namespace=self._name, timeout=timeout
-        )
+    def _list(self, limit: int | None, token: str | None) -> Any:
+        return self._index.list_paginated(limit=limit, pagination_token=token, namespace=self._name)
 
-    def _match(self, condition: dict[str, Any], token: str | None, timeout: float) -> Any:
-        return self._index.fetch_by_metadata(
-            filter=condition, namespace=self._name, pagination_token=token, timeout=timeout
-        )
+    def _match(self, condition: dict[str, Any], token: str | None) -> Any:
+        return self._index.fetch_by_metadata(filter=condition, namespace=self._name, pagination_token=token)
 
-    def _stats(self, timeout: float) -> Any:
-        return self._index.describe_index_stats(timeout=timeout)
+    def _stats(self) -> Any:
+        return self._index.describe_index_stats()
 
-    def _peek(self, condition: dict[str, Any] | None, timeout: float) -> Any:
-        return self._index.query(
-            vector=self._probe, top_k=1, namespace=self._name, filter=condition, timeout=timeout
-        )
+    def _peek(self, condition: dict[str, Any] | None) -> Any:
+        return self._index.query(vector=self._probe, top_k=1, namespace=self._name, filter=condition)
 
-    def _delete(self, keys: list[str], timeout: float) -> None:
+    def _delete(self, keys: list[str]) -> None:
         try:
-            self._index.delete(ids=keys, namespace=self._name, timeout=timeout)
+            self._index.delete(ids=keys, namespace=self._name)
         except NotFoundError:
             return  # a namespace that is not there holds none of them

@@ -1,0 +1,81 @@
+"""What PineconeStore reported as failed is not sent later, and what is not known is not taken for certain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from pinecone_parts import sent
+
+from clipretrieval.errors import StoreError, StoreUnavailableError
+from clipretrieval.stores import IncompleteUpsertError
+
+ONE = np.ones((1, 4), dtype=np.float32)
+
+
+def test_what_was_reported_as_failed_is_not_sent_later(make: Any, other: Any) -> None:
+    """A request that the service asked to repeat after the deadline stays unsent, also when it is due."""
+    flaky = other()
+    store = make(index="late", host=flaky.host, timeout=0.5)
+    store.upsert(["a"], ONE, [0])
+    flaky.fail(script=["429"], paths=["/vectors/upsert"], retry_after=1)
+    with pytest.raises(IncompleteUpsertError):
+        store.upsert(["a", "b"], np.ones((2, 4)), [1, 1])
+    flaky.fail(script=["429"], paths=["/vectors/delete"], retry_after=1)
+    with pytest.raises(StoreUnavailableError):
+        store.delete(["a"])
+    store.upsert(["a"], 2 * ONE, [2])
+    store.close()
+    time.sleep(1.2)
+    assert {name: values for name, (values, _) in flaky.contents("late").items()} == {"a": [2.0] * 4}
+    assert len(sent(flaky, "/vectors/upsert")) == 3
+    assert len(sent(flaky, "/vectors/delete")) == 1
+
+
+def test_nothing_is_sent_after_close(make: Any, other: Any) -> None:
+    """An upsert that waits to be sent again when another thread closes the store fails, and stays unsent."""
+    flaky = other()
+    store = make(index="closed", host=flaky.host, timeout=30)
+    store.upsert(["a"], ONE, [0])
+    store.flush()
+    flaky.fail(script=["429"], paths=["/vectors/upsert"], retry_after=0.6)
+    errors: list[StoreError] = []
+
+    def write() -> None:
+        try:
+            store.upsert(["b"], ONE, [1])
+        except StoreError as error:
+            errors.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while len(sent(flaky, "/vectors/upsert")) < 2:
+        time.sleep(0.01)
+    store.close()
+    writer.join()
+    time.sleep(0.8)
+    assert [type(error) for error in errors] == [IncompleteUpsertError]
+    assert "closed" in str(errors[0])
+    assert list(flaky.contents("closed")) == ["a"]
+
+
+@pytest.mark.parametrize("log_numbers", [True, False])
+def test_a_write_that_may_have_been_applied_is_not_waited_for(
+    make: Any, other: Any, log_numbers: bool
+) -> None:
+    """Reads show what the service has, and do not insist on the write before."""
+    flaky = other(log_numbers=log_numbers)
+    store = make(host=flaky.host, timeout=0.5)
+    store.upsert(["a", "b"], np.ones((2, 4)), [0, 0])
+    assert store.delete(["a"]) == 1
+    flaky.fail(1.0, ("cut",), paths=["/vectors/upsert"])  # applied, and never answered
+    with pytest.raises(IncompleteUpsertError):
+        store.upsert(["a"], 2 * ONE, [2])
+    flaky.heal()
+    store.flush()
+    assert store.get(["a", "b"]).labels.tolist() == [2, 0]
+    assert store.delete(["a"]) == 1
+    assert store.get(["a", "b"]).ids.tolist() == ["b"]
