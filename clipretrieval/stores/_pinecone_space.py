@@ -78,56 +78,27 @@ class Space:
             for _, keys in sent[done:]:
                 self._marks.doubted(keys, upsert=True)
 
-    def query(
-        self,
-        vectors: Iterable[list[float]],
-        top_k: int,
-        widest: int,
-        distance: Callable[[Any, list[float]], float],
-    ) -> Iterator[list[tuple[float, Any]]]:
-        """Find the `top_k` nearest of each vector, and all that are as far as the last of them.
+    def searched(self, calls: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+        """Send requests that `query` is to make; yield, in order, the answer to each or its `Failure`."""
+        return self._calls.each("when it was searched", calls)
 
-        Parameters
-        ----------
-        vectors : iterable of list of float
-        top_k : int
-        widest : int
-            At least `top_k`: how many may be looked at to tell where equal distances end.
-        distance : callable
-            Maps a match and its query to a distance.
-
-        Yields
-        ------
-        list of (float, match)
-            Ascending by distance.
-        """
-
-        def ask(vector: list[float]) -> list[tuple[float, Any]]:
-            near: list[tuple[float, Any]] = []
-            for reach in sorted({min(top_k + 1, widest), widest}):
-                found = self._index.query(
-                    vector=vector,
-                    top_k=reach,
-                    namespace=self._name,
-                    include_metadata=True,
-                    include_values=False,
-                )
-                near = sorted(
-                    ((distance(each, vector), each) for each in found.matches), key=lambda pair: pair[0]
-                )
-                if len(near) < reach or near[top_k - 1][0] < near[-1][0]:
-                    break
-            return near
-
-        return self._calls.all("when it was searched", (partial(ask, vector) for vector in vectors))
+    def query(self, vector: list[float], top_k: int, metadata: bool) -> Any:
+        """Make one attempt to find the nearest records of a vector, with or without their metadata."""
+        return self._index.query(
+            vector=vector,
+            top_k=top_k,
+            namespace=self._name,
+            include_metadata=metadata,
+            include_values=False,
+        )
 
     def fetch(self, keys: list[str]) -> dict[str, Any]:
         """Return the records that are there, by key."""
-        calls = (partial(self._fetch, part) for part in by_url(keys))
-        found: dict[str, Any] = {}
-        for answer in self._calls.all("when records were read from it", calls):
-            found.update(answer.vectors)
-        return found
+        return {key: record for part in self._fetched(keys) for key, record in part.items()}
+
+    def metadata(self, keys: list[str]) -> dict[str, Any]:
+        """Return the metadata of the records that are there, by key; their vectors are read and let go."""
+        return {key: record.metadata for part in self._fetched(keys) for key, record in part.items()}
 
     def first(self) -> str | None:
         """Return the key of some record; None if there is none."""
@@ -199,6 +170,11 @@ class Space:
             token = answer.pagination.next if answer.pagination is not None else None
             if token is None:
                 return
+
+    def _fetched(self, keys: list[str]) -> Iterator[dict[str, Any]]:
+        calls = (partial(self._fetch, part) for part in by_url(keys))
+        for answer in self._calls.all("when records were read from it", calls):
+            yield answer.vectors
 
     def _settled(self) -> bool:
         """Look once, and forget what could be seen."""

@@ -25,8 +25,9 @@ from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, R
 try:
     from clipretrieval.stores._pinecone_answers import as_neighbors, as_records, distance_of
     from clipretrieval.stores._pinecone_base import PineconeBase
-    from clipretrieval.stores._pinecone_records import check_limits, in_json, key_of
+    from clipretrieval.stores._pinecone_records import check_limits, key_of
     from clipretrieval.stores._pinecone_scan import listed
+    from clipretrieval.stores._pinecone_search import nearest
     from clipretrieval.stores._pinecone_session import Address
     from clipretrieval.stores._pinecone_upsert import IncompleteUpsertError, send
 except ModuleNotFoundError as error:
@@ -187,13 +188,8 @@ class PineconeStore(PineconeBase):
             )
         space.settle()
         reach = min(wanted, MAX_TOP_K)
-        answers = space.query(
-            (in_json(query) for query in queries),
-            reach,
-            min(reach + TIES, MAX_TOP_K),
-            distance_of(self.metric),
-        )
-        return as_neighbors(list(answers), wanted)
+        widest = min(reach + TIES, MAX_TOP_K)
+        return as_neighbors(nearest(space, queries, reach, widest, distance_of(self.metric)), wanted)
 
     def get(self, ids: Sequence[str]) -> Records:
         """Return the records of `ids`, in that order; ids that are not stored are left out.

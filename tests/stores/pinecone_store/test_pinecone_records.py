@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pinecone_parts import KEY, contents, names, normal, sent
+from pinecone_parts import KEY, contents, names, normal, same_neighbors, sent
 
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.stores import PineconeStore
+from clipretrieval.stores import MemoryStore, PineconeStore
 from clipretrieval.testing import PineconeEmulator
 
 
@@ -192,3 +192,32 @@ def test_long_lists_of_ids_are_cut(make: Any) -> None:
     assert store.get(ids).ids.tolist() == ids
     assert store.delete(ids) == 1200
     assert store.count() == 0
+
+
+def test_long_metadata_leave_a_search_what_it_is(make: Any, emulator: PineconeEmulator) -> None:
+    """Where the neighbours' metadata exceed an answer's size they are read by id: the result is the same."""
+    store, memory = make(), MemoryStore()
+    rows = normal(40, 1100, 8)
+    rows[1] = rows[0]  # a picture that is there twice
+    rows[2] = 0
+    ids = names(1100)
+    for each in (store, memory):
+        each.upsert(ids, rows, ["x", "y"] * 550, [{"caption": "c" * 6000}] * 1100)
+    start = len(emulator.requests)
+    same_neighbors(store.search(rows[:1], 1), memory.search(rows[:1], 1), 2e-7)
+    reaches = [each.json()["topK"] for each in sent(emulator, "/query", start) if each.json()["topK"] > 1]
+    assert reaches == [2, 18]
+    for k in (600, 1100, 2000):
+        same_neighbors(store.search(rows[:3], k), memory.search(rows[:3], k), 2e-7)
+
+
+def test_a_tie_at_the_end_of_a_row_is_looked_through_step_by_step(
+    make: Any, emulator: PineconeEmulator
+) -> None:
+    """Of seventy equal vectors with long metadata those with the first ids are returned, from 130 matches."""
+    store, rows, ids = make(), np.tile(normal(41, 1, 4), (70, 1)), names(70)
+    store.upsert([*ids, "far"], np.concatenate([rows, rows[:1] + 9]), [1] * 71, [{"c": "c" * 30_000}] * 71)
+    near = store.search(rows[:1], 3)
+    assert near.ids.tolist() == [sorted(ids)[:3]]
+    assert not near.distances.any()
+    assert max(each.json()["topK"] for each in sent(emulator, "/query")[-5:]) == 130
