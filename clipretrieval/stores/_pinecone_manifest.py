@@ -46,7 +46,9 @@ def write_text(space: Space, text: str, dim: int) -> None:
     listed = space.keys()
     stale = [key for key in listed if key != HEAD and key.partition(":")[0] not in kept]
     if stale:
-        space.delete({key: key for key in stale})
+        for _, error in space.delete({key: key for key in stale}):
+            if error is not None:
+                raise error
 
 
 def read_text(space: Space) -> str | None:

@@ -133,15 +133,28 @@ class Space:
         """Close the index's connections, which its other namespaces share."""
         self._index.close()
 
-    def delete(self, keys: dict[str, str]) -> None:
-        """Remove records, given their keys and true ids."""
+    def delete(self, keys: dict[str, str]) -> Iterator[tuple[list[str], StoreError | None]]:
+        """Remove records, given their keys and true ids; yield the ids of each part with its error, if any."""
         listed = list(keys)
         parts = [listed[start : start + MAX_COUNT] for start in range(0, len(listed), MAX_COUNT)]
-        answers = self._calls.all(
-            "when records were deleted", (partial(self._delete, part) for part in parts)
-        )
-        for part, _ in zip(parts, answers, strict=True):
-            self._marks.removed({key: keys[key] for key in part})
+        done = 0
+        try:
+            for outcome in self._calls.each(
+                "when records were deleted", (partial(self._delete, part) for part in parts)
+            ):
+                part = parts[done]
+                done += 1
+                names = [keys[key] for key in part]
+                if not isinstance(outcome, Failure):
+                    self._marks.removed(dict(zip(part, names, strict=True)))
+                    yield names, None
+                    continue
+                if not outcome.certain:
+                    self._marks.doubted(part, upsert=False)
+                yield names, outcome.error
+        finally:  # as in `upsert`
+            for part in parts[done:]:
+                self._marks.doubted(part, upsert=False)
 
     def settle(self) -> None:
         """Return when all that was written through this object can be seen.

@@ -29,7 +29,12 @@ try:
     from clipretrieval.stores._pinecone_scan import listed
     from clipretrieval.stores._pinecone_search import nearest
     from clipretrieval.stores._pinecone_session import Address
-    from clipretrieval.stores._pinecone_upsert import IncompleteUpsertError, send
+    from clipretrieval.stores._pinecone_writes import (
+        IncompleteDeleteError,
+        IncompleteUpsertError,
+        remove,
+        send,
+    )
 except ModuleNotFoundError as error:
     if error.name not in ("httpx", "orjson", "pinecone", "tenacity"):
         raise
@@ -39,7 +44,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["IncompleteUpsertError", "PineconeStore"]
+__all__ = ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"]
 
 MAX_TOP_K = 10_000
 # How many more neighbours are looked at to tell which of those at the last one's distance come first by id.
@@ -216,8 +221,10 @@ class PineconeStore(PineconeBase):
         ------
         InvalidInputError
             If `ids` is not a sequence of str.
+        IncompleteDeleteError
+            If some could not be removed, or are not known to be; the error has their ids.
         StoreError
-            If the store is closed or the service fails.
+            If the store is closed, or the service fails before any deletion is sent.
         """
         names = check_lookup_ids(ids)
         self._require_open()
@@ -227,7 +234,7 @@ class PineconeStore(PineconeBase):
         space.settle()
         keys = {key_of(name): name for name in names if name}
         found = space.fetch(list(keys))
-        space.delete(keys)
+        remove(space, keys)
         return len(found)
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pinecone_parts import sent
+from pinecone_parts import names, normal, sent
 
 from clipretrieval.errors import StoreError, StoreUnavailableError
-from clipretrieval.stores import IncompleteUpsertError
+from clipretrieval.stores import IncompleteDeleteError, IncompleteUpsertError
 
 ONE = np.ones((1, 4), dtype=np.float32)
 
@@ -79,3 +79,35 @@ def test_a_write_that_may_have_been_applied_is_not_waited_for(
     assert store.get(["a", "b"]).labels.tolist() == [2, 0]
     assert store.delete(["a"]) == 1
     assert store.get(["a", "b"]).ids.tolist() == ["b"]
+
+
+def test_a_deletion_that_fails_in_part_names_the_ids(make: Any, other: Any) -> None:
+    """What was deleted is gone for the next read, though the service shows it a while; the rest is named."""
+    late = other(visibility_delay=0.3)
+    store = make(index="parts", host=late.host)
+    ids = names(2500)
+    store.upsert(ids, normal(50, 2500, 2), [0] * 2500)
+    store.flush()
+    late.fail(script=["echo"], paths=["/vectors/delete"])  # one of three parts is refused
+    with pytest.raises(IncompleteDeleteError) as caught:
+        store.delete(ids)
+    late.heal()
+    left = caught.value.ids
+    assert len(left) in (500, 1000)
+    assert store.get(ids).ids.tolist() == left == [name for name in ids if name in set(left)]
+    assert store.delete(left) == len(left)
+    assert store.count() == 0
+
+
+def test_a_deletion_that_may_have_been_done_is_not_waited_for(make: Any, other: Any) -> None:
+    """An upsert that shows late is not insisted on once a deletion of it may have been applied."""
+    flaky = other(log_numbers=False)
+    store = make(host=flaky.host, timeout=0.5)
+    store.upsert(["a", "b"], np.ones((2, 4)), [0, 0])
+    flaky.fail(1.0, ("cut",), paths=["/vectors/delete"])  # applied, and never answered
+    with pytest.raises(IncompleteDeleteError) as caught:
+        store.delete(["a"])
+    assert caught.value.ids == ["a"]
+    flaky.heal()
+    assert store.get(["a", "b"]).ids.tolist() == ["b"]
+    assert store.delete(["a"]) == 0
