@@ -134,7 +134,7 @@ class Space:
         self._index.close()
 
     def delete(self, keys: dict[str, str]) -> Iterator[tuple[list[str], StoreError | None]]:
-        """Remove records, given their keys and true ids; yield the ids of each part with its error, if any."""
+        """Remove records, given their keys and true ids; yield each part's ids with its error, if any."""
         listed = list(keys)
         parts = [listed[start : start + MAX_COUNT] for start in range(0, len(listed), MAX_COUNT)]
         done = 0

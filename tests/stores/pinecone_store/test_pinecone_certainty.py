@@ -19,17 +19,17 @@ ONE = np.ones((1, 4), dtype=np.float32)
 def test_what_was_reported_as_failed_is_not_sent_later(make: Any, other: Any) -> None:
     """A request that the service asked to repeat after the deadline stays unsent, also when it is due."""
     flaky = other()
-    store = make(index="late", host=flaky.host, timeout=0.5)
+    store = make(index="late", host=flaky.host, timeout=1.0)
     store.upsert(["a"], ONE, [0])
-    flaky.fail(script=["429"], paths=["/vectors/upsert"], retry_after=1)
+    flaky.fail(script=["429"], paths=["/vectors/upsert"], retry_after=1.5)
     with pytest.raises(IncompleteUpsertError):
         store.upsert(["a", "b"], np.ones((2, 4)), [1, 1])
-    flaky.fail(script=["429"], paths=["/vectors/delete"], retry_after=1)
+    flaky.fail(script=["429"], paths=["/vectors/delete"], retry_after=1.5)
     with pytest.raises(StoreUnavailableError):
         store.delete(["a"])
     store.upsert(["a"], 2 * ONE, [2])
     store.close()
-    time.sleep(1.2)
+    time.sleep(1.7)
     assert {name: values for name, (values, _) in flaky.contents("late").items()} == {"a": [2.0] * 4}
     assert len(sent(flaky, "/vectors/upsert")) == 3
     assert len(sent(flaky, "/vectors/delete")) == 1
@@ -68,7 +68,7 @@ def test_a_write_that_may_have_been_applied_is_not_waited_for(
 ) -> None:
     """Reads show what the service has, and do not insist on the write before."""
     flaky = other(log_numbers=log_numbers)
-    store = make(host=flaky.host, timeout=0.5)
+    store = make(host=flaky.host, timeout=1.0)
     store.upsert(["a", "b"], np.ones((2, 4)), [0, 0])
     assert store.delete(["a"]) == 1
     flaky.fail(1.0, ("cut",), paths=["/vectors/upsert"])  # applied, and never answered
@@ -102,7 +102,7 @@ def test_a_deletion_that_fails_in_part_names_the_ids(make: Any, other: Any) -> N
 def test_a_deletion_that_may_have_been_done_is_not_waited_for(make: Any, other: Any) -> None:
     """An upsert that shows late is not insisted on once a deletion of it may have been applied."""
     flaky = other(log_numbers=False)
-    store = make(host=flaky.host, timeout=0.5)
+    store = make(host=flaky.host, timeout=1.0)
     store.upsert(["a", "b"], np.ones((2, 4)), [0, 0])
     flaky.fail(1.0, ("cut",), paths=["/vectors/delete"])  # applied, and never answered
     with pytest.raises(IncompleteDeleteError) as caught:
