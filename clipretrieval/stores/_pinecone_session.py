@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from clipretrieval.errors import StoreUnavailableError
@@ -51,6 +53,8 @@ class _State:
     spaces: _Spaces | None = None
     # The label of some stored record, once it is known.
     label: AnyArray | None = None
+    # Upserts on their way.
+    sending: int = 0
     # Text that waits for the index to be made.
     manifest: str | None = None
     guard: threading.RLock = field(default_factory=threading.RLock)
@@ -90,8 +94,17 @@ class Session:
                 self._open(None)
         return None if self._state.spaces is None else self._state.spaces.vectors
 
-    def prepare(self, batch: Batch) -> Space:
-        """Make ready for a batch: the index is there, and labels and dimension are those that it holds."""
+    @contextmanager
+    def prepared(self, batch: Batch) -> Iterator[Space]:
+        """Give the space for a batch, whose labels and dimension are those that it holds, to send it to."""
+        space = self._prepare(batch)
+        try:
+            yield space
+        finally:
+            with self._state.guard:
+                self._state.sending -= 1
+
+    def _prepare(self, batch: Batch) -> Space:
         with self._state.guard:
             dim = batch.vectors.shape[1]
             self.find()
@@ -99,9 +112,12 @@ class Session:
             space = self._open(dim).vectors
             known = self._state.label
             if known is None or known.dtype != batch.labels.dtype:
+                if known is not None and (self._state.sending or space.doubtful):
+                    check_label_kind(batch.labels, known)  # they may be stored any moment
                 check_label_kind(batch.labels, _stored_label(space))
                 self._state.label = batch.labels[:1]
             self._keep_manifest()
+            self._state.sending += 1
             return space
 
     def manifest(self) -> str | None:

@@ -152,7 +152,8 @@ class PineconeStore(PineconeBase):
         batch = check_batch(ids, vectors, labels, metadata, self.metric)
         check_limits(batch)
         self._require_open()
-        send(self._session.prepare(batch), batch)
+        with self._session.prepared(batch) as space:
+            send(space, batch)
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
         """Return the `k` nearest stored vectors of each query, as the service finds them.

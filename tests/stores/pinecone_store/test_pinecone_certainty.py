@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pinecone_parts import names, normal, sent
 
-from clipretrieval.errors import StoreError, StoreUnavailableError
+from clipretrieval.errors import InvalidInputError, StoreError, StoreUnavailableError
 from clipretrieval.stores import IncompleteDeleteError, IncompleteUpsertError
 
 ONE = np.ones((1, 4), dtype=np.float32)
@@ -111,3 +111,41 @@ def test_a_deletion_that_may_have_been_done_is_not_waited_for(make: Any, other: 
     flaky.heal()
     assert store.get(["a", "b"]).ids.tolist() == ["b"]
     assert store.delete(["a"]) == 0
+
+
+def test_labels_of_both_types_cannot_be_on_their_way_at_once(make: Any, other: Any) -> None:
+    """While one thread's int labels are being stored, str labels are refused, though none is stored yet."""
+    slow = other()
+    store = make(host=slow.host, dim=4)
+    store.write_manifest({})
+    slow.fail(script=["slow"], paths=["/vectors/upsert"], delay=0.5)
+    writer = threading.Thread(target=lambda: store.upsert(["a"], ONE, [1]))
+    writer.start()
+    while not store._session._state.sending:
+        time.sleep(0.01)
+    with pytest.raises(InvalidInputError, match="int labels"):
+        store.upsert(["b"], ONE, ["x"])
+    writer.join()
+    assert store.search(ONE, 2).labels.tolist() == [[1, -1]]
+    store.delete(["a"])
+    store.upsert(["b"], ONE, ["x"])
+    assert store.search(ONE, 2).labels.tolist() == [["x", ""]]
+
+
+def test_labels_that_may_be_stored_yet_keep_out_the_other_type(make: Any, other: Any) -> None:
+    """After an upsert of which nothing is known, labels of the other type wait until its ids are settled."""
+    slow = other()
+    store = make(index="slow", host=slow.host, timeout=0.8, dim=4)
+    store.write_manifest({})
+    store.flush()
+    slow.fail(script=["slow"], paths=["/vectors/upsert"], delay=1.6)  # applied after it was given up
+    with pytest.raises(IncompleteUpsertError):
+        store.upsert(["a"], ONE, [1])
+    assert store.count() == 0
+    with pytest.raises(InvalidInputError, match="int labels"):
+        store.upsert(["b"], ONE, ["x"])
+    while not slow.contents("slow"):
+        time.sleep(0.05)
+    assert store.delete(["a"]) == 1
+    store.upsert(["b"], ONE, ["x"])
+    assert store.search(ONE, 2).labels.tolist() == [["x", ""]]
