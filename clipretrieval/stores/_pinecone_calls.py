@@ -101,6 +101,10 @@ class Calls:
             for ticket in self._tickets:
                 ticket.give_up()
 
+    def deadline(self) -> float:
+        """Return when what begins now has to be done, on the clock of `time.monotonic`."""
+        return time.monotonic() + self.timeout
+
     def one(self, doing: str, call: Call[T], deadline: float | None = None) -> T:
         """Send one request.
 
@@ -173,7 +177,7 @@ class Calls:
         An answer that comes a byte at a time holds its thread up beyond the deadline: it takes no other
         request's place, and does not hold up the end of the program.
         """
-        own = time.monotonic() + self.timeout
+        own = self.deadline()
         future: Future[T | Failure] = Future()
         ticket = Ticket(own if deadline is None else min(own, deadline))
         with self._lock:

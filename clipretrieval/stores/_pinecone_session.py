@@ -139,8 +139,9 @@ class Session:
     def settle(self) -> None:
         """Return when everything written can be seen."""
         if self._state.spaces is not None:
-            self._state.spaces.vectors.settle()
-            self._state.spaces.manifest.settle()
+            deadline = self._calls.deadline()
+            self._state.spaces.vectors.settle(deadline)
+            self._state.spaces.manifest.settle(deadline)
 
     def close(self) -> None:
         """Close the connections; what another thread was about to send stays unsent."""

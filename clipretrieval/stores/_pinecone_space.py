@@ -92,9 +92,9 @@ class Space:
             include_values=False,
         )
 
-    def fetch(self, keys: list[str]) -> dict[str, Any]:
+    def fetch(self, keys: list[str], deadline: float | None = None) -> dict[str, Any]:
         """Return the records that are there, by key."""
-        return {key: record for part in self._fetched(keys) for key, record in part.items()}
+        return {key: record for part in self._fetched(keys, deadline) for key, record in part.items()}
 
     def metadata(self, keys: list[str]) -> dict[str, Any]:
         """Return the metadata of the records that are there, by key; their vectors are read and let go."""
@@ -156,16 +156,21 @@ class Space:
             for part in parts[done:]:
                 self._marks.doubted(part, upsert=False)
 
-    def settle(self) -> None:
+    def settle(self, deadline: float | None = None) -> None:
         """Return when all that was written through this object can be seen.
+
+        Parameters
+        ----------
+        deadline : float, optional
+            On the clock of `time.monotonic`; in the timeout's time if left out.
 
         Raises
         ------
         StoreUnavailableError
             If that takes longer than the timeout.
         """
-        deadline, pause = time.monotonic() + self._calls.timeout, FIRST_POLL
-        while not self._settled():
+        deadline, pause = self._calls.deadline() if deadline is None else deadline, FIRST_POLL
+        while not self._settled(deadline):
             if time.monotonic() + pause > deadline:
                 raise StoreUnavailableError(
                     f"Pinecone has not shown what was written within {self._calls.timeout:g} s; it "
@@ -184,37 +189,39 @@ class Space:
             if token is None:
                 return
 
-    def _fetched(self, keys: list[str]) -> Iterator[dict[str, Any]]:
+    def _fetched(self, keys: list[str], deadline: float | None = None) -> Iterator[dict[str, Any]]:
         calls = (partial(self._fetch, part) for part in by_url(keys))
-        for answer in self._calls.all("when records were read from it", calls):
+        for answer in self._calls.all("when records were read from it", calls, deadline):
             yield answer.vectors
 
-    def _settled(self) -> bool:
+    def _settled(self, deadline: float) -> bool:
         """Look once, and forget what could be seen."""
         left = self._marks.unseen()
         if left.committed is not None:
-            if not self._ask(None).response_info.is_reconciled(left.committed):
+            if not self._ask(None, deadline).response_info.is_reconciled(left.committed):
                 return False
             self._marks.seen(committed=left.committed)
         if left.added:
-            found = self.fetch(list(left.added))
+            found = self.fetch(list(left.added), deadline)
             self._marks.seen(added={key: left.added[key] for key in found})
             if len(found) < len(left.added):
                 return False
         if left.gone:
-            if self.fetch(list(left.gone)):
+            if self.fetch(list(left.gone), deadline):
                 return False
             names = [name for name, _ in left.gone.values()]
             for start in range(0, len(names), MAX_COUNT):
-                if self._ask(names[start : start + MAX_COUNT]).matches:
+                if self._ask(names[start : start + MAX_COUNT], deadline).matches:
                     return False
             self._marks.seen(gone=left.gone)
         return True
 
-    def _ask(self, names: list[str] | None) -> Any:
+    def _ask(self, names: list[str] | None, deadline: float) -> Any:
         """Query for one record, of those ids if any are given."""
         condition = None if names is None else {ID_FIELD: {"$in": names}}
-        return self._calls.one("when it was asked for what it shows", partial(self._peek, condition))
+        return self._calls.one(
+            "when it was asked for what it shows", partial(self._peek, condition), deadline
+        )
 
     def _send(self, records: list[dict[str, Any]]) -> Any:
         return self._index.upsert(vectors=records, namespace=self._name)

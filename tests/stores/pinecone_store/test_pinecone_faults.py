@@ -207,3 +207,19 @@ def test_a_new_index_is_awaited(make: Any, other: Any) -> None:
     never = other(creation_delay=math.inf)
     with pytest.raises(StoreUnavailableError, match="ready"):
         make(host=never.host, timeout=0.6).upsert(["a"], np.ones((1, 4)), [1])
+
+
+def test_flush_has_one_deadline_for_all_that_it_asks(make: Any, other: Any) -> None:
+    """Where each answer takes most of the timeout, flush gives up before it has asked everything."""
+    slow = other(log_numbers=False)
+    store = make(host=slow.host, timeout=1.0, dim=2, concurrency=1)
+    ids = names(3000)
+    store.upsert(ids, normal(19, 3000, 2), [0] * 3000)
+    start = len(slow.requests)
+    slow.fail(1.0, ("slow",), delay=0.8)
+    with pytest.raises(StoreUnavailableError):
+        store.flush()
+    assert len(sent(slow, "/vectors/fetch", start)) == 1
+    slow.heal()
+    store.flush()
+    assert store.count() == 3000
