@@ -95,7 +95,7 @@ def as_neighbors(answers: Sequence[Sequence[tuple[float, Match]]], k: int) -> Ne
 
 def as_records(names: Sequence[str], found: dict[str, Any], dim: int | None) -> Records:
     """Put fetched records in the order of the ids that were asked for."""
-    held = [(name, key) for name in names if name and (key := key_of(name)) in found]
+    held = [(name, key) for name in names if (key := key_of(name)) in found]
     vectors = np.empty((len(held), dim or 0), dtype=np.float32)
     for row, (_, key) in enumerate(held):
         vectors[row] = 0.0 if is_zero(found[key].metadata) else found[key].values

@@ -19,6 +19,7 @@ from clipretrieval.stores._validate import (
     check_lookup_ids,
     check_manifest,
     check_vectors,
+    storable_ids,
 )
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
@@ -207,13 +208,13 @@ class PineconeStore(PineconeBase):
         StoreError
             If the store is closed or the service fails.
         """
-        names = check_lookup_ids(ids)
+        names = storable_ids(check_lookup_ids(ids))
         self._require_open()
         space = self._session.find()
         if space is None or not names:
             return as_records([], {}, self.dim)
         space.settle()
-        return as_records(names, space.fetch(list({key_of(name): None for name in names if name})), self.dim)
+        return as_records(names, space.fetch(list({key_of(name): None for name in names})), self.dim)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the records of `ids` and return how many of them were there.
@@ -227,13 +228,13 @@ class PineconeStore(PineconeBase):
         StoreError
             If the store is closed, or the service fails before any deletion is sent.
         """
-        names = check_lookup_ids(ids)
+        names = storable_ids(check_lookup_ids(ids))
         self._require_open()
         space = self._session.find()
         if space is None or not names:
             return 0
         space.settle()
-        keys = {key_of(name): name for name in names if name}
+        keys = {key_of(name): name for name in names}
         found = space.fetch(list(keys))
         remove(space, keys)
         return len(found)

@@ -89,6 +89,8 @@ def test_ids_of_every_kind_come_back(make: Any) -> None:
     assert store.delete(ids[:6]) == 6
     assert store.get(ids).ids.tolist() == ids[6:]
     assert store.get(["", "\ud800"]).ids.tolist() == []
+    assert store.delete(["", "\ud800"]) == 0
+    assert store.get([ids[6]]).ids.tolist() == [ids[6]]
 
 
 def test_labels_are_of_one_type_as_long_as_there_are_any(make: Any) -> None:
