@@ -32,6 +32,7 @@ from tenacity import (
 
 from clipretrieval.errors import StoreError, StoreUnavailableError
 from clipretrieval.stores._pinecone_http import Ticket
+from clipretrieval.stores._pinecone_key import ApiKey
 
 __all__ = ["Calls", "Failure"]
 
@@ -77,15 +78,15 @@ class Calls:
 
     Parameters
     ----------
-    key : str
-        The API key, which is struck out of every message.
+    key : ApiKey
+        It is struck out of every message.
     timeout : float
         Seconds within which each request has to succeed, retries included.
     workers : int
         How many requests of one call run side by side.
     """
 
-    def __init__(self, key: str, timeout: float, workers: int) -> None:
+    def __init__(self, key: ApiKey, timeout: float, workers: int) -> None:
         self._key, self.timeout, self._workers = key, timeout, workers
         self._lock = threading.Lock()
         self._tickets: set[Ticket] = set()
@@ -161,7 +162,7 @@ class Calls:
 
     def scrubbed(self, text: str) -> str:
         """Strike the key out of a text, and shorten it."""
-        clean = text.replace(self._key, "***")
+        clean = self._key.struck_out(text)
         return clean if len(clean) <= LONGEST_QUOTE else f"{clean[:LONGEST_QUOTE]}…"
 
     def _outcome(self, doing: str, future: Future[T | Failure], ticket: Ticket) -> T | Failure:

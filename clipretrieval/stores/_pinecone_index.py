@@ -16,6 +16,7 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores._pinecone_calls import Calls
 from clipretrieval.stores._pinecone_http import unretried
+from clipretrieval.stores._pinecone_key import ApiKey
 from clipretrieval.types import Metric
 
 __all__ = ["METRICS", "Description", "Project", "check_description"]
@@ -56,10 +57,10 @@ class Project:
         If the key cannot be sent in an HTTP header.
     """
 
-    def __init__(self, key: str, host: str | None, calls: Calls) -> None:
+    def __init__(self, key: ApiKey, host: str | None, calls: Calls) -> None:
         self._calls = calls
         try:
-            self._client = unretried(Pinecone(api_key=key, host=host))  # `Calls` retries
+            self._client = unretried(Pinecone(api_key=key.reveal(), host=host))  # `Calls` retries
             return
         except PineconeError as error:
             told = calls.scrubbed(str(error))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from clipretrieval.errors import StoreUnavailableError
 from clipretrieval.stores._pinecone_calls import Calls
 from clipretrieval.stores._pinecone_index import Project, check_description
+from clipretrieval.stores._pinecone_key import ApiKey
 from clipretrieval.stores._pinecone_manifest import MANIFEST_SPACE, read_text, write_text
 from clipretrieval.stores._pinecone_records import label_of
 from clipretrieval.stores._pinecone_space import Space
@@ -71,7 +72,7 @@ class Session:
         If the service cannot be reached, or there is no index and none may be made.
     """
 
-    def __init__(self, address: Address, dim: int | None, key: str, calls: Calls) -> None:
+    def __init__(self, address: Address, dim: int | None, key: ApiKey, calls: Calls) -> None:
         self._address, self.dim = address, dim
         self._state = _State()
         self._calls = calls

@@ -26,6 +26,7 @@ from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, R
 try:
     from clipretrieval.stores._pinecone_answers import as_neighbors, as_records, distance_of
     from clipretrieval.stores._pinecone_base import PineconeBase
+    from clipretrieval.stores._pinecone_key import ApiKey
     from clipretrieval.stores._pinecone_records import check_limits, key_of
     from clipretrieval.stores._pinecone_scan import listed
     from clipretrieval.stores._pinecone_search import nearest
@@ -112,10 +113,12 @@ class PineconeStore(PineconeBase):
         timeout: float = 60.0,
         concurrency: int = 8,
     ) -> None:
+        key = ApiKey(api_key)
+        del api_key  # tracebacks may be printed with local variables
         super().__init__(
             Address(index, namespace, Metric.parse(metric), host, cloud, region, create),
             dim,
-            api_key,
+            key,
             timeout,
             concurrency,
         )

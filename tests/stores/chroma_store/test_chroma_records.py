@@ -160,7 +160,7 @@ def test_the_manifest_is_replaced_whole(make: Any) -> None:
 
 
 def test_an_id_that_no_record_can_have_is_not_there(make: Any) -> None:
-    """An empty id, and one that is not valid Unicode, are neither found nor deleted, beside others that are."""
+    """An empty id, and one that is not valid Unicode, are not found, and do no harm beside others."""
     store = make()
     store.upsert(["a", "b"], np.eye(2), [1, 2])
     assert store.get(["\ud800", "a", ""]).ids.tolist() == ["a"]
