@@ -53,12 +53,14 @@ class PineconeBase(ClosedAtExit):
         ------
         StoreUnavailableError
             If that takes longer than the timeout.
+        StoreError
+            If a manifest waits for an index that is not made yet.
         """
         self._require_open()
         self._session.settle()
 
     def close(self) -> None:
-        """Flush and close the connections; calling it again does nothing."""
+        """Flush and close the connections, even if the flush fails; calling it again does nothing."""
         if self._closed:
             return
         try:

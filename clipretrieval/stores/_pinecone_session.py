@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from clipretrieval.errors import StoreUnavailableError
+from clipretrieval.errors import StoreError, StoreUnavailableError
 from clipretrieval.stores._pinecone_calls import Calls
 from clipretrieval.stores._pinecone_index import Project, check_description
 from clipretrieval.stores._pinecone_key import ApiKey
@@ -138,11 +138,22 @@ class Session:
                 self._keep_manifest()
 
     def settle(self) -> None:
-        """Return when everything written can be seen."""
+        """Return when everything written can be seen.
+
+        Raises
+        ------
+        StoreError
+            If a manifest still waits for the index to be made.
+        """
         if self._state.spaces is not None:
             deadline = self._calls.deadline()
             self._state.spaces.vectors.settle(deadline)
             self._state.spaces.manifest.settle(deadline)
+        if self._state.manifest is not None:
+            raise StoreError(
+                f"the manifest is not stored: there is no Pinecone index {self._address.index!r} yet, and its "
+                "dimension is not known. Store vectors first, or open the store with dim="
+            )
 
     def close(self) -> None:
         """Close the connections; what another thread was about to send stays unsent."""

@@ -290,7 +290,8 @@ class PineconeStore(PineconeBase):
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a small JSON object beside the vectors, replacing the one before.
 
-        Where there is no index yet and no `dim` to make one, it is stored with the first vectors.
+        Where there is no index yet and no `dim` to make one, it is stored with the first vectors; `flush` and
+        `close` raise as long as it waits.
 
         Raises
         ------

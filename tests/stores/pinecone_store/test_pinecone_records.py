@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pinecone import Pinecone
 from pinecone_parts import KEY, contents, names, normal, same_neighbors, sent
 
-from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError
 from clipretrieval.stores import MemoryStore, PineconeStore
 from clipretrieval.stores._pinecone_space import Space
 from clipretrieval.testing import PineconeEmulator
@@ -171,6 +171,23 @@ def test_with_a_dimension_the_manifest_needs_no_vectors(make: Any) -> None:
     store.write_manifest({"step": 1})
     store.close()
     assert make(**store.location()).read_manifest() == {"step": 1}
+
+
+def test_a_manifest_that_cannot_be_stored_yet_is_not_lost_in_silence(make: Any) -> None:
+    """Without an index and a dimension flush and close say that it waits; with the first vectors it is stored."""
+    store = make(index="waiting")
+    store.write_manifest({"step": 1})
+    with pytest.raises(StoreError, match="manifest"):
+        store.flush()
+    store.upsert(["a"], normal(8, 1, 4), [1])
+    store.close()
+    assert make(index="waiting").read_manifest() == {"step": 1}
+    lost = make(index="lost")
+    lost.write_manifest({"step": 1})
+    with pytest.raises(StoreError, match="manifest"):
+        lost.close()
+    lost.close()
+    assert "closed" in repr(lost)
 
 
 def test_namespaces_are_apart(make: Any) -> None:
