@@ -20,6 +20,7 @@ from pinecone import (
     PineconeTimeoutError,
     UnauthorizedError,
 )
+from pinecone.errors import ResponseParsingError
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -231,6 +232,11 @@ class Calls:
             return StoreUnavailableError(
                 f"Pinecone did not answer within {self.timeout:g} s {doing} (last: {told}); check the "
                 "network and https://status.pinecone.io, or allow a longer timeout"
+            )
+        if isinstance(error, ResponseParsingError):
+            return StoreUnavailableError(
+                f"what answered {doing} is not Pinecone ({told}); check host=, and whether a proxy or a "
+                "login page stands in between"
             )
         return StoreError(f"Pinecone refused the request {doing} ({told})")
 

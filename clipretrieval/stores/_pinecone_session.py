@@ -47,6 +47,7 @@ class Address:
 class _Spaces:
     vectors: Space
     manifest: Space
+    dim: int
 
 
 @dataclass(eq=False)
@@ -132,10 +133,12 @@ class Session:
     def replace_manifest(self, text: str) -> None:
         """Store the manifest's text, as soon as there is an index."""
         with self._state.guard:
-            self._state.manifest = text
-            if self.find() is not None or self.dim is not None:
-                self._open(self.dim)
-                self._keep_manifest()
+            if self.find() is None and self.dim is None:
+                self._state.manifest = text
+                return
+            spaces = self._open(self.dim)
+            write_text(spaces.manifest, text, spaces.dim)
+            self._state.manifest = None
 
     def settle(self) -> None:
         """Return when everything written can be seen.
@@ -145,14 +148,17 @@ class Session:
         StoreError
             If a manifest still waits for the index to be made.
         """
+        with self._state.guard:
+            if self._state.manifest is not None and self.find() is not None:
+                self._keep_manifest()
         if self._state.spaces is not None:
             deadline = self._calls.deadline()
             self._state.spaces.vectors.settle(deadline)
             self._state.spaces.manifest.settle(deadline)
         if self._state.manifest is not None:
             raise StoreError(
-                f"the manifest is not stored: there is no Pinecone index {self._address.index!r} yet, and its "
-                "dimension is not known. Store vectors first, or open the store with dim="
+                f"the manifest is not stored: there is no Pinecone index {self._address.index!r} yet, and "
+                "its dimension is not known. Store vectors first, or open the store with dim="
             )
 
     def close(self) -> None:
@@ -177,7 +183,8 @@ class Session:
                     *(
                         Space(client, name, found.dim, self._calls)
                         for name in (address.namespace, MANIFEST_SPACE + address.namespace)
-                    )
+                    ),
+                    found.dim,
                 )
                 self.dim = found.dim
             return state.spaces
@@ -185,8 +192,8 @@ class Session:
     def _keep_manifest(self) -> None:
         """Send a manifest that waits; from then on it is read from the service."""
         state = self._state
-        if state.manifest is not None and state.spaces is not None and self.dim is not None:
-            write_text(state.spaces.manifest, state.manifest, self.dim)
+        if state.manifest is not None and state.spaces is not None:
+            write_text(state.spaces.manifest, state.manifest, state.spaces.dim)
             state.manifest = None
 
 

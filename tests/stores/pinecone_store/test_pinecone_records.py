@@ -174,7 +174,7 @@ def test_with_a_dimension_the_manifest_needs_no_vectors(make: Any) -> None:
 
 
 def test_a_manifest_that_cannot_be_stored_yet_is_not_lost_in_silence(make: Any) -> None:
-    """Without an index and a dimension flush and close say that it waits; with the first vectors it is stored."""
+    """Without an index and a dimension flush and close say so; with the first vectors it is stored."""
     store = make(index="waiting")
     store.write_manifest({"step": 1})
     with pytest.raises(StoreError, match="manifest"):
