@@ -179,13 +179,11 @@ class Session:
                 expected = dim if dim is not None else self.dim
                 check_description(found, address.index, address.metric, expected)
                 client = self._project.open(str(found.host))
-                state.spaces = _Spaces(
-                    *(
-                        Space(client, name, found.dim, self._calls)
-                        for name in (address.namespace, MANIFEST_SPACE + address.namespace)
-                    ),
-                    found.dim,
+                vectors, manifest = (
+                    Space(client, name, found.dim, self._calls)
+                    for name in (address.namespace, MANIFEST_SPACE + address.namespace)
                 )
+                state.spaces = _Spaces(vectors, manifest, found.dim)
                 self.dim = found.dim
             return state.spaces
 

@@ -12,13 +12,15 @@ from pinecone import NotFoundError
 from clipretrieval.errors import StoreError, StoreUnavailableError
 from clipretrieval.stores._pinecone_calls import Calls, Failure
 from clipretrieval.stores._pinecone_marks import Marks
-from clipretrieval.stores._pinecone_records import ID_FIELD, MAX_COUNT, by_url
+from clipretrieval.stores._pinecone_records import ID_FIELD, MAX_COUNT, by_url, per_answer
 
 __all__ = ["DEFAULT_NAMESPACE", "Space"]
 
 DEFAULT_NAMESPACE = "__default__"
 """How the service calls the namespace without a name."""
 
+# Records in a page, where the answer's size allows as many.
+PAGE = 100
 FIRST_POLL = 0.02
 LONGEST_POLL = 1.0
 
@@ -41,6 +43,7 @@ class Space:
     def __init__(self, index: Any, name: str, dim: int, calls: Calls) -> None:
         self._index, self._name, self._calls = index, name, calls
         self._probe = [1.0, *[0.0] * (dim - 1)]
+        self._most = per_answer(dim)
         self._marks = Marks()
 
     def __repr__(self) -> str:
@@ -190,9 +193,25 @@ class Space:
                 return
 
     def _fetched(self, keys: list[str], deadline: float | None = None) -> Iterator[dict[str, Any]]:
-        calls = (partial(self._fetch, part) for part in by_url(keys))
-        for answer in self._calls.all("when records were read from it", calls, deadline):
-            yield answer.vectors
+        yield from self._parts(list(by_url(keys, self._most)), deadline)
+
+    def _parts(self, parts: list[list[str]], deadline: float | None) -> Iterator[dict[str, Any]]:
+        """Read some ids at a time, and fewer where the service refuses: an answer's size is not known before.
+
+        Of a part that is refused its first half is tried before any other, so that a refusal for another
+        reason is raised after few requests.
+        """
+        calls = (partial(self._fetch, part) for part in parts)
+        outcomes = self._calls.each("when records were read from it", calls, deadline)
+        for part, outcome in zip(parts, outcomes, strict=True):
+            middle = len(part) // 2
+            if not isinstance(outcome, Failure):
+                yield outcome.vectors
+            elif outcome.refused and middle:
+                yield from self._parts([part[:middle]], deadline)
+                yield from self._parts([part[middle:]], deadline)
+            else:
+                raise outcome.error
 
     def _settled(self, deadline: float) -> bool:
         """Look once, and forget what could be seen."""
@@ -233,7 +252,12 @@ class Space:
         return self._index.list_paginated(limit=limit, pagination_token=token, namespace=self._name)
 
     def _match(self, condition: dict[str, Any], token: str | None) -> Any:
-        return self._index.fetch_by_metadata(filter=condition, namespace=self._name, pagination_token=token)
+        return self._index.fetch_by_metadata(
+            filter=condition,
+            namespace=self._name,
+            limit=min(PAGE, self._most),
+            pagination_token=token,
+        )
 
     def _stats(self) -> Any:
         return self._index.describe_index_stats()
