@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sklearn.base import clone
+from tiny_models import TINY, enliven
 from torch import nn
 
 from clipretrieval import (
@@ -25,7 +26,6 @@ from clipretrieval.encoding import tower
 from clipretrieval.encoding.text import load_clip
 from clipretrieval.encoding.weights import resolve
 from clipretrieval.prompts import PHOTO_PROMPT, fill
-from conftest import TINY, enliven
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 STUDY = [
