@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PASSED_OVER", "classify", "index"]
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 PASSED_OVER = 3
 """Exit status where pictures could not be decoded and all others were dealt with."""
 _FREE = frozenset({"images", "classifier", "add", "resume", "flush_every"})
@@ -40,7 +42,7 @@ def index(
         bool, typer.Option("--add", help="Add to the classifier that is there, as it was made.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what was interrupted, with the same options.")
+        bool, typer.Option("--resume", help="Go on with what was interrupted, with the settings it had.")
     ] = False,
     model: Annotated[str, typer.Option(help="RN50, RN101, RN50x4, …, or local-dir:PATH.")] = "RN50",
     pretrained: Annotated[
@@ -90,7 +92,11 @@ def index(
             settings = begin(context, classifier, resume)
             with progress_bar("indexing") as progress, ended_if_idle(classifier, progress) as progress:
                 made = _classifier(settings, classifier, batch_size, device)
-                made.fit(*labelled, resume=resume, **given, progress=progress)
+                try:
+                    made.fit(*labelled, resume=resume, **given, progress=progress)
+                except KeyboardInterrupt:
+                    typer.echo("what was encoded is kept; pass --resume to go on", err=True)
+                    raise
             with closing(made.store_):
                 made.save(classifier)
             end(classifier)
@@ -202,31 +208,38 @@ def _ranked(found: Explanation) -> list[tuple[Any, float]]:
 def _line(found: Explanation, top: int, explain: bool) -> str:
     content = found.to_dict()
     shown = {
-        "path": content["query"],
+        "path": str(found.query),
         "label": content["answer"],
         "share": content["share"],
         "top": [{"label": label, "share": share} for label, share in _ranked(found)[:top]],
         **({"neighbors": content["neighbors"]} if explain else {}),
     }
-    return json.dumps(shown, ensure_ascii=False)
+    return _json(shown)
+
+
+def _json(content: dict[str, Any]) -> str:
+    """Write JSON on one line; what `os.fsdecode` made of bytes that are no text comes as JSON escapes."""
+    text = json.dumps(content, ensure_ascii=False)
+    return text if text.isascii() or not _SURROGATE.search(text) else json.dumps(content)
 
 
 def _text(found: Explanation, top: int, explain: bool) -> str:
+    from clipretrieval._explanation_views import readable
+
+    ranked = "\t".join(f"{readable(label)}\t{share:.1%}" for label, share in _ranked(found)[:top])
+    line = f"{readable(found.query)}\t{ranked}"
     if explain:
-        return str(found)
-    ranked = "\t".join(f"{label}\t{share:.1%}" for label, share in _ranked(found)[:top])
-    return f"{found.query}\t{ranked}"
+        return f"{line}\n{found}" if top > 1 else str(found)
+    return line
 
 
 def _tell_skipped(skipped: list[SkippedImage], told: int, as_json: bool) -> int:
     """Name the pictures that were passed over since the last call."""
-    from clipretrieval._explanation_views import readable
-
     for item in skipped[told:]:
         _pass_over(item)
         if as_json:
-            path = None if item.source is None else readable(str(item.source))
-            typer.echo(json.dumps({"path": path, "error": item.reason}, ensure_ascii=False))
+            path = None if item.source is None else str(item.source)
+            typer.echo(_json({"path": path, "error": item.reason}))
     return len(skipped)
 
 

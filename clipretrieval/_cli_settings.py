@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from clipretrieval._timing import Progress
-from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
 
 __all__ = ["VECTORS", "begin", "end", "ended_if_idle", "is_given"]
 
@@ -66,6 +66,10 @@ def begin(context: typer.Context, folder: Path, resume: bool) -> dict[str, Any]:
         raise InvalidInputError(
             f"{str(folder)!r} holds a classifier already; pass --add to add images to it, or another folder"
         )
+    if resume:
+        raise InvalidInputError(
+            f"{str(folder)!r} holds nothing to go on with; leave --resume out to begin there"
+        )
     check_folder(folder, Path(VECTORS))
     folder.mkdir(parents=True, exist_ok=True)
     public = {**given, "store_option": [item for item in given["store_option"] if not _SECRET.search(item)]}
@@ -93,9 +97,11 @@ def ended_if_idle(folder: Path, progress: Progress) -> Iterator[Progress]:
 
     try:
         yield watched
-    except BaseException:
+    except ClipRetrievalError:
         if most == 0:
             end(folder)
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
         raise
 
 

@@ -251,6 +251,11 @@ def _rebuild_encoder(content: Mapping[str, Any] | None) -> Encoder | None:
 
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / FILE
+    if not file.is_file() and (folder / INDEXING).is_file():
+        raise InvalidInputError(
+            f"{folder} holds what an interrupted `clipretrieval index` has left, and no finished classifier; "
+            "go on with it: clipretrieval index PICTURES FOLDER --resume"
+        )
     if not file.is_file():
         raise InvalidInputError(
             f"{folder} is no saved classifier: it has no {FILE}. Pass a folder that "

@@ -247,6 +247,12 @@ def test_resume_goes_on_with_the_settings_that_were_asked_for(command, class_fol
     settings = ("--stage", "pixel", "--k", "3", "--weights", "softmax", "--temperature", "0.5", "--normalize")
     assert interrupted(command, monkeypatch, "index", class_folder / "train", target, *settings)[0] != 0
     assert "pass --resume" in command("index", class_folder / "train", target, *settings)[2]
+    for asked in (
+        ("classify", target, class_folder / "test"),
+        ("index", class_folder / "test", target, "--add"),
+    ):
+        status, _, err = command(*asked)
+        assert (status, "interrupted" in err) == (2, True)
     status, _, err = command("index", class_folder / "train", target, "--resume", "--k", "5")
     assert (status, "--k 3 and now it is --k 5" in err) == (2, True)
     assert command("index", class_folder / "train", target, "--resume")[0] == 0
@@ -272,6 +278,9 @@ def test_a_mistake_leaves_nothing_to_resume(command, class_folder, tmp_path):
     """The command can be given again, mended."""
     arguments = ("index", class_folder / "train", tmp_path / "kept")
     assert command(*arguments, "--stage", "middle")[0] == 2
+    assert not (tmp_path / "kept").exists()
+    status, _, err = command(*arguments, "--stage", "pixel", "--resume")
+    assert (status, "holds nothing to go on with" in err) == (2, True)
     assert command(*arguments, "--stage", "pixel")[0] == 0
 
 
@@ -300,3 +309,19 @@ def test_classify_tells_of_a_fault_though_pictures_were_passed_over(command, kep
     status, out, err = command("classify", kept, pictures / "temple" / "zero.jpg", class_folder / "test")
     assert (status, out) == (2, "")
     assert "normalize" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take no such names")
+def test_json_has_the_paths_that_files_have(command, kept, class_folder, tmp_path):
+    """Whatever a name is made of, its path in JSON opens the file, and a line of text stays a line."""
+    names = ["tab\tline\nend.jpg", os.fsdecode(b"latin\xe9.jpg"), "猫.jpg"]
+    for name in names:
+        shutil.copy(class_folder / "test" / "temple" / "00.jpg", tmp_path / name)
+    (tmp_path / "bad\t.jpg").write_text("no picture")
+    paths = [tmp_path / name for name in [*names, "bad\t.jpg"]]
+    status, out, _ = command("classify", kept, *paths, "--json")
+    assert status == 3
+    assert {answer["path"] for answer in lines(out)} == {str(path) for path in paths}
+    assert len(command("classify", kept, *paths[:3])[1].splitlines()) == 3
+    shown = command("classify", kept, paths[2], "--explain", "--top", "2")[1].splitlines()
+    assert shown[0].split("\t")[1] == "temple"
