@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DIGITS := build/demo/digits
 
+# Two processes, each file of tests in one of them; PARALLEL= gives one, for a debugger.
+PARALLEL ?= -n 2 --dist loadfile
+
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -40,7 +43,7 @@ demo: $(VENV)/installed ## classify scikit-learn's hand-written digits by retrie
 	$(BIN)/clipretrieval evaluate --train $(DIGITS)/train --test $(DIGITS)/test --stage pixel --k 1 --store faiss
 
 test: $(VENV)/installed-dev ## run the tests, the documentation's examples among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/installed-dev ## check the code and its format with ruff
 	$(BIN)/ruff check .
@@ -58,7 +61,7 @@ custom-store: $(VENV)/installed-dev ## install the example of a package that bri
 	@BIN=$(BIN) DIGITS=$(DIGITS) .ci/custom-store
 
 wheel-test: $(VENV)/installed-dev ## build the distributions and test the installed wheel in a fresh environment
-	@BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) .ci/wheel-test
+	@BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) PARALLEL="$(PARALLEL)" .ci/wheel-test
 
 clean: ## remove what the targets wrote, except the environment
 	rm -rf build dist docs/api/generated .venv-wheel .hypothesis .mypy_cache .pytest_cache .ruff_cache

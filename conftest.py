@@ -158,6 +158,19 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send the count home where pytest-xdist runs several processes."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["blocks_run"] = dict(BLOCKS_RUN)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """Add up what the processes have counted."""
+    BLOCKS_RUN.update(getattr(node, "workeroutput", {}).get("blocks_run", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell how many blocks of the documentation ran; plain text is counted apart, as it is only read."""
     read = BLOCKS_RUN["text"]
