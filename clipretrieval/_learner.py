@@ -244,7 +244,9 @@ class Learner(BaseEstimator):
         started, timing = time.perf_counter(), Timing()
         check_params(self)
         interval = _filling.check_flush_every(flush_every)
-        source = _inputs.fit_source(self, X, y, on_error, reset=onto is None)
+        # The last quarter of an interval is for what is being encoded; see `fill`.
+        ahead = None if interval is None else max(1, interval // 4)
+        source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
         store = onto if onto is not None else store_to_fill(self, overwrite or resume)
         with _closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
             putter = open_putter(store, source, overwrite, resume)

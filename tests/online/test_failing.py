@@ -7,7 +7,14 @@ import sys
 import pytest
 from colours import colour, pairs
 
-from clipretrieval import FingerprintMismatchError, InvalidInputError, RetrievalClassifier, StoreError
+from clipretrieval import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    RetrievalClassifier,
+    StagedEncoder,
+    StoreError,
+)
+from clipretrieval.encoding.engine import Engine
 from clipretrieval.stores import FaissStore, MemoryStore
 
 
@@ -132,3 +139,29 @@ def test_a_class_forgotten_meanwhile_stays_forgotten(encoder, any_store):
 
     assert classifier.predict(forgetful()).tolist() == ["a", "a"]
     assert classifier.classes_.tolist() == ["a"]
+
+
+def test_no_more_is_encoded_ahead_than_a_flush_interval(tiny_model, class_folder, tmp_path, monkeypatch):
+    """Whatever the encoder's own batches are: what is encoded and not yet durable stays within it."""
+    files = sorted((class_folder / "train").rglob("*.*g")) * 8
+    encoded, durable, most = 0, 0, 0
+    run, flush = Engine.run, FaissStore.flush
+
+    def counted(self, squares, stages):
+        nonlocal encoded, most
+        encoded += len(squares)
+        most = max(most, encoded - durable)
+        return run(self, squares, stages)
+
+    def flushed(self):
+        nonlocal durable
+        flush(self)
+        durable = self.count()
+
+    monkeypatch.setattr(Engine, "run", counted)
+    monkeypatch.setattr(FaissStore, "flush", flushed)
+    with FaissStore(tmp_path / "index") as store:
+        classifier = RetrievalClassifier(StagedEncoder(tiny_model, stage="mid"), store)
+        classifier.fit(files, [file.parent.name for file in files], flush_every=32)
+    assert (encoded, durable) == (192, 192)
+    assert most <= 32
