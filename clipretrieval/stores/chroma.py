@@ -83,7 +83,7 @@ class ChromaStore(ChromaBase):
     FingerprintMismatchError
         If the collection has another metric.
     StoreLockedError
-        If another store holds the folder.
+        If another store, or a Chroma client of this process, holds the folder.
     StoreCorruptedError
         If the folder is damaged.
     StoreUnavailableError

@@ -6,10 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clipretrieval.errors import (
-    MissingDependencyError,
-    UnsupportedOperationError,
-)
+from clipretrieval.errors import MissingDependencyError, UnsupportedOperationError
 from clipretrieval.stores._scan import check_label
 from clipretrieval.stores._validate import (
     check_batch,
@@ -115,13 +112,8 @@ class PineconeStore(PineconeBase):
     ) -> None:
         key = ApiKey(api_key)
         del api_key  # tracebacks may be printed with local variables
-        super().__init__(
-            Address(index, namespace, Metric.parse(metric), host, cloud, region, create),
-            dim,
-            key,
-            timeout,
-            concurrency,
-        )
+        address = Address(index, namespace, Metric.parse(metric), host, cloud, region, create)
+        super().__init__(address, dim, key, timeout, concurrency)
 
     def upsert(
         self,
