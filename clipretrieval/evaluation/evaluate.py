@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vo
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import check_untuned
-from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.mistakes import WorstMistakes
+from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, StoreError
+from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.images import SkippedImage, count_hint
+from clipretrieval.types import AnyArray
 from clipretrieval.voting import weighting_name
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def evaluate(
         y_pred=y_pred,
         distances=np.concatenate(nearest),
         confidence=np.concatenate(confidence),
-        mistakes=tuple(worst.explained(classifier, ballot.kind, y_true, y_pred)),
+        mistakes=_explained(worst, classifier, y_true, y_pred),
         classes=np.unique(np.concatenate([classifier.classes_, y_true])),
         setting=_setting(classifier),
         timing=timing,
@@ -114,6 +116,21 @@ def evaluate(
         seconds=time.perf_counter() - started,
         skipped=tuple(skipped),
     )
+
+
+def _explained(
+    worst: WorstMistakes, classifier: RetrievalClassifier, y_true: AnyArray, y_pred: AnyArray
+) -> tuple[Mistake, ...]:
+    """Look up what the worst mistakes rest on; an evaluation that took long is not lost for it."""
+    try:
+        return tuple(worst.explained(classifier, classifier._label_kind, y_true, y_pred))
+    except StoreError as error:
+        warnings.warn(
+            f"the report has no mistakes, as their neighbours could not be looked up: {error}",
+            ClipRetrievalWarning,
+            stacklevel=4,
+        )
+        return ()
 
 
 def check_truth(classifier: RetrievalClassifier, y: Any) -> None:

@@ -15,14 +15,22 @@ import jsonschema
 import matplotlib as mpl
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import COMPARISON, SCRIPT, SETTING, made, mistaken
 from PIL import Image
 
-from clipretrieval import EvaluationReport, InvalidInputError, MissingDependencyError, RetrievalClassifier
+from clipretrieval import (
+    ClipRetrievalWarning,
+    EvaluationReport,
+    InvalidInputError,
+    MissingDependencyError,
+    RetrievalClassifier,
+    StoreUnavailableError,
+)
 from clipretrieval._timing import Timing
 from clipretrieval.evaluation import PageTable, plots, render_page, write_page
+from clipretrieval.stores import MemoryStore
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text(encoding="utf-8"))
 NAMES = ["cat", SCRIPT, "سيارة", "a|b*c*", "中文"]
@@ -72,6 +80,7 @@ def reports(draw: st.DrawFn) -> EvaluationReport:
     return answered(y_true, y_pred, columns[2], shares)
 
 
+@settings(max_examples=40)
 @given(reports())
 def test_every_report_can_be_written(report: EvaluationReport) -> None:
     """JSON without NaN that keeps to the schema; Markdown, text and a page whatever the answers are."""
@@ -271,6 +280,18 @@ class TestMistakes:
         assert self.evaluate([0.0], ["b"], mistakes=0).mistakes == ()
         with pytest.raises(InvalidInputError, match="at least 0"):
             self.evaluate([0.0], ["b"], mistakes=-1)
+
+    def test_a_store_that_fails_afterwards_costs_the_mistakes_alone(self) -> None:
+        """The figures are there, and a warning tells what is not."""
+
+        class Failing(MemoryStore):
+            def get(self, ids: Any) -> Any:
+                raise StoreUnavailableError("gone")
+
+        classifier = RetrievalClassifier(store=Failing(), k=3).fit(self.POINTS, self.LABELS)
+        with pytest.warns(ClipRetrievalWarning, match="could not be looked up: gone"):
+            report = classifier.evaluate(self.POINTS, ["b"] * 5)
+        assert (report.accuracy, report.mistakes) == (0.4, ())
 
     def test_confidence_is_the_share_of_the_votes(self) -> None:
         """As predict_proba has it."""
