@@ -78,7 +78,9 @@ from clipretrieval.testing import VectorStoreTests
 
 class TestStore(VectorStoreTests):
     # Failures are looked for and not made smaller.
-    machine_settings = {{"max_examples": {examples}, "phases": [Phase.generate], "report_multiple_bugs": False}}
+    machine_settings = {{
+        "max_examples": {examples}, "phases": [Phase.generate], "report_multiple_bugs": False
+    }}
 {chr(10).join(lines)}
 
     def open_store(self, metric, folder):
