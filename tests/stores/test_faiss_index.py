@@ -702,3 +702,18 @@ def test_a_reader_opens_beside_a_flush(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(_ann_files, "_read_labels", flush_first)
     assert FaissStore(tmp_path, read_only=True).count() == 1201
     assert len(times) == 2
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("count", [1, 21, 22, 124, 125, 126])
+def test_the_answers_do_not_depend_on_how_many_ask(count: int, metric: str) -> None:
+    """Around the counts at which FAISS, and the store for it, change from pairs to a matrix product."""
+    rng = np.random.default_rng(0)
+    rows, queries = (rng.standard_normal((n, 1024), dtype=np.float32) for n in (300, 126))
+    names, labels = [str(place) for place in range(300)], list(range(300))
+    with MemoryStore(metric) as expected, FaissStore(metric=metric) as store:
+        for each in (expected, store):
+            each.upsert(names, rows, labels)
+        whole, part = expected.search(queries, 3), store.search(queries[:count], 3)
+    assert part.ids.tolist() == whole.ids[:count].tolist()
+    assert part.distances.tolist() == whole.distances[:count].tolist()
