@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from clipretrieval.testing._pinecone_answers import Answer, Refused, json_answer
 from clipretrieval.testing._pinecone_checks import (
@@ -22,7 +21,7 @@ from clipretrieval.testing._pinecone_checks import (
     parse_object,
 )
 from clipretrieval.testing._pinecone_filters import matches
-from clipretrieval.testing._pinecone_records import IndexData, Record, scores
+from clipretrieval.testing._pinecone_records import IndexData, Record
 
 __all__ = ["DataPlane"]
 
@@ -118,15 +117,14 @@ class DataPlane:
             query = same.values
         if held is None or not records:
             return self._found(namespace, [], lsn)
-        found = scores(query, held.matrix(), self.data.metric)
-        rank = found if self.data.metric == "euclidean" else -found
-        places = list(records.values())
-        # Equal scores in no useful order, as in the service.
-        order = np.lexsort((-np.arange(len(rank)), rank)).tolist()
-        if "filter" in content:
+        every, filtered = list(records.values()), "filter" in content
+        if filtered:
             matches(content["filter"], {})  # refuse what is malformed, though no record meets it
-            order = [place for place in order if matches(content["filter"], places[place].metadata)]
-        near = [_matched(places[place], float(found[place]), *wanted) for place in order[:top_k]]
+        # Any record may meet a filter.
+        places, scores = held.nearest(query, len(every) if filtered else top_k, self.data.metric)
+        ranked = ((every[place], float(score)) for place, score in zip(places, scores, strict=True))
+        kept = (each for each in ranked if not filtered or matches(content["filter"], each[0].metadata))
+        near = [_matched(record, score, *wanted) for record, score in islice(kept, top_k)]
         return self._found(namespace, near, lsn)
 
     def _found(self, namespace: str, near: list[dict[str, Any]], lsn: int) -> Answer:

@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IndexData", "Namespace", "Record", "scores"]
+__all__ = ["IndexData", "Namespace", "Record"]
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Far above the rounding of matrix products in float64.
+SLACK = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,8 @@ class Namespace:
         self._log: deque[tuple[float, Callable[[dict[str, Record]], None]]] = deque()
         self._seen: dict[str, Record] = {}
         self._seen_lsn = 0
-        self._matrix: npt.NDArray[np.float32] | None = None
+        self._matrix: npt.NDArray[np.float64] | None = None
+        self._squares = np.empty(0)
 
     def upsert(self, records: Iterable[Record]) -> int:
         """Write records and return the write's log sequence number."""
@@ -70,12 +75,51 @@ class Namespace:
             self._matrix = None
         return self._seen, self._seen_lsn
 
-    def matrix(self) -> npt.NDArray[np.float32]:
-        """Return the vectors of the records that reads find, in their order, shape (n, dimension)."""
+    def nearest(
+        self, query: npt.NDArray[np.float32], count: int, metric: str
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Find the records that are nearest to a query.
+
+        Parameters
+        ----------
+        query : ndarray of float32, shape (dimension,)
+        count : int
+            How many are wanted; equal scores at the end may make it more.
+        metric : {"euclidean", "cosine", "dotproduct"}
+
+        Returns
+        -------
+        places : ndarray of int64
+            Which of the records that reads find, in their order, the best first.
+        scores : ndarray of float32
+            As the service gives them: squared distances under euclidean, else similarities.
+        """
         records, _ = self.seen()
         if self._matrix is None:
-            self._matrix = np.array([record.values for record in records.values()], dtype=np.float32)
-        return self._matrix
+            self._matrix = np.array([record.values for record in records.values()], dtype=np.float64)
+            self._squares = np.einsum("ij,ij->i", self._matrix, self._matrix)
+        left, sign = query.astype(np.float64), 1.0 if metric == "euclidean" else -1.0
+        rough = self._matrix @ left
+        if metric == "euclidean":
+            rough = self._squares - 2 * rough + left @ left
+        elif metric == "cosine":
+            lengths = np.sqrt(self._squares * (left @ left))
+            rough = np.divide(rough, lengths, out=np.zeros_like(rough), where=lengths > 0)
+        rough *= sign
+        if count < len(rough):
+            slack = SLACK * (1.0 if metric == "cosine" else (left @ left + self._squares.max()))
+            places = np.flatnonzero(rough <= np.partition(rough, count - 1)[count - 1] + slack)
+        else:
+            places = np.arange(len(rough))
+        if metric == "euclidean":
+            # By differences, which tell near vectors apart where products do not.
+            exact = np.square(self._matrix[places] - left).sum(axis=1)
+        else:
+            exact = sign * rough[places]
+        scores = np.clip(exact, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+        # Equal scores in no useful order, as in the service.
+        order = np.lexsort((-places, sign * scores))
+        return places[order], scores[order]
 
     def _write(self, change: Callable[[dict[str, Record]], None]) -> int:
         change(self.latest)
@@ -105,16 +149,3 @@ class IndexData:
     def namespace(self, name: str) -> Namespace:
         """Return a namespace; writes make those that are not there."""
         return self.namespaces.setdefault(name, Namespace(self.delay))
-
-
-def scores(
-    query: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], metric: str
-) -> npt.NDArray[np.float32]:
-    """Score rows as the service does, shape (n,): squared distances under euclidean, else similarities."""
-    left, right = query.astype(np.float64), rows.astype(np.float64)
-    found = np.square(right - left).sum(axis=1) if metric == "euclidean" else right @ left
-    if metric == "cosine":
-        lengths = np.linalg.norm(right, axis=1) * np.linalg.norm(left)
-        found = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
-    limit = float(np.finfo(np.float32).max)
-    return np.clip(found, -limit, limit).astype(np.float32)
