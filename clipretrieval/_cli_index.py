@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipretrieval.explanation import Explanation
     from clipretrieval.images import SkippedImage
 
-__all__ = ["PASSED_OVER", "classify", "index"]
+__all__ = ["PASSED_OVER", "classify", "index", "pass_over"]
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 PASSED_OVER = 3
@@ -102,7 +102,7 @@ def index(
             end(classifier)
     report = made.fit_report_
     for item in report.skipped:
-        _pass_over(item)
+        pass_over(item)
     typer.echo(str(report).splitlines()[0])
     typer.echo(f"{len(made.classes_)} classes, kept in {classifier}")
     if report.skipped:
@@ -236,12 +236,12 @@ def _text(found: Explanation, top: int, explain: bool) -> str:
 def _tell_skipped(skipped: list[SkippedImage], told: int, as_json: bool) -> int:
     """Name the pictures that were passed over since the last call."""
     for item in skipped[told:]:
-        _pass_over(item)
+        pass_over(item)
         if as_json:
             path = None if item.source is None else str(item.source)
             typer.echo(_json({"path": path, "error": item.reason}))
     return len(skipped)
 
 
-def _pass_over(item: SkippedImage) -> None:
+def pass_over(item: SkippedImage) -> None:
     typer.echo(f"passed over: {' '.join(item.reason.splitlines())}", err=True)

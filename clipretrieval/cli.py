@@ -103,6 +103,7 @@ def evaluate(
         str, typer.Option(help="pixel, mid, late, final, or a block such as layer2.1.")
     ] = "late",
     k: Annotated[int, typer.Option(help="Neighbours that vote.")] = 1,
+    weights: Annotated[str, typer.Option(help="uniform, distance or softmax.")] = "uniform",
     metric: Annotated[str, typer.Option(help="l2 (squared Euclidean), cosine or ip.")] = "l2",
     store: Annotated[
         str, typer.Option(help="faiss, memory, chroma, pinecone, or one that a package brings.")
@@ -114,6 +115,9 @@ def evaluate(
         int | None, typer.Option(help="Train on so many, spread over the classes.")
     ] = None,
     limit_test: Annotated[int | None, typer.Option(help="Test on so many, spread over the classes.")] = None,
+    on_error: Annotated[
+        str, typer.Option(help="raise: stop at a picture that cannot be decoded; skip: pass it over.")
+    ] = "raise",
     batch_size: Annotated[int, typer.Option(help="Images encoded together.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     json_file: Annotated[
@@ -140,19 +144,27 @@ def evaluate(
         options = _cli_arguments.store_options(store, store_option or [])
         train_set = _cli_arguments.labelled_images(train, limit_train, "--limit-train")
         test_set = _cli_arguments.labelled_images(test, limit_test, "--limit-test")
-        weights = None if pretrained.lower() == "none" else pretrained
-        encoder = StagedEncoder(model, weights, stage, batch_size=batch_size, device=device)
-        classifier = RetrievalClassifier(encoder, store, k=k, metric=metric, store_options=options)
+        encoder = StagedEncoder(
+            model, _cli_arguments.weights(pretrained), stage, batch_size=batch_size, device=device
+        )
+        classifier = RetrievalClassifier(
+            encoder, store, k=k, weights=weights, metric=metric, store_options=options
+        )
         with progress_bar("fitting") as progress:
-            classifier.fit(*train_set, progress=progress)
+            classifier.fit(*train_set, on_error=on_error, progress=progress)
         with closing(classifier.store_), progress_bar("classifying") as progress:
-            report = classifier.evaluate(*test_set, progress=progress)
+            report = classifier.evaluate(*test_set, on_error=on_error, progress=progress)
+        skipped = (*classifier.fit_report_.skipped, *report.skipped)
     try:
         for path, write in zip(outputs, (report.to_json, report.to_html, report.to_markdown), strict=True):
             if path is not None:
                 write(path)
     finally:
+        for item in skipped:
+            _cli_index.pass_over(item)
         typer.echo(str(report))
+    if skipped:
+        raise typer.Exit(_cli_index.PASSED_OVER)
 
 
 app.command()(_cli_index.index)
