@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from clipretrieval import _cli_arguments, _cli_index
+from clipretrieval import _cli_arguments, _cli_demo, _cli_index
 from clipretrieval._version import __version__
 
 __all__ = ["app", "main"]
@@ -145,6 +145,7 @@ def evaluate(
         typer.echo(str(report))
 
 
+app.command()(_cli_demo.demo)
 app.command()(_cli_index.index)
 app.command()(_cli_index.classify)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -15,7 +17,8 @@ __all__ = ["render"]
 _SUPERSAMPLING = 2
 _SMALLEST = 16
 
-Colour = npt.NDArray[np.float64]
+Colour: TypeAlias = npt.NDArray[np.float64]
+Field: TypeAlias = npt.NDArray[np.float32]
 
 
 def render(scene: Scene, size: int = 64) -> Image.Image:
@@ -77,25 +80,33 @@ def _surface(texture: str, colour: Colour, side: int, rng: np.random.Generator) 
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def _pattern(texture: str, side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _pattern(texture: str, side: int, rng: np.random.Generator) -> Field:
     """Return how much of the other shade each pixel takes, float32 in [0, 1], shape (side, side)."""
     if texture == "blotched":
         coarse = Image.fromarray(rng.integers(0, 256, (7, 7), dtype=np.uint8))
-        return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        smooth = coarse.resize((side, side), Image.Resampling.BICUBIC)
+        return np.asarray(smooth, dtype=np.float32) / np.float32(255)
     angle = rng.uniform(0, np.pi)
     steps = np.linspace(0, 1, side, dtype=np.float32)
-    across = np.float32(np.cos(angle)) * steps[None, :] + np.float32(np.sin(angle)) * steps[:, None]
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    across: Field = cos * steps[None, :] + sin * steps[:, None]
+    along: Field = cos * steps[:, None] - sin * steps[None, :]
     if texture == "shaded":
-        return (across - across.min()) / np.ptp(across)
-    along = np.float32(np.cos(angle)) * steps[:, None] - np.float32(np.sin(angle)) * steps[None, :]
-    waves = np.float32(2 * np.pi * rng.uniform(6, 11))
-    first = np.sin(waves * across + np.float32(rng.uniform(0, 6)))
+        shade: Field = (across - across.min()) / np.ptp(across)
+        return shade
+    waves, first_phase, second_phase = rng.uniform((6, 0, 0), (11, 1, 1)).astype(np.float32)
+    turn = np.float32(2 * np.pi)
+    first, second = (
+        np.sin(turn * (waves * across + first_phase)),
+        np.sin(turn * (waves * along + second_phase)),
+    )
     if texture == "striped":
-        return (first > 0).astype(np.float32)
-    second = np.sin(waves * along + np.float32(rng.uniform(0, 6)))
-    if texture == "chequered":
-        return (first * second > 0).astype(np.float32)
-    return (first + second > 0.9).astype(np.float32)  # dotted
+        lit = first > 0
+    elif texture == "chequered":
+        lit = first * second > 0
+    else:  # dotted
+        lit = first + second > 0.9
+    return np.asarray(lit, dtype=np.float32)
 
 
 def _scrap(pen: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> None:

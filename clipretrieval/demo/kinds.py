@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["KINDS", "TRAINED_KINDS", "UNSEEN_KINDS", "Part", "outline"]
 
-Points = npt.NDArray[np.float64]
+Points: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +152,8 @@ def _key(rng: np.random.Generator) -> list[Part]:
         Part(_ellipse(0.0, -0.6, bow * 0.5, bow * 0.5), "hole"),
         Part(_box(-thick, -0.6 + bow * 0.8, thick, 1.0)),
     ]
-    for top in np.linspace(0.45, 0.85, int(rng.integers(2, 4))):
-        parts.append(Part(_box(0.0, top - 0.05, rng.uniform(0.35, 0.5), top + 0.1)))
-    return parts
+    teeth = np.linspace(0.45, 0.85, int(rng.integers(2, 4)))
+    return parts + [Part(_box(0.0, top - 0.05, rng.uniform(0.35, 0.5), top + 0.1)) for top in teeth]
 
 
 def _boat(rng: np.random.Generator) -> list[Part]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from clipretrieval._version import __version__
 from clipretrieval.demo.drawing import render
 from clipretrieval.demo.kinds import KINDS
 from clipretrieval.demo.scene import Scene, sample_scene
@@ -18,6 +21,7 @@ from clipretrieval.errors import InvalidInputError
 
 __all__ = ["draw", "draw_many", "sample_scenes", "write_folders"]
 
+_SETTINGS = "pictures.json"
 _FORMATS = {"png": "PNG", "jpg": "JPEG"}
 
 
@@ -119,6 +123,8 @@ def write_folders(
 ) -> Path:
     """Write pictures as ``OUT/train/KIND/NUMBER.png`` and ``OUT/test/KIND/NUMBER.png``.
 
+    A folder that holds the same pictures already, as its ``pictures.json`` tells, is left as it is.
+
     Parameters
     ----------
     out : str or Path
@@ -141,17 +147,19 @@ def write_folders(
     Raises
     ------
     InvalidInputError
-        If `out` exists and is not an empty folder, or an argument is not one of the above.
+        If `out` holds anything else, or an argument is not one of the above.
     """
     out = Path(out)
     if extension not in _FORMATS:
         raise InvalidInputError(f"extension must be 'png' or 'jpg'; got {extension!r}")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InvalidInputError(f"{str(out)!r} exists and is not an empty folder; choose another one")
     scenes = {
         "train": sample_scenes(train, seed, kinds=kinds),
         "test": sample_scenes(test, seed, kinds=kinds, first=train),
     }
+    settings = {"train": train, "test": test, "seed": seed, "kinds": list(kinds), "size": size}
+    settings |= {"extension": extension, "clipretrieval": __version__}
+    if _holds(out, settings):
+        return out
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -161,12 +169,25 @@ def write_folders(
                 folder.mkdir(parents=True, exist_ok=True)
                 file = folder / f"{place // len(kinds):05}.{extension}"
                 render(scene, size).save(file, _FORMATS[extension])
+        (unfinished / _SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
         unfinished.chmod(0o755)
         os.replace(unfinished, out)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return out
+
+
+def _holds(out: Path, settings: dict[str, Any]) -> bool:
+    """Tell whether `out` holds pictures with these settings; refuse any other contents."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        if json.loads((out / _SETTINGS).read_text(encoding="utf-8")) == settings:
+            return True
+    except (OSError, ValueError):
+        pass
+    raise InvalidInputError(f"{str(out)!r} holds something else; remove it or choose another folder")
 
 
 def _check_seed(seed: int | np.random.Generator) -> None:
