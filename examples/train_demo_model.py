@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import open_clip
 import torch
 from safetensors.torch import save_file
@@ -29,9 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from clipretrieval.demo import TRAINED_KINDS, render, sample_scenes
-
-SEED = 20_000
-"""Of the training pictures. The demo draws with seeds below this one."""
+from clipretrieval.demo.embedded import FIRST_TRAINING_SEED
 
 SHIFT = 6
 """The most that a picture is moved while training, in pixels each way."""
@@ -54,7 +48,7 @@ CONFIG: dict[str, Any] = {
 
 
 def draw_training_set(per_kind: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw the pictures, in two processes.
+    """Draw pictures of the kinds that are trained on.
 
     Returns
     -------
@@ -62,20 +56,11 @@ def draw_training_set(per_kind: int, seed: int) -> tuple[torch.Tensor, torch.Ten
     captions : tensor of int64, shape (n, 9, 24)
         CLIP's tokens of the nine captions of each.
     """
-    half = per_kind // 2
-    # Forking a process in which torch has started threads may hang.
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        parts = list(pool.map(_draw_part, (seed, seed), (0, half), (half, per_kind - half)))
-    pictures, captions = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
-    return pictures.permute(0, 3, 1, 2).contiguous(), captions
-
-
-def _draw_part(seed: int, first: int, per_kind: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    torch.set_num_threads(1)
-    tokenizer = open_clip.SimpleTokenizer(context_length=CONFIG["model_cfg"]["text_cfg"]["context_length"])
-    scenes = list(sample_scenes(per_kind, seed, kinds=TRAINED_KINDS, first=first))
+    scenes = list(sample_scenes(per_kind, seed, kinds=TRAINED_KINDS))
     pictures = np.stack([np.asarray(render(scene)) for scene in scenes])
-    return pictures, np.stack([tokenizer(scene.captions()).numpy() for scene in scenes])
+    tokenizer = open_clip.SimpleTokenizer(context_length=CONFIG["model_cfg"]["text_cfg"]["context_length"])
+    captions = torch.stack([tokenizer(scene.captions()) for scene in scenes])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), captions
 
 
 def contrastive_loss(clip: nn.Module, pictures: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -104,23 +89,26 @@ def train(clip: nn.Module, pictures: torch.Tensor, captions: torch.Tensor, optio
     """Train a model in place; it prints a line for each epoch."""
     mean, std = (torch.tensor(CONFIG["preprocess_cfg"][name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     generator = torch.Generator().manual_seed(options.seed)
-    decayed = [p for p in clip.parameters() if p.ndim > 1]
-    others = [p for p in clip.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=1.0
+        [
+            {"params": [tensor for tensor in clip.parameters() if tensor.ndim > 1], "weight_decay": 0.05},
+            {"params": [tensor for tensor in clip.parameters() if tensor.ndim <= 1], "weight_decay": 0.0},
+        ]
     )
-    steps = options.epochs * (len(pictures) // options.batch_size)
-    step = 0
+    batches = len(pictures) // options.batch_size
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        options.learning_rate,
+        total_steps=options.epochs * batches,
+        pct_start=0.1,
+        cycle_momentum=False,
+    )
     began = time.perf_counter()
+    clip.train()
     for epoch in range(options.epochs):
-        clip.train()
         total = 0.0
         order = torch.randperm(len(pictures), generator=generator)
-        for rows in order[: len(order) // options.batch_size * options.batch_size].split(options.batch_size):
-            warmth = min(1.0, (step + 1) / (0.05 * steps))
-            rate = options.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * step / steps))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        for rows in order[: batches * options.batch_size].split(options.batch_size):
             told = torch.randint(0, captions.shape[1], (len(rows),), generator=generator)
             batch = (vary(pictures[rows].float() / 255, generator) - mean) / std
             batch = batch.contiguous(memory_format=torch.channels_last)
@@ -128,12 +116,10 @@ def train(clip: nn.Module, pictures: torch.Tensor, captions: torch.Tensor, optio
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            schedule.step()
             total += loss.item()
-            step += 1
         passed = time.perf_counter() - began
-        print(
-            f"epoch {epoch + 1:2}: loss {total * options.epochs / steps:.3f} after {passed:.0f} s", flush=True
-        )
+        print(f"epoch {epoch + 1:2}: loss {total / batches:.3f} after {passed:.0f} s", flush=True)
     clip.eval()
 
 
@@ -155,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the demo's small CLIP from nothing.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write the model to")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the order (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and order (0)")
     parser.add_argument("--per-kind", type=int, default=4000, help="training pictures of each kind (4000)")
     parser.add_argument("--epochs", type=int, default=20, help="times each picture is shown (20)")
     parser.add_argument("--batch-size", type=int, default=128, help="pictures a step (128)")
@@ -164,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    pictures, captions = draw_training_set(options.per_kind, SEED + options.seed)
+    pictures, captions = draw_training_set(options.per_kind, FIRST_TRAINING_SEED + options.seed)
     print(f"{len(pictures)} pictures drawn", flush=True)
     # Channels last makes the convolutions a third faster.
     clip = open_clip.CLIP(**CONFIG["model_cfg"]).to(memory_format=torch.channels_last)

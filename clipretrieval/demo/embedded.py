@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["demo_model"]
+__all__ = ["FIRST_TRAINING_SEED", "demo_model"]
+
+FIRST_TRAINING_SEED = 20_000
+"""The model's training pictures were drawn with seeds from this one on."""
 
 
 def demo_model() -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipretrieval.classifier import RetrievalClassifier
-from clipretrieval.demo.embedded import demo_model
+from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
 from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
 from clipretrieval.demo.measuring import ZERO_SHOT, Measured, measure
 from clipretrieval.demo.pictures import write_folders
 from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.images import ImageFolder, scan_folder
 
 __all__ = ["DemoResult", "OnlineStep", "run_demo"]
@@ -82,16 +83,16 @@ class DemoResult:
         new, online = " and ".join(UNSEEN_KINDS), self.online
         return [
             f"The nearest of {self.n_train:,} labelled pictures has the right class for {pixel:.1%} of "
-            f"{self.n_test} new ones where raw pixels are compared, {mid:.1%} where the encoder stops halfway "
-            f"(mid), and {late:.1%} where it stops before its attention pool (late).",
-            f"CLIP's own answer from the classes' names (zero-shot) is right for {zero_shot:.1%}: it needs no "
-            f"labelled pictures, but it cannot know {new}, which the model never saw in training "
-            f"({self[ZERO_SHOT].accuracy(UNSEEN_KINDS):.1%} of these).",
-            f"Retrieval needs no training for them: with labelled pictures of each, late is right for "
-            f"{self['late'].accuracy(UNSEEN_KINDS):.1%} of these.",
-            f"A class can come later, too: a classifier that held the {len(TRAINED_KINDS)} other kinds was right for "
-            f"{online.before:.1%} of all new pictures, and after {online.added} pictures of {new} were added, in "
-            f"{online.seconds:.1f} s, for {online.after:.1%}.",
+            f"{self.n_test} new ones by raw pixels, for {mid:.1%} where the encoder stops halfway (mid), and "
+            f"for {late:.1%} where it stops before its attention pool (late).",
+            f"CLIP's own answer by the classes' names (zero-shot) is right for {zero_shot:.1%}: it needs no "
+            f"labelled pictures, but {new} were never shown or named to this model, and it is right for "
+            f"{self[ZERO_SHOT].accuracy(UNSEEN_KINDS):.1%} of these.",
+            f"Retrieval asks for labelled pictures and for no training: late is right for "
+            f"{self['late'].accuracy(UNSEEN_KINDS):.1%} of the two kinds that the model never saw.",
+            f"Classes may come later: a classifier of the {len(TRAINED_KINDS)} other kinds was right for "
+            f"{online.before:.1%} of all {self.n_test}, and {online.seconds:.1f} s later, with "
+            f"{online.added} pictures of {new} added and nothing trained, for {online.after:.1%}.",
         ]
 
 
@@ -125,6 +126,8 @@ def run_demo(
     InvalidInputError
         If `out` holds something else, or a number is out of range.
     """
+    if not 0 <= seed < FIRST_TRAINING_SEED:
+        raise InvalidInputError(f"seed must be from 0 to {FIRST_TRAINING_SEED - 1}; got {seed}")
     began = time.perf_counter()
     tell = tell or _keep_quiet
     count = len(KINDS)
