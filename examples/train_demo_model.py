@@ -53,8 +53,8 @@ def draw_training_set(per_kind: int, seed: int) -> tuple[torch.Tensor, torch.Ten
     Returns
     -------
     pictures : tensor of uint8, shape (n, 3, 64, 64)
-    captions : tensor of int64, shape (n, 9, 24)
-        CLIP's tokens of the nine captions of each.
+    captions : tensor of int64, shape (n, 8, 24)
+        CLIP's tokens of the eight captions of each, the kind alone first.
     """
     scenes = list(sample_scenes(per_kind, seed, kinds=TRAINED_KINDS))
     pictures = np.stack([np.asarray(render(scene)) for scene in scenes])
@@ -109,7 +109,9 @@ def train(clip: nn.Module, pictures: torch.Tensor, captions: torch.Tensor, optio
         total = 0.0
         order = torch.randperm(len(pictures), generator=generator)
         for rows in order[: batches * options.batch_size].split(options.batch_size):
+            # Every other caption names the kind alone, or colours, which are seen at a glance, would come first.
             told = torch.randint(0, captions.shape[1], (len(rows),), generator=generator)
+            told *= torch.randint(0, 2, (len(rows),), generator=generator)
             batch = (vary(pictures[rows].float() / 255, generator) - mean) / std
             batch = batch.contiguous(memory_format=torch.channels_last)
             loss = contrastive_loss(clip, batch, captions[rows, told])
@@ -144,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of pictures, weights and order (0)")
     parser.add_argument("--per-kind", type=int, default=4000, help="training pictures of each kind (4000)")
     parser.add_argument("--epochs", type=int, default=20, help="times each picture is shown (20)")
-    parser.add_argument("--batch-size", type=int, default=128, help="pictures a step (128)")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures a step (64)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its highest (0.002)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (2)")
     options = parser.parse_args(arguments)

@@ -39,7 +39,6 @@ TEXTURES: dict[str, float] = {
 
 _TEMPLATES = (
     "a {kind}",
-    "a picture of a {kind}",
     "a {size} {kind}",
     "a {colour} {kind}",
     "a {size} {colour} {kind}",
@@ -65,9 +64,9 @@ class Scene:
     x, y : float
         The thing's centre, in sides of the picture from its upper left corner.
     radius : float
-        Half the thing's extent, in sides of the picture; 0.25 to 0.45.
+        Half the thing's extent, in sides of the picture; 0.28 to 0.45.
     angle : float
-        Turn in radians, -0.8 to 0.8.
+        Turn in radians, -0.6 to 0.6.
     mirrored : bool
         Whether left and right change places.
     clutter, occluders : int
@@ -95,11 +94,11 @@ class Scene:
 
     @property
     def size(self) -> str:
-        """``"small"`` below a radius of 0.31, ``"large"`` above 0.39, else ``"medium"``."""
-        return "small" if self.radius < 0.31 else "large" if self.radius > 0.39 else "medium"
+        """``"small"`` below a radius of 0.33, ``"large"`` above 0.39, else ``"medium"``."""
+        return "small" if self.radius < 0.33 else "large" if self.radius > 0.39 else "medium"
 
     def captions(self) -> list[str]:
-        """Return nine true sentences about the picture, the first naming the kind alone."""
+        """Return eight true sentences about the picture, the first naming the kind alone."""
         words = {**vars(self), "size": self.size}
         return [_with_article(template.format(**words)) for template in _TEMPLATES]
 
@@ -126,7 +125,7 @@ def sample_scene(kind: str, rng: np.random.Generator) -> Scene:
         raise InvalidInputError(f"nothing is drawn of kind {kind!r}; choose one of {', '.join(KINDS)}")
     colour, backdrop = rng.choice(list(COLOURS), size=2, replace=False).tolist()
     texture, backdrop_texture = rng.choice(list(TEXTURES), size=2, p=list(TEXTURES.values())).tolist()
-    radius = float(rng.uniform(0.25, 0.45))
+    radius = float(rng.uniform(0.28, 0.45))
     # Up to a fifth of the thing may lie outside the picture.
     x, y = rng.uniform(0.8 * radius, 1 - 0.8 * radius, size=2).tolist()
     return Scene(
@@ -138,11 +137,11 @@ def sample_scene(kind: str, rng: np.random.Generator) -> Scene:
         x=x,
         y=y,
         radius=radius,
-        angle=float(rng.uniform(-0.8, 0.8)),
+        angle=float(rng.uniform(-0.6, 0.6)),
         mirrored=bool(rng.random() < 0.5),
-        clutter=int(rng.integers(4, 10)),
+        clutter=int(rng.integers(3, 8)),
         occluders=int(rng.integers(0, 3)),
-        noise=float(rng.uniform(3.0, 16.0)),
+        noise=float(rng.uniform(3.0, 14.0)),
         detail=int(rng.integers(2**32)),
     )
 
