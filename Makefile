@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DIGITS := build/demo/digits
 
+# Two processes, each file of tests in one of them; PARALLEL= gives one, for a debugger.
+PARALLEL ?= -n 2 --dist loadfile
+
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -16,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A path set outside would put the checkout before the installed package.
 unexport PYTHONPATH
 
-.PHONY: help demo test lint types custom-store wheel-test clean distclean
+.PHONY: help demo test lint types docs custom-store wheel-test clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,11 +33,15 @@ $(VENV)/installed-dev: pyproject.toml
 	@.ci/install $(PYTHON) $(VENV) '.[dev]'
 	@touch $(VENV)/installed $@
 
+$(VENV)/installed-docs: pyproject.toml
+	@.ci/install $(PYTHON) $(VENV) '.[docs]'
+	@touch $(VENV)/installed $@
+
 demo: $(VENV)/installed ## classify drawn pictures at every stage with the CLIP that ships with the package
 	$(BIN)/clipretrieval demo --out build/demo/drawn
 
 test: $(VENV)/installed-dev ## run the tests, the documentation's examples among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/installed-dev ## check the code and its format with ruff
 	$(BIN)/ruff check .
@@ -43,14 +50,19 @@ lint: $(VENV)/installed-dev ## check the code and its format with ruff
 types: $(VENV)/installed-dev ## check the types with mypy
 	$(BIN)/mypy
 
+docs: $(VENV)/installed-docs ## build the documentation into build/docs; a warning is an error
+	rm -rf docs/api/generated
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 custom-store: $(VENV)/installed-dev ## install the example of a package that brings a store, and use it
 	@BIN=$(BIN) DIGITS=$(DIGITS) .ci/custom-store
 
 wheel-test: $(VENV)/installed-dev ## build the distributions and test the installed wheel in a fresh environment
-	@BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) .ci/wheel-test
+	@BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) PARALLEL="$(PARALLEL)" .ci/wheel-test
 
 clean: ## remove what the targets wrote, except the environment
-	rm -rf build dist .venv-wheel .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/api/generated .venv-wheel .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too

@@ -8,6 +8,8 @@
   with ``...`` for what varies.
 - ``toml`` and ``json`` blocks are parsed; ``text`` blocks are left alone; other languages fail.
 
+The summary of a run tells how many blocks of each language ran.
+
 A page runs in a temporary folder that holds ``pictures/train/<class>/*.png``,
 ``pictures/test/<class>/*.png`` and a copy of ``examples``.
 """
@@ -23,6 +25,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +47,7 @@ OPENING = re.compile(r"(?P<margin>[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(?P<fence>
 EXECUTED = ("clipretrieval ", "python ")
 SYNTAX_ONLY = ("make ", "pip install ", "python -m pip ", "git clone ", "cd ")
 TIMEOUT_S = 600
+BLOCKS_RUN: Counter[str] = Counter()
 
 
 def fenced_blocks(document: Document) -> Iterator[Region]:
@@ -71,7 +75,12 @@ def _region(block: re.Match[str], start: int, end: int, body: list[str]) -> Regi
     if check is None:
         message = f"language {language!r} is not one of {', '.join(CHECKS)}"
         return Region(start, end, "", lambda _: message)
-    return Region(start, end, Lexeme("".join(body), 0, 0), check)
+
+    def counted(example: Example) -> str | None:
+        BLOCKS_RUN[language] += 1
+        return check(example)
+
+    return Region(start, end, Lexeme("".join(body), 0, 0), counted)
 
 
 def check_bash(example: Example) -> str | None:
@@ -147,6 +156,29 @@ CHECKS: dict[str, Callable[[Example], str | None]] = {
 pytest_collect_file = Sybil(
     parsers=[fenced_blocks], pattern="*.md", fixtures=["documentation_folder"]
 ).pytest()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send the count home where pytest-xdist runs several processes."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["blocks_run"] = dict(BLOCKS_RUN)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """Add up what the processes have counted."""
+    BLOCKS_RUN.update(getattr(node, "workeroutput", {}).get("blocks_run", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many blocks of the documentation ran; plain text is counted apart, as it is only read."""
+    read = BLOCKS_RUN["text"]
+    ran = {language: count for language, count in BLOCKS_RUN.most_common() if language != "text"}
+    if ran or read:
+        each = ", ".join(f"{count} {language}" for language, count in ran.items())
+        total = sum(ran.values())
+        terminalreporter.write_line(f"documentation: {total} blocks ran ({each or 'none'}); {read} of text")
 
 
 @pytest.fixture(scope="session")

@@ -32,14 +32,18 @@ if TYPE_CHECKING:
         UnsupportedOperationError,
         WeightsUnavailableError,
     )
+    from clipretrieval.evaluation.comparison import compare
+    from clipretrieval.evaluation.comparison_report import ComparisonReport
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.explanation import Explanation
     from clipretrieval.fitting import FitReport, ForgetReport
     from clipretrieval.types import Metric, Neighbors, Records
+    from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = [
     "ClipRetrievalError",
     "ClipRetrievalWarning",
+    "ComparisonReport",
     "DimensionMismatchError",
     "EvaluationReport",
     "Explanation",
@@ -63,7 +67,9 @@ __all__ = [
     "UnknownStoreError",
     "UnsupportedOperationError",
     "WeightsUnavailableError",
+    "ZeroShotClassifier",
     "__version__",
+    "compare",
 ]
 
 _lazy_getattr, _lazy_dir = attach(
@@ -73,10 +79,13 @@ _lazy_getattr, _lazy_dir = attach(
         "classifier": ["RetrievalClassifier"],
         "encoding.staged": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
+        "evaluation.comparison": ["compare"],
+        "evaluation.comparison_report": ["ComparisonReport"],
         "evaluation.report": ["EvaluationReport"],
         "explanation": ["Explanation"],
         "fitting": ["FitReport", "ForgetReport"],
         "types": ["Metric", "Neighbors", "Records"],
+        "zeroshot": ["ZeroShotClassifier"],
     },
 )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from clipretrieval._ballot import Ballot
+from clipretrieval._ballot import CLASSES_LOCK, Ballot
 from clipretrieval._inputs import Batches, check_neighbors, gather, query_source
+from clipretrieval._labels import class_array, stored_labels
 from clipretrieval._manifest import (
     check_manifest,
     manifest_classes,
@@ -18,18 +19,18 @@ from clipretrieval._manifest import (
 from clipretrieval._params import check_params
 from clipretrieval._timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, NotFittedError
+from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, NotFittedError, StoreError
 from clipretrieval.images import SkippedImage
 from clipretrieval.stores import RefreshableStore
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import AnyArray, Metric, Neighbors
+from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 from clipretrieval.voting import choose_class, class_scores, vote_weights
 
 if TYPE_CHECKING:
     from clipretrieval._learner import Learner
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["QUERY_VECTORS", "check_fitted", "open_ballot", "search_batches", "vote"]
+__all__ = ["QUERY_VECTORS", "NoImagesError", "check_fitted", "open_ballot", "search_batches", "vote"]
 
 QUERIES = 1024
 """Queries that are searched together: enough for a store to work in bulk, few enough to hold."""
@@ -37,6 +38,10 @@ QUERIES = 1024
 
 QUERY_VECTORS = "query"
 """Under which name a batch that was searched holds its vectors."""
+
+
+class NoImagesError(InvalidInputError):
+    """There was nothing to classify, or nothing of it could be decoded."""
 
 
 def check_fitted(classifier: Learner) -> None:
@@ -54,11 +59,24 @@ def check_fitted(classifier: Learner) -> None:
 
 def open_ballot(classifier: RetrievalClassifier) -> Ballot:
     """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
-    stored = manifest_classes(_current_store(classifier).read_manifest())
-    ballot = Ballot.of(classifier.classes_, classifier._label_kind, stored)
-    if len(ballot) > len(classifier.classes_):
-        classifier.classes_ = ballot.classes()
-    return ballot
+    manifest = _current_store(classifier).read_manifest()
+    stored = manifest_classes(manifest)
+    kinds = {classifier._label_kind, manifest.get("label_kind", classifier._label_kind)}
+    if "str" in kinds and len(kinds) > 1:
+        raise StoreError(
+            f"the store was filled anew, with labels of the type {manifest['label_kind']} where this "
+            f"classifier knows {classifier._label_kind}; attach to it with RetrievalClassifier.from_store"
+        )
+    return Ballot.of(take_up(classifier, stored), classifier._label_kind, [])
+
+
+def take_up(classifier: Learner, stored: Iterable[Label]) -> AnyArray:
+    """Add classes, as stored, to those of the classifier, and return all of them."""
+    with CLASSES_LOCK:
+        known = stored_labels(classifier.classes_.tolist(), classifier._label_kind)
+        if not set(stored) <= set(known):
+            classifier.classes_ = class_array({*known, *stored}, classifier._label_kind)
+        return classifier.classes_
 
 
 def search_batches(
@@ -114,9 +132,9 @@ def search_batches(
             check_neighbors(near, len(batch), wanted, classifier.store_),
         )
     if empty:
-        raise InvalidInputError("there are no images to classify; pass at least one")
-    if ballot is not None and len(ballot) > len(classifier.classes_):
-        classifier.classes_ = ballot.classes()
+        raise NoImagesError("there are no images to classify; pass at least one")
+    if ballot is not None and ballot.turned_up:
+        take_up(classifier, ballot.turned_up)
 
 
 def vote(classifier: RetrievalClassifier, near: Neighbors, ballot: Ballot) -> tuple[AnyArray, AnyArray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy.typing as npt
 from clipretrieval._labels import class_array, stored_labels
 from clipretrieval.types import AnyArray, Label, Neighbors
 
-__all__ = ["Ballot"]
+__all__ = ["CLASSES_LOCK", "Ballot"]
+
+CLASSES_LOCK = threading.Lock()
+"""Held while any classifier's ``classes_`` is replaced; a lock in an estimator could not be copied."""
 
 
 class Ballot:
@@ -27,6 +31,7 @@ class Ballot:
     def __init__(self, classes: Iterable[Label], kind: str) -> None:
         self.kind = kind
         self._classes: list[Label] = sorted(set(classes))
+        self._first = len(self._classes)
         self._codes = {label: code for code, label in enumerate(self._classes)}
 
     def __len__(self) -> int:
@@ -45,6 +50,11 @@ class Ballot:
             found.append(known[label])
         codes[valid] = found
         return codes
+
+    @property
+    def turned_up(self) -> list[Label]:
+        """Classes that were found among neighbours only."""
+        return self._classes[self._first :]
 
     def numbers(self, labels: Iterable[Label]) -> npt.NDArray[np.int64]:
         """Return the class numbers of stored labels, shape (n,); -1 for a class that nobody can vote for."""

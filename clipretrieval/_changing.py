@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipretrieval._ballot import CLASSES_LOCK
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._manifest import manifest_classes
 from clipretrieval._sources import open_labels
@@ -191,6 +192,7 @@ def _update_classes(classifier: Learner, *, add: Iterable[Label] = (), remove: I
     classes = sorted((set(before) | set(add)) - set(remove))
     if classes != before:
         store.write_manifest({**manifest, "classes": classes})
-    fitted = stored_labels(classifier.classes_.tolist(), classifier._label_kind)
-    kept = (set(fitted) | set(classes)) - set(remove)
-    classifier.classes_ = class_array(kept, classifier._label_kind) if kept else np.array([])
+    with CLASSES_LOCK:
+        fitted = stored_labels(classifier.classes_.tolist(), classifier._label_kind)
+        kept = (set(fitted) | set(classes)) - set(remove)
+        classifier.classes_ = class_array(kept, classifier._label_kind) if kept else np.array([])

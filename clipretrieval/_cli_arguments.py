@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-__all__ = ["checked_output", "labelled_images", "store_options"]
+if TYPE_CHECKING:
+    from clipretrieval.images import ImageFolder
+
+__all__ = ["checked_output", "labelled_folder", "labelled_images", "store_options", "weights"]
 
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 
-def checked_output(path: Path | None) -> Path | None:
+def checked_output(path: Path | None, option: str) -> Path | None:
     """Follow links to where a report is to go, and find out whether a file can be written there."""
     from clipretrieval._atomic import replacing
     from clipretrieval.errors import InvalidInputError
@@ -26,19 +29,27 @@ def checked_output(path: Path | None) -> Path | None:
     try:
         target = path.resolve()
         if target.exists() and not target.is_file():
-            raise InvalidInputError(f"--json: {str(path)!r} is not a file; name a new one, or one to replace")
+            raise InvalidInputError(
+                f"{option}: {str(path)!r} is not a file; name a new one, or one to replace"
+            )
         with suppress(Tried), replacing(target):
             raise Tried
     except (OSError, RuntimeError) as error:  # RuntimeError: links that run in a circle
         reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidInputError(f"--json: {str(path)!r} cannot be written: {reason}") from error
+        raise InvalidInputError(f"{option}: {str(path)!r} cannot be written: {reason}") from error
     return target
 
 
 def labelled_images(path: str, limit: int | None, option: str) -> tuple[list[Path], list[str]]:
     """List a folder's images with their labels, or so many of them, going round the classes."""
+    folder = labelled_folder(path, limit, option)
+    return list(folder.paths), list(folder.labels or ())
+
+
+def labelled_folder(path: str, limit: int | None, option: str) -> ImageFolder:
+    """Scan a folder with class folders, and keep so many images of it, going round the classes."""
     from clipretrieval.errors import InvalidInputError
-    from clipretrieval.images import scan_folder
+    from clipretrieval.images import ImageFolder, scan_folder
 
     if limit is not None and limit < 1:
         raise InvalidInputError(f"{option} must be at least 1; got {limit}")
@@ -53,7 +64,15 @@ def labelled_images(path: str, limit: int | None, option: str) -> tuple[list[Pat
         ranked.append((turns[label], place))
         turns[label] += 1
     taken = sorted(place for _, place in sorted(ranked)[:limit])
-    return [folder.paths[place] for place in taken], [folder.labels[place] for place in taken]
+    labels = tuple(folder.labels[place] for place in taken)
+    return ImageFolder(
+        folder.root, tuple(folder.paths[place] for place in taken), labels, tuple(sorted(set(labels)))
+    )
+
+
+def weights(pretrained: str) -> str | None:
+    """Return what ``--pretrained`` stands for."""
+    return None if pretrained.lower() == "none" else pretrained
 
 
 def store_options(store: str, pairs: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,17 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipretrieval import _cli_arguments
+from clipretrieval._cli_settings import VECTORS, begin, end, ended_if_idle, is_given
 
 if TYPE_CHECKING:
+    from clipretrieval import RetrievalClassifier
     from clipretrieval.explanation import Explanation
     from clipretrieval.images import SkippedImage
 
 __all__ = ["PASSED_OVER", "classify", "index"]
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 PASSED_OVER = 3
 """Exit status where pictures could not be decoded and all others were dealt with."""
-VECTORS = "vectors"
-"""Where the vectors lie inside the classifier's folder, if no other place is given."""
 _FREE = frozenset({"images", "classifier", "add", "resume", "flush_every"})
 """Arguments that may stand beside ``--add``."""
 
@@ -40,7 +42,7 @@ def index(
         bool, typer.Option("--add", help="Add to the classifier that is there, as it was made.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what was interrupted, with the same options.")
+        bool, typer.Option("--resume", help="Go on with what was interrupted, with the settings it had.")
     ] = False,
     model: Annotated[str, typer.Option(help="RN50, RN101, RN50x4, …, or local-dir:PATH.")] = "RN50",
     pretrained: Annotated[
@@ -70,11 +72,13 @@ def index(
 ) -> None:
     """Make a folder of labelled images into a classifier that is kept in a folder, or add to one."""
     from clipretrieval._console import progress_bar, quiet_libraries
+    from clipretrieval.errors import InvalidInputError
 
     with quiet_libraries():
-        from clipretrieval import RetrievalClassifier, StagedEncoder
+        from clipretrieval import RetrievalClassifier
 
-        _check_target(classifier, add, resume)
+        if add and resume:
+            raise InvalidInputError("--add and --resume exclude each other; pass one of them")
         if add:
             _refuse_settings(context)
         labelled = _cli_arguments.labelled_images(images, None, "")
@@ -85,29 +89,17 @@ def index(
                 made.partial_fit(*labelled, **given, progress=progress)
                 made.save(classifier)
         else:
-            options = _cli_arguments.store_options(store, store_option or [])
-            if store in ("faiss", "chroma") and not {"path", "host"} & set(options):
-                options["path"] = str(classifier / VECTORS)
-            made = RetrievalClassifier(
-                StagedEncoder(
-                    model,
-                    None if pretrained.lower() == "none" else pretrained,
-                    stage,
-                    batch_size=batch_size,
-                    device=device,
-                ),
-                store,
-                k=k,
-                weights=weights,
-                temperature=temperature,
-                metric=metric,
-                normalize=normalize,
-                store_options=options,
-            )
-            with progress_bar("indexing") as progress:
-                made.fit(*labelled, resume=resume, **given, progress=progress)
+            settings = begin(context, classifier, resume)
+            with progress_bar("indexing") as progress, ended_if_idle(classifier, progress) as progress:
+                made = _classifier(settings, classifier, batch_size, device)
+                try:
+                    made.fit(*labelled, resume=resume, **given, progress=progress)
+                except KeyboardInterrupt:
+                    typer.echo("what was encoded is kept; pass --resume to go on", err=True)
+                    raise
             with closing(made.store_):
                 made.save(classifier)
+            end(classifier)
     report = made.fit_report_
     for item in report.skipped:
         _pass_over(item)
@@ -130,6 +122,7 @@ def classify(
     as_json: Annotated[bool, typer.Option("--json", help="Write one line of JSON for each image.")] = False,
 ) -> None:
     """Classify images with a classifier that is kept in a folder."""
+    from clipretrieval._asking import NoImagesError
     from clipretrieval._console import quiet_libraries
     from clipretrieval.errors import InvalidInputError
 
@@ -147,32 +140,31 @@ def classify(
                 for found in explain_stream(made, _paths(images), on_error="skip", skipped=skipped):
                     told = _tell_skipped(skipped, told, as_json)
                     typer.echo(_line(found, top, explain) if as_json else _text(found, top, explain))
-            except InvalidInputError:
-                if not skipped:  # else it only says that none was left
+            except NoImagesError:
+                if not skipped:  # else each was named
                     raise
             _tell_skipped(skipped, told, as_json)
     if skipped:
         raise typer.Exit(PASSED_OVER)
 
 
-def _check_target(classifier: Path, add: bool, resume: bool) -> None:
-    from clipretrieval.errors import InvalidInputError
-    from clipretrieval.persistence import FILE
+def _classifier(settings: dict[str, Any], folder: Path, batch_size: int, device: str) -> RetrievalClassifier:
+    """Make the classifier that the command line describes."""
+    from clipretrieval import RetrievalClassifier, StagedEncoder
 
-    if add and resume:
-        raise InvalidInputError("--add and --resume exclude each other; pass one of them")
-    if add or resume:
-        return
-    if (classifier / FILE).exists():
-        raise InvalidInputError(
-            f"{str(classifier)!r} holds a classifier already; pass --add to add images to it, or "
-            "another folder"
-        )
-    if (classifier / VECTORS).exists():
-        raise InvalidInputError(
-            f"{str(classifier)!r} holds what an interrupted index has left; pass --resume, with the "
-            "same options, to go on, or another folder"
-        )
+    store, pretrained = settings["store"], settings["pretrained"]
+    options = _cli_arguments.store_options(store, settings["store_option"])
+    if store in ("faiss", "chroma") and not {"path", "host"} & set(options):
+        options["path"] = str(folder / VECTORS)
+    encoder = StagedEncoder(
+        settings["model"],
+        None if pretrained.lower() == "none" else pretrained,
+        settings["stage"],
+        batch_size=batch_size,
+        device=device,
+    )
+    voting = {name: settings[name] for name in ("k", "weights", "temperature", "metric", "normalize")}
+    return RetrievalClassifier(encoder, store, **voting, store_options=options)
 
 
 def _refuse_settings(context: typer.Context) -> None:
@@ -180,8 +172,7 @@ def _refuse_settings(context: typer.Context) -> None:
     from clipretrieval.errors import InvalidInputError
 
     for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in _FREE and source is not None and source.name == "COMMANDLINE":
+        if name not in _FREE and is_given(context, name):
             raise InvalidInputError(
                 f"--{name.replace('_', '-')} does not go with --add: images are added with the "
                 "settings that the classifier was made with"
@@ -217,31 +208,38 @@ def _ranked(found: Explanation) -> list[tuple[Any, float]]:
 def _line(found: Explanation, top: int, explain: bool) -> str:
     content = found.to_dict()
     shown = {
-        "path": content["query"],
+        "path": str(found.query),
         "label": content["answer"],
         "share": content["share"],
         "top": [{"label": label, "share": share} for label, share in _ranked(found)[:top]],
         **({"neighbors": content["neighbors"]} if explain else {}),
     }
-    return json.dumps(shown, ensure_ascii=False)
+    return _json(shown)
+
+
+def _json(content: dict[str, Any]) -> str:
+    """Write JSON on one line; what `os.fsdecode` made of bytes that are no text comes as JSON escapes."""
+    text = json.dumps(content, ensure_ascii=False)
+    return text if text.isascii() or not _SURROGATE.search(text) else json.dumps(content)
 
 
 def _text(found: Explanation, top: int, explain: bool) -> str:
+    from clipretrieval._explanation_views import readable
+
+    ranked = "\t".join(f"{readable(label)}\t{share:.1%}" for label, share in _ranked(found)[:top])
+    line = f"{readable(found.query)}\t{ranked}"
     if explain:
-        return str(found)
-    ranked = "\t".join(f"{label}\t{share:.1%}" for label, share in _ranked(found)[:top])
-    return f"{found.query}\t{ranked}"
+        return f"{line}\n{found}" if top > 1 else str(found)
+    return line
 
 
 def _tell_skipped(skipped: list[SkippedImage], told: int, as_json: bool) -> int:
     """Name the pictures that were passed over since the last call."""
-    from clipretrieval._explanation_views import readable
-
     for item in skipped[told:]:
         _pass_over(item)
         if as_json:
-            path = None if item.source is None else readable(str(item.source))
-            typer.echo(json.dumps({"path": path, "error": item.reason}, ensure_ascii=False))
+            path = None if item.source is None else str(item.source)
+            typer.echo(_json({"path": path, "error": item.reason}))
     return len(skipped)
 
 

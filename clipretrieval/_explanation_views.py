@@ -13,11 +13,14 @@ from clipretrieval.errors import ImageDecodeError
 if TYPE_CHECKING:
     from clipretrieval.explanation import Explanation
 
-__all__ = ["as_html", "as_text", "readable", "shortened"]
+__all__ = ["as_html", "as_text", "readable", "shortened", "thumbnail"]
 
 WIDEST_PATH = 48
 WIDEST_LABEL = 28
 WIDEST_ID = 16
+JOINERS = "\u200c\u200d"
+"""Invisible, and needed to write Persian, Hindi and some emoji."""
+
 THUMBNAIL = 96
 """The longer side of a thumbnail, in pixels."""
 
@@ -69,7 +72,8 @@ def as_html(explanation: Explanation) -> str:
 def readable(text: Any) -> str:
     """Write what cannot be printed, such as control characters and bytes that are no text, as escapes."""
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)
+        letter if letter.isprintable() or letter in JOINERS else letter.encode("unicode_escape").decode()
+        for letter in str(text)
     )
 
 
@@ -99,7 +103,7 @@ def _card(path: str | None, lines: list[str], faint: bool = False) -> str:
 
 
 def _picture(path: str | None) -> str:
-    found = None if path is None else _thumbnail(path)
+    found = None if path is None else thumbnail(path)
     if found is not None:
         name = _escaped(shortened(path, WIDEST_PATH))
         return f'<div style="{_BOX}"><img alt="{name}" src="data:image/jpeg;base64,{found}"></div>'
@@ -107,7 +111,7 @@ def _picture(path: str | None) -> str:
     return f'<div style="{_BOX}border:1px dashed #999;color:#777">{_escaped(text)}</div>'
 
 
-def _thumbnail(path: str) -> str | None:
+def thumbnail(path: str) -> str | None:
     """Return a small JPEG of a file in base64; None where there is no picture any more."""
     try:
         image = decode(RawImage(0, path)).image

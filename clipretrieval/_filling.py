@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -60,11 +61,19 @@ def fill(putter: Putter, timing: Timing, progress: Progress | None, flush_every:
             progress(0, source.total)
         try:
             for batch, vectors in gather(
-                source.open(None if putter.fresh else putter.known), size, timing, tell
+                source.open(None if putter.fresh else putter.known),
+                size,
+                timing,
+                tell,
+                # A failure before anything new is stored must not cost what is to be replaced.
+                keep=lambda: not putter.clearing,
             ):
                 storing.put(batch, vectors)
-        finally:
             storing.finish()
+        except BaseException as error:
+            storing.finish()
+            putter.advise(error)
+            raise
     if not putter.count:
         raise InvalidInputError(
             "there are no images to fit on; pass at least one"
@@ -133,8 +142,9 @@ class _Storing:
         while self._jobs:
             self._settle()
         if self._failed:
-            return
-        if self._sent:
+            with suppress(Exception):  # what failed before is what the caller has to know
+                self._putter.store.flush()
+        elif self._sent:
             self._putter.write_manifest()
             self._ask()
             self._settle()

@@ -59,7 +59,9 @@ class Source:
     skipped: list[SkippedImage] = field(default_factory=list)
 
 
-def fit_source(classifier: Learner, X: Any, y: Any, on_error: str, *, reset: bool = True) -> Source:
+def fit_source(
+    classifier: Learner, X: Any, y: Any, on_error: str, *, reset: bool = True, ahead: int | None = None
+) -> Source:
     """Check what `fit` was given, as far as that goes without reading it.
 
     Parameters
@@ -69,6 +71,8 @@ def fit_source(classifier: Learner, X: Any, y: Any, on_error: str, *, reset: boo
         As for `fit`.
     reset : bool
         Whether vectors may have another dimension than those before.
+    ahead : int, optional
+        The most images that are encoded before they are asked for.
     """
     check_on_error(on_error)
     metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
@@ -91,7 +95,7 @@ def fit_source(classifier: Learner, X: Any, y: Any, on_error: str, *, reset: boo
     encoder = classifier.encoder
     return Source(
         lambda known: _scaled(
-            image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known), unit
+            image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known, ahead=ahead), unit
         ),
         plain_fingerprint(encoder.fingerprint),
         metric,
@@ -144,10 +148,16 @@ def check_neighbors(near: Neighbors, n: int, k: int, store: VectorStore) -> Neig
     return near
 
 
-def gather(batches: Batches, size: int, timing: Timing, tell: Callable[[int], None] | None = None) -> Batches:
+def gather(
+    batches: Batches,
+    size: int,
+    timing: Timing,
+    tell: Callable[[int], None] | None = None,
+    keep: Callable[[], bool] = lambda: True,
+) -> Batches:
     """Join small batches until `size` items are together; count the time they took to come, and `tell`.
 
-    What came before a failure is still yielded.
+    What came before a failure or Ctrl-C is still yielded, if `keep` says so.
     """
     waiting: list[tuple[EncodedBatch, FloatArray]] = []
     try:
@@ -160,8 +170,8 @@ def gather(batches: Batches, size: int, timing: Timing, tell: Callable[[int], No
             if sum(len(b) + len(b.known) for b, _ in waiting) >= size:
                 yield _joined(waiting)
                 waiting = []
-    except Exception:
-        if waiting:
+    except (Exception, KeyboardInterrupt):
+        if waiting and keep():
             yield _joined(waiting)
         raise
     if waiting:

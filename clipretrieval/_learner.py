@@ -86,7 +86,9 @@ class Learner(BaseEstimator):
         y : sequence of int or of str, length n, optional
             May be left out where `X` brings the labels.
         overwrite : bool
-            Remove what the store holds, as soon as the first new images are encoded.
+            Replace what the store holds, as soon as the first new images are encoded. A fit that fails before
+            leaves all of it, and only ``overwrite=True`` replaces it then; one that fails later is gone on
+            with by ``resume=True``. From Python 3.11 on, a note on the exception tells which it was.
         resume : bool
             Keep what the store holds, and encode only images that are not there. One that is there with
             another label gets the new one.
@@ -242,7 +244,9 @@ class Learner(BaseEstimator):
         started, timing = time.perf_counter(), Timing()
         check_params(self)
         interval = _filling.check_flush_every(flush_every)
-        source = _inputs.fit_source(self, X, y, on_error, reset=onto is None)
+        # The last quarter of an interval is for what is being encoded; see `fill`.
+        ahead = None if interval is None else max(1, interval // 4)
+        source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
         store = onto if onto is not None else store_to_fill(self, overwrite or resume)
         with _closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
             putter = open_putter(store, source, overwrite, resume)
@@ -279,8 +283,9 @@ class Learner(BaseEstimator):
         try:
             yield
         except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
+            for name in set(vars(self)) - set(before):
+                delattr(self, name)
+            self.__dict__.update(before)  # by name: other threads may be asking
             raise
 
 

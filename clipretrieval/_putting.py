@@ -12,13 +12,21 @@ from clipretrieval._inputs import Source
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import check_manifest, make_manifest, manifest_classes
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import DimensionMismatchError, InvalidInputError, UnsupportedOperationError
+from clipretrieval.errors import (
+    DimensionMismatchError,
+    FingerprintMismatchError,
+    InvalidInputError,
+    UnsupportedOperationError,
+)
 from clipretrieval.images import unique_ids
 from clipretrieval.stores import ScannableStore
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import FloatArray, Label
+from clipretrieval.types import FloatArray, Label, Metric
 
 __all__ = ["Putter", "open_putter"]
+
+CLEARING = "clearing"
+"""Set in the manifest while what the store holds is being removed to make room for a new fit."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ class Putter:
     classes : set of int or of str
         As stored.
     clearing : bool
-        Whether what the store holds goes as soon as the first batch has come.
+        Whether what the store holds has still to go, as soon as the first batch has come.
+    replacing : bool
+        Whether it held anything that goes.
     """
 
     store: VectorStore
@@ -57,11 +67,21 @@ class Putter:
     kind: str | None = None
     classes: set[Label] = field(default_factory=set)
     clearing: bool = False
+    replacing: bool = False
     new: int = 0
     already_there: int = 0
     relabelled: int = 0
     _seen: dict[str, int] = field(default_factory=dict)
     _listed: set[Label] | None = None
+
+    def advise(self, error: BaseException) -> None:
+        """Note on a failure what it has left of a store that was to be replaced."""
+        if self.replacing and hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(
+                "The store still holds what it held: fit again with overwrite=True."
+                if self.clearing
+                else "What the store held is gone: fit again with resume=True to go on with what is new."
+            )
 
     @property
     def count(self) -> int:
@@ -153,15 +173,20 @@ def open_putter(store: VectorStore, source: Source, overwrite: bool, resume: boo
     InvalidInputError
         If it holds anything else, and nobody said what is to become of that.
     """
+    if Metric.parse(store.metric) != source.metric:
+        raise FingerprintMismatchError(
+            f"the store's metric is {str(store.metric)!r} and the classifier's {str(source.metric)!r}; set "
+            f"metric={str(store.metric)!r}, or fit into another store"
+        )
     count = store.count()
     if count == 0:
         return Putter(store, source, fresh=True)
-    if overwrite:
+    manifest = store.read_manifest()
+    if overwrite or (resume and manifest.get(CLEARING)):
         _check_clearable(
             store, int(source.fingerprint["dim"]) if "dim" in source.fingerprint else store.dim or 0
         )
-        return Putter(store, source, fresh=True, clearing=True)
-    manifest = store.read_manifest()
+        return Putter(store, source, fresh=True, clearing=True, replacing=True)
     check_manifest(manifest, source.fingerprint, source.metric, normalize=source.normalize)
     if not resume:
         raise InvalidInputError(
@@ -196,8 +221,10 @@ def _check_clearable(store: VectorStore, dim: int) -> None:
 
 
 def _clear(store: VectorStore) -> None:
-    """Remove everything from a store that can be scanned."""
+    """Remove everything from a store that can be scanned; a clearing that is cut short is marked as such."""
     if isinstance(store, ScannableStore):
+        store.write_manifest({**store.read_manifest(), CLEARING: True})
+        store.flush()
         for ids in [listing.ids.tolist() for listing in store.scan()]:
             store.delete(ids)
 

@@ -31,6 +31,7 @@ def image_batches(
     on_error: str = "raise",
     skipped: list[SkippedImage] | None = None,
     known: KnownIds | None = None,
+    ahead: int | None = None,
 ) -> Iterator[tuple[EncodedBatch, FloatArray]]:
     """Encode a source of pictures with any encoder.
 
@@ -44,6 +45,8 @@ def image_batches(
     skipped : list, optional
     known : callable, optional
         Tells which pictures need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
+    ahead : int, optional
+        The most pictures that are encoded before they are asked for, if the encoder's ``stream`` takes it.
 
     Yields
     ------
@@ -52,15 +55,17 @@ def image_batches(
     """
     stream = getattr(encoder, "stream", None)
     if callable(stream):
-        asked = {"known": known} if known is not None and "known" in signature(stream).parameters else {}
+        wanted = {name: value for name, value in (("known", known), ("ahead", ahead)) if value is not None}
+        asked = {name: value for name, value in wanted.items() if name in signature(stream).parameters}
         for batch in stream(images, labels, on_error=on_error, skipped=skipped, **asked):
             given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
             yield batch, _checked(given, batch, encoder)
         return
     source = iter_images(images, labels, on_error=on_error, skipped=skipped)
+    most = _BATCH if ahead is None else max(1, min(_BATCH, ahead))
     while True:
         started = time.perf_counter()
-        items, failure = _take(source, _BATCH)
+        items, failure = _take(source, most)
         decoded = time.perf_counter()
         have = set(known([item.id for item in items])) if known is not None and items else set()
         new = [item for item in items if item.id not in have]
@@ -80,7 +85,7 @@ def image_batches(
             yield batch, _checked(given, batch, encoder)
         if failure is not None:
             raise failure
-        if len(items) < _BATCH:
+        if len(items) < most:
             return
 
 

@@ -19,7 +19,7 @@ from clipretrieval._params import check_params
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import Validation, count_known
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
-from clipretrieval.evaluation.evaluate import check_kind, check_truth
+from clipretrieval.evaluation.evaluating import check_kind, check_truth
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.types import Label, Metric, Neighbors

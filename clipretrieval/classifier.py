@@ -171,7 +171,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             As for `fit`.
         sample_weight : array-like of shape (n,), optional
         """
-        report = self.evaluate(X, y)
+        report = self.evaluate(X, y, mistakes=0)
         return float(accuracy_score(report.y_true, report.y_pred, sample_weight=sample_weight))
 
     def evaluate(
@@ -182,6 +182,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         on_error: str = "raise",
         progress: Progress | None = None,
         allow_tuned: bool = False,
+        mistakes: int = 12,
     ) -> EvaluationReport:
         """Classify labelled images and measure how right and how fast that was.
 
@@ -191,6 +192,8 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             As for `fit`.
         allow_tuned : bool
             Whether to evaluate on images that `sweep` has tuned on since the last fit.
+        mistakes : int
+            How many of the worst mistakes to keep, with their neighbours; 0 asks the store nothing more.
 
         Returns
         -------
@@ -199,11 +202,14 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         Raises
         ------
         InvalidInputError
-            If labels are missing or of another type than those fitted, or an image was tuned on.
+            If labels are missing or of another type than those fitted, an image was tuned on, or
+            `mistakes` is negative.
         """
-        from clipretrieval.evaluation.evaluate import evaluate
+        from clipretrieval.evaluation.evaluating import evaluate
 
-        return evaluate(self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned)
+        return evaluate(
+            self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the fitted classifier into a folder, atomically; see `clipretrieval.persistence.save`."""

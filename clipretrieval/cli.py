@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from clipretrieval import _cli_arguments, _cli_demo, _cli_index
+from clipretrieval import _cli_arguments, _cli_compare, _cli_demo, _cli_index
 from clipretrieval._version import __version__
 
 __all__ = ["app", "main"]
@@ -119,6 +119,12 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report there.")
     ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write the report as a page there.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the report as Markdown.")
+    ] = None,
 ) -> None:
     """Fit on one folder of images, classify another, and print how right and how fast that was."""
     from clipretrieval._console import progress_bar, quiet_libraries
@@ -127,7 +133,10 @@ def evaluate(
         from clipretrieval import RetrievalClassifier, StagedEncoder
 
         # What is found out at once comes first, so that a slip does not cost a download or a fit.
-        report_file = _cli_arguments.checked_output(json_file)
+        outputs = [
+            _cli_arguments.checked_output(path, option)
+            for path, option in ((json_file, "--json"), (html_file, "--html"), (markdown_file, "--markdown"))
+        ]
         options = _cli_arguments.store_options(store, store_option or [])
         train_set = _cli_arguments.labelled_images(train, limit_train, "--limit-train")
         test_set = _cli_arguments.labelled_images(test, limit_test, "--limit-test")
@@ -139,8 +148,9 @@ def evaluate(
         with closing(classifier.store_), progress_bar("classifying") as progress:
             report = classifier.evaluate(*test_set, progress=progress)
     try:
-        if report_file is not None:
-            report.to_json(report_file)
+        for path, write in zip(outputs, (report.to_json, report.to_html, report.to_markdown), strict=True):
+            if path is not None:
+                write(path)
     finally:
         typer.echo(str(report))
 
@@ -148,6 +158,8 @@ def evaluate(
 app.command()(_cli_demo.demo)
 app.command()(_cli_index.index)
 app.command()(_cli_index.classify)
+app.command()(_cli_compare.compare)
+app.command()(_cli_compare.reproduce)
 
 
 def _mistakes() -> tuple[type[Exception], ...]:

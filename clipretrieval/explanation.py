@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from clipretrieval._explanation_views import as_html, as_text, readable
 from clipretrieval._inputs import check_neighbors
 from clipretrieval._labels import class_array
 from clipretrieval._params import check_k
-from clipretrieval.types import Neighbors
+from clipretrieval.types import FloatArray, Neighbors
 from clipretrieval.voting import vote_weights
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clipretrieval.images import SkippedImage
     from clipretrieval.stores.base import VectorStore
 
-__all__ = ["ExplainedNeighbor", "Explanation", "explain_stream"]
+__all__ = ["ExplainedNeighbor", "Explanation", "explain_found", "explain_stream"]
 
 LOOKED_UP = 4096
 """Records whose metadata are read together: `get` returns their vectors too."""
@@ -132,32 +132,77 @@ def explain_stream(
     """
     shown = 0 if k is None else check_k(k)
     ballot = open_ballot(classifier)
-    store = classifier.store_
     asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=skipped)
     for batch, near in asked:
         codes, _ = vote(classifier, near, ballot)
-        answers, shares = ballot.labels(codes).tolist(), _shares(classifier, near)
-        # Sums of rounded parts may pass 1 by a little.
-        parts = np.minimum(np.where(ballot.codes(near) == codes[:, None], shares, 0).sum(axis=1), 1.0)
-        width = min(shown, store.count())
-        if width > near.ids.shape[1]:
-            # A search of its own: with another k an approximate store may find others to vote.
-            wider = store.search(batch.vectors[QUERY_VECTORS], width)
-            near, shares = _joined(near, shares, check_neighbors(wider, len(batch), width, store), width)
-        labels, sources = _in_fitted_type(near, ballot.kind), _sources(store, near)
-        for row, query in enumerate(batch.sources):
-            neighbors = tuple(
-                ExplainedNeighbor(
-                    str(near.ids[row, place]),
-                    labels[row][place],
-                    float(near.distances[row, place]),
-                    float(shares[row, place]),
-                    sources.get(near.ids[row, place]),
-                )
-                for place in np.flatnonzero(near.valid[row])
+        yield from explain_found(
+            classifier,
+            near,
+            queries=batch.sources,
+            answers=ballot.labels(codes).tolist(),
+            voted=ballot.codes(near) == codes[:, None],
+            kind=ballot.kind,
+            vectors=batch.vectors[QUERY_VECTORS],
+            shown=shown,
+        )
+
+
+def explain_found(
+    classifier: RetrievalClassifier,
+    near: Neighbors,
+    *,
+    queries: Sequence[str | os.PathLike[str] | None],
+    answers: Sequence[Any],
+    voted: npt.NDArray[np.bool_],
+    kind: str,
+    vectors: FloatArray,
+    shown: int,
+) -> Iterator[Explanation]:
+    """Explain answers whose neighbours are known.
+
+    Parameters
+    ----------
+    classifier : RetrievalClassifier
+    near : Neighbors
+        Those that voted, each of shape (n, k).
+    queries : sequence of (path or None), length n
+    answers : sequence, length n
+    voted : ndarray of bool, shape (n, k)
+        Which neighbours voted for the answer.
+    kind : {"bool", "int", "float", "str"}
+        The type of the labels that were fitted.
+    vectors : ndarray of float32, shape (n, dim)
+        Searched again where more neighbours are to be shown than voted.
+    shown : int
+        Neighbours to show of each, those that voted at least.
+
+    Yields
+    ------
+    Explanation
+    """
+    store = classifier.store_
+    shares = _shares(classifier, near)
+    # Sums of rounded parts may pass 1 by a little.
+    parts = np.minimum(np.where(voted, shares, 0).sum(axis=1), 1.0)
+    width = min(shown, store.count())
+    if width > near.ids.shape[1]:
+        # A search of its own: with another k an approximate store may find others to vote.
+        wider = store.search(vectors, width)
+        near, shares = _joined(near, shares, check_neighbors(wider, len(near), width, store), width)
+    labels, sources = _in_fitted_type(near, kind), _sources(store, near)
+    for row, query in enumerate(queries):
+        neighbors = tuple(
+            ExplainedNeighbor(
+                str(near.ids[row, place]),
+                labels[row][place],
+                float(near.distances[row, place]),
+                float(shares[row, place]),
+                sources.get(near.ids[row, place]),
             )
-            path = None if query is None else os.fspath(query)
-            yield Explanation(path, answers[row], float(parts[row]), neighbors)
+            for place in np.flatnonzero(near.valid[row])
+        )
+        path = None if query is None else os.fspath(query)
+        yield Explanation(path, answers[row], float(parts[row]), neighbors)
 
 
 def _shares(classifier: RetrievalClassifier, near: Neighbors) -> npt.NDArray[np.float64]:

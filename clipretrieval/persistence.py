@@ -32,10 +32,13 @@ from clipretrieval.types import Metric
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["load", "save"]
+__all__ = ["FILE", "INDEXING", "check_folder", "load", "save"]
 
 FILE = "classifier.json"
-OWN = rf"{PART}|{re.escape(LOCK_NAME)}|\.({PART}|{re.escape(FILE)})\..*\.tmp"
+INDEXING = "indexing.json"
+"""What the command line keeps in the folder while it fills it."""
+_FILES = f"{re.escape(FILE)}|{re.escape(INDEXING)}"
+OWN = rf"{PART}|{re.escape(LOCK_NAME)}|{re.escape(INDEXING)}|\.({PART}|{_FILES})\..*\.tmp"
 FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 1
 _ATTEMPTS = 10
 
@@ -71,7 +74,7 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
         )
     folder = Path(path)
     try:
-        _check_folder(folder, place_inside(classifier.store_, folder))
+        check_folder(folder, place_inside(classifier.store_, folder))
         folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder)
         lock.acquire()
@@ -191,7 +194,20 @@ def _load(
     return classifier
 
 
-def _check_folder(folder: Path, store: Path | None) -> None:
+def check_folder(folder: Path, store: Path | None) -> None:
+    """Refuse to keep a classifier where other things are.
+
+    Parameters
+    ----------
+    folder : Path
+        May be missing.
+    store : Path, optional
+        Where in it the classifier's own store lies.
+
+    Raises
+    ------
+    InvalidInputError
+    """
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
     if not folder.is_dir():
@@ -235,6 +251,11 @@ def _rebuild_encoder(content: Mapping[str, Any] | None) -> Encoder | None:
 
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / FILE
+    if not file.is_file() and (folder / INDEXING).is_file():
+        raise InvalidInputError(
+            f"{folder} holds what an interrupted `clipretrieval index` has left, and no finished classifier; "
+            "go on with it: clipretrieval index PICTURES FOLDER --resume"
+        )
     if not file.is_file():
         raise InvalidInputError(
             f"{folder} is no saved classifier: it has no {FILE}. Pass a folder that "

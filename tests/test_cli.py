@@ -122,6 +122,7 @@ def evaluation(tiny_model, class_folder, tmp_path_factory):
         *("evaluate", "--train", root / "train", "--test", root / "test", "--model", tiny_model),
         *("--stage", "stem", "--metric", "cosine", "--k", 3),
         *("--store-option", f"path={root / 'index'}", "--json", root / "report.json"),
+        *("--html", root / "report.html", "--markdown", root / "report.md"),
         env={"PYTHONIOENCODING": "latin-1"},
     )
     status, out, err = finish(process)
@@ -129,6 +130,14 @@ def evaluation(tiny_model, class_folder, tmp_path_factory):
     (root / "train" / "stray.jpg").unlink()
     report = json.loads((root / "report.json").read_text(encoding="utf-8"))
     return {"out": out, "err": err, "report": report, "root": root}
+
+
+def test_page_and_markdown_are_written_beside_the_json(evaluation):
+    """Each file tells the same accuracy and names every class."""
+    for name in ("report.html", "report.md"):
+        text = (evaluation["root"] / name).read_text(encoding="utf-8")
+        assert f"{evaluation['report']['accuracy']:.2%}" in text
+        assert TEMPLE in text
 
 
 def unhurried(report):
@@ -262,7 +271,8 @@ def test_the_table_is_printed_even_if_the_report_can_no_longer_be_written(
 
     class RemovesFolder(MemoryStore):
         def search(self, vectors, k):
-            folder.rmdir()
+            if folder.exists():
+                folder.rmdir()
             return super().search(vectors, k)
 
     monkeypatch.setattr("clipretrieval.stores.registry._registered", {})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from clipretrieval import RetrievalClassifier, cli
+from clipretrieval import RetrievalClassifier, StoreUnavailableError, cli
 
 SETTINGS = ("--stage", "pixel", "--k", "3")
 
@@ -174,7 +174,7 @@ def test_the_folder_can_be_moved(command, kept, class_folder):
         (("{train}", "{new}", "--add"), "is no saved classifier"),
         (("{new}", "{new}", "--stage", "pixel"), "there is no folder"),
         (("{train}", "{new}", "--stage", "middle"), "middle"),
-        (("{train}", "{kept}", "--resume", "--stage", "pixel", "--metric", "cosine"), "metric"),
+        (("{train}", "{kept}", "--resume", "--stage", "pixel"), "holds a classifier already"),
     ],
 )
 def test_mistakes_are_told_and_change_nothing(command, kept, class_folder, arguments, expected):
@@ -222,3 +222,106 @@ def test_a_killed_index_is_resumed(command, digits_folder, tmp_path):
         for name in ("kept", "undisturbed")
     ]
     assert answers[0] == answers[1]
+
+
+def interrupted(command, monkeypatch, *arguments):
+    """Run index until its first picture is done, and let it fail there."""
+    fit = RetrievalClassifier.fit
+
+    def cut_short(self, *given, progress, **named):
+        def tell(done, total):
+            progress(done, total)
+            if done:
+                raise StoreUnavailableError("the disk is full")
+
+        return fit(self, *given, progress=tell, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RetrievalClassifier, "fit", cut_short)
+        return command(*arguments)
+
+
+def test_resume_goes_on_with_the_settings_that_were_asked_for(command, class_folder, tmp_path, monkeypatch):
+    """They need not be said again, others are refused, and the classifier has them in the end."""
+    target = tmp_path / "kept"
+    settings = ("--stage", "pixel", "--k", "3", "--weights", "softmax", "--temperature", "0.5", "--normalize")
+    assert interrupted(command, monkeypatch, "index", class_folder / "train", target, *settings)[0] != 0
+    assert "pass --resume" in command("index", class_folder / "train", target, *settings)[2]
+    for asked in (
+        ("classify", target, class_folder / "test"),
+        ("index", class_folder / "test", target, "--add"),
+    ):
+        status, _, err = command(*asked)
+        assert (status, "interrupted" in err) == (2, True)
+    status, _, err = command("index", class_folder / "train", target, "--resume", "--k", "5")
+    assert (status, "--k 3 and now it is --k 5" in err) == (2, True)
+    assert command("index", class_folder / "train", target, "--resume")[0] == 0
+    made = RetrievalClassifier.load(target)
+    assert (made.k, made.weights, made.temperature, made.normalize) == (3, "softmax", 0.5, True)
+    assert (made.encoder.stage, made.store_.count()) == ("pixel", 24)
+    assert not (target / "indexing.json").exists()
+
+
+def test_no_secret_is_noted(command, class_folder, tmp_path, monkeypatch):
+    """An option that looks like one has to be given again."""
+    options = ("--store", "memory", "--store-option", "token=hush", "--stage", "pixel")
+    with monkeypatch.context() as patch:
+        patch.setattr("clipretrieval._cli_index._classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr("clipretrieval._cli_settings.end", lambda folder: None)
+        assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 9
+    noted = (tmp_path / "kept" / "indexing.json").read_text()
+    assert json.loads(noted)["settings"]["store"] == "memory"
+    assert "hush" not in noted
+
+
+def test_a_mistake_leaves_nothing_to_resume(command, class_folder, tmp_path):
+    """The command can be given again, mended."""
+    arguments = ("index", class_folder / "train", tmp_path / "kept")
+    assert command(*arguments, "--stage", "middle")[0] == 2
+    assert not (tmp_path / "kept").exists()
+    status, _, err = command(*arguments, "--stage", "pixel", "--resume")
+    assert (status, "holds nothing to go on with" in err) == (2, True)
+    assert command(*arguments, "--stage", "pixel")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_place_that_is_taken_is_refused_before_anything_is_encoded(command, tmp_path, class_folder, kind):
+    """Not after hours of encoding; and what is there stays."""
+    target = tmp_path / "taken"
+    if kind == "file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / "mine.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("taken*")) + sorted(target.rglob("*"))
+    status, _, err = command("index", class_folder / "train", target, "--stage", "pixel")
+    assert (status, "images" in err) == (2, False)
+    assert "is a file" in err if kind == "file" else "holds other things" in err
+    assert sorted(tmp_path.rglob("taken*")) + sorted(target.rglob("*")) == before
+
+
+def test_classify_tells_of_a_fault_though_pictures_were_passed_over(command, kept, class_folder, pictures):
+    """A wrong setting is not taken for the absence of pictures."""
+    file = kept / "classifier.json"
+    content = json.loads(file.read_text())
+    content["params"]["normalize"] = True
+    file.write_text(json.dumps(content))
+    status, out, err = command("classify", kept, pictures / "temple" / "zero.jpg", class_folder / "test")
+    assert (status, out) == (2, "")
+    assert "normalize" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take no such names")
+def test_json_has_the_paths_that_files_have(command, kept, class_folder, tmp_path):
+    """Whatever a name is made of, its path in JSON opens the file, and a line of text stays a line."""
+    names = ["tab\tline\nend.jpg", os.fsdecode(b"latin\xe9.jpg"), "猫.jpg"]
+    for name in names:
+        shutil.copy(class_folder / "test" / "temple" / "00.jpg", tmp_path / name)
+    (tmp_path / "bad\t.jpg").write_text("no picture")
+    paths = [tmp_path / name for name in [*names, "bad\t.jpg"]]
+    status, out, _ = command("classify", kept, *paths, "--json")
+    assert status == 3
+    assert {answer["path"] for answer in lines(out)} == {str(path) for path in paths}
+    assert len(command("classify", kept, *paths[:3])[1].splitlines()) == 3
+    shown = command("classify", kept, paths[2], "--explain", "--top", "2")[1].splitlines()
+    assert shown[0].split("\t")[1] == "temple"

@@ -104,6 +104,13 @@ def test_a_good_page_passes_block_by_block(project: pytest.Pytester) -> None:
     run(project, GOOD_PAGE).assert_outcomes(passed=7)
 
 
+def test_the_summary_counts_the_blocks_that_ran(project: pytest.Pytester) -> None:
+    """The last lines tell how many blocks ran, by language, failing ones too; text is counted apart."""
+    page = GOOD_PAGE + "\n```python\nraise RuntimeError\n```\n"
+    expected = "documentation: 7 blocks ran (3 python, 1 bash, 1 console, 1 toml, 1 json); 1 of text"
+    run(project, page).stdout.fnmatch_lines([expected])
+
+
 @pytest.mark.parametrize("block", BAD_BLOCKS.values(), ids=BAD_BLOCKS.keys())
 def test_a_bad_block_fails(project: pytest.Pytester, block: str) -> None:
     """A block that is wrong or cannot be checked fails, and the good block before it still passes."""

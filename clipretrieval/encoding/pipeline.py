@@ -69,6 +69,7 @@ def encode_source(
     skipped: list[SkippedImage] | None,
     identify: bool = True,
     known: KnownIds | None = None,
+    ahead: int | None = None,
 ) -> Iterator[EncodedBatch]:
     """Encode a source of pictures in order.
 
@@ -89,6 +90,8 @@ def encode_source(
         Whether content ids are wanted; hashing pixels takes a few per cent of the encoder's own time.
     known : callable, optional
         Tells which pictures are only decoded.
+    ahead : int, optional
+        The most pictures that are encoded, or being encoded, before they are asked for.
 
     Yields
     ------
@@ -111,6 +114,10 @@ def encode_source(
     def encode(chunk: Chunk) -> Chunk:
         return timed("encode", lambda: _encode_chunk(chunk, stages, engine))
 
+    if ahead is not None:
+        batch_size = min(
+            batch_size, max(1, ahead // (workers + _SPARE_CHUNKS if plan.device == "cpu" else 1))
+        )
     size = min(plan.inner_batch, batch_size)
     chunks = iter(lambda: list(islice(raws, size)), [])
     if plan.device == "cpu":

@@ -17,6 +17,7 @@ from clipretrieval.encoding.plan import make_plan, pick_device
 from clipretrieval.encoding.pooling import pooled_dim
 from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
+from clipretrieval.encoding.text import TextEncoder
 from clipretrieval.encoding.tower import Tower
 from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
@@ -121,6 +122,11 @@ class StagedEncoder:
         return self._dim
 
     @property
+    def text(self) -> TextEncoder:
+        """The text tower that was trained with these weights, read at its own first use."""
+        return self._tower.text
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """How pictures are prepared, in open_clip's words (``size``, ``mean``, ``std``, …)."""
         return dict(self._prepare.cfg)
@@ -189,6 +195,7 @@ class StagedEncoder:
         on_error: str = "raise",
         skipped: list[SkippedImage] | None = None,
         known: KnownIds | None = None,
+        ahead: int | None = None,
     ) -> Iterator[EncodedBatch]:
         """Yield encoded batches in the order of the source, decoding ahead and holding only a few pictures.
 
@@ -204,10 +211,13 @@ class StagedEncoder:
             Receives a record of each picture that was passed over.
         known : callable, optional
             Tells which pictures, by content id, need no encoding: they come as ``batch.known``.
+        ahead : int, optional
+            The most pictures that are encoded before they are asked for; a few batches when left out.
         """
         wanted = [find_stage(self._stages, name) for name in stages or (self.stage,)]
         check_on_error(on_error)
-        return self._encode(iter_raw(images, labels), wanted, on_error=on_error, skipped=skipped, known=known)
+        raws, options = iter_raw(images, labels), {"skipped": skipped, "known": known, "ahead": ahead}
+        return self._encode(raws, wanted, on_error=on_error, **options)
 
     def begin(self, images: Any, stage: str | None = None) -> PartialPass:
         """Encode pictures up to a stage and keep what is needed to go on from there.

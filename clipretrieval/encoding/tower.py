@@ -15,6 +15,7 @@ from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
 from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stages import Stage
+from clipretrieval.encoding.text import TextEncoder
 from clipretrieval.encoding.weights import ModelSource, load_visual
 
 __all__ = ["Tower"]
@@ -32,6 +33,12 @@ class Tower:
         Whose ``mean`` and ``std`` normalise the pictures.
     pooling : str
     image_size : int
+
+    Attributes
+    ----------
+    source : ModelSource
+    text : TextEncoder
+        The text tower that belongs to the image encoder.
     """
 
     def __init__(
@@ -43,11 +50,12 @@ class Tower:
         pooling: str,
         image_size: int,
     ) -> None:
-        self._source, self._seed, self._plan = source, seed, plan
+        self.source, self._seed, self._plan = source, seed, plan
         self._preparation, self._pooling, self._image_size = preparation, pooling, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
         self._lock = threading.Lock()
         self.built: Engine | None = None
+        self.text = TextEncoder(source, seed, plan.device)
 
     def engine(self, depth: int) -> Engine:
         """Return an engine that reaches at least `depth`; a deeper one replaces a shallower one."""
@@ -80,7 +88,7 @@ class Tower:
             return {**identity, "preprocessing": dict(PIXEL_GEOMETRY)}
         return {
             **identity,
-            "model": self._source.architecture.describe(stage.depth),
+            "model": self.source.architecture.describe(stage.depth),
             "weights": self.weights_hash(stage, stages),
             "pooling": describe_pooling(stage, self._pooling),
             "image_size": self._image_size,
@@ -89,4 +97,4 @@ class Tower:
 
     @cached_property
     def _visual(self) -> nn.Module:
-        return load_visual(self._source, self._seed)
+        return load_visual(self.source, self._seed)

@@ -16,9 +16,7 @@ from torch import nn
 
 from clipretrieval.encoding._fetch import ADVICE, fetch_config, fetch_tag
 from clipretrieval.encoding.checkpoints import (
-    OPENAI_ONLY,
     find_weights,
-    is_openai,
     is_published,
     is_torchscript,
     read_state_dict,
@@ -27,7 +25,7 @@ from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
-__all__ = ["ModelSource", "load_clip", "load_visual", "resolve"]
+__all__ = ["ModelSource", "load_strictly", "load_visual", "read_source", "resolve"]
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 
@@ -50,7 +48,7 @@ class ModelSource:
         Whether the caller named the checkpoint. A TorchScript archive can run code when it is opened, so
         one that comes from elsewhere (a model's folder, a saved classifier) is opened only if it is one
         of OpenAI's own.
-    module : open_clip.modified_resnet.ModifiedResNet or None
+    module : open_clip.CLIP, its ModifiedResNet, or None
         A model that the caller built; its weights are copied.
     """
 
@@ -151,7 +149,7 @@ def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
     WeightsUnavailableError
         If the weights cannot be fetched or read, or do not fit the model.
     """
-    state = _read_source(source)
+    state = read_source(source)
     architecture = source.architecture
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -164,44 +162,8 @@ def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
         )
     if state is not None:
         tower = {key[len("visual.") :]: value for key, value in state.items() if key.startswith("visual.")}
-        _load_strictly(visual, tower or state, source)
+        load_strictly(visual, tower or state, source)
     return visual.float().eval().requires_grad_(False)
-
-
-def load_clip(source: ModelSource, seed: int = 0, quick_gelu: bool | None = None) -> nn.Module:
-    """Build the whole CLIP model, with the activation its text tower was trained with.
-
-    OpenAI's weights need QuickGELU, which neither their model names nor most copies of the files
-    say: it is taken from open_clip's catalogue for a tag, and for a file from what only OpenAI's have
-    (a TorchScript archive, its extra entries, or half-precision convolutions beside float32 norms).
-
-    Parameters
-    ----------
-    source : ModelSource
-    seed : int
-    quick_gelu : bool, optional
-        Overrides what was found out.
-
-    Returns
-    -------
-    open_clip.CLIP
-        In float32 on the CPU, in evaluation mode.
-    """
-    state = _read_source(source)
-    if quick_gelu is None:
-        quick_gelu = bool(
-            source.model_cfg.get("quick_gelu", False)
-            or (source.tag or {}).get("quick_gelu", False)
-            or (state is not None and is_openai(state))
-        )
-    config = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
-    if state is not None:
-        extra = {key: value for key, value in state.items() if key not in OPENAI_ONLY}
-        _load_strictly(clip, extra, source)
-    return clip.float().eval().requires_grad_(False)
 
 
 def _check_resnet(config: dict[str, Any], model: str) -> None:
@@ -230,7 +192,7 @@ def _from_module(model: nn.Module) -> ModelSource:
     config = {"embed_dim": visual.output_dim, "vision_cfg": vision}
     preprocess = vars(PreprocessCfg(size=visual.image_size))
     given = getattr(visual, "preprocess_cfg", {})
-    return ModelSource(config, merge_preprocess_dict(preprocess, given), None, None, module=visual)
+    return ModelSource(config, merge_preprocess_dict(preprocess, given), None, None, module=model)
 
 
 def _from_folder(folder: Path) -> ModelSource:
@@ -261,7 +223,14 @@ def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
         ) from error
 
 
-def _read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:
+def read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:
+    """Read a model's tensors by name; None where the weights are random.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If they cannot be fetched or read, or are not to be trusted.
+    """
     if source.module is not None:
         return {key: value.detach().cpu() for key, value in source.module.state_dict().items()}
     if source.path is not None:
@@ -274,7 +243,14 @@ def _read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:
     return read_state_dict(fetch_tag(source.tag)) if source.tag else None
 
 
-def _load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
+def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
+    """Fill a module with tensors that must be exactly its own.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If they are not.
+    """
     expected = module.state_dict()
     state = {
         key: value.reshape(expected[key].shape)

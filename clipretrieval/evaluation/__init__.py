@@ -7,30 +7,90 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval._lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.evaluation.evaluate import evaluate
+    from clipretrieval.evaluation._significance import McNemar, mcnemar_exact
+    from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
+    from clipretrieval.evaluation.comparison import compare
+    from clipretrieval.evaluation.comparison_report import ComparisonReport, ComparisonRow
+    from clipretrieval.evaluation.evaluating import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
         class_table,
+        confused_pairs,
+        macro_averages,
         summarise_distances,
         wilson_interval,
     )
+    from clipretrieval.evaluation.mistakes import Mistake
+    from clipretrieval.evaluation.page import PageTable, render_page, write_page
+    from clipretrieval.evaluation.reliability import (
+        DistanceHistogram,
+        RiskCoverage,
+        accuracy_by_decile,
+        distance_histogram,
+        error_auroc,
+        risk_coverage,
+    )
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.evaluation.reproduction import Reproduction, reproduce
 
 __all__ = [
+    "CalibrationCurve",
+    "ComparisonReport",
+    "ComparisonRow",
+    "DistanceHistogram",
     "DistanceSummary",
     "EvaluationReport",
+    "McNemar",
+    "Mistake",
+    "PageTable",
+    "Reproduction",
+    "RiskCoverage",
+    "accuracy_by_decile",
+    "calibration_curve",
     "class_table",
+    "compare",
+    "confused_pairs",
+    "distance_histogram",
+    "error_auroc",
     "evaluate",
+    "macro_averages",
+    "mcnemar_exact",
+    "render_page",
+    "reproduce",
+    "risk_coverage",
     "summarise_distances",
     "wilson_interval",
+    "write_page",
 ]
 
 _lazy_getattr, _lazy_dir = attach(
     __name__,
     {
-        "evaluate": ["evaluate"],
-        "metrics": ["DistanceSummary", "class_table", "summarise_distances", "wilson_interval"],
+        "_significance": ["McNemar", "mcnemar_exact"],
+        "calibration": ["CalibrationCurve", "calibration_curve"],
+        "comparison": ["compare"],
+        "comparison_report": ["ComparisonReport", "ComparisonRow"],
+        "evaluating": ["evaluate"],
+        "metrics": [
+            "DistanceSummary",
+            "class_table",
+            "confused_pairs",
+            "macro_averages",
+            "summarise_distances",
+            "wilson_interval",
+        ],
+        "mistakes": ["Mistake"],
+        "page": ["PageTable", "render_page", "write_page"],
+        "reliability": [
+            "DistanceHistogram",
+            "RiskCoverage",
+            "accuracy_by_decile",
+            "distance_histogram",
+            "error_auroc",
+            "risk_coverage",
+        ],
         "report": ["EvaluationReport"],
+        "reproduction": ["Reproduction", "reproduce"],
     },
 )
 

@@ -14,7 +14,14 @@ from sklearn.metrics import precision_recall_fscore_support
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import AnyArray
 
-__all__ = ["DistanceSummary", "class_table", "summarise_distances", "wilson_interval"]
+__all__ = [
+    "DistanceSummary",
+    "class_table",
+    "confused_pairs",
+    "macro_averages",
+    "summarise_distances",
+    "wilson_interval",
+]
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class DistanceSummary:
     Attributes
     ----------
     count : int
+        Of the finite ones, which all else is computed from.
     mean, std, min, q25, median, q75, max : float
         NaN where there are none. `std` is that of the population (divided by the count).
     """
@@ -70,10 +78,11 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 
 def summarise_distances(distances: npt.NDArray[np.floating[Any]]) -> DistanceSummary:
-    """Summarise distances, shape (n,), n ≥ 0."""
-    if len(distances) == 0:
-        return DistanceSummary(0, *[math.nan] * 7)
+    """Summarise distances, shape (n,), n ≥ 0; infinite ones, where there was no neighbour, are left out."""
     values = np.asarray(distances, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return DistanceSummary(0, *[math.nan] * 7)
     quartiles = np.percentile(values, [0, 25, 50, 75, 100])
     return DistanceSummary(len(values), float(values.mean()), float(values.std()), *map(float, quartiles))
 
@@ -95,7 +104,8 @@ def class_table(y_true: AnyArray, y_pred: AnyArray, classes: AnyArray) -> list[d
     precision, recall, f1, support = precision_recall_fscore_support(
         y_true, y_pred, labels=classes, zero_division=0
     )
-    predicted = [int((y_pred == name).sum()) for name in classes]
+    names, counts = np.unique(y_pred, return_counts=True)
+    predicted = dict(zip(names.tolist(), counts.tolist(), strict=True))
     return [
         {
             "class": name,
@@ -103,7 +113,62 @@ def class_table(y_true: AnyArray, y_pred: AnyArray, classes: AnyArray) -> list[d
             "recall": float(recall[i]),
             "f1": float(f1[i]),
             "support": int(support[i]),
-            "predicted": predicted[i],
+            "predicted": predicted.get(name, 0),
         }
         for i, name in enumerate(classes.tolist())
+    ]
+
+
+def macro_averages(per_class: list[dict[str, Any]]) -> dict[str, float]:
+    """Average over the classes, each counting the same however many images it has.
+
+    Parameters
+    ----------
+    per_class : list of dict
+        From `class_table`, with at least one image.
+
+    Returns
+    -------
+    dict
+        ``balanced_accuracy``: the mean recall of the classes that have images, as
+        ``sklearn.metrics.balanced_accuracy_score`` has it. ``macro_f1``: the mean F1 of the classes that have
+        images or were answered, as ``sklearn.metrics.f1_score`` has it. Both in [0, 1].
+    """
+    met = [row for row in per_class if row["support"] or row["predicted"]]
+    present = [row for row in met if row["support"]]
+    return {
+        "balanced_accuracy": sum(row["recall"] for row in present) / len(present),
+        "macro_f1": sum(row["f1"] for row in met) / len(met),
+    }
+
+
+def confused_pairs(matrix: AnyArray, classes: AnyArray, most: int | None = None) -> list[dict[str, Any]]:
+    """Return the pairs of a true class and a wrong answer, those that occurred most often first.
+
+    Parameters
+    ----------
+    matrix : ndarray of int, shape (n_classes, n_classes)
+        Counts: true classes in rows, answers in columns.
+    classes : ndarray, shape (n_classes,)
+    most : int, optional
+        How many pairs; all that occurred when left out.
+
+    Returns
+    -------
+    list of dict
+        ``true``, ``answer``, ``count`` and ``share`` (of the true class's images, in (0, 1]). Pairs that
+        occurred equally often are in the order of `classes`.
+    """
+    errors = matrix * (1 - np.eye(len(classes), dtype=matrix.dtype))
+    rows, columns = np.nonzero(errors)
+    order = np.argsort(-errors[rows, columns], kind="stable")[:most]
+    names, totals = classes.tolist(), matrix.sum(axis=1)
+    return [
+        {
+            "true": names[row],
+            "answer": names[column],
+            "count": int(matrix[row, column]),
+            "share": float(matrix[row, column] / totals[row]),
+        }
+        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True)
     ]

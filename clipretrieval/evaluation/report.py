@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.metrics import confusion_matrix
 
 from clipretrieval._atomic import write_text
 from clipretrieval._timing import Timing
-from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.metrics import class_table, summarise_distances, wilson_interval
+from clipretrieval.evaluation import _report_views
+from clipretrieval.evaluation._report_json import SCHEMA_VERSION, report_values
+from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
+from clipretrieval.evaluation.metrics import class_table, confused_pairs, macro_averages, wilson_interval
+from clipretrieval.evaluation.mistakes import Mistake
+from clipretrieval.evaluation.reliability import (
+    DistanceHistogram,
+    RiskCoverage,
+    accuracy_by_decile,
+    distance_histogram,
+    error_auroc,
+    risk_coverage,
+)
 from clipretrieval.images import SkippedImage
 from clipretrieval.types import AnyArray, FloatArray
 
-__all__ = ["SCHEMA_VERSION", "EvaluationReport"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-SCHEMA_VERSION = 1
-_PARTS = ("decode", "encode", "store", "flush", "search")
-_PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "faiss-cpu", "scikit-learn", "pillow")
+__all__ = ["SCHEMA_VERSION", "EvaluationReport"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +46,7 @@ class EvaluationReport:
     ----------
     y_true, y_pred : ndarray, shape (n_test,)
     distances : ndarray of float32, shape (n_test,)
-        From each image to its nearest neighbour, in the store's metric.
+        From each image to its nearest neighbour, in the store's metric; ``+inf`` where there was none.
     classes : ndarray, shape (n_classes,)
         Every label fitted or met, sorted.
     setting : mapping
@@ -52,6 +61,10 @@ class EvaluationReport:
     seconds : float
         Wall time of the evaluation.
     skipped : tuple of SkippedImage
+    confidence : ndarray of float64, shape (n_test,), or None
+        Each answer's share of the votes, or its probability, in [0, 1].
+    mistakes : tuple of Mistake
+        The worst ones first: those of the greatest confidence, and of these the nearest.
     """
 
     y_true: AnyArray
@@ -64,6 +77,17 @@ class EvaluationReport:
     fit_seconds: float = 0.0
     seconds: float = 0.0
     skipped: tuple[SkippedImage, ...] = ()
+    confidence: npt.NDArray[np.float64] | None = None
+    mistakes: tuple[Mistake, ...] = ()
+
+    def __post_init__(self) -> None:
+        rows = [self.y_true, self.y_pred, self.distances]
+        rows += [] if self.confidence is None else [self.confidence]
+        if len({np.shape(row) for row in rows}) > 1 or len(self.y_true) == 0:
+            raise InvalidInputError(
+                "a report needs a true label, an answer and a distance for each of at least one image; got "
+                f"arrays of shape {', '.join(str(np.shape(row)) for row in rows)}"
+            )
 
     @property
     def n_test(self) -> int:
@@ -99,115 +123,130 @@ class EvaluationReport:
         """Precision, recall, F1 and support of each class; see `metrics.class_table`."""
         return class_table(self.y_true, self.y_pred, self.classes)
 
+    @cached_property
+    def macro(self) -> dict[str, float]:
+        """``balanced_accuracy`` and ``macro_f1``; see `metrics.macro_averages`."""
+        return macro_averages(self.per_class)
+
+    def confused_pairs(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Return which classes were taken for which, most often first; see `metrics.confused_pairs`."""
+        return confused_pairs(self.confusion_matrix, self.classes, most)
+
+    @cached_property
+    def error_auroc(self) -> float:
+        """How well the distance tells wrong answers from right ones; see `reliability.error_auroc`."""
+        return error_auroc(self.distances, self.correct)
+
+    @cached_property
+    def risk_coverage(self) -> RiskCoverage:
+        """What is kept, and how much of it is wrong, when answers beyond a distance are withheld."""
+        return risk_coverage(self.distances, self.correct)
+
+    @cached_property
+    def deciles(self) -> list[dict[str, Any]]:
+        """Accuracy from the nearest tenth to the farthest; see `reliability.accuracy_by_decile`."""
+        return accuracy_by_decile(self.distances, self.correct)
+
+    @cached_property
+    def calibration(self) -> CalibrationCurve | None:
+        """Accuracy over confidence, in ten bins; None where there is no confidence."""
+        return None if self.confidence is None else calibration_curve(self.confidence, self.correct)
+
+    def distance_histogram(self, bins: int = 40) -> DistanceHistogram:
+        """Count right and wrong answers over the distance; see `reliability.distance_histogram`."""
+        return distance_histogram(self.distances, self.correct, bins)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the single answers as JSON values.
+        """Return everything but the single answers as JSON values; see ``docs/report.md`` for the fields."""
+        return report_values(self)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be written.
+        """
+        return _written(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """Return the report as Markdown, and write it to `path`, atomically, if one is given.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be written.
+        """
+        return _written(path, _report_views.as_markdown(self))
+
+    def to_html(
+        self, path: str | Path | None = None, *, title: str | None = None, pictures: bool = True
+    ) -> str:
+        """Return the report as one HTML page that needs nothing else, and write it to `path` if one is given.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Written atomically.
+        title : str, optional
+            Of the page.
+        pictures : bool
+            Whether to put thumbnails of the worst mistakes into the page; they are read from their files now.
 
         Returns
         -------
-        dict
-            ``schema_version``, ``accuracy``, ``accuracy_interval``, ``n_test``, ``n_skipped``, the
-            setting's entries, ``classes``, ``per_class``, ``confusion_matrix``, ``distances`` of the
-            ``right`` and the ``wrong`` answers, ``timing`` and ``versions``.
-        """
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "accuracy": self.accuracy,
-            "accuracy_interval": list(self.accuracy_interval),
-            "n_test": self.n_test,
-            "n_skipped": len(self.skipped),
-            **self.setting,
-            "classes": self.classes.tolist(),
-            "per_class": self.per_class,
-            "confusion_matrix": self.confusion_matrix.tolist(),
-            "distances": {
-                "right": summarise_distances(self.distances[self.correct]).to_dict(),
-                "wrong": summarise_distances(self.distances[~self.correct]).to_dict(),
-            },
-            "timing": self._timing(),
-            "versions": _versions(),
-        }
+        str
 
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        if path is not None:
-            try:
-                write_text(path, text + "\n")
-            except OSError as error:
-                raise InvalidInputError(
-                    f"the report cannot be written to {str(path)!r}: {error.strerror or error}"
-                ) from error
-        return text
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be written.
+        """
+        from clipretrieval.evaluation.page import render_page
+
+        return _written(path, render_page([(None, self)], title=title, pictures=pictures))
+
+    def plot_distances(self, ax: Axes | None = None, *, bins: int = 40) -> Axes:
+        """Draw the histograms of the distance of right and of wrong answers; see `plots`."""
+        from clipretrieval.evaluation import plots
+
+        return plots.plot_distances(self, ax, bins=bins)
+
+    def plot_risk_coverage(self, ax: Axes | None = None) -> Axes:
+        """Draw the risk over the coverage; see `plots`."""
+        from clipretrieval.evaluation import plots
+
+        return plots.plot_risk_coverage(self, ax)
+
+    def plot_deciles(self, ax: Axes | None = None) -> Axes:
+        """Draw the accuracy of each tenth by distance; see `plots`."""
+        from clipretrieval.evaluation import plots
+
+        return plots.plot_deciles(self, ax)
+
+    def plot_calibration(self, ax: Axes | None = None) -> Axes:
+        """Draw the accuracy over the confidence; see `plots`."""
+        from clipretrieval.evaluation import plots
+
+        return plots.plot_calibration(self, ax)
+
+    def plot_confusion(self, ax: Axes | None = None) -> Axes:
+        """Draw the confusion matrix; see `plots`."""
+        from clipretrieval.evaluation import plots
+
+        return plots.plot_confusion(self, ax)
 
     def __str__(self) -> str:
-        low, high = self.accuracy_interval
-        s = self.setting
-        right, wrong = self.distances[self.correct], self.distances[~self.correct]
-        lines = [
-            f"accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
-            f"{int(self.correct.sum())} of {self.n_test} images",
-            f"model {s['model'] or '-'}, stage {s['stage'] or '-'}, dim {s['dim']}; store {s['store']}, "
-            f"metric {s['metric']}, k {s['k']}, weights {s['weights']}, {s['n_train']} stored vectors",
-            f"median distance to the nearest: right {_median(right)}, wrong {_median(wrong)}",
-        ]
-        if s.get("plan"):
-            plan = s["plan"]
-            lines.append(f"encoded in {plan['precision']} on {plan['device']}")
-        if self.skipped:
-            lines.append(f"{len(self.skipped)} images could not be decoded and were skipped")
-        lines += ["", *_table(self.per_class), "", *self._timing_lines()]
-        return "\n".join(lines)
-
-    def _timing(self) -> dict[str, Any]:
-        parts = {
-            name: {
-                "seconds": timing.seconds.get(part, 0.0),
-                "images": timing.images.get(part, 0),
-                "images_per_second": timing.rate(part),
-            }
-            for name, part, timing in self._timed()
-        }
-        return {
-            "fit_s": self.fit_seconds,
-            "encode_s": self.timing.seconds.get("encode", 0.0),
-            "search_s": self.timing.seconds.get("search", 0.0),
-            "total_s": self.fit_seconds + self.seconds,
-            "parts": parts,
-        }
-
-    def _timed(self) -> list[tuple[str, str, Timing]]:
-        of_fit = [(f"fit_{part}", part, self.fit_timing) for part in _PARTS if part in self.fit_timing.images]
-        return of_fit + [(part, part, self.timing) for part in _PARTS if part in self.timing.images]
-
-    def _timing_lines(self) -> list[str]:
-        rows = [f"{'time':<12} {'seconds':>9} {'images/s':>9}"]
-        for name, part, timing in self._timed():
-            rate = timing.rate(part)
-            shown = f"{rate:>9.1f}" if rate is not None else f"{'-':>9}"
-            rows.append(f"{name.replace('_', ' '):<12} {timing.seconds.get(part, 0.0):>9.2f} {shown}")
-        return rows
+        return _report_views.as_text(self)
 
 
-def _table(per_class: list[dict[str, Any]]) -> list[str]:
-    width = max(5, *(len(str(row["class"])) for row in per_class))
-    rows = [f"{'class':<{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'support':>8}"]
-    rows += [
-        f"{row['class']!s:<{width}} {row['precision']:>9.4f} {row['recall']:>7.4f} "
-        f"{row['f1']:>7.4f} {row['support']:>8d}"
-        for row in per_class
-    ]
-    return rows
-
-
-def _median(distances: FloatArray) -> str:
-    return f"{np.median(distances):.4g}" if len(distances) else "-"
-
-
-def _versions() -> dict[str, str]:
-    found = {"clipretrieval": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
+def _written(path: str | Path | None, text: str) -> str:
+    if path is not None:
         try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+            write_text(path, text + "\n")
+        except OSError as error:
+            raise InvalidInputError(
+                f"the report cannot be written to {str(path)!r}: {error.strerror or error}"
+            ) from error
+    return text

@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from clipretrieval.stores.chroma import ChromaStore
     from clipretrieval.stores.faiss import FaissStore
     from clipretrieval.stores.memory import MemoryStore
-    from clipretrieval.stores.pinecone import IncompleteUpsertError, PineconeStore
+    from clipretrieval.stores.pinecone import (
+        IncompleteDeleteError,
+        IncompleteUpsertError,
+        PineconeStore,
+    )
     from clipretrieval.stores.registry import available_stores, create_store, register_store
     from clipretrieval.types import Listing, Neighbors, Records
 
 __all__ = [
     "ChromaStore",
     "FaissStore",
+    "IncompleteDeleteError",
     "IncompleteUpsertError",
     "Listing",
     "LocatedStore",
@@ -53,7 +58,7 @@ __getattr__, __dir__ = attach(
         "chroma": ["ChromaStore"],
         "faiss": ["FaissStore"],
         "memory": ["MemoryStore"],
-        "pinecone": ["IncompleteUpsertError", "PineconeStore"],
+        "pinecone": ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"],
         "registry": ["available_stores", "create_store", "register_store"],
     },
 )

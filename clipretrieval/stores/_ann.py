@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.errors import ClipRetrievalWarning
+from clipretrieval.errors import ClipRetrievalWarning, StoreError
 from clipretrieval.stores import _factory
 from clipretrieval.stores._ann_index import AnnIndex
 from clipretrieval.stores._ann_state import AnnState, IndexInfo
@@ -22,9 +22,9 @@ from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["DEFAULT_RECALL", "AnnRows"]
 
-# An index is built anew when this many times the vectors that it was built with have been written since.
+# An index is built anew when this many times the vectors that it was built with have come or gone since.
 STALE_AFTER = 3
-# Its recall is measured again when this share of the vectors has been written since the last time.
+# Its recall is measured again when this share of the vectors has come or gone since the last time.
 MEASURED_AFTER = 0.25
 # Between longer vectors squared distances leave float32, on which FAISS aborts the process.
 LONGEST = 1e18
@@ -120,17 +120,38 @@ class AnnRows:
         if self._index is None or self._state is None:
             return
         self._state = replace(self._state, written=self._state.written + len(places))
-        # A rebuild is due in any case: spare the work.
         if float(row_norms(vectors).max()) > LONGEST:
             self._give_up("extend", TOO_LONG)
-        elif not self._is_stale():
+        elif self._is_stale():
+            self.drop_index()  # it is built anew in any case: spare the work
+        else:
             self._try("extend", lambda index: index.write(vectors, places))
 
     def remove(self, moves: Moves) -> None:
         """Move rows as planned and drop those after the last that is kept."""
+        if self._index is None or self._state is None:
+            self._flat.remove(moves)
+            return
         moved = self._flat.view()[moves.sources]
         self._flat.remove(moves)
+        self._state = replace(self._state, written=self._state.written + moves.removed)
         self._try("shrink", lambda index: index.remove(moves, moved))
+
+    def restore(self, vectors: FloatArray, places: npt.NDArray[np.int64], count: int) -> None:
+        """Put `vectors` back into `places`, and keep `count` rows; the index goes until `maintain`."""
+        self.drop_index()
+        self._flat.restore(vectors, places, count)
+
+    def drop_index(self) -> None:
+        """Search exactly until `maintain` builds the index anew."""
+        self._index = self._state = None
+
+    def is_whole(self, count: int) -> bool:
+        """Tell whether there are `count` rows, and the index is over them all."""
+        index = self._index
+        if index is None or self._state is None:
+            return self._flat.is_whole(count)
+        return self._flat.is_whole(count) and index.total == count + index.tombstones
 
     def dump(self, write: Callable[[bytes], object]) -> None:
         """Write the vectors in FAISS's format."""
@@ -147,17 +168,21 @@ class AnnRows:
         wanted = self._wanted()
         if wanted is None:
             if self._is_stale() or 2 * count <= _factory.AUTO_LIMIT:
-                self._forget()
+                self.drop_index()
         elif self._index is None or state is None or self._is_stale():
             self._build(wanted)
         elif state.written >= state.measure_at or state.target != self._target:
-            self._measure(state)
+            if count < _factory.SMALLEST:  # removals have left too few to measure, or to need an index
+                self.drop_index()
+            else:
+                self._measure(self._index, state)
         self._complain()
 
     def measure(self) -> None:
         """Measure the recall for the target of now, if the index was tuned for another."""
-        if self._state is not None and self._state.target != self._target:
-            self._measure(self._state)
+        index, state = self._index, self._state
+        if index is not None and state is not None and state.target != self._target:
+            self._measure(index, state)
             self._complain()
 
     def _wanted(self) -> str | None:
@@ -181,14 +206,14 @@ class AnnRows:
         index = make_index(factory, self.dim, self._metric)
         least, most = sizes(index)
         if len(rows) < max(least, 2 * self._failed_with) or (len(rows) < _factory.SMALLEST):
-            self._forget()
+            self.drop_index()
             return
         built = AnnIndex(factory, index)
-        if float(row_norms(rows).max()) > LONGEST:
-            self._give_up("build", TOO_LONG)
-            return
         sample = 0 if index.is_trained else min(len(rows), most)
         try:
+            if float(row_norms(rows).max()) > LONGEST:
+                self._give_up("build", TOO_LONG)
+                return
             if sample:
                 picks = np.random.default_rng(SEED).choice(len(rows), sample, replace=False)
                 index.train(rows[np.sort(picks)])
@@ -197,19 +222,24 @@ class AnnRows:
             self._give_up("build", str(error))
             return
         self._failed_with = 0
-        self._index = built
-        self._measure(AnnState(factory, sample, len(rows), 0, 0, None, None, 1, 0.0, self._target))
+        self._measure(built, AnnState(factory, sample, len(rows), 0, 0, None, None, 1, 0.0, self._target))
 
-    def _measure(self, state: AnnState) -> None:
-        if self._index is None:
+    def _measure(self, index: AnnIndex, state: AnnState) -> None:
+        """Take `index` into service with what a search of it has to spend."""
+        try:
+            knobs, recall = tune(index, self._flat, self._metric, self._target)
+        except (StoreError, RuntimeError, MemoryError) as error:  # the vectors are stored: no failed write
+            self._give_up("measure", str(error))
             return
-        knobs, recall = tune(self._index, self._flat, self._metric, self._target)
-        self._state = replace(
-            state,
-            **asdict(knobs),
-            recall=recall,
-            target=self._target,
-            measure_at=state.written + int(MEASURED_AFTER * len(self.view())) + 1,
+        self._index, self._state = (
+            index,
+            replace(
+                state,
+                **asdict(knobs),
+                recall=recall,
+                target=self._target,
+                measure_at=state.written + int(MEASURED_AFTER * len(self.view())) + 1,
+            ),
         )
         if recall < self._target and not self._warned:
             self._warned = True
@@ -229,7 +259,7 @@ class AnnRows:
             self._give_up(what, str(error))
 
     def _give_up(self, what: str, reason: str) -> None:
-        self._forget()
+        self.drop_index()
         self._failed_with = max(1, len(self.view()))
         self._complaint = (
             f"FAISS could not {what} the index {self._factory!r} ({reason}); no vector is lost, and searches "
@@ -241,6 +271,3 @@ class AnnRows:
         complaint, self._complaint = self._complaint, None
         if complaint is not None:
             warnings.warn(complaint, ClipRetrievalWarning, stacklevel=6)
-
-    def _forget(self) -> None:
-        self._index = self._state = None

@@ -51,9 +51,9 @@ class AnnState:
     built_with : int
         Number of rows when it was built.
     written : int
-        Vectors written since it was built.
+        Vectors written or removed since it was built.
     measure_at : int
-        With so many vectors written its recall is to be measured again.
+        With so many vectors written or removed its recall is to be measured again.
     nprobe, ef_search, over_fetch, recall
         See `IndexInfo`.
     target : float

@@ -43,9 +43,10 @@ def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tupl
         near = (pair_distances(queries, rows, found, metric) <= limits[:, None]) & (found != sample[:, None])
         for over_fetch in _over_fetches(index):
             knobs = Knobs(effort.nprobe, effort.ef_search, over_fetch)
-            if over_fetch > 1 and knobs.fetch(NEIGHBORS + 1) > depth:
+            reach = knobs.fetch(NEIGHBORS) + 1  # the query itself is among the candidates
+            if over_fetch > 1 and reach > depth:
                 break
-            hits = near[:, : knobs.fetch(NEIGHBORS + 1)].sum(axis=1)
+            hits = near[:, :reach].sum(axis=1)
             recall = float(np.minimum(hits, NEIGHBORS).mean() / min(NEIGHBORS, len(rows) - 1))
             if best is None or recall > best[1]:
                 best = knobs, recall
@@ -97,8 +98,8 @@ def _over_fetches(index: AnnIndex) -> list[int]:
 def _candidates(index: AnnIndex, queries: FloatArray, effort: Knobs) -> tuple[int, npt.NDArray[np.int64]]:
     """Return candidates of which any shorter search with the same effort gives the first."""
     most = _over_fetches(index)[-1]
-    depth = Knobs(None, None, most).fetch(NEIGHBORS + 1)
+    depth = Knobs(None, None, most).fetch(NEIGHBORS) + 1
     if effort.ef_search:  # a graph's search for more than half its effort raises the effort
         depth = min(depth, effort.ef_search // 2)
-    depth = max(depth, effort.fetch(NEIGHBORS + 1))
-    return depth, index.search(queries, NEIGHBORS + 1, depth, effort)
+    depth = max(depth, effort.fetch(NEIGHBORS) + 1)
+    return depth, index.search(queries, NEIGHBORS, depth, effort)

@@ -14,8 +14,10 @@ from uuid import uuid4
 
 import chromadb
 import httpx
+from chromadb.api import ServerAPI
+from chromadb.api.client import AdminClient, Client
 from chromadb.api.shared_system_client import SharedSystemClient
-from chromadb.config import Settings
+from chromadb.config import Settings, System
 from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
@@ -177,20 +179,33 @@ def _settings() -> Any:
 
 
 def _in_memory(collection: str) -> Connection:
-    # All clients in memory share one system in the process, so the name must be this store's alone.
-    name = f"{collection}-{uuid4().hex}"
     where = "Chroma's collection in memory"
     with translated(where), _making:
-        client: Any = chromadb.EphemeralClient(settings=_settings())
+        client = _own_client()
 
     def release() -> None:
         with translated(where), _making:
-            try:
-                client.delete_collection(name)
-            finally:
-                client.close()
+            client.close()
 
-    return Connection(client, name, where, True, None, None, release)
+    return Connection(client, collection, where, True, None, None, release)
+
+
+def _own_client() -> Any:
+    """Return a client of a system in memory that is its alone.
+
+    All that `chromadb.EphemeralClient` makes share one system in the process, with the settings of the first.
+    """
+    system = System(_settings())
+    own = f"clipretrieval-{uuid4().hex}"
+    server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as Chroma asks for it
+    system.start()
+    SharedSystemClient._identifier_to_system[own] = system
+    client, admin = Client.__new__(Client), AdminClient.__new__(AdminClient)
+    for each in (client, admin):  # what their constructors do, which give the system its name
+        each._identifier, each._server = own, server
+        SharedSystemClient._increment_refcount(own)
+    client._admin_client = admin
+    return client
 
 
 def _in_folder(path: str | Path, collection: str) -> Connection:
@@ -222,14 +237,20 @@ def _in_folder(path: str | Path, collection: str) -> Connection:
 
 
 def _persistent_client(folder: str) -> Any:
-    known: dict[str, Any] = getattr(SharedSystemClient, "_identifier_to_system", {})
-    fresh = folder not in known
+    known = SharedSystemClient._identifier_to_system
+    # The lock keeps other stores out, so any system of this process that is there is somebody's own client.
+    for system in list(known.values()):
+        settings = system.settings
+        if settings.is_persistent and os.path.realpath(settings.persist_directory) == folder:
+            raise StoreLockedError(
+                f"a Chroma client of this process holds the folder {folder}. Close it first, or hand it "
+                "over as client="
+            )
     try:
         return chromadb.PersistentClient(path=folder, settings=_settings())
     except BaseException:
         # Chroma keeps a system that failed to start, and gives it out again, broken.
-        if fresh:
-            known.pop(folder, None)
+        known.pop(folder, None)
         raise
 
 

@@ -191,6 +191,8 @@ def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
             _verify(folder / entry.name, entry)
         rows = layout.load(folder, manifest)
         table = read_records(records)
+    except FileNotFoundError as error:  # after it was verified: a writer has put a new generation in force
+        raise damaged(Path(error.filename or folder), "it is missing") from error
     except OSError as error:
         raise StoreUnavailableError(f"the store in {folder} cannot be read: {error}") from error
     shape, expected = rows.view().shape, (manifest.count, manifest.dim)

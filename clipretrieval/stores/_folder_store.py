@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
+    StoreError,
+    StoreLockedError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
@@ -30,6 +33,8 @@ class FolderStore(LocalStore):
     Subclasses say how the vectors lie in it (`_layout`), and open it at the end of their constructor.
     """
 
+    _own = LocalStore._own | {"_flushing"}
+
     def __init__(self, path: str | Path | None, metric: Metric | str, read_only: bool) -> None:
         super().__init__(metric)
         if path is None and read_only:
@@ -39,7 +44,7 @@ class FolderStore(LocalStore):
         self._leaves_when_written = False
         self._loaded: FolderManifest | None = None
         self._writer: WriterLock | None = None
-        # One reading or writing of the folder at a time; searches need not wait for it.
+        # One reading or writing of the folder at a time; searches do not wait for it.
         self._flushing = threading.Lock()
 
     def flush(self) -> None:
@@ -47,13 +52,16 @@ class FolderStore(LocalStore):
 
         Raises
         ------
+        StoreLockedError
+            If the folder was meanwhile made anew or written by another, or this process was forked from the
+            writer.
         StoreUnavailableError
             If it cannot be written. What was flushed before is intact and the changes stay in memory: free
             some space and flush again.
         """
         with self._flushing:
             self._prepare()
-            with self._lock.read():
+            with self._held():
                 self._require_open()
                 self._write_out()
 
@@ -114,7 +122,7 @@ class FolderStore(LocalStore):
             self.flush()
             return
         self._prepare()
-        with self._lock.read():
+        with self._held():
             self._require_open()
             save_copy(target, self._layout(), self._snapshot())
 
@@ -133,9 +141,7 @@ class FolderStore(LocalStore):
                 f"the store in {self._path} cannot be pickled or copied: open its folder again instead, with "
                 f"{type(self).__name__}(**store.location(), read_only=True)"
             )
-        state = super().__getstate__()
-        del state["_flushing"]
-        return state
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -211,6 +217,8 @@ class FolderStore(LocalStore):
             self._path, self._read_only, self._leaves_when_written = None, False, False
         if self._read_only:
             raise UnsupportedOperationError(f"{self!r} is read-only; open it with read_only=False to write")
+        if self._writer is not None:
+            self._writer.check()
         if self._path is None or self._writer is not None:
             return
         lock = WriterLock(self._path)
@@ -228,12 +236,28 @@ class FolderStore(LocalStore):
         self._writer = lock
 
     def _write_out(self) -> None:
-        if self._path is not None and self._changed:
-            self._loaded = write_generation(self._path, self._layout(), self._snapshot(), self._loaded)
-            self._changed = False
+        if self._path is None or not self._changed:
+            return
+        if self._writer is not None:
+            self._writer.check()
+        before = self._loaded
+        if find_manifest(self._path) != before:
+            raise StoreLockedError(
+                f"another writer has put a newer generation into {self._path}, which this store would "
+                "overwrite; save(path) keeps what is in memory elsewhere"
+            )
+        try:
+            self._loaded = write_generation(self._path, self._layout(), self._snapshot(), before)
+        except BaseException:
+            with suppress(StoreError):  # interrupted after the new generation came into force
+                self._loaded = find_manifest(self._path) or before
+            raise
+        self._changed = False
 
     def _finish(self) -> None:
-        self._write_out()
-        if self._writer is not None:
-            self._writer.release()
+        writer = self._writer
+        if writer is None or not writer.inherited:  # what a forked process holds is its parent's to write
+            self._write_out()
+        if writer is not None:
+            writer.release()
             self._writer = None

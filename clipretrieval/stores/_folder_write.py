@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections import deque
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipretrieval._atomic import TEMPORARY_SUFFIX, file_sha256, replacing, sync_folder, write_text
-from clipretrieval.errors import StoreError, StoreUnavailableError
+from clipretrieval.errors import StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores._folder import (
     GENERATION_FILE,
     TEMPORARY_FILE,
@@ -26,7 +27,7 @@ from clipretrieval.stores._folder import (
 from clipretrieval.stores._folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest
 from clipretrieval.stores._records import write_records
 from clipretrieval.stores._table import RecordTable
-from clipretrieval.stores._writer import WriterLock
+from clipretrieval.stores._writer import LOCK_NAME, WriterLock
 
 __all__ = ["discard_unlisted", "save_copy", "write_generation"]
 
@@ -41,9 +42,12 @@ def write_generation(
 
     Raises
     ------
+    StoreCorruptedError
+        If the snapshot is not whole, so that the folder could not be opened.
     StoreUnavailableError
         If it cannot be written; the generation before stays in force.
     """
+    _require_whole(folder, snapshot)
     try:
         generation = _next_generation(folder, previous)
         manifest = FolderManifest(
@@ -68,9 +72,11 @@ def write_generation(
                 files["records"] = records.result()
             manifest = replace(manifest, files=files)
         write_text(folder / MANIFEST_NAME, manifest.to_json())
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError, StoreError):
             discard_unlisted(folder)
+        if not isinstance(error, OSError):
+            raise
         raise StoreUnavailableError(
             f"the store in {folder} could not be written: {error}; what was flushed before is intact. "
             "Free some space or mend the folder, then flush again"
@@ -118,20 +124,54 @@ def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
         lock.release()
 
 
+def _require_whole(folder: Path, snapshot: Snapshot) -> None:
+    """Refuse what `load` would refuse, before the generation in force is replaced by it."""
+    count, rows = len(snapshot.table), snapshot.rows
+    whole = not count if rows is None else rows.is_whole(count)
+    if not whole or len(snapshot.table.metadata_texts) != count:
+        raise StoreCorruptedError(
+            f"the vectors, the index and the {count} records in memory do not go together, so nothing was "
+            f"written into {folder}; what was flushed before is intact. Open the store anew"
+        )
+
+
 def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     """Write the copy beside `folder`, then give it its name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     temporary.mkdir()
+    lock = WriterLock(temporary)  # tells others that this copy is not abandoned
     try:
+        lock.acquire()
         write_generation(temporary, layout, snapshot, None)
+        if os.name == "nt":  # where a folder with an open file cannot be renamed
+            lock.release()
         if os.name == "nt" and folder.exists():  # Windows renames over no folder, not even an empty one
             folder.rmdir()
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        lock.release()
     sync_folder(folder.parent)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes have left of copies into `folder`: those that nobody holds."""
+    unfinished = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
+    for name in filter(unfinished.fullmatch, names_in(folder.parent)):
+        # Without a lock file it may have been made just now, to be locked next.
+        if not (folder.parent / name / LOCK_NAME).exists():
+            continue
+        lock = WriterLock(folder.parent / name)
+        try:
+            lock.acquire()
+        except StoreError:
+            continue
+        shutil.rmtree(folder.parent / name, ignore_errors=True)
+        lock.release()
 
 
 def _write_part(path: Path, part: Part) -> FileEntry:

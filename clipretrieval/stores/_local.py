@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.errors import StoreError
-from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._exact import nearest
 from clipretrieval.stores._folder import Snapshot
-from clipretrieval.stores._locks import ReadWriteLock
+from clipretrieval.stores._guarded import Guarded
 from clipretrieval.stores._rows import VectorRows
 from clipretrieval.stores._scan import check_label, listings
 from clipretrieval.stores._table import RecordTable
+from clipretrieval.stores._undo import finish_removal, undo_write
 from clipretrieval.stores._validate import (
     check_batch,
     check_dim,
@@ -32,16 +31,15 @@ from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, R
 __all__ = ["LocalStore"]
 
 
-class LocalStore(ClosedAtExit):
+class LocalStore(Guarded):
     """The five verbs over a `RecordTable` and `VectorRows`; threads may search while one writes.
 
     Subclasses say where the rows lie (`_new_rows`) and may act before each write and at the close.
     """
 
     def __init__(self, metric: Metric | str) -> None:
+        super().__init__()
         self._metric = Metric.parse(metric)
-        self._lock = ReadWriteLock()
-        self._closed = False
         self._clear()
 
     def _clear(self) -> None:
@@ -89,17 +87,18 @@ class LocalStore(ClosedAtExit):
             If the store is closed, read-only, or held by another writer.
         """
         batch = check_batch(ids, vectors, labels, metadata, self._metric)
-        with self._lock.write():
-            self._begin_write()
+        with self._writing():
             dim = batch.vectors.shape[1]
             check_dim(dim, self._dim)
             check_label_kind(batch.labels, self._table.labels)
             rows = self._new_rows(dim) if self._rows is None else self._rows
             places = self._table.places(batch.ids)
+            vectors = self._stored(batch.vectors, batch.norms)
+            self._recovery = undo_write(rows, self._table, batch.ids, places)
             self._table.reserve(batch, places)
-            rows.write(self._stored(batch.vectors, batch.norms), places)
+            rows.write(vectors, places)
             self._table.write(batch, places)
-            self._dim, self._rows, self._changed = dim, rows, True
+            self._dim, self._rows, self._changed, self._recovery = dim, rows, True, None
             self._wrote()
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
@@ -128,8 +127,7 @@ class LocalStore(ClosedAtExit):
         queries, norms = check_vectors(vectors)
         check_directions(norms, self._metric)
         reach = check_k(k)
-        with self._lock.read():
-            self._require_open()
+        with self._reading():
             check_dim(queries.shape[1], self._dim)
             if self._rows is None or not len(self._table):
                 positions = np.full((len(queries), reach), -1, dtype=np.int64)
@@ -155,8 +153,7 @@ class LocalStore(ClosedAtExit):
             If the store is closed.
         """
         names = check_lookup_ids(ids)
-        with self._lock.read():
-            self._require_open()
+        with self._reading():
             found = self._table.find(names)
             found = found[found >= 0]
             if self._rows is None:
@@ -177,13 +174,14 @@ class LocalStore(ClosedAtExit):
             If the store is closed, read-only, or held by another writer.
         """
         names = check_lookup_ids(ids)
-        with self._lock.write():
-            self._begin_write()
+        with self._writing():
             moves = self._table.plan_removal(names)
             if moves.removed and self._rows is not None:
+                self._recovery = finish_removal(self._rows, self._table, moves)
+                self._changed = True
                 self._rows.remove(moves)
                 self._table.remove(moves)
-                self._changed = True
+                self._recovery = None
                 self._wrote()
             return moves.removed
 
@@ -198,8 +196,7 @@ class LocalStore(ClosedAtExit):
             If the store is closed.
         """
         wanted = check_label(label)
-        with self._lock.read():
-            self._require_open()
+        with self._reading():
             return listings(self._table.ids.copy(), self._table.labels.copy(), wanted)
 
     def count(self) -> int:
@@ -224,8 +221,7 @@ class LocalStore(ClosedAtExit):
             If the store is closed, read-only, or held by another writer.
         """
         text = check_manifest(manifest)
-        with self._lock.write():
-            self._begin_write()
+        with self._writing():
             self._changed |= text != self._manifest
             self._manifest = text
 
@@ -237,6 +233,7 @@ class LocalStore(ClosedAtExit):
         """Flush and free what the store holds; calling it again does nothing."""
         with self._lock.write():
             if not self._closed:
+                self._recover()
                 self._finish()
                 dim = self._dim
                 self._clear()
@@ -246,21 +243,9 @@ class LocalStore(ClosedAtExit):
         state = "closed" if self._closed else f"count={len(self._table)}"
         return f"{type(self).__name__}(metric={str(self._metric)!r}, dim={self._dim}, {state})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        with self._lock.read():
-            return {name: value for name, value in vars(self).items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._lock = ReadWriteLock()
-
     def _new_rows(self, dim: int) -> VectorRows:
         """Return empty rows for vectors of dimension `dim`."""
         raise NotImplementedError
-
-    def _begin_write(self) -> None:
-        """Refuse what may not be written; called with the lock held alone, before anything changes."""
-        self._require_open()
 
     def _wrote(self) -> None:
         """Do what is due after records came or went; called with the lock held alone."""
@@ -283,7 +268,3 @@ class LocalStore(ClosedAtExit):
         """Take over what a folder holds."""
         self._metric, self._dim, self._manifest = snapshot.metric, snapshot.dim, snapshot.manifest
         self._table, self._rows, self._changed = snapshot.table, snapshot.rows, False
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise StoreError(f"this {type(self).__name__} is closed; open it anew")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,16 +11,39 @@ from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.stores._pinecone_records import is_zero, key_of, label_of, metadata_of, name_of
 from clipretrieval.types import AnyArray, Label, Listing, Metric, Neighbors, Records, as_label_array
 
-__all__ = ["as_listing", "as_neighbors", "as_records", "distance_of"]
+__all__ = ["Match", "as_listing", "as_neighbors", "as_records", "distance_of"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def distance_of(metric: Metric) -> Callable[[Any, Sequence[float]], float]:
+class Match(NamedTuple):
+    """A record that a search found.
+
+    Attributes
+    ----------
+    id : str
+        Its key.
+    score : float or None
+        The service's.
+    metadata : mapping or None
+        None too where they were not asked for.
+    """
+
+    id: str
+    score: float | None
+    metadata: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, match: Any) -> Match:
+        """Return what is needed of a match of the SDK's."""
+        return cls(match.id, match.score, match.metadata)
+
+
+def distance_of(metric: Metric) -> Callable[[Match, Sequence[float]], float]:
     """Return what turns a match of a query into its distance, as float32 holds it."""
 
-    def distance(match: Any, query: Sequence[float]) -> float:
-        score: float | None = match.score
+    def distance(match: Match, query: Sequence[float]) -> float:
+        score = match.score
         if is_zero(match.metadata):
             score = sum(value * value for value in query) if metric is Metric.L2 else 0.0
         if score is None or not np.isfinite(score):  # the scores of very long vectors may overflow
@@ -36,7 +59,7 @@ def distance_of(metric: Metric) -> Callable[[Any, Sequence[float]], float]:
     return distance
 
 
-def as_neighbors(answers: Sequence[Sequence[tuple[float, Any]]], k: int) -> Neighbors:
+def as_neighbors(answers: Sequence[Sequence[tuple[float, Match]]], k: int) -> Neighbors:
     """Order each query's matches by (distance, id), cut them at `k`, and pad.
 
     Parameters
@@ -72,7 +95,7 @@ def as_neighbors(answers: Sequence[Sequence[tuple[float, Any]]], k: int) -> Neig
 
 def as_records(names: Sequence[str], found: dict[str, Any], dim: int | None) -> Records:
     """Put fetched records in the order of the ids that were asked for."""
-    held = [(name, key) for name in names if name and (key := key_of(name)) in found]
+    held = [(name, key) for name in names if (key := key_of(name)) in found]
     vectors = np.empty((len(held), dim or 0), dtype=np.float32)
     for row, (_, key) in enumerate(held):
         vectors[row] = 0.0 if is_zero(found[key].metadata) else found[key].values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
 from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._pinecone_calls import Calls
+from clipretrieval.stores._pinecone_key import ApiKey
 from clipretrieval.stores._pinecone_manifest import MANIFEST_SPACE
 from clipretrieval.stores._pinecone_session import Address, Session
 from clipretrieval.stores._pinecone_space import DEFAULT_NAMESPACE
@@ -25,16 +25,13 @@ class PineconeBase(ClosedAtExit):
     """Opens and closes the session, and tells where it leads without telling the key."""
 
     def __init__(
-        self, address: Address, dim: int | None, api_key: str | None, timeout: float, concurrency: int
+        self, address: Address, dim: int | None, key: ApiKey, timeout: float, concurrency: int
     ) -> None:
         if not timeout > 0 or not 1 <= concurrency <= 64 or (dim is not None and dim < 1):
             raise InvalidInputError(
                 "timeout must be above 0, concurrency from 1 to 64, and dim at least 1; found "
                 f"timeout={timeout!r}, concurrency={concurrency!r}, dim={dim!r}"
             )
-        key = api_key or os.environ.get("PINECONE_API_KEY", "")
-        if not key:
-            raise InvalidInputError("PineconeStore needs an API key; set PINECONE_API_KEY, or pass api_key=…")
         self._address = _checked(address)
         self._closed = False
         self._session = Session(self._address, dim, key, Calls(key, timeout, concurrency))
@@ -56,12 +53,14 @@ class PineconeBase(ClosedAtExit):
         ------
         StoreUnavailableError
             If that takes longer than the timeout.
+        StoreError
+            If a manifest waits for an index that is not made yet.
         """
         self._require_open()
         self._session.settle()
 
     def close(self) -> None:
-        """Flush and close the connections; calling it again does nothing."""
+        """Flush and close the connections, even if the flush fails; calling it again does nothing."""
         if self._closed:
             return
         try:
@@ -77,10 +76,12 @@ class PineconeBase(ClosedAtExit):
         return options if at.host is None else {**options, "host": at.host}
 
     def __repr__(self) -> str:
-        at = self._address
+        at, session = getattr(self, "_address", None), getattr(self, "_session", None)
+        if at is None or session is None:  # a debugger's look at one that is being made
+            return "PineconeStore(not open)"
         return (
             f"PineconeStore({at.index!r}, namespace={at.namespace!r}, metric={str(at.metric)!r}, "
-            f"dim={self.dim}{', closed' if self._closed else ''})"
+            f"dim={session.dim}{', closed' if self._closed else ''})"
         )
 
     def __getstate__(self) -> dict[str, Any]:

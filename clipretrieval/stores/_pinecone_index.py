@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pinecone import ConflictError, NotFoundError, Pinecone, PineconeError, RetryConfig
+from pinecone import ConflictError, NotFoundError, Pinecone, PineconeError
 
 from clipretrieval.errors import (
     FingerprintMismatchError,
@@ -14,7 +14,9 @@ from clipretrieval.errors import (
     StoreUnavailableError,
     UnsupportedOperationError,
 )
-from clipretrieval.stores._pinecone_calls import LONGEST_ATTEMPT, Calls
+from clipretrieval.stores._pinecone_calls import Calls
+from clipretrieval.stores._pinecone_http import unretried
+from clipretrieval.stores._pinecone_key import ApiKey
 from clipretrieval.types import Metric
 
 __all__ = ["METRICS", "Description", "Project", "check_description"]
@@ -55,15 +57,10 @@ class Project:
         If the key cannot be sent in an HTTP header.
     """
 
-    def __init__(self, key: str, host: str | None, calls: Calls) -> None:
+    def __init__(self, key: ApiKey, host: str | None, calls: Calls) -> None:
         self._calls = calls
         try:
-            self._client = Pinecone(
-                api_key=key,
-                host=host,
-                timeout=min(LONGEST_ATTEMPT, calls.timeout),
-                retry_config=RetryConfig(max_retries=0),  # `Calls` retries
-            )
+            self._client = unretried(Pinecone(api_key=key.reveal(), host=host))  # `Calls` retries
             return
         except PineconeError as error:
             told = calls.scrubbed(str(error))
@@ -75,7 +72,7 @@ class Project:
     def describe(self, name: str) -> Description | None:
         """Return what there is of an index; None if there is no such index."""
 
-        def call(timeout: float) -> Any:
+        def call() -> Any:
             try:
                 return self._client.indexes.describe(name)
             except NotFoundError:
@@ -100,7 +97,7 @@ class Project:
             )
         dense = {"type": "dense_vector", "dimension": dim, "metric": METRICS[metric]}
 
-        def call(timeout: float) -> None:
+        def call() -> None:
             try:
                 self._client.indexes.create(
                     name=name,
@@ -136,7 +133,7 @@ class Project:
 
     def open(self, host: str) -> Any:
         """Return the SDK's client of an index; its threads may share it."""
-        return self._client.index(host=host)
+        return unretried(self._client.index(host=host))
 
     def close(self) -> None:
         """Close the connections."""

@@ -23,6 +23,7 @@ def write_text(space: Space, text: str, dim: int) -> None:
     """Replace the manifest.
 
     The first piece goes last and names the others by their digest, so a reader finds the old text or the new.
+    The old one's pieces stay until the next is written: a reader may be on its way through them.
     """
     digest = hashlib.sha256(text.encode()).hexdigest()
     pieces = [text[start : start + PIECE_LENGTH] for start in range(0, max(1, len(text)), PIECE_LENGTH)]
@@ -39,10 +40,15 @@ def write_text(space: Space, text: str, dim: int) -> None:
     if records[1:]:
         _send(space, records[1:])
         space.settle()
+    before = _head(space)
     _send(space, records[:1])
-    stale = set(space.keys()) - set(keys)
+    kept = {digest, str(before["digest"])} if "digest" in before else {digest}
+    listed = space.keys()
+    stale = [key for key in listed if key != HEAD and key.partition(":")[0] not in kept]
     if stale:
-        space.delete({key: key for key in stale})
+        for _, error in space.delete({key: key for key in stale}):
+            if error is not None:
+                raise error
 
 
 def read_text(space: Space) -> str | None:
@@ -53,23 +59,35 @@ def read_text(space: Space) -> str | None:
     StoreCorruptedError
         If a piece is missing or was changed.
     """
+    fields = _head(space)
+    while True:
+        text = _text(space, fields)
+        if not fields or text is not None:
+            return text
+        known, fields = fields, _head(space)
+        if fields.get("digest") == known.get("digest"):
+            raise StoreCorruptedError(
+                "the manifest in the Pinecone index is incomplete or was changed; write it again, or fill a "
+                "new namespace"
+            )
+
+
+def _head(space: Space) -> dict[str, Any]:
+    """Return the fields of the first piece; none if there is none."""
     head = space.fetch([HEAD]).get(HEAD)
-    if head is None:
-        return None
-    fields: dict[str, Any] = head.metadata or {}
+    return {} if head is None else dict(head.metadata or {"digest": None})
+
+
+def _text(space: Space, fields: dict[str, Any]) -> str | None:
+    """Return the text that a first piece belongs to; None if a piece is missing, as after a newer write."""
     try:
         digest, count = str(fields["digest"]), int(fields["pieces"])
         keys = [f"{digest}:{place}" for place in range(1, count)]
         found = space.fetch(keys) if keys else {}
         text = "".join([str(fields["text"]), *(str(found[key].metadata["text"]) for key in keys)])
     except (KeyError, TypeError, ValueError):
-        text, digest = "", "missing"
-    if hashlib.sha256(text.encode()).hexdigest() != digest:
-        raise StoreCorruptedError(
-            "the manifest in the Pinecone index is incomplete or was changed; write it again, or fill a new "
-            "namespace"
-        )
-    return text
+        return None
+    return text if hashlib.sha256(text.encode()).hexdigest() == digest else None
 
 
 def _send(space: Space, records: list[dict[str, Any]]) -> None:

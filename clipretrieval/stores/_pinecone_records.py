@@ -30,6 +30,7 @@ __all__ = [
     "label_of",
     "metadata_of",
     "name_of",
+    "per_answer",
 ]
 
 ID_FIELD = "id"
@@ -46,6 +47,11 @@ MAX_COUNT = 1000
 MAX_BYTES = 1_900_000
 """Of one request's JSON: the service takes 2 MB, the envelope included."""
 MAX_URL_BYTES = 6_000
+ANSWER_BYTES = 4_000_000
+"""Of records that are read: the service documents this limit for searches, and none for reads by id."""
+# A float32 as the service writes it, widened to float64; what is beside the values, metadata of usual length.
+VALUE_BYTES = 21
+RECORD_BYTES = 1_000
 MAX_METADATA_BYTES = 40_000
 SMALLEST_MAGNITUDE = 1e-8
 MAX_ID_LENGTH = 512
@@ -120,13 +126,18 @@ def chunks(batch: Batch) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         yield names, records
 
 
-def by_url(keys: list[str]) -> Iterator[list[str]]:
-    """Cut ids into parts that fit a request's address."""
+def per_answer(dim: int) -> int:
+    """Return how many records of dimension `dim` one answer is asked for."""
+    return max(1, min(MAX_COUNT, ANSWER_BYTES // (VALUE_BYTES * dim + RECORD_BYTES)))
+
+
+def by_url(keys: list[str], most: int) -> Iterator[list[str]]:
+    """Cut ids into parts of up to `most` that fit a request's address."""
     part: list[str] = []
     used = 0
     for key in keys:
         size = len(quote_plus(key)) + len("&ids=")
-        if part and (used + size > MAX_URL_BYTES or len(part) == MAX_COUNT):
+        if part and (used + size > MAX_URL_BYTES or len(part) == most):
             yield part
             part, used = [], 0
         part.append(key)

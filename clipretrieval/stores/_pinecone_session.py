@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from clipretrieval.errors import StoreUnavailableError
+from clipretrieval.errors import StoreError, StoreUnavailableError
 from clipretrieval.stores._pinecone_calls import Calls
 from clipretrieval.stores._pinecone_index import Project, check_description
+from clipretrieval.stores._pinecone_key import ApiKey
 from clipretrieval.stores._pinecone_manifest import MANIFEST_SPACE, read_text, write_text
 from clipretrieval.stores._pinecone_records import label_of
 from clipretrieval.stores._pinecone_space import Space
@@ -44,6 +47,7 @@ class Address:
 class _Spaces:
     vectors: Space
     manifest: Space
+    dim: int
 
 
 @dataclass(eq=False)
@@ -51,6 +55,8 @@ class _State:
     spaces: _Spaces | None = None
     # The label of some stored record, once it is known.
     label: AnyArray | None = None
+    # Upserts on their way.
+    sending: int = 0
     # Text that waits for the index to be made.
     manifest: str | None = None
     guard: threading.RLock = field(default_factory=threading.RLock)
@@ -67,7 +73,7 @@ class Session:
         If the service cannot be reached, or there is no index and none may be made.
     """
 
-    def __init__(self, address: Address, dim: int | None, key: str, calls: Calls) -> None:
+    def __init__(self, address: Address, dim: int | None, key: ApiKey, calls: Calls) -> None:
         self._address, self.dim = address, dim
         self._state = _State()
         self._calls = calls
@@ -90,8 +96,17 @@ class Session:
                 self._open(None)
         return None if self._state.spaces is None else self._state.spaces.vectors
 
-    def prepare(self, batch: Batch) -> Space:
-        """Make ready for a batch: the index is there, and labels and dimension are those that it holds."""
+    @contextmanager
+    def prepared(self, batch: Batch) -> Iterator[Space]:
+        """Give the space for a batch, whose labels and dimension are those that it holds, to send it to."""
+        space = self._prepare(batch)
+        try:
+            yield space
+        finally:
+            with self._state.guard:
+                self._state.sending -= 1
+
+    def _prepare(self, batch: Batch) -> Space:
         with self._state.guard:
             dim = batch.vectors.shape[1]
             self.find()
@@ -99,9 +114,12 @@ class Session:
             space = self._open(dim).vectors
             known = self._state.label
             if known is None or known.dtype != batch.labels.dtype:
+                if known is not None and (self._state.sending or space.doubtful):
+                    check_label_kind(batch.labels, known)  # they may be stored any moment
                 check_label_kind(batch.labels, _stored_label(space))
                 self._state.label = batch.labels[:1]
             self._keep_manifest()
+            self._state.sending += 1
             return space
 
     def manifest(self) -> str | None:
@@ -115,19 +133,37 @@ class Session:
     def replace_manifest(self, text: str) -> None:
         """Store the manifest's text, as soon as there is an index."""
         with self._state.guard:
-            self._state.manifest = text
-            if self.find() is not None or self.dim is not None:
-                self._open(self.dim)
-                self._keep_manifest()
+            if self.find() is None and self.dim is None:
+                self._state.manifest = text
+                return
+            spaces = self._open(self.dim)
+            write_text(spaces.manifest, text, spaces.dim)
+            self._state.manifest = None
 
     def settle(self) -> None:
-        """Return when everything written can be seen."""
+        """Return when everything written can be seen.
+
+        Raises
+        ------
+        StoreError
+            If a manifest still waits for the index to be made.
+        """
+        with self._state.guard:
+            if self._state.manifest is not None and self.find() is not None:
+                self._keep_manifest()
         if self._state.spaces is not None:
-            self._state.spaces.vectors.settle()
-            self._state.spaces.manifest.settle()
+            deadline = self._calls.deadline()
+            self._state.spaces.vectors.settle(deadline)
+            self._state.spaces.manifest.settle(deadline)
+        if self._state.manifest is not None:
+            raise StoreError(
+                f"the manifest is not stored: there is no Pinecone index {self._address.index!r} yet, and "
+                "its dimension is not known. Store vectors first, or open the store with dim="
+            )
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; what another thread was about to send stays unsent."""
+        self._calls.close()
         if self._state.spaces is not None:
             self._state.spaces.vectors.close()
         self._project.close()
@@ -143,20 +179,19 @@ class Session:
                 expected = dim if dim is not None else self.dim
                 check_description(found, address.index, address.metric, expected)
                 client = self._project.open(str(found.host))
-                state.spaces = _Spaces(
-                    *(
-                        Space(client, name, found.dim, self._calls)
-                        for name in (address.namespace, MANIFEST_SPACE + address.namespace)
-                    )
+                vectors, manifest = (
+                    Space(client, name, found.dim, self._calls)
+                    for name in (address.namespace, MANIFEST_SPACE + address.namespace)
                 )
+                state.spaces = _Spaces(vectors, manifest, found.dim)
                 self.dim = found.dim
             return state.spaces
 
     def _keep_manifest(self) -> None:
         """Send a manifest that waits; from then on it is read from the service."""
         state = self._state
-        if state.manifest is not None and state.spaces is not None and self.dim is not None:
-            write_text(state.spaces.manifest, state.manifest, self.dim)
+        if state.manifest is not None and state.spaces is not None:
+            write_text(state.spaces.manifest, state.manifest, state.spaces.dim)
             state.manifest = None
 
 

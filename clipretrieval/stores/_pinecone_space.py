@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -11,14 +10,17 @@ from typing import Any
 from pinecone import NotFoundError
 
 from clipretrieval.errors import StoreError, StoreUnavailableError
-from clipretrieval.stores._pinecone_calls import Calls
-from clipretrieval.stores._pinecone_records import ID_FIELD, MAX_COUNT, by_url
+from clipretrieval.stores._pinecone_calls import Calls, Failure
+from clipretrieval.stores._pinecone_marks import Marks
+from clipretrieval.stores._pinecone_records import ID_FIELD, MAX_COUNT, by_url, per_answer
 
 __all__ = ["DEFAULT_NAMESPACE", "Space"]
 
 DEFAULT_NAMESPACE = "__default__"
 """How the service calls the namespace without a name."""
 
+# Records in a page, where the answer's size allows as many.
+PAGE = 100
 FIRST_POLL = 0.02
 LONGEST_POLL = 1.0
 
@@ -41,15 +43,16 @@ class Space:
     def __init__(self, index: Any, name: str, dim: int, calls: Calls) -> None:
         self._index, self._name, self._calls = index, name, calls
         self._probe = [1.0, *[0.0] * (dim - 1)]
-        self._lock = threading.Lock()
-        self._committed: int | None = None
-        # What has to be looked for: the writes' marks by key, and by true id where they are deleted.
-        self._added: dict[str, int] = {}
-        self._gone: dict[tuple[str, str], int] = {}
-        self._marks = 0
+        self._most = per_answer(dim)
+        self._marks = Marks()
 
     def __repr__(self) -> str:
         return f"Space({self._name!r})"
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether there are records of which it is not known whether they are, or will be, stored."""
+        return self._marks.doubtful
 
     def upsert(
         self, parts: Iterable[tuple[list[str], list[dict[str, Any]]]]
@@ -62,66 +65,43 @@ class Space:
                 sent.append((names, [record["id"] for record in records]))
                 yield partial(self._send, records)
 
-        for place, outcome in enumerate(self._calls.each("when vectors were sent to it", calls())):
-            names, keys = sent[place]
-            if isinstance(outcome, StoreError):
-                # It may have been applied nevertheless.
-                yield names, outcome
-                continue
-            self._written(keys, names, getattr(outcome.response_info, "lsn_committed", None))
-            yield names, None
+        done = 0
+        try:
+            for outcome in self._calls.each("when vectors were sent to it", calls()):
+                names, keys = sent[done]
+                done += 1
+                if not isinstance(outcome, Failure):
+                    self._marks.written(keys, getattr(outcome.response_info, "lsn_committed", None))
+                    yield names, None
+                    continue
+                if not outcome.certain:
+                    self._marks.doubted(keys, upsert=True)
+                yield names, outcome.error
+        finally:  # left early, by an interrupt: of what is on its way nothing is known
+            for _, keys in sent[done:]:
+                self._marks.doubted(keys, upsert=True)
 
-    def query(
-        self,
-        vectors: Iterable[list[float]],
-        top_k: int,
-        widest: int,
-        distance: Callable[[Any, list[float]], float],
-    ) -> Iterator[list[tuple[float, Any]]]:
-        """Find the `top_k` nearest of each vector, and all that are as far as the last of them.
+    def searched(self, calls: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+        """Send requests that `query` is to make; yield, in order, the answer to each or its `Failure`."""
+        return self._calls.each("when it was searched", calls)
 
-        Parameters
-        ----------
-        vectors : iterable of list of float
-        top_k : int
-        widest : int
-            At least `top_k`: how many may be looked at to tell where equal distances end.
-        distance : callable
-            Maps a match and its query to a distance.
+    def query(self, vector: list[float], top_k: int, metadata: bool) -> Any:
+        """Make one attempt to find the nearest records of a vector, with or without their metadata."""
+        return self._index.query(
+            vector=vector,
+            top_k=top_k,
+            namespace=self._name,
+            include_metadata=metadata,
+            include_values=False,
+        )
 
-        Yields
-        ------
-        list of (float, match)
-            Ascending by distance.
-        """
-
-        def ask(vector: list[float], timeout: float) -> list[tuple[float, Any]]:
-            near: list[tuple[float, Any]] = []
-            for reach in sorted({min(top_k + 1, widest), widest}):
-                found = self._index.query(
-                    vector=vector,
-                    top_k=reach,
-                    namespace=self._name,
-                    include_metadata=True,
-                    include_values=False,
-                    timeout=timeout,
-                )
-                near = sorted(
-                    ((distance(each, vector), each) for each in found.matches), key=lambda pair: pair[0]
-                )
-                if len(near) < reach or near[top_k - 1][0] < near[-1][0]:
-                    break
-            return near
-
-        return self._calls.all("when it was searched", (partial(ask, vector) for vector in vectors))
-
-    def fetch(self, keys: list[str]) -> dict[str, Any]:
+    def fetch(self, keys: list[str], deadline: float | None = None) -> dict[str, Any]:
         """Return the records that are there, by key."""
-        calls = (partial(self._fetch, part) for part in by_url(keys))
-        found: dict[str, Any] = {}
-        for answer in self._calls.all("when records were read from it", calls):
-            found.update(answer.vectors)
-        return found
+        return {key: record for part in self._fetched(keys, deadline) for key, record in part.items()}
+
+    def metadata(self, keys: list[str]) -> dict[str, Any]:
+        """Return the metadata of the records that are there, by key; their vectors are read and let go."""
+        return {key: record.metadata for part in self._fetched(keys) for key, record in part.items()}
 
     def first(self) -> str | None:
         """Return the key of some record; None if there is none."""
@@ -156,30 +136,44 @@ class Space:
         """Close the index's connections, which its other namespaces share."""
         self._index.close()
 
-    def delete(self, keys: dict[str, str]) -> None:
-        """Remove records, given their keys and true ids."""
+    def delete(self, keys: dict[str, str]) -> Iterator[tuple[list[str], StoreError | None]]:
+        """Remove records, given their keys and true ids; yield each part's ids with its error, if any."""
         listed = list(keys)
         parts = [listed[start : start + MAX_COUNT] for start in range(0, len(listed), MAX_COUNT)]
-        answers = self._calls.all(
-            "when records were deleted", (partial(self._delete, part) for part in parts)
-        )
-        for part, _ in zip(parts, answers, strict=True):
-            with self._lock:
-                self._marks += 1
-                for key in part:
-                    self._added.pop(key, None)
-                    self._gone[key, keys[key]] = self._marks
+        done = 0
+        try:
+            for outcome in self._calls.each(
+                "when records were deleted", (partial(self._delete, part) for part in parts)
+            ):
+                part = parts[done]
+                done += 1
+                names = [keys[key] for key in part]
+                if not isinstance(outcome, Failure):
+                    self._marks.removed(dict(zip(part, names, strict=True)))
+                    yield names, None
+                    continue
+                if not outcome.certain:
+                    self._marks.doubted(part, upsert=False)
+                yield names, outcome.error
+        finally:  # as in `upsert`
+            for part in parts[done:]:
+                self._marks.doubted(part, upsert=False)
 
-    def settle(self) -> None:
+    def settle(self, deadline: float | None = None) -> None:
         """Return when all that was written through this object can be seen.
+
+        Parameters
+        ----------
+        deadline : float, optional
+            On the clock of `time.monotonic`; in the timeout's time if left out.
 
         Raises
         ------
         StoreUnavailableError
             If that takes longer than the timeout.
         """
-        deadline, pause = time.monotonic() + self._calls.timeout, FIRST_POLL
-        while not self._settled():
+        deadline, pause = self._calls.deadline() if deadline is None else deadline, FIRST_POLL
+        while not self._settled(deadline):
             if time.monotonic() + pause > deadline:
                 raise StoreUnavailableError(
                     f"Pinecone has not shown what was written within {self._calls.timeout:g} s; it "
@@ -188,7 +182,7 @@ class Space:
             time.sleep(pause)
             pause = min(1.5 * pause, LONGEST_POLL)
 
-    def _paged(self, page: Callable[[str | None, float], Any]) -> Iterator[Any]:
+    def _paged(self, page: Callable[[str | None], Any]) -> Iterator[Any]:
         """Yield a listing's pages, each asked for with the token in the one before."""
         token = None
         while True:
@@ -198,82 +192,81 @@ class Space:
             if token is None:
                 return
 
-    def _written(self, keys: list[str], names: list[str], number: int | None) -> None:
-        with self._lock:
-            self._marks += 1
-            for key, name in zip(keys, names, strict=True):
-                self._gone.pop((key, name), None)
-                if number is None:
-                    self._added[key] = self._marks
-                else:
-                    self._added.pop(key, None)
-            if number is not None:
-                self._committed = max(number, self._committed or 0)
+    def _fetched(self, keys: list[str], deadline: float | None = None) -> Iterator[dict[str, Any]]:
+        yield from self._parts(list(by_url(keys, self._most)), deadline)
 
-    def _settled(self) -> bool:
+    def _parts(self, parts: list[list[str]], deadline: float | None) -> Iterator[dict[str, Any]]:
+        """Read some ids at a time, and fewer where the service refuses: an answer's size is not known before.
+
+        Of a part that is refused its first half is tried before any other, so that a refusal for another
+        reason is raised after few requests.
+        """
+        calls = (partial(self._fetch, part) for part in parts)
+        outcomes = self._calls.each("when records were read from it", calls, deadline)
+        for part, outcome in zip(parts, outcomes, strict=True):
+            middle = len(part) // 2
+            if not isinstance(outcome, Failure):
+                yield outcome.vectors
+            elif outcome.refused and middle:
+                yield from self._parts([part[:middle]], deadline)
+                yield from self._parts([part[middle:]], deadline)
+            else:
+                raise outcome.error
+
+    def _settled(self, deadline: float) -> bool:
         """Look once, and forget what could be seen."""
-        with self._lock:
-            committed, added, gone = self._committed, dict(self._added), dict(self._gone)
-        if committed is not None:
-            answer = self._ask(None)
-            if not answer.response_info.is_reconciled(committed):
+        left = self._marks.unseen()
+        if left.committed is not None:
+            if not self._ask(None, deadline).response_info.is_reconciled(left.committed):
                 return False
-            with self._lock:
-                if self._committed == committed:
-                    self._committed = None
-        if added:
-            found = self.fetch(list(added))
-            self._forget(self._added, {key: added[key] for key in found})
-            if len(found) < len(added):
+            self._marks.seen(committed=left.committed)
+        if left.added:
+            found = self.fetch(list(left.added), deadline)
+            self._marks.seen(added={key: left.added[key] for key in found})
+            if len(found) < len(left.added):
                 return False
-        if gone:
-            if self.fetch([key for key, _ in gone]):
+        if left.gone:
+            if self.fetch(list(left.gone), deadline):
                 return False
-            names = [name for _, name in gone]
+            names = [name for name, _ in left.gone.values()]
             for start in range(0, len(names), MAX_COUNT):
-                if self._ask(names[start : start + MAX_COUNT]).matches:
+                if self._ask(names[start : start + MAX_COUNT], deadline).matches:
                     return False
-            self._forget(self._gone, gone)
+            self._marks.seen(gone=left.gone)
         return True
 
-    def _forget(self, marks: dict[Any, int], seen: dict[Any, int]) -> None:
-        """Drop what was seen, unless it was written again meanwhile."""
-        with self._lock:
-            for key, mark in seen.items():
-                if marks.get(key) == mark:
-                    del marks[key]
-
-    def _ask(self, names: list[str] | None) -> Any:
+    def _ask(self, names: list[str] | None, deadline: float) -> Any:
         """Query for one record, of those ids if any are given."""
         condition = None if names is None else {ID_FIELD: {"$in": names}}
-        return self._calls.one("when it was asked for what it shows", partial(self._peek, condition))
-
-    def _send(self, records: list[dict[str, Any]], timeout: float) -> Any:
-        return self._index.upsert(vectors=records, namespace=self._name, timeout=timeout)
-
-    def _fetch(self, keys: list[str], timeout: float) -> Any:
-        return self._index.fetch(ids=keys, namespace=self._name, timeout=timeout)
-
-    def _list(self, limit: int | None, token: str | None, timeout: float) -> Any:
-        return self._index.list_paginated(
-            limit=limit, pagination_token=token, namespace=self._name, timeout=timeout
+        return self._calls.one(
+            "when it was asked for what it shows", partial(self._peek, condition), deadline
         )
 
-    def _match(self, condition: dict[str, Any], token: str | None, timeout: float) -> Any:
+    def _send(self, records: list[dict[str, Any]]) -> Any:
+        return self._index.upsert(vectors=records, namespace=self._name)
+
+    def _fetch(self, keys: list[str]) -> Any:
+        return self._index.fetch(ids=keys, namespace=self._name)
+
+    def _list(self, limit: int | None, token: str | None) -> Any:
+        return self._index.list_paginated(limit=limit, pagination_token=token, namespace=self._name)
+
+    def _match(self, condition: dict[str, Any], token: str | None) -> Any:
         return self._index.fetch_by_metadata(
-            filter=condition, namespace=self._name, pagination_token=token, timeout=timeout
+            filter=condition,
+            namespace=self._name,
+            limit=min(PAGE, self._most),
+            pagination_token=token,
         )
 
-    def _stats(self, timeout: float) -> Any:
-        return self._index.describe_index_stats(timeout=timeout)
+    def _stats(self) -> Any:
+        return self._index.describe_index_stats()
 
-    def _peek(self, condition: dict[str, Any] | None, timeout: float) -> Any:
-        return self._index.query(
-            vector=self._probe, top_k=1, namespace=self._name, filter=condition, timeout=timeout
-        )
+    def _peek(self, condition: dict[str, Any] | None) -> Any:
+        return self._index.query(vector=self._probe, top_k=1, namespace=self._name, filter=condition)
 
-    def _delete(self, keys: list[str], timeout: float) -> None:
+    def _delete(self, keys: list[str]) -> None:
         try:
-            self._index.delete(ids=keys, namespace=self._name, timeout=timeout)
+            self._index.delete(ids=keys, namespace=self._name)
         except NotFoundError:
             return  # a namespace that is not there holds none of them

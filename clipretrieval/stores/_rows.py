@@ -30,7 +30,19 @@ class VectorRows(Protocol):
         ...
 
     def remove(self, moves: Moves) -> None:
-        """Move rows as planned and drop those after the last that is kept."""
+        """Move rows as planned and drop those after the last that is kept; doing it again changes nothing."""
+        ...
+
+    def restore(self, vectors: FloatArray, places: npt.NDArray[np.int64], count: int) -> None:
+        """Undo a write that may be half done: put `vectors` back into `places`, and keep `count` rows."""
+        ...
+
+    def drop_index(self) -> None:
+        """Let go of what is derived from the rows and may be out of step with them."""
+        ...
+
+    def is_whole(self, count: int) -> bool:
+        """Tell whether there are `count` rows, and what is derived from them agrees."""
         ...
 
     def shortlist(self, longest: float) -> Shortlist | None:
@@ -84,9 +96,22 @@ class ArrayRows:
 
     def remove(self, moves: Moves) -> None:
         """Move rows as planned and drop those after the last that is kept."""
-        self._array[moves.targets] = self._array[moves.sources]
-        self._count = moves.kept
+        if self._count > moves.kept:
+            self._array[moves.targets] = self._array[moves.sources]
+            self._count = moves.kept
         self._array = shrunk(self._array, self._count)
+
+    def restore(self, vectors: FloatArray, places: npt.NDArray[np.int64], count: int) -> None:
+        """Put `vectors` back into `places`, and keep `count` rows."""
+        self._array[places] = vectors
+        self._count = count
+
+    def drop_index(self) -> None:
+        """Do nothing: there is none."""
+
+    def is_whole(self, count: int) -> bool:
+        """Tell whether there are `count` rows."""
+        return self._count == count
 
     def shortlist(self, longest: float) -> Shortlist | None:
         """Return None: all searches scan."""

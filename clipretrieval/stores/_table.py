@@ -13,7 +13,7 @@ import numpy.typing as npt
 from clipretrieval.stores._validate import Batch
 from clipretrieval.types import AnyArray
 
-__all__ = ["Moves", "RecordTable", "grown"]
+__all__ = ["Excerpt", "Moves", "RecordTable", "grown", "shrunk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,15 @@ class Moves:
     targets: npt.NDArray[np.int64]
     kept: int
     removed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Excerpt:
+    """Labels, norms and metadata of some records, to be put back."""
+
+    labels: AnyArray
+    norms: npt.NDArray[np.float64]
+    metadata: list[str]
 
 
 class RecordTable:
@@ -110,10 +119,25 @@ class RecordTable:
         self._labels[places] = batch.labels
         self._norms[places] = batch.norms
         self._rows.update(zip(batch.ids, rows, strict=True))
-        self._metadata.extend([""] * (count - self._count))
+        self._metadata.extend([""] * (count - len(self._metadata)))
         for row, text in zip(rows, batch.metadata, strict=True):
             self._metadata[row] = text
         self._count = count
+
+    def excerpt(self, rows: npt.NDArray[np.int64]) -> Excerpt:
+        """Return a copy of what `write` would replace in `rows`."""
+        return Excerpt(self._labels[rows], self._norms[rows], [self._metadata[row] for row in rows.tolist()])
+
+    def restore(self, kept: Excerpt, rows: npt.NDArray[np.int64], ids: list[str], count: int) -> None:
+        """Undo a write of `ids` that may be half done: put `kept` back into `rows`, keep `count` records."""
+        for name in ids:
+            if self._rows.get(name, -1) >= count:
+                del self._rows[name]
+        self._labels[rows], self._norms[rows] = kept.labels, kept.norms
+        for row, text in zip(rows.tolist(), kept.metadata, strict=True):
+            self._metadata[row] = text
+        self._count = count
+        del self._metadata[count:]
 
     def plan_removal(self, ids: Iterable[str]) -> Moves:
         """Work out how to remove the records of `ids`; unknown ids are passed over."""
@@ -125,16 +149,17 @@ class RecordTable:
         return Moves(np.flatnonzero(staying) + kept, found[found < kept], kept, len(found))
 
     def remove(self, moves: Moves) -> None:
-        """Remove what `plan_removal` worked out."""
-        for name in self._ids[moves.targets].tolist() + self._ids[moves.kept : self._count].tolist():
-            del self._rows[name]
-        for column in (self._ids, self._labels, self._norms):
-            column[moves.targets] = column[moves.sources]
-        for source, target in zip(moves.sources.tolist(), moves.targets.tolist(), strict=True):
-            self._metadata[target] = self._metadata[source]
-            self._rows[self._ids[target]] = target
+        """Remove what `plan_removal` worked out, or what an interruption has left of it."""
+        if self._count > moves.kept:
+            for name in self._ids[moves.targets].tolist() + self._ids[moves.kept : self._count].tolist():
+                self._rows.pop(name, None)
+            for column in (self._ids, self._labels, self._norms):
+                column[moves.targets] = column[moves.sources]
+            for source, target in zip(moves.sources.tolist(), moves.targets.tolist(), strict=True):
+                self._metadata[target] = self._metadata[source]
+                self._rows[self._ids[target]] = target
+            self._count = moves.kept
         del self._metadata[moves.kept :]
-        self._count = moves.kept
         self._ids = shrunk(self._ids, self._count)
         self._labels = shrunk(self._labels, self._count)
         self._norms = shrunk(self._norms, self._count)
@@ -164,7 +189,10 @@ def shrunk(array: AnyArray, used: int) -> AnyArray:
         if array.dtype == object:
             array[used:] = None
         return array
-    return array[:used].copy()
+    try:
+        return array[:used].copy()
+    except MemoryError:
+        return array
 
 
 def _gather(column: AnyArray, rows: npt.NDArray[np.int64], padding: object) -> AnyArray:

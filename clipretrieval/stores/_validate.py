@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +28,11 @@ __all__ = [
     "check_vectors",
     "json_text",
     "label_kind",
+    "storable_ids",
 ]
 
 NO_METADATA = "{}"
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +164,11 @@ def check_lookup_ids(ids: Sequence[str]) -> list[str]:
         if not isinstance(name, str):
             raise InvalidInputError(f"ids must be str; ids[{place}] is {name!r}")
     return names
+
+
+def storable_ids(names: list[str]) -> list[str]:
+    """Return those of the ids that a record may have: not empty, and valid Unicode."""
+    return [name for name in names if name and not SURROGATE.search(name)]
 
 
 def label_kind(labels: AnyArray) -> str | None:

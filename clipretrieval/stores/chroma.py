@@ -23,6 +23,7 @@ from clipretrieval.stores._validate import (
     check_lookup_ids,
     check_manifest,
     check_vectors,
+    storable_ids,
 )
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records, as_label_array
 
@@ -82,7 +83,7 @@ class ChromaStore(ChromaBase):
     FingerprintMismatchError
         If the collection has another metric.
     StoreLockedError
-        If another store holds the folder.
+        If another store, or a Chroma client of this process, holds the folder.
     StoreCorruptedError
         If the folder is damaged.
     StoreUnavailableError
@@ -193,7 +194,7 @@ class ChromaStore(ChromaBase):
         names = check_lookup_ids(ids)
         with self._lock.read():
             self._require_open()
-            return self._records.get(names, self._held_dim() or 0)
+            return self._records.get(storable_ids(names), self._held_dim() or 0)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the records of `ids` and return how many of them were there."""
@@ -201,7 +202,7 @@ class ChromaStore(ChromaBase):
         with self._lock.write():
             self._require_open()
             with self._search.changing() as copy:
-                removed = self._records.delete(names)
+                removed = self._records.delete(storable_ids(names))
                 if copy is not None:
                     copy.delete(names)
             return removed

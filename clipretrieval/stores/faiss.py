@@ -147,7 +147,7 @@ class FaissStore(FolderStore):
     @property
     def index_info(self) -> IndexInfo:
         """What serves the searches, and the recall that was measured."""
-        with self._lock.read():
+        with self._held():
             return self._rows.info if isinstance(self._rows, AnnRows) else IndexInfo(FLAT)
 
     def location(self) -> dict[str, Any] | None:
@@ -226,6 +226,7 @@ class FaissStore(FolderStore):
         """Build the index of a folder that had another."""
         if self._is_unfinished():
             with self._lock.write():
+                self._recover()
                 self._require_open()
                 self._build()
 

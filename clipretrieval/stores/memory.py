@@ -54,7 +54,7 @@ class MemoryStore(LocalStore):
         StoreError
             If the copy cannot be written; what was there before is intact.
         """
-        with self._lock.read():
+        with self._held():
             self._require_open()
             save_copy(Path(path).absolute(), _LAYOUT, self._snapshot())
 

@@ -6,10 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clipretrieval.errors import (
-    MissingDependencyError,
-    UnsupportedOperationError,
-)
+from clipretrieval.errors import MissingDependencyError, UnsupportedOperationError
 from clipretrieval.stores._scan import check_label
 from clipretrieval.stores._validate import (
     check_batch,
@@ -19,16 +16,24 @@ from clipretrieval.stores._validate import (
     check_lookup_ids,
     check_manifest,
     check_vectors,
+    storable_ids,
 )
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
 try:
     from clipretrieval.stores._pinecone_answers import as_neighbors, as_records, distance_of
     from clipretrieval.stores._pinecone_base import PineconeBase
-    from clipretrieval.stores._pinecone_records import check_limits, in_json, key_of
+    from clipretrieval.stores._pinecone_key import ApiKey
+    from clipretrieval.stores._pinecone_records import check_limits, key_of
     from clipretrieval.stores._pinecone_scan import listed
+    from clipretrieval.stores._pinecone_search import nearest
     from clipretrieval.stores._pinecone_session import Address
-    from clipretrieval.stores._pinecone_upsert import IncompleteUpsertError, send
+    from clipretrieval.stores._pinecone_writes import (
+        IncompleteDeleteError,
+        IncompleteUpsertError,
+        remove,
+        send,
+    )
 except ModuleNotFoundError as error:
     if error.name not in ("httpx", "orjson", "pinecone", "tenacity"):
         raise
@@ -38,7 +43,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["IncompleteUpsertError", "PineconeStore"]
+__all__ = ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"]
 
 MAX_TOP_K = 10_000
 # How many more neighbours are looked at to tell which of those at the last one's distance come first by id.
@@ -105,13 +110,10 @@ class PineconeStore(PineconeBase):
         timeout: float = 60.0,
         concurrency: int = 8,
     ) -> None:
-        super().__init__(
-            Address(index, namespace, Metric.parse(metric), host, cloud, region, create),
-            dim,
-            api_key,
-            timeout,
-            concurrency,
-        )
+        key = ApiKey(api_key)
+        del api_key  # tracebacks may be printed with local variables
+        address = Address(index, namespace, Metric.parse(metric), host, cloud, region, create)
+        super().__init__(address, dim, key, timeout, concurrency)
 
     def upsert(
         self,
@@ -146,7 +148,8 @@ class PineconeStore(PineconeBase):
         batch = check_batch(ids, vectors, labels, metadata, self.metric)
         check_limits(batch)
         self._require_open()
-        send(self._session.prepare(batch), batch)
+        with self._session.prepared(batch) as space:
+            send(space, batch)
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
         """Return the `k` nearest stored vectors of each query, as the service finds them.
@@ -187,13 +190,8 @@ class PineconeStore(PineconeBase):
             )
         space.settle()
         reach = min(wanted, MAX_TOP_K)
-        answers = space.query(
-            (in_json(query) for query in queries),
-            reach,
-            min(reach + TIES, MAX_TOP_K),
-            distance_of(self.metric),
-        )
-        return as_neighbors(list(answers), wanted)
+        widest = min(reach + TIES, MAX_TOP_K)
+        return as_neighbors(nearest(space, queries, reach, widest, distance_of(self.metric)), wanted)
 
     def get(self, ids: Sequence[str]) -> Records:
         """Return the records of `ids`, in that order; ids that are not stored are left out.
@@ -205,13 +203,13 @@ class PineconeStore(PineconeBase):
         StoreError
             If the store is closed or the service fails.
         """
-        names = check_lookup_ids(ids)
+        names = storable_ids(check_lookup_ids(ids))
         self._require_open()
         space = self._session.find()
         if space is None or not names:
             return as_records([], {}, self.dim)
         space.settle()
-        return as_records(names, space.fetch(list({key_of(name): None for name in names if name})), self.dim)
+        return as_records(names, space.fetch(list({key_of(name): None for name in names})), self.dim)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the records of `ids` and return how many of them were there.
@@ -220,18 +218,20 @@ class PineconeStore(PineconeBase):
         ------
         InvalidInputError
             If `ids` is not a sequence of str.
+        IncompleteDeleteError
+            If some could not be removed, or are not known to be; the error has their ids.
         StoreError
-            If the store is closed or the service fails.
+            If the store is closed, or the service fails before any deletion is sent.
         """
-        names = check_lookup_ids(ids)
+        names = storable_ids(check_lookup_ids(ids))
         self._require_open()
         space = self._session.find()
         if space is None or not names:
             return 0
         space.settle()
-        keys = {key_of(name): name for name in names if name}
+        keys = {key_of(name): name for name in names}
         found = space.fetch(list(keys))
-        space.delete(keys)
+        remove(space, keys)
         return len(found)
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
@@ -282,7 +282,8 @@ class PineconeStore(PineconeBase):
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a small JSON object beside the vectors, replacing the one before.
 
-        Where there is no index yet and no `dim` to make one, it is stored with the first vectors.
+        Where there is no index yet and no `dim` to make one, it is stored with the first vectors; `flush` and
+        `close` raise as long as it waits.
 
         Raises
         ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from clipretrieval.errors import StoreLockedError
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import Label, Metric
 
@@ -39,6 +41,17 @@ class Stores:
         store.close()
         return self._opened(metric, folder)
 
+    def beside(self, store: VectorStore) -> VectorStore:
+        """Return what another process would open of the contents of a store that stays open."""
+        _, metric, folder = next(each for each in self._open if each[0] is store)
+        try:
+            return self._opened(metric, folder)
+        except StoreLockedError:
+            # What a kill at this moment would leave: the files without the lock, and without this process.
+            copied = folder.with_name(f"{folder.name}-copy")
+            shutil.copytree(folder, copied)
+            return self._opened(metric, copied)
+
     def dispose(self) -> None:
         """Dispose of all stores that are still open."""
         while self._open:
@@ -61,6 +74,7 @@ class ContractBase:
     tolerance: ClassVar[float] = 1e-5
     exact_vectors: ClassVar[Sequence[str]] = ("l2", "cosine", "ip")
     persistent: ClassVar[bool] = True
+    flushed_is_visible: ClassVar[bool] = True
     thread_safe: ClassVar[bool] = True
     unicode_ids: ClassVar[bool] = True
     json_metadata: ClassVar[bool] = True

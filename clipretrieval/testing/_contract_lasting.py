@@ -94,6 +94,25 @@ class LastingContract(ContractBase):
         assert again.labels.tolist() == near.labels.tolist()
         assert again.distances == pytest.approx(near.distances, rel=1e-5, abs=1e-5)
 
+    def test_what_is_flushed_is_there_for_others(self, stores: Stores) -> None:
+        """When a flush returns, another store reads the writes before it, though the first is still open."""
+        for capability in ("flushed_is_visible", "persistent"):
+            if not getattr(self, capability):
+                pytest.skip(f"{type(self).__name__}.{capability} is False")
+        store, ids, rows = stores.new(self.metrics[0]), names(20), self.normal(5, 20)
+        store.upsert(ids, rows, list(range(20)), [{"place": place} for place in range(20)])
+        store.write_manifest(MANIFEST)
+        store.flush()
+        store.upsert(ids[:5], rows[5:10], [30] * 5)
+        store.delete(ids[15:])
+        store.flush()
+        other = stores.beside(store)
+        found = contents(other, ids)
+        assert found["ids"] == ids[:15], "flush returned before what was written, or deleted, was durable"
+        assert found["labels"] == [30] * 5 + list(range(5, 15)), "flush kept old records"
+        assert found == contents(store, ids), "another store must read what was flushed"
+        assert other.search(rows[12:13], 1).ids.tolist() == [[ids[12]]]
+
     @pytest.mark.usefixtures("lasting")
     def test_a_reopened_store_can_be_written(self, stores: Stores, metric: str) -> None:
         """After opening, records are replaced, added and removed as before."""

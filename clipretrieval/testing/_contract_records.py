@@ -100,6 +100,15 @@ class RecordsContract(ContractBase):
             assert self.drop(store, ids) == 0
         assert store.count() == 1
 
+    def test_an_id_that_cannot_be_stored_is_not_there(self, store: VectorStore) -> None:
+        """A lookup of an id that no upsert takes, half a surrogate pair, finds and deletes nothing."""
+        self.put(store, ["a"], self.normal(6, 1), [1])
+        impossible = ["\ud800", "x\udfff"]
+        assert store.get(impossible).ids.tolist() == []
+        assert self.drop(store, impossible) == 0
+        assert store.get([*impossible, "a"]).ids.tolist() == ["a"]
+        assert self.drop(store, [*impossible, "a"]) == 1
+
     def test_what_goes_in_and_out_is_copied(self, store: VectorStore) -> None:
         """Changing what was given or returned changes nothing in the store."""
         rows, metadata = self.normal(7, 2), [{"a": 1}, {"b": 2}]

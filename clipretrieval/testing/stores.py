@@ -86,6 +86,10 @@ class VectorStoreTests(
         The metrics under which `get` returns vectors bit for bit; under others, to within float32 rounding.
     persistent : bool
         Whether a store that was closed can be opened again with its contents.
+    flushed_is_visible : bool
+        Whether what was flushed can be read by another store while the first is open: one opened in the same
+        folder or, where that raises StoreLockedError, in a copy of the folder. A store that is `persistent`
+        and declares False keeps nothing before it is closed.
     thread_safe : bool
         Whether threads may search and write one store at the same time.
     unicode_ids : bool

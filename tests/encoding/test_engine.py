@@ -10,12 +10,12 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_models import counted_convolutions, enliven
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError, StagedEncoder
 from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.units import QueryPool, round_taps
-from conftest import counted_convolutions, enliven
 
 DEEP = ("stem", "layer2", "mid", "late", "final")
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_models import TINY, counted_convolutions, enliven
 
 from clipretrieval import InvalidInputError, StagedEncoder
-from conftest import TINY, counted_convolutions, enliven
 
 STAGES = ("pixel", "stem", "layer1", "layer2.1", "mid", "layer4.0", "late", "final")
 # RN50's convolutions up to each stage: 3 in the stem, 3 a block and 1 for each layer's shortcut.

@@ -13,11 +13,12 @@ import pytest
 import torch
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
+from tiny_models import TINY, enliven, write_model
 from torch import nn
 
 from clipretrieval import InvalidInputError, StagedEncoder, WeightsUnavailableError
-from clipretrieval.encoding.weights import load_clip, resolve
-from conftest import TINY, enliven, write_model
+from clipretrieval.encoding.text import load_clip
+from clipretrieval.encoding.weights import resolve
 
 
 def activations(clip: nn.Module) -> set[type]:

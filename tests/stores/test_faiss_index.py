@@ -23,7 +23,7 @@ from clipretrieval.errors import (
     StoreUnavailableError,
     UnsupportedOperationError,
 )
-from clipretrieval.stores import FaissStore, MemoryStore, _factory
+from clipretrieval.stores import FaissStore, MemoryStore, _ann_files, _factory
 from clipretrieval.stores.faiss import IndexInfo
 
 METRICS = ["l2", "cosine", "ip"]
@@ -663,3 +663,57 @@ def test_any_sequence_of_writes_keeps_ids_and_vectors_together(
         if k <= memory.count():
             check_true(memory, near, queries)
             assert all(len(set(row)) == k for row in near.ids.tolist()), "an id was returned twice"
+
+
+@pytest.mark.parametrize("factory", ["IVF32,Flat", "IVF64,SQ8"])
+def test_the_recall_outlives_removals(factory: str) -> None:
+    """After most vectors were removed, searches still reach the target, and what is told of them is true."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((100, DIM))
+    rows = (centres[rng.integers(0, 100, 5000)] + 0.8 * rng.standard_normal((5000, DIM))).astype(np.float32)
+    store, memory = FaissStore(index=factory, recall=0.95), MemoryStore()
+    ids = fill(store, rows)
+    store.delete(ids[1200:])
+    fill(memory, rows[:1200])
+    # The vector itself comes first.
+    near, truth = (each.search(rows[:1200], 11).ids[:, 1:] for each in (store, memory))
+    share = np.mean([len(set(left) & set(right)) / 10 for left, right in zip(near, truth, strict=True)])
+    info = store.index_info
+    assert info.factory == factory
+    assert info.recall == pytest.approx(share, abs=0.02)
+    assert share >= 0.93
+
+
+def test_a_reader_opens_beside_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a flush takes the index away between two steps of the reading, the next generation is read."""
+    rows = clustered(0, 1200)
+    writer = FaissStore(tmp_path, index="HNSW8", recall=0.5)
+    fill(writer, rows)
+    writer.flush()
+    read, times = _ann_files._read_labels, []
+
+    def flush_first(*arguments: Any) -> Any:
+        times.append(1)
+        if len(times) == 1:
+            writer.upsert(["new"], rows[:1], [1])
+            writer.flush()
+        return read(*arguments)
+
+    monkeypatch.setattr(_ann_files, "_read_labels", flush_first)
+    assert FaissStore(tmp_path, read_only=True).count() == 1201
+    assert len(times) == 2
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("count", [1, 21, 22, 124, 125, 126])
+def test_the_answers_do_not_depend_on_how_many_ask(count: int, metric: str) -> None:
+    """Around the counts at which FAISS, and the store for it, change from pairs to a matrix product."""
+    rng = np.random.default_rng(0)
+    rows, queries = (rng.standard_normal((n, 1024), dtype=np.float32) for n in (300, 126))
+    names, labels = [str(place) for place in range(300)], list(range(300))
+    with MemoryStore(metric) as expected, FaissStore(metric=metric) as store:
+        for each in (expected, store):
+            each.upsert(names, rows, labels)
+        whole, part = expected.search(queries, 3), store.search(queries[:count], 3)
+    assert part.ids.tolist() == whole.ids[:count].tolist()
+    assert part.distances.tolist() == whole.distances[:count].tolist()

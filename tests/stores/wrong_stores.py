@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ class Right:
 
     def __init__(self, metric: str, folder: Path) -> None:
         self.folder = folder
-        self.inner = self.kept.pop(folder, None) or MemoryStore(metric)
+        self.inner = copy.deepcopy(self.kept[folder]) if folder in self.kept else MemoryStore(metric)
         self.closed = False
 
     @property
@@ -57,7 +58,7 @@ class Right:
         self.inner.write_manifest(manifest)
 
     def flush(self) -> None:
-        self.inner.flush()
+        self.kept[self.folder] = copy.deepcopy(self.inner)
 
     def close(self) -> None:
         if not self.closed:
@@ -74,6 +75,7 @@ class ShownOnFlush(Right):
         self.flush()
 
     def flush(self) -> None:
+        super().flush()
         self.shown = copy.deepcopy(self.inner)
 
     def search(self, vectors: Any, k: int) -> Neighbors:
@@ -276,6 +278,25 @@ class OnePage(Right):
 
     def scan(self, label: Any = None) -> Iterator[Listing]:
         return itertools.islice(super().scan(label), 1)
+
+
+class FlushDoesNothing(Right):
+    """Keeps what was written only when it is closed."""
+
+    def flush(self) -> None:
+        pass
+
+
+class LabelsFirst(Right):
+    """Replaces labels before vectors, and lets searches in between."""
+
+    def upsert(self, ids: Any, vectors: Any, labels: Any, metadata: Any = None) -> None:
+        if 1 < len(ids) < 100 and isinstance(labels, list) and len(labels) == len(ids):
+            old = self.inner.get(ids)
+            if len(old) == len(ids) and type(labels[0]) is type(old.labels.tolist()[0]):
+                self.inner.upsert(ids, old.vectors, labels)
+                time.sleep(0.01)
+        self.inner.upsert(ids, vectors, labels, metadata)
 
 
 class CannotScan(Right):

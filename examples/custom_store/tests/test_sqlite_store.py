@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,3 +55,12 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.count()
+
+
+def test_ids_may_come_from_an_iterator(tmp_path: Path) -> None:
+    """Whatever can be gone through only once is stored, returned and deleted whole."""
+    store: Any = SqliteStore(tmp_path / "s")
+    store.upsert(iter(["a", "b"]), np.eye(2), iter([1, 2]), iter([{}, {"n": 1}]))
+    assert store.get(iter(["b", "a"])).labels.tolist() == [2, 1]
+    assert store.get(["b"]).metadata == [{"n": 1}]
+    assert store.delete(iter(["a", "b"])) == 2

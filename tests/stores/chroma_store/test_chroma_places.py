@@ -21,6 +21,7 @@ from clipretrieval.errors import (
     InvalidInputError,
     StoreCorruptedError,
     StoreError,
+    StoreLockedError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
@@ -65,6 +66,37 @@ def test_stores_in_memory_are_apart() -> None:
         left.upsert(["a"], np.ones((1, 2)), [1])
         assert (left.count(), right.count()) == (1, 0)
         assert left.location() is None
+
+
+def test_a_store_in_memory_and_a_plain_client_leave_each_other_alone() -> None:
+    """With a plain EphemeralClient in the process a store can be made, and with a store such a client."""
+    own: Any = chromadb.EphemeralClient()
+    own.create_collection(f"mine-{uuid4().hex}", embedding_function=None)
+    collections = len(own.list_collections())
+    with ChromaStore() as store:
+        store.upsert(["a"], np.ones((1, 2)), [1])
+        assert len(own.list_collections()) == collections
+        again: Any = chromadb.EphemeralClient()
+        assert len(again.list_collections()) == collections
+        again.close()
+        assert store.get(["a"]).labels.tolist() == [1]
+    assert len(own.list_collections()) == collections
+    own.close()
+
+
+@pytest.mark.parametrize("spelling", ["{0}", "{0}/", "{0}/../data", "{0}-link"])
+def test_a_folder_that_a_client_of_this_process_holds_is_locked(tmp_path: Path, spelling: str) -> None:
+    """However the client spelled the folder's path, a store is refused until the client is closed."""
+    folder = tmp_path / "data"
+    (tmp_path / "data-link").symlink_to(folder)
+    folder.mkdir()
+    own: Any = chromadb.PersistentClient(spelling.format(folder))
+    with pytest.raises(StoreLockedError, match="client"):
+        ChromaStore(folder)
+    own.close()
+    with ChromaStore(folder) as store:
+        store.upsert(["a"], np.ones((1, 2)), [1])
+        assert store.count() == 1
 
 
 @pytest.mark.parametrize("make", ["folder", "server"], indirect=True)

@@ -157,3 +157,12 @@ def test_the_manifest_is_replaced_whole(make: Any) -> None:
         assert store.read_manifest() == manifest
     with pytest.raises(InvalidInputError):
         store.write_manifest({"x": float("inf")})
+
+
+def test_an_id_that_no_record_can_have_is_not_there(make: Any) -> None:
+    """An empty id, and one that is not valid Unicode, are not found, and do no harm beside others."""
+    store = make()
+    store.upsert(["a", "b"], np.eye(2), [1, 2])
+    assert store.get(["\ud800", "a", ""]).ids.tolist() == ["a"]
+    assert store.delete(["\ud800", "a", ""]) == 1
+    assert store.get(["a", "b"]).ids.tolist() == ["b"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import numpy as np
@@ -207,3 +209,42 @@ def test_a_new_index_is_awaited(make: Any, other: Any) -> None:
     never = other(creation_delay=math.inf)
     with pytest.raises(StoreUnavailableError, match="ready"):
         make(host=never.host, timeout=0.6).upsert(["a"], np.ones((1, 4)), [1])
+
+
+def test_flush_has_one_deadline_for_all_that_it_asks(make: Any, other: Any) -> None:
+    """Where each answer takes most of the timeout, flush gives up before it has asked everything."""
+    slow = other(log_numbers=False)
+    store = make(host=slow.host, timeout=1.0, dim=2, concurrency=1)
+    ids = names(3000)
+    store.upsert(ids, normal(19, 3000, 2), [0] * 3000)
+    start = len(slow.requests)
+    slow.fail(1.0, ("slow",), delay=0.8)
+    with pytest.raises(StoreUnavailableError):
+        store.flush()
+    assert len(sent(slow, "/vectors/fetch", start)) == 1
+    slow.heal()
+    store.flush()
+    assert store.count() == 3000
+
+
+@pytest.mark.parametrize("body", [b"<html>Log in</html>", b"{}", b"[]", b""])
+def test_an_answer_that_is_not_pinecones_is_said_to_be_none(make: Any, body: bytes) -> None:
+    """A proxy's page with status 200 means that the service was not reached: the error advises on it."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *told: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        with pytest.raises(StoreUnavailableError, match="proxy"):
+            make(host=f"http://127.0.0.1:{server.server_port}", timeout=5)
+        server.shutdown()
+        thread.join()

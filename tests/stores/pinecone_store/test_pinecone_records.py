@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pinecone import Pinecone
 from pinecone_parts import KEY, contents, names, normal, sent
 
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError
 from clipretrieval.stores import PineconeStore
+from clipretrieval.stores._pinecone_space import Space
 from clipretrieval.testing import PineconeEmulator
 
 
@@ -86,6 +89,8 @@ def test_ids_of_every_kind_come_back(make: Any) -> None:
     assert store.delete(ids[:6]) == 6
     assert store.get(ids).ids.tolist() == ids[6:]
     assert store.get(["", "\ud800"]).ids.tolist() == []
+    assert store.delete(["", "\ud800"]) == 0
+    assert store.get([ids[6]]).ids.tolist() == [ids[6]]
 
 
 def test_labels_are_of_one_type_as_long_as_there_are_any(make: Any) -> None:
@@ -118,13 +123,46 @@ def test_manifests(make: Any) -> None:
 
 
 def test_old_pieces_of_a_manifest_are_removed(make: Any, emulator: PineconeEmulator) -> None:
-    """What a long manifest took is freed when a short one replaces it."""
+    """What a long manifest took is freed by the second write after it: readers may still be at it before."""
     store = make(index="pieces", dim=4)
+    for manifest, pieces in (({"text": "x" * 50_000}, 4), ({}, 4), ({"step": 2}, 1)):
+        store.write_manifest(manifest)
+        store.flush()
+        assert len(emulator.contents("pieces", "__clipretrieval_manifest__")) == pieces
+
+
+def test_a_manifest_is_read_while_it_is_replaced(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that finds pieces gone, since two writes overtook it, reads the newest text."""
+    writer = make(index="overtaken", dim=4)
+    reader = make(index="overtaken")
+    long = [{"step": step, "text": f"{step}" * 50_000} for step in range(4)]
+    writer.write_manifest(long[0])
+    fetch, overtaking = Space.fetch, iter(long[1:])
+
+    def overtaken(space: Space, keys: list[str], *more: Any) -> dict[str, Any]:
+        found = fetch(space, keys, *more)
+        if threading.current_thread() is threading.main_thread() and "manifest" in keys:
+            # Other processes write between the reader's two requests.
+            other = threading.Thread(target=lambda: [writer.write_manifest(each) for each in overtaking])
+            other.start()
+            other.join()
+        return found
+
+    monkeypatch.setattr(Space, "fetch", overtaken)
+    assert reader.read_manifest() == long[3]
+
+
+def test_a_manifest_that_lacks_a_piece_is_corrupted(make: Any, emulator: PineconeEmulator) -> None:
+    """A piece that is gone for good is an error, and not waited for."""
+    store = make(index="lacking", dim=4)
     store.write_manifest({"text": "x" * 50_000})
     store.flush()
-    store.write_manifest({})
-    store.flush()
-    assert list(emulator.contents("pieces", "__clipretrieval_manifest__")) == ["manifest"]
+    space = "__clipretrieval_manifest__"
+    gone = next(key for key in emulator.contents("lacking", space) if key.endswith(":2"))
+    with Pinecone(api_key=KEY, host=emulator.host) as client, client.index(name="lacking") as index:
+        index.delete(ids=[gone], namespace=space)
+    with pytest.raises(StoreCorruptedError, match="manifest"):
+        store.read_manifest()
 
 
 def test_with_a_dimension_the_manifest_needs_no_vectors(make: Any) -> None:
@@ -133,6 +171,23 @@ def test_with_a_dimension_the_manifest_needs_no_vectors(make: Any) -> None:
     store.write_manifest({"step": 1})
     store.close()
     assert make(**store.location()).read_manifest() == {"step": 1}
+
+
+def test_a_manifest_that_cannot_be_stored_yet_is_not_lost_in_silence(make: Any) -> None:
+    """Without an index and a dimension flush and close say so; with the first vectors it is stored."""
+    store = make(index="waiting")
+    store.write_manifest({"step": 1})
+    with pytest.raises(StoreError, match="manifest"):
+        store.flush()
+    store.upsert(["a"], normal(8, 1, 4), [1])
+    store.close()
+    assert make(index="waiting").read_manifest() == {"step": 1}
+    lost = make(index="lost")
+    lost.write_manifest({"step": 1})
+    with pytest.raises(StoreError, match="manifest"):
+        lost.close()
+    lost.close()
+    assert "closed" in repr(lost)
 
 
 def test_namespaces_are_apart(make: Any) -> None:

@@ -143,3 +143,36 @@ def test_a_classifier_is_saved_without_its_key(
     assert loaded.predict(rows + 0.2).tolist() == expected
     classifier.store_.close()
     loaded.store_.close()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_key_is_in_no_local_variable_of_a_traceback(
+    other: Any, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    """Tracebacks with local variables show the store, whether it is open or half made, and never the key."""
+    emulator = other()
+    monkeypatch.setenv("PINECONE_API_KEY", KEY)
+    own = {"api_key": KEY} if given else {}
+    options = {"host": emulator.host, "timeout": 2.0}
+    store = PineconeStore("framed", **options, **own)
+    store.upsert(["a"], np.ones((1, 4)), [1])
+    calls: list[Callable[[], Any]] = [
+        lambda: store.search(np.ones((1, 4)), 1),
+        lambda: store.upsert(["a"], np.ones((1, 4)), [1]),
+        lambda: store.delete(["a"]),
+        lambda: PineconeStore("other", **options, **own),
+        lambda: PineconeStore("other", metric="hamming", **options, **own),
+        lambda: PineconeStore("Other", **options, **own),
+    ]
+    emulator.fail(1.0, ("echo",))
+    for call in calls:
+        with pytest.raises((StoreError, InvalidInputError)) as caught:
+            call()
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        # The frames before these are the test's own, which hold the key by themselves.
+        shown.stack[:] = [frame for frame in shown.stack if "clipretrieval/stores" in frame.filename]
+        text = "".join(shown.format())
+        assert "self = PineconeStore(" in text
+        assert KEY not in text
+    emulator.heal()
+    store.close()

@@ -130,10 +130,10 @@ class SqliteStore:
 
     def get(self, ids: Sequence[str]) -> Records:
         """Return the records of `ids`, in that order; ids that are not stored are left out."""
-        MemoryStore(self._metric).get(ids)  # checks the argument
+        lookup = self._lookup(ids)
         query = "SELECT id, vector, label, metadata FROM records WHERE id = ?"
         with self._transaction():
-            found = [row for name in ids for row in self._database.execute(query, (name,))]
+            found = [row for name in lookup for row in self._database.execute(query, (name,))]
             dim = self.dim or 0
         names = np.empty(len(found), dtype=object)
         names[:] = [row[0] for row in found]
@@ -143,10 +143,10 @@ class SqliteStore:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the records of `ids` and return how many of them were there."""
-        MemoryStore(self._metric).get(ids)  # checks the argument
+        lookup = self._lookup(ids)
         query = "DELETE FROM records WHERE id = ?"
         with self._transaction(write=True):
-            return sum(self._database.execute(query, (name,)).rowcount for name in ids)
+            return sum(self._database.execute(query, (name,)).rowcount for name in lookup)
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
         """Go through the ids and labels of all records, or of those with one label."""
@@ -205,8 +205,15 @@ class SqliteStore:
     def _checked(self, *batch: Any) -> Records:
         """Return an upsert's arguments as records; a MemoryStore refuses what no store may take."""
         checker = MemoryStore(self._metric)
+        batch = tuple(map(_listed, batch))
         checker.upsert(*batch)
         return checker.get(batch[0])
+
+    def _lookup(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids that can be there: none that holds half a surrogate pair is ever stored."""
+        names = _listed(ids)
+        MemoryStore(self._metric).get(names)  # checks the argument
+        return [name for name in names if name.encode("utf-8", "ignore").decode() == name]
 
     def _check_dim(self, found: int) -> None:
         dim = self.dim
@@ -288,3 +295,8 @@ class SqliteStore:
             raise kind(f"the store in {self._path} cannot be used: {error}") from error
         except sqlite3.DatabaseError as error:
             raise StoreCorruptedError(f"the store in {self._path} is damaged: {error}") from error
+
+
+def _listed(values: Any) -> Any:
+    """Return a list in the place of an iterator, which can be gone through only once."""
+    return list(values) if isinstance(values, Iterator) else values

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._asking import open_ballot, search_batches, vote
+from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import check_untuned
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, StoreError
+from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.images import SkippedImage, count_hint
+from clipretrieval.types import AnyArray
 from clipretrieval.voting import weighting_name
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ def evaluate(
     on_error: str = "raise",
     progress: Progress | None = None,
     allow_tuned: bool = False,
+    mistakes: int = 12,
 ) -> EvaluationReport:
     """Classify labelled images and measure how right and how fast that was.
 
@@ -42,6 +46,8 @@ def evaluate(
         As for `RetrievalClassifier.fit`.
     allow_tuned : bool
         Whether to evaluate on images that `RetrievalClassifier.sweep` has tuned on since the last fit.
+    mistakes : int
+        How many of the worst mistakes to keep, with their neighbours; 0 asks the store nothing more.
 
     Returns
     -------
@@ -50,15 +56,19 @@ def evaluate(
     Raises
     ------
     InvalidInputError
-        If labels are missing or of another type than those that were fitted, or an image was tuned on.
+        If labels are missing or of another type than those that were fitted, an image was tuned on, or
+        `mistakes` is negative.
     """
     started = time.perf_counter()
+    if mistakes < 0:
+        raise InvalidInputError(f"mistakes must be at least 0; got {mistakes}")
     timing, skipped = Timing(), list[SkippedImage]()
     total = count_hint(X) if classifier.encoder is not None else None
     check_truth(classifier, y)
     kind: str | None = None
     truth: list[Any] = []
-    answers, nearest = [], []
+    answers, nearest, confidence = [], [], []
+    worst = WorstMistakes(mistakes)
     arrived = 0
 
     def tell(images: int) -> None:
@@ -77,9 +87,18 @@ def evaluate(
             check_untuned(classifier, batch.ids, len(truth))
         kind = label_kind(batch.labels, kind)
         check_kind(kind, classifier)
-        truth += stored_labels(batch.labels, kind)
-        answers.append(vote(classifier, near, ballot)[0])
+        true = stored_labels(batch.labels, kind)
+        codes, scores = vote(classifier, near, ballot)
+        shares = np.minimum(scores[np.arange(len(codes)), codes] / scores.sum(axis=1), 1.0)
+        if mistakes:
+            wrong = ballot.numbers(true) != codes
+            voted = ballot.codes(near) == codes[:, None]
+            vectors = batch.vectors[QUERY_VECTORS]
+            worst.add(len(truth), wrong, shares, near, voted, batch.sources, vectors)
+        truth += true
+        answers.append(codes)
         nearest.append(near.distances[:, 0])
+        confidence.append(shares)
     y_pred = ballot.labels(np.concatenate(answers))
     y_true = class_array(truth, classifier._label_kind, sort=False)
     fitted = getattr(classifier, "fit_report_", None)  # a loaded classifier has none
@@ -87,6 +106,8 @@ def evaluate(
         y_true=y_true,
         y_pred=y_pred,
         distances=np.concatenate(nearest),
+        confidence=np.concatenate(confidence),
+        mistakes=_explained(worst, classifier, y_true, y_pred),
         classes=np.unique(np.concatenate([classifier.classes_, y_true])),
         setting=_setting(classifier),
         timing=timing,
@@ -95,6 +116,21 @@ def evaluate(
         seconds=time.perf_counter() - started,
         skipped=tuple(skipped),
     )
+
+
+def _explained(
+    worst: WorstMistakes, classifier: RetrievalClassifier, y_true: AnyArray, y_pred: AnyArray
+) -> tuple[Mistake, ...]:
+    """Look up what the worst mistakes rest on; an evaluation that took long is not lost for it."""
+    try:
+        return tuple(worst.explained(classifier, classifier._label_kind, y_true, y_pred))
+    except StoreError as error:
+        warnings.warn(
+            f"the report has no mistakes, as their neighbours could not be looked up: {error}",
+            ClipRetrievalWarning,
+            stacklevel=4,
+        )
+        return ()
 
 
 def check_truth(classifier: RetrievalClassifier, y: Any) -> None:

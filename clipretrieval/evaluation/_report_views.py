@@ -1,0 +1,166 @@
+"""An evaluation report as text and as Markdown."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipretrieval._explanation_views import readable, shortened
+from clipretrieval.evaluation._report_json import timed_parts
+from clipretrieval.types import FloatArray
+
+if TYPE_CHECKING:
+    from clipretrieval.evaluation.report import EvaluationReport
+
+__all__ = ["as_markdown", "as_text", "setting_rows", "summary_rows"]
+
+PAIRS = 20
+"""The most pairs of confused classes that Markdown lists."""
+
+_SETTINGS = ("model", "pretrained", "stage", "dim", "store", "metric", "k", "weights", "n_train")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+
+
+def as_text(report: EvaluationReport) -> str:
+    """Return a report as aligned text."""
+    low, high = report.accuracy_interval
+    s = {name: report.setting.get(name) for name in _SETTINGS}
+    shown = {name: "-" if value is None else value for name, value in s.items()}
+    right, wrong = report.distances[report.correct], report.distances[~report.correct]
+    lines = [
+        f"accuracy {report.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
+        f"{int(report.correct.sum())} of {report.n_test} images",
+        "model {model}, stage {stage}, dim {dim}; store {store}, metric {metric}, k {k}, weights {weights}, "
+        "{n_train} stored vectors".format(**shown),
+        f"median distance to the nearest: right {_median(right)}, wrong {_median(wrong)}",
+    ]
+    if not math.isnan(report.error_auroc):
+        curve = report.risk_coverage
+        lines.append(
+            f"the distance tells wrong from right with an AUROC of {report.error_auroc:.3f}; area under "
+            f"risk-coverage {curve.area:.4f} (at best {curve.best_area:.4f})"
+        )
+    if report.setting.get("plan"):
+        plan = report.setting["plan"]
+        lines.append(f"encoded in {plan['precision']} on {plan['device']}")
+    if report.skipped:
+        lines.append(f"{len(report.skipped)} images could not be decoded and were skipped")
+    return "\n".join([*lines, "", *_class_lines(report.per_class), "", *_timing_lines(report)])
+
+
+def as_markdown(report: EvaluationReport) -> str:
+    """Return a report as Markdown with tables in GitHub's form; names of classes are escaped."""
+    classes = [
+        [
+            _plain(row["class"]),
+            *(_percent(row[name]) for name in ("precision", "recall", "f1")),
+            row["support"],
+        ]
+        for row in report.per_class
+    ]
+    pairs = [
+        [_plain(row["true"]), _plain(row["answer"]), row["count"], _percent(row["share"])]
+        for row in report.confused_pairs(PAIRS)
+    ]
+    deciles = [
+        [row["decile"], f"{row['min']:.4g}", f"{row['max']:.4g}", row["count"], _percent(row["accuracy"])]
+        for row in report.deciles
+    ]
+    times = [
+        [name.replace("_", " "), f"{timing.seconds.get(part, 0.0):.2f}", _rate(timing.rate(part))]
+        for name, part, timing in timed_parts(report)
+    ]
+    sections = [
+        "# Evaluation",
+        _table(("measure", "value"), [(name, _plain(value)) for name, value in summary_rows(report)]),
+        "## Setting",
+        _table(("setting", "value"), [(name, _plain(value)) for name, value in setting_rows(report)]),
+        "## Classes",
+        _table(("class", "precision", "recall", "F1", "images"), classes),
+    ]
+    if pairs:
+        sections += ["## Most confused", _table(("true", "answer", "count", "of the class"), pairs)]
+    sections += [
+        "## Accuracy by distance",
+        _table(("tenth", "from", "to", "images", "accuracy"), deciles),
+    ]
+    if times:
+        sections += ["## Time", _table(("part", "seconds", "images/s"), times)]
+    return "\n\n".join(sections)
+
+
+def summary_rows(report: EvaluationReport) -> list[tuple[str, str]]:
+    """Return the names and the values of the figures that tell the most."""
+    low, high = report.accuracy_interval
+    curve, auroc = report.risk_coverage, report.error_auroc
+    rows = [
+        ("accuracy", _percent(report.accuracy)),
+        ("95 % interval", f"{low:.2%} to {high:.2%}"),
+        ("right answers", f"{int(report.correct.sum()):,} of {report.n_test:,}"),
+        ("balanced accuracy", _percent(report.macro["balanced_accuracy"])),
+        ("macro F1", _percent(report.macro["macro_f1"])),
+        ("AUROC of the distance for errors", "-" if math.isnan(auroc) else f"{auroc:.4f}"),
+        ("area under risk-coverage", f"{curve.area:.4f} (at best {curve.best_area:.4f})"),
+    ]
+    if report.calibration is not None:
+        rows.append(("expected calibration error", f"{report.calibration.ece:.4f}"))
+    if report.skipped:
+        rows.append(("images skipped", f"{len(report.skipped):,}"))
+    return rows
+
+
+def setting_rows(report: EvaluationReport) -> list[tuple[str, str]]:
+    """Return the names and the values of the settings that are known, the path of a model readable."""
+    named = {"n_train": "stored vectors", "dim": "dimension"}
+    known = [(name, report.setting.get(name)) for name in _SETTINGS]
+    rows = [(named.get(name, name), readable(value)) for name, value in known if value is not None]
+    if report.setting.get("plan"):
+        plan = report.setting["plan"]
+        rows.append(("encoded", f"in {plan['precision']} on {plan['device']}"))
+    return rows
+
+
+def _class_lines(per_class: list[dict[str, Any]]) -> list[str]:
+    width = max(5, *(len(str(row["class"])) for row in per_class))
+    rows = [f"{'class':<{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'support':>8}"]
+    rows += [
+        f"{row['class']!s:<{width}} {row['precision']:>9.4f} {row['recall']:>7.4f} "
+        f"{row['f1']:>7.4f} {row['support']:>8d}"
+        for row in per_class
+    ]
+    return rows
+
+
+def _timing_lines(report: EvaluationReport) -> list[str]:
+    rows = [f"{'time':<12} {'seconds':>9} {'images/s':>9}"]
+    for name, part, timing in timed_parts(report):
+        seconds, rate = timing.seconds.get(part, 0.0), _rate(timing.rate(part))
+        rows.append(f"{name.replace('_', ' '):<12} {seconds:>9.2f} {rate:>9}")
+    return rows
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _plain(text: Any) -> str:
+    """Escape what Markdown or HTML would take for more than text; line breaks become visible."""
+    return _SPECIAL.sub(r"\\\1", html.escape(shortened(text, 80), quote=False))
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}"
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.1f}"
+
+
+def _median(distances: FloatArray) -> str:
+    return f"{np.median(distances):.4g}" if len(distances) else "-"

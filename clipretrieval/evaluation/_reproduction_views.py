@@ -1,0 +1,195 @@
+"""The study's figures beside ours: as rows, Markdown, a page and histograms."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.evaluation import _comparison_views
+from clipretrieval.evaluation._comparison_views import markdown_table
+from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonReport
+from clipretrieval.images import ImageFolder
+
+if TYPE_CHECKING:
+    from clipretrieval.evaluation.reproduction import Reproduction
+
+__all__ = [
+    "as_html",
+    "as_markdown",
+    "as_text",
+    "check_figures",
+    "draw_histograms",
+    "study_rows",
+    "what_differs",
+]
+
+STUDY = {
+    ZERO_SHOT: (0.7053, 128.0),
+    "pixel": (0.3539, 290.0),
+    "mid": (0.7150, 321.0),
+    "late": (0.7731, 589.0),
+}
+"""Accuracy and seconds per 1,000 images in the study."""
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FIGURES = ("pixel", "mid", "late")
+"""Of which the study drew the distances."""
+_TITLE = "The study, run again"
+_HEAD = [
+    *("stage", "accuracy", "study", "difference, points"),
+    *("s per 1,000", "study, s", "study's time / ours"),
+]
+
+
+def study_rows(comparison: ComparisonReport) -> list[dict[str, Any]]:
+    """Put each row's figures beside those of the study, None where it has none."""
+    rows = []
+    for row in comparison.rows:
+        accuracy, seconds = STUDY.get(row.name, (None, None))
+        total = row.speed.total_s
+        rows.append(
+            {
+                "name": row.name,
+                "accuracy": row.report.accuracy,
+                "study_accuracy": accuracy,
+                "accuracy_difference": None if accuracy is None else row.report.accuracy - accuracy,
+                "s_per_1000": total,
+                "study_s_per_1000": seconds,
+                "s_ratio": None if seconds is None else seconds / total,
+            }
+        )
+    return rows
+
+
+def what_differs(
+    encoder: StagedEncoder, comparison: ComparisonReport, train: ImageFolder, test: ImageFolder, store: str
+) -> list[str]:
+    """Say in what a run is not the study's, a sentence each."""
+    found = []
+    model = encoder.model if isinstance(encoder.model, str) else type(encoder.model).__name__
+    if not (model in ("RN50", "RN50-quickgelu") and encoder.pretrained == "openai"):
+        weights = encoder.pretrained or "its own weights"
+        found.append(
+            f"Another model: {model} with {weights} instead of RN50 with OpenAI's weights; no accuracy but "
+            "that at pixel can be expected to be the study's."
+        )
+    if tuple(train.classes) != CLASSES:
+        found.append("Other classes than CIFAR-10's: no accuracy is comparable.")
+    elif any(path.suffix.lower() in (".jpg", ".jpeg") for path in (*train.paths[:1], *test.paths[:1])):
+        found.append("Other pixels: the pictures are JPEG files, which differ a little from the original's.")
+    if (comparison.n_train, comparison.n_test) != (50_000, 10_000):
+        found.append(
+            f"Other numbers: {comparison.n_train} pictures to learn from and {comparison.n_test} to answer "
+            "instead of 50,000 and 10,000."
+        )
+    if store != "pinecone":
+        found.append(
+            f"Another store: {store} instead of Pinecone, so no network lies between query and answer."
+        )
+    found.append(
+        "Another machine: times are comparable with each other, not with the study's. CLIP's own time is "
+        "measured on the same engine as the stages'; open_clip's as it comes stands beside it."
+    )
+    return found
+
+
+def as_text(found: Reproduction) -> str:
+    """Write the study's table, then the comparison's, for a terminal."""
+    table = [_HEAD, *_cells(found)]
+    widths = [max(len(line[place]) for line in table) for place in range(len(_HEAD))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
+    return "\n".join([*lines, "", *found.differences, "", str(found.comparison)])
+
+
+def as_markdown(found: Reproduction) -> str:
+    """Write the study's table, what differs, and the comparison."""
+    notes = "\n".join(f"- {sentence}" for sentence in found.differences)
+    table = markdown_table(_HEAD, _cells(found))
+    rest = found.comparison.to_markdown().replace("# Comparison", "## Comparison", 1)
+    return f"# {_TITLE}\n\n{table}\n\n## What is not comparable\n\n{notes}\n\n{rest}"
+
+
+def as_html(found: Reproduction) -> str:
+    """Write one page: the study's table, the comparison, and each row's report."""
+    from clipretrieval.evaluation.page import PageTable
+
+    rows = [dict(zip(_HEAD, cells, strict=True)) for cells in _cells(found)]
+    table = PageTable("Beside the study", [(head, head) for head in _HEAD], rows)
+    return _comparison_views.as_html(found.comparison, title=_TITLE, notes=found.differences, tables=[table])
+
+
+def check_figures() -> None:
+    """Find out whether the histograms can be drawn.
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    from clipretrieval.errors import MissingDependencyError
+
+    if find_spec("matplotlib") is None:
+        raise MissingDependencyError(
+            'the histograms need matplotlib, which is not installed; run: pip install "clipretrieval[plots]"',
+            name="matplotlib",
+        )
+
+
+def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
+    """Draw the distances of right and wrong answers of three stages, as PNG files.
+
+    Returns
+    -------
+    list of Path
+        ``distances-STAGE.png``.
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    from clipretrieval._atomic import replacing
+    from clipretrieval.errors import InvalidInputError
+
+    check_figures()
+    from matplotlib.figure import Figure
+
+    paths = []
+    for name in FIGURES:
+        figure = Figure(layout="constrained")
+        axes = comparison[name].report.plot_distances(figure.subplots())
+        axes.set_title(f"{name}: distance to the nearest neighbour")
+        path = folder / f"distances-{name}.png"
+        try:
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format="png", dpi=120)
+        except OSError as error:
+            raise InvalidInputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+        paths.append(path)
+    return paths
+
+
+def _cells(found: Reproduction) -> list[list[str]]:
+    return [
+        [
+            row["name"],
+            f"{row['accuracy']:.2%}",
+            _shown(row["study_accuracy"], ".2%"),
+            _shown(row["accuracy_difference"] and 100 * row["accuracy_difference"], "+.2f"),
+            f"{row['s_per_1000']:.2f}",
+            _shown(row["study_s_per_1000"], ".0f"),
+            _shown(row["s_ratio"], ".1f"),
+        ]
+        for row in found.rows
+    ]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,137 @@
+"""The worst mistakes: wrong answers that were given with the most certainty."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval._explanation_views import readable
+from clipretrieval.explanation import Explanation, explain_found
+from clipretrieval.types import AnyArray, FloatArray, Neighbors
+
+if TYPE_CHECKING:
+    from clipretrieval.classifier import RetrievalClassifier
+
+__all__ = ["Mistake", "WorstMistakes"]
+
+SHOWN_NEIGHBORS = 5
+"""Neighbours to show of each mistake, where fewer voted."""
+
+LISTED_NEIGHBORS = 8
+"""The most neighbours of one mistake that are written down."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer, and what it rests on.
+
+    Attributes
+    ----------
+    index : int
+        Place among the images answered, counted from 0.
+    truth : bool, int, float or str
+        The true label, as a plain Python value.
+    distance : float
+        To the nearest neighbour.
+    explanation : Explanation
+        The answer, its share of the votes, and the neighbours.
+    """
+
+    index: int
+    truth: Any
+    distance: float
+    explanation: Explanation
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values, of the neighbours the first eight."""
+        found = self.explanation.to_dict()
+        found["neighbors"] = [
+            {**each, "source": each["source"] and readable(each["source"])}
+            for each in found["neighbors"][:LISTED_NEIGHBORS]
+        ]
+        distance = self.distance if np.isfinite(self.distance) else None
+        return {"index": self.index, "true": self.truth, "distance": distance, **found}
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    index: int
+    query: str | None
+    near: Neighbors
+    voted: npt.NDArray[np.bool_]
+    vector: FloatArray
+
+    # Which of two with the same certainty and distance stays is decided by their places.
+    def __lt__(self, other: _Candidate) -> bool:
+        return self.index > other.index
+
+
+class WorstMistakes:
+    """Collects, batch by batch, the wrong answers with the greatest shares, the nearest first among equals.
+
+    Parameters
+    ----------
+    most : int
+        How many to keep; a bounded number of vectors is held.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._heap: list[tuple[float, float, _Candidate]] = []
+
+    def add(
+        self,
+        first: int,
+        wrong: npt.NDArray[np.bool_],
+        shares: npt.NDArray[np.float64],
+        near: Neighbors,
+        voted: npt.NDArray[np.bool_],
+        queries: list[str | None],
+        vectors: FloatArray,
+    ) -> None:
+        """Take the worst of a batch whose first image has the place `first`; all else has a row an image."""
+        nearest = near.distances[:, 0]
+        places = np.flatnonzero(wrong)
+        order = np.lexsort((places, nearest[places], -shares[places]))
+        for row in places[order[: self._most]].tolist():
+            rank = (float(shares[row]), -float(nearest[row]))
+            if len(self._heap) == self._most and rank <= self._heap[0][:2]:
+                break
+            kept = Neighbors(
+                near.ids[row : row + 1], near.distances[row : row + 1], near.labels[row : row + 1]
+            )
+            found = _Candidate(first + row, queries[row], kept, voted[row], vectors[row].copy())
+            push = heapq.heappush if len(self._heap) < self._most else heapq.heappushpop
+            push(self._heap, (*rank, found))
+
+    def explained(
+        self, classifier: RetrievalClassifier, kind: str, y_true: AnyArray, y_pred: AnyArray
+    ) -> Iterator[Mistake]:
+        """Yield the mistakes, the worst first, given the labels of all images answered."""
+        found = [item for *_, item in sorted(self._heap, reverse=True)]
+        if not found:
+            return
+        near = Neighbors(
+            *(
+                np.concatenate([getattr(item.near, name) for item in found])
+                for name in ("ids", "distances", "labels")
+            )
+        )
+        explanations = explain_found(
+            classifier,
+            near,
+            queries=[item.query for item in found],
+            answers=y_pred[[item.index for item in found]].tolist(),
+            voted=np.stack([item.voted for item in found]),
+            kind=kind,
+            vectors=np.stack([item.vector for item in found]),
+            shown=SHOWN_NEIGHBORS,
+        )
+        for item, explanation in zip(found, explanations, strict=True):
+            truth, distance = y_true[[item.index]].tolist()[0], float(item.near.distances[0, 0])
+            yield Mistake(item.index, truth, distance, explanation)

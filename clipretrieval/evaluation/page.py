@@ -1,0 +1,160 @@
+"""Evaluation reports as one HTML page that needs nothing else: no network, no other file.
+
+The page holds its style, its script and its pictures. A policy within it forbids every request, and every
+script but its own. All that comes from a user (names of classes, paths, titles) is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from clipretrieval._atomic import write_text
+from clipretrieval._explanation_views import readable, shortened, thumbnail
+from clipretrieval._version import __version__
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.evaluation import _charts
+from clipretrieval.evaluation._page_parts import (
+    COMPARISON_COLUMNS,
+    PageTable,
+    comparison_part,
+    report_part,
+    table_part,
+)
+from clipretrieval.evaluation._svg import number
+
+if TYPE_CHECKING:
+    from clipretrieval.evaluation.report import EvaluationReport
+
+__all__ = ["COMPARISON_COLUMNS", "PageTable", "render_page", "write_page"]
+
+
+def render_page(
+    reports: Sequence[tuple[str | None, EvaluationReport]] | Mapping[str, EvaluationReport],
+    *,
+    comparison: Sequence[Mapping[str, Any]] = (),
+    tables: Sequence[PageTable] = (),
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    pictures: bool = True,
+) -> str:
+    """Return one page for one report, or for several with a table that compares them.
+
+    Parameters
+    ----------
+    reports : sequence of (str or None, EvaluationReport), or mapping of str to EvaluationReport
+        Each with the name of its section. Thumbnails are read from their files now.
+    comparison : sequence of mapping
+        Rows with any of the keys of `COMPARISON_COLUMNS`. What is missing, or None, or not finite shows as a
+        dash; a column that no row has is left out.
+    tables : sequence of PageTable
+        More tables, shown after the comparison.
+    title : str, optional
+    notes : sequence of str
+        Paragraphs of plain text at the head of the page.
+    pictures : bool
+        Whether to show the worst mistakes with thumbnails, or with words alone.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is nothing to show.
+    """
+    named = list(reports.items() if isinstance(reports, Mapping) else reports)
+    if not (named or comparison or tables):
+        raise InvalidInputError("a page needs at least one report or table; pass one")
+    picture = _pictures() if pictures else lambda path: None
+    parts = [report_part(name, report, picture) for name, report in named]
+    script = _file("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    several = len(parts) > 1 or bool(comparison) or bool(tables)
+    return _template().render(
+        title=title or ("Comparison" if several else "Evaluation"),
+        notes=notes,
+        several=several,
+        comparison=comparison_part(comparison),
+        time_chart=_charts.time_chart(comparison),
+        tables=[table_part(table) for table in tables],
+        reports=parts,
+        data=[part["data"] for part in parts],
+        style=Markup(_file("page.css")),  # noqa: S704  our own
+        script=Markup(script),  # noqa: S704  our own
+        script_digest=digest,
+        version=__version__,
+    )
+
+
+def write_page(
+    path: str | Path,
+    reports: Sequence[tuple[str | None, EvaluationReport]] | Mapping[str, EvaluationReport],
+    **options: Any,
+) -> None:
+    """Write what `render_page` returns into a file, atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+    reports, **options
+        As for `render_page`.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is nothing to show, or the file cannot be written.
+    """
+    page = render_page(reports, **options)
+    try:
+        write_text(path, page + "\n")
+    except OSError as error:
+        raise InvalidInputError(
+            f"the page cannot be written to {str(path)!r}: {error.strerror or error}"
+        ) from error
+
+
+def _pictures() -> Callable[[str], str | None]:
+    """Return what reads thumbnails, each file once for a page: stages are wrong about the same pictures."""
+
+    @cache
+    def read(path: str) -> str | None:
+        found = thumbnail(path)
+        return found and f"data:image/jpeg;base64,{found}"
+
+    return read
+
+
+def _file(name: str) -> str:
+    return (resources.files("clipretrieval.evaluation") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> jinja2.Template:
+    surroundings = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_file),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    surroundings.filters["readable"] = readable
+    surroundings.filters["shortened"] = shortened
+    surroundings.filters["percent"] = lambda value: f"{value:.2%}"
+    surroundings.filters["number"] = _number
+    return surroundings.get_template("page.html")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else number(value)

@@ -1,0 +1,134 @@
+"""A report's figures as matplotlib charts; each returns the axes that it drew on.
+
+matplotlib is an extra, ``pip install "clipretrieval[plots]"``, and is imported when the first chart is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipretrieval._explanation_views import shortened
+from clipretrieval.errors import InvalidInputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from clipretrieval.evaluation.report import EvaluationReport
+
+__all__ = ["plot_calibration", "plot_confusion", "plot_deciles", "plot_distances", "plot_risk_coverage"]
+
+RIGHT, WRONG = "#1f6fb2", "#c8501e"
+
+NAMED_CLASSES = 30
+"""Classes up to which the confusion matrix names them."""
+
+
+def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: int = 40) -> Axes:
+    """Draw the histograms of the distance of right and of wrong answers.
+
+    Parameters
+    ----------
+    report : EvaluationReport
+    ax : matplotlib.axes.Axes, optional
+        A figure is made where there is none.
+    bins : int
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    ax = _axes(ax)
+    found = report.distance_histogram(bins)
+    ax.stairs(found.right, found.edges, fill=True, alpha=0.35, color=RIGHT, label="right answers")
+    ax.stairs(found.right, found.edges, color=RIGHT)
+    ax.stairs(found.wrong, found.edges, color=WRONG, fill=False, hatch="////", label="wrong answers")
+    ax.set(xlabel="distance to the nearest neighbour", ylabel="answers")
+    ax.legend()
+    return ax
+
+
+def plot_risk_coverage(report: EvaluationReport, ax: Axes | None = None) -> Axes:
+    """Draw the share of wrong answers over the share that is kept; arguments as for `plot_distances`."""
+    ax = _axes(ax)
+    curve = report.risk_coverage
+    ax.plot(curve.coverage, curve.risk, color=RIGHT, label=f"by distance, area {curve.area:.4f}")
+    ax.axhline(1 - report.accuracy, color="0.5", linestyle="--", label="at random")
+    ax.set(xlabel="share of answers kept", ylabel="share of wrong answers among them", xlim=(0, 1))
+    ax.set_ylim(bottom=0)
+    ax.legend()
+    return ax
+
+
+def plot_deciles(report: EvaluationReport, ax: Axes | None = None) -> Axes:
+    """Draw the accuracy of each tenth by distance with its interval; arguments as for `plot_distances`."""
+    ax = _axes(ax)
+    places = [row["decile"] for row in report.deciles]
+    heights = np.array([row["accuracy"] for row in report.deciles])
+    # Rounding may put the interval's end a hair within the accuracy.
+    below = np.maximum(heights - [row["low"] for row in report.deciles], 0)
+    above = np.maximum([row["high"] for row in report.deciles] - heights, 0)
+    ax.bar(places, heights, color=RIGHT, yerr=[below, above], capsize=3)
+    ax.set(xlabel="tenth of the answers, nearest first", ylabel="accuracy", ylim=(0, 1))
+    ax.set_xticks(range(1, 11))
+    return ax
+
+
+def plot_calibration(report: EvaluationReport, ax: Axes | None = None) -> Axes:
+    """Draw the accuracy over the confidence; arguments as for `plot_distances`.
+
+    Raises
+    ------
+    InvalidInputError
+        If the report has no confidence.
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    curve = report.calibration
+    if curve is None:
+        raise InvalidInputError(
+            "this report has no confidence to compare with; make it with `evaluate`, which notes the shares"
+        )
+    ax = _axes(ax)
+    ax.plot([0, 1], [0, 1], color="0.5", linestyle="--", label="perfect")
+    ax.plot(curve.confidence, curve.accuracy, "o-", color=RIGHT, label=f"ECE {curve.ece:.4f}")
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    ax.legend()
+    return ax
+
+
+def plot_confusion(report: EvaluationReport, ax: Axes | None = None) -> Axes:
+    """Draw the confusion matrix, each row in parts of its class; arguments as for `plot_distances`."""
+    ax = _axes(ax)
+    matrix = report.confusion_matrix
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = ax.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    figure = ax.get_figure()
+    if figure is not None:
+        figure.colorbar(image, ax=ax, label="share of the class")
+    if len(report.classes) <= NAMED_CLASSES:
+        # Dollars would begin a formula.
+        names = [shortened(label, 24).replace("$", r"\$") for label in report.classes.tolist()]
+        ax.set_xticks(range(len(names)), names, rotation=90)
+        ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="answer", ylabel="true class")
+    return ax
+
+
+def _axes(ax: Axes | None) -> Any:
+    try:
+        from matplotlib import pyplot
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise MissingDependencyError(
+            'plots need matplotlib, which is not installed; run: pip install "clipretrieval[plots]"',
+            name=error.name,
+        ) from error
+    return pyplot.subplots()[1] if ax is None else ax

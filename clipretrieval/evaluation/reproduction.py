@@ -1,0 +1,198 @@
+"""Run the published study again: its stages, its prompts, its distance, its way of measuring time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipretrieval._atomic import write_text
+from clipretrieval._timing import Progress
+from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.evaluation._reproduction_views import (
+    as_html,
+    as_markdown,
+    draw_histograms,
+    study_rows,
+    what_differs,
+)
+from clipretrieval.evaluation.comparison import compare
+from clipretrieval.evaluation.comparison_report import ComparisonReport, written
+from clipretrieval.images import ImageFolder
+from clipretrieval.stores import create_store
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.zeroshot import ZeroShotClassifier
+
+__all__ = ["STAGES", "Reproduction", "reproduce"]
+
+STAGES = ("pixel", "mid", "late", "final")
+"""The study's origin and its three stages."""
+_RUN = "run.json"
+_INDEXES = "indexes"
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """Our figures beside the study's.
+
+    Attributes
+    ----------
+    comparison : ComparisonReport
+    differences : tuple of str
+        In what this run is not the study's, a sentence each.
+    """
+
+    comparison: ComparisonReport
+    differences: tuple[str, ...]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One a stage: ours, the study's, and the difference; see `to_dict`."""
+        return study_rows(self.comparison)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values.
+
+        Returns
+        -------
+        dict
+            That of the comparison, with the ``kind`` ``"reproduction"``, and ``study``: for each stage
+            ``name``, ``accuracy``, ``study_accuracy``, ``accuracy_difference`` (ours minus the study's),
+            ``s_per_1000``, ``study_s_per_1000``, ``s_ratio`` (the study's divided by ours), None where the
+            study has no figure; and ``differences``.
+        """
+        return {
+            **self.comparison.to_dict(),
+            "kind": "reproduction",
+            "study": self.rows,
+            "differences": list(self.differences),
+        }
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given."""
+        return written(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """Return the tables as Markdown, and write them to `path`, atomically, if one is given."""
+        return written(path, as_markdown(self))
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return all of it as one HTML page, and write it to `path`, atomically, if one is given."""
+        return written(path, as_html(self))
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write ``report.json``, ``report.md``, ``report.html`` and three histograms into a folder.
+
+        Returns
+        -------
+        list of Path
+            What was written. The page and the histograms need the extra ``report``.
+
+        Raises
+        ------
+        InvalidInputError
+            If a file cannot be written.
+        MissingDependencyError
+            If matplotlib or jinja2 is not installed; the JSON and the Markdown are there then.
+        """
+        root = Path(folder)
+        paths = [root / "report.json", root / "report.md", root / "report.html"]
+        self.to_json(paths[0])
+        self.to_markdown(paths[1])
+        self.to_html(paths[2])
+        return [*paths, *draw_histograms(self.comparison, root)]
+
+
+def reproduce(
+    train: ImageFolder,
+    test: ImageFolder,
+    encoder: StagedEncoder,
+    out: str | Path,
+    *,
+    store: str = "faiss",
+    store_options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    open_clip: bool = True,
+    progress: Progress | None = None,
+) -> Reproduction:
+    """Run the study on labelled pictures: k = 1, squared Euclidean distance, the study's ten prompts.
+
+    Parameters
+    ----------
+    train, test : ImageFolder
+        With class folders.
+    encoder : StagedEncoder
+    out : str or Path
+        Folder for the indexes, made if it is not there. A run that was interrupted goes on from there.
+    store : str
+    store_options : mapping, optional
+    settings : mapping of JSON values, optional
+        What `out` belongs to. A run with others is refused there.
+    open_clip, progress
+        As for `compare`.
+
+    Returns
+    -------
+    Reproduction
+
+    Raises
+    ------
+    InvalidInputError
+        If a folder has no class folders, or `out` belongs to a run with other settings.
+    """
+    folder = Path(out)
+    _claim(folder, {"train": str(train.root), "test": str(test.root), "store": store, **(settings or {})})
+    for given in (train, test):
+        if given.labels is None:
+            raise InvalidInputError(
+                f"no sub-folder of {str(given.root)!r} holds pictures; put each class's into one that is "
+                "named after it"
+            )
+    comparison = compare(
+        train,
+        test,
+        encoder=encoder,
+        stages=STAGES,
+        zero_shot=ZeroShotClassifier(encoder, train.classes),
+        stores={store: lambda stage: _open_store(store, stage, folder, dict(store_options or {}))},
+        open_clip=open_clip,
+        resume=True,
+        progress=progress,
+    )
+    return Reproduction(comparison, tuple(what_differs(encoder, comparison, train, test, store)))
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Write down what a folder belongs to, or refuse one that belongs to something else."""
+    path = folder / _RUN
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{str(folder)!r} cannot be used for the results: {error}") from error
+    known = before if isinstance(before, dict) else {}
+    differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
+    if differing:
+        told = ", ".join(f"{key} was {known.get(key)!r} and is {settings.get(key)!r}" for key in differing)
+        raise InvalidInputError(
+            f"{str(folder)!r} holds a run with other settings ({told}); pass another folder for the results, "
+            "or the same settings to go on with that run"
+        )
+
+
+def _open_store(store: str, stage: str, folder: Path, options: dict[str, Any]) -> VectorStore:
+    """Open the store of one stage, in a place of its own."""
+    if store in ("faiss", "chroma") and "host" not in options:
+        place = Path(options.pop("path", folder / _INDEXES)) / stage
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return create_store(store, path=str(place), **options)
+    key = {"chroma": "collection", "pinecone": "namespace"}.get(store)
+    if key:
+        options[key] = f"{options.get(key, 'study')}-{stage}"
+    return create_store(store, **options)

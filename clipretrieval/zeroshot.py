@@ -1,0 +1,264 @@
+"""Classify by CLIP's own answer: the class whose text lies nearest to the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import normalize
+
+from clipretrieval._inputs import gather
+from clipretrieval._timing import Progress, Timing
+from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.images import SkippedImage
+from clipretrieval.prompts import STUDY_PROMPT, Templates, fill, listed_templates, read_classes
+from clipretrieval.types import AnyArray, FloatArray
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.evaluation.report import EvaluationReport
+
+__all__ = ["STAGE", "ZeroShotClassifier"]
+
+STAGE = "final"
+"""The only stage whose vectors lie in one space with the texts'."""
+_TOGETHER = 1024
+
+
+class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
+    """CLIP's zero-shot classifier: no pictures are needed beforehand, only the classes' names.
+
+    Each class has a text vector: its prompts' vectors scaled to length one, averaged, and scaled again
+    [1]_. A picture belongs to the class whose vector has the largest cosine with its own. A scikit-learn
+    estimator, but for `fit`, which learns nothing and need not be called.
+
+    Parameters
+    ----------
+    encoder : StagedEncoder, str or nn.Module
+        An encoder, at whatever stage: its image tower is used as it is loaded, and the text tower of the same
+        weights is read beside it. Or a model, as `StagedEncoder` takes it.
+    class_names : sequence of str, or mapping of label to str
+        The classes. A sequence's strings are the labels, and the prompts have them with spaces for
+        underscores. A mapping gives each label, int or str, the name for the prompts.
+    templates : str, callable, or sequence of these
+        Prompts with ``{}`` for the name; see `clipretrieval.prompts.fill`. Several make an ensemble. By
+        default those of the study: "an airplane", "an automobile", "a bird", …
+    pretrained : str, path or None
+        As for `StagedEncoder`; ignored where `encoder` is one.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+        The labels, sorted.
+    encoder_ : StagedEncoder
+        What encodes the pictures.
+
+    References
+    ----------
+    .. [1] A. Radford et al., "Learning transferable visual models from natural language supervision",
+       ICML 2021, section 3.1.4, and the notebook on prompts that its authors published with the code.
+    """
+
+    def __init__(
+        self,
+        encoder: StagedEncoder | str | nn.Module,
+        class_names: Sequence[str] | Mapping[Any, str],
+        *,
+        templates: Templates = STUDY_PROMPT,
+        pretrained: Any = "openai",
+    ) -> None:
+        self.encoder = encoder
+        self.class_names = class_names
+        self.templates = templates
+        self.pretrained = pretrained
+
+    def fit(self, X: Any = None, y: Any = None) -> ZeroShotClassifier:
+        """Encode the prompts, which the first question would do otherwise; `X` and `y` are not looked at."""
+        self._text_vectors()
+        return self
+
+    @property
+    def classes_(self) -> AnyArray:
+        """The labels, sorted, of the type that was given."""
+        return read_classes(self.class_names)[0]
+
+    @property
+    def prompts_(self) -> list[list[str]]:
+        """Each class's prompts, in the order of ``classes_``."""
+        templates = listed_templates(self.templates)
+        return [
+            [fill(template, name) for template in templates] for name in read_classes(self.class_names)[1]
+        ]
+
+    @property
+    def encoder_(self) -> StagedEncoder:
+        """What encodes the pictures: `encoder` itself where it is one."""
+        from clipretrieval.encoding.staged import StagedEncoder
+
+        if isinstance(self.encoder, StagedEncoder):
+            return self.encoder
+        asked = (self.encoder, self.pretrained)
+        kept = getattr(self, "_made", None)
+        if kept is None or kept[0] != asked:
+            kept = self._made = (asked, StagedEncoder(self.encoder, self.pretrained, STAGE))
+        made: StagedEncoder = kept[1]
+        return made
+
+    def predict(self, X: Any) -> AnyArray:
+        """Return the label of each image.
+
+        Parameters
+        ----------
+        X : images
+            Whatever `clipretrieval.images.iter_images` takes.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Equal cosines go to the class that comes first in ``classes_``.
+
+        Raises
+        ------
+        InvalidInputError
+            If the classes or templates are not as they should be, or there are no images.
+        ImageDecodeError
+        WeightsUnavailableError
+        """
+        codes = [cosines.argmax(axis=1) for _, cosines in self.cosine_batches(X)]
+        labels: AnyArray = self.classes_[np.concatenate(codes)]
+        return labels
+
+    def predict_proba(self, X: Any) -> AnyArray:
+        """Return each class's probability: the softmax of the cosines times the model's logit scale.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, n_classes)
+            In [0, 1], rows sum to 1; columns in the order of ``classes_``.
+        """
+        return self.probabilities(np.concatenate([cosines for _, cosines in self.cosine_batches(X)]))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the accuracy on labelled images, in [0, 1]."""
+        report = self.evaluate(X, y)
+        return float(accuracy_score(report.y_true, report.y_pred, sample_weight=sample_weight))
+
+    def cosines(self, vectors: FloatArray) -> npt.NDArray[np.float64]:
+        """Compare vectors of the stage ``final`` with each class's text.
+
+        Parameters
+        ----------
+        vectors : ndarray of float32, shape (n, dim)
+
+        Returns
+        -------
+        ndarray of float64, shape (n, n_classes)
+            In [−1, 1].
+        """
+        found: npt.NDArray[np.float64] = normalize(vectors.astype(np.float64)) @ self._text_vectors().T
+        return found
+
+    def probabilities(self, cosines: npt.NDArray[np.float64]) -> AnyArray:
+        """Turn cosines into probabilities, shape (n, n_classes)."""
+        shares: AnyArray = softmax(cosines * self.encoder_.text.logit_scale, axis=1)
+        return shares
+
+    def evaluate(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        on_error: str = "raise",
+        progress: Progress | None = None,
+        allow_tuned: bool = False,
+    ) -> EvaluationReport:
+        """Classify labelled images and measure how right and how fast that was.
+
+        Parameters
+        ----------
+        X, y, on_error, progress
+            As for `RetrievalClassifier.evaluate`.
+        allow_tuned : bool
+            Has no effect, as nothing is tuned here.
+
+        Returns
+        -------
+        EvaluationReport
+            Whose distances are 1 − cosine between each picture and the text of its answer.
+
+        Raises
+        ------
+        InvalidInputError
+            If labels are missing, or one is none of the classes.
+        """
+        from clipretrieval.evaluation.zero_shot import evaluate
+
+        return evaluate(self, X, y, on_error=on_error, progress=progress)
+
+    def cosine_batches(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        on_error: str = "raise",
+        skipped: list[SkippedImage] | None = None,
+        timing: Timing | None = None,
+        tell: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[EncodedBatch, npt.NDArray[np.float64]]]:
+        """Encode images and compare each with the texts, a bounded number at a time.
+
+        Parameters
+        ----------
+        X, y, on_error
+            As for `evaluate`.
+        skipped, timing, tell
+            Receive what was passed over, the times, and the number of images of each batch that has come.
+
+        Yields
+        ------
+        batch : EncodedBatch
+        cosines : ndarray of float64, shape (len(batch), n_classes)
+        """
+        self._text_vectors()  # what is wrong with the prompts shows before a picture is read
+        encoder, timing = self.encoder_, timing if timing is not None else Timing()
+        none = np.empty((0, encoder.stages[STAGE].dim), dtype=np.float32)
+        stream = encoder.stream(X, y, stages=(STAGE,), on_error=on_error, skipped=skipped)
+        empty = True
+        for batch, vectors in gather(
+            ((batch, batch.vectors.get(STAGE, none)) for batch in stream), _TOGETHER, timing, tell
+        ):
+            if len(batch):
+                empty = False
+                with timing.measure("search", len(batch)):
+                    cosines = self.cosines(vectors)
+                yield batch, cosines
+        if empty:
+            raise InvalidInputError("there are no images to classify; pass at least one")
+
+    def _text_vectors(self) -> npt.NDArray[np.float64]:
+        """Return each class's text vector, of length one, shape (n_classes, dim)."""
+        prompts, encoder = self.prompts_, self.encoder_
+        kept = getattr(self, "_texts", None)
+        if kept is None or kept[0] is not encoder or kept[1] != prompts:
+            flat = [prompt for some in prompts for prompt in some]
+            vectors = normalize(encoder.text.encode(flat).astype(np.float64))
+            means = vectors.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
+            kept = self._texts = (encoder, prompts, normalize(means))
+        found: npt.NDArray[np.float64] = kept[2]
+        return found
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be computed again."""
+        state = super().__getstate__()
+        return {key: value for key, value in state.items() if key not in ("_made", "_texts")}

@@ -1,0 +1,57 @@
+"""What the door's classes take and give; a line marked ``E:`` has to be refused with that code."""
+
+from __future__ import annotations
+
+from typing_extensions import assert_type
+
+from clipretrieval import (
+    EvaluationReport,
+    Explanation,
+    FitReport,
+    ForgetReport,
+    Metric,
+    Neighbors,
+    Records,
+    RetrievalClassifier,
+    StagedEncoder,
+    SweepResult,
+    ZeroShotClassifier,
+)
+from clipretrieval.types import AnyArray, FloatArray
+
+encoder = StagedEncoder("RN50", pretrained=None, stage="mid")
+assert_type(encoder.dim, int)
+assert_type(encoder.encode("pictures"), FloatArray)
+assert_type(encoder.encode_stages("pictures", ["mid", "late"]), dict[str, FloatArray])
+StagedEncoder(stage=3)  # E: arg-type
+StagedEncoder(stages="mid")  # E: call-arg
+print(encoder.dimension)  # E: attr-defined
+
+classifier = RetrievalClassifier(encoder, "faiss", k=3, weights="distance", metric=Metric.COSINE)
+assert_type(classifier.fit("pictures", resume=True), RetrievalClassifier)
+assert_type(classifier.partial_fit("pictures", ["a"]), RetrievalClassifier)
+assert_type(classifier.predict("pictures"), AnyArray)
+assert_type(classifier.predict_proba("pictures"), AnyArray)
+assert_type(classifier.kneighbors("pictures", 5), Neighbors)
+assert_type(classifier.explain("pictures"), list[Explanation])
+assert_type(classifier.evaluate("pictures"), EvaluationReport)
+assert_type(classifier.sweep("pictures", k=[1, 5]), SweepResult)
+assert_type(classifier.forget(label="a"), ForgetReport)
+assert_type(classifier.fit_report_, FitReport)
+assert_type(classifier.store_.get(["a"]), Records)
+assert_type(RetrievalClassifier.load("folder"), RetrievalClassifier)
+RetrievalClassifier(encoder, "faiss", 3)  # E: call-arg
+RetrievalClassifier(encoder, k="3")  # E: arg-type
+RetrievalClassifier(encoder, store=3)  # E: arg-type
+classifier.fit("pictures", overwrites=True)  # E: call-arg
+classifier.kneighbors("pictures", "five")  # E: arg-type
+print(classifier.evaluate("pictures").acuracy)  # E: attr-defined
+
+zero_shot = ZeroShotClassifier(encoder, ["cat", "dog"], templates="a photo of a {}.")
+assert_type(zero_shot.predict("pictures"), AnyArray)
+assert_type(zero_shot.evaluate("pictures"), EvaluationReport)
+ZeroShotClassifier(encoder, 10)  # E: arg-type
+
+near = classifier.kneighbors("pictures")
+assert_type(near.distances, FloatArray)
+near.distances = near.distances  # E: misc
