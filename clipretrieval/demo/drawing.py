@@ -43,7 +43,7 @@ def render(scene: Scene, size: int = 64) -> Image.Image:
     if size < _SMALLEST:
         raise InvalidInputError(f"size must be at least {_SMALLEST} pixels; got {size}")
     rng = np.random.default_rng(scene.detail)
-    colour, backdrop = _vary(scene.colour, rng), _vary(scene.backdrop, rng)
+    colour, backdrop = _vary(scene.colour, rng), _pale(_vary(scene.backdrop, rng))
     side = size * _SUPERSAMPLING
     picture = _surface(scene.backdrop_texture, backdrop, side, rng)
     pen = ImageDraw.Draw(picture)
@@ -57,6 +57,11 @@ def render(scene: Scene, size: int = 64) -> Image.Image:
 
 def _vary(name: str, rng: np.random.Generator) -> Colour:
     return np.clip(COLOURS[name] + rng.normal(0.0, 10.0, 3), 0, 255)
+
+
+def _pale(colour: Colour) -> Colour:
+    """Mix a colour with white: things stand out from what lies behind them."""
+    return colour + 0.5 * (255.0 - colour)
 
 
 def _ink(colour: Colour) -> tuple[int, int, int]:
@@ -74,7 +79,7 @@ def _surface(texture: str, colour: Colour, side: int, rng: np.random.Generator) 
     """Fill a square of `side` pixels with one of `TEXTURES`."""
     if texture == "plain":
         return Image.new("RGB", (side, side), _ink(colour))
-    mix = _pattern(texture, side, rng) * rng.uniform(0.2, 0.55)
+    mix = _pattern(texture, side, rng) * rng.uniform(0.2, 0.45)
     other = _other_shade(colour, 1.0).astype(np.float32)
     pixels = colour.astype(np.float32) + mix[..., None] * (other - colour.astype(np.float32))
     return Image.fromarray(pixels.astype(np.uint8))

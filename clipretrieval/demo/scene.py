@@ -28,12 +28,12 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 """Colours by name, as RGB in 0 … 255; each picture varies them a little."""
 
 TEXTURES: dict[str, float] = {
-    "plain": 0.25,
-    "shaded": 0.25,
-    "striped": 0.125,
-    "chequered": 0.125,
-    "dotted": 0.125,
-    "blotched": 0.125,
+    "plain": 0.3,
+    "shaded": 0.3,
+    "striped": 0.1,
+    "chequered": 0.1,
+    "dotted": 0.1,
+    "blotched": 0.1,
 }
 """How surfaces are filled, and what share of them is."""
 
@@ -64,9 +64,9 @@ class Scene:
     x, y : float
         The thing's centre, in sides of the picture from its upper left corner.
     radius : float
-        Half the thing's extent, in sides of the picture; 0.28 to 0.45.
+        Half the thing's extent, in sides of the picture; 0.32 to 0.45.
     angle : float
-        Turn in radians, -0.6 to 0.6.
+        Turn in radians, -0.4 to 0.4.
     mirrored : bool
         Whether left and right change places.
     clutter, occluders : int
@@ -94,8 +94,8 @@ class Scene:
 
     @property
     def size(self) -> str:
-        """``"small"`` below a radius of 0.33, ``"large"`` above 0.39, else ``"medium"``."""
-        return "small" if self.radius < 0.33 else "large" if self.radius > 0.39 else "medium"
+        """``"small"`` below a radius of 0.36, ``"large"`` above 0.41, else ``"medium"``."""
+        return "small" if self.radius < 0.36 else "large" if self.radius > 0.41 else "medium"
 
     def captions(self) -> list[str]:
         """Return eight true sentences about the picture, the first naming the kind alone."""
@@ -125,9 +125,9 @@ def sample_scene(kind: str, rng: np.random.Generator) -> Scene:
         raise InvalidInputError(f"nothing is drawn of kind {kind!r}; choose one of {', '.join(KINDS)}")
     colour, backdrop = rng.choice(list(COLOURS), size=2, replace=False).tolist()
     texture, backdrop_texture = rng.choice(list(TEXTURES), size=2, p=list(TEXTURES.values())).tolist()
-    radius = float(rng.uniform(0.28, 0.45))
-    # Up to a fifth of the thing may lie outside the picture.
-    x, y = rng.uniform(0.8 * radius, 1 - 0.8 * radius, size=2).tolist()
+    radius = float(rng.uniform(0.32, 0.45))
+    # Up to a tenth of the thing may lie outside the picture.
+    x, y = rng.uniform(0.9 * radius, 1 - 0.9 * radius, size=2).tolist()
     return Scene(
         kind=kind,
         colour=colour,
@@ -137,11 +137,11 @@ def sample_scene(kind: str, rng: np.random.Generator) -> Scene:
         x=x,
         y=y,
         radius=radius,
-        angle=float(rng.uniform(-0.6, 0.6)),
+        angle=float(rng.uniform(-0.4, 0.4)),
         mirrored=bool(rng.random() < 0.5),
-        clutter=int(rng.integers(3, 8)),
-        occluders=int(rng.integers(0, 3)),
-        noise=float(rng.uniform(3.0, 14.0)),
+        clutter=int(rng.integers(2, 6)),
+        occluders=int(rng.integers(0, 2)),
+        noise=float(rng.uniform(3.0, 12.0)),
         detail=int(rng.integers(2**32)),
     )
 
