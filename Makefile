@@ -38,7 +38,7 @@ $(VENV)/installed-docs: pyproject.toml
 	@touch $(VENV)/installed $@
 
 demo: $(VENV)/installed ## classify drawn pictures at every stage with the CLIP that ships with the package
-	$(BIN)/clipretrieval demo --out build/demo/drawn
+	$(BIN)/clipretrieval demo --out build/demo
 
 test: $(VENV)/installed-dev ## run the tests, the documentation's examples among them
 	$(BIN)/python -m pytest $(PARALLEL)

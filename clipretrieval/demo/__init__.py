@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clipretrieval.demo.embedded import demo_model
     from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
     from clipretrieval.demo.pictures import draw, draw_many, sample_scenes, write_folders
-    from clipretrieval.demo.running import DemoResult, run_demo
+    from clipretrieval.demo.running import DemoResult, OnlineStep, run_demo
     from clipretrieval.demo.scene import COLOURS, TEXTURES, Scene, sample_scene
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "TRAINED_KINDS",
     "UNSEEN_KINDS",
     "DemoResult",
+    "OnlineStep",
     "Scene",
     "demo_model",
     "draw",
@@ -46,7 +47,7 @@ __getattr__, __dir__ = attach(
         "embedded": ["demo_model"],
         "kinds": ["KINDS", "TRAINED_KINDS", "UNSEEN_KINDS"],
         "pictures": ["draw", "draw_many", "sample_scenes", "write_folders"],
-        "running": ["DemoResult", "run_demo"],
+        "running": ["DemoResult", "OnlineStep", "run_demo"],
         "scene": ["COLOURS", "TEXTURES", "Scene", "sample_scene"],
     },
 )

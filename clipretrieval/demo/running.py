@@ -1,23 +1,31 @@
-"""The demonstration from end to end: draw, measure, add two kinds without training, say what it means."""
+"""The demonstration from end to end: draw, compare, add two kinds without training, say what it means."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
 from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
-from clipretrieval.demo.measuring import ZERO_SHOT, Measured, measure
 from clipretrieval.demo.pictures import write_folders
 from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.evaluation._comparison_views import as_html
+from clipretrieval.evaluation.comparison import compare
+from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonReport, written
 from clipretrieval.images import ImageFolder, scan_folder
 
 __all__ = ["DemoResult", "OnlineStep", "run_demo"]
+
+PICTURES = "pictures"
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,10 @@ class DemoResult:
     ----------
     pictures : Path
         Folder of the pictures, with ``train`` and ``test``.
-    n_train, n_test : int
-    measured : list of Measured
-        The stages from the shallowest on, the zero-shot answer last.
+    page : Path
+        The report as an HTML page.
+    comparison : ComparisonReport
+        The zero-shot answer and the stages, with each one's whole report.
     online : OnlineStep
         Adding `UNSEEN_KINDS` at the ``late`` stage.
     seconds : float
@@ -58,42 +67,33 @@ class DemoResult:
     """
 
     pictures: Path
-    n_train: int
-    n_test: int
-    measured: list[Measured]
+    page: Path
+    comparison: ComparisonReport
     online: OnlineStep
     seconds: float
 
-    def __getitem__(self, name: str) -> Measured:
-        """Return what was measured of a stage, or of ``"zero-shot"``."""
-        return next(each for each in self.measured if each.name == name)
+    def accuracy(self, name: str, kinds: Collection[str] | None = None) -> float:
+        """Return the share of right answers on the test pictures of all kinds, or of some.
+
+        Parameters
+        ----------
+        name : str
+            A stage, or ``"zero-shot"``.
+        kinds : collection of str, optional
+
+        Returns
+        -------
+        float
+            In [0, 1].
+        """
+        return _accuracy(self.comparison, name, kinds)
 
     def __str__(self) -> str:
-        rows = [f"{'':<10} {'dim':>5} {'accuracy':>9} {'trained on':>11} {'never seen':>11} {'seconds':>8}"]
-        rows += [
-            f"{each.name:<10} {each.dim:>5} {each.accuracy():>9.1%} {each.accuracy(TRAINED_KINDS):>11.1%} "
-            f"{each.accuracy(UNSEEN_KINDS):>11.1%} {each.seconds:>8.1f}"
-            for each in self.measured
-        ]
-        return "\n".join([*rows, "", *self.sentences()])
+        return "\n".join([_table(self.comparison), "", *_sentences(self.comparison, self.online)])
 
     def sentences(self) -> list[str]:
         """Return what the figures mean, in four sentences."""
-        pixel, mid, late, zero_shot = (self[name].accuracy() for name in ("pixel", "mid", "late", ZERO_SHOT))
-        new, online = " and ".join(UNSEEN_KINDS), self.online
-        return [
-            f"The nearest of {self.n_train:,} labelled pictures has the right class for {pixel:.1%} of "
-            f"{self.n_test} new ones by raw pixels, for {mid:.1%} where the encoder stops halfway (mid), and "
-            f"for {late:.1%} where it stops before its attention pool (late).",
-            f"CLIP's own answer by the classes' names (zero-shot) is right for {zero_shot:.1%}: it needs no "
-            f"labelled pictures, but {new} were never shown or named to this model, and it is right for "
-            f"{self[ZERO_SHOT].accuracy(UNSEEN_KINDS):.1%} of these.",
-            f"Retrieval asks for labelled pictures and for no training: late is right for "
-            f"{self['late'].accuracy(UNSEEN_KINDS):.1%} of the two kinds that the model never saw.",
-            f"Classes may come later: a classifier of the {len(TRAINED_KINDS)} other kinds was right for "
-            f"{online.before:.1%} of all {self.n_test}, and {online.seconds:.1f} s later, with "
-            f"{online.added} pictures of {new} added and nothing trained, for {online.after:.1%}.",
-        ]
+        return _sentences(self.comparison, self.online)
 
 
 def run_demo(
@@ -109,7 +109,8 @@ def run_demo(
     Parameters
     ----------
     out : str or Path
-        Folder for the pictures; what an earlier run with the same settings left there is used again.
+        Folder to write ``pictures`` and ``report.html`` to. Pictures that an earlier run with the same
+        settings left there are used again.
     train, test : int
         Pictures of each kind to fit on, and to classify.
     seed : int
@@ -124,21 +125,32 @@ def run_demo(
     Raises
     ------
     InvalidInputError
-        If `out` holds something else, or a number is out of range.
+        If the folder for the pictures holds something else, or a number is out of range.
     """
     if not 0 <= seed < FIRST_TRAINING_SEED:
         raise InvalidInputError(f"seed must be from 0 to {FIRST_TRAINING_SEED - 1}; got {seed}")
     began = time.perf_counter()
     tell = tell or _keep_quiet
-    count = len(KINDS)
+    out, count = Path(out), len(KINDS)
     tell(f"drawing {count * train:,} + {count * test:,} pictures of {count} kinds")
-    pictures = write_folders(out, train=train, test=test, seed=seed)
+    pictures = write_folders(out / PICTURES, train=train, test=test, seed=seed)
     known, new = scan_folder(pictures / "train"), scan_folder(pictures / "test")
     tell("classifying at every stage, and zero-shot")
-    measured = measure(demo_model(), known, new)
+    comparison = compare(
+        known,
+        new,
+        encoder=StagedEncoder(demo_model(), stage="final"),
+        stages=STUDY_STAGES,
+        zero_shot=True,
+        open_clip=False,
+    )
     tell(f"adding {' and '.join(UNSEEN_KINDS)} to a classifier of the other kinds")
     online = _add_online(known, new)
-    return DemoResult(pictures, len(known), len(new), measured, online, time.perf_counter() - began)
+    tell("writing the report")
+    notes = _sentences(comparison, online)
+    page = out / PAGE
+    written(page, as_html(comparison, title="clipretrieval's demo", notes=notes))
+    return DemoResult(pictures, page, comparison, online, time.perf_counter() - began)
 
 
 def _add_online(train: ImageFolder, test: ImageFolder) -> OnlineStep:
@@ -151,6 +163,48 @@ def _add_online(train: ImageFolder, test: ImageFolder) -> OnlineStep:
         before = classifier.score(test)
         classifier.partial_fit(unseen)
         return OnlineStep(len(unseen), before, classifier.score(test), classifier.fit_report_.seconds)
+
+
+def _accuracy(comparison: ComparisonReport, name: str, kinds: Collection[str] | None = None) -> float:
+    report = comparison[name].report
+    truth = np.asarray(report.y_true)
+    asked = np.full(len(truth), True) if kinds is None else np.isin(truth, list(kinds))
+    return float((np.asarray(report.y_pred) == truth)[asked].mean())
+
+
+def _table(comparison: ComparisonReport) -> str:
+    """Write a line for each way to classify: accuracy on all kinds, on both sorts of kinds, and time."""
+    lines = [f"{'':<10} {'dim':>5} {'accuracy':>9} {'trained on':>11} {'never seen':>11} {'s per 1,000':>12}"]
+    for row in comparison.rows:
+        every, seen, unseen = (
+            _accuracy(comparison, row.name, kinds) for kinds in (None, TRAINED_KINDS, UNSEEN_KINDS)
+        )
+        found = row.to_dict()
+        lines.append(
+            f"{row.name:<10} {found['dim']:>5} {every:>9.1%} {seen:>11.1%} {unseen:>11.1%} "
+            f"{found['total_s_per_1000']:>12.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _sentences(comparison: ComparisonReport, online: OnlineStep) -> list[str]:
+    every = {row.name: _accuracy(comparison, row.name) for row in comparison.rows}
+    unseen = {row.name: _accuracy(comparison, row.name, UNSEEN_KINDS) for row in comparison.rows}
+    new = " and ".join(UNSEEN_KINDS)
+    return [
+        f"The nearest of {comparison.n_train:,} labelled pictures has the right class for "
+        f"{every['pixel']:.1%} of {comparison.n_test:,} new ones by raw pixels, for {every['mid']:.1%} where "
+        f"the encoder stops halfway (mid), and for {every['late']:.1%} where it stops before its attention "
+        f"pool (late).",
+        f"CLIP's own answer by the classes' names (zero-shot) is right for {every[ZERO_SHOT]:.1%}: it needs "
+        f"no labelled pictures, but {new} were never shown or named to this model, and it is right for "
+        f"{unseen[ZERO_SHOT]:.1%} of these.",
+        f"Retrieval asks for labelled pictures and for no training: late is right for {unseen['late']:.1%} "
+        f"of the two kinds that the model never saw.",
+        f"Classes may come later: a classifier of the {len(TRAINED_KINDS)} other kinds was right for "
+        f"{online.before:.1%} of all {comparison.n_test:,}, and {online.seconds:.1f} s later, with "
+        f"{online.added:,} pictures of {new} added and nothing trained, for {online.after:.1%}.",
+    ]
 
 
 def _keep_quiet(line: str) -> None:

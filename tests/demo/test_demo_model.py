@@ -88,7 +88,7 @@ def test_it_is_small_enough_to_ship() -> None:
 
 def test_the_script_trains_such_a_model(tmp_path: Path) -> None:
     """A few steps from nothing write a model of the same form, which an encoder takes."""
-    few = ["--per-kind", "8", "--epochs", "1", "--batch-size", "32", "--threads", "1"]
+    few = ["--per-kind", "8", "--epochs", "1", "--batch-size", "32"]
     command = [sys.executable, str(SCRIPT), str(tmp_path / "model"), *few]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "64 pictures drawn" in done.stdout
