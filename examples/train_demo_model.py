@@ -81,7 +81,7 @@ def contrastive_loss(clip: nn.Module, pictures: torch.Tensor, tokens: torch.Tens
 def vary(batch: torch.Tensor, named_only: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Mirror and shift a batch with values in [0, 1], and give each picture another light.
 
-    Where the caption names the kind alone, red, green and blue change places: colour tells nothing of the kind.
+    Where the caption names the kind alone, red, green and blue change places: colour tells nothing of it.
     """
     batch[named_only] = batch[named_only][:, torch.randperm(3, generator=generator)]
     if torch.rand((), generator=generator) < 0.5:
