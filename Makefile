@@ -37,10 +37,8 @@ $(VENV)/installed-docs: pyproject.toml
 	@.ci/install $(PYTHON) $(VENV) '.[docs]'
 	@touch $(VENV)/installed $@
 
-demo: $(VENV)/installed ## classify scikit-learn's hand-written digits by retrieval
-	@echo "Until the embedded demo model ships, the demo runs at the pixel stage on scikit-learn's digits."
-	$(BIN)/python examples/digits_folders.py $(DIGITS)
-	$(BIN)/clipretrieval evaluate --train $(DIGITS)/train --test $(DIGITS)/test --stage pixel --k 1 --store faiss
+demo: $(VENV)/installed ## classify drawn pictures at every stage with the CLIP that ships with the package
+	$(BIN)/clipretrieval demo --out build/demo
 
 test: $(VENV)/installed-dev ## run the tests, the documentation's examples among them
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from clipretrieval import _cli_arguments, _cli_compare, _cli_index
+from clipretrieval import _cli_arguments, _cli_compare, _cli_demo, _cli_index
 from clipretrieval._version import __version__
 
 __all__ = ["app", "main"]
@@ -167,6 +167,7 @@ def evaluate(
         raise typer.Exit(_cli_index.PASSED_OVER)
 
 
+app.command()(_cli_demo.demo)
 app.command()(_cli_index.index)
 app.command()(_cli_index.classify)
 app.command()(_cli_compare.compare)

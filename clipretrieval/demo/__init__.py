@@ -1,0 +1,53 @@
+"""A demonstration that needs nothing else: pictures drawn here, and a CLIP small enough to ship.
+
+The pictures show ten kinds of thing and are hard for raw pixels: place, turn, size, colours and textures
+vary, scraps lie about, bars cross the thing, and light and noise differ. The model has seen eight of the
+kinds, drawn from other seeds. Tests may use the pictures too: each is decided by a kind and a seed.
+
+Every name loads when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clipretrieval._lazy import attach
+
+if TYPE_CHECKING:
+    from clipretrieval.demo.drawing import render
+    from clipretrieval.demo.embedded import demo_model
+    from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
+    from clipretrieval.demo.pictures import draw, draw_many, sample_scenes, write_folders
+    from clipretrieval.demo.running import DemoResult, OnlineStep, run_demo
+    from clipretrieval.demo.scene import COLOURS, TEXTURES, Scene, sample_scene
+
+__all__ = [
+    "COLOURS",
+    "KINDS",
+    "TEXTURES",
+    "TRAINED_KINDS",
+    "UNSEEN_KINDS",
+    "DemoResult",
+    "OnlineStep",
+    "Scene",
+    "demo_model",
+    "draw",
+    "draw_many",
+    "render",
+    "run_demo",
+    "sample_scene",
+    "sample_scenes",
+    "write_folders",
+]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "drawing": ["render"],
+        "embedded": ["demo_model"],
+        "kinds": ["KINDS", "TRAINED_KINDS", "UNSEEN_KINDS"],
+        "pictures": ["draw", "draw_many", "sample_scenes", "write_folders"],
+        "running": ["DemoResult", "OnlineStep", "run_demo"],
+        "scene": ["COLOURS", "TEXTURES", "Scene", "sample_scene"],
+    },
+)
