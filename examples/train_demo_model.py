@@ -1,7 +1,8 @@
 """Train the small CLIP that ships in ``clipretrieval/demo/model``, from nothing, on pictures drawn here.
 
-Run as ``python examples/train_demo_model.py OUT``; it takes a quarter of an hour of one core, and about 2 GB of
-memory. The folder OUT is in open_clip's ``local-dir`` form. The same seed gives the same files on one machine.
+Run as ``python examples/train_demo_model.py OUT``; it takes a quarter of an hour of one core, and about 2 GB
+of memory. The folder OUT is in open_clip's ``local-dir`` form. The same seed gives the same files on one
+machine.
 
 The model sees eight of the ten kinds (`TRAINED_KINDS`), with captions that name the kind and, at times, its
 colour, size, texture and background. The loss is CLIP's but for pictures with equal captions, of which every
