@@ -399,6 +399,23 @@ def test_both_stores_give_the_same_answers(command, crops, tmp_path):
     assert memory["distances"] == faiss["distances"]
 
 
+def test_a_damaged_picture_is_passed_over_on_request(command, crops, places):
+    """With ``--on-error skip`` it is named, all others are classified, and the exit status is 3."""
+    damaged = places / "damaged"
+    asked = list(crops)
+    asked[asked.index("--test") + 1] = damaged
+    status, out, err = command(
+        *(*asked, "--stage", "pixel", "--k", 3, "--weights", "distance"),
+        *("--on-error", "skip", "--json", places / "report.json"),
+    )
+    assert (status, err.count("\n")) == (3, 1)
+    assert "03.png" in err
+    assert out.startswith("accuracy")
+    report = json.loads((places / "report.json").read_text())
+    assert (report["weights"], report["n_skipped"]) == ("distance", 1)
+    assert report["n_test"] == len(list(damaged.rglob("*.*"))) - 1
+
+
 @pytest.mark.parametrize(("limit", "flowers", "temples"), [(2, 1, 1), (5, 3, 2), (23, 12, 11), (99, 12, 12)])
 def test_a_limit_takes_images_in_turn_from_each_class(
     command, crops, class_folder, tmp_path, limit, flowers, temples

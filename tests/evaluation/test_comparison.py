@@ -7,7 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from clipretrieval import InvalidInputError, RetrievalClassifier, StagedEncoder, ZeroShotClassifier
+from clipretrieval import (
+    ClipRetrievalWarning,
+    InvalidInputError,
+    RetrievalClassifier,
+    StagedEncoder,
+    ZeroShotClassifier,
+)
 from clipretrieval.encoding import pipeline
 from clipretrieval.encoding.views import stopped_at
 from clipretrieval.evaluation import compare, mcnemar_exact, wilson_interval
@@ -170,16 +176,17 @@ def test_settings_are_those_of_evaluate(encoder, class_folder):
 
 def test_pictures_in_memory_and_broken_ones(encoder, photographs):
     """Pictures and labels may come as sequences; what cannot be decoded is skipped on request."""
-    found = compare(
-        [*photographs, b"broken"],
-        iter([*photographs[2:6], b"broken"]),
-        train_labels=[1] * 4 + [2] * 4 + [1],
-        test_labels=[1, 1, 2, 2, 1],
-        encoder=encoder,
-        stages=("pixel",),
-        on_error="skip",
-        **QUICK,
-    )
+    with pytest.warns(ClipRetrievalWarning, match="4 of the 4 images are stored"):
+        found = compare(
+            [*photographs, b"broken"],
+            iter([*photographs[2:6], b"broken"]),
+            train_labels=[1] * 4 + [2] * 4 + [1],
+            test_labels=[1, 1, 2, 2, 1],
+            encoder=encoder,
+            stages=("pixel",),
+            on_error="skip",
+            **QUICK,
+        )
     assert found["pixel"].report.accuracy == 1
     assert (found.n_train, found.n_test, len(found.skipped)) == (8, 4, 2)
     assert found.timed_images == 4
