@@ -50,7 +50,8 @@ def as_text(report: EvaluationReport) -> str:
         lines.append(f"encoded in {plan['precision']} on {plan['device']}")
     if report.skipped:
         lines.append(f"{len(report.skipped)} images could not be decoded and were skipped")
-    return "\n".join([*lines, "", *_class_lines(report.per_class), "", *_timing_lines(report)])
+    times = _timing_lines(report)
+    return "\n".join([*lines, "", *_class_lines(report.per_class), *(["", *times] if times else [])])
 
 
 def as_markdown(report: EvaluationReport) -> str:
@@ -137,11 +138,11 @@ def _class_lines(per_class: list[dict[str, Any]]) -> list[str]:
 
 
 def _timing_lines(report: EvaluationReport) -> list[str]:
-    rows = [f"{'time':<12} {'seconds':>9} {'images/s':>9}"]
+    rows = []
     for name, part, timing in timed_parts(report):
         seconds, rate = timing.seconds.get(part, 0.0), _rate(timing.rate(part))
         rows.append(f"{name.replace('_', ' '):<12} {seconds:>9.2f} {rate:>9}")
-    return rows
+    return [f"{'time':<12} {'seconds':>9} {'images/s':>9}", *rows] if rows else []
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
