@@ -11,7 +11,7 @@ from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights import HF_HUB
 from clipretrieval.evaluation import _comparison_views
-from clipretrieval.evaluation._comparison_views import markdown_table
+from clipretrieval.evaluation._markdown import markdown_table
 from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonReport
 from clipretrieval.images import ImageFolder
 
@@ -130,7 +130,7 @@ def as_text(found: Reproduction) -> str:
 def as_markdown(found: Reproduction) -> str:
     """Write the study's table, what differs, and the comparison."""
     notes = "\n".join(f"- {sentence}" for sentence in found.differences)
-    table = markdown_table(_HEAD, _cells(found))
+    table = markdown_table(_HEAD, _cells(found), numbers=True)
     rest = found.comparison.to_markdown().replace("# Comparison", "## Comparison", 1)
     return f"# {_TITLE}\n\n{table}\n\n## What is not comparable\n\n{notes}\n\n{rest}"
 

@@ -21,8 +21,9 @@ from clipretrieval.evaluation._reproduction_views import (
     what_differs,
 )
 from clipretrieval.evaluation._results_folder import INDEXES, ResultsFolder
+from clipretrieval.evaluation._writing import written
 from clipretrieval.evaluation.comparison import compare
-from clipretrieval.evaluation.comparison_report import ComparisonReport, written
+from clipretrieval.evaluation.comparison_report import ComparisonReport
 from clipretrieval.images import ImageFolder
 from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -368,6 +369,12 @@ def test_reports_have_no_times_of_shared_passes(compared):
         assert "images/s" not in str(report)
         assert "## Time" not in report.to_markdown()
         assert compared[name].speed.total_s > 0
+
+
+def test_names_stay_text_in_markdown(compared):
+    """A row's name cannot break the table, nor become markup, in Markdown."""
+    first = replace(compared.rows[0], name="a|b_<c>")
+    assert "| a\\|b\\_&lt;c&gt; |" in replace(compared, rows=(first, *compared.rows[1:])).to_markdown()
 
 
 def test_open_clip_is_timed_without_a_baseline(encoder, photographs):

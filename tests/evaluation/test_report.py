@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from clipretrieval import EvaluationReport, InvalidInputError, RetrievalClassifier
+from clipretrieval import ClipRetrievalWarning, EvaluationReport, InvalidInputError, RetrievalClassifier
 from clipretrieval._timing import Timing
 from clipretrieval.evaluation import class_table, summarise_distances, wilson_interval
 
@@ -164,7 +165,17 @@ def test_distance_summary_orders(values):
 def test_labels_never_fitted_count_as_wrong():
     """A test class that the classifier does not know appears in the matrix, with no right answer."""
     classifier = RetrievalClassifier().fit([[0.0], [1.0]], ["a", "b"])
-    found = classifier.evaluate(np.array([[0.0], [1.0], [1.1]], np.float32), ["a", "b", "z"])
+    with pytest.warns(ClipRetrievalWarning, match="1 of the 3 images are of classes"):
+        found = classifier.evaluate(np.array([[0.0], [1.0], [1.1]], np.float32), ["a", "b", "z"])
     assert found.classes.tolist() == ["a", "b", "z"]
     assert found.accuracy == pytest.approx(2 / 3)
     assert found.confusion_matrix[2].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred"), [(["a", "z"], ["a", "a"]), (["a", "a"], ["a", "z"]), ([1, 1], [1, 1])]
+)
+def test_labels_outside_of_the_classes_are_refused(y_true, y_pred):
+    """A report whose classes lack a label has no matrix that holds every image, and is refused."""
+    with pytest.raises(InvalidInputError, match="is none of the report's classes"):
+        replace(report(["a", "b"], ["a", "b"]), y_true=np.array(y_true), y_pred=np.array(y_pred))
