@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -150,12 +151,14 @@ def searcher(store: VectorStore) -> Search:
 
 
 def bare_faiss(rows: Array, path: Path) -> tuple[Search, float]:
-    """Fill a bare flat index and write it; return its search and the seconds that took."""
+    """Fill a bare flat index, write and sync it as a flush does; return its search and the time taken."""
     started = time.perf_counter()
     index = faiss.IndexFlatL2(rows.shape[1])
     for start in range(0, len(rows), BATCH):
         index.add(rows[start : start + BATCH])
     faiss.write_index(index, str(path))
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
     seconds = time.perf_counter() - started
     return lambda queries, k: index.search(queries, k)[1], seconds
 

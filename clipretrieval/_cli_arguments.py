@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 if TYPE_CHECKING:
     from clipretrieval.images import ImageFolder
 
-__all__ = ["checked_output", "labelled_folder", "labelled_images", "store_options", "weights"]
+__all__ = [
+    *("check_classes", "checked_output", "labelled_folder", "labelled_images", "store_options"),
+    *("training_folder", "weights"),
+]
 
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
@@ -49,7 +52,7 @@ def labelled_images(path: str, limit: int | None, option: str) -> tuple[list[Pat
 def labelled_folder(path: str, limit: int | None, option: str) -> ImageFolder:
     """Scan a folder with class folders, and keep so many images of it, going round the classes."""
     from clipretrieval.errors import InvalidInputError
-    from clipretrieval.images import ImageFolder, scan_folder
+    from clipretrieval.images import scan_folder
 
     if limit is not None and limit < 1:
         raise InvalidInputError(f"{option} must be at least 1; got {limit}")
@@ -58,16 +61,48 @@ def labelled_folder(path: str, limit: int | None, option: str) -> ImageFolder:
         raise InvalidInputError(
             f"no sub-folder of {path!r} holds pictures; put each class's into one that is named after it"
         )
+    return _limited(folder, limit)
+
+
+def _limited(folder: ImageFolder, limit: int | None) -> ImageFolder:
+    """Keep so many images, going round the classes."""
+    from clipretrieval.images import ImageFolder
+
+    given = folder.labels or ()
     turns = dict.fromkeys(folder.classes, 0)
     ranked = []
-    for place, label in enumerate(folder.labels):
+    for place, label in enumerate(given):
         ranked.append((turns[label], place))
         turns[label] += 1
     taken = sorted(place for _, place in sorted(ranked)[:limit])
-    labels = tuple(folder.labels[place] for place in taken)
+    labels = tuple(given[place] for place in taken)
     return ImageFolder(
         folder.root, tuple(folder.paths[place] for place in taken), labels, tuple(sorted(set(labels)))
     )
+
+
+def training_folder(path: str, limit: int | None, option: str) -> ImageFolder:
+    """Scan a folder to learn from, and keep so many images of it, at least one of each class."""
+    from clipretrieval.errors import InvalidInputError
+
+    folder = labelled_folder(path, None, option)
+    if limit is not None and limit < len(folder.classes):
+        raise InvalidInputError(
+            f"{option} must be at least {len(folder.classes)}, one for each class of {path!r}; got {limit}"
+        )
+    return _limited(folder, limit)
+
+
+def check_classes(train: ImageFolder, test: ImageFolder, way_out: str) -> None:
+    """Refuse classes to be answered that nothing can be learnt of; `way_out` ends the advice."""
+    from clipretrieval.errors import InvalidInputError
+
+    unknown = sorted(set(test.classes) - set(train.classes))
+    if unknown:
+        raise InvalidInputError(
+            f"{str(test.root)!r} has the class folder {unknown[0]!r}, and {str(train.root)!r} has not; "
+            f"remove it, add pictures of the class to learn from, {way_out}"
+        )
 
 
 def weights(pretrained: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,8 +67,12 @@ def compare(
             _cli_arguments.checked_output(path, option)
             for path, option in ((json_file, "--json"), (html_file, "--html"), (markdown_file, "--markdown"))
         ]
-        learn = _cli_arguments.labelled_folder(train, limit_train, "--limit-train")
+        learn = _cli_arguments.training_folder(train, limit_train, "--limit-train")
         ask = _cli_arguments.labelled_folder(test, limit_test, "--limit-test")
+        if zero_shot:
+            _cli_arguments.check_classes(
+                learn, ask, "or pass --no-zero-shot to have its pictures count as mistakes"
+            )
         encoder = StagedEncoder(
             model, _cli_arguments.weights(pretrained), "final", batch_size=batch_size, device=device
         )
@@ -120,27 +124,32 @@ def reproduce(
         "reproduction"
     ),
 ) -> None:
-    """Run the published study again and print its figures beside ours; interrupted, the same call goes on."""
+    """Run the published study again and print its figures beside ours.
+
+    Interrupted, the same call goes on, unless the store is memory, which keeps nothing.
+    """
     from clipretrieval._console import progress_bar, quiet_libraries
 
     with quiet_libraries():
         from clipretrieval import StagedEncoder
         from clipretrieval._cifar import cifar10_folder
         from clipretrieval.evaluation._reproduction_views import as_text, check_figures
+        from clipretrieval.evaluation.reproduction import FILES
         from clipretrieval.evaluation.reproduction import reproduce as run
 
         check_figures()  # before the work, not behind it
+        for name in FILES if out.is_dir() else ():
+            _cli_arguments.checked_output(out / name, "--out")
         options = _cli_arguments.store_options(store, store_option or [])
         folder = cifar10_folder(out / "data") if data == "cifar10" else Path(data)
-        train = _cli_arguments.labelled_folder(str(folder / "train"), limit_train, "--limit-train")
+        train = _cli_arguments.training_folder(str(folder / "train"), limit_train, "--limit-train")
         test = _cli_arguments.labelled_folder(str(folder / "test"), limit_test, "--limit-test")
         encoder = StagedEncoder(
             model, _cli_arguments.weights(pretrained), "final", batch_size=batch_size, device=device
         )
         settings = {
-            "model": model,
-            "pretrained": pretrained,
-            "store_options": options,
+            **{name: encoder.config()[name] for name in ("model", "pretrained")},
+            "store_options": _settled(options),
             "limit_train": limit_train,
             "limit_test": limit_test,
         }
@@ -161,6 +170,12 @@ def reproduce(
         finally:
             typer.echo(as_text(found))
         typer.echo(f"\nwritten: {', '.join(str(path) for path in written)}")
+
+
+def _settled(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a store's options with its path in full: the same run may be called from another folder."""
+    path = options.get("path")
+    return {**options, "path": str(Path(path).resolve())} if isinstance(path, str) else options
 
 
 def _listed(text: str) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,10 +14,11 @@ from clipretrieval._inputs import gather
 from clipretrieval._putting import Putter
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, StoreError
+from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray
 
-__all__ = ["check_flush_every", "fill"]
+__all__ = ["check_flush_every", "closed_on_failure", "fill"]
 
 CHUNK = 1024
 """Vectors that go into the store together."""
@@ -27,6 +28,18 @@ SHARE = 20
 """Without an interval of the user's, a flush that took t seconds is followed by none for 20 t, …"""
 PAUSE = 5.0
 """… nor for so many seconds."""
+
+
+@contextmanager
+def closed_on_failure(store: VectorStore, unless: tuple[Any, ...]) -> Iterator[None]:
+    """Close a store that was made for the block when it fails: nobody else could, and it may hold a lock."""
+    try:
+        yield
+    except BaseException:
+        if not any(store is held for held in unless):
+            with suppress(StoreError):  # what failed before is what the caller has to know
+                store.close()
+        raise
 
 
 def fill(putter: Putter, timing: Timing, progress: Progress | None, flush_every: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sklearn.base import BaseEstimator
@@ -17,7 +17,7 @@ from clipretrieval._params import check_params, recipe, store_to_fill
 from clipretrieval._putting import open_putter
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import Encoder
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, StoreError
+from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.fitting import FitReport, ForgetReport
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import AnyArray, Metric
@@ -248,7 +248,7 @@ class Learner(BaseEstimator):
         ahead = None if interval is None else max(1, interval // 4)
         source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
         store = onto if onto is not None else store_to_fill(self, overwrite or resume)
-        with _closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
+        with _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
             putter = open_putter(store, source, overwrite, resume)
             if classes is not None:
                 given = list(classes)
@@ -287,18 +287,6 @@ class Learner(BaseEstimator):
                 delattr(self, name)
             self.__dict__.update(before)  # by name: other threads may be asking
             raise
-
-
-@contextmanager
-def _closed_on_failure(store: VectorStore, unless: tuple[Any, ...]) -> Iterator[None]:
-    """Close a store that was made for the block when it fails: nobody else could, and it may hold a lock."""
-    try:
-        yield
-    except BaseException:
-        if not any(store is held for held in unless):
-            with suppress(StoreError):  # what failed before is what the caller has to know
-                store.close()
-        raise
 
 
 def _shown(progress: Progress | bool | None, what: str) -> Any:

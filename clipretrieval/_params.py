@@ -16,7 +16,10 @@ from clipretrieval.voting import WEIGHTINGS
 if TYPE_CHECKING:
     from clipretrieval._learner import Learner
 
-__all__ = ["check_k", "check_params", "check_store", "make_store", "recipe", "store_to_fill"]
+__all__ = [
+    *("check_k", "check_params", "check_store", "check_weights"),
+    *("make_store", "recipe", "store_to_fill"),
+]
 
 _STORE_MEMBERS = (
     *("metric", "dim", "upsert", "search", "get", "delete", "count"),
@@ -30,18 +33,10 @@ def check_params(classifier: Learner) -> None:
     """Refuse constructor arguments that cannot work; scikit-learn has them checked at fit."""
     check_k(classifier.k)
     metric = Metric.parse(classifier.metric)
-    weights, temperature = classifier.weights, classifier.temperature
-    if not callable(weights) and (not isinstance(weights, str) or weights not in WEIGHTINGS):
-        raise InvalidInputError(
-            f"unknown weights {weights!r}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass a "
-            "callable"
-        )
+    temperature = classifier.temperature
+    check_weights(classifier.weights, metric)
     if not isinstance(temperature, int | float | np.number) or not 0 < temperature < np.inf:
         raise InvalidInputError(f"temperature must be a positive number; got {temperature!r}")
-    if isinstance(weights, str) and weights == "distance" and metric == Metric.IP:
-        raise InvalidInputError(
-            "weights='distance' needs distances that are not negative; with metric='ip' use 'softmax'"
-        )
     if not isinstance(classifier.normalize, bool | np.bool_):
         raise InvalidInputError(f"normalize must be True or False; got {classifier.normalize!r}")
     encoder = classifier.encoder
@@ -68,6 +63,24 @@ def check_k(k: Any) -> int:
     if k > MOST_NEIGHBORS:
         raise InvalidInputError(f"k must be at most {MOST_NEIGHBORS}; got {k!r}")
     return int(k)
+
+
+def check_weights(weights: Any, metric: Metric) -> None:
+    """Refuse what is no weighting, or none that goes with the metric.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if not callable(weights) and (not isinstance(weights, str) or weights not in WEIGHTINGS):
+        raise InvalidInputError(
+            f"unknown weights {weights!r}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass a "
+            "callable"
+        )
+    if isinstance(weights, str) and weights == "distance" and metric == Metric.IP:
+        raise InvalidInputError(
+            "weights='distance' needs distances that are not negative; with metric='ip' use 'softmax'"
+        )
 
 
 def make_store(classifier: Learner) -> VectorStore:

@@ -17,7 +17,7 @@ from clipretrieval._folders import ImageFolder, is_folder, read_folder, scan_fol
 from clipretrieval._rgb import CHANNELS, check_picture, is_instance, is_picture_like, is_tensor
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["count_hint", "iter_raw"]
+__all__ = ["count_hint", "iter_raw", "means_folder", "open_labels"]
 
 _EXPECTED = (
     "expected the path of a folder or file, encoded bytes, a PIL image, a uint8 array (HW, HWC, NHW or "
@@ -115,7 +115,7 @@ def _number(items: Iterator[_Item], labels: Iterator[Any] | None) -> Iterator[Ra
 
 
 def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source:
-    if isinstance(images, (str, os.PathLike)) and _means_folder(images):
+    if isinstance(images, (str, os.PathLike)) and means_folder(images):
         images = read_folder(images)[0] if quiet else scan_folder(images)
     if isinstance(images, ImageFolder):
         return _open_folder(images, labelled)
@@ -137,7 +137,7 @@ def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source
     raise InvalidInputError(f"images is {_kind(images)}; {_EXPECTED}")
 
 
-def _means_folder(path: str | os.PathLike[str]) -> bool:
+def means_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is, or was to be, a folder: a missing one counts unless it is named like a picture."""
     if is_folder(path):
         return True

@@ -157,7 +157,7 @@ def sweep(
         if not allow_known:
             _check_unknown(batch.ids, near, done)
         kind = label_kind(batch.labels, kind)
-        check_kind(kind, classifier)
+        check_kind(kind, classifier._label_kind)
         truth = stored_labels(batch.labels, kind)
         right += _right_answers(settings, near, truth, ballot, classifier.store_.metric)
     classifier._tuned = before | part.ids

@@ -137,8 +137,10 @@ def as_label_array(labels: Sequence[Label]) -> AnyArray:
         If a label is neither int nor str, does not fit 64 bits, is not valid Unicode, or the types are mixed.
     """
     plain = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
-    plain = [item.item() if isinstance(item, np.generic) else item for item in plain]
-    kinds = {type(item) for item in plain}
+    kinds = set(map(type, plain))
+    if not kinds <= {str, int}:
+        plain = [item.item() if isinstance(item, np.generic) else item for item in plain]
+        kinds = set(map(type, plain))
     if kinds <= {str}:
         _check_encodable(plain)
         packed = np.empty(len(plain), dtype=object)

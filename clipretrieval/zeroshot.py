@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from sklearn.preprocessing import normalize
 from clipretrieval._inputs import gather
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.images import SkippedImage
 from clipretrieval.prompts import STUDY_PROMPT, Templates, fill, listed_templates, read_classes
 from clipretrieval.types import AnyArray, FloatArray
@@ -249,11 +250,30 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         kept = getattr(self, "_texts", None)
         if kept is None or kept[0] is not encoder or kept[1] != prompts:
             flat = [prompt for some in prompts for prompt in some]
+            self._warn_of_twins(prompts)
             vectors = normalize(encoder.text.encode(flat).astype(np.float64))
             means = vectors.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
             kept = self._texts = (encoder, prompts, normalize(means))
         found: npt.NDArray[np.float64] = kept[2]
         return found
+
+    def _warn_of_twins(self, prompts: list[list[str]]) -> None:
+        """Say which classes cannot be told apart, as their prompts are the same."""
+        first: dict[tuple[str, ...], Any] = {}
+        for label, some in zip(self.classes_.tolist(), prompts, strict=True):
+            other = first.setdefault(tuple(some), label)
+            if other != label:
+                warnings.warn(
+                    f"the classes {other!r} and {label!r} have the same prompts ({some[0]!r:.100}), so no "
+                    f"picture is ever answered with {label!r}; give them different names with a mapping "
+                    "{label: name}",
+                    ClipRetrievalWarning,
+                    stacklevel=4,
+                )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Read what can be read only once, such as a generator of templates, and keep what it gave."""
+        super().__setattr__(name, tuple(value) if isinstance(value, Iterator) else value)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

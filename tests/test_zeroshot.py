@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import open_clip
 import pytest
@@ -15,6 +17,7 @@ from tiny_models import TINY, enliven
 from torch import nn
 
 from clipretrieval import (
+    ClipRetrievalWarning,
     EvaluationReport,
     InvalidInputError,
     RetrievalClassifier,
@@ -92,6 +95,12 @@ def test_report_is_that_of_the_answers(encoder, class_folder):
     vectors = encoder.encode_stages(class_folder / "test", ("final",))["final"]
     np.testing.assert_allclose(report.distances, 1 - classifier.cosines(vectors).max(axis=1), atol=1e-6)
     assert report.to_dict()["stage"] == "zero-shot"
+    assert report.to_dict()["prompts"] == [["a flower"], ["a temple"]]
+    schema = json.loads(
+        (Path(__file__).parents[1] / "docs" / "report.schema.json").read_text(encoding="utf-8")
+    )
+    assert schema["properties"]["prompts"]["items"]["items"] == {"type": "string"}
+    jsonschema.validate(report.to_dict(), schema)
     assert "accuracy" in str(report)
 
 
@@ -239,3 +248,38 @@ def test_it_is_an_estimator(encoder, photographs):
         np.testing.assert_allclose(other.predict_proba(photographs), expected, atol=1e-6)
     classifier.set_params(templates="a bad photo of a {}.")
     assert not np.allclose(classifier.predict_proba(photographs), expected, atol=1e-6)
+
+
+def test_what_can_be_read_once_is_read_once(encoder, photographs):
+    """Generators of names and templates give what sequences give, however often is asked."""
+    plain = ZeroShotClassifier(encoder, ["cat", "dog"], templates=["a {}", "the {}"])
+    made = ZeroShotClassifier(encoder, iter(["cat", "dog"]), templates=(text for text in ("a {}", "the {}")))
+    for classifier in (made, clone(made), plain.set_params(templates=iter(["a {}", "the {}"]))):
+        assert classifier.prompts_ == [["a cat", "the cat"], ["a dog", "the dog"]]
+        assert classifier.predict(photographs).tolist() == made.predict(photographs).tolist()
+
+
+def test_classes_with_one_prompt_are_warned_of(encoder):
+    """Two names that come out as the same prompts cannot be told apart, which a warning says."""
+    with pytest.warns(ClipRetrievalWarning, match=r"'a b' and 'a_b' have the same prompts \('an a b'\)"):
+        ZeroShotClassifier(encoder, ["a b", "a_b", "c"]).fit()
+    ZeroShotClassifier(encoder, {"a b": "a b", "a_b": "another"}).fit()
+
+
+def test_reports_are_made_batch_by_batch(tiny_model, class_folder, monkeypatch):
+    """However many images there are, cosines and probabilities of only a batch of them are held."""
+    encoder = StagedEncoder(tiny_model, batch_size=2)
+    classifier = ZeroShotClassifier(encoder, ["flower", "temple"])
+    shares = classifier.predict_proba(class_folder / "test")
+    rows = []
+    monkeypatch.setattr("clipretrieval.zeroshot._TOGETHER", 2)
+    real = ZeroShotClassifier.probabilities
+    monkeypatch.setattr(
+        ZeroShotClassifier,
+        "probabilities",
+        lambda self, cosines: rows.append(len(cosines)) or real(self, cosines),
+    )
+    report = classifier.evaluate(class_folder / "test")
+    assert max(rows) <= 2
+    assert sum(rows) == 10
+    np.testing.assert_allclose(report.confidence, shares.max(axis=1))

@@ -18,8 +18,9 @@ from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation._comparison_views import as_html
+from clipretrieval.evaluation._writing import written
 from clipretrieval.evaluation.comparison import compare
-from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonReport, written
+from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonReport
 from clipretrieval.images import ImageFolder, scan_folder
 
 __all__ = ["DemoResult", "OnlineStep", "run_demo"]

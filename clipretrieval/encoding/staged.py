@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from clipretrieval.encoding._checks import check_size, check_whole, side
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.partial import PartialPass
-from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
+from clipretrieval.encoding.pipeline import encode_source, joined, prepare_chunk
 from clipretrieval.encoding.plan import make_plan, pick_device
 from clipretrieval.encoding.pooling import pooled_dim
 from clipretrieval.encoding.preprocess import Preparation
@@ -181,10 +180,7 @@ class StagedEncoder:
         names = tuple(stages)
         wanted = [find_stage(self._stages, name) for name in names]
         batches = self._encode(iter_raw(images), wanted, on_error="raise", skipped=None, identify=False)
-        parts = [batch.vectors for batch in batches]
-        if not parts:
-            raise InvalidInputError("there are no images to encode; pass at least one")
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return joined(batches, names)
 
     def stream(
         self,

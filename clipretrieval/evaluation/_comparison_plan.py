@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clipretrieval._params import check_k
+from clipretrieval._params import check_k, check_weights
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.stages import find_stage
 from clipretrieval.errors import InvalidInputError
@@ -101,10 +101,12 @@ def check_plan(
     settings = list(dict.fromkeys(product(numbers, [weights] if single else weights)))
     if not settings:
         raise InvalidInputError("k or weights is empty; pass at least one value of each")
+    kind = Metric.parse(metric)
     ways = list(dict.fromkeys(way for _, way in settings))
+    for way in ways:
+        check_weights(way, kind)
     if len({weighting_name(way) for way in ways}) < len(ways):
         raise InvalidInputError(
             "two weights have one name, and the table could not tell them apart; give each callable its own"
         )
-    kind = Metric.parse(metric)
     return Plan(names, store_makers(stores, kind), settings, kind, int(timed), int(singles))

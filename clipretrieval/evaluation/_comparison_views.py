@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clipretrieval.evaluation._markdown import markdown_table
 from clipretrieval.evaluation._speed import OPEN_CLIP_BATCH
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation._page_parts import PageTable
     from clipretrieval.evaluation.comparison_report import ComparisonReport, ComparisonRow
 
-__all__ = ["as_html", "as_markdown", "as_text", "markdown_table"]
+__all__ = ["as_html", "as_markdown", "as_text"]
 
 _HEAD = [
     *("classifier", "accuracy", "95 % interval", "p (McNemar)", "inference s", "query s", "total s"),
@@ -36,7 +37,7 @@ def as_text(report: ComparisonReport) -> str:
 def as_markdown(report: ComparisonReport) -> str:
     """Write a comparison as a table with its explanation."""
     notes = "\n".join(f"- {note}" for note in _notes(report))
-    return f"# Comparison\n\n{markdown_table(_HEAD, [_cells(row) for row in report.rows])}\n\n{notes}"
+    return f"# Comparison\n\n{markdown_table(_HEAD, map(_cells, report.rows), numbers=True)}\n\n{notes}"
 
 
 def as_html(
@@ -52,12 +53,6 @@ def as_html(
     rows = [row.to_dict() for row in report.rows]
     notes = [*notes, *_notes(report)]
     return render_page(report.reports, comparison=rows, tables=tables, title=title, notes=notes)
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """Write a table of Markdown; the first column is text, all others are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
 
 
 def _cells(row: ComparisonRow) -> list[str]:
@@ -99,7 +94,3 @@ def _notes(report: ComparisonReport) -> list[str]:
 
 def _shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

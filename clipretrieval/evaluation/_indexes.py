@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from clipretrieval._inputs import Source
+from clipretrieval._labels import stored_labels
 from clipretrieval._manifest import plain_fingerprint
 from clipretrieval._params import check_store
 from clipretrieval._putting import Putter, open_putter
@@ -25,10 +26,11 @@ from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.voting import Weighting
 
-__all__ = ["Index", "StoreMakers", "fill_indexes", "open_indexes", "store_makers"]
+__all__ = ["NO_IMAGES", "Index", "StoreMakers", "fill_indexes", "open_indexes", "store_makers"]
 
 StoreMakers: TypeAlias = Mapping[str, Callable[[str], VectorStore]]
 
+NO_IMAGES = "there are no images to learn from; pass at least one that can be decoded"
 _PAUSE = 15.0
 """Seconds between two flushes, at least, …"""
 _SHARE = 20
@@ -144,9 +146,11 @@ def fill_indexes(
     Raises
     ------
     InvalidInputError
-        If there are no pictures, or labels are missing or of several types.
+        If there are no pictures, labels are missing or of several types, or an index holds vectors of other
+        pictures than these.
     """
     timing, skipped, done = Timing(), list[SkippedImage](), 0
+    given: set[Any] = set()
     putters = [index.putter for index in indexes]
     total = count_hint(images)
     batches = encoder.stream(
@@ -167,16 +171,40 @@ def fill_indexes(
                 for index in indexes if came else ():
                     index.putter.put(batch, batch.vectors.get(index.stage, _no_vectors(index)))
             done += came
+            given.update(batch.labels, (item.label for item in batch.known))
             if progress is not None:
                 progress(done + len(skipped), total)
             if time.monotonic() - flushed >= max(_PAUSE, _SHARE * took):
                 took = _flush(indexes, timing)
                 flushed = time.monotonic()
+        if not done:
+            raise InvalidInputError(NO_IMAGES)
+        for index in indexes:
+            _settle(index, given)
     finally:
         _flush(indexes, timing)
-    if not done:
-        raise InvalidInputError("there are no images to learn from; pass at least one that can be decoded")
     return timing, skipped
+
+
+def _settle(index: Index, given: set[Any]) -> None:
+    """Make certain that an index, which may have been begun before, holds what was given and no more.
+
+    Raises
+    ------
+    InvalidInputError
+        If it holds vectors of other pictures, which would answer too.
+    """
+    putter = index.putter
+    held, came = index.store.count(), putter.count
+    if held > came:
+        raise InvalidInputError(
+            f"the store {index.name!r} holds {held} vectors of the stage {index.stage!r}, {held - came} more "
+            f"than the {came} pictures to learn from: pictures were changed or taken away since it was "
+            "begun, and their vectors would still answer. Begin anew with an empty store, or with another "
+            "folder for the results"
+        )
+    putter.classes = set(stored_labels(given, str(putter.kind)))  # one whose pictures were relabelled is gone
+    putter.write_manifest()
 
 
 def _known_to_all(putters: list[Putter]) -> Callable[[list[str]], set[str]]:

@@ -90,7 +90,10 @@ def _calibration(report: EvaluationReport) -> dict[str, Any] | None:
     return None if curve is None else {"ece": curve.ece, "mce": curve.mce, "bins": curve.rows()}
 
 
-def _timing(report: EvaluationReport) -> dict[str, Any]:
+def _timing(report: EvaluationReport) -> dict[str, Any] | None:
+    """Return what was timed; None for a report whose passes were shared with others."""
+    if not (report.seconds or report.fit_seconds or any(timed_parts(report))):
+        return None
     parts = {
         name: {
             "seconds": timing.seconds.get(part, 0.0),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import math
-import re
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._explanation_views import readable, shortened
+from clipretrieval._explanation_views import readable
+from clipretrieval.evaluation._markdown import markdown_table
 from clipretrieval.evaluation._report_json import timed_parts
 from clipretrieval.types import FloatArray
 
@@ -23,7 +21,6 @@ PAIRS = 20
 """The most pairs of confused classes that Markdown lists."""
 
 _SETTINGS = ("model", "pretrained", "stage", "dim", "store", "metric", "k", "weights", "n_train")
-_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
 def as_text(report: EvaluationReport) -> str:
@@ -50,21 +47,22 @@ def as_text(report: EvaluationReport) -> str:
         lines.append(f"encoded in {plan['precision']} on {plan['device']}")
     if report.skipped:
         lines.append(f"{len(report.skipped)} images could not be decoded and were skipped")
-    return "\n".join([*lines, "", *_class_lines(report.per_class), "", *_timing_lines(report)])
+    times = _timing_lines(report)
+    return "\n".join([*lines, "", *_class_lines(report.per_class), *(["", *times] if times else [])])
 
 
 def as_markdown(report: EvaluationReport) -> str:
     """Return a report as Markdown with tables in GitHub's form; names of classes are escaped."""
     classes = [
         [
-            _plain(row["class"]),
+            row["class"],
             *(_percent(row[name]) for name in ("precision", "recall", "f1")),
             row["support"],
         ]
         for row in report.per_class
     ]
     pairs = [
-        [_plain(row["true"]), _plain(row["answer"]), row["count"], _percent(row["share"])]
+        [row["true"], row["answer"], row["count"], _percent(row["share"])]
         for row in report.confused_pairs(PAIRS)
     ]
     deciles = [
@@ -77,20 +75,20 @@ def as_markdown(report: EvaluationReport) -> str:
     ]
     sections = [
         "# Evaluation",
-        _table(("measure", "value"), [(name, _plain(value)) for name, value in summary_rows(report)]),
+        markdown_table(("measure", "value"), summary_rows(report)),
         "## Setting",
-        _table(("setting", "value"), [(name, _plain(value)) for name, value in setting_rows(report)]),
+        markdown_table(("setting", "value"), setting_rows(report)),
         "## Classes",
-        _table(("class", "precision", "recall", "F1", "images"), classes),
+        markdown_table(("class", "precision", "recall", "F1", "images"), classes),
     ]
     if pairs:
-        sections += ["## Most confused", _table(("true", "answer", "count", "of the class"), pairs)]
+        sections += ["## Most confused", markdown_table(("true", "answer", "count", "of the class"), pairs)]
     sections += [
         "## Accuracy by distance",
-        _table(("tenth", "from", "to", "images", "accuracy"), deciles),
+        markdown_table(("tenth", "from", "to", "images", "accuracy"), deciles),
     ]
     if times:
-        sections += ["## Time", _table(("part", "seconds", "images/s"), times)]
+        sections += ["## Time", markdown_table(("part", "seconds", "images/s"), times)]
     return "\n\n".join(sections)
 
 
@@ -137,21 +135,11 @@ def _class_lines(per_class: list[dict[str, Any]]) -> list[str]:
 
 
 def _timing_lines(report: EvaluationReport) -> list[str]:
-    rows = [f"{'time':<12} {'seconds':>9} {'images/s':>9}"]
+    rows = []
     for name, part, timing in timed_parts(report):
         seconds, rate = timing.seconds.get(part, 0.0), _rate(timing.rate(part))
         rows.append(f"{name.replace('_', ' '):<12} {seconds:>9.2f} {rate:>9}")
-    return rows
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def _plain(text: Any) -> str:
-    """Escape what Markdown or HTML would take for more than text; line breaks become visible."""
-    return _SPECIAL.sub(r"\\\1", html.escape(shortened(text, 80), quote=False))
+    return [f"{'time':<12} {'seconds':>9} {'images/s':>9}", *rows] if rows else []
 
 
 def _percent(value: float) -> str:

@@ -6,9 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipretrieval.encoding.checkpoints import is_published
 from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.stages import Architecture
+from clipretrieval.encoding.weights import HF_HUB
 from clipretrieval.evaluation import _comparison_views
-from clipretrieval.evaluation._comparison_views import markdown_table
+from clipretrieval.evaluation._markdown import markdown_table
 from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonReport
 from clipretrieval.images import ImageFolder
 
@@ -16,11 +19,13 @@ if TYPE_CHECKING:
     from clipretrieval.evaluation.reproduction import Reproduction
 
 __all__ = [
+    "FIGURES",
     "as_html",
     "as_markdown",
     "as_text",
     "check_figures",
     "draw_histograms",
+    "histogram_name",
     "study_rows",
     "what_differs",
 ]
@@ -33,6 +38,7 @@ STUDY = {
 }
 """Accuracy and seconds per 1,000 images in the study."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+RN50 = Architecture(layers=(3, 4, 6, 3), width=64, output_dim=1024, heads=32, image_size=224)
 FIGURES = ("pixel", "mid", "late")
 """Of which the study drew the distances."""
 _TITLE = "The study, run again"
@@ -67,13 +73,7 @@ def what_differs(
 ) -> list[str]:
     """Say in what a run is not the study's, a sentence each."""
     found = []
-    model = encoder.model if isinstance(encoder.model, str) else type(encoder.model).__name__
-    if not (model in ("RN50", "RN50-quickgelu") and encoder.pretrained == "openai"):
-        weights = encoder.pretrained or "its own weights"
-        found.append(
-            f"Another model: {model} with {weights} instead of RN50 with OpenAI's weights; no accuracy but "
-            "that at pixel can be expected to be the study's."
-        )
+    found += _what_of_the_model(encoder)
     if tuple(train.classes) != CLASSES:
         found.append("Other classes than CIFAR-10's: no accuracy is comparable.")
     elif any(path.suffix.lower() in (".jpg", ".jpeg") for path in (*train.paths[:1], *test.paths[:1])):
@@ -94,6 +94,25 @@ def what_differs(
     return found
 
 
+def _what_of_the_model(encoder: StagedEncoder) -> list[str]:
+    """Say that the model is another, or may be: weights of RN50's form can be a copy of OpenAI's."""
+    source, named = encoder._source, encoder.model in ("RN50", "RN50-quickgelu")
+    if named and encoder.pretrained == "openai":
+        return []
+    if source.path is not None and source.architecture == RN50 and is_published(source.path):
+        return []
+    model = encoder.model if isinstance(encoder.model, str) else type(encoder.model).__name__
+    weights = encoder.pretrained or "its own weights"
+    expected = "no accuracy but that at pixel can be expected to be the study's."
+    brought = source.path is not None or source.module is not None or not isinstance(encoder.model, str)
+    if source.architecture == RN50 and (brought or str(encoder.model).startswith(HF_HUB)):
+        return [
+            f"Perhaps other weights: {model} with {weights}, which is not the file that OpenAI published for "
+            f"RN50; unless it is a copy of that, {expected}"
+        ]
+    return [f"Another model: {model} with {weights} instead of RN50 with OpenAI's weights; {expected}"]
+
+
 def as_text(found: Reproduction) -> str:
     """Write the study's table, then the comparison's, for a terminal."""
     table = [_HEAD, *_cells(found)]
@@ -111,7 +130,7 @@ def as_text(found: Reproduction) -> str:
 def as_markdown(found: Reproduction) -> str:
     """Write the study's table, what differs, and the comparison."""
     notes = "\n".join(f"- {sentence}" for sentence in found.differences)
-    table = markdown_table(_HEAD, _cells(found))
+    table = markdown_table(_HEAD, _cells(found), numbers=True)
     rest = found.comparison.to_markdown().replace("# Comparison", "## Comparison", 1)
     return f"# {_TITLE}\n\n{table}\n\n## What is not comparable\n\n{notes}\n\n{rest}"
 
@@ -166,7 +185,7 @@ def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
         figure = Figure(layout="constrained")
         axes = comparison[name].report.plot_distances(figure.subplots())
         axes.set_title(f"{name}: distance to the nearest neighbour")
-        path = folder / f"distances-{name}.png"
+        path = folder / histogram_name(name)
         try:
             with replacing(path) as temporary:
                 figure.savefig(temporary, format="png", dpi=120)
@@ -174,6 +193,11 @@ def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
             raise InvalidInputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
         paths.append(path)
     return paths
+
+
+def histogram_name(stage: str) -> str:
+    """Return the name of the file that a stage's histogram is in."""
+    return f"distances-{stage}.png"
 
 
 def _cells(found: Reproduction) -> list[list[str]]:

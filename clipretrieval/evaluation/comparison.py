@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from clipretrieval._asking import open_ballot, vote
-from clipretrieval._timing import Progress, Timing
+from clipretrieval._timing import Progress
 from clipretrieval.encoding.staged import StagedEncoder
-from clipretrieval.encoding.views import stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation import _speed
 from clipretrieval.evaluation._comparison_plan import Plan, check_plan
-from clipretrieval.evaluation._indexes import Index, StoreMakers, fill_indexes, open_indexes
+from clipretrieval.evaluation._comparison_sides import Side, answer
+from clipretrieval.evaluation._indexes import StoreMakers, fill_indexes, open_indexes
+from clipretrieval.evaluation._labels_ahead import NOTHING_ASKED, check_both, open_baseline, opened
 from clipretrieval.evaluation._significance import mcnemar_exact
-from clipretrieval.evaluation._spool import Remembering, Replay, Spool
+from clipretrieval.evaluation._spool import Spool
 from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonReport, ComparisonRow
-from clipretrieval.evaluation.evaluating import evaluate
-from clipretrieval.evaluation.report import EvaluationReport
-from clipretrieval.evaluation.zero_shot import check_labels, make_report
 from clipretrieval.images import SkippedImage, check_on_error, count_hint, iter_raw
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.voting import Weighting
 from clipretrieval.zeroshot import STAGE, ZeroShotClassifier
-
-if TYPE_CHECKING:
-    from clipretrieval.classifier import RetrievalClassifier
 
 __all__ = ["compare"]
 
@@ -86,7 +77,7 @@ def compare(
         How many test images, drawn at random with a seed, are timed together, and one by one.
     open_clip : bool
         Whether open_clip as it comes is timed too, which takes several times as long as all else that is
-        timed.
+        timed: with the baseline's query, or else that of the first row at ``final``, or else none.
     resume : bool
         Go on with stores that hold a part of the images.
     on_error : {"raise", "skip"}
@@ -100,26 +91,33 @@ def compare(
     Raises
     ------
     InvalidInputError
-        If an argument is none of the above, images or labels are missing, or a test label is none of the
-        classes of `zero_shot`.
+        If an argument is none of the above, images or labels are missing, a test label is none of the
+        classes of `zero_shot`, or, with `resume`, a store holds vectors of other images. All of it but the
+        last shows before an image is read, as far as the labels are known then: those of folders and lists
+        are.
     """
     started = time.perf_counter()
     encoder = encoder if encoder is not None else StagedEncoder()
     plan = check_plan(encoder, stages, stores, k, weights, metric, zero_shot, timed_images, single_images)
     check_on_error(on_error)
+    train, test = opened(train), opened(test)
+    learnt, asked = check_both(train, train_labels, test, test_labels)
+    baseline = open_baseline(zero_shot, encoder, learnt, asked)
     seconds: dict[str, float] = {}
     with open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume) as indexes:
         fit_timing, skipped = fill_indexes(
             encoder, indexes, train, train_labels, on_error=on_error, progress=progress
         )
         seconds["fit"] = time.perf_counter() - started
-        baseline = _baseline(zero_shot, encoder, indexes, plan)
+        if baseline is None and zero_shot:
+            known = indexes[0].classifier(*plan.settings[0]).classes_.tolist()
+            baseline = open_baseline(zero_shot, encoder, known, asked)
         sample = _speed.Sample(plan.timed)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
         with closing(spool):
-            skipped += _encode(encoder, spool, sample, test, test_labels, on_error, progress)
+            passed_over = _encode(encoder, spool, sample, test, test_labels, on_error, progress)
             seconds["encode_test"] = time.perf_counter() - started - sum(seconds.values())
-            sides = _answer(indexes, plan, spool, baseline)
+            sides = answer(indexes, plan, spool, baseline, passed_over)
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
         speeds, whole = _measure(encoder, sides, sample.pictures(), plan, baseline, open_clip)
         seconds["measure"] = time.perf_counter() - started - sum(seconds.values())
@@ -134,27 +132,8 @@ def compare(
         open_clip=whole,
         fit_timing=fit_timing,
         seconds={**seconds, "total": time.perf_counter() - started},
-        skipped=tuple(skipped),
+        skipped=(*skipped, *passed_over),
     )
-
-
-@dataclass(eq=False)
-class _Side:
-    """One classifier: its answers, and how to get them again."""
-
-    name: str
-    report: EvaluationReport
-    answerer: _speed.Answerer
-    dim: int
-
-
-def _baseline(
-    zero_shot: ZeroShotClassifier | bool | None, encoder: StagedEncoder, indexes: list[Index], plan: Plan
-) -> ZeroShotClassifier | None:
-    if isinstance(zero_shot, ZeroShotClassifier) or not zero_shot:
-        return zero_shot or None
-    classes = indexes[0].classifier(*plan.settings[0]).classes_.tolist()
-    return ZeroShotClassifier(encoder, classes)
 
 
 def _encode(
@@ -175,81 +154,40 @@ def _encode(
         if progress is not None:
             progress(len(spool) + len(skipped), total)
     if not len(spool):
-        raise InvalidInputError("there are no images to classify; pass at least one that can be decoded")
+        raise InvalidInputError(NOTHING_ASKED)
     return skipped
-
-
-def _answer(
-    indexes: list[Index], plan: Plan, spool: Spool, baseline: ZeroShotClassifier | None
-) -> list[_Side]:
-    """Answer all test images with each classifier; each index is searched once."""
-    sides = [] if baseline is None else [_zero_shot_side(baseline, spool)]
-    for index in indexes:
-        most = min(plan.most, index.store.count())
-        remembered = Remembering(index.store, most)
-        replay = Replay(index.encoder, spool)
-        infer = index.encoder.encode
-        for number, way in plan.settings:
-            classifier = index.classifier(number, way)
-            asked = index.classifier(number, way)
-            asked.encoder, asked.store_ = replay, remembered
-            report = evaluate(asked, range(len(spool)))
-            name = plan.name(index.stage, index.name, number, way)
-            answerer = _speed.Answerer(infer, _query(classifier))
-            sides.append(_Side(name, report, answerer, index.encoder.dim))
-    return sides
-
-
-def _zero_shot_side(baseline: ZeroShotClassifier, spool: Spool) -> _Side:
-    started, timing = time.perf_counter(), Timing()
-    truth = check_labels(baseline, spool.labels)
-    parts = []
-    for batch in spool.batches(STAGE):
-        with timing.measure("search", len(batch)):
-            parts.append(baseline.cosines(batch.vectors[STAGE]))
-    report = make_report(
-        baseline, np.concatenate(parts), truth, timing=timing, seconds=time.perf_counter() - started
-    )
-    encoder = stopped_at(baseline.encoder_, STAGE)
-
-    def query(vectors: FloatArray) -> Any:
-        return baseline.cosines(vectors).argmax(axis=1)
-
-    return _Side(ZERO_SHOT, report, _speed.Answerer(encoder.encode, query), encoder.dim)
-
-
-def _query(classifier: RetrievalClassifier) -> Any:
-    ballot = open_ballot(classifier)
-
-    def query(vectors: FloatArray) -> Any:
-        wanted = min(int(classifier.k), classifier.store_.count())
-        return vote(classifier, classifier.store_.search(vectors, wanted), ballot)[0]
-
-    return query
 
 
 def _measure(
     encoder: StagedEncoder,
-    sides: list[_Side],
+    sides: list[Side],
     pictures: list[Any],
     plan: Plan,
     baseline: ZeroShotClassifier | None,
     open_clip: bool,
 ) -> tuple[dict[str, _speed.Speed], _speed.Speed | None]:
     answerers = {side.name: side.answerer for side in sides}
-    if baseline is not None and open_clip:
-        answerers[OPEN_CLIP] = _speed.open_clip_answerer(encoder, sides[0].answerer.query)
+    if open_clip:
+        answerers[OPEN_CLIP] = _speed.open_clip_answerer(encoder, _query_behind(sides, baseline))
     speeds = _speed.measure_speed(answerers, pictures, plan.singles)
     return speeds, speeds.pop(OPEN_CLIP, None)
 
 
+def _query_behind(sides: list[Side], baseline: ZeroShotClassifier | None) -> Callable[[FloatArray], Any]:
+    """Return what answers vectors of the whole tower: CLIP's prompts, the index at `final`, or nothing."""
+    if baseline is not None:
+        return sides[0].answerer.query
+    ways = (side.answerer.query for side in sides if side.report.setting["stage"] == STAGE)
+    return next(ways, len)
+
+
 def _rows(
-    sides: list[_Side],
+    sides: list[Side],
     speeds: Mapping[str, _speed.Speed],
     whole: _speed.Speed | None,
     n_train: int,
 ) -> tuple[tuple[ComparisonRow, ...], str]:
-    """Compare every side with the baseline: the zero-shot answer, or else the last stage's first row."""
+    """Compare every side with the baseline: the zero-shot answer, or else the last row."""
     clip = speeds.get(ZERO_SHOT)
     base = sides[0] if clip is not None else sides[-1]
     rows = []

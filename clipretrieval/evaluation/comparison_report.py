@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._atomic import write_text
 from clipretrieval._timing import Timing
-from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation._significance import McNemar
 from clipretrieval.evaluation._speed import Speed
+from clipretrieval.evaluation._writing import written
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.images import SkippedImage
 
@@ -181,21 +180,3 @@ class ComparisonReport:
         from clipretrieval.evaluation._comparison_views import as_text
 
         return as_text(self)
-
-
-def written(path: str | Path | None, text: str) -> str:
-    """Return a report's text, once it is written to `path`, atomically, where that is given.
-
-    Raises
-    ------
-    InvalidInputError
-        If it cannot be written.
-    """
-    if path is not None:
-        try:
-            write_text(path, text + "\n")
-        except OSError as error:
-            raise InvalidInputError(
-                f"the report cannot be written to {str(path)!r}: {error.strerror or error}"
-            ) from error
-    return text

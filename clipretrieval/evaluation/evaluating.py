@@ -86,7 +86,7 @@ def evaluate(
         if not allow_tuned:
             check_untuned(classifier, batch.ids, len(truth))
         kind = label_kind(batch.labels, kind)
-        check_kind(kind, classifier)
+        check_kind(kind, classifier._label_kind)
         true = stored_labels(batch.labels, kind)
         codes, scores = vote(classifier, near, ballot)
         shares = np.minimum(scores[np.arange(len(codes)), codes] / scores.sum(axis=1), 1.0)
@@ -149,9 +149,8 @@ def check_truth(classifier: RetrievalClassifier, y: Any) -> None:
         raise InvalidInputError("the true labels are missing; pass one for each vector")
 
 
-def check_kind(kind: str, classifier: RetrievalClassifier) -> None:
+def check_kind(kind: str, fitted: str) -> None:
     """Refuse true labels of a type that no answer can be equal to."""
-    fitted = classifier._label_kind
     numbers = {"int", "float"}
     if kind != fitted and not {kind, fitted} <= numbers:
         raise InvalidInputError(

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from clipretrieval._atomic import write_text
 from clipretrieval._explanation_views import readable, shortened, thumbnail
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
@@ -31,6 +30,7 @@ from clipretrieval.evaluation._page_parts import (
     table_part,
 )
 from clipretrieval.evaluation._svg import number
+from clipretrieval.evaluation._writing import written
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
@@ -116,13 +116,7 @@ def write_page(
     InvalidInputError
         If there is nothing to show, or the file cannot be written.
     """
-    page = render_page(reports, **options)
-    try:
-        write_text(path, page + "\n")
-    except OSError as error:
-        raise InvalidInputError(
-            f"the page cannot be written to {str(path)!r}: {error.strerror or error}"
-        ) from error
+    written(path, render_page(reports, **options), "page")
 
 
 def _pictures() -> Callable[[str], str | None]:

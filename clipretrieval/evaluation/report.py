@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix
 
-from clipretrieval._atomic import write_text
 from clipretrieval._timing import Timing
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation import _report_views
 from clipretrieval.evaluation._report_json import SCHEMA_VERSION, report_values
+from clipretrieval.evaluation._writing import written
 from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
 from clipretrieval.evaluation.metrics import class_table, confused_pairs, macro_averages, wilson_interval
 from clipretrieval.evaluation.mistakes import Mistake
@@ -87,6 +87,13 @@ class EvaluationReport:
             raise InvalidInputError(
                 "a report needs a true label, an answer and a distance for each of at least one image; got "
                 f"arrays of shape {', '.join(str(np.shape(row)) for row in rows)}"
+            )
+        labels = np.unique(np.concatenate([self.y_true, self.y_pred]))
+        strange = labels[~np.isin(labels, self.classes)]
+        if len(strange):
+            raise InvalidInputError(
+                f"the label {strange.tolist()[0]!r} is none of the report's classes; list every label in "
+                "classes, sorted"
             )
 
     @property
@@ -168,7 +175,7 @@ class EvaluationReport:
         InvalidInputError
             If the file cannot be written.
         """
-        return _written(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return written(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Return the report as Markdown, and write it to `path`, atomically, if one is given.
@@ -178,7 +185,7 @@ class EvaluationReport:
         InvalidInputError
             If the file cannot be written.
         """
-        return _written(path, _report_views.as_markdown(self))
+        return written(path, _report_views.as_markdown(self))
 
     def to_html(
         self, path: str | Path | None = None, *, title: str | None = None, pictures: bool = True
@@ -205,7 +212,7 @@ class EvaluationReport:
         """
         from clipretrieval.evaluation.page import render_page
 
-        return _written(path, render_page([(None, self)], title=title, pictures=pictures))
+        return written(path, render_page([(None, self)], title=title, pictures=pictures))
 
     def plot_distances(self, ax: Axes | None = None, *, bins: int = 40) -> Axes:
         """Draw the histograms of the distance of right and of wrong answers; see `plots`."""
@@ -239,14 +246,3 @@ class EvaluationReport:
 
     def __str__(self) -> str:
         return _report_views.as_text(self)
-
-
-def _written(path: str | Path | None, text: str) -> str:
-    if path is not None:
-        try:
-            write_text(path, text + "\n")
-        except OSError as error:
-            raise InvalidInputError(
-                f"the report cannot be written to {str(path)!r}: {error.strerror or error}"
-            ) from error
-    return text

@@ -8,30 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._atomic import write_text
 from clipretrieval._timing import Progress
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation._reproduction_views import (
+    FIGURES,
     as_html,
     as_markdown,
     draw_histograms,
+    histogram_name,
     study_rows,
     what_differs,
 )
+from clipretrieval.evaluation._results_folder import INDEXES, ResultsFolder
+from clipretrieval.evaluation._writing import written
 from clipretrieval.evaluation.comparison import compare
-from clipretrieval.evaluation.comparison_report import ComparisonReport, written
+from clipretrieval.evaluation.comparison_report import ComparisonReport
 from clipretrieval.images import ImageFolder
 from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.zeroshot import ZeroShotClassifier
 
-__all__ = ["STAGES", "Reproduction", "reproduce"]
+__all__ = ["FILES", "STAGES", "Reproduction", "reproduce"]
 
 STAGES = ("pixel", "mid", "late", "final")
 """The study's origin and its three stages."""
-_RUN = "run.json"
-_INDEXES = "indexes"
+REPORTS = ("report.json", "report.md", "report.html")
+FILES = (*REPORTS, *map(histogram_name, FIGURES))
+"""What `Reproduction.save` writes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +103,7 @@ class Reproduction:
             If matplotlib or jinja2 is not installed; the JSON and the Markdown are there then.
         """
         root = Path(folder)
-        paths = [root / "report.json", root / "report.md", root / "report.html"]
+        paths = [root / name for name in REPORTS]
         self.to_json(paths[0])
         self.to_markdown(paths[1])
         self.to_html(paths[2])
@@ -126,11 +130,14 @@ def reproduce(
         With class folders.
     encoder : StagedEncoder
     out : str or Path
-        Folder for the indexes, made if it is not there. A run that was interrupted goes on from there.
+        Folder for the indexes, made if it is not there. A run that was interrupted goes on from there, unless
+        the store keeps nothing on a disk or at a server, as ``"memory"``.
     store : str
     store_options : mapping, optional
+        Each stage has a place of its own: a ``path`` gets the stage's name below it, a Chroma server's
+        ``collection`` and Pinecone's ``namespace`` behind theirs.
     settings : mapping of JSON values, optional
-        What `out` belongs to. A run with others is refused there.
+        What `out` belongs to, besides the folders and the store. A run with others is refused there.
     open_clip, progress
         As for `compare`.
 
@@ -141,16 +148,20 @@ def reproduce(
     Raises
     ------
     InvalidInputError
-        If a folder has no class folders, or `out` belongs to a run with other settings.
+        If a folder has no class folders, the test images have a class that the training images lack, `out`
+        belongs to a run with other settings, or the indexes there hold pictures that are not in `train`.
     """
     folder = Path(out)
-    _claim(folder, {"train": str(train.root), "test": str(test.root), "store": store, **(settings or {})})
-    for given in (train, test):
-        if given.labels is None:
-            raise InvalidInputError(
-                f"no sub-folder of {str(given.root)!r} holds pictures; put each class's into one that is "
-                "named after it"
-            )
+    places = {"train": str(train.root.resolve()), "test": str(test.root.resolve())}
+    results = ResultsFolder(folder, {**places, "store": store, **(settings or {})})
+    _check_classes(train, test)
+    results.check()
+
+    def tell(done: int, total: int | None) -> None:
+        results.claim()  # something is stored now
+        if progress is not None:
+            progress(done, total)
+
     comparison = compare(
         train,
         test,
@@ -160,38 +171,36 @@ def reproduce(
         stores={store: lambda stage: _open_store(store, stage, folder, dict(store_options or {}))},
         open_clip=open_clip,
         resume=True,
-        progress=progress,
+        progress=tell,
     )
     return Reproduction(comparison, tuple(what_differs(encoder, comparison, train, test, store)))
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down what a folder belongs to, or refuse one that belongs to something else."""
-    path = folder / _RUN
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_text(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{str(folder)!r} cannot be used for the results: {error}") from error
-    known = before if isinstance(before, dict) else {}
-    differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
-    if differing:
-        told = ", ".join(f"{key} was {known.get(key)!r} and is {settings.get(key)!r}" for key in differing)
+def _check_classes(train: ImageFolder, test: ImageFolder) -> None:
+    """Refuse folders without class folders, and classes that nothing could be learnt of."""
+    for given in (train, test):
+        if given.labels is None:
+            raise InvalidInputError(
+                f"no sub-folder of {str(given.root)!r} holds pictures; put each class's into one that is "
+                "named after it"
+            )
+    unknown = sorted(set(test.classes) - set(train.classes))
+    if unknown:
         raise InvalidInputError(
-            f"{str(folder)!r} holds a run with other settings ({told}); pass another folder for the results, "
-            "or the same settings to go on with that run"
+            f"{str(test.root)!r} has the class folder {unknown[0]!r}, of which {str(train.root)!r} has no "
+            "picture; remove it, or add pictures of the class to learn from"
         )
 
 
 def _open_store(store: str, stage: str, folder: Path, options: dict[str, Any]) -> VectorStore:
     """Open the store of one stage, in a place of its own."""
     if store in ("faiss", "chroma") and "host" not in options:
-        place = Path(options.pop("path", folder / _INDEXES)) / stage
+        options.setdefault("path", str(folder / INDEXES))
+    if isinstance(options.get("path"), str | Path):
+        place = Path(options["path"]) / stage
         place.parent.mkdir(parents=True, exist_ok=True)
-        return create_store(store, path=str(place), **options)
+        options["path"] = str(place)
+        return create_store(store, **options)
     key = {"chroma": "collection", "pinecone": "namespace"}.get(store)
     if key:
         options[key] = f"{options.get(key, 'study')}-{stage}"

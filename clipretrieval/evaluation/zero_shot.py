@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,66 @@ from clipretrieval._timing import Progress, Timing
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.images import SkippedImage, count_hint
-from clipretrieval.types import Label
+from clipretrieval.types import AnyArray, Label
 
 if TYPE_CHECKING:
     from clipretrieval.zeroshot import ZeroShotClassifier
 
-__all__ = ["check_labels", "evaluate", "make_report"]
+__all__ = ["Answers", "check_labels", "evaluate"]
+
+
+@dataclass
+class Answers:
+    """Answers batch by batch: of each image the class, its cosine and its probability, and no more.
+
+    Parameters
+    ----------
+    classifier : ZeroShotClassifier
+    """
+
+    classifier: ZeroShotClassifier
+    _truth: list[Label] = field(default_factory=list)
+    _codes: list[AnyArray] = field(default_factory=list)
+    _nearest: list[AnyArray] = field(default_factory=list)
+    _shares: list[AnyArray] = field(default_factory=list)
+
+    def add(self, cosines: npt.NDArray[np.float64], labels: Sequence[Any]) -> None:
+        """Take a batch.
+
+        Parameters
+        ----------
+        cosines : ndarray of float64, shape (n, n_classes)
+        labels : sequence of int or of str, length n
+
+        Raises
+        ------
+        InvalidInputError
+            If a label is missing, or none of the classes.
+        """
+        self._truth += check_labels(self.classifier, labels)
+        codes = cosines.argmax(axis=1)
+        self._codes.append(codes)
+        self._nearest.append(cosines[np.arange(len(codes)), codes])
+        self._shares.append(self.classifier.probabilities(cosines).max(axis=1))
+
+    def report(self, **rest: Any) -> EvaluationReport:
+        """Make a report of all batches.
+
+        Parameters
+        ----------
+        **rest
+            The report's ``timing``, ``seconds`` and ``skipped``.
+        """
+        classes = self.classifier.classes_
+        return EvaluationReport(
+            y_true=class_array(self._truth, label_kind(classes.tolist()), sort=False),
+            y_pred=classes[np.concatenate(self._codes)],
+            distances=(1 - np.concatenate(self._nearest)).astype(np.float32),
+            confidence=np.concatenate(self._shares),
+            classes=classes,
+            setting=_setting(self.classifier),
+            **rest,
+        )
 
 
 def evaluate(
@@ -41,47 +96,12 @@ def evaluate(
             progress(arrived + len(skipped), total)
 
     tell(0)
-    truth: list[Label] = []
-    parts = []
+    answers = Answers(classifier)
     for batch, cosines in classifier.cosine_batches(
         X, y, on_error=on_error, skipped=skipped, timing=timing, tell=tell
     ):
-        truth += check_labels(classifier, batch.labels)
-        parts.append(cosines)
-    return make_report(
-        classifier,
-        np.concatenate(parts),
-        truth,
-        timing=timing,
-        seconds=time.perf_counter() - started,
-        skipped=tuple(skipped),
-    )
-
-
-def make_report(
-    classifier: ZeroShotClassifier, cosines: npt.NDArray[np.float64], truth: Sequence[Label], **rest: Any
-) -> EvaluationReport:
-    """Make a report of answers that are known already.
-
-    Parameters
-    ----------
-    classifier : ZeroShotClassifier
-    cosines : ndarray of float64, shape (n, n_classes)
-    truth : sequence of int or of str, length n
-        As `check_labels` returns them.
-    **rest
-        The report's ``timing``, ``seconds`` and ``skipped``.
-    """
-    classes, codes = classifier.classes_, cosines.argmax(axis=1)
-    return EvaluationReport(
-        y_true=class_array(truth, label_kind(classes.tolist()), sort=False),
-        y_pred=classes[codes],
-        distances=(1 - cosines[np.arange(len(codes)), codes]).astype(np.float32),
-        confidence=classifier.probabilities(cosines).max(axis=1),
-        classes=classes,
-        setting=_setting(classifier),
-        **rest,
-    )
+        answers.add(cosines, batch.labels)
+    return answers.report(timing=timing, seconds=time.perf_counter() - started, skipped=tuple(skipped))
 
 
 def check_labels(classifier: ZeroShotClassifier, labels: Sequence[Any]) -> list[Label]:

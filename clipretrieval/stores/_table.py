@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class RecordTable:
 
     def find(self, ids: Iterable[str]) -> npt.NDArray[np.int64]:
         """Return each id's row, -1 where it is not stored."""
-        return np.fromiter((self._rows.get(name, -1) for name in ids), dtype=np.int64)
+        return np.array(list(map(self._rows.get, ids, repeat(-1))), dtype=np.int64)
 
     def reserve(self, batch: Batch, places: npt.NDArray[np.int64]) -> None:
         """Make room for `write`, which then cannot run out of memory half-way."""
@@ -119,9 +120,12 @@ class RecordTable:
         self._labels[places] = batch.labels
         self._norms[places] = batch.norms
         self._rows.update(zip(batch.ids, rows, strict=True))
-        self._metadata.extend([""] * (count - len(self._metadata)))
-        for row, text in zip(rows, batch.metadata, strict=True):
-            self._metadata[row] = text
+        if len(self._metadata) == self._count == int(places[0]) and count == self._count + len(rows):
+            self._metadata.extend(batch.metadata)
+        else:
+            self._metadata.extend([""] * (count - len(self._metadata)))
+            for row, text in zip(rows, batch.metadata, strict=True):
+                self._metadata[row] = text
         self._count = count
 
     def excerpt(self, rows: npt.NDArray[np.int64]) -> Excerpt:

@@ -220,9 +220,10 @@ def json_text(value: Any, name: str) -> str:
 
 def _check_ids(ids: Sequence[str]) -> list[str]:
     names = _as_list(ids, "ids")
-    for place, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise InvalidInputError(f"ids must be non-empty str; ids[{place}] is {name!r}")
+    if not all(names) or set(map(type, names)) != {str}:
+        for place, name in enumerate(names):
+            if not isinstance(name, str) or not name:
+                raise InvalidInputError(f"ids must be non-empty str; ids[{place}] is {name!r}")
     try:
         "".join(names).encode("utf-8")
     except UnicodeEncodeError:
@@ -261,5 +262,7 @@ def _as_list(values: Any, name: str) -> list[Any]:
         raise InvalidInputError(f"{name} must be a sequence; found {type(values).__name__}") from error
     if not isinstance(items, list):  # tolist() of a 0-D array
         raise InvalidInputError(f"{name} must be a sequence; found {items!r}")
+    if set(map(type, items)) == {str}:
+        return items
     # Subclasses such as numpy.str_ are stored as plain str.
     return [str(item) if isinstance(item, str) and type(item) is not str else item for item in items]

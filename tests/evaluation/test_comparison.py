@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+from tiny_models import write_model
 
 from clipretrieval import (
     ClipRetrievalWarning,
     InvalidInputError,
     RetrievalClassifier,
     StagedEncoder,
+    WeightsUnavailableError,
     ZeroShotClassifier,
 )
 from clipretrieval.encoding import pipeline
@@ -22,6 +28,7 @@ from clipretrieval.images import iter_raw
 from clipretrieval.stores import FaissStore, MemoryStore
 
 ALL = ("pixel", "mid", "late", "final")
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text(encoding="utf-8"))
 QUICK = {"timed_images": 4, "single_images": 2, "open_clip": False}
 
 
@@ -191,6 +198,8 @@ def test_pictures_in_memory_and_broken_ones(encoder, photographs):
     assert (found.n_train, found.n_test, len(found.skipped)) == (8, 4, 2)
     assert found.timed_images == 4
     assert "2 images could not be decoded" in str(found)
+    assert [skip.index for skip in found["pixel"].report.skipped] == [4]
+    assert found["pixel"].report.to_dict()["n_skipped"] == 1
 
 
 def test_stores_that_hold_a_part_are_filled_up(encoder, class_folder, tmp_path):
@@ -230,7 +239,8 @@ def test_stores_that_hold_a_part_are_filled_up(encoder, class_folder, tmp_path):
         ({"stores": {"mine": lambda stage: MemoryStore("cosine")}}, "has the metric 'cosine'"),
         ({"k": 0}, "at least 1"),
         ({"k": ()}, "is empty"),
-        ({"weights": "loud"}, "loud"),
+        ({"weights": "loud"}, "unknown weights 'loud'"),
+        ({"weights": "distance", "metric": "ip"}, "with metric='ip' use 'softmax'"),
         ({"weights": (lambda d: d, lambda d: -d)}, "one name"),
         ({"metric": "l7"}, "l7"),
         ({"zero_shot": "study"}, "ZeroShotClassifier, True or None"),
@@ -240,8 +250,9 @@ def test_stores_that_hold_a_part_are_filled_up(encoder, class_folder, tmp_path):
         ({"on_error": "ignore"}, "on_error"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(encoder, class_folder, options, message):
-    """Every argument is checked, and the message says which one was wrong."""
+def test_what_cannot_be_compared_is_refused(encoder, class_folder, options, message, monkeypatch):
+    """Every argument is checked before a picture is read, and the message says which one was wrong."""
+    monkeypatch.setattr(StagedEncoder, "stream", lambda *_, **__: pytest.fail("pictures were read"))
     with pytest.raises(InvalidInputError, match=message):
         compare(class_folder / "train", class_folder / "test", **{"encoder": encoder, **QUICK, **options})
 
@@ -258,6 +269,130 @@ def test_baselines_and_labels_that_do_not_fit_are_refused(encoder, class_folder,
         compare([], class_folder / "test", encoder=encoder, **QUICK)
     with pytest.raises(InvalidInputError, match="no images"):
         compare(class_folder / "train", [], encoder=encoder, **QUICK)
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Make a test fail once a picture is read."""
+    monkeypatch.setattr(StagedEncoder, "stream", lambda *_, **__: pytest.fail("pictures were read"))
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [("a photo", "has the places"), ("a {} " + "very " * 80, "tokens, and the model")],
+)
+def test_prompts_are_encoded_before_any_picture(encoder, class_folder, unread, templates, message):
+    """Templates without a place and prompts that are too long are refused at once."""
+    clip = ZeroShotClassifier(encoder, ["flower", "temple"], templates=templates)
+    with pytest.raises(InvalidInputError, match=message):
+        compare(class_folder / "train", class_folder / "test", encoder=encoder, zero_shot=clip, **QUICK)
+
+
+@pytest.mark.parametrize("walkable", [True, False])
+def test_models_without_a_text_tower_are_refused_at_once(tmp_path, class_folder, unread, walkable):
+    """An image tower alone has no zero-shot answer, which shows before a picture is read."""
+    folder = tmp_path / "towers"
+    name = write_model(folder)
+    weights = load_file(folder / "open_clip_model.safetensors")
+    tower = {key: value for key, value in weights.items() if key.startswith("visual.")}
+    save_file(tower, folder / "open_clip_model.safetensors")
+    train = class_folder / "train"
+    train = train if walkable else iter([(path, "temple") for path in (train / "temple").iterdir()])
+    with pytest.raises(WeightsUnavailableError, match="holds an image tower alone"):
+        compare(train, class_folder / "test", encoder=StagedEncoder(name), zero_shot=True, **QUICK)
+
+
+def test_labels_are_looked_at_before_any_picture(encoder, class_folder, photographs, tmp_path, unread):
+    """What is wrong with labels, or with the folder of test images, shows at once."""
+    train, test = class_folder / "train", class_folder / "test"
+    (tmp_path / "empty").mkdir()
+    for given, options, message in (
+        ((train, test / "temple"), {}, "test: some images have no label"),
+        ((train, tmp_path / "empty"), {}, "holds no pictures"),
+        ((train, tmp_path / "nowhere"), {}, "there is no folder"),
+        ((train, []), {}, "no images to classify"),
+        (
+            (train, photographs),
+            {"test_labels": [1] * 8},
+            "of the type int, but the classifier was fitted on str",
+        ),
+        ((train, photographs), {"test_labels": ["flower"] * 7}, "8 pictures but 7 labels"),
+        ((photographs, test), {"train_labels": [1, "b"] * 4}, "train: labels must all be of one type"),
+        (
+            (photographs, photographs),
+            {"train_labels": [1, 2] * 4, "test_labels": [1, 2] * 4, "zero_shot": True},
+            "labels for the classes' names, and these are of the type int",
+        ),
+        (
+            (photographs, photographs),
+            {"train_labels": ["cat"] * 8, "test_labels": ["cat", "owl"] * 4, "zero_shot": True},
+            "'owl' is none of the 1 classes",
+        ),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            compare(*given, encoder=encoder, **options, **QUICK)
+
+
+def test_pictures_that_are_gone_do_not_answer(encoder, photographs, tmp_path):
+    """With resume, a store that holds pictures which are not given any more is refused, and counted."""
+
+    def run(count, labels):
+        return compare(
+            photographs[:count],
+            photographs[6:],
+            train_labels=labels[:count],
+            test_labels=["flower", "flower"],
+            encoder=encoder,
+            stages=("pixel", "mid"),
+            zero_shot=True,
+            stores={"kept": lambda stage: FaissStore(tmp_path / stage)},
+            resume=True,
+            **QUICK,
+        )
+
+    first = run(6, ["temple"] * 4 + ["flower"] * 2)
+    assert first["mid"].report.classes.tolist() == ["flower", "temple"]
+    with pytest.raises(InvalidInputError, match="holds 6 vectors of the stage 'pixel', 2 more than the 4"):
+        run(4, ["temple", "temple", "flower", "flower"])
+    renamed = run(6, ["house"] * 4 + ["flower"] * 2)  # nothing is gone, but a class's name
+    assert renamed.n_train == 6
+    assert renamed["mid"].report.classes.tolist() == ["flower", "house"]
+
+
+def test_reports_have_no_times_of_shared_passes(compared):
+    """A row's report tells no times, as its passes were shared; the row has those that were measured."""
+    for name, report in compared.reports.items():
+        content = report.to_dict()
+        assert content["timing"] is None
+        jsonschema.validate(content, SCHEMA)
+        assert "images/s" not in str(report)
+        assert "## Time" not in report.to_markdown()
+        assert compared[name].speed.total_s > 0
+
+
+def test_names_stay_text_in_markdown(compared):
+    """A row's name cannot break the table, nor become markup, in Markdown."""
+    first = replace(compared.rows[0], name="a|b_<c>")
+    assert "| a\\|b\\_&lt;c&gt; |" in replace(compared, rows=(first, *compared.rows[1:])).to_markdown()
+
+
+def test_open_clip_is_timed_without_a_baseline(encoder, photographs):
+    """open_clip as it comes is timed beside `final`'s index, and beside nothing where there is none."""
+    for stages in (("pixel", "final"), ("pixel",)):
+        found = compare(
+            photographs[:6],
+            photographs[6:],
+            train_labels=[1] * 6,
+            test_labels=[1, 1],
+            encoder=encoder,
+            stages=stages,
+            timed_images=2,
+            single_images=0,
+        )
+        assert found.open_clip.total_s > 0
+        for row in found.rows:
+            assert row.speedup_open_clip == pytest.approx(found.open_clip.total_s / row.speed.total_s)
+            assert row.speedup is None
 
 
 def test_sample_is_of_the_whole_stream():

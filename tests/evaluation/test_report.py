@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -168,3 +169,12 @@ def test_labels_never_fitted_count_as_wrong():
     assert found.classes.tolist() == ["a", "b", "z"]
     assert found.accuracy == pytest.approx(2 / 3)
     assert found.confusion_matrix[2].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred"), [(["a", "z"], ["a", "a"]), (["a", "a"], ["a", "z"]), ([1, 1], [1, 1])]
+)
+def test_labels_outside_of_the_classes_are_refused(y_true, y_pred):
+    """A report whose classes lack a label has no matrix that holds every image, and is refused."""
+    with pytest.raises(InvalidInputError, match="is none of the report's classes"):
+        replace(report(["a", "b"], ["a", "b"]), y_true=np.array(y_true), y_pred=np.array(y_pred))

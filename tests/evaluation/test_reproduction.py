@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 
 import pytest
+from open_clip import pretrained
 from PIL import Image
 
-from clipretrieval import InvalidInputError, RetrievalClassifier, StagedEncoder, cli
+from clipretrieval import (
+    ImageDecodeError,
+    InvalidInputError,
+    RetrievalClassifier,
+    StagedEncoder,
+    UnknownStoreError,
+    cli,
+)
+from clipretrieval._atomic import file_sha256
 from clipretrieval._cifar import cifar10_folder
 from clipretrieval.encoding.views import stopped_at
 from clipretrieval.evaluation import reproduce
+from clipretrieval.evaluation._reproduction_views import what_differs
 from clipretrieval.images import scan_folder
+from clipretrieval.stores import FaissStore, register_store, registry
 
 STUDY = {"zero-shot": (0.7053, 128), "pixel": (0.3539, 290), "mid": (0.7150, 321), "late": (0.7731, 589)}
 
@@ -132,6 +145,119 @@ def test_folders_without_classes_are_refused(encoder, folders, class_folder, tmp
         reproduce(folders[0], scan_folder(class_folder / "test" / "temple"), encoder, tmp_path)
 
 
+def copied(class_folder, place):
+    """Copy the folders, so that a test can change them."""
+    shutil.copytree(class_folder, place)
+    return scan_folder(place / "train"), scan_folder(place / "test")
+
+
+def test_pictures_that_changed_do_not_answer(encoder, class_folder, tmp_path):
+    """Stored vectors of pictures that are gone are counted and refused; new pictures are learnt too."""
+    train, test = copied(class_folder, tmp_path / "data")
+    out = tmp_path / "out"
+    reproduce(train, test, encoder, out, open_clip=False)
+    gone = train.paths[0].read_bytes()
+    with Image.open(train.paths[0]) as picture:
+        picture.rotate(180).save(train.paths[0])
+    with pytest.raises(
+        InvalidInputError, match="25 vectors of the stage 'pixel', 1 more than the 24 pictures"
+    ):
+        reproduce(train, test, encoder, out, open_clip=False)
+    (train.paths[0].parent / "old.jpg").write_bytes(gone)
+    again = reproduce(scan_folder(train.root), test, encoder, out, open_clip=False)
+    assert again.comparison.n_train == 25
+
+
+def test_a_run_that_stored_nothing_claims_nothing(encoder, folders, class_folder, tmp_path):
+    """What fails before a vector is stored leaves the folder free for other settings."""
+    train, test = copied(class_folder, tmp_path / "data")
+    (tmp_path / "data" / "test" / "owl").mkdir()
+    shutil.copy(test.paths[0], tmp_path / "data" / "test" / "owl")
+    out = tmp_path / "out"
+    with pytest.raises(InvalidInputError, match=r"class folder 'owl', of which .* has no picture"):
+        reproduce(train, scan_folder(test.root), encoder, out)
+    with pytest.raises(UnknownStoreError, match="unknown"):
+        reproduce(train, test, encoder, out, store="unknown")
+    for path in train.paths:
+        path.write_bytes(b"broken")
+    with pytest.raises(ImageDecodeError):
+        reproduce(train, test, encoder, out, open_clip=False)
+    assert not (out / "run.json").exists()
+    found = reproduce(*folders, encoder, out, store="chroma", open_clip=False)
+    assert found.comparison.n_train == 24
+    assert json.loads((out / "run.json").read_text("utf-8"))["store"] == "chroma"
+
+
+def test_the_same_folder_by_another_path_is_the_same_run(encoder, class_folder, tmp_path, monkeypatch):
+    """Paths are compared by where they lead, whatever the working directory is."""
+    copied(class_folder, tmp_path / "data")
+    (tmp_path / "other").mkdir()
+
+    def run(train, test, out):
+        return reproduce(scan_folder(train), scan_folder(test), encoder, out, open_clip=False)
+
+    monkeypatch.chdir(tmp_path)
+    run("data/train", "data/test", "out")
+    monkeypatch.chdir(tmp_path / "other")
+    assert run("../data/train", tmp_path / "data" / "test", "../out").comparison.n_train == 24
+    copied(class_folder, tmp_path / "other" / "data")
+    with pytest.raises(InvalidInputError, match="train was"):
+        run("data/train", "../data/test", "../out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", "{garbage", r"run\.json.* does not tell which run"),
+        ("run.json", "[1]", r"run\.json.*it holds no mapping.*remove the file"),
+        ("indexes", "", "indexes' is a file"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_refused(encoder, folders, tmp_path, name, content, message):
+    """A file that is in the way is named, with what to do about it."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=message):
+        reproduce(*folders, encoder, tmp_path)
+
+
+class KeptStore(FaissStore):
+    """A store that another package brings, with a path."""
+
+
+def test_stores_of_packages_have_a_place_for_each_stage(encoder, folders, tmp_path, monkeypatch):
+    """A path that is given for a store gets the stage's name below it."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    register_store("kept", KeptStore)
+    options = {"path": str(tmp_path / "kept")}
+    found = reproduce(
+        *folders, encoder, tmp_path / "out", store="kept", store_options=options, open_clip=False
+    )
+    assert found.comparison.n_train == 24
+    assert {path.name for path in (tmp_path / "kept").iterdir()} >= {"pixel", "mid", "late", "final"}
+
+
+@pytest.mark.parametrize(
+    ("model", "published", "told"),
+    [
+        ("RN50", True, None),
+        ("RN50", False, "Perhaps other weights: RN50 with .*not the file that OpenAI published"),
+        ("RN101", True, "Another model: RN101"),
+    ],
+)
+def test_weights_by_their_file_are_told_truly(found, folders, tmp_path, monkeypatch, model, published, told):
+    """OpenAI's own file is the study's model; another file of its form may be a copy, and is called that."""
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"weights")
+    address = f"https://models.example/{file_sha256(file) if published else 'other'}/RN50.pt"
+    monkeypatch.setattr(pretrained, "get_pretrained_url", lambda *_: address)
+    given = StagedEncoder(model, str(file))
+    sentences = what_differs(given, found.comparison, *folders, "pinecone")
+    if told is None:
+        assert not any("weights" in sentence for sentence in sentences)
+    else:
+        assert re.search(told, sentences[0])
+
+
 @pytest.fixture
 def command(monkeypatch, capfd):
     """Run the command in this process; return its exit status, standard output and standard error."""
@@ -186,6 +312,33 @@ def test_compare_from_the_command_line(command, class_folder, tiny_model, tmp_pa
     status, out, err = command(*given, "--no-zero-shot", "--stages", "mid", "--k", 1)
     assert status == 0
     assert "zero-shot" not in out
+
+
+def test_commands_refuse_in_their_own_terms(command, class_folder, tiny_model, tmp_path):
+    """Limits and class folders that cannot go together are refused at once, with the options' names."""
+    copied(class_folder, tmp_path / "data")
+    train, test = tmp_path / "data" / "train", tmp_path / "data" / "test"
+    out = tmp_path / "out"
+    compared = ("compare", train, test, "--model", tiny_model)
+    repeated = ("reproduce", "--data", tmp_path / "data", "--model", tiny_model, "--out", out)
+    for given in (compared, repeated):
+        status, _, err = command(*given, "--limit-train", 1)
+        assert status == 2
+        assert "--limit-train must be at least 2, one for each class" in err
+    shutil.copytree(test / "temple", test / "owl")
+    for given, advice in ((compared, "pass --no-zero-shot"), (repeated, "add pictures of the class")):
+        status, _, err = command(*given)
+        assert status == 2
+        assert "the class folder 'owl'" in err
+        assert advice in err
+        assert "class_names" not in err
+    assert not out.exists()
+    (out / "report.json").mkdir(parents=True)
+    shutil.rmtree(test / "owl")
+    status, _, err = command(*repeated)
+    assert status == 2
+    assert "report.json' is not a file" in err
+    assert [path.name for path in out.iterdir()] == ["report.json"]
 
 
 class Cifar:

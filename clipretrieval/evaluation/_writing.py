@@ -1,0 +1,28 @@
+"""Reports on their way into files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipretrieval._atomic import write_text
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["written"]
+
+
+def written(path: str | Path | None, text: str, what: str = "report") -> str:
+    """Return a text, once it is written to `path`, atomically, where that is given.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be written.
+    """
+    if path is not None:
+        try:
+            write_text(path, text + "\n")
+        except OSError as error:
+            raise InvalidInputError(
+                f"the {what} cannot be written to {str(path)!r}: {error.strerror or error}"
+            ) from error
+    return text
