@@ -51,8 +51,9 @@ def as_html(
     from clipretrieval.evaluation.page import render_page
 
     rows = [row.to_dict() for row in report.rows]
-    notes = [*notes, *_notes(report)]
-    return render_page(report.reports, comparison=rows, tables=tables, title=title, notes=notes)
+    return render_page(
+        report.reports, comparison=rows, tables=tables, title=title, notes=notes, remarks=_notes(report)
+    )
 
 
 def _cells(row: ComparisonRow) -> list[str]:

@@ -218,15 +218,17 @@ def _written(key: str, value: Any) -> str:
         return "–"
     if not isinstance(value, Real) or isinstance(value, bool):
         return readable(value)
-    if key in ("accuracy", "low", "high"):
+    if key in ("accuracy", "study_accuracy", "low", "high"):
         return f"{float(value):.2%}"
+    if key == "accuracy_difference":
+        return f"{100 * float(value):+.2f}".replace("-", "−")
     if key == "p_value":
         return "< 0.0001" if value < 0.0001 else f"{float(value):.4f}"
     if key == "bytes":
         return _sized(float(value))
     if key.startswith("speedup"):
         return f"{float(value):.2f} ×"
-    if key.endswith(("_s_per_1000", "_ms")):
+    if key.endswith(("s_per_1000", "_ms", "s_ratio")):
         return f"{float(value):,.2f}"
     return f"{value:,}" if isinstance(value, int) else number(float(value))
 

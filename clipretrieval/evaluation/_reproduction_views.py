@@ -139,9 +139,10 @@ def as_html(found: Reproduction) -> str:
     """Write one page: the study's table, the comparison, and each row's report."""
     from clipretrieval.evaluation.page import PageTable
 
-    rows = [dict(zip(_HEAD, cells, strict=True)) for cells in _cells(found)]
-    table = PageTable("Beside the study", [(head, head) for head in _HEAD], rows)
-    return _comparison_views.as_html(found.comparison, title=_TITLE, notes=found.differences, tables=[table])
+    rows = study_rows(found.comparison)
+    columns = list(zip(rows[0], _HEAD, strict=True))
+    table = PageTable("Beside the study", columns, rows, note=" ".join(found.differences))
+    return _comparison_views.as_html(found.comparison, title=_TITLE, tables=[table])
 
 
 def check_figures() -> None:

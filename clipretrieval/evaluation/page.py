@@ -45,6 +45,7 @@ def render_page(
     tables: Sequence[PageTable] = (),
     title: str | None = None,
     notes: Sequence[str] = (),
+    remarks: Sequence[str] = (),
     pictures: bool = True,
 ) -> str:
     """Return one page for one report, or for several with a table that compares them.
@@ -61,6 +62,8 @@ def render_page(
     title : str, optional
     notes : sequence of str
         Paragraphs of plain text at the head of the page.
+    remarks : sequence of str
+        Sentences of plain text below the comparison: what its columns are, and how they were measured.
     pictures : bool
         Whether to show the worst mistakes with thumbnails, or with words alone.
 
@@ -85,6 +88,7 @@ def render_page(
     return _template().render(
         title=title or ("Comparison" if several else "Evaluation"),
         notes=notes,
+        remarks=remarks,
         several=several,
         comparison=comparison_part(comparison),
         time_chart=_charts.time_chart(comparison),
