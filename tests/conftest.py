@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from tiny_models import write_model
 # No test may fail for the speed of the machine, and every run tries the same examples.
 settings.register_profile("clipretrieval", deadline=None, derandomize=True)
 settings.load_profile("clipretrieval")
+
+# A job in the background may have been started without Ctrl-C, and would hand that on to what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
