@@ -3,10 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DIGITS := build/demo/digits
 
-# Two processes, each file of tests in one of them; PARALLEL= gives one, for a debugger.
-PARALLEL ?= -n 2 --dist loadfile
+# Three processes, as tests that wait for others leave a core idle; each file of tests in one of them. PARALLEL= gives one,
+# for a debugger.
+PARALLEL ?= -n 3 --dist loadfile
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
