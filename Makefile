@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DIGITS := build/demo/digits
 
 # Three processes, as tests that wait for others leave a core idle; each file of tests in one of them. PARALLEL= gives one,
 # for a debugger.
