@@ -26,11 +26,11 @@ from clipretrieval.encoding.engine import Engine
 from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.preprocess import Picture, Preparation, Squares
 from clipretrieval.encoding.stages import Stage
-from clipretrieval.errors import ImageDecodeError, InvalidInputError
+from clipretrieval.errors import ImageDecodeError
 from clipretrieval.images import RawImage, SkippedImage, decode
 from clipretrieval.types import FloatArray
 
-__all__ = ["Chunk", "encode_source", "flatten_pixels", "joined", "prepare_chunk"]
+__all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -266,17 +266,3 @@ def flatten_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> FloatArray:
     """Scale to [0, 1] and flatten channel first, shape (n, 3072)."""
     flat = squares.transpose(0, 3, 1, 2).reshape(len(squares), -1)
     return flat.astype(np.float32) / np.float32(255)
-
-
-def joined(batches: Iterable[EncodedBatch], stages: tuple[str, ...]) -> dict[str, FloatArray]:
-    """Put batches together, each stage's vectors in one array of shape (n, dim of the stage).
-
-    Raises
-    ------
-    InvalidInputError
-        If there are none.
-    """
-    parts = [batch.vectors for batch in batches]
-    if not parts:
-        raise InvalidInputError("there are no images to encode; pass at least one")
-    return {stage: np.concatenate([part[stage] for part in parts]) for stage in stages}

@@ -10,8 +10,9 @@ from torch import nn
 
 from clipretrieval.encoding._checks import check_size, check_whole, side
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
+from clipretrieval.encoding.joining import joined
 from clipretrieval.encoding.partial import PartialPass
-from clipretrieval.encoding.pipeline import encode_source, joined, prepare_chunk
+from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.plan import make_plan, pick_device
 from clipretrieval.encoding.pooling import pooled_dim
 from clipretrieval.encoding.preprocess import Preparation
@@ -20,7 +21,7 @@ from clipretrieval.encoding.text import TextEncoder
 from clipretrieval.encoding.tower import Tower
 from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images import RawImage, SkippedImage, check_on_error, iter_raw
+from clipretrieval.images import RawImage, SkippedImage, check_on_error, count_hint, iter_raw
 from clipretrieval.types import FloatArray
 
 __all__ = ["StagedEncoder"]
@@ -177,10 +178,9 @@ class StagedEncoder:
         -------
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
-        names = tuple(stages)
-        wanted = [find_stage(self._stages, name) for name in names]
+        wanted = [find_stage(self._stages, name) for name in (names := tuple(stages))]
         batches = self._encode(iter_raw(images), wanted, on_error="raise", skipped=None, identify=False)
-        return joined(batches, names)
+        return joined(batches, names, count_hint(images))
 
     def stream(
         self,

@@ -165,3 +165,15 @@ def _wait_for_group_to_end(group):
     for _ in range(100):
         os.killpg(group, 0)
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 300])
+def test_vectors_are_the_same_whether_their_number_was_known(count):
+    """A list, which has a length, and an iterator, which has none, give what the stream's batches hold."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (8, 9, 3), dtype=np.uint8) for _ in range(count)]
+    encoder = StagedEncoder(stage="pixel")
+    streamed = np.concatenate([batch.vectors["pixel"] for batch in encoder.stream(pictures)])
+    assert streamed.shape == (count, 3072)
+    np.testing.assert_array_equal(encoder.encode(pictures), streamed)
+    np.testing.assert_array_equal(encoder.encode(iter(pictures)), streamed)
