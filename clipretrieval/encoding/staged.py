@@ -178,9 +178,10 @@ class StagedEncoder:
         -------
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
-        wanted = [find_stage(self._stages, name) for name in (names := tuple(stages))]
-        batches = self._encode(iter_raw(images), wanted, on_error="raise", skipped=None, identify=False)
-        return joined(batches, names, count_hint(images))
+        wanted = {name: find_stage(self._stages, name) for name in stages}
+        raws, found = iter_raw(images), list(wanted.values())
+        batches = self._encode(raws, found, on_error="raise", skipped=None, identify=False)
+        return joined(batches, tuple(wanted), count_hint(images))
 
     def stream(
         self,
@@ -289,8 +290,7 @@ class StagedEncoder:
         type(self).__init__(self, **state)
 
     def __sklearn_clone__(self) -> StagedEncoder:
-        """Be shared by cloned estimators: an encoder never changes once it is made."""
-        return self
+        return self  # an encoder never changes once it is made
 
     def __repr__(self) -> str:
         model = self.model if isinstance(self.model, str) else type(self.model).__name__
