@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 if TYPE_CHECKING:
+    import typer
+
     from clipretrieval.images import ImageFolder
 
 __all__ = [
-    *("check_classes", "checked_output", "labelled_folder", "labelled_images", "store_options"),
-    *("training_folder", "weights"),
+    *("check_classes", "check_either", "checked_output", "labelled_folder", "labelled_images"),
+    *("store_options", "training_folder", "weights"),
 ]
 
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
@@ -41,6 +43,27 @@ def checked_output(path: Path | None, option: str) -> Path | None:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidInputError(f"{option}: {str(path)!r} cannot be written: {reason}") from error
     return target
+
+
+_FITTING = (
+    *("model", "pretrained", "stage", "k", "weights", "metric", "store", "store_option"),
+    *("limit_train", "batch_size", "device"),
+)
+
+
+def check_either(context: typer.Context, train: str | None, kept: Path | None) -> None:
+    """Require a folder to fit on or a kept classifier, and refuse settings that the latter has already."""
+    from clipretrieval._cli_settings import is_given
+    from clipretrieval.errors import InvalidInputError
+
+    if (train is None) == (kept is None):
+        raise InvalidInputError("pass --train DIR to fit on, or --classifier DIR, one of the two")
+    if kept is not None:
+        for name in _FITTING:
+            if is_given(context, name):
+                raise InvalidInputError(
+                    f"--{name.replace('_', '-')} does not go with --classifier, which has its own settings"
+                )
 
 
 def labelled_images(path: str, limit: int | None, option: str) -> tuple[list[Path], list[str]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipretrieval.explanation import Explanation
     from clipretrieval.images import SkippedImage
 
-__all__ = ["PASSED_OVER", "classify", "index", "pass_over"]
+__all__ = ["PASSED_OVER", "classify", "forget", "index", "pass_over"]
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 PASSED_OVER = 3
@@ -86,8 +86,12 @@ def index(
         if add:
             made = RetrievalClassifier.load(classifier)
             with closing(made.store_), progress_bar("adding") as progress:
-                made.partial_fit(*labelled, **given, progress=progress)
-                made.save(classifier)
+                try:
+                    made.partial_fit(*labelled, **given, progress=progress)
+                    made.save(classifier)
+                except KeyboardInterrupt:
+                    typer.echo("what was added is kept; run it again to add the rest", err=True)
+                    raise
         else:
             settings = begin(context, classifier, resume)
             with progress_bar("indexing") as progress, ended_if_idle(classifier, progress) as progress:
@@ -104,7 +108,7 @@ def index(
     for item in report.skipped:
         pass_over(item)
     typer.echo(str(report).splitlines()[0])
-    typer.echo(f"{len(made.classes_)} classes, kept in {classifier}")
+    typer.echo(f"{len(made.classes_)} classes ({_named(made.classes_.tolist())}), kept in {classifier}")
     if report.skipped:
         raise typer.Exit(PASSED_OVER)
 
@@ -241,6 +245,44 @@ def _tell_skipped(skipped: list[SkippedImage], told: int, as_json: bool) -> int:
             path = None if item.source is None else str(item.source)
             typer.echo(_json({"path": path, "error": item.reason}))
     return len(skipped)
+
+
+def forget(
+    classifier: Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder that index has written.")],
+    label: Annotated[
+        list[str] | None, typer.Option(help="Forget all images of this class; may be repeated.")
+    ] = None,
+    image_id: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="Forget the image with this id, which classify --explain --json shows."),
+    ] = None,
+) -> None:
+    """Remove images from a classifier that is kept in a folder, and make certain that they are gone."""
+    from clipretrieval._console import quiet_libraries
+    from clipretrieval.errors import InvalidInputError
+
+    if not label and not image_id:
+        raise InvalidInputError("nothing was named to forget; pass --label CLASS or --id ID")
+    with quiet_libraries():
+        from clipretrieval import RetrievalClassifier
+
+        made = RetrievalClassifier.load(classifier)
+        with closing(made.store_):
+            known = {str(each): each for each in made.classes_.tolist()}
+            unknown = [name for name in label or () if name not in known]
+            if unknown:
+                raise InvalidInputError(
+                    f"there is no class {unknown[0]!r}; the classes are {_named(list(known), most=50)}"
+                )
+            reports = [made.forget(image_id)] if image_id else []
+            reports += [made.forget(label=known[name]) for name in label or ()]
+            made.save(classifier)
+    for report in reports:
+        typer.echo(str(report))
+
+
+def _named(classes: list[Any], most: int = 5) -> str:
+    return ", ".join(map(str, classes[:most])) + (", …" if len(classes) > most else "")
 
 
 def pass_over(item: SkippedImage) -> None:

@@ -97,7 +97,7 @@ def ended_if_idle(folder: Path, progress: Progress) -> Iterator[Progress]:
 
     try:
         yield watched
-    except ClipRetrievalError:
+    except (ClipRetrievalError, KeyboardInterrupt):
         if most == 0:
             end(folder)
             with suppress(OSError):  # it is not empty

@@ -13,6 +13,9 @@ from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 
 __all__ = ["ImageFolder", "is_folder", "list_pictures", "read_folder", "scan_folder"]
 
+# Pictures as well, which Pillow may not be able to read.
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng")
+
 
 @dataclass(frozen=True)
 class ImageFolder:
@@ -57,8 +60,8 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
     Warns
     -----
     ClipRetrievalWarning
-        If a class folder holds no picture, or if pictures lie beside the class folders: those are
-        left out.
+        If a class folder holds no picture, if pictures lie beside the class folders, or if some are of a
+        kind that Pillow cannot read here, such as HEIC: those are left out.
 
     Raises
     ------
@@ -80,18 +83,25 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
             f"there is no folder {os.fsdecode(path)!r}; pass one that holds pictures, or sub-folders of "
             "them for each class"
         )
-    folders, files = _list(root, extensions)
-    by_class = {folder.name: sorted(_below(folder, root, extensions), key=_parts) for folder in folders}
+    unreadable = tuple(ending for ending in OTHER_PICTURES if ending not in extensions)
+    folders, files = _list(root, (*extensions, *unreadable))
+    by_class = {
+        folder.name: sorted(_below(folder, root, (*extensions, *unreadable)), key=_parts)
+        for folder in folders
+    }
+    left_out = sum(_drop(found, unreadable) for found in (files, *by_class.values()))
     classes = tuple(sorted(name for name, found in by_class.items() if found))
     if classes:
         paths = tuple(picture for name in classes for picture in by_class[name])
         labels = tuple(name for name in classes for _ in by_class[name])
-        return ImageFolder(root, paths, labels, classes), _remarks(root, by_class, files)
+        remarks = _remarks(root, by_class, files) + _unread(root, left_out)
+        return ImageFolder(root, paths, labels, classes), remarks
     if not files:
         raise InvalidInputError(
             f"the folder {str(root)!r} holds no pictures; looked for files ending in {' '.join(extensions)}"
+            + "".join(f". {remark}" for remark in _unread(root, left_out))
         )
-    return ImageFolder(root, tuple(sorted(files, key=_parts)), None, ()), []
+    return ImageFolder(root, tuple(sorted(files, key=_parts)), None, ()), _unread(root, left_out)
 
 
 def list_pictures(path: str | os.PathLike[str]) -> list[Path]:
@@ -118,6 +128,23 @@ def _remarks(root: Path, by_class: dict[str, list[Path]], beside: list[Path]) ->
             "left out: move them into a class folder"
         )
     return remarks
+
+
+def _drop(files: list[Path], endings: tuple[str, ...]) -> int:
+    """Remove the files with these endings from a list, and return how many there were."""
+    kept = [file for file in files if not file.name.lower().endswith(endings)] if endings else files
+    dropped = len(files) - len(kept)
+    files[:] = kept
+    return dropped
+
+
+def _unread(root: Path, left_out: int) -> list[str]:
+    if not left_out:
+        return []
+    return [
+        f"{left_out} picture(s) in {str(root)!r} are of a kind that Pillow cannot read here, such as HEIC, "
+        "and were left out: convert them to JPEG or PNG, or register a plugin of Pillow's, say pillow-heif"
+    ]
 
 
 def _below(folder: Path, root: Path | None, extensions: tuple[str, ...]) -> Iterator[Path]:

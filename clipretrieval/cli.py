@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from contextlib import closing, suppress
@@ -26,6 +27,7 @@ __all__ = ["app", "main"]
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
+_KEYWORD = re.compile(r"\b(model|pretrained|stage)=(?:'([^']*)'|None)")
 
 app = typer.Typer(
     name="clipretrieval",
@@ -91,10 +93,18 @@ def _common(
 
 @app.command()
 def evaluate(
-    train: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder with a sub-folder of labelled images for each class.")
+    context: typer.Context,
+    test: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Folder with a sub-folder of images for each class, to classify."),
     ],
-    test: Annotated[str, typer.Option(metavar="DIR", help="Folder of the same form, to be classified.")],
+    train: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the same form, to fit on.")
+    ] = None,
+    kept: Annotated[
+        Path | None,
+        typer.Option("--classifier", metavar="DIR", help="Or one that index has written, as it is."),
+    ] = None,
     model: Annotated[str, typer.Option(help="RN50, RN101, RN50x4, …, or local-dir:PATH.")] = "RN50",
     pretrained: Annotated[
         str, typer.Option(help="An open_clip tag, a checkpoint's path, or none.")
@@ -130,7 +140,7 @@ def evaluate(
         Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the report as Markdown.")
     ] = None,
 ) -> None:
-    """Fit on one folder of images, classify another, and print how right and how fast that was."""
+    """Classify one folder of images, fitted on another or by a kept classifier; print how right that was."""
     from clipretrieval._console import progress_bar, quiet_libraries
 
     with quiet_libraries():
@@ -141,20 +151,26 @@ def evaluate(
             _cli_arguments.checked_output(path, option)
             for path, option in ((json_file, "--json"), (html_file, "--html"), (markdown_file, "--markdown"))
         ]
-        options = _cli_arguments.store_options(store, store_option or [])
-        train_set = _cli_arguments.labelled_images(train, limit_train, "--limit-train")
+        _cli_arguments.check_either(context, train, kept)
         test_set = _cli_arguments.labelled_images(test, limit_test, "--limit-test")
-        encoder = StagedEncoder(
-            model, _cli_arguments.weights(pretrained), stage, batch_size=batch_size, device=device
-        )
-        classifier = RetrievalClassifier(
-            encoder, store, k=k, weights=weights, metric=metric, store_options=options
-        )
-        with progress_bar("fitting") as progress:
-            classifier.fit(*train_set, on_error=on_error, progress=progress)
+        passed_over: tuple[Any, ...] = ()
+        if kept is not None:
+            classifier = RetrievalClassifier.load(kept)
+        else:
+            options = _cli_arguments.store_options(store, store_option or [])
+            train_set = _cli_arguments.labelled_images(str(train), limit_train, "--limit-train")
+            encoder = StagedEncoder(
+                model, _cli_arguments.weights(pretrained), stage, batch_size=batch_size, device=device
+            )
+            classifier = RetrievalClassifier(
+                encoder, store, k=k, weights=weights, metric=metric, store_options=options
+            )
+            with progress_bar("fitting") as progress:
+                classifier.fit(*train_set, on_error=on_error, progress=progress)
+            passed_over = classifier.fit_report_.skipped
         with closing(classifier.store_), progress_bar("classifying") as progress:
             report = classifier.evaluate(*test_set, on_error=on_error, progress=progress)
-        skipped = (*classifier.fit_report_.skipped, *report.skipped)
+        skipped = (*passed_over, *report.skipped)
     try:
         for path, write in zip(outputs, (report.to_json, report.to_html, report.to_markdown), strict=True):
             if path is not None:
@@ -170,6 +186,7 @@ def evaluate(
 app.command()(_cli_demo.demo)
 app.command()(_cli_index.index)
 app.command()(_cli_index.classify)
+app.command()(_cli_index.forget)
 app.command()(_cli_compare.compare)
 app.command()(_cli_compare.reproduce)
 
@@ -182,8 +199,13 @@ def _mistakes() -> tuple[type[Exception], ...]:
 
 
 def _refuse(message: str) -> int:
-    _tell(f"error: {' '.join(message.splitlines())}")
+    _tell(f"error: {_in_options(' '.join(message.splitlines()))}")
     return 2
+
+
+def _in_options(message: str) -> str:
+    """Write an advice for Python, such as ``pretrained='path'``, as the option that it is here."""
+    return _KEYWORD.sub(lambda found: f"--{found[1]} {found[2] or 'none'}", message)
 
 
 def _tell(line: str) -> None:

@@ -256,10 +256,15 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{folder} holds what an interrupted `clipretrieval index` has left, and no finished classifier; "
             "go on with it: clipretrieval index PICTURES FOLDER --resume"
         )
+    if not folder.exists():
+        raise InvalidInputError(
+            f"there is no folder {str(folder)!r}; pass one that `clipretrieval index` or "
+            "RetrievalClassifier.save wrote"
+        )
     if not file.is_file():
         raise InvalidInputError(
-            f"{folder} is no saved classifier: it has no {FILE}. Pass a folder that "
-            "RetrievalClassifier.save wrote"
+            f"{folder} is no saved classifier: it has no {FILE}. Pass a folder that `clipretrieval index` or "
+            "RetrievalClassifier.save wrote; a store's folder alone is none"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

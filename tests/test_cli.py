@@ -163,7 +163,7 @@ def test_help_and_version_go_to_the_standard_output(arguments, shown):
         ([], "command"),
         (["bogus"], "'bogus'"),
         (["--bogus"], "--bogus"),
-        (["evaluate"], "'--train'"),
+        (["evaluate"], "'--test'"),
         (["evaluate", "--train", "x"], "'--test'"),
         (["evaluate", "--train"], "'--train'"),
         (["evaluate", "--train", "x", "--test", "x", "--bogus"], "--bogus"),

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def test_the_folder_can_be_moved(command, kept, class_folder):
         (("{train}", "{kept}"), "holds a classifier already; pass --add"),
         (("{train}", "{kept}", "--add", "--k", "5"), "--k does not go with --add"),
         (("{train}", "{kept}", "--add", "--resume"), "exclude each other"),
-        (("{train}", "{new}", "--add"), "is no saved classifier"),
+        (("{train}", "{new}", "--add"), "there is no folder"),
         (("{new}", "{new}", "--stage", "pixel"), "there is no folder"),
         (("{train}", "{new}", "--stage", "middle"), "middle"),
         (("{train}", "{kept}", "--resume", "--stage", "pixel"), "holds a classifier already"),
@@ -325,3 +326,52 @@ def test_json_has_the_paths_that_files_have(command, kept, class_folder, tmp_pat
     assert len(command("classify", kept, *paths[:3])[1].splitlines()) == 3
     shown = command("classify", kept, paths[2], "--explain", "--top", "2")[1].splitlines()
     assert shown[0].split("\t")[1] == "temple"
+
+
+def test_a_kept_classifier_is_evaluated_as_it_was_made(command, kept, class_folder, tmp_path):
+    """The report is that of the loaded classifier; a setting beside it, or a folder to fit on, is refused."""
+    asked = ("evaluate", "--classifier", kept, "--test", class_folder / "test")
+    status, out, err = command(*asked, "--json", tmp_path / "r.json")
+    assert (status, err) == (0, "")
+    report = json.loads((tmp_path / "r.json").read_text())
+    loaded = RetrievalClassifier.load(kept)
+    with closing(loaded.store_):
+        expected = loaded.evaluate(class_folder / "test")
+    assert (report["accuracy"], report["k"]) == (expected.accuracy, 3)
+    assert out.startswith(f"accuracy {expected.accuracy:.2%}")
+    for extra, named in ((("--k", 3), "--k does not go with"), (("--train", class_folder), "one of the two")):
+        status, _, err = command(*asked, *extra)
+        assert status == 2
+        assert named in err
+
+
+def test_a_class_and_an_image_are_forgotten(command, kept, class_folder):
+    """What was named is gone in the next process; what is not there is refused and nothing changes."""
+    picture = class_folder / "train" / "flower" / "00.jpg"
+    _, out, _ = command("classify", kept, picture, "--explain", "--json")
+    own = json.loads(out)["neighbors"][0]
+    assert own["distance"] == 0
+    assert command("forget", kept, "--id", own["id"])[0] == 0
+    _, out, _ = command("classify", kept, picture, "--explain", "--json")
+    assert own["id"] not in [each["id"] for each in json.loads(out)["neighbors"]]
+    status, _, err = command("forget", kept, "--label", "tempel")
+    assert (status, "flower, temple" in err) == (2, True)
+    status, _, err = command("forget", kept)
+    assert (status, "--label CLASS or --id ID" in err) == (2, True)
+    assert command("forget", kept, "--label", "temple")[0] == 0
+    loaded = RetrievalClassifier.load(kept)
+    with closing(loaded.store_) as store:
+        assert store.count() == 11
+    assert loaded.classes_.tolist() == ["flower"]
+
+
+def test_pictures_of_other_kinds_are_counted(command, class_folder, tmp_path):
+    """A HEIC file, which Pillow does not read by itself, is not left out in silence."""
+    folder = tmp_path / "telephone"
+    shutil.copytree(class_folder / "test", folder)
+    (folder / "temple" / "IMG_1.HEIC").write_bytes(b"a telephone's")
+    status, out, err = command("index", folder, tmp_path / "kept", *SETTINGS)
+    assert (status, err.count("\n")) == (0, 1)
+    assert "1 picture(s) in" in err
+    assert "HEIC" in err
+    assert "2 classes (flower, temple), kept in" in out

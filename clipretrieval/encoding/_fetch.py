@@ -16,7 +16,7 @@ __all__ = ["ADVICE", "fetch_config", "fetch_tag", "fetch_weights"]
 
 ADVICE = (
     "Pass pretrained='/path/to/checkpoint', or model='local-dir:/path/to/folder' holding "
-    "open_clip_config.json and the weights, or pretrained=None for random weights."
+    "open_clip_config.json and the weights, or pretrained=None for random weights; stage='pixel' needs none."
 )
 _CONFIG = "open_clip_config.json"
 

@@ -23,6 +23,8 @@ RIGHT, WRONG = "#1f6fb2", "#c8501e"
 
 NAMED_CLASSES = 30
 """Classes up to which the confusion matrix names them."""
+COUNTED_CLASSES = 12
+"""Classes up to which the confusion matrix shows its counts."""
 
 
 def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: int = 40) -> Axes:
@@ -117,6 +119,10 @@ def plot_confusion(report: EvaluationReport, ax: Axes | None = None) -> Axes:
         names = [shortened(label, 24).replace("$", r"\$") for label in report.classes.tolist()]
         ax.set_xticks(range(len(names)), names, rotation=90)
         ax.set_yticks(range(len(names)), names)
+    if len(report.classes) <= COUNTED_CLASSES:
+        for (row, column), count in np.ndenumerate(matrix):
+            ink = "white" if shares[row, column] > 0.5 else "black"
+            ax.text(column, row, f"{count}", ha="center", va="center", color=ink)
     ax.set(xlabel="answer", ylabel="true class")
     return ax
 
@@ -131,4 +137,4 @@ def _axes(ax: Axes | None) -> Any:
             'plots need matplotlib, which is not installed; run: pip install "clipretrieval[plots]"',
             name=error.name,
         ) from error
-    return pyplot.subplots()[1] if ax is None else ax
+    return pyplot.subplots(layout="constrained")[1] if ax is None else ax
