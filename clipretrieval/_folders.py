@@ -127,6 +127,16 @@ def _remarks(root: Path, by_class: dict[str, list[Path]], beside: list[Path]) ->
             f"{len(beside)} picture(s) beside the class folders of {str(root)!r} have no class and were "
             "left out: move them into a class folder"
         )
+    nested = {
+        name
+        for name, found in by_class.items()
+        if found and all(file.parent != root / name for file in found)
+    }
+    if {"train", "test"} <= nested:
+        remarks.append(
+            f"{str(root)!r} holds 'train' and 'test', which were taken for classes; if they hold the classes, "
+            "pass one of them"
+        )
     return remarks
 
 

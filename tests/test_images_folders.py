@@ -153,3 +153,10 @@ def test_folders_that_cannot_be_listed_are_refused(tmp_path: Path) -> None:
             scan_folder(tmp_path)
     finally:
         (tmp_path / "cat").chmod(0o700)
+
+
+def test_the_parent_of_train_and_test_is_remarked_on(tmp_path: Path, class_folder: Path) -> None:
+    """Whoever passes the folder above by mistake hears that its two parts were taken for classes."""
+    with pytest.warns(ClipRetrievalWarning, match="'train' and 'test', which were taken for classes"):
+        found = scan_folder(class_folder)
+    assert found.classes == ("test", "train")
