@@ -134,8 +134,8 @@ def _remarks(root: Path, by_class: dict[str, list[Path]], beside: list[Path]) ->
     }
     if {"train", "test"} <= nested:
         remarks.append(
-            f"{str(root)!r} holds 'train' and 'test', which were taken for classes; if they hold the classes, "
-            "pass one of them"
+            f"{str(root)!r} holds 'train' and 'test', which were taken for classes; if they hold the "
+            "classes, pass one of them"
         )
     return remarks
 
