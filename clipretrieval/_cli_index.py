@@ -1,4 +1,4 @@
-"""``clipretrieval index`` and ``clipretrieval classify``: a classifier kept in a folder, and asked."""
+"""``clipretrieval index``, ``classify`` and ``forget``: a classifier kept in a folder, and asked."""
 
 from __future__ import annotations
 

@@ -120,12 +120,9 @@ class RecordTable:
         self._labels[places] = batch.labels
         self._norms[places] = batch.norms
         self._rows.update(zip(batch.ids, rows, strict=True))
-        if len(self._metadata) == self._count == int(places[0]) and count == self._count + len(rows):
-            self._metadata.extend(batch.metadata)
-        else:
-            self._metadata.extend([""] * (count - len(self._metadata)))
-            for row, text in zip(rows, batch.metadata, strict=True):
-                self._metadata[row] = text
+        self._metadata.extend([""] * (count - len(self._metadata)))
+        for row, text in zip(rows, batch.metadata, strict=True):
+            self._metadata[row] = text
         self._count = count
 
     def excerpt(self, rows: npt.NDArray[np.int64]) -> Excerpt:
