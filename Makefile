@@ -26,15 +26,15 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 # The stamps lie in the environment and are touched last: an environment without them is not done.
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml hatch_build.py clipretrieval/encoding/winograd.c
 	@.ci/install $(PYTHON) $(VENV) .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml
+$(VENV)/installed-dev: pyproject.toml hatch_build.py clipretrieval/encoding/winograd.c
 	@.ci/install $(PYTHON) $(VENV) '.[dev]'
 	@touch $(VENV)/installed $@
 
-$(VENV)/installed-docs: pyproject.toml
+$(VENV)/installed-docs: pyproject.toml hatch_build.py clipretrieval/encoding/winograd.c
 	@.ci/install $(PYTHON) $(VENV) '.[docs]'
 	@touch $(VENV)/installed $@
 

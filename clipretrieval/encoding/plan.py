@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from clipretrieval.encoding import winograd
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 
@@ -41,6 +42,8 @@ class InferencePlan:
         ``"onednn"``: convolutions with addition and ReLU fused into them, weights laid out beforehand.
     compiled : bool
         Whether inductor compiles the encoder at its first use.
+    winograd : bool
+        Whether 3×3 convolutions take fewer products, by Winograd's minimal filtering.
     """
 
     device: str
@@ -50,6 +53,7 @@ class InferencePlan:
     threads: int
     kernels: str
     compiled: bool
+    winograd: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +76,7 @@ class InferencePlan:
     def __str__(self) -> str:
         return (
             f"{self.precision} on {self.device}, {self.streams} × {self.inner_batch} pictures at a time, "
-            f"{'compiled' if self.compiled else self.kernels} kernels"
+            f"{'compiled' if self.compiled else self.kernels} kernels{', Winograd' if self.winograd else ''}"
         )
 
 
@@ -140,6 +144,7 @@ def make_plan(
         max(1, cores // streams),
         "onednn" if fused else "torch",
         compiled,
+        winograd=chosen == "bf16" and winograd.is_available(),
     )
 
 
@@ -177,7 +182,7 @@ def _has_fused_convolutions(dtype: torch.dtype) -> bool:
     """Whether oneDNN's fused convolutions, which inductor uses too, work here."""
     if not torch.backends.mkldnn.is_available():
         return False
-    from clipretrieval.encoding.units import fused_convolution, pack_weight
+    from clipretrieval.encoding.convolutions import fused_convolution, pack_weight
 
     try:
         x = torch.ones(1, 4, 4, 4, dtype=dtype).contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError, StagedEncoder
 from clipretrieval.encoding.plan import InferencePlan
-from clipretrieval.encoding.units import QueryPool, round_taps
+from clipretrieval.encoding.convolutions import round_taps
+from clipretrieval.encoding.units import QueryPool
 
 DEEP = ("stem", "layer2", "mid", "late", "final")
 
@@ -84,7 +85,7 @@ def test_operators_that_have_gone_are_done_without(tiny_model, photographs, monk
     def gone(*_: object) -> None:
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr("clipretrieval.encoding.units.pack_weight", gone)
+    monkeypatch.setattr("clipretrieval.encoding.convolutions.pack_weight", gone)
     assert StagedEncoder(tiny_model).plan.kernels == "torch"
 
 

@@ -1,0 +1,257 @@
+/* 3×3 convolutions of stride 1 and padding 1 in bf16 by Winograd's minimal filtering F(2×2, 3×3).
+ *
+ * Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", arXiv:1509.09308, section 4.1:
+ *     Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
+ * A tile of 2×2 outputs takes 16 products a pair of channels where the plain sum takes 36. Over all tiles and
+ * channels the products are 16 matrix products, here of bf16 with sums in float32 (AVX512-BF16).
+ *
+ * Memory: x is (n, height, width, in) and y (n, height, width, out), both bf16; weight is bf16 as winograd.py
+ * packs it, (out / lanes, 16, in / 2, lanes, 2) with lanes 64 or 32; bias is float32 (out).
+ */
+#include <stdint.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+#define INLINE static inline __attribute__((always_inline)) AVX512
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* Of transformed inputs, and of products, that a block of tiles may take: both stay in a core's L2. */
+enum { BLOCK_BYTES = 400 * 1024, MOST_THREADS = 64, TILES_A_THREAD = 48, LINE = 64 };
+
+typedef uint16_t bf16;
+
+typedef struct {
+    const bf16 *x, *weight;
+    const float *bias;
+    bf16 *y;
+    int64_t n, height, width, in, out;
+    int relu;
+} Convolution;
+
+typedef struct {
+    const Convolution *convolution;
+    int64_t first, last;
+    int failed;
+} Range;
+
+/* bf16 is the upper half of a float: of 32 channels, the 16 even ones and the 16 odd ones. */
+INLINE __m512 even(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+
+INLINE __m512 odd(__m512i pairs) {
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u)));
+}
+
+/* Bᵀ d B of 4×4 pixels, 16 channels at a time. */
+INLINE void transform_pixels(const __m512 d[16], __m512 v[16]) {
+    __m512 t[16];
+    UNROLL for (int j = 0; j < 4; j++) {
+        t[j] = d[j] - d[8 + j];
+        t[4 + j] = d[4 + j] + d[8 + j];
+        t[8 + j] = d[8 + j] - d[4 + j];
+        t[12 + j] = d[4 + j] - d[12 + j];
+    }
+    UNROLL for (int i = 0; i < 16; i += 4) {
+        v[i] = t[i] - t[i + 2];
+        v[i + 1] = t[i + 1] + t[i + 2];
+        v[i + 2] = t[i + 2] - t[i + 1];
+        v[i + 3] = t[i + 1] - t[i + 3];
+    }
+}
+
+/* One tile's 16 transformed pixels, `stride` apart; each 32 channels in the order even ones, odd ones. */
+static AVX512 void transform_tile(const bf16 *const pixels[16], bf16 *v, int64_t stride, int64_t channels) {
+    for (int64_t c = 0; c < channels; c += 32) {
+        __m512i pairs[16];
+        __m512 d[16], evens[16], odds[16];
+        UNROLL for (int i = 0; i < 16; i++) pairs[i] = _mm512_loadu_si512(pixels[i] + c);
+        UNROLL for (int i = 0; i < 16; i++) d[i] = even(pairs[i]);
+        transform_pixels(d, evens);
+        UNROLL for (int i = 0; i < 16; i++) d[i] = odd(pairs[i]);
+        transform_pixels(d, odds);
+        UNROLL for (int i = 0; i < 16; i++)
+            _mm512_store_si512(v + i * stride + c, (__m512i)_mm512_cvtne2ps_pbh(odds[i], evens[i]));
+    }
+}
+
+/* m (ROWS, 16·COLUMNS) = v (ROWS, channels) · u (channels / 2, 16·COLUMNS, 2), all sums in registers. */
+#define MATRIX_PRODUCT(NAME, ROWS, COLUMNS)                                                             \
+    INLINE void NAME(const bf16 *v, const bf16 *u, float *m, int64_t channels) {                       \
+        __m512 sums[ROWS][COLUMNS];                                                                     \
+        UNROLL for (int r = 0; r < ROWS; r++)                                                           \
+            UNROLL for (int b = 0; b < COLUMNS; b++) sums[r][b] = _mm512_setzero_ps();                  \
+        for (int64_t k = 0; k < channels; k += 2) {                                                     \
+            __m512i weights[COLUMNS];                                                                   \
+            UNROLL for (int b = 0; b < COLUMNS; b++)                                                    \
+                weights[b] = _mm512_loadu_si512(u + (k * COLUMNS + 2 * b) * 16);                        \
+            UNROLL for (int r = 0; r < ROWS; r++) {                                                     \
+                int32_t pair;                                                                           \
+                memcpy(&pair, v + r * channels + k, sizeof pair);                                       \
+                __m512i pairs = _mm512_set1_epi32(pair);                                                \
+                UNROLL for (int b = 0; b < COLUMNS; b++)                                                \
+                    sums[r][b] = _mm512_dpbf16_ps(sums[r][b], (__m512bh)weights[b], (__m512bh)pairs);   \
+            }                                                                                           \
+        }                                                                                               \
+        UNROLL for (int r = 0; r < ROWS; r++)                                                           \
+            UNROLL for (int b = 0; b < COLUMNS; b++)                                                    \
+                _mm512_store_ps(m + (r * COLUMNS + b) * 16, sums[r][b]);                                \
+    }
+/* 24 of the 32 registers hold sums. */
+MATRIX_PRODUCT(product_of_6_by_64, 6, 4)
+MATRIX_PRODUCT(product_of_12_by_32, 12, 2)
+
+INLINE void store_outputs(bf16 *y, __m512 sums, int relu) {
+    if (relu) sums = _mm512_max_ps(sums, _mm512_setzero_ps());
+    _mm256_storeu_si256((__m256i *)y, (__m256i)_mm512_cvtneps_pbh(sums));
+}
+
+/* Aᵀ m A plus the bias: a tile's 2×2 outputs, fewer at the right and lower edges of odd sides. */
+static AVX512 void finish_tile(const float *m, int64_t stride, int lanes, const float *bias, bf16 *y, int64_t right,
+                               int64_t below, int columns, int rows, int relu) {
+    for (int o = 0; o < lanes; o += 16) {
+        __m512 t[8], b = _mm512_loadu_ps(bias + o);
+        UNROLL for (int j = 0; j < 4; j++) {
+            __m512 first = _mm512_load_ps(m + j * stride + o), second = _mm512_load_ps(m + (4 + j) * stride + o);
+            __m512 third = _mm512_load_ps(m + (8 + j) * stride + o), last = _mm512_load_ps(m + (12 + j) * stride + o);
+            t[j] = first + second + third;
+            t[4 + j] = second - third - last;
+        }
+        UNROLL for (int i = 0; i < 2; i++) {
+            const __m512 *s = t + 4 * i;
+            if (i == rows) break;
+            store_outputs(y + i * below + o, s[0] + s[1] + s[2] + b, relu);
+            if (columns > 1) store_outputs(y + i * below + right + o, s[1] - s[2] - s[3] + b, relu);
+        }
+    }
+}
+
+static int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Each thread keeps its scratch memory: fresh pages would cost as much as the transforms. */
+static pthread_key_t scratch_key;
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+static int scratch_works;
+
+static void make_scratch_key(void) { scratch_works = pthread_key_create(&scratch_key, free) == 0; }
+
+static void *scratch(size_t size) {
+    pthread_once(&scratch_once, make_scratch_key);
+    if (!scratch_works) return NULL;
+    size_t *kept = pthread_getspecific(scratch_key);
+    if (kept == NULL || *kept < size) {
+        free(kept);
+        kept = aligned_alloc(LINE, (size_t)rounded_up((int64_t)size, LINE) + LINE);
+        if (pthread_setspecific(scratch_key, kept) != 0) {
+            free(kept);
+            kept = NULL;
+        }
+        if (kept == NULL) return NULL;
+        *kept = size;
+    }
+    return (char *)kept + LINE;
+}
+
+typedef struct {
+    int64_t n, y, x;
+} Place;
+
+static Place place_of(const Convolution *c, int64_t tile) {
+    int64_t across = (c->width + 1) / 2, down = (c->height + 1) / 2;
+    return (Place){tile / across / down, tile / across % down * 2, tile % across * 2};
+}
+
+static void find_pixels(const Convolution *c, Place at, const bf16 *zeros, const bf16 *pixels[16]) {
+    for (int64_t i = 0; i < 4; i++)
+        for (int64_t j = 0; j < 4; j++) {
+            int64_t y = at.y + i - 1, x = at.x + j - 1;
+            int inside = y >= 0 && y < c->height && x >= 0 && x < c->width;
+            pixels[4 * i + j] = inside ? c->x + ((at.n * c->height + y) * c->width + x) * c->in : zeros;
+        }
+}
+
+static AVX512 int convolve_tiles(const Convolution *c, int64_t first, int64_t last) {
+    const int lanes = c->out % 64 ? 32 : 64, group = lanes == 64 ? 6 : 12;
+    int64_t fitting = least(BLOCK_BYTES / (16 * 2 * c->in), BLOCK_BYTES / (16 * 4 * lanes));
+    int64_t blocks = (last - first + fitting - 1) / (fitting > 0 ? fitting : 1);
+    int64_t block = rounded_up((last - first + blocks - 1) / blocks, group);
+    /* One cache line more, lest the 16 planes fall into the same set of the cache. */
+    int64_t v_stride = block * c->in + LINE / 2, m_stride = block * lanes + LINE / 4;
+    bf16 *v = scratch((size_t)(16 * (2 * v_stride + 4 * m_stride) + 2 * c->in));
+    if (v == NULL) return 1;
+    float *m = (float *)(v + 16 * v_stride);
+    bf16 *zeros = (bf16 *)(m + 16 * m_stride);
+    memset(zeros, 0, (size_t)(2 * c->in));
+    for (int64_t start = first; start < last; start += block) {
+        int64_t here = least(block, last - start);
+        for (int64_t t = 0; t < here; t++) {
+            const bf16 *pixels[16];
+            find_pixels(c, place_of(c, start + t), zeros, pixels);
+            transform_tile(pixels, v + t * c->in, v_stride, c->in);
+        }
+        /* Rows that fill up the last group are multiplied too. */
+        size_t missing = (size_t)(2 * c->in * (rounded_up(here, group) - here));
+        for (int64_t p = 0; p < 16; p++) memset(v + p * v_stride + here * c->in, 0, missing);
+        for (int64_t o = 0; o < c->out; o += lanes) {
+            for (int64_t p = 0; p < 16; p++) {
+                const bf16 *u = c->weight + (o * 16 + p * lanes) * c->in;
+                for (int64_t t = 0; t < here; t += group) {
+                    const bf16 *rows = v + p * v_stride + t * c->in;
+                    float *products = m + p * m_stride + t * lanes;
+                    if (lanes == 64)
+                        product_of_6_by_64(rows, u, products, c->in);
+                    else
+                        product_of_12_by_32(rows, u, products, c->in);
+                }
+            }
+            for (int64_t t = 0; t < here; t++) {
+                Place at = place_of(c, start + t);
+                bf16 *y = c->y + ((at.n * c->height + at.y) * c->width + at.x) * c->out + o;
+                finish_tile(m + t * lanes, m_stride, lanes, c->bias + o, y, c->out, c->width * c->out,
+                            (int)least(2, c->width - at.x), (int)least(2, c->height - at.y), c->relu);
+            }
+        }
+    }
+    return 0;
+}
+
+static void *run_range(void *given) {
+    Range *range = given;
+    range->failed = convolve_tiles(range->convolution, range->first, range->last);
+    return NULL;
+}
+
+int clipretrieval_winograd(const void *x, const void *weight, const void *bias, void *y, int64_t n, int64_t height,
+                           int64_t width, int64_t in, int64_t out, int relu, int threads) {
+    Convolution convolution = {x, weight, bias, y, n, height, width, in, out, relu};
+    int64_t tiles = n * ((height + 1) / 2) * ((width + 1) / 2);
+    int64_t count = least(least(threads, MOST_THREADS), (tiles + TILES_A_THREAD - 1) / TILES_A_THREAD);
+    if (count < 1) count = 1;
+    Range ranges[MOST_THREADS];
+    pthread_t others[MOST_THREADS];
+    int started[MOST_THREADS] = {0}, failed = 0;
+    for (int64_t i = 0; i < count; i++)
+        ranges[i] = (Range){&convolution, tiles * i / count, tiles * (i + 1) / count, 0};
+    for (int64_t i = 1; i < count; i++)
+        started[i] = pthread_create(&others[i], NULL, run_range, &ranges[i]) == 0;
+    for (int64_t i = 0; i < count; i++)
+        if (!started[i]) run_range(&ranges[i]);
+    for (int64_t i = 0; i < count; i++) {
+        if (started[i]) pthread_join(others[i], NULL);
+        failed |= ranges[i].failed;
+    }
+    return failed;
+}
+#else
+int clipretrieval_winograd(const void *x, const void *weight, const void *bias, void *y, int64_t n, int64_t height,
+                           int64_t width, int64_t in, int64_t out, int relu, int threads) {
+    (void)x, (void)weight, (void)bias, (void)y, (void)n, (void)height, (void)width, (void)in, (void)out;
+    (void)relu, (void)threads;
+    return 1;
+}
+#endif

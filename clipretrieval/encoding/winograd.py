@@ -1,0 +1,152 @@
+"""3×3 convolutions in bf16 with fewer products, by Winograd's minimal filtering.
+
+The kernel, ``winograd.c``, is built when the package is installed, where there is a C compiler. Without
+it, or on another processor, the encoder uses oneDNN's convolutions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["convolve", "is_available", "pack_weight", "suits"]
+
+_LIBRARY = Path(__file__).with_name("_winograd.so")
+_LEAST_GAIN = 1.6
+"""Products saved, tiles that stick out counted, below which the transforms cost more than they save."""
+
+# G of F(2×2, 3×3): Lavin and Gray 2016, arXiv:1509.09308, equation 8.
+_TAPS_TO_TILE = torch.tensor(
+    [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64
+)
+
+
+@functools.cache
+def _kernel() -> Callable[..., int] | None:
+    """Load the kernel; None where it was not built."""
+    try:
+        found = ctypes.CDLL(str(_LIBRARY)).clipretrieval_winograd
+    except (OSError, AttributeError):
+        return None
+    found.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
+    found.restype = ctypes.c_int
+    kernel: Callable[..., int] = found
+    return kernel
+
+
+def is_available() -> bool:
+    """Whether the kernel was built, and the CPU multiplies bf16 by vector instructions and has no faster ones.
+
+    AMX multiplies bf16 several times as fast, and oneDNN uses it.
+    """
+    vectors = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    return bool(vectors) and not tiles and _kernel() is not None
+
+
+def suits(
+    shape: tuple[int, ...], weight: torch.Tensor, padding: tuple[int, int], stride: tuple[int, int]
+) -> bool:
+    """Whether a convolution can be done here, and gains by it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n, channels, height, width) of its inputs.
+    weight : tensor, shape (out, channels, height, width)
+    padding, stride : tuple of int
+    """
+    out, channels, *taps = weight.shape
+    if taps != [3, 3] or padding != (1, 1) or stride != (1, 1) or out % 32 or channels % 32:
+        return False
+    height, width = shape[2:]
+    products = 16 * ((height + 1) // 2) * ((width + 1) // 2)
+    return 9 * height * width >= _LEAST_GAIN * products
+
+
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+    """Transform a 3×3 convolution's weight, G g Gᵀ, and lay it out for the kernel.
+
+    Parameters
+    ----------
+    weight : tensor of float32, shape (out, channels, 3, 3)
+
+    Returns
+    -------
+    tensor of bfloat16, shape (out / lanes, 16, channels / 2, lanes, 2)
+        Lanes are 64 where they divide `out`, else 32. Of every 32 channels the even ones come first, as they
+        do in the kernel's transformed inputs.
+    """
+    out, channels = weight.shape[:2]
+    lanes = 32 if out % 64 else 64
+    tiles = torch.einsum("ai,ocij,bj->abco", _TAPS_TO_TILE, weight.double().cpu(), _TAPS_TO_TILE)
+    order = torch.arange(channels).view(-1, 16, 2).transpose(1, 2).flatten()
+    ordered = tiles.reshape(16, channels, out)[:, order]
+    packed = ordered.view(16, channels // 2, 2, out // lanes, lanes).permute(3, 0, 1, 4, 2)
+    return packed.to(torch.bfloat16).contiguous()
+
+
+def convolve(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool) -> torch.Tensor:
+    """Convolve with stride 1 and padding 1.
+
+    Parameters
+    ----------
+    x : tensor of bfloat16, shape (n, channels, height, width)
+        Channels last in memory, or it is copied.
+    packed : tensor of bfloat16
+        From `pack_weight`.
+    bias : tensor of float32, shape (out,)
+    relu : bool
+
+    Returns
+    -------
+    tensor of bfloat16, shape (n, out, height, width)
+        Channels last.
+
+    Raises
+    ------
+    ValueError
+        If types or sizes do not belong together.
+    RuntimeError
+        If the kernel is not available, or is out of memory.
+    """
+    if torch.compiler.is_compiling():
+        found: torch.Tensor = _for_inductor(x, packed, bias, relu)
+        return found
+    return _convolve(x, packed, bias, relu)
+
+
+def _convolve(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool) -> torch.Tensor:
+    types = (x.dtype, packed.dtype, bias.dtype)
+    if types != (torch.bfloat16, torch.bfloat16, torch.float32) or packed.numel() != 16 * x.shape[1] * len(
+        bias
+    ):
+        raise ValueError(f"not a convolution in bf16: inputs {x.shape}, weight {packed.shape}, {types}")
+    kernel = _kernel()
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = _empty_output(x, bias)
+    n, channels, height, width = x.shape
+    pointers = (x.data_ptr(), packed.data_ptr(), bias.data_ptr(), y.data_ptr())
+    sizes = (n, height, width, channels, len(bias))
+    if kernel is None or kernel(*pointers, *sizes, relu, torch.get_num_threads()):
+        raise RuntimeError("the Winograd kernel is not available here, or has no memory to work in")
+    return y
+
+
+def _empty_output(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    shape = (x.shape[0], len(bias), *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+_for_inductor: Any = torch.library.custom_op(
+    "clipretrieval::winograd",
+    _convolve,
+    mutates_args=(),
+    schema="(Tensor x, Tensor packed, Tensor bias, bool relu) -> Tensor",
+)
+_for_inductor.register_fake(lambda x, packed, bias, relu: _empty_output(x, bias))
