@@ -33,6 +33,8 @@ class Convolution(nn.Module):
         Of weights and inputs, if not the plan's.
     residual : bool
         Whether `forward` will be given one.
+    pool : int
+        Side of the average pool behind it; 1 is none.
     """
 
     weight: torch.Tensor
@@ -48,6 +50,7 @@ class Convolution(nn.Module):
         *,
         dtype: torch.dtype | None = None,
         residual: bool = False,
+        pool: int = 1,
     ) -> None:
         super().__init__()
         source: Any = convolution
@@ -61,11 +64,11 @@ class Convolution(nn.Module):
             statistics.weight,
             statistics.bias,
         )
-        self.relu = relu
+        self.relu, self.pool = relu, pool
         self.stride: Pair = source.stride
         self.padding: Pair = source.padding
         dtype = dtype or plan.dtype
-        suited = not residual and winograd.suits(shape, fused, self.padding, self.stride)
+        suited = not residual and pool <= 2 and winograd.suits(shape, fused, self.padding, self.stride)
         self.winograd = plan.winograd and dtype is torch.bfloat16 and suited
         self.fused = plan.kernels == "onednn" and not self.winograd
         if self.winograd:
@@ -85,15 +88,16 @@ class Convolution(nn.Module):
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Convolve (n, c, h, w); `residual`, of the output's shape, may be overwritten."""
         if self.winograd:
-            return winograd.convolve(x, self.weight, self.bias, self.relu)
+            return winograd.convolve(x, self.weight, self.bias, relu=self.relu, pool=self.pool == 2)
         if self.fused:
-            return fused_convolution(
+            y = fused_convolution(
                 x, self.weight, self.bias, self.padding, self.stride, relu=self.relu, residual=residual
             )
-        y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-        if residual is not None:
-            y = y + residual
-        return functional.relu(y) if self.relu else y
+        else:
+            y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+            y = y if residual is None else y + residual
+            y = functional.relu(y) if self.relu else y
+        return functional.avg_pool2d(y, self.pool) if self.pool > 1 else y
 
 
 def round_taps(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

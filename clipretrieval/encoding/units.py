@@ -29,11 +29,12 @@ class Stem(nn.Module):
         )
         self.dtype = plan.dtype
         self.second = Convolution(visual.conv2, visual.bn2, True, plan, (n, width, half, half))
-        self.third = Convolution(visual.conv3, visual.bn3, True, plan, (n, width, half, half))
+        self.third = Convolution(visual.conv3, visual.bn3, True, plan, (n, width, half, half), pool=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the stem."""
-        return functional.avg_pool2d(self.third(self.second(self.first(x).to(self.dtype))), 2)
+        out: torch.Tensor = self.third(self.second(self.first(x).to(self.dtype)))
+        return out
 
 
 class Block(nn.Module):
@@ -45,7 +46,9 @@ class Block(nn.Module):
         after = side // self.stride
         channels, inner = block.conv1.in_channels, block.conv1.out_channels
         self.first = Convolution(block.conv1, block.bn1, True, plan, (n, channels, side, side))
-        self.second = Convolution(block.conv2, block.bn2, True, plan, (n, inner, side, side))
+        self.second = Convolution(
+            block.conv2, block.bn2, True, plan, (n, inner, side, side), pool=self.stride
+        )
         self.third = Convolution(block.conv3, block.bn3, True, plan, (n, inner, after, after), residual=True)
         self.shortcut: Convolution | None = None
         if block.downsample is not None:
@@ -57,7 +60,6 @@ class Block(nn.Module):
         y = self.second(self.first(x))
         identity = x
         if self.stride > 1:
-            y = functional.avg_pool2d(y, self.stride)
             identity = functional.avg_pool2d(x, self.stride)
         if self.shortcut is not None:
             identity = self.shortcut(identity)

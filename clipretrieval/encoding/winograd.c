@@ -5,7 +5,8 @@
  * A tile of 2×2 outputs takes 16 products a pair of channels where the plain sum takes 36. Over all tiles and
  * channels the products are 16 matrix products, here of bf16 with sums in float32 (AVX512-BF16).
  *
- * Memory: x is (n, height, width, in) and y (n, height, width, out), both bf16; weight is bf16 as winograd.py
+ * Memory: x is (n, height, width, in) and y (n, height, width, out), both bf16, or with `pool`, the mean of 2×2
+ * outputs, y is (n, height / 2, width / 2, out); weight is bf16 as winograd.py
  * packs it, (out / lanes, 16, in / 2, lanes, 2) with lanes 64 or 32; bias is float32 (out).
  */
 #include <stdint.h>
@@ -30,7 +31,7 @@ typedef struct {
     const float *bias;
     bf16 *y;
     int64_t n, height, width, in, out;
-    int relu;
+    int relu, pool;
 } Convolution;
 
 typedef struct {
@@ -104,16 +105,22 @@ static AVX512 void transform_tile(const bf16 *const pixels[16], bf16 *v, int64_t
 MATRIX_PRODUCT(product_of_6_by_64, 6, 4)
 MATRIX_PRODUCT(product_of_12_by_32, 12, 2)
 
-INLINE void store_outputs(bf16 *y, __m512 sums, int relu) {
-    if (relu) sums = _mm512_max_ps(sums, _mm512_setzero_ps());
+INLINE void store_outputs(bf16 *y, __m512 sums) {
     _mm256_storeu_si256((__m256i *)y, (__m256i)_mm512_cvtneps_pbh(sums));
 }
 
-/* Aᵀ m A plus the bias: a tile's 2×2 outputs, fewer at the right and lower edges of odd sides. */
-static AVX512 void finish_tile(const float *m, int64_t stride, int lanes, const float *bias, bf16 *y, int64_t right,
-                               int64_t below, int columns, int rows, int relu) {
+/* Where a tile's outputs go: `right` and `below` are the steps to its other columns and rows, if it has them. */
+typedef struct {
+    bf16 *y;
+    int64_t right, below;
+    int columns, rows;
+} Outputs;
+
+/* Aᵀ m A plus the bias: a tile's 2×2 outputs, or their mean. */
+static AVX512 void finish_tile(const float *m, int64_t stride, int lanes, const float *bias, Outputs to, int relu,
+                               int pool) {
     for (int o = 0; o < lanes; o += 16) {
-        __m512 t[8], b = _mm512_loadu_ps(bias + o);
+        __m512 t[8], y[4], b = _mm512_loadu_ps(bias + o);
         UNROLL for (int j = 0; j < 4; j++) {
             __m512 first = _mm512_load_ps(m + j * stride + o), second = _mm512_load_ps(m + (4 + j) * stride + o);
             __m512 third = _mm512_load_ps(m + (8 + j) * stride + o), last = _mm512_load_ps(m + (12 + j) * stride + o);
@@ -122,10 +129,18 @@ static AVX512 void finish_tile(const float *m, int64_t stride, int lanes, const 
         }
         UNROLL for (int i = 0; i < 2; i++) {
             const __m512 *s = t + 4 * i;
-            if (i == rows) break;
-            store_outputs(y + i * below + o, s[0] + s[1] + s[2] + b, relu);
-            if (columns > 1) store_outputs(y + i * below + right + o, s[1] - s[2] - s[3] + b, relu);
+            y[2 * i] = s[0] + s[1] + s[2] + b;
+            y[2 * i + 1] = s[1] - s[2] - s[3] + b;
         }
+        if (relu) UNROLL for (int i = 0; i < 4; i++) y[i] = _mm512_max_ps(y[i], _mm512_setzero_ps());
+        if (pool) {
+            store_outputs(to.y + o, (y[0] + y[1] + y[2] + y[3]) * _mm512_set1_ps(0.25f));
+            continue;
+        }
+        store_outputs(to.y + o, y[0]);
+        if (to.columns > 1) store_outputs(to.y + to.right + o, y[1]);
+        if (to.rows > 1) store_outputs(to.y + to.below + o, y[2]);
+        if (to.columns > 1 && to.rows > 1) store_outputs(to.y + to.below + to.right + o, y[3]);
     }
 }
 
@@ -166,13 +181,36 @@ static Place place_of(const Convolution *c, int64_t tile) {
     return (Place){tile / across / down, tile / across % down * 2, tile % across * 2};
 }
 
+static Place next_place(const Convolution *c, Place at) {
+    at.x += 2;
+    if (at.x < c->width) return at;
+    at.x = 0, at.y += 2;
+    if (at.y < c->height) return at;
+    at.y = 0, at.n++;
+    return at;
+}
+
 static void find_pixels(const Convolution *c, Place at, const bf16 *zeros, const bf16 *pixels[16]) {
+    const bf16 *corner = c->x + ((at.n * c->height + at.y - 1) * c->width + at.x - 1) * c->in;
+    int inside = at.y > 0 && at.x > 0 && at.y + 2 < c->height && at.x + 2 < c->width;
     for (int64_t i = 0; i < 4; i++)
         for (int64_t j = 0; j < 4; j++) {
             int64_t y = at.y + i - 1, x = at.x + j - 1;
-            int inside = y >= 0 && y < c->height && x >= 0 && x < c->width;
-            pixels[4 * i + j] = inside ? c->x + ((at.n * c->height + y) * c->width + x) * c->in : zeros;
+            int found = inside || (y >= 0 && y < c->height && x >= 0 && x < c->width);
+            pixels[4 * i + j] = found ? corner + (i * c->width + j) * c->in : zeros;
         }
+}
+
+/* Pooled outputs lie as close together as tiles do; a tile that sticks out of an odd side has none. */
+static Outputs find_outputs(const Convolution *c, Place at) {
+    int columns = (int)least(2, c->width - at.x), rows = (int)least(2, c->height - at.y);
+    if (c->pool) {
+        int64_t row = at.n * (c->height / 2) + at.y / 2;
+        bf16 *y = columns + rows == 4 ? c->y + (row * (c->width / 2) + at.x / 2) * c->out : NULL;
+        return (Outputs){y, 0, 0, 1, 1};
+    }
+    bf16 *y = c->y + ((at.n * c->height + at.y) * c->width + at.x) * c->out;
+    return (Outputs){y, c->out, c->width * c->out, columns, rows};
 }
 
 static AVX512 int convolve_tiles(const Convolution *c, int64_t first, int64_t last) {
@@ -189,9 +227,10 @@ static AVX512 int convolve_tiles(const Convolution *c, int64_t first, int64_t la
     memset(zeros, 0, (size_t)(2 * c->in));
     for (int64_t start = first; start < last; start += block) {
         int64_t here = least(block, last - start);
-        for (int64_t t = 0; t < here; t++) {
+        Place at = place_of(c, start);
+        for (int64_t t = 0; t < here; t++, at = next_place(c, at)) {
             const bf16 *pixels[16];
-            find_pixels(c, place_of(c, start + t), zeros, pixels);
+            find_pixels(c, at, zeros, pixels);
             transform_tile(pixels, v + t * c->in, v_stride, c->in);
         }
         /* Rows that fill up the last group are multiplied too. */
@@ -209,11 +248,12 @@ static AVX512 int convolve_tiles(const Convolution *c, int64_t first, int64_t la
                         product_of_12_by_32(rows, u, products, c->in);
                 }
             }
-            for (int64_t t = 0; t < here; t++) {
-                Place at = place_of(c, start + t);
-                bf16 *y = c->y + ((at.n * c->height + at.y) * c->width + at.x) * c->out + o;
-                finish_tile(m + t * lanes, m_stride, lanes, c->bias + o, y, c->out, c->width * c->out,
-                            (int)least(2, c->width - at.x), (int)least(2, c->height - at.y), c->relu);
+            at = place_of(c, start);
+            for (int64_t t = 0; t < here; t++, at = next_place(c, at)) {
+                Outputs to = find_outputs(c, at);
+                if (to.y == NULL) continue;
+                to.y += o;
+                finish_tile(m + t * lanes, m_stride, lanes, c->bias + o, to, c->relu, c->pool);
             }
         }
     }
@@ -227,8 +267,8 @@ static void *run_range(void *given) {
 }
 
 int clipretrieval_winograd(const void *x, const void *weight, const void *bias, void *y, int64_t n, int64_t height,
-                           int64_t width, int64_t in, int64_t out, int relu, int threads) {
-    Convolution convolution = {x, weight, bias, y, n, height, width, in, out, relu};
+                           int64_t width, int64_t in, int64_t out, int relu, int pool, int threads) {
+    Convolution convolution = {x, weight, bias, y, n, height, width, in, out, relu, pool};
     int64_t tiles = n * ((height + 1) / 2) * ((width + 1) / 2);
     int64_t count = least(least(threads, MOST_THREADS), (tiles + TILES_A_THREAD - 1) / TILES_A_THREAD);
     if (count < 1) count = 1;
@@ -249,9 +289,9 @@ int clipretrieval_winograd(const void *x, const void *weight, const void *bias, 
 }
 #else
 int clipretrieval_winograd(const void *x, const void *weight, const void *bias, void *y, int64_t n, int64_t height,
-                           int64_t width, int64_t in, int64_t out, int relu, int threads) {
+                           int64_t width, int64_t in, int64_t out, int relu, int pool, int threads) {
     (void)x, (void)weight, (void)bias, (void)y, (void)n, (void)height, (void)width, (void)in, (void)out;
-    (void)relu, (void)threads;
+    (void)relu, (void)pool, (void)threads;
     return 1;
 }
 #endif

@@ -33,20 +33,21 @@ def _kernel() -> Callable[..., int] | None:
         found = ctypes.CDLL(str(_LIBRARY)).clipretrieval_winograd
     except (OSError, AttributeError):
         return None
-    found.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
+    found.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 3
     found.restype = ctypes.c_int
     kernel: Callable[..., int] = found
     return kernel
 
 
 def is_available() -> bool:
-    """Whether the kernel was built, and the CPU multiplies bf16 by vector instructions and has no faster ones.
+    """Whether the kernel was built, and is the fastest there is for this CPU."""
+    return _has_instructions() and _kernel() is not None
 
-    AMX multiplies bf16 several times as fast, and oneDNN uses it.
-    """
+
+def _has_instructions() -> bool:
+    """Whether the CPU has AVX512-BF16 and no AMX, which is several times as fast, and which oneDNN uses."""
     vectors = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-    return bool(vectors) and not tiles and _kernel() is not None
+    return bool(vectors) and not getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 def suits(
@@ -91,7 +92,9 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     return packed.to(torch.bfloat16).contiguous()
 
 
-def convolve(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool) -> torch.Tensor:
+def convolve(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool, pool: bool
+) -> torch.Tensor:
     """Convolve with stride 1 and padding 1.
 
     Parameters
@@ -102,11 +105,13 @@ def convolve(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bo
         From `pack_weight`.
     bias : tensor of float32, shape (out,)
     relu : bool
+    pool : bool
+        Whether to take the mean of each 2×2 outputs.
 
     Returns
     -------
     tensor of bfloat16, shape (n, out, height, width)
-        Channels last.
+        Channels last; height and width are halved where it pools.
 
     Raises
     ------
@@ -116,30 +121,32 @@ def convolve(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bo
         If the kernel is not available, or is out of memory.
     """
     if torch.compiler.is_compiling():
-        found: torch.Tensor = _for_inductor(x, packed, bias, relu)
+        found: torch.Tensor = _for_inductor(x, packed, bias, relu, pool)
         return found
-    return _convolve(x, packed, bias, relu)
+    return _convolve(x, packed, bias, relu, pool)
 
 
-def _convolve(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool) -> torch.Tensor:
+def _convolve(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool, pool: bool
+) -> torch.Tensor:
     types = (x.dtype, packed.dtype, bias.dtype)
-    if types != (torch.bfloat16, torch.bfloat16, torch.float32) or packed.numel() != 16 * x.shape[1] * len(
-        bias
-    ):
+    fitting = packed.numel() == 16 * x.shape[1] * len(bias)
+    if types != (torch.bfloat16, torch.bfloat16, torch.float32) or not fitting:
         raise ValueError(f"not a convolution in bf16: inputs {x.shape}, weight {packed.shape}, {types}")
     kernel = _kernel()
     x = x.contiguous(memory_format=torch.channels_last)
-    y = _empty_output(x, bias)
+    y = _empty_output(x, bias, pool)
     n, channels, height, width = x.shape
     pointers = (x.data_ptr(), packed.data_ptr(), bias.data_ptr(), y.data_ptr())
     sizes = (n, height, width, channels, len(bias))
-    if kernel is None or kernel(*pointers, *sizes, relu, torch.get_num_threads()):
+    if kernel is None or kernel(*pointers, *sizes, relu, pool, torch.get_num_threads()):
         raise RuntimeError("the Winograd kernel is not available here, or has no memory to work in")
     return y
 
 
-def _empty_output(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    shape = (x.shape[0], len(bias), *x.shape[2:])
+def _empty_output(x: torch.Tensor, bias: torch.Tensor, pool: bool) -> torch.Tensor:
+    n, _, height, width = x.shape
+    shape = (n, len(bias), height // 2, width // 2) if pool else (n, len(bias), height, width)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
@@ -147,6 +154,6 @@ _for_inductor: Any = torch.library.custom_op(
     "clipretrieval::winograd",
     _convolve,
     mutates_args=(),
-    schema="(Tensor x, Tensor packed, Tensor bias, bool relu) -> Tensor",
+    schema="(Tensor x, Tensor packed, Tensor bias, bool relu, bool pool) -> Tensor",
 )
-_for_inductor.register_fake(lambda x, packed, bias, relu: _empty_output(x, bias))
+_for_inductor.register_fake(lambda x, packed, bias, relu, pool: _empty_output(x, bias, pool))

@@ -14,8 +14,8 @@ from tiny_models import counted_convolutions, enliven
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError, StagedEncoder
-from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.convolutions import round_taps
+from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.units import QueryPool
 
 DEEP = ("stem", "layer2", "mid", "late", "final")
