@@ -132,7 +132,7 @@ static AVX512 void finish_tile(const float *m, int64_t stride, int lanes, const 
             y[2 * i] = s[0] + s[1] + s[2] + b;
             y[2 * i + 1] = s[1] - s[2] - s[3] + b;
         }
-        if (relu) UNROLL for (int i = 0; i < 4; i++) y[i] = _mm512_max_ps(y[i], _mm512_setzero_ps());
+        if (relu) UNROLL for (int i = 0; i < 4; i++) y[i] = _mm512_max_ps(_mm512_setzero_ps(), y[i]); /* keeps NaN */
         if (pool) {
             store_outputs(to.y + o, (y[0] + y[1] + y[2] + y[3]) * _mm512_set1_ps(0.25f));
             continue;
@@ -272,6 +272,7 @@ int clipretrieval_winograd(const void *x, const void *weight, const void *bias, 
     int64_t tiles = n * ((height + 1) / 2) * ((width + 1) / 2);
     int64_t count = least(least(threads, MOST_THREADS), (tiles + TILES_A_THREAD - 1) / TILES_A_THREAD);
     if (count < 1) count = 1;
+    if (tiles == 0) return 0;
     Range ranges[MOST_THREADS];
     pthread_t others[MOST_THREADS];
     int started[MOST_THREADS] = {0}, failed = 0;

@@ -10,7 +10,6 @@ import ctypes
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -120,10 +119,8 @@ def convolve(
     RuntimeError
         If the kernel is not available, or is out of memory.
     """
-    if torch.compiler.is_compiling():
-        found: torch.Tensor = _for_inductor(x, packed, bias, relu, pool)
-        return found
-    return _convolve(x, packed, bias, relu, pool)
+    found: torch.Tensor = torch.ops.clipretrieval.winograd_convolution(x, packed, bias, relu, pool)
+    return found
 
 
 def _convolve(
@@ -150,10 +147,12 @@ def _empty_output(x: torch.Tensor, bias: torch.Tensor, pool: bool) -> torch.Tens
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-_for_inductor: Any = torch.library.custom_op(
-    "clipretrieval::winograd",
-    _convolve,
-    mutates_args=(),
-    schema="(Tensor x, Tensor packed, Tensor bias, bool relu, bool pool) -> Tensor",
+# As an operator of torch's, so that profilers, counters and inductor see it.
+_library = torch.library.Library("clipretrieval", "FRAGMENT")
+_library.define("winograd_convolution(Tensor x, Tensor packed, Tensor bias, bool relu, bool pool) -> Tensor")
+_library.impl("winograd_convolution", _convolve, "CPU")
+torch.library.register_fake(
+    "clipretrieval::winograd_convolution",
+    lambda x, packed, bias, relu, pool: _empty_output(x, bias, pool),
+    lib=_library,
 )
-_for_inductor.register_fake(lambda x, packed, bias, relu, pool: _empty_output(x, bias, pool))

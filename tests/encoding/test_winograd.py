@@ -98,6 +98,18 @@ def test_more_threads_change_no_bit():
 
 
 @needs_kernel
+def test_no_pictures_and_no_numbers():
+    """An empty batch gives an empty one, and a NaN spreads over its neighbours."""
+    x, weight, bias = drawn((2, 32, 8, 8), 32, seed=0)
+    packed = winograd.pack_weight(weight)
+    assert winograd.convolve(x[:0], packed, bias, True, False).shape == (0, 32, 8, 8)
+    x[0, 3, 4, 4] = torch.nan
+    found = winograd.convolve(x, packed, bias, True, False)
+    assert found[0, :, 3:6, 3:6].isnan().all()
+    assert not found[1].isnan().any()
+
+
+@needs_kernel
 def test_any_layout_will_do():
     """Inputs that lie channels first are copied into the kernel's order."""
     x, weight, bias = drawn((2, 32, 8, 6), 32, seed=0)
