@@ -67,4 +67,4 @@ clean: ## remove what the targets wrote, except the environment
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
-	rm -rf $(VENV)
+	rm -rf $(VENV) clipretrieval/encoding/_winograd.so

@@ -144,7 +144,7 @@ def make_plan(
         max(1, cores // streams),
         "onednn" if fused else "torch",
         compiled,
-        winograd=chosen == "bf16" and winograd.is_available(),
+        winograd=chosen == "bf16" and _gains_by_winograd(),
     )
 
 
@@ -174,8 +174,16 @@ def _has_fast_bf16() -> bool:
     """Whether the CPU multiplies bf16 by instructions of its own (AVX512-BF16 or AMX)."""
     if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
         return False
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in checks)
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()) or _has_amx()
+
+
+def _has_amx() -> bool:
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def _gains_by_winograd() -> bool:
+    """Whether the kernel runs and oneDNN has nothing better: AMX multiplies several times as fast."""
+    return _has_fast_bf16() and not _has_amx() and winograd.is_available()
 
 
 def _has_fused_convolutions(dtype: torch.dtype) -> bool:

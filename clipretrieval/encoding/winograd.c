@@ -22,7 +22,12 @@
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* Of transformed inputs, and of products, that a block of tiles may take: both stay in a core's L2. */
-enum { BLOCK_BYTES = 400 * 1024, MOST_THREADS = 64, TILES_A_THREAD = 48, LINE = 64 };
+enum { BLOCK_BYTES = 400 * 1024, LINE = 64 };
+
+/* A thread takes some 40 µs to start, in which another makes a few million products. */
+enum { MOST_THREADS = 16, PRODUCTS_A_THREAD = 16 << 20 };
+
+enum { DONE, NO_INSTRUCTIONS, NO_MEMORY, BAD_SIZES };
 
 typedef uint16_t bf16;
 
@@ -148,7 +153,7 @@ static int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Each thread keeps its scratch memory: fresh pages would cost as much as the transforms. */
+/* The caller's thread keeps its scratch memory: fresh pages would cost as much as the transforms. */
 static pthread_key_t scratch_key;
 static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
 static int scratch_works;
@@ -216,12 +221,13 @@ static Outputs find_outputs(const Convolution *c, Place at) {
 static AVX512 int convolve_tiles(const Convolution *c, int64_t first, int64_t last) {
     const int lanes = c->out % 64 ? 32 : 64, group = lanes == 64 ? 6 : 12;
     int64_t fitting = least(BLOCK_BYTES / (16 * 2 * c->in), BLOCK_BYTES / (16 * 4 * lanes));
-    int64_t blocks = (last - first + fitting - 1) / (fitting > 0 ? fitting : 1);
+    if (fitting < group) fitting = group;
+    int64_t blocks = (last - first + fitting - 1) / fitting;
     int64_t block = rounded_up((last - first + blocks - 1) / blocks, group);
     /* One cache line more, lest the 16 planes fall into the same set of the cache. */
     int64_t v_stride = block * c->in + LINE / 2, m_stride = block * lanes + LINE / 4;
     bf16 *v = scratch((size_t)(16 * (2 * v_stride + 4 * m_stride) + 2 * c->in));
-    if (v == NULL) return 1;
+    if (v == NULL) return NO_MEMORY;
     float *m = (float *)(v + 16 * v_stride);
     bf16 *zeros = (bf16 *)(m + 16 * m_stride);
     memset(zeros, 0, (size_t)(2 * c->in));
@@ -257,7 +263,7 @@ static AVX512 int convolve_tiles(const Convolution *c, int64_t first, int64_t la
             }
         }
     }
-    return 0;
+    return DONE;
 }
 
 static void *run_range(void *given) {
@@ -266,33 +272,33 @@ static void *run_range(void *given) {
     return NULL;
 }
 
-int clipretrieval_winograd(const void *x, const void *weight, const void *bias, void *y, int64_t n, int64_t height,
-                           int64_t width, int64_t in, int64_t out, int relu, int pool, int threads) {
+int clipretrieval_winograd_runs(void) { return __builtin_cpu_supports("avx512bf16") != 0; }
+
+/* The number in the name goes up with every change of the arguments or of the weight's layout. */
+int clipretrieval_winograd_1(const void *x, const void *weight, const void *bias, void *y, int64_t n, int64_t height,
+                             int64_t width, int64_t in, int64_t out, int relu, int pool, int threads) {
+    if (!clipretrieval_winograd_runs()) return NO_INSTRUCTIONS;
+    if (n < 0 || height < 1 || width < 1 || in < 32 || in % 32 || out < 32 || out % 32) return BAD_SIZES;
     Convolution convolution = {x, weight, bias, y, n, height, width, in, out, relu, pool};
     int64_t tiles = n * ((height + 1) / 2) * ((width + 1) / 2);
-    int64_t count = least(least(threads, MOST_THREADS), (tiles + TILES_A_THREAD - 1) / TILES_A_THREAD);
-    if (count < 1) count = 1;
-    if (tiles == 0) return 0;
+    if (tiles == 0) return DONE;
+    int64_t count = least(least(threads, MOST_THREADS), 1 + 16 * tiles * in * out / PRODUCTS_A_THREAD);
+    count = count < 1 ? 1 : least(count, tiles);
     Range ranges[MOST_THREADS];
     pthread_t others[MOST_THREADS];
-    int started[MOST_THREADS] = {0}, failed = 0;
+    int started[MOST_THREADS] = {0}, failed = DONE;
     for (int64_t i = 0; i < count; i++)
-        ranges[i] = (Range){&convolution, tiles * i / count, tiles * (i + 1) / count, 0};
+        ranges[i] = (Range){&convolution, tiles * i / count, tiles * (i + 1) / count, DONE};
     for (int64_t i = 1; i < count; i++)
         started[i] = pthread_create(&others[i], NULL, run_range, &ranges[i]) == 0;
     for (int64_t i = 0; i < count; i++)
         if (!started[i]) run_range(&ranges[i]);
     for (int64_t i = 0; i < count; i++) {
         if (started[i]) pthread_join(others[i], NULL);
-        failed |= ranges[i].failed;
+        if (ranges[i].failed) failed = ranges[i].failed;
     }
     return failed;
 }
 #else
-int clipretrieval_winograd(const void *x, const void *weight, const void *bias, void *y, int64_t n, int64_t height,
-                           int64_t width, int64_t in, int64_t out, int relu, int pool, int threads) {
-    (void)x, (void)weight, (void)bias, (void)y, (void)n, (void)height, (void)width, (void)in, (void)out;
-    (void)relu, (void)pool, (void)threads;
-    return 1;
-}
+int clipretrieval_winograd_runs(void) { return 0; }
 #endif

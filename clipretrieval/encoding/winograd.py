@@ -16,6 +16,7 @@ import torch
 __all__ = ["convolve", "is_available", "pack_weight", "suits"]
 
 _LIBRARY = Path(__file__).with_name("_winograd.so")
+_UNAVAILABLE, _NO_MEMORY = 1, 2
 _LEAST_GAIN = 1.6
 """Products saved, tiles that stick out counted, below which the transforms cost more than they save."""
 
@@ -27,9 +28,9 @@ _TAPS_TO_TILE = torch.tensor(
 
 @functools.cache
 def _kernel() -> Callable[..., int] | None:
-    """Load the kernel; None where it was not built."""
+    """Load the kernel; None where it was not built, or by another release."""
     try:
-        found = ctypes.CDLL(str(_LIBRARY)).clipretrieval_winograd
+        found = ctypes.CDLL(str(_LIBRARY)).clipretrieval_winograd_1
     except (OSError, AttributeError):
         return None
     found.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 3
@@ -39,20 +40,14 @@ def _kernel() -> Callable[..., int] | None:
 
 
 def is_available() -> bool:
-    """Whether the kernel was built, and is the fastest there is for this CPU."""
-    return _has_instructions() and _kernel() is not None
-
-
-def _has_instructions() -> bool:
-    """Whether the CPU has AVX512-BF16 and no AMX, which is several times as fast, and which oneDNN uses."""
-    vectors = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    return bool(vectors) and not getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    """Whether the kernel was built and the CPU has AVX512-BF16."""
+    return _kernel() is not None and bool(ctypes.CDLL(str(_LIBRARY)).clipretrieval_winograd_runs())
 
 
 def suits(
     shape: tuple[int, ...], weight: torch.Tensor, padding: tuple[int, int], stride: tuple[int, int]
 ) -> bool:
-    """Whether a convolution can be done here, and gains by it.
+    """Whether a convolution, of one group and not dilated, can be done here and gains by it.
 
     Parameters
     ----------
@@ -94,7 +89,9 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor:
 def convolve(
     x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool, pool: bool
 ) -> torch.Tensor:
-    """Convolve with stride 1 and padding 1.
+    """Convolve with stride 1 and padding 1, without a gradient.
+
+    A NaN spreads as in the plain sum; an infinite input makes NaN of its neighbours.
 
     Parameters
     ----------
@@ -115,30 +112,54 @@ def convolve(
     Raises
     ------
     ValueError
-        If types or sizes do not belong together.
+        If types or shapes do not belong together.
+    MemoryError
+        If there is no memory to work in.
     RuntimeError
-        If the kernel is not available, or is out of memory.
+        If the kernel cannot run here; see `is_available`.
     """
-    found: torch.Tensor = torch.ops.clipretrieval.winograd_convolution(x, packed, bias, relu, pool)
+    found: torch.Tensor = torch.ops.clipretrieval.winograd_convolution(x.detach(), packed, bias, relu, pool)
     return found
 
 
 def _convolve(
     x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool, pool: bool
 ) -> torch.Tensor:
-    types = (x.dtype, packed.dtype, bias.dtype)
-    fitting = packed.numel() == 16 * x.shape[1] * len(bias)
-    if types != (torch.bfloat16, torch.bfloat16, torch.float32) or not fitting:
-        raise ValueError(f"not a convolution in bf16: inputs {x.shape}, weight {packed.shape}, {types}")
+    _check(x, packed, bias)
     kernel = _kernel()
-    x = x.contiguous(memory_format=torch.channels_last)
+    x, packed, bias = x.contiguous(memory_format=torch.channels_last), packed.contiguous(), bias.contiguous()
     y = _empty_output(x, bias, pool)
     n, channels, height, width = x.shape
     pointers = (x.data_ptr(), packed.data_ptr(), bias.data_ptr(), y.data_ptr())
     sizes = (n, height, width, channels, len(bias))
-    if kernel is None or kernel(*pointers, *sizes, relu, pool, torch.get_num_threads()):
-        raise RuntimeError("the Winograd kernel is not available here, or has no memory to work in")
+    failed = (
+        _UNAVAILABLE if kernel is None else kernel(*pointers, *sizes, relu, pool, torch.get_num_threads())
+    )
+    if failed == _NO_MEMORY:
+        raise MemoryError("no memory for the blocks of a convolution; encode with a smaller batch_size")
+    if failed:
+        raise RuntimeError(
+            "the Winograd kernel cannot run here: it needs AVX512-BF16, and a C compiler when the package is "
+            "installed; choose a plan with winograd=False"
+        )
     return y
+
+
+def _check(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) -> None:
+    """Refuse what would have the kernel read or write outside of the tensors."""
+    types = (x.dtype, packed.dtype, bias.dtype)
+    if types != (torch.bfloat16, torch.bfloat16, torch.float32):
+        raise ValueError(f"inputs and weight have to be bfloat16 and the bias float32, not {types}")
+    if x.dim() != 4 or bias.dim() != 1 or min(x.shape[1:]) < 1:
+        raise ValueError(f"expected inputs (n, c, h, w) and a bias (out,), got {x.shape} and {bias.shape}")
+    channels, out = x.shape[1], len(bias)
+    lanes = 32 if out % 64 else 64
+    expected = (out // lanes, 16, channels // 2, lanes, 2)
+    if channels % 32 or out % 32 or packed.shape != expected:
+        raise ValueError(
+            f"{channels} channels to {out}, both multiples of 32, take a weight of shape {expected} from "
+            f"pack_weight, not {tuple(packed.shape)}"
+        )
 
 
 def _empty_output(x: torch.Tensor, bias: torch.Tensor, pool: bool) -> torch.Tensor:
@@ -147,7 +168,7 @@ def _empty_output(x: torch.Tensor, bias: torch.Tensor, pool: bool) -> torch.Tens
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-# As an operator of torch's, so that profilers, counters and inductor see it.
+# As an operator of torch's, so that profilers and inductor see it.
 _library = torch.library.Library("clipretrieval", "FRAGMENT")
 _library.define("winograd_convolution(Tensor x, Tensor packed, Tensor bias, bool relu, bool pool) -> Tensor")
 _library.impl("winograd_convolution", _convolve, "CPU")

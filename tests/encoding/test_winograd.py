@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from clipretrieval import StagedEncoder
+from clipretrieval import ClipRetrievalWarning, StagedEncoder
 from clipretrieval.encoding import winograd
+from clipretrieval.encoding.plan import _gains_by_winograd
 
 needs_kernel = pytest.mark.skipif(
-    not winograd.is_available(), reason="needs AVX512-BF16 without AMX, and a C compiler at installation"
+    not winograd.is_available(), reason="needs AVX512-BF16, and a C compiler at installation"
 )
 
 
@@ -119,23 +120,55 @@ def test_any_layout_will_do():
 
 
 @needs_kernel
-def test_inductor_calls_the_kernel():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_code_calls_the_kernel(backend):
     """Under torch.compile the kernel is one operator of the graph, with the same outputs."""
     x, weight, bias = drawn((1, 32, 8, 8), 64, seed=0)
     packed = winograd.pack_weight(weight)
-    compiled = torch.compile(winograd.convolve, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(winograd.convolve, fullgraph=True, backend=backend)
     for pool in (False, True):
         found = compiled(x, packed, bias, True, pool)
         assert torch.equal(found, winograd.convolve(x, packed, bias, True, pool))
 
 
 def test_what_does_not_belong_together_is_refused():
-    """Tensors of other types or sizes never reach the kernel."""
+    """Tensors of other types or shapes never reach the kernel."""
     x, weight, bias = drawn((1, 32, 4, 4), 32, seed=0)
     packed = winograd.pack_weight(weight)
-    for wrong in ((x.float(), packed, bias), (x, packed[:, :8], bias), (x, packed, bias.double())):
-        with pytest.raises(ValueError, match="not a convolution in bf16"):
+    for wrong, message in (
+        ((x.float(), packed, bias), "have to be bfloat16"),
+        ((x, packed, bias.double()), "the bias float32"),
+        ((x[0], packed, bias), "expected inputs"),
+        ((x, packed, bias[None]), "expected inputs"),
+        ((x[:, :, :0], packed, bias), "expected inputs"),
+        ((x, packed[:, :8], bias), "take a weight of shape"),
+        ((x[:, :16], packed, bias.repeat(2)), "take a weight of shape"),
+        ((x.repeat(1, 2, 1, 1), packed, bias[:16]), "take a weight of shape"),
+        ((x[:, :0], packed[:0], bias), "expected inputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
             winograd.convolve(*wrong, True, False)
+
+
+def test_a_kernel_that_cannot_run_is_named(monkeypatch):
+    """Without the kernel the operator says what it needs."""
+    x, weight, bias = drawn((1, 32, 4, 4), 32, seed=0)
+    monkeypatch.setattr(winograd, "_kernel", lambda: None)
+    with pytest.raises(RuntimeError, match="needs AVX512-BF16, and a C compiler"):
+        winograd.convolve(x, winograd.pack_weight(weight), bias, True, False)
+
+
+@needs_kernel
+def test_strides_do_not_mislead():
+    """A bias with gaps, an expanded weight, and thousands of channels are read as what they are."""
+    x, weight, bias = drawn((1, 32, 6, 6), 64, seed=0)
+    packed = winograd.pack_weight(weight)
+    expected = winograd.convolve(x, packed, bias, False, False)
+    gapped = bias.repeat_interleave(2)[::2]
+    assert torch.equal(winograd.convolve(x, packed, gapped, False, False), expected)
+    many, weight, bias = drawn((1, 12832, 2, 2), 32, seed=0, exact=True)
+    found = winograd.convolve(many, winograd.pack_weight(weight), bias, False, False)
+    assert torch.equal(found, plain(many, weight, bias, False, False).to(torch.bfloat16))
 
 
 def test_convolutions_that_gain_nothing_are_left_alone():
@@ -154,14 +187,17 @@ def test_convolutions_that_gain_nothing_are_left_alone():
 def test_without_the_kernel_the_plan_does_without(tiny_model, photographs, monkeypatch):
     """A package that was installed without a compiler encodes all the same, and the plan says how."""
     monkeypatch.setattr(winograd, "_kernel", lambda: None)
-    encoder = StagedEncoder(tiny_model, precision="bf16" if winograd._has_instructions() else "auto")
+    encoder = StagedEncoder(tiny_model, device="cpu")
     assert not encoder.plan.winograd
     assert "Winograd" not in str(encoder.plan)
     assert encoder.encode(photographs).shape == (len(photographs), encoder.dim)
 
 
-@needs_kernel
-def test_only_bf16_is_for_it(tiny_model):
-    """In float32, where vectors agree with open_clip's to 1e-5, every product is made."""
+@pytest.mark.skipif(not _gains_by_winograd(), reason="needs the kernel, and a CPU without AMX")
+def test_the_plan_takes_it_in_bf16_alone(tiny_model, monkeypatch):
+    """Not in float32, where vectors agree with open_clip's to 1e-5, nor where AVX-512 was switched off."""
     assert StagedEncoder(tiny_model, device="cpu").plan.winograd
     assert not StagedEncoder(tiny_model, device="cpu", precision="fp32").plan.winograd
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    with pytest.warns(ClipRetrievalWarning, match="no bf16 instructions"):
+        assert not StagedEncoder(tiny_model, device="cpu", precision="bf16").plan.winograd
