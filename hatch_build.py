@@ -40,7 +40,7 @@ class KernelHook(BuildHookInterface):
         except (OSError, ValueError) as error:
             self.app.display_warning(
                 f"The C kernel was not built, so the encoder will use oneDNN's: {error}. For the faster one, "
-                "install a C compiler that knows AVX512-BF16 (gcc 10 or clang 9, or later) and install again."
+                "install a C compiler that knows AVX512-BF16 (gcc 11, clang 12, or later) and install again."
             )
             return
         if not editable:
