@@ -5,9 +5,9 @@
  * A tile of 2×2 outputs takes 16 products a pair of channels where the plain sum takes 36. Over all tiles and
  * channels the products are 16 matrix products, here of bf16 with sums in float32 (AVX512-BF16).
  *
- * Memory: x is (n, height, width, in) and y (n, height, width, out), both bf16, or with `pool`, the mean of 2×2
- * outputs, y is (n, height / 2, width / 2, out); weight is bf16 as winograd.py
- * packs it, (out / lanes, 16, in / 2, lanes, 2) with lanes 64 or 32; bias is float32 (out).
+ * Memory: x is (n, height, width, in) and y (n, height, width, out), or with `pool`, the mean of 2×2 outputs,
+ * (n, height / 2, width / 2, out), both bf16; weight is bf16 as winograd.py packs it, (out / lanes, 16, in / 2,
+ * lanes, 2) with lanes 64 or 32; bias is float32 (out).
  */
 #include <stdint.h>
 

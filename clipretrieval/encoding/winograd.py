@@ -17,10 +17,11 @@ __all__ = ["convolve", "is_available", "pack_weight", "suits"]
 
 _LIBRARY = Path(__file__).with_name("_winograd.so")
 _UNAVAILABLE, _NO_MEMORY = 1, 2
+"""What the kernel returns where it fails; see ``winograd.c``."""
 _LEAST_GAIN = 1.6
 """Products saved, tiles that stick out counted, below which the transforms cost more than they save."""
 
-# G of F(2×2, 3×3): Lavin and Gray 2016, arXiv:1509.09308, equation 8.
+# G of F(2×2, 3×3): Lavin and Gray 2016, arXiv:1509.09308, section 4.1.
 _TAPS_TO_TILE = torch.tensor(
     [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64
 )
