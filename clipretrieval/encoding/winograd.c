@@ -47,7 +47,6 @@ typedef struct {
 
 /* bf16 is the upper half of a float: of 32 channels, the 16 even ones and the 16 odd ones. */
 INLINE __m512 even(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
-
 INLINE __m512 odd(__m512i pairs) {
     return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u)));
 }
@@ -150,7 +149,6 @@ static AVX512 void finish_tile(const float *m, int64_t stride, int lanes, const 
 }
 
 static int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The caller's thread keeps its scratch memory: fresh pages would cost as much as the transforms. */
@@ -248,10 +246,8 @@ static AVX512 int convolve_tiles(const Convolution *c, int64_t first, int64_t la
                 for (int64_t t = 0; t < here; t += group) {
                     const bf16 *rows = v + p * v_stride + t * c->in;
                     float *products = m + p * m_stride + t * lanes;
-                    if (lanes == 64)
-                        product_of_6_by_64(rows, u, products, c->in);
-                    else
-                        product_of_12_by_32(rows, u, products, c->in);
+                    if (lanes == 64) product_of_6_by_64(rows, u, products, c->in);
+                    else product_of_12_by_32(rows, u, products, c->in);
                 }
             }
             at = place_of(c, start);

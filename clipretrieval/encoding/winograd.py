@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
 __all__ = ["convolve", "is_available", "pack_weight", "suits"]
 
@@ -119,10 +120,17 @@ def convolve(
     RuntimeError
         If the kernel cannot run here; see `is_available`.
     """
-    found: torch.Tensor = torch.ops.clipretrieval.winograd_convolution(x.detach(), packed, bias, relu, pool)
+    found: torch.Tensor = _convolve(x.detach(), packed, bias, relu, pool)
     return found
 
 
+# As an operator of torch's, so that profilers and inductor see it.
+@torch.library.custom_op(
+    "clipretrieval::winograd_convolution",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor x, Tensor packed, Tensor bias, bool relu, bool pool) -> Tensor",
+)
 def _convolve(
     x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool, pool: bool
 ) -> torch.Tensor:
@@ -163,18 +171,23 @@ def _check(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) -> None:
         )
 
 
+@_convolve.register_fake
+def _allocate(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool, pool: bool
+) -> torch.Tensor:
+    return _empty_output(x, bias, pool)
+
+
 def _empty_output(x: torch.Tensor, bias: torch.Tensor, pool: bool) -> torch.Tensor:
     n, _, height, width = x.shape
     shape = (n, len(bias), height // 2, width // 2) if pool else (n, len(bias), height, width)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-# As an operator of torch's, so that profilers and inductor see it.
-_library = torch.library.Library("clipretrieval", "FRAGMENT")
-_library.define("winograd_convolution(Tensor x, Tensor packed, Tensor bias, bool relu, bool pool) -> Tensor")
-_library.impl("winograd_convolution", _convolve, "CPU")
-torch.library.register_fake(
-    "clipretrieval::winograd_convolution",
-    lambda x, packed, bias, relu, pool: _empty_output(x, bias, pool),
-    lib=_library,
-)
+@register_flop_formula(torch.ops.clipretrieval.winograd_convolution)
+def _count_flops(
+    x: torch.Size, packed: torch.Size, bias: torch.Size, *options: bool, out_shape: torch.Size, **_: object
+) -> int:
+    """Count the plain sum's products and additions, as torch does for convolutions by any algorithm."""
+    n, channels, height, width = x
+    return 2 * 9 * n * height * width * channels * bias[0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, StagedEncoder
 from clipretrieval.encoding import winograd
@@ -129,6 +133,40 @@ def test_compiled_code_calls_the_kernel(backend):
     for pool in (False, True):
         found = compiled(x, packed, bias, True, pool)
         assert torch.equal(found, winograd.convolve(x, packed, bias, True, pool))
+
+
+@needs_kernel
+@pytest.mark.parametrize("pool", [False, True])
+def test_torch_counts_the_operations_of_the_plain_sum(pool):
+    """To torch's counter it is as much work as the convolution that it stands for."""
+    x, weight, bias = drawn((2, 32, 9, 8), 64, seed=0)
+    packed = winograd.pack_weight(weight)
+    with FlopCounterMode(display=False) as counter:
+        winograd.convolve(x, packed, bias, True, pool)
+    with FlopCounterMode(display=False) as expected:
+        functional.conv2d(x.float(), weight, bias, padding=1)
+    assert counter.get_total_flops() == expected.get_total_flops() > 0
+
+
+def test_the_package_may_be_imported_anew():
+    """A notebook that drops the package's modules and imports them again gets a working operator."""
+    program = """
+import sys
+import torch
+from clipretrieval.encoding import winograd
+for name in [name for name in sys.modules if name.startswith("clipretrieval")]:
+    del sys.modules[name]
+from clipretrieval.encoding import winograd
+try:
+    winograd.convolve(torch.zeros(1, 32, 4, 4), torch.zeros(1), torch.zeros(32), True, False)
+except ValueError as error:
+    print("checked:", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("checked: inputs and weight have to be bfloat16")
 
 
 def test_what_does_not_belong_together_is_refused():
