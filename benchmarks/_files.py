@@ -38,7 +38,7 @@ def write_files(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def measure_files(folder: Path, weights: Path, count: int, rounds: int) -> dict[str, Any]:
+def measure_files(folder: Path, encoder: StagedEncoder, count: int, rounds: int) -> dict[str, Any]:
     """Compare ``mid`` from files with ``mid`` from arrays and with decoding alone, part by part.
 
     Returns
@@ -48,7 +48,6 @@ def measure_files(folder: Path, weights: Path, count: int, rounds: int) -> dict[
         at which the same cores could decode and encode one after the other.
     """
     paths = write_files(folder / "jpeg", count)
-    encoder = StagedEncoder("RN50", weights, "mid")
     share = max(1, count // rounds)
     arrays = np.random.default_rng(0).integers(0, 256, (share, SIZE, SIZE, 3), dtype=np.uint8)
     encoder.encode(arrays[:16])

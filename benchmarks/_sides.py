@@ -69,7 +69,8 @@ def open_clip_side(visual: nn.Module, inputs: torch.Tensor, batch: int) -> Side:
     def side() -> int:
         with torch.inference_mode():
             for part in inputs.split(batch):
-                visual(part)
+                out = visual(part)
+            out[0, 0].item()  # a GPU is done once a result is here
         return len(inputs)
 
     return side
@@ -127,7 +128,7 @@ def openvino_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: int,
 def count_multiply_adds(visual: nn.Module) -> dict[str, float]:
     """Count, by running them, the multiply-adds a picture of open_clip's encoder and of our stages."""
     picture = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
-    encoder = StagedEncoder("RN50", None)
+    encoder = StagedEncoder("RN50", None, device="cpu")
     plain = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
     engine = Engine(
         visual, encoder.stages["final"].depth, plan=plain, pooling="mean", mean=MEAN, std=STD, image_size=SIZE
@@ -146,12 +147,14 @@ def _flops(work: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
-def roofline_side(precision: str, sizes: tuple[int, ...] = (512, 1024, 2048, 4096)) -> Callable[[], float]:
+def roofline_side(
+    precision: str, device: str = "cpu", sizes: tuple[int, ...] = (512, 1024, 2048, 4096)
+) -> Callable[[], float]:
     """Return a function that measures the best square matrix product, in FLOP/s."""
     import time
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    pairs = [(torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)) for n in sizes]
+    pairs = [(torch.randn(n, n).to(device, dtype), torch.randn(n, n).to(device, dtype)) for n in sizes]
 
     def best() -> float:
         found = 0.0
@@ -161,7 +164,8 @@ def roofline_side(precision: str, sizes: tuple[int, ...] = (512, 1024, 2048, 409
             with torch.inference_mode():
                 started = time.perf_counter()
                 for _ in range(times):
-                    torch.mm(a, b)
+                    product = torch.mm(a, b)
+                product[0, 0].item()
                 found = max(found, 2 * n**3 * times / (time.perf_counter() - started))
         return found
 

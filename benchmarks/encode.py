@@ -11,6 +11,8 @@ their graphs; open_clip is given prepared float tensors. The peers need
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import json
 import platform
 import statistics
@@ -62,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=2000, help="JPEG files of 500×375 (default 2000)")
     parser.add_argument("--no-peers", action="store_true", help="leave ONNX Runtime and OpenVINO out")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled encoder out")
+    parser.add_argument("--device", default="cpu", help="where all sides run: cpu (default), cuda, mps")
     parser.add_argument("--json", help="also write the figures there")
     return parser.parse_args()
 
@@ -70,29 +73,30 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure everything, side by side."""
     visual, weights = lively_rn50(folder)
     pictures = np.random.default_rng(0).integers(0, 256, (arguments.images, SIZE, SIZE, 3), dtype=np.uint8)
-    inputs = prepared_inputs(pictures[:32])
-    plan = StagedEncoder("RN50", weights).plan
-    missing: dict[str, str] = {}
-    sides = _open_clip_sides(visual, inputs)
-    if not arguments.no_peers:
+    device = arguments.device
+    make = functools.partial(StagedEncoder, "RN50", weights, device=device)
+    plan = make().plan
+    missing = _not_run(device)
+    sides = _open_clip_sides(copy.deepcopy(visual).to(device), prepared_inputs(pictures[:32]).to(device))
+    if device == "cpu" and not arguments.no_peers:
         sides |= _peer_sides(visual, pictures, folder, missing)
     precisions = ["fp32"] + ([plan.precision] if plan.precision != "fp32" else [])
     for precision in precisions:
-        encoder = StagedEncoder("RN50", weights, precision=precision)
+        encoder = make(precision=precision)
         for stage in DEEP:
             some = pictures[:64] if precision == "fp32" else pictures
             sides[f"{stage} {precision}"] = our_side(encoder, some, (stage,))
     if plan.winograd:
         with patch("clipretrieval.encoding.winograd.is_available", return_value=False):
-            direct = StagedEncoder("RN50", weights)
+            direct = make()
         sides |= {
             f"{stage} {plan.precision}, all products": our_side(direct, pictures, (stage,)) for stage in DEEP
         }
-    sides["all four stages"] = our_side(StagedEncoder("RN50", weights), pictures, ALL)
+    sides["all four stages"] = our_side(make(), pictures, ALL)
     compile_s: dict[str, float] = {}
     if not arguments.no_compile:
-        sides |= _compiled_sides(weights, pictures, plan.precision, compile_s)
-    rooflines = {f"roofline {precision}": roofline_side(precision) for precision in precisions}
+        sides |= _compiled_sides(make, pictures, plan.precision, compile_s)
+    rooflines = {f"roofline {precision}": roofline_side(precision, device) for precision in precisions}
     rates = _measure(sides, rooflines, arguments.rounds)
     counts = count_multiply_adds(visual)
     return {
@@ -104,9 +108,15 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": {name: _spread(values) for name, values in rates.items()},
         "compile_s": compile_s,
         "ratios": _ratios(rates, counts, plan.precision),
-        "files": measure_files(folder, weights, arguments.files, arguments.rounds),
-        "not_run": missing | ({} if torch.cuda.is_available() else {"cuda": "no CUDA device here"}),
+        "files": measure_files(folder, make(stage="mid"), arguments.files, arguments.rounds),
+        "not_run": missing,
     }
+
+
+def _not_run(device: str) -> dict[str, str]:
+    if device != "cpu":
+        return {"ONNX Runtime, OpenVINO": "they are compared on the CPU alone"}
+    return {"cuda": "pass --device cuda" if torch.cuda.is_available() else "no CUDA device here"}
 
 
 def _open_clip_sides(visual: Any, inputs: torch.Tensor) -> dict[str, Side]:
@@ -140,11 +150,11 @@ def _peer_sides(visual: Any, pictures: Any, folder: Path, missing: dict[str, str
 
 
 def _compiled_sides(
-    weights: Path, pictures: Any, precision: str, compile_s: dict[str, float]
+    make: Callable[..., StagedEncoder], pictures: Any, precision: str, compile_s: dict[str, float]
 ) -> dict[str, Side]:
     sides: dict[str, Side] = {}
     for stage in DEEP:
-        encoder = StagedEncoder("RN50", weights, stage, compile=True)
+        encoder = make(stage=stage, compile=True)
         started = time.perf_counter()
         encoder.encode(pictures[:1])
         compile_s[stage] = time.perf_counter() - started

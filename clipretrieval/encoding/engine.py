@@ -83,6 +83,7 @@ class Engine:
         with torch.no_grad():
             self.units = build_units(visual, depth, plan, image_size, positions)
         self._compiled: dict[tuple[int, int], Segment] = {}
+        self._compiles = True
         self._lock = threading.Lock()
 
     @_undisturbed
@@ -139,13 +140,16 @@ class Engine:
             )
         with self._lock:
             if (start, stop) not in self._compiled:
-                self._compiled[start, stop] = _compile(self.units[start:stop], self.plan, x)
+                units = self.units[start:stop]
+                made = _compile(units, self.plan, x) if self._compiles else None
+                self._compiles = made is not None
+                self._compiled[start, stop] = made or nn.Sequential(*units)
         out = self._compiled[start, stop](x)
         return out[: len(out) - short] if short > 0 else out
 
 
-def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor) -> Segment:
-    """Compile some units with their weights frozen; fall back to running them as they are."""
+def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor) -> Segment | None:
+    """Compile some units with their weights frozen; None, with a warning, where that does not work."""
     plain = nn.Sequential(*units)
     try:
         import torch._dynamo.config as dynamo
@@ -155,7 +159,9 @@ def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor)
         if plan.device == "cpu":
             settings["cpp.threads"] = plan.threads
         # Every encoder's segments share the code of nn.Sequential, and dynamo counts by code.
-        limits = dynamo.patch(recompile_limit=1024, accumulated_recompile_limit=4096)
+        # Their names changed in torch 2.7.
+        name = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
+        limits = dynamo.patch({name: 1024, f"accumulated_{name}": 4096})
         with limits, inductor.patch(settings), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compiled: Segment = torch.compile(plain, dynamic=False)
@@ -168,7 +174,7 @@ def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor)
             ClipRetrievalWarning,
             stacklevel=2,
         )
-        return plain
+        return None
 
 
 def interpolate_positions(positions: torch.Tensor, side: int) -> torch.Tensor:

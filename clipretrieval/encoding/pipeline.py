@@ -7,20 +7,17 @@ workers only decode, and the caller's thread feeds the device.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from clipretrieval._decode import decode_pixels
+from clipretrieval.encoding._workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
 from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage
 from clipretrieval.encoding.engine import Engine
 from clipretrieval.encoding.plan import InferencePlan
@@ -32,11 +29,8 @@ from clipretrieval.types import FloatArray
 
 __all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
-_SPARE_CHUNKS = 2
-"""Chunks waiting beyond those being worked on."""
+_MOST_DECODERS = 16
+"""Threads that decode for a GPU: each holds a batch of pictures ready."""
 
 
 @dataclass
@@ -98,7 +92,7 @@ def encode_source(
     EncodedBatch
     """
     caller = threading.get_ident()
-    workers = plan.streams if plan.device == "cpu" else os.cpu_count() or 1
+    workers = plan.streams if plan.device == "cpu" else min(usable_cores(), _MOST_DECODERS)
 
     def timed(part: str, work: Callable[[], Chunk]) -> Chunk:
         started = time.perf_counter()
@@ -115,17 +109,20 @@ def encode_source(
         return timed("encode", lambda: _encode_chunk(chunk, stages, engine))
 
     if ahead is not None:
-        batch_size = min(
-            batch_size, max(1, ahead // (workers + _SPARE_CHUNKS if plan.device == "cpu" else 1))
-        )
+        batch_size = min(batch_size, max(1, ahead // (workers + SPARE_ITEMS if plan.device == "cpu" else 1)))
     size = min(plan.inner_batch, batch_size)
-    chunks = iter(lambda: list(islice(raws, size)), [])
+    chunks, most = in_chunks(raws, size), None if ahead is None else max(1, ahead // size)
     if plan.device == "cpu":
-        done: Iterator[Chunk] = _side_by_side(
-            lambda part: encode(prepare(part)), chunks, workers, plan.threads, inline=not plan.compiled
+        done: Iterator[Chunk] = side_by_side(
+            lambda part: encode(prepare(part)),
+            chunks,
+            workers,
+            plan.threads,
+            inline=not plan.compiled,
+            most=most,
         )
     else:
-        done = map(encode, _side_by_side(prepare, chunks, workers, None))
+        done = map(encode, side_by_side(prepare, chunks, workers, None, most=most))
     yield from _gather(done, batch_size, skipped)
 
 
@@ -151,6 +148,7 @@ def prepare_chunk(
             if found is None:
                 whole = decode(raw)
                 found = (whole.image, whole.id)
+            preparation.check(found[0], raw.source)
         except ImageDecodeError as error:
             if on_error == "raise":
                 raise
@@ -215,51 +213,6 @@ def _join(parts: list[Chunk]) -> EncodedBatch:
         seconds={name: sum(part.seconds.get(name, 0.0) for part in parts) for name in ("decode", "encode")},
         known=[item for part in parts for item in part.known],
     )
-
-
-def _side_by_side(
-    work: Callable[[Given], Made],
-    items: Iterator[Given],
-    workers: int,
-    threads: int | None,
-    inline: bool = True,
-) -> Iterator[Made]:
-    """Do some work on items in threads, in order, never more than a few items ahead.
-
-    A single item is worked on in the caller's thread, with all of torch's threads; unless `inline` is False,
-    for compiled code, which is bound to the number of threads that it was compiled for.
-    """
-    first = next(items, None)
-    if first is None:
-        return
-    second = next(items, None)
-    if second is None and inline:
-        yield work(first)
-        return
-    own = torch.get_num_threads()
-    pool = ThreadPoolExecutor(
-        workers, "clipretrieval", *((torch.set_num_threads, (threads,)) if threads is not None else ())
-    )
-    waiting: deque[Future[Made]] = deque()
-    try:
-        waiting.extend(pool.submit(work, item) for item in (first, second) if item is not None)
-        failure: Exception | None = None
-        item: Given | None = second
-        while waiting:
-            while item is not None and len(waiting) < workers + _SPARE_CHUNKS:
-                try:
-                    item = next(items, None)
-                except Exception as error:  # noqa: BLE001  raised below, behind what came before it
-                    item, failure = None, error
-                if item is not None:
-                    waiting.append(pool.submit(work, item))
-            yield waiting.popleft().result()
-        if failure is not None:
-            raise failure
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        # A thread's own setting also becomes that of threads not yet started; put it back for them.
-        torch.set_num_threads(own)
 
 
 def flatten_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> FloatArray:

@@ -98,7 +98,8 @@ def pick_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidInputError(f"device {device!r} cannot be used here: {reason}") from error
-    return picked
+    # There is one CPU, whatever its number.
+    return torch.device("cpu") if picked.type == "cpu" else picked
 
 
 def make_plan(

@@ -13,11 +13,15 @@ from PIL import Image
 from torchvision.transforms import Compose
 
 from clipretrieval.encoding.stages import PIXEL_SIZE
+from clipretrieval.errors import ImageDecodeError
 
-__all__ = ["PIXEL_GEOMETRY", "Picture", "Preparation", "Squares"]
+__all__ = ["MOST_ELONGATED", "PIXEL_GEOMETRY", "Picture", "Preparation", "Squares"]
 
 PIXEL_GEOMETRY = {"size": PIXEL_SIZE, "interpolation": "bicubic", "resize_mode": "shortest"}
 """How pictures of any size become those of the ``pixel`` stage, whatever the model's own way."""
+
+MOST_ELONGATED = 600
+"""Longer side over shorter side: resized to 224 pixels, such a picture takes up some 100 MB."""
 
 Picture: TypeAlias = Image.Image | npt.NDArray[np.uint8]
 Squares = dict[str, npt.NDArray[np.uint8]]
@@ -43,6 +47,21 @@ class Preparation:
             raise ValueError(f"mean and std need three values each, std positive ones; found {mean}, {std}")
         object.__setattr__(self, "_clip", _geometry({**self.cfg}))
         object.__setattr__(self, "_pixel", _geometry({**self.cfg, **PIXEL_GEOMETRY}))
+
+    def check(self, picture: Picture, name: str | None) -> None:
+        """Refuse a picture so narrow that resizing its shorter side would take up hundreds of megabytes.
+
+        Raises
+        ------
+        ImageDecodeError
+            If its sides differ by more than `MOST_ELONGATED` times.
+        """
+        width, height = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
+        if max(width, height) > MOST_ELONGATED * min(width, height):
+            raise ImageDecodeError(
+                f"{name or 'a picture'} is {width} × {height} pixels: too narrow to be resized; expected "
+                f"sides that differ by {MOST_ELONGATED} times at most. Leave it out or crop it"
+            )
 
     def batch(self, pictures: Sequence[Picture], *, pixel: bool, clip: bool) -> Squares:
         """Prepare several pictures.

@@ -101,7 +101,7 @@ class StagedEncoder:
         self.image_size = check_size(image_size, int(side(self._source.preprocess_cfg["size"])))
         self._dim = pooled_dim(self._stage, pooling)
         self.plan = make_plan(
-            self.device, precision, self._source.architecture, self.image_size, batch_size, compile
+            self.device, precision, self._source.architecture, self.image_size, self.batch_size, compile
         )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
         self._tower = Tower(self._source, seed, self.plan, self._prepare, pooling, self.image_size)
@@ -213,7 +213,8 @@ class StagedEncoder:
         """
         wanted = [find_stage(self._stages, name) for name in stages or (self.stage,)]
         check_on_error(on_error)
-        raws, options = iter_raw(images, labels), {"skipped": skipped, "known": known, "ahead": ahead}
+        limit = None if ahead is None else check_whole("ahead", ahead, 1)
+        raws, options = iter_raw(images, labels), {"skipped": skipped, "known": known, "ahead": limit}
         return self._encode(raws, wanted, on_error=on_error, **options)
 
     def begin(self, images: Any, stage: str | None = None) -> PartialPass:

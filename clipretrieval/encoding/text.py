@@ -152,7 +152,8 @@ def load_clip(
         )
     config = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which seeds every GPU too.
+        torch.default_generator.manual_seed(seed)
         # The image tower is built even where it is left out: random text weights come behind its own.
         clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
     if text_only:

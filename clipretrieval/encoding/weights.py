@@ -152,7 +152,8 @@ def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
     state = read_source(source)
     architecture = source.architecture
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which seeds every GPU too.
+        torch.default_generator.manual_seed(seed)
         visual: nn.Module = ModifiedResNet(
             layers=list(architecture.layers),
             output_dim=architecture.output_dim,

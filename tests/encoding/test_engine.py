@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import open_clip
@@ -58,6 +61,9 @@ def test_the_plan_is_chosen_for_the_machine(tiny_model):
     assert StagedEncoder("RN50", None, precision="fp32").plan.precision == "fp32"
     with pytest.raises(InvalidInputError, match="bf16"):
         StagedEncoder(tiny_model, precision="fp16", device="cpu")
+    numbered = StagedEncoder(tiny_model, device="cpu:0", batch_size=np.int64(2)).plan
+    assert numbered == StagedEncoder(tiny_model, device="cpu", batch_size=2).plan
+    assert json.loads(json.dumps(numbered.to_dict()))["inner_batch"] == 2
 
 
 def test_slow_bf16_is_warned_of(tiny_model, monkeypatch):
@@ -123,10 +129,28 @@ def test_autocast_of_the_caller_changes_nothing(tiny_model, photographs):
 
 
 def test_threads_of_torch_stay_as_they_were(tiny_model, photographs):
-    """Working side by side leaves the caller's setting of torch's threads alone."""
-    before = torch.get_num_threads()
-    StagedEncoder(tiny_model, batch_size=1).encode(photographs)
-    assert torch.get_num_threads() == before
+    """Working side by side leaves torch's threads alone, for the caller and for threads begun later."""
+
+    def seen_by_a_new_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before, default = torch.get_num_threads(), seen_by_a_new_thread()
+    encoder = StagedEncoder(tiny_model, batch_size=1)
+    try:
+        torch.set_num_threads(5)
+        with ThreadPoolExecutor(1) as pool:
+            first = encoder.stream(photographs)
+            next(first)
+            second = encoder.stream(photographs)
+            pool.submit(next, second).result()
+            assert seen_by_a_new_thread() == 5
+            torch.set_num_threads(7)
+            assert len(list(first)) == len(list(second)) == len(photographs) - 1
+        assert torch.get_num_threads() == seen_by_a_new_thread() == 7
+    finally:
+        torch.set_num_threads(default)
+        torch.set_num_threads(before)
 
 
 def test_only_what_is_needed_is_converted(rn50_file, photographs):
@@ -160,6 +184,9 @@ def test_compiling_falls_back_with_a_warning(tiny_model, photographs, monkeypatc
     encoder = StagedEncoder(tiny_model, precision="fp32", compile=True)
     with pytest.warns(ClipRetrievalWarning, match="no compiler found"):
         found = encoder.encode(photographs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode_stages(photographs, ("stem", "mid"))
     np.testing.assert_allclose(
         found, StagedEncoder(tiny_model, precision="fp32").encode(photographs), rtol=1e-4, atol=1e-5
     )

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipretrieval import ImageDecodeError, StagedEncoder
+from clipretrieval import ImageDecodeError, InvalidInputError, StagedEncoder
+from clipretrieval.encoding.engine import Engine
 from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.images import iter_images
 
@@ -70,18 +71,48 @@ def test_closing_early_leaves_no_thread(encoder):
     assert threading.active_count() == before
 
 
-def test_an_error_of_the_source_comes_after_what_was_before_it(encoder):
-    """Pictures that came before the source failed are encoded; then its own error is raised."""
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 10])
+def test_an_error_of_the_source_comes_after_what_was_before_it(encoder, count):
+    """All pictures that came before the source failed are encoded; then its own error is raised."""
 
     def source():
-        for number in range(10):
+        for number in range(count):
             yield picture(number)
         raise OSError("the camera was unplugged")
 
     stream, seen = encoder.stream(source()), []
     with pytest.raises(OSError, match="unplugged"):
         seen.extend(index for batch in stream for index in batch.indices)
-    assert seen == list(range(8))
+    assert seen == list(range(count))
+
+
+def test_a_picture_like_a_thread_is_passed_over(encoder):
+    """Resizing its shorter side would fill the memory: it is named, and can be skipped."""
+    thread = np.zeros((1, 20_000, 3), np.uint8)
+    with pytest.raises(ImageDecodeError, match="20000 × 1 pixels: too narrow"):
+        encoder.encode([picture(0), thread])
+    skipped = []
+    batches = list(encoder.stream([picture(0), thread, picture(1)], on_error="skip", skipped=skipped))
+    assert [index for batch in batches for index in batch.indices] == [0, 2]
+    assert [found.index for found in skipped] == [1]
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_no_more_is_encoded_ahead_than_was_allowed(tiny_model, ahead, monkeypatch):
+    """Beyond the pictures that were handed over, at most `ahead` have been begun."""
+    begun = []
+    run = Engine.run
+    monkeypatch.setattr(
+        Engine, "run", lambda self, squares, stages: begun.extend(squares) or run(self, squares, stages)
+    )
+    encoder, handed = StagedEncoder(tiny_model, batch_size=2), 0
+    for batch in encoder.stream([picture(n) for n in range(12)], ahead=ahead):
+        handed += len(batch.ids)
+        time.sleep(0.05)
+        assert len(begun) <= handed + ahead
+    assert handed == 12
+    with pytest.raises(InvalidInputError, match="ahead must be a whole number of at least 1"):
+        encoder.stream([], ahead=0)
 
 
 def test_a_broken_file_in_the_middle_is_named(encoder, tmp_path):
