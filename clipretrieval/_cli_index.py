@@ -94,7 +94,7 @@ def index(
                     raise
         else:
             settings = begin(context, classifier, resume)
-            with progress_bar("indexing") as progress, ended_if_idle(classifier, progress) as progress:
+            with progress_bar("indexing") as bar, ended_if_idle(classifier, bar, resume) as progress:
                 made = _classifier(settings, classifier, batch_size, device)
                 try:
                     made.fit(*labelled, resume=resume, **given, progress=progress)
@@ -274,8 +274,8 @@ def forget(
                 raise InvalidInputError(
                     f"there is no class {unknown[0]!r}; the classes are {_named(list(known), most=50)}"
                 )
-            reports = [made.forget(image_id)] if image_id else []
-            reports += [made.forget(label=known[name]) for name in label or ()]
+            reports = [made.forget(list(dict.fromkeys(image_id)))] if image_id else []
+            reports += [made.forget(label=known[name]) for name in dict.fromkeys(label or ())]
             made.save(classifier)
     for report in reports:
         typer.echo(str(report))

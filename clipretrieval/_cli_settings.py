@@ -24,7 +24,8 @@ SETTINGS = (
 )
 """What decides the classifier that comes out."""
 _FORMAT, _FORMAT_VERSION = "clipretrieval.indexing", 1
-_SECRET = re.compile(r"key|token|secret|passw|credential|auth|header|://[^/]*@", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|header", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"://[^/]*@|[?&][^=]*(key|token|secret|passw|auth)[^=]*=", re.IGNORECASE)
 
 
 def begin(context: typer.Context, folder: Path, resume: bool) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def begin(context: typer.Context, folder: Path, resume: bool) -> dict[str, Any]:
         )
     check_folder(folder, Path(VECTORS))
     folder.mkdir(parents=True, exist_ok=True)
-    public = {**given, "store_option": [item for item in given["store_option"] if not _SECRET.search(item)]}
+    public = {**given, "store_option": [item for item in given["store_option"] if not _is_secret(item)]}
     content = {"format": _FORMAT, "format_version": _FORMAT_VERSION, "settings": public}
     write_text(folder / INDEXING, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return given
@@ -86,8 +87,11 @@ def end(folder: Path) -> None:
 
 
 @contextmanager
-def ended_if_idle(folder: Path, progress: Progress) -> Iterator[Progress]:
-    """Forget what was asked for if the block fails before an image is done: nothing is left to go on with."""
+def ended_if_idle(folder: Path, progress: Progress, resumed: bool) -> Iterator[Progress]:
+    """Forget what was asked for if the block fails before an image is done: nothing is left to go on with.
+
+    Not where it is `resumed`: there is what was done before.
+    """
     most = 0
 
     def watched(done: int, total: int | None) -> None:
@@ -98,11 +102,16 @@ def ended_if_idle(folder: Path, progress: Progress) -> Iterator[Progress]:
     try:
         yield watched
     except (ClipRetrievalError, KeyboardInterrupt):
-        if most == 0:
+        if most == 0 and not resumed:
             end(folder)
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
         raise
+
+
+def _is_secret(item: str) -> bool:
+    name, _, value = item.partition("=")
+    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -113,7 +122,7 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 def _same(context: typer.Context, given: dict[str, Any], noted: dict[str, Any]) -> dict[str, Any]:
     """Return the settings noted, with secrets as given now; refuse others than those."""
-    secrets = [item for item in given["store_option"] if _SECRET.search(item)]
+    secrets = [item for item in given["store_option"] if _is_secret(item)]
     public = {**given, "store_option": [item for item in given["store_option"] if item not in secrets]}
     for name in SETTINGS:
         if is_given(context, name) and (public[name] != noted[name]):

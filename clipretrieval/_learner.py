@@ -168,6 +168,7 @@ class Learner(BaseEstimator):
                 X,
                 y,
                 resume=True,
+                adding=True,
                 onto=getattr(self, "store_", None),
                 classes=classes,
                 flush_every=flush_every,
@@ -235,6 +236,7 @@ class Learner(BaseEstimator):
         *,
         overwrite: bool = False,
         resume: bool = False,
+        adding: bool = False,
         onto: VectorStore | None = None,
         classes: Any = None,
         flush_every: int | None,
@@ -249,7 +251,7 @@ class Learner(BaseEstimator):
         source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
         store = onto if onto is not None else store_to_fill(self, overwrite or resume)
         with _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
-            putter = open_putter(store, source, overwrite, resume)
+            putter = open_putter(store, source, overwrite, resume, adding)
             if classes is not None:
                 given = list(classes)
                 putter.kind = label_kind(given, putter.kind)
@@ -257,7 +259,7 @@ class Learner(BaseEstimator):
             with _shown(progress, "fitting") as shown:
                 _filling.fill(putter, timing, shown, interval)
         self.store_ = store
-        self._made_of = recipe(self)
+        self._made_of: Any = recipe(self) if onto is None else self._made_of
         self._label_kind = str(putter.kind)
         self.classes_ = class_array(putter.classes, self._label_kind)
         self.n_features_in_ = int(store.dim or 0)

@@ -163,7 +163,9 @@ class Putter:
         self.store.upsert(ids, vectors, labels, metadata)
 
 
-def open_putter(store: VectorStore, source: Source, overwrite: bool, resume: bool) -> Putter:
+def open_putter(
+    store: VectorStore, source: Source, overwrite: bool, resume: bool, adding: bool = False
+) -> Putter:
     """Decide how a fit starts on what a store holds.
 
     Raises
@@ -182,6 +184,11 @@ def open_putter(store: VectorStore, source: Source, overwrite: bool, resume: boo
     if count == 0:
         return Putter(store, source, fresh=True)
     manifest = store.read_manifest()
+    if adding and manifest.get(CLEARING):
+        raise InvalidInputError(
+            f"overwriting what the store holds was interrupted, and {count} old vectors are left: adding to "
+            "them would mix old and new. Finish it by fit(…, resume=True) with the new images"
+        )
     if overwrite or (resume and manifest.get(CLEARING)):
         _check_clearable(
             store, int(source.fingerprint["dim"]) if "dim" in source.fingerprint else store.dim or 0

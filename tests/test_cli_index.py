@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from clipretrieval import RetrievalClassifier, StoreUnavailableError, cli
+from clipretrieval._cli_settings import _is_secret
 
 SETTINGS = ("--stage", "pixel", "--k", "3")
 
@@ -273,6 +274,35 @@ def test_no_secret_is_noted(command, class_folder, tmp_path, monkeypatch):
     noted = (tmp_path / "kept" / "indexing.json").read_text()
     assert json.loads(noted)["settings"]["store"] == "memory"
     assert "hush" not in noted
+
+
+@pytest.mark.parametrize(
+    ("option", "secret"),
+    [
+        ("path=monkeys", False),
+        ("collection=turkey", False),
+        ("path=/data/authors", False),
+        ("api_key=x", True),
+        ("headers=x", True),
+        ("host=http://me:pass@there", True),
+        ("host=http://there?api_key=x", True),
+    ],
+)
+def test_a_secret_is_known_by_its_name(option, secret):
+    """A value that merely holds such a word is noted like any other."""
+    assert _is_secret(option) == secret
+
+
+def test_a_mistake_in_going_on_leaves_it_to_be_gone_on_with(command, class_folder, tmp_path, monkeypatch):
+    """A resumed run that fails at once keeps the note of the interrupted one."""
+    arguments = ("index", class_folder / "train", tmp_path / "kept")
+    with monkeypatch.context() as patch:
+        patch.setattr("clipretrieval._cli_index._classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        assert command(*arguments, "--stage", "pixel")[0] == 9
+    assert (tmp_path / "kept" / "indexing.json").exists()
+    assert command(*arguments, "--resume", "--device", "cuda:99")[0] == 2
+    assert (tmp_path / "kept" / "indexing.json").exists()
+    assert command(*arguments, "--resume")[0] == 0
 
 
 def test_a_mistake_leaves_nothing_to_resume(command, class_folder, tmp_path):

@@ -74,10 +74,26 @@ def test_a_clearing_that_was_cut_short_is_finished(encoder):
         RetrievalClassifier(encoder, store).fit(*pairs(range(1014, 1034)), overwrite=True)
     assert store.count() == 64
     store.fail = False
+    for classifier in (RetrievalClassifier(encoder, store), RetrievalClassifier.from_store(store, encoder)):
+        with pytest.raises(InvalidInputError, match="64 old vectors are left"):
+            classifier.partial_fit(*pairs(range(1014, 1015)))
+        assert store.count() == 64
     classifier = RetrievalClassifier(encoder, store).fit(*pairs(range(1014, 1034)), resume=True)
     assert store.count() == 20
     assert classifier.classes_.tolist() == ["shade 15", "shade 16"]
     assert "clearing" not in store.read_manifest()
+
+
+def test_the_store_of_changed_arguments_is_another_one(tmp_path):
+    """Adding goes on in the store at hand; a fit after it fills the new one and leaves the old alone."""
+    old, new = ({"path": tmp_path / name} for name in ("old", "new"))
+    classifier = RetrievalClassifier(k=1, store="faiss", store_options=old).fit([[0.0], [1.0]], ["a", "b"])
+    classifier.set_params(store_options=new).partial_fit([[2.0]], ["b"])
+    classifier.store_.flush()
+    kept = classifier.store_
+    classifier.fit([[5.0], [6.0]], ["c", "d"], overwrite=True)
+    assert (kept.count(), classifier.store_.count()) == (3, 2)
+    assert (tmp_path / "new").exists()
 
 
 def test_a_classifier_whose_store_was_filled_anew_says_so(encoder, any_store):
