@@ -93,14 +93,14 @@ class Reproduction:
         Returns
         -------
         list of Path
-            What was written. The page and the histograms need the extra ``report``.
+            What was written. The histograms need the extra ``plots``.
 
         Raises
         ------
         InvalidInputError
             If a file cannot be written.
         MissingDependencyError
-            If matplotlib or jinja2 is not installed; the JSON and the Markdown are there then.
+            If matplotlib is not installed; the reports are there then.
         """
         root = Path(folder)
         paths = [root / name for name in REPORTS]
