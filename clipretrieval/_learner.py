@@ -14,7 +14,7 @@ from clipretrieval import _changing, _filling, _inputs
 from clipretrieval._asking import check_fitted
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._params import check_params, recipe, store_to_fill
-from clipretrieval._putting import open_putter
+from clipretrieval._putting import Existing, open_putter
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
@@ -98,8 +98,7 @@ class Learner(BaseEstimator):
         on_error : {"raise", "skip"}
             What to do about an image that cannot be decoded. Skipped ones are listed in ``skipped_``.
         progress : callable or True, optional
-            Called with (images done, total or None) after every batch. True shows a bar with rate and
-            time left on a terminal.
+            Called with (images done, total or None) after every batch. True shows a bar on a terminal.
 
         Returns
         -------
@@ -122,8 +121,7 @@ class Learner(BaseEstimator):
             self._learn(
                 X,
                 y,
-                overwrite=overwrite,
-                resume=resume,
+                existing="replace" if overwrite else "resume" if resume else "refuse",
                 flush_every=flush_every,
                 on_error=on_error,
                 progress=progress,
@@ -162,13 +160,17 @@ class Learner(BaseEstimator):
         -------
         RetrievalClassifier
             Itself; ``fit_report_`` tells what was done.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `fit`, or if overwriting the store was interrupted: ``fit(…, resume=True)`` finishes that.
         """
         with self._restored_on_failure():
             self._learn(
                 X,
                 y,
-                resume=True,
-                adding=True,
+                existing="add",
                 onto=getattr(self, "store_", None),
                 classes=classes,
                 flush_every=flush_every,
@@ -234,9 +236,7 @@ class Learner(BaseEstimator):
         X: Any,
         y: Any,
         *,
-        overwrite: bool = False,
-        resume: bool = False,
-        adding: bool = False,
+        existing: Existing,
         onto: VectorStore | None = None,
         classes: Any = None,
         flush_every: int | None,
@@ -249,9 +249,9 @@ class Learner(BaseEstimator):
         # The last quarter of an interval is for what is being encoded; see `fill`.
         ahead = None if interval is None else max(1, interval // 4)
         source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
-        store = onto if onto is not None else store_to_fill(self, overwrite or resume)
+        store = onto if onto is not None else store_to_fill(self, existing != "refuse")
         with _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
-            putter = open_putter(store, source, overwrite, resume, adding)
+            putter = open_putter(store, source, existing)
             if classes is not None:
                 given = list(classes)
                 putter.kind = label_kind(given, putter.kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,10 @@ from clipretrieval.stores import ScannableStore
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Label, Metric
 
-__all__ = ["Putter", "open_putter"]
+__all__ = ["Existing", "Putter", "open_putter"]
+
+Existing: TypeAlias = Literal["refuse", "resume", "add", "replace"]
+"""What a fit does where the store holds vectors already."""
 
 CLEARING = "clearing"
 """Set in the manifest while what the store holds is being removed to make room for a new fit."""
@@ -163,17 +166,23 @@ class Putter:
         self.store.upsert(ids, vectors, labels, metadata)
 
 
-def open_putter(
-    store: VectorStore, source: Source, overwrite: bool, resume: bool, adding: bool = False
-) -> Putter:
+def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putter:
     """Decide how a fit starts on what a store holds.
+
+    Parameters
+    ----------
+    store : VectorStore
+    source : Source
+    existing : {"refuse", "resume", "add", "replace"}
+        What becomes of it. A replacement that was interrupted is finished by another, or by ``"resume"``, and
+        is not added to.
 
     Raises
     ------
     FingerprintMismatchError
         If a different encoder or metric filled it.
     InvalidInputError
-        If it holds anything else, and nobody said what is to become of that.
+        If it holds anything else, and that is not to be replaced, resumed or added to.
     """
     if Metric.parse(store.metric) != source.metric:
         raise FingerprintMismatchError(
@@ -184,18 +193,19 @@ def open_putter(
     if count == 0:
         return Putter(store, source, fresh=True)
     manifest = store.read_manifest()
-    if adding and manifest.get(CLEARING):
+    clearing = bool(manifest.get(CLEARING))
+    if clearing and existing == "add":
         raise InvalidInputError(
             f"overwriting what the store holds was interrupted, and {count} old vectors are left: adding to "
             "them would mix old and new. Finish it by fit(…, resume=True) with the new images"
         )
-    if overwrite or (resume and manifest.get(CLEARING)):
+    if existing == "replace" or (clearing and existing == "resume"):
         _check_clearable(
             store, int(source.fingerprint["dim"]) if "dim" in source.fingerprint else store.dim or 0
         )
         return Putter(store, source, fresh=True, clearing=True, replacing=True)
     check_manifest(manifest, source.fingerprint, source.metric, normalize=source.normalize)
-    if not resume:
+    if existing == "refuse":
         raise InvalidInputError(
             f"the store already holds {count} vectors: pass resume=True to keep them and add what is "
             "missing, overwrite=True to replace them, or another store, or another path for it. To use "

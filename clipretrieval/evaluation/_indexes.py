@@ -115,7 +115,7 @@ def open_indexes(
                         f"the store {name!r} has the metric {str(store.metric)!r}; pass metric= to compare"
                     )
                 source = Source(lambda known: iter(()), fingerprint, metric, False, None)
-                putter = open_putter(store, source, overwrite=False, resume=resume)
+                putter = open_putter(store, source, "resume" if resume else "refuse")
                 indexes.append(Index(stage, name, view, store, putter))
         yield indexes
     finally:

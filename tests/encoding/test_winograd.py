@@ -76,13 +76,14 @@ def test_sums_of_whole_numbers_are_exact(n, height, width, channels, out, relu, 
 @pytest.mark.parametrize("side", [7, 56])
 @pytest.mark.parametrize("channels", [32, 256])
 def test_rounding_costs_little_more_than_bf16_itself(side, channels):
-    """Outputs are within 0.3 % of the exact ones; storing those in bf16 alone costs 0.17 %."""
+    """Outputs are within 0.45 % of the exact ones; storing those in bf16 alone costs 0.17 %."""
     x, weight, bias = drawn((2, channels, side, side), 64, seed=side)
+    bias = torch.zeros_like(bias)  # it is exact, and would hide the sums' error
     exact = plain(x, weight, bias, relu=True, pool=False)
     found = winograd.convolve(x, winograd.pack_weight(weight), bias, True, False)
     stored = (exact.to(torch.bfloat16) - exact).norm() / exact.norm()
     error = (found - exact).norm() / exact.norm()
-    assert stored < error < 0.003
+    assert stored < error < 0.0045
 
 
 @needs_kernel
