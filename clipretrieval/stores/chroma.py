@@ -143,7 +143,8 @@ class ChromaStore(ChromaBase):
         InvalidInputError
             On any malformed argument, before anything is sent.
         StoreError
-            If Chroma fails. A call of more than one request may then be stored in part: send it again.
+            If Chroma fails. A call of up to 5,461 records and 32 MiB is one request, stored wholly or not at
+            all; a larger one may then be stored in part: send it again.
         """
         batch = check_batch(ids, vectors, labels, metadata, self._metric)
         with self._lock.write():
