@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sklearn.base import BaseEstimator
 
 from clipretrieval import _changing, _filling, _inputs
 from clipretrieval._asking import check_fitted
+from clipretrieval._ballot import CLASSES_LOCK
+from clipretrieval._exclusive import one_at_a_time, sole_writer
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._params import check_params, recipe, store_to_fill
 from clipretrieval._putting import Existing, open_putter
@@ -117,7 +119,7 @@ class Learner(BaseEstimator):
         """
         if overwrite and resume:
             raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
-        with self._restored_on_failure():
+        with one_at_a_time(self), self._restored_on_failure():
             self._learn(
                 X,
                 y,
@@ -166,7 +168,7 @@ class Learner(BaseEstimator):
         InvalidInputError
             As for `fit`, or if overwriting the store was interrupted: ``fit(…, resume=True)`` finishes that.
         """
-        with self._restored_on_failure():
+        with one_at_a_time(self), self._restored_on_failure():
             self._learn(
                 X,
                 y,
@@ -206,7 +208,8 @@ class Learner(BaseEstimator):
             If the store still finds what it has deleted.
         """
         check_fitted(self)
-        return _changing.forget(self, ids, label)
+        with one_at_a_time(self), sole_writer(self.store_):
+            return _changing.forget(self, ids, label)
 
     def relabel(self, ids: Any, labels: Any) -> int:
         """Give stored images other labels.
@@ -229,7 +232,8 @@ class Learner(BaseEstimator):
             were fitted. Nothing is changed.
         """
         check_fitted(self)
-        return _changing.relabel(self, ids, labels)
+        with one_at_a_time(self), sole_writer(self.store_):
+            return _changing.relabel(self, ids, labels)
 
     def _learn(
         self,
@@ -250,7 +254,12 @@ class Learner(BaseEstimator):
         ahead = None if interval is None else max(1, interval // 4)
         source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
         store = onto if onto is not None else store_to_fill(self, existing != "refuse")
-        with _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
+        closing = _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None)))
+        with ExitStack() as entered:
+            entered.enter_context(closing)
+            if existing == "refuse":  # what it holds says more than that somebody else may hold the store
+                open_putter(store, source, existing)
+            entered.enter_context(sole_writer(store))
             putter = open_putter(store, source, existing)
             if classes is not None:
                 given = list(classes)
@@ -258,10 +267,11 @@ class Learner(BaseEstimator):
                 putter.classes.update(stored_labels(given, putter.kind))
             with _shown(progress, "fitting") as shown:
                 _filling.fill(putter, timing, shown, interval)
-        self.store_ = store
+        with CLASSES_LOCK:  # others may be asking, and take up classes
+            self.store_ = store
+            self._label_kind = str(putter.kind)
+            self.classes_ = class_array(putter.listed, self._label_kind)
         self._made_of: Any = recipe(self) if onto is None else self._made_of
-        self._label_kind = str(putter.kind)
-        self.classes_ = class_array(putter.classes, self._label_kind)
         self.n_features_in_ = int(store.dim or 0)
         self.skipped_: list[SkippedImage] = source.skipped
         self.fit_report_ = FitReport(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +98,37 @@ class FolderStore(LocalStore):
                     return self._loaded != before
                 self._take_over(newest)
                 return True
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other writers out of the folder for a block that begins with what they have flushed.
+
+        What is written in the block keeps them out until the store is closed, as any write does.
+
+        Raises
+        ------
+        StoreLockedError
+            If another writer holds the folder.
+        UnsupportedOperationError
+            If the store is read-only.
+        StoreUnavailableError
+            If the folder cannot be written to.
+        """
+        if self._path is None or self._leaves_when_written:  # its contents are this store's alone
+            self._require_open()
+            yield
+            return
+        held = self._writer
+        with self._writing():
+            before = self._loaded
+        try:
+            yield
+        finally:
+            with self._lock.write():
+                writer, written = self._writer, self._changed or self._loaded is not before
+                if writer is not None and writer is not held and not written:
+                    writer.release()
+                    self._writer = None
 
     def leave_when_written(self) -> None:
         """Go on in memory from the first write on, and leave the folder as it is."""
