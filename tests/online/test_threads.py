@@ -1,4 +1,4 @@
-"""Threads that change one classifier, or several on one store, side by side, and threads that ask meanwhile."""
+"""Threads that change one classifier, or several on one store, and threads that ask meanwhile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add(classifier, number):
 
 @pytest.mark.parametrize("several", [False, True])
 def test_threads_that_add_lose_no_class(encoder, any_store, several):
-    """Four threads add 26 classes through one classifier, or through four: all are stored, listed and known."""
+    """Four threads add 26 classes, through one classifier or four: all are stored, listed and known."""
     first = RetrievalClassifier(encoder, any_store)
     classifiers = [RetrievalClassifier(encoder, any_store) for _ in range(4)] if several else [first] * 4
     with ThreadPoolExecutor(4) as pool:
@@ -51,10 +51,9 @@ def test_what_is_added_beside_its_forgetting_is_there_or_not(encoder, any_store)
 
     def forget(_):
         try:
-            return len(classifier.forget(name))
+            return str(len(classifier.forget(name)))
         except InvalidInputError as error:
-            assert "no image with the id" in str(error)
-            return 0
+            return str(error)[:32]
 
     def add_again(_):
         classifier.partial_fit([colour(5), colour(5)], ["shade 0", "shade 0"])
@@ -64,7 +63,7 @@ def test_what_is_added_beside_its_forgetting_is_there_or_not(encoder, any_store)
         forgotten = pool.map(forget, range(12))
         added = pool.map(add_again, range(12))
         assert set(added) == {2}
-        assert set(forgotten) <= {0, 1}
+        assert set(forgotten) <= {"1", "the store holds no image with th"}
     classifier.partial_fit([colour(5)], ["shade 0"])
     assert any_store.get([name]).labels.tolist() == ["shade 0"]
     assert classifier.classes_.tolist() == any_store.read_manifest()["classes"] == ["shade 0", "shade 1"]
@@ -83,7 +82,7 @@ def test_a_store_that_is_emptied_beside_a_question_is_not_blamed(encoder, any_st
                 found.update(classifier.predict([colour(0), colour(1)]).tolist())
                 found.update(each.answer for each in classifier.explain([colour(0)], 2))
             except NotFittedError as error:
-                assert "no vectors any more" in str(error)
+                found.add(str(error))
         return found
 
     with ThreadPoolExecutor(3) as pool:
@@ -94,7 +93,8 @@ def test_a_store_that_is_emptied_beside_a_question_is_not_blamed(encoder, any_st
                 add(classifier, 0)
         finally:
             done.set()
-        assert set().union(*(job.result() for job in asked)) <= {"a"}
+        found = set().union(*(job.result() for job in asked))
+    assert found <= {"a", "the store holds no vectors any more; fit the classifier again"}
 
 
 def test_a_search_of_a_store_that_was_emptied_after_the_count_says_so(encoder):

@@ -1,8 +1,8 @@
-"""A process that changes a store beside the test's own, and stops where the test wants to come in between.
+"""A process that changes a store beside the test's own, and stops where the test comes in between.
 
-``python second_writer.py STORE OPTIONS ACTION STOP FOLDER`` opens a store and changes it. STOP is ``opened`` or
-``encoding``: there it makes the file ``stopped`` in FOLDER and waits for the file ``go``. At the end it prints the
-classes that its classifier knows, or the class of the error.
+``python second_writer.py STORE OPTIONS ACTION STOP FOLDER`` opens a store and changes it. STOP is ``opened``
+or ``encoding``: there it makes the file ``stopped`` in FOLDER and waits for the file ``go``. At the end it
+prints the classes that its classifier knows, or the class of the error.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def shared_store(
 def stopped(
     store: tuple[str, dict[str, Any]], action: str, stop: str, folder: Path
 ) -> Iterator[Callable[[], Any]]:
-    """Start the second process and wait until it has stopped; give what lets it go on and returns its word."""
+    """Wait until the second process has stopped; give what lets it go on and returns what it prints."""
     command = [sys.executable, str(Path(__file__).with_name("second_writer.py")), store[0]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
@@ -87,7 +87,7 @@ def begin(store: tuple[str, dict[str, Any]]) -> None:
 
 
 def check_whole(store: tuple[str, dict[str, Any]]) -> dict[str, set[str]]:
-    """Return the ids of each label, having seen that all vectors are of the encoder that the manifest names."""
+    """Return the ids of each label; all vectors are of the encoder that the manifest names."""
     with create_store(store[0], **store[1]) as opened:
         found: dict[str, set[str]] = {}
         for listing in opened.scan():
@@ -104,7 +104,7 @@ def check_whole(store: tuple[str, dict[str, Any]]) -> dict[str, set[str]]:
 def test_nobody_comes_between_the_look_at_a_folder_and_the_writing(
     folder_store: Any, tmp_path: Path, action: str
 ) -> None:
-    """While one process encodes, the folder is held: another encoder's overwrite is refused, and nothing mixed."""
+    """While one process encodes, the folder is held: another encoder's overwrite is refused."""
     begin(folder_store)
     if action == "fit":
         with create_store(folder_store[0], **folder_store[1]) as emptied:
@@ -123,7 +123,7 @@ def test_nobody_comes_between_the_look_at_a_folder_and_the_writing(
 def test_a_folder_that_was_filled_anew_since_it_was_opened_is_refused(
     folder_store: Any, tmp_path: Path, action: str
 ) -> None:
-    """Another encoder overwrites the store after the first process has opened it: that one changes nothing."""
+    """Another encoder overwrites the store after one process has opened it: that one changes nothing."""
     begin(folder_store)
     with stopped(folder_store, action, "opened", tmp_path) as go_on:
         with create_store(folder_store[0], **folder_store[1]) as second:
