@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clipretrieval._checks import check_bool
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -36,12 +37,18 @@ class FolderStore(LocalStore):
 
     _own = LocalStore._own | {"_flushing"}
 
-    def __init__(self, path: str | Path | None, metric: Metric | str, read_only: bool) -> None:
+    def __init__(
+        self, path: str | Path | None, metric: Metric | str, read_only: bool, create: bool = True
+    ) -> None:
         super().__init__(metric)
+        create = check_bool(create, "create")
+        if path is None and not create:
+            raise InvalidInputError("create=False needs a path; a store in memory starts empty")
         if path is None and read_only:
             raise InvalidInputError("read_only needs a path; a store in memory starts empty")
         self._path = None if path is None else Path(path).absolute()
         self._read_only = read_only
+        self._may_create = create and not read_only
         self._leaves_when_written = False
         self._loaded: FolderManifest | None = None
         self._writer: WriterLock | None = None
@@ -207,7 +214,7 @@ class FolderStore(LocalStore):
             self._reload(self._path)
             if self._changed:  # already it is to be other than it was read
                 self._begin_write()
-        elif self._read_only:
+        elif not self._may_create:
             raise StoreUnavailableError(
                 f"there is no store in {self._path}; check the path, or open it to write"
             )

@@ -75,6 +75,9 @@ class FaissStore(FolderStore):
     mmap : bool
         Map the folder's vectors and index into memory instead of reading them; needs `read_only`. Processes
         that map one folder share the pages.
+    create : bool
+        Make the folder where there is no store. False is for one that must be there: a mistyped path is then
+        an error, and nothing is made.
 
     Raises
     ------
@@ -89,7 +92,7 @@ class FaissStore(FolderStore):
     StoreLockedError
         If the store is new, or to have another index, and another writer holds it.
     StoreUnavailableError
-        If the folder cannot be read or made, or there is no store to read.
+        If the folder cannot be read or made, or there is no store where one must be.
 
     Examples
     --------
@@ -112,8 +115,9 @@ class FaissStore(FolderStore):
         index: str = AUTO,
         recall: float | None = None,
         mmap: bool = False,
+        create: bool = True,
     ) -> None:
-        super().__init__(path, metric, read_only)
+        super().__init__(path, metric, read_only, create)
         self._asked_index, self._asked_recall = check_factory(index), _check_recall(recall)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
         self._mmap = _check_mmap(mmap, read_only)
