@@ -114,6 +114,9 @@ class Learner(BaseEstimator):
             holds vectors and neither `overwrite` nor `resume` is given.
         FingerprintMismatchError
             If, with `resume`, a different encoder or metric filled the store.
+        StoreLockedError
+            If another process writes to the store: one in a folder is held from the beginning of the fit, and
+            one that has no lock is compared with what it was before anything is put there.
         ImageDecodeError
             If an image cannot be decoded.
         """
@@ -167,6 +170,10 @@ class Learner(BaseEstimator):
         ------
         InvalidInputError
             As for `fit`, or if overwriting the store was interrupted: ``fit(…, resume=True)`` finishes that.
+        FingerprintMismatchError
+            If a different encoder or metric filled the store.
+        StoreLockedError
+            As for `fit`.
         """
         with one_at_a_time(self), self._restored_on_failure():
             self._learn(
@@ -204,6 +211,10 @@ class Learner(BaseEstimator):
             If an id is unknown (the message names it), or no image has the label. Nothing is changed.
         UnsupportedOperationError
             If `label` is given and the store cannot list what it holds.
+        FingerprintMismatchError
+            If a different encoder or metric has filled the store anew.
+        StoreLockedError
+            If another process writes to the store.
         StoreError
             If the store still finds what it has deleted.
         """
@@ -230,6 +241,8 @@ class Learner(BaseEstimator):
         InvalidInputError
             If an id is unknown (the message names it), or labels are of another type than those that
             were fitted. Nothing is changed.
+        FingerprintMismatchError, StoreLockedError
+            As for `forget`.
         """
         check_fitted(self)
         with one_at_a_time(self), sole_writer(self.store_):

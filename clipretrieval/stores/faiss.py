@@ -50,8 +50,9 @@ class FaissStore(FolderStore):
 
     With a path, the folder is read when the store is opened; writes stay in memory until `flush` or `close`
     put a complete new generation in the place of the one before, so the folder always opens at the last
-    flush. One store at a time may write to a folder, from its first write until it is closed; any number may
-    read, and `refresh` takes up what the writer has flushed since.
+    flush. One store at a time may write to a folder, from its first write until it is closed (a classifier's
+    `fit` or `partial_fit` holds it while the images are encoded, too); any number may read, and `refresh`
+    takes up what the writer has flushed since.
 
     Threads may search while one writes. Without a path the store can be pickled and copied.
 
