@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreUnavailableError
-from clipretrieval.stores import LocatedStore, PortableStore, available_stores, create_store
+from clipretrieval.stores import LocatedStore, PortableStore, available_stores
 from clipretrieval.stores._folder_store import FolderStore
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.stores.registry import store_class
+from clipretrieval.stores.registry import existing_store, store_class
 
 __all__ = ["PART", "keep_store", "open_store", "place_inside"]
 
@@ -100,4 +100,4 @@ def open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
             f"the classifier's store, {path}, is not there any more; put it back, or pass the store: "
             "RetrievalClassifier.load(path, store=your_store)"
         )
-    return create_store(content["name"], **options)
+    return existing_store(content["name"], **options)

@@ -10,6 +10,7 @@ import numpy as np
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.registry import existing_store
 from clipretrieval.types import Metric
 from clipretrieval.voting import WEIGHTINGS
 
@@ -83,8 +84,15 @@ def check_weights(weights: Any, metric: Metric) -> None:
         )
 
 
-def make_store(classifier: Learner) -> VectorStore:
-    """Make the store that a name stands for, or check the one that was given."""
+def make_store(classifier: Learner, *, existing: bool = False) -> VectorStore:
+    """Make the store that a name stands for, or check the one that was given.
+
+    Parameters
+    ----------
+    classifier : Learner
+    existing : bool
+        Whether it must be there already, so that nothing may be made for it.
+    """
     store, options = classifier.store, classifier.store_options or {}
     if not isinstance(options, Mapping):
         raise InvalidInputError(f"store_options must be a mapping of argument names; got {options!r}")
@@ -95,7 +103,8 @@ def make_store(classifier: Learner) -> VectorStore:
             "the metric to the classifier alone"
         )
     if isinstance(store, str):
-        return create_store(store, **{"metric": metric, **options})
+        make = existing_store if existing else create_store
+        return make(store, **{"metric": metric, **options})
     check_store(store)
     if options:
         raise InvalidInputError(

@@ -71,10 +71,13 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
 
     Notes
     -----
-    Threads may predict side by side, also while another one adds images.
+    Threads may predict side by side, also while another one adds images. Calls that change a classifier or a
+    store (`fit`, `partial_fit`, `forget`, `relabel`) take their turns.
 
     Ties: a tie between classes goes to the one with the nearest neighbour, then to the first in
-    ``classes_``. Neighbours at the same distance are taken in the order of their ids.
+    ``classes_``. Neighbours at the same distance are taken in the order of their ids. These come from the
+    images' contents, so the order in which images are fitted changes no answer, with one exception: of equal
+    images under several labels in one call, the first has the first id, and answers alone at k=1.
 
     Examples
     --------

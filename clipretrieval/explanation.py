@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
+from clipretrieval._asking import QUERY_VECTORS, look_up, open_ballot, search_batches, vote
 from clipretrieval._explanation_views import as_html, as_text, readable
-from clipretrieval._inputs import check_neighbors
 from clipretrieval._labels import class_array
 from clipretrieval._params import check_k
 from clipretrieval.types import FloatArray, Neighbors
@@ -187,8 +186,7 @@ def explain_found(
     width = min(shown, store.count())
     if width > near.ids.shape[1]:
         # A search of its own: with another k an approximate store may find others to vote.
-        wider = store.search(vectors, width)
-        near, shares = _joined(near, shares, check_neighbors(wider, len(near), width, store), width)
+        near, shares = _joined(near, shares, look_up(store, vectors, width), width)
     labels, sources = _in_fitted_type(near, kind), _sources(store, near)
     for row, query in enumerate(queries):
         neighbors = tuple(

@@ -11,6 +11,7 @@ from clipretrieval._lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.stores.base import (
+        ExclusiveStore,
         LocatedStore,
         PortableStore,
         RefreshableStore,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChromaStore",
+    "ExclusiveStore",
     "FaissStore",
     "IncompleteDeleteError",
     "IncompleteUpsertError",
@@ -52,7 +54,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "base": [
-            *("Listing", "LocatedStore", "Neighbors", "PortableStore", "Records"),
+            *("ExclusiveStore", "Listing", "LocatedStore", "Neighbors", "PortableStore", "Records"),
             *("RefreshableStore", "ScannableStore", "VectorStore"),
         ],
         "chroma": ["ChromaStore"],

@@ -50,8 +50,9 @@ class FaissStore(FolderStore):
 
     With a path, the folder is read when the store is opened; writes stay in memory until `flush` or `close`
     put a complete new generation in the place of the one before, so the folder always opens at the last
-    flush. One store at a time may write to a folder, from its first write until it is closed; any number may
-    read, and `refresh` takes up what the writer has flushed since.
+    flush. One store at a time may write to a folder, from its first write until it is closed (a classifier's
+    `fit` or `partial_fit` holds it while the images are encoded, too); any number may read, and `refresh`
+    takes up what the writer has flushed since.
 
     Threads may search while one writes. Without a path the store can be pickled and copied.
 
@@ -75,6 +76,9 @@ class FaissStore(FolderStore):
     mmap : bool
         Map the folder's vectors and index into memory instead of reading them; needs `read_only`. Processes
         that map one folder share the pages.
+    create : bool
+        Make the folder where there is no store. False is for one that must be there: a mistyped path is then
+        an error, and nothing is made.
 
     Raises
     ------
@@ -89,7 +93,7 @@ class FaissStore(FolderStore):
     StoreLockedError
         If the store is new, or to have another index, and another writer holds it.
     StoreUnavailableError
-        If the folder cannot be read or made, or there is no store to read.
+        If the folder cannot be read or made, or there is no store where one must be.
 
     Examples
     --------
@@ -112,8 +116,9 @@ class FaissStore(FolderStore):
         index: str = AUTO,
         recall: float | None = None,
         mmap: bool = False,
+        create: bool = True,
     ) -> None:
-        super().__init__(path, metric, read_only)
+        super().__init__(path, metric, read_only, create)
         self._asked_index, self._asked_recall = check_factory(index), _check_recall(recall)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
         self._mmap = _check_mmap(mmap, read_only)

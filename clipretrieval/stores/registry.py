@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -25,7 +26,7 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores.base import VectorStore
 
-__all__ = ["available_stores", "create_store", "register_store", "store_class"]
+__all__ = ["available_stores", "create_store", "existing_store", "register_store", "store_class"]
 
 ENTRY_POINT_GROUP = "clipretrieval.stores"
 
@@ -134,6 +135,19 @@ def create_store(name: str, **options: Any) -> VectorStore:
     _check_options(name, chosen, options)
     store: VectorStore = chosen(**options)
     return store
+
+
+def existing_store(name: str, **options: Any) -> VectorStore:
+    """Open the store called `name` to ask it: one that can refuse to make anything is told to.
+
+    Parameters and errors are those of `create_store`. A class whose constructor takes `create` is given
+    ``create=False`` unless the options say otherwise.
+    """
+    chosen = store_class(name)
+    with suppress(ValueError):  # a class written in C may not tell
+        if "create" in inspect.signature(chosen).parameters:
+            options = {"create": False, **options}
+    return create_store(name, **options)
 
 
 def _entries() -> dict[str, _Entry]:
