@@ -19,7 +19,7 @@ from clipretrieval._params import check_params
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import Validation, count_known
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
-from clipretrieval.evaluation.evaluating import check_kind, check_truth
+from clipretrieval.evaluation.evaluating import check_kind, labelled_images
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.types import Label, Metric, Neighbors
@@ -131,7 +131,7 @@ def sweep(
 ) -> SweepResult:
     """Measure many settings with one search; see `RetrievalClassifier.sweep`."""
     check_fitted(classifier)
-    check_truth(classifier, y)
+    X = labelled_images(classifier, X, y)
     settings = _settings(classifier, k, weights, temperature)
     before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
     part = Validation(validation, seed, before)

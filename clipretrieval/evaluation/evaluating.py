@@ -11,6 +11,7 @@ import numpy as np
 
 from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
 from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import check_untuned
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, StoreError
@@ -23,7 +24,7 @@ from clipretrieval.voting import weighting_name
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["check_kind", "check_truth", "evaluate"]
+__all__ = ["check_kind", "evaluate", "labelled_images"]
 
 
 def evaluate(
@@ -63,8 +64,8 @@ def evaluate(
     if mistakes < 0:
         raise InvalidInputError(f"mistakes must be at least 0; got {mistakes}")
     timing, skipped = Timing(), list[SkippedImage]()
+    X = labelled_images(classifier, X, y)
     total = count_hint(X) if classifier.encoder is not None else None
-    check_truth(classifier, y)
     kind: str | None = None
     truth: list[Any] = []
     answers, nearest, confidence = [], [], []
@@ -143,10 +144,13 @@ def _explained(
         return ()
 
 
-def check_truth(classifier: RetrievalClassifier, y: Any) -> None:
-    """Refuse vectors, which bring no labels of their own, without any."""
-    if classifier.encoder is None and y is None:
+def labelled_images(classifier: RetrievalClassifier, X: Any, y: Any) -> Any:
+    """Open a table of images; refuse one without labels, and vectors, which bring none of their own."""
+    if classifier.encoder is not None:
+        return labelled_source(X, y)
+    if y is None:
         raise InvalidInputError("the true labels are missing; pass one for each vector")
+    return X
 
 
 def check_kind(kind: str, fitted: str) -> None:
