@@ -16,10 +16,11 @@ from clipretrieval._asking import check_fitted, open_ballot, search_batches
 from clipretrieval._ballot import Ballot
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._params import check_params
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import Validation, count_known
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
-from clipretrieval.evaluation.evaluating import check_kind, labelled_images
+from clipretrieval.evaluation.evaluating import check_kind, check_truth
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.types import Label, Metric, Neighbors
@@ -131,7 +132,8 @@ def sweep(
 ) -> SweepResult:
     """Measure many settings with one search; see `RetrievalClassifier.sweep`."""
     check_fitted(classifier)
-    X = labelled_images(classifier, X, y)
+    check_truth(classifier, y)
+    X = labelled_source(X, y) if classifier.encoder is not None else X
     settings = _settings(classifier, k, weights, temperature)
     before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
     part = Validation(validation, seed, before)

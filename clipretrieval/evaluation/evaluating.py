@@ -24,7 +24,7 @@ from clipretrieval.voting import weighting_name
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["check_kind", "evaluate", "labelled_images"]
+__all__ = ["check_kind", "check_truth", "evaluate"]
 
 
 def evaluate(
@@ -64,7 +64,8 @@ def evaluate(
     if mistakes < 0:
         raise InvalidInputError(f"mistakes must be at least 0; got {mistakes}")
     timing, skipped = Timing(), list[SkippedImage]()
-    X = labelled_images(classifier, X, y)
+    check_truth(classifier, y)
+    X = labelled_source(X, y) if classifier.encoder is not None else X
     total = count_hint(X) if classifier.encoder is not None else None
     kind: str | None = None
     truth: list[Any] = []
@@ -144,13 +145,10 @@ def _explained(
         return ()
 
 
-def labelled_images(classifier: RetrievalClassifier, X: Any, y: Any) -> Any:
-    """Open a table of images; refuse one without labels, and vectors, which bring none of their own."""
-    if classifier.encoder is not None:
-        return labelled_source(X, y)
-    if y is None:
+def check_truth(classifier: RetrievalClassifier, y: Any) -> None:
+    """Refuse vectors, which bring no labels of their own, without any."""
+    if classifier.encoder is None and y is None:
         raise InvalidInputError("the true labels are missing; pass one for each vector")
-    return X
 
 
 def check_kind(kind: str, fitted: str) -> None:
