@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clipretrieval._decode import MAX_PIXELS
 from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.images import DecodedImage, SkippedImage, iter_images
@@ -38,7 +39,8 @@ def image_batches(
     Parameters
     ----------
     encoder : Encoder
-        One with a ``stream`` method reads its own pictures; any other gets lists of RGB pictures.
+        One with a ``stream`` method reads its own pictures; any other gets lists of RGB pictures, of as
+        many pixels as its attribute ``max_pixels`` allows, if it has one.
     images, labels
         Whatever `clipretrieval.images.iter_images` takes.
     on_error : {"raise", "skip"}
@@ -61,7 +63,8 @@ def image_batches(
             given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
             yield batch, _checked(given, batch, encoder)
         return
-    source = iter_images(images, labels, on_error=on_error, skipped=skipped)
+    bound = getattr(encoder, "max_pixels", MAX_PIXELS)
+    source = iter_images(images, labels, on_error=on_error, skipped=skipped, max_pixels=bound)
     most = _BATCH if ahead is None else max(1, min(_BATCH, ahead))
     while True:
         started = time.perf_counter()
