@@ -150,8 +150,8 @@ def _unread(root: Path, left_out: int) -> list[str]:
     if not left_out:
         return []
     return [
-        f"{left_out} picture(s) in {str(root)!r} are of a kind that Pillow cannot read here, such as HEIC, "
-        "and were left out: convert them to JPEG or PNG, or register a plugin of Pillow's, say pillow-heif"
+        f"{left_out} picture(s) in {str(root)!r} are of a kind that cannot be read here, such as HEIC, and "
+        "were left out: convert them to JPEG or PNG, or register a plugin of Pillow's, say pillow-heif"
     ]
 
 
@@ -172,7 +172,7 @@ def _below(folder: Path, root: Path | None, extensions: tuple[str, ...]) -> Iter
 def _list(folder: Path, extensions: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     """Return the folders and the pictures directly in a folder, hidden ones left out.
 
-    Links that lead nowhere count as pictures if they are named so: decoding them says what is wrong.
+    Broken links count as pictures if they are named so: decoding them says what is wrong.
     """
     folders, files = [], []
     try:

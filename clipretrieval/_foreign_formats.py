@@ -11,28 +11,34 @@ __all__ = ["FOREIGN_ENDINGS", "foreign_format"]
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of image: its name, what to do about it, and its file extensions, in lower case."""
+    """A kind of image: what to say of one, and its file extensions, in lower case."""
 
-    name: str
-    remedy: str
+    advice: str
     endings: tuple[str, ...]
 
 
 _HEIC = _Kind(
-    "a HEIC image",
-    "convert it to JPEG or PNG, or install pillow-heif and call pillow_heif.register_heif_opener()",
+    "it is a HEIC image, which Pillow cannot read here: convert it to JPEG or PNG, or install pillow-heif "
+    "and call pillow_heif.register_heif_opener()",
     (".heic", ".heif"),
 )
 _AVIF = _Kind(
-    "an AVIF image", "convert it to JPEG or PNG, or install a Pillow that is built with AVIF", (".avif",)
+    "it is an AVIF image, which Pillow cannot read here: convert it to JPEG or PNG, or install a Pillow "
+    "that is built with AVIF",
+    (".avif",),
 )
-_SVG = _Kind("an SVG drawing", "convert it to PNG", (".svg",))
+_SVG = _Kind("it is an SVG drawing, which Pillow cannot read: convert it to PNG", (".svg",))
 _CAMERA = _Kind(
-    "a raw file of a camera",
-    "convert it to JPEG or PNG, with rawpy for instance",
+    "it is a raw file of a camera, which Pillow cannot read here: convert it to JPEG or PNG, with rawpy for "
+    "instance",
     (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
 )
-_KINDS = (_HEIC, _AVIF, _SVG, _CAMERA)
+_NESTED = _Kind(
+    "it is of a format that wraps another image file (BLP, ICNS, IPTC), and these are not decoded: convert "
+    "it to PNG",
+    (".blp", ".icns", ".iim"),
+)
+_KINDS = (_HEIC, _AVIF, _SVG, _CAMERA, _NESTED)
 FOREIGN_ENDINGS = tuple(ending for kind in _KINDS for ending in kind.endings)
 """File extensions of all these images."""
 
@@ -43,7 +49,15 @@ _BY_BRAND = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), _HEIC),
 }
 """By the brand in the first box of a file of the ISO family."""
-_BY_BEGINNING = {b"FUJIFILMCCD-RAW": _CAMERA, b"IIRO": _CAMERA, b"IIRS": _CAMERA, b"IIU\0": _CAMERA}
+_BY_BEGINNING = {
+    b"BLP1": _NESTED,
+    b"BLP2": _NESTED,
+    b"icns": _NESTED,
+    b"FUJIFILMCCD-RAW": _CAMERA,
+    b"IIRO": _CAMERA,
+    b"IIRS": _CAMERA,
+    b"IIU\0": _CAMERA,
+}
 
 
 def foreign_format(
@@ -70,7 +84,7 @@ def foreign_format(
         kind = next((each for each in _KINDS if ending in each.endings), None)
     if kind is None or not set(kind.endings).isdisjoint(readable):
         return None
-    return f"it is {kind.name}, which Pillow cannot read here: {kind.remedy}"
+    return kind.advice
 
 
 def _by_content(encoded: bytes) -> _Kind | None:

@@ -149,18 +149,32 @@ def test_iter_images_and_the_encoder_hand_the_bound_on(tmp_path: Path) -> None:
         classifier.predict(paths)
 
 
+class Mean:
+    """An encoder that only encodes: the mean colour."""
+
+    dim, fingerprint, max_pixels = 3, {"mean": 1}, 600
+
+    def encode(self, images: list[Image.Image]) -> np.ndarray:
+        self.seen = [*getattr(self, "seen", []), len(images)]
+        return np.array([np.asarray(image).mean(axis=(0, 1)) for image in images], dtype=np.float32)
+
+
 def test_other_encoders_may_have_a_bound() -> None:
     """An encoder that only encodes is given no picture of more pixels than its attribute allows."""
 
-    class Mean:
-        dim, fingerprint, max_pixels = 3, {"mean": 1}, 300
-
-        def encode(self, images: list[Image.Image]) -> np.ndarray:
-            return np.array([np.asarray(image).mean(axis=(0, 1)) for image in images], dtype=np.float32)
-
-    classifier = RetrievalClassifier(Mean(), "memory").fit([COLOUR[:10], COLOUR[5:15]], [1, 2])
+    classifier = RetrievalClassifier(Mean(), "memory").fit([COLOUR, COLOUR[5:15]], [1, 2])
     with pytest.raises(ImageDecodeError, match="max_pixels"):
-        classifier.predict(COLOUR)
+        classifier.predict(np.concatenate([COLOUR, COLOUR[:1]]))
+
+
+def test_other_encoders_get_fewer_large_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch ends where its pictures have many pixels, and none is lost by that."""
+    monkeypatch.setattr("clipretrieval._streams._MOST_PIXELS", 1000)
+    encoder = Mean()
+    images = [np.roll(COLOUR, place, axis=0) // (place + 1) for place in range(5)]
+    classifier = RetrievalClassifier(encoder, "memory").fit(images, [1, 2, 3, 4, 5])
+    assert encoder.seen == [2, 2, 1]
+    assert classifier.predict(images).tolist() == [1, 2, 3, 4, 5]
 
 
 def test_the_bound_is_kept_and_decides_no_vector(tmp_path: Path) -> None:
@@ -232,15 +246,21 @@ def test_a_png_without_its_end_is_cut_off() -> None:
             decode(RawImage(0, content))
 
 
-@pytest.mark.parametrize(("file_format", "options"), FORMATS, ids=lambda value: str(value))
-@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize(
+    ("file_format", "options", "lenient"),
+    [
+        (name, options, lenient)
+        for name, options in FORMATS
+        for lenient in (False, True)
+        if not (lenient and name in ("JPEG2000", "ICO"))  # Pillow gives no sign of it
+    ],
+    ids=str,
+)
 def test_no_file_decodes_in_part(
     file_format: str, options: dict[str, object], lenient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that ends too early gives all its pixels or none, whatever others have set Pillow to accept."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
-    if lenient and file_format in ("JPEG2000", "ICO"):
-        pytest.skip("Pillow gives no sign of it")
     whole = encoded(PHOTO, file_format, **options)
     pixels = np.asarray(decode(RawImage(0, whole)).image)
     for share in range(1, 40):
@@ -292,5 +312,5 @@ def test_files_that_hide_another_file_are_not_decoded(name: str, said: str) -> N
 
     assert said not in picture_extensions()
     if name != "IPTC":
-        with pytest.raises(ImageDecodeError, match="not a picture of a format"):
+        with pytest.raises(ImageDecodeError, match="wraps another image file"):
             decode(RawImage(0, encoded(PHOTO.quantize() if name == "BLP" else PHOTO, name)))
