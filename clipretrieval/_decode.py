@@ -113,7 +113,7 @@ def decode(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImag
     raw : RawImage
     max_pixels : int or None, default 75,000,000
         The most pixels (width × height) that an image may have; None for no bound. Of a file or of bytes
-        that is checked before anything is decoded. Decoding takes 4 to 8 bytes of memory a pixel for JPEG
+        that is checked before anything is decoded. Decoding takes 4 to 10 bytes of memory a pixel for JPEG
         and PNG, and up to 20 for other formats.
 
     Raises
