@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from clipretrieval._timing import Timing
+from clipretrieval._timing import MEASURABLE, Timing
 from clipretrieval.images import SkippedImage
 from clipretrieval.types import AnyArray
 
@@ -68,9 +68,9 @@ class FitReport:
     def __str__(self) -> str:
         counts = [(self.new, "new"), (self.already_there, "already there"), (self.relabelled, "relabelled")]
         told = [f"{count} {what}" for count, what in [*counts, (len(self.skipped), "skipped")] if count]
+        rate = f" ({self.rate:.0f} a second)" if self.seconds >= MEASURABLE else ""
         lines = [
-            f"{self.images} images in {self.seconds:.1f} s ({self.rate:.0f} a second): "
-            f"{', '.join(told) or 'nothing new'}",
+            f"{self.images} images in {self.seconds:.2f} s{rate}: {', '.join(told) or 'nothing new'}",
             ", ".join(f"{part} {self.timing.seconds.get(part, 0.0):.1f} s" for part in _PARTS),
             *(f"skipped: {item.reason}" for item in self.skipped),
         ]

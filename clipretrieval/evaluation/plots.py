@@ -11,6 +11,7 @@ import numpy as np
 
 from clipretrieval._explanation_views import shortened
 from clipretrieval.errors import InvalidInputError, MissingDependencyError
+from clipretrieval.evaluation._words import distance_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ COUNTED_CLASSES = 12
 
 
 def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: int = 40) -> Axes:
-    """Draw the histograms of the distance of right and of wrong answers.
+    """Draw the histograms of the distance of correct and of incorrect answers.
 
     Parameters
     ----------
@@ -48,10 +49,10 @@ def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: in
     """
     ax = _axes(ax)
     found = report.distance_histogram(bins)
-    ax.stairs(found.right, found.edges, fill=True, alpha=0.35, color=RIGHT, label="right answers")
+    ax.stairs(found.right, found.edges, fill=True, alpha=0.35, color=RIGHT, label="correct")
     ax.stairs(found.right, found.edges, color=RIGHT)
-    ax.stairs(found.wrong, found.edges, color=WRONG, fill=False, hatch="////", label="wrong answers")
-    ax.set(xlabel="distance to the nearest neighbour", ylabel="answers")
+    ax.stairs(found.wrong, found.edges, color=WRONG, fill=False, hatch="////", label="incorrect")
+    ax.set(xlabel=distance_axis(report), ylabel="answers")
     ax.legend()
     return ax
 

@@ -196,7 +196,12 @@ def best_measure(found: Iterable[Reliability]) -> str | None:
     return ranked[0].by if ranked else None
 
 
-def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 40) -> DistanceHistogram:
+def distance_histogram(
+    distances: npt.ArrayLike,
+    correct: npt.ArrayLike,
+    bins: int = 40,
+    span: tuple[float, float] | None = None,
+) -> DistanceHistogram:
     """Count correct and incorrect answers over the distance, in bins of the same width.
 
     Parameters
@@ -206,6 +211,9 @@ def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: i
     correct : array-like of bool, shape (n,)
     bins : int
         At least 1. There is one bin, with the distances in its middle, where all of them are equal.
+    span : (float, float), optional
+        What the bins reach from and to: all distances lie within. From the least to the greatest of them
+        where it is left out.
 
     Raises
     ------
@@ -218,8 +226,10 @@ def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: i
     values, right = values[finite], right[finite]
     if len(values) == 0:
         return DistanceHistogram(np.array([0.0, 1.0]), np.zeros(1, np.int64), np.zeros(1, np.int64))
-    low, high = float(values.min()), float(values.max())
+    low, high = span or (float(values.min()), float(values.max()))
     edges = np.linspace(low, high, bins + 1)
+    if span:
+        edges = np.round(edges, 12)  # so that a share of 3/5 is the edge that is meant, and not below it
     if not (np.diff(edges) > 0).all():
         # The bins would be narrower than the numbers are fine: one, of a width that can be seen, has to do.
         half = max(0.5, abs(low) * 1e-6)

@@ -15,6 +15,7 @@ from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.evaluation._words import PROMPTS
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.types import AnyArray, Label
@@ -148,7 +149,7 @@ def _setting(classifier: ZeroShotClassifier) -> dict[str, Any]:
         "stage": "zero-shot",
         "plan": encoder.plan.to_dict(),
         "dim": encoder.stages["final"].dim,
-        "store": "prompts",
+        "store": PROMPTS,
         "metric": "cosine",
         "k": 1,
         "weights": "softmax",
