@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from clipretrieval._repr import short_repr
 from clipretrieval._rgb import is_picture_like, rgb_from_memory, rgb_pixels, to_rgb
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 
@@ -43,6 +44,10 @@ class RawImage:
     payload: Any
     label: Any | None = None
     source: str | None = None
+
+    def __repr__(self) -> str:
+        facts = {"payload": type(self.payload).__name__, "label": self.label, "source": self.source}
+        return short_repr(self, index=self.index, **facts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from clipretrieval._explanation_views import as_html, as_text, readable
 from clipretrieval._inputs import check_neighbors
 from clipretrieval._labels import class_array
 from clipretrieval._params import check_k
+from clipretrieval._repr import short_repr
 from clipretrieval.types import FloatArray, Neighbors
 from clipretrieval.voting import vote_weights
 
@@ -56,11 +57,11 @@ class ExplainedNeighbor:
     source: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Explanation:
     """What a classifier answers for one picture, and the neighbours that the answer rests on.
 
-    Its text is a table. In a notebook it shows the pictures, where their files are still there.
+    Printed, it is a table. In a notebook it shows the pictures, where their files are still there.
 
     Attributes
     ----------
@@ -106,7 +107,8 @@ class Explanation:
         return as_text(self)
 
     def __repr__(self) -> str:
-        return as_text(self)
+        facts = {"answer": self.answer, "share": self.share, "distance": self.distance}
+        return short_repr(self, **facts, neighbors=len(self.neighbors), query=self.query)
 
     def _repr_html_(self) -> str:
         return as_html(self)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._frames import data_frame
+from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class Neighbors:
     distances: FloatArray
     labels: AnyArray
 
+    def __repr__(self) -> str:
+        queries, k = self.ids.shape
+        return short_repr(self, queries=queries, k=k)
+
     @property
     def valid(self) -> npt.NDArray[np.bool_]:
         """Mask of shape (n_queries, k): False where a row is padded."""
@@ -126,6 +131,9 @@ class Records:
     labels: AnyArray
     metadata: list[dict[str, Any]]
 
+    def __repr__(self) -> str:
+        return short_repr(self, n=len(self.ids), dim=self.vectors.shape[-1])
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -142,6 +150,9 @@ class Listing:
 
     ids: AnyArray
     labels: AnyArray
+
+    def __repr__(self) -> str:
+        return short_repr(self, n=len(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)

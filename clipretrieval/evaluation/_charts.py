@@ -29,6 +29,9 @@ SHARE_BINS = 20
 LINE = 13
 """Between the names of two points, in the charts' units."""
 
+NAME = 25
+"""The most letters of a name beside its point."""
+
 _ISOLATED = "\u2068{}\u2069"  # a name's direction must not turn what stands around it
 
 
@@ -127,9 +130,9 @@ def time_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     low, high = min(known), max(known)
     room = max(0.02, (high - low) * 0.15)
     slowest = max(time for _, time in placed) or 1.0
-    # The names stand to the right of all points.
+    # The names stand to the right of all points; the longest have as much room as these.
     needed = TOP + BOTTOM + LINE * len(placed)
-    frame = Frame((0.0, slowest * 1.5), (max(0, low - room), min(1, high + room)), max(HEIGHT, needed))
+    frame = Frame((0.0, slowest * 2.0), (max(0, low - room), min(1, high + room)), max(HEIGHT, needed))
     inside = frame.axes("seconds for 1,000 images", "correct answers", y_text=_share)
     points = [(frame.across(time), frame.up(row["accuracy"]), _named(row)) for row, time in placed]
     inside += _labels(points, frame.across(slowest) + 16, frame.height)
@@ -174,7 +177,7 @@ def _known(value: Any) -> TypeGuard[float]:
 
 
 def _named(row: Mapping[str, Any]) -> str:
-    return shortened(row.get("name") or row.get("stage") or "-", 18)
+    return shortened(row.get("name") or row.get("stage") or "-", NAME)
 
 
 def _risk_at(curve: RiskCoverage, share: float) -> float:

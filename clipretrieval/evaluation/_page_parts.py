@@ -9,6 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._explanation_views import readable
+from clipretrieval._repr import short_repr
 from clipretrieval.evaluation import _charts
 from clipretrieval.evaluation._report_json import timed_parts
 from clipretrieval.evaluation._report_views import MEASURE_HEAD, measure_rows, setting_rows, summary_rows
@@ -81,6 +82,9 @@ class PageTable:
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
 
+    def __repr__(self) -> str:
+        return short_repr(self, title=self.title, columns=len(self.columns), rows=len(self.rows))
+
 
 def table_part(table: PageTable, best: str | None = None) -> dict[str, Any]:
     """Prepare a table: its cells as texts with what they are sorted by, without columns that are empty.
@@ -143,6 +147,7 @@ def report_part(
         "measures": [_measure(report, found, found.by == shown) for found in report.reliabilities.values()],
         "measure_head": MEASURE_HEAD,
         "best_words": best_words(report),
+        "best_area": report.risk_coverage.best_area,
         "calibration_chart": _charts.calibration_chart(report),
         "share_name": measure_name(report, "share"),
         "calibration": curve.rows() if curve is not None else [],

@@ -40,12 +40,16 @@ def as_text(report: EvaluationReport) -> str:
     lines = [
         f"accuracy {report.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
         f"{int(report.correct.sum())} of {report.n_test} images",
-        "model {model}, stage {stage}, dim {dim}; store {store}, metric {metric}, k {k}, weights {weights}, "
-        "{n_train} stored vectors".format(**shown),
+        "model {model}, stage {stage}, dim {dim}; store {store}, metric {metric}".format(**shown)
+        # A zero-shot answer rests on prompts: nothing is stored, and no neighbours vote.
+        + (", k {k}, weights {weights}, {n_train} stored vectors".format(**shown) if s["n_train"] else ""),
         f"median {distance_axis(report)}: correct {_median(correct)}, incorrect {_median(incorrect)}",
     ]
     if not math.isnan(report.error_auroc):
-        ranked = [f"{by} {found.error_auroc:.3f}" for by, found in report.reliabilities.items()]
+        ranked = [
+            f"{measure_name(report, by)} {found.error_auroc:.3f}"
+            for by, found in report.reliabilities.items()
+        ]
         lines += [f"AUROC for mistakes: {', '.join(ranked)}", best_words(report)]
     if report.setting.get("plan"):
         plan = report.setting["plan"]
@@ -126,17 +130,16 @@ def summary_rows(report: EvaluationReport) -> list[tuple[str, str]]:
     return rows
 
 
-MEASURE_HEAD = ("measure", "AUROC for mistakes", "area under risk-coverage", "at best")
+MEASURE_HEAD = ("measure", "AUROC for mistakes", "area under risk-coverage")
 
 
-def measure_rows(report: EvaluationReport) -> list[tuple[str, str, str, str]]:
+def measure_rows(report: EvaluationReport) -> list[tuple[str, str, str]]:
     """Return each measure of confidence with how well it ranks the mistakes, as `MEASURE_HEAD` names it."""
     return [
         (
             measure_axis(report, by) + (", the same for all" if found.constant else ""),
             "-" if math.isnan(found.error_auroc) else f"{found.error_auroc:.4f}",
             f"{found.risk_coverage.area:.4f}",
-            f"{found.risk_coverage.best_area:.4f}",
         )
         for by, found in report.reliabilities.items()
     ]
@@ -145,7 +148,8 @@ def measure_rows(report: EvaluationReport) -> list[tuple[str, str, str, str]]:
 def setting_rows(report: EvaluationReport) -> list[tuple[str, str]]:
     """Return the names and the values of the settings that are known, the path of a model readable."""
     named = {"n_train": "stored vectors", "dim": "dimension"}
-    known = [(name, report.setting.get(name)) for name in _SETTINGS]
+    absent = {"k", "weights", "n_train"} if report.setting.get("n_train") == 0 else set()
+    known = [(name, report.setting.get(name)) for name in _SETTINGS if name not in absent]
     rows = [(named.get(name, name), readable(value)) for name, value in known if value is not None]
     if report.setting.get("plan"):
         plan = report.setting["plan"]

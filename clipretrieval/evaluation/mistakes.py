@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._explanation_views import readable
+from clipretrieval._repr import short_repr
 from clipretrieval.explanation import Explanation, explain_found
 from clipretrieval.types import AnyArray, FloatArray, Neighbors
 
@@ -46,6 +47,10 @@ class Mistake:
     truth: Any
     distance: float
     explanation: Explanation
+
+    def __repr__(self) -> str:
+        answer = self.explanation.answer
+        return short_repr(self, index=self.index, truth=self.truth, answer=answer, distance=self.distance)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values, of the neighbours the first eight."""

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from clipretrieval._confidence import MEASURES, check_measure
+from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import wilson_interval
 
@@ -57,6 +58,11 @@ class DistanceHistogram:
     right: Ints
     wrong: Ints
 
+    def __repr__(self) -> str:
+        low, high = float(self.edges[0]), float(self.edges[-1])
+        right, wrong = int(self.right.sum()), int(self.wrong.sum())
+        return short_repr(self, bins=len(self.right), low=low, high=high, right=right, wrong=wrong)
+
 
 @dataclass(frozen=True, eq=False)
 class RiskCoverage:
@@ -81,6 +87,9 @@ class RiskCoverage:
     kept: Ints
     errors: Ints
     by: str = "distance"
+
+    def __repr__(self) -> str:
+        return short_repr(self, by=self.by, points=len(self.kept), answers=int(self.kept[-1]), area=self.area)
 
     @property
     def coverage(self) -> Floats:
@@ -153,6 +162,9 @@ class Reliability:
     by: str
     values: Floats
     correct: npt.NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        return short_repr(self, by=self.by, answers=len(self.values), error_auroc=self.error_auroc)
 
     @cached_property
     def error_auroc(self) -> float:

@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix
 
 from clipretrieval._confidence import check_measure
 from clipretrieval._frames import data_frame
+from clipretrieval._repr import short_repr
 from clipretrieval._timing import Timing
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation import _report_views
@@ -360,3 +361,15 @@ class EvaluationReport:
 
     def __str__(self) -> str:
         return _report_views.as_text(self)
+
+    def __repr__(self) -> str:
+        facts = {name: self.setting.get(name) for name in ("stage", "store", "k")}
+        known = {name: value for name, value in facts.items() if value is not None}
+        return short_repr(
+            self, accuracy=self.accuracy, n_test=self.n_test, classes=len(self.classes), **known
+        )
+
+    def _repr_html_(self) -> str:
+        from clipretrieval.evaluation._notebook import report_html
+
+        return report_html(self)
