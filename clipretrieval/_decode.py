@@ -17,6 +17,7 @@ from clipretrieval._checks import check_int
 from clipretrieval._encoded import check_pixels, formats, open_encoded
 from clipretrieval._foreign_formats import foreign_format
 from clipretrieval._regular_files import read_regular_file
+from clipretrieval._repr import short_repr
 from clipretrieval._rgb import (
     check_picture,
     flat_rgb,
@@ -66,6 +67,10 @@ class RawImage:
     payload: Any
     label: Any | None = None
     source: str | None = None
+
+    def __repr__(self) -> str:
+        facts = {"payload": type(self.payload).__name__, "label": self.label, "source": self.source}
+        return short_repr(self, index=self.index, **facts)
 
 
 @dataclass(frozen=True, eq=False)

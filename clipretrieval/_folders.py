@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clipretrieval._decode import picture_extensions
 from clipretrieval._foreign_formats import FOREIGN_ENDINGS
+from clipretrieval._repr import short_repr
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 
 __all__ = ["ImageFolder", "is_folder", "list_pictures", "read_folder", "scan_folder"]
@@ -37,6 +38,9 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        return short_repr(self, root=str(self.root), images=len(self.paths), classes=len(self.classes))
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:

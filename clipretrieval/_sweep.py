@@ -16,6 +16,7 @@ from clipretrieval._asking import check_fitted, open_ballot, search_batches
 from clipretrieval._ballot import Ballot
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._params import check_params
+from clipretrieval._repr import short_repr
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import Validation, count_known
@@ -111,6 +112,10 @@ class SweepResult:
             "held_out": self.held_out.tolist(),
             "n_skipped": len(self.skipped),
         }
+
+    def __repr__(self) -> str:
+        best = {name: self.best[name] for name in ("k", "weights", "temperature", "accuracy")}
+        return short_repr(self, rows=len(self.rows), best=best, held_out=len(self.held_out))
 
     def __str__(self) -> str:
         return f"{self.table()}\non {self.rows[0]['n']} validation images; {len(self.held_out)} held out"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
+from clipretrieval._repr import short_repr
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.weights import load_visual
 from clipretrieval.errors import ImageDecodeError
@@ -98,6 +99,10 @@ class Speed:
     inference_s: float
     query_s: float
     latencies_s: list[float] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        facts = {"inference_s": self.inference_s, "query_s": self.query_s}
+        return short_repr(self, **facts, latencies=len(self.latencies_s))
 
     @property
     def total_s(self) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipretrieval._repr import short_repr
 from clipretrieval._timing import Progress
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
@@ -51,6 +52,10 @@ class Reproduction:
 
     comparison: ComparisonReport
     differences: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        rows = {row["name"]: round(row["accuracy"], 4) for row in self.rows}
+        return short_repr(self, accuracy=rows, differences=len(self.differences))
 
     @property
     def rows(self) -> list[dict[str, Any]]:
