@@ -88,7 +88,7 @@ def check_weights(weights: Any, metric: Metric) -> None:
 def make_store(classifier: Learner) -> VectorStore:
     """Make the store that a name stands for, or check the one that was given."""
     store = classifier.store
-    if not isinstance(classifier.store_options or {}, Mapping):
+    if not isinstance(classifier.store_options, Mapping | None):
         raise InvalidInputError(
             f"store_options must be a mapping of argument names; got {shown(classifier.store_options)}"
         )

@@ -17,7 +17,7 @@ from clipretrieval._classifier_file import FILE, ClassifierFile
 from clipretrieval._consent import check_model
 from clipretrieval._keeping import PART, keep_store, open_store, place_inside
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
-from clipretrieval._params import check_params
+from clipretrieval._params import check_params, check_store
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
     InvalidInputError,
@@ -64,7 +64,7 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
     UnsupportedOperationError
         If ``weights`` is a callable, which cannot be written down.
     InvalidInputError
-        If `path` is a file, or a folder that holds other things.
+        If `path` is no path, a file, or a folder that holds other things, or a parameter is wrong.
     StoreLockedError
         If another process is saving into the folder; or, without `overwrite`, has saved there since: what it
         added would be lost.
@@ -77,6 +77,7 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
             "saving, or pass your callable again after loading"
         )
     folder, overwrite = check_path(path, "path"), check_bool(overwrite, "overwrite")
+    check_params(classifier)  # they may have been set since it was fitted
     try:
         check_folder(folder, place_inside(classifier.store_, folder))
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +188,8 @@ def load(
         If the encoder is not the one that filled the store; the message names what differs.
     """
     folder, allow_remote = check_path(path, "path"), check_bool(allow_remote, "allow_remote")
+    if store is not None:
+        check_store(store)
     for _ in range(_ATTEMPTS):
         content = _read(folder)
         try:
@@ -213,6 +216,8 @@ def _load(
         named = opened if store is not None or content.store is None else str(content.store["name"])
         if encoder is None:
             encoder = _rebuild_encoder(content, folder, allow_remote)
+        classifier = cls(encoder, named, **content.params)
+        check_params(classifier)
         dim = content.n_features_in
         if store is None and opened.dim not in (None, dim):
             raise StoreCorruptedError(
@@ -220,8 +225,6 @@ def _load(
                 f"dimension {opened.dim}. Restore the folder from a copy"
             )
         fingerprint = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
-        classifier = cls(encoder, named, **content.params)
-        check_params(classifier)
         adopt(classifier, opened, fingerprint, content.label_kind)
     except BaseException:
         if store is None and opened is not None:

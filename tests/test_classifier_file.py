@@ -110,6 +110,12 @@ def test_wrong_paths_are_refused(tmp_path):
         for call in (fitted.save, RetrievalClassifier.load):
             with pytest.raises(InvalidInputError, match="path"):
                 call(path)
+    fitted.save(tmp_path / "kept")
+    for wrong in ({"encoder": 5}, {"store": "faiss"}, {"store": 5}):
+        with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+            RetrievalClassifier.load(tmp_path / "kept", **wrong)
+    with pytest.raises(InvalidInputError, match="k must be"):
+        RetrievalClassifier.load(tmp_path / "kept").set_params(k="three").save(tmp_path / "kept")
     for name in ("allow_remote", "overwrite"):
         call = RetrievalClassifier.load if name == "allow_remote" else fitted.save
         with pytest.raises(InvalidInputError, match=re.escape(f"{name} must be True or False")):
