@@ -27,7 +27,7 @@ __all__ = [
 FORMAT_VERSION = 1
 CLEARING = "clearing"
 """Set in the manifest while what the store holds is being removed to make room for a new fit."""
-_KINDS = ("bool", "int", "float", "str")
+KINDS = ("bool", "int", "float", "str")
 
 
 def make_manifest(
@@ -85,7 +85,7 @@ def check_manifest(
             f"version of the library (clipretrieval {__version__}) reads version {FORMAT_VERSION}. "
             "Was the store filled by something else, or by a newer version?"
         )
-    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in _KINDS:
+    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in KINDS:
         raise StoreCorruptedError(
             "the store's manifest lacks the encoder's fingerprint or the labels' type; fill the store again"
         )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipretrieval._checks import shown
+from clipretrieval._secrets import MaskedDict
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore
@@ -93,9 +95,12 @@ def make_store(classifier: Learner, *, existing: bool = False) -> VectorStore:
     existing : bool
         Whether it must be there already, so that nothing may be made for it.
     """
-    store, options = classifier.store, classifier.store_options or {}
-    if not isinstance(options, Mapping):
-        raise InvalidInputError(f"store_options must be a mapping of argument names; got {options!r}")
+    store = classifier.store
+    if not isinstance(classifier.store_options, Mapping | None):
+        raise InvalidInputError(
+            f"store_options must be a mapping of argument names; got {shown(classifier.store_options)}"
+        )
+    options = MaskedDict(classifier.store_options or {})  # tracebacks may be printed with local variables
     metric = Metric.parse(classifier.metric)
     if "metric" in options and Metric.parse(options["metric"]) != metric:
         raise InvalidInputError(
@@ -149,4 +154,8 @@ def store_to_fill(classifier: Learner, again: bool) -> VectorStore:
 
 def recipe(classifier: Learner) -> tuple[Any, ...]:
     """Return what decides which store `make_store` makes."""
-    return (classifier.store, dict(classifier.store_options or {}), str(Metric.parse(classifier.metric)))
+    return (
+        classifier.store,
+        MaskedDict(classifier.store_options or {}),
+        str(Metric.parse(classifier.metric)),
+    )

@@ -12,6 +12,7 @@ from clipretrieval._lazy import attach
 if TYPE_CHECKING:
     from clipretrieval.stores.base import (
         ExclusiveStore,
+        LocalFilesStore,
         LocatedStore,
         PortableStore,
         RefreshableStore,
@@ -36,6 +37,7 @@ __all__ = [
     "IncompleteDeleteError",
     "IncompleteUpsertError",
     "Listing",
+    "LocalFilesStore",
     "LocatedStore",
     "MemoryStore",
     "Neighbors",
@@ -54,7 +56,8 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "base": [
-            *("ExclusiveStore", "Listing", "LocatedStore", "Neighbors", "PortableStore", "Records"),
+            *("ExclusiveStore", "Listing", "LocalFilesStore", "LocatedStore", "Neighbors"),
+            *("PortableStore", "Records"),
             *("RefreshableStore", "ScannableStore", "VectorStore"),
         ],
         "chroma": ["ChromaStore"],
