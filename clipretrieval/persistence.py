@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._atomic import write_text
+from clipretrieval._atomic import NotDurableError, write_text
 from clipretrieval._attaching import adopt
 from clipretrieval._keeping import PART, keep_store, open_store, place_inside
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
@@ -109,6 +109,8 @@ def _save(classifier: RetrievalClassifier, folder: Path) -> None:
     }
     try:
         write_text(folder / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    except NotDurableError:
+        raise  # the new file is in place, and names the store
     except BaseException:
         if kept is not None and "folder" in kept:
             shutil.rmtree(folder / kept["folder"], ignore_errors=True)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tokenize
 from collections.abc import Callable
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._reading import open_file
 from clipretrieval.stores._exact import Shortlist
+from clipretrieval.stores._folder_manifest import damaged
 from clipretrieval.stores._table import Moves, grown, shrunk
 from clipretrieval.types import AnyArray, FloatArray
 
-__all__ = ["ArrayRows", "VectorRows", "dump_array"]
+__all__ = ["ArrayRows", "VectorRows", "dump_array", "read_array"]
+
+
+LONGEST_HEADER = 1000
+"""Bytes that NumPy puts before an array's values; it takes 128."""
 
 
 class VectorRows(Protocol):
@@ -128,6 +138,34 @@ class ArrayRows:
 def dump_array(array: AnyArray, write: Callable[[bytes], object]) -> None:
     """Write an array in NumPy's format, piece by piece."""
     np.lib.format.write_array(_Sink(write), array, version=(1, 0), allow_pickle=False)
+
+
+def read_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
+    """Read an array that `dump_array` wrote.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If it has another type or shape, or is none.
+    """
+    bytes_of_values = math.prod(shape) * np.dtype(dtype).itemsize
+    with open_file(path) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"format version {version}")
+            header = np.lib.format.read_array_header_1_0(file, max_header_size=LONGEST_HEADER)
+        # What NumPy raises of a header that is no Python literal, in one of its releases or another.
+        except (ValueError, TypeError, SyntaxError, EOFError, tokenize.TokenError, RecursionError) as error:
+            raise damaged(path, f"NumPy cannot read its header ({error})") from error
+        if header != (shape, False, np.dtype(dtype)):
+            found = f"{header[2]} of shape {header[0]}"
+            raise damaged(path, f"it holds {found}, not {np.dtype(dtype)} of shape {shape}")
+        held = os.fstat(file.fileno()).st_size - file.tell()
+        if held != bytes_of_values:
+            raise damaged(path, f"it holds {held} bytes of values, not {bytes_of_values}")
+        array = np.fromfile(file, dtype=dtype)
+    return array.reshape(shape)
 
 
 class _Sink:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._checks import check_path
 from clipretrieval.errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -138,7 +139,7 @@ class FaissStore(FolderStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        folder = Path(path).absolute()
+        folder = check_path(path, "path").absolute()
         manifest = find_manifest(folder)
         if manifest is None:
             raise StoreUnavailableError(f"there is no store in {folder}; check the path")
