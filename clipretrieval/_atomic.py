@@ -101,7 +101,7 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def _permissions(path: Path, follow: bool) -> int | None:
-    """Return the permission bits of a file, None where there is none; a device or a folder is not replaced."""
+    """Return the permission bits of a file, None where there is none; refuse a device or a folder."""
     try:
         mode = path.stat().st_mode if follow else path.lstat().st_mode
     except FileNotFoundError:

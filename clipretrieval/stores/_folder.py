@@ -75,12 +75,15 @@ class Layout:
         The vectors' file is called PREFIX-GENERATION + SUFFIX.
     load : callable
         Maps (folder, manifest) to the rows in it; raises StoreCorruptedError.
+    check : callable, optional
+        Takes (folder, manifest); raises StoreCorruptedError if this class cannot have written the manifest.
     """
 
     kind: str
     prefix: str
     suffix: str
     load: Callable[[Path, FolderManifest], VectorRows]
+    check: Callable[[Path, FolderManifest], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,8 @@ def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
 
 
 def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
+    if layout.check is not None:
+        layout.check(folder, manifest)
     if not manifest.count:
         return _snapshot(manifest, RecordTable(), None)
     vectors, records = (folder / manifest.files[role].name for role in ("vectors", "records"))

@@ -225,8 +225,8 @@ class LocalStore(Guarded):
         text = check_manifest(manifest)
         if len(text) > LARGEST_MANIFEST:
             raise InvalidInputError(
-                f"the manifest takes {len(text)} characters as JSON; {LARGEST_MANIFEST} is the most. Keep what "
-                "is large beside the store"
+                f"the manifest takes {len(text)} characters as JSON; {LARGEST_MANIFEST} is the most. Keep "
+                "what is large beside the store"
             )
         with self._writing():
             self._changed |= text != self._manifest
