@@ -13,12 +13,9 @@ import numpy as np
 from clipretrieval._checks import check_number
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, UnsupportedOperationError
 from clipretrieval.stores._ann import DEFAULT_RECALL, AnnRows
-from clipretrieval.stores._ann_format import (
-    MalformedIndexError,
-    UnknownFormatError,
-    check_index_file,
-)
+from clipretrieval.stores._ann_format import check_index_file
 from clipretrieval.stores._ann_index import AnnIndex
+from clipretrieval.stores._ann_reader import MalformedIndexError, UnknownFormatError
 from clipretrieval.stores._ann_state import AnnState
 from clipretrieval.stores._factory import AUTO, FLAT, check_factory, inner_index, make_index
 from clipretrieval.stores._flat import FlatRows, read_index

@@ -10,7 +10,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.stores._ann_format import MalformedIndexError, UnknownFormatError, check_index_file
+from clipretrieval.stores._ann_format import check_index_file
+from clipretrieval.stores._ann_reader import MalformedIndexError, UnknownFormatError
 from clipretrieval.stores._exact import Shortlist
 from clipretrieval.stores._folder_manifest import FolderManifest, damaged
 from clipretrieval.stores._table import Moves
