@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipretrieval import _classifier_file
+from clipretrieval._atomic import NotDurableError
 from clipretrieval._attaching import adopt
 from clipretrieval._checks import check_bool, check_path
 from clipretrieval._classifier_file import FILE, ClassifierFile
@@ -113,6 +114,8 @@ def _save(classifier: RetrievalClassifier, folder: Path) -> None:
     }
     try:
         digest = _classifier_file.write(folder, fields)
+    except NotDurableError:
+        raise  # the new file is in place, and names the store
     except BaseException:
         if kept is not None and "folder" in kept:
             shutil.rmtree(folder / kept["folder"], ignore_errors=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clipretrieval._checks import check_bool
+from clipretrieval._checks import check_bool, check_path
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -46,7 +46,7 @@ class FolderStore(LocalStore):
             raise InvalidInputError("create=False needs a path; a store in memory starts empty")
         if path is None and read_only:
             raise InvalidInputError("read_only needs a path; a store in memory starts empty")
-        self._path = None if path is None else Path(path).absolute()
+        self._path = None if path is None else check_path(path, "path").absolute()
         self._read_only = read_only
         self._may_create = create and not read_only
         self._leaves_when_written = False
@@ -64,8 +64,8 @@ class FolderStore(LocalStore):
             If the folder was meanwhile made anew or written by another, or this process was forked from the
             writer.
         StoreUnavailableError
-            If it cannot be written. What was flushed before is intact and the changes stay in memory: free
-            some space and flush again.
+            If it cannot be written, or not be synced to the disk; the message says which. What was flushed
+            before is intact and the changes stay in memory: free some space and flush again.
         """
         with self._flushing:
             self._prepare()
@@ -152,11 +152,12 @@ class FolderStore(LocalStore):
         Raises
         ------
         InvalidInputError
-            If the folder holds something else.
+            If the folder holds something else, or is the current folder and empty.
         StoreError
-            If the copy cannot be written; what was there before is intact.
+            If the copy cannot be written, in which case what was there before is intact, or not be synced to
+            the disk; the message says which.
         """
-        target = Path(path).absolute()
+        target = check_path(path, "path").absolute()
         if self._path is not None and target.resolve() == self._path.resolve():
             self.flush()
             return

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._checks import check_path
 from clipretrieval.errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -25,7 +26,7 @@ from clipretrieval.types import FloatArray, Metric
 
 try:
     from clipretrieval.stores._ann import DEFAULT_RECALL, AnnRows
-    from clipretrieval.stores._ann_files import index_parts, kept_target, read_ann
+    from clipretrieval.stores._ann_files import check_index_state, index_parts, kept_target, read_ann
     from clipretrieval.stores._ann_state import IndexInfo
     from clipretrieval.stores._factory import AUTO, FLAT, check_factory
     from clipretrieval.stores._flat import CAN_MAP, FlatRows, read_rows
@@ -144,7 +145,7 @@ class FaissStore(FolderStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        folder = Path(path).absolute()
+        folder = check_path(path, "path").absolute()
         manifest = find_manifest(folder)
         if manifest is None:
             raise StoreUnavailableError(f"there is no store in {folder}; check the path")
@@ -185,10 +186,10 @@ class FaissStore(FolderStore):
         return f"{super().__repr__()[:-1]}{kind})"
 
     def _layout(self) -> Layout:
-        return Layout("FaissStore", "index", ".faiss", self._read)
+        return Layout("FaissStore", "index", ".faiss", self._read, check_index_state)
 
     def _read(self, folder: Path, manifest: FolderManifest) -> VectorRows:
-        flat = read_rows(folder / manifest.files["vectors"].name, manifest.metric, self._mmap)
+        flat = read_rows(folder, manifest, self._mmap)
         if manifest.index == FLAT:
             return flat
         return read_ann(folder, manifest, flat, self._asked_recall, self._mmap)
