@@ -89,7 +89,7 @@ def test_what_is_no_file_is_refused_at_once(folder: Path, name: str, kind: str) 
 
 
 def test_a_linked_file_is_read(folder: Path, tmp_path: Path) -> None:
-    """Folders of links to regular files, as model hubs keep them, open; what is written replaces the links."""
+    """A folder of links to regular files, as model hubs keep them, opens; a write replaces the links."""
     (tmp_path / "blobs").mkdir()
     names = ["MANIFEST.json", "index-1.faiss", "records-1.sqlite"]
     for name in names:
