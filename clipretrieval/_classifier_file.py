@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from clipretrieval._atomic import write_text
 from clipretrieval._checks import check_bool, check_choice, check_int, check_number, check_strings, shown
 from clipretrieval._manifest import KINDS
 from clipretrieval._params import MOST_NEIGHBORS
-from clipretrieval._regular import IrregularFileError, read_file
+from clipretrieval._reading import IrregularFileError, parse_json, read_file
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.types import Metric
@@ -68,8 +67,8 @@ class ClassifierFile:
     digest: str
 
 
-def write(folder: Path, fields: Mapping[str, Any]) -> str:
-    """Replace the file in a folder, atomically, and return the digest of its bytes.
+def write(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Replace the file in a folder, atomically.
 
     Parameters
     ----------
@@ -86,7 +85,6 @@ def write(folder: Path, fields: Mapping[str, Any]) -> str:
     except UnicodeEncodeError:  # a path that is not valid Unicode
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_text(folder / FILE, text)
-    return _digest(text.encode("utf-8"))
 
 
 def digest_in(folder: Path) -> str | None:
@@ -120,10 +118,8 @@ def read(folder: Path) -> ClassifierFile:
     path = folder / FILE
     found = _bytes(path)
     try:
-        content = json.loads(
-            found.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite
-        )
-    except (ValueError, RecursionError) as error:
+        content = parse_json(found)
+    except ValueError as error:
         raise _damaged(path, f"it is not JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InvalidInputError(f"{path} was not written by clipretrieval; pass a folder that save wrote")
@@ -223,22 +219,6 @@ def _check_object(
             f"{name} should not have, or lacks, {', '.join(map(shown, missing + strange))}"
         )
     return found
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a field is there twice")
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a finite number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else float(_refuse(text))
 
 
 def _bytes(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipretrieval._regular_files import read_regular_file
+from clipretrieval._reading import read_file
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["CsvTable", "is_csv_path", "read_csv"]
@@ -94,9 +94,9 @@ def read_csv(path: Path) -> CsvTable:
 
 def _content(path: Path) -> bytes:
     try:
-        return read_regular_file(path)
-    except (OSError, InvalidInputError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        return read_file(path)
+    except OSError as error:
+        reason = error.strerror or error
         raise InvalidInputError(f"cannot read {str(path)!r}: {reason}; expected a CSV file") from error
 
 

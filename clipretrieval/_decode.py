@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from clipretrieval._checks import check_int
 from clipretrieval._encoded import check_pixels, formats, open_encoded
 from clipretrieval._foreign_formats import foreign_format
-from clipretrieval._regular_files import read_regular_file
+from clipretrieval._reading import read_file
 from clipretrieval._repr import short_repr
 from clipretrieval._rgb import (
     check_picture,
@@ -234,7 +234,7 @@ def _require_picture_like(raw: RawImage) -> None:
 def _encoded_bytes(payload: Any) -> bytes | None:
     """Return the encoded bytes of a path or of bytes; None for a picture that is decoded already."""
     if isinstance(payload, (str, os.PathLike)):
-        return read_regular_file(payload)
+        return read_file(payload)
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     return None

@@ -42,7 +42,7 @@ class Learner(BaseEstimator):
     n_features_in_: int
     fit_report_: FitReport
     _label_kind: str
-    _kept_in: dict[str, str]
+    _kept_in: dict[str, str | None]
     """Folders that this classifier was loaded from or saved to, and the digest of what was there then."""
 
     def __init__(

@@ -17,14 +17,14 @@ class IrregularFileError(OSError):
     """What should be a file is a pipe, a device, a socket or a folder, or larger than it can be."""
 
 
-def open_file(path: str | Path, most: int | None = None) -> BinaryIO:
+def open_file(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
     """Open a regular file for reading; never wait for anything.
 
     Links are followed, as whole folders of links are what model hubs and data versioning keep.
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path-like
     most : int, optional
         The most bytes that the file may have.
 
@@ -50,8 +50,8 @@ def open_file(path: str | Path, most: int | None = None) -> BinaryIO:
         raise
 
 
-def read_file(path: str | Path, most: int) -> bytes:
-    """Return the content of a regular file of at most `most` bytes.
+def read_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """Return the content of a regular file, of at most `most` bytes.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def read_file(path: str | Path, most: int) -> bytes:
         If it cannot be read.
     """
     with open_file(path, most) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        content = file.read(-1 if most is None else most + 1)
+    if most is not None and len(content) > most:
         raise IrregularFileError(f"it has more than {most} bytes")
     return content
 
@@ -82,7 +82,8 @@ def parse_json(text: str | bytes) -> Any:
     Raises
     ------
     ValueError
-        If it is no JSON, nested too deeply, or holds a number that is not finite or too long.
+        If it is no JSON, nested too deeply, has a field twice, or holds a number that is not finite or too
+        long.
     """
     try:
         return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
@@ -99,4 +100,11 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _refuse(text)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a field is there twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)

@@ -113,14 +113,15 @@ def _save(classifier: RetrievalClassifier, folder: Path) -> None:
         "store": kept,
     }
     try:
-        digest = _classifier_file.write(folder, fields)
-    except NotDurableError:
-        raise  # the new file is in place, and names the store
+        _classifier_file.write(folder, fields)
+    except NotDurableError:  # the new file is in place, and names the store
+        _remember(classifier, folder, _classifier_file.digest_in(folder))
+        raise
     except BaseException:
         if kept is not None and "folder" in kept:
             shutil.rmtree(folder / kept["folder"], ignore_errors=True)
         raise
-    _remember(classifier, folder, digest)
+    _remember(classifier, folder, _classifier_file.digest_in(folder))
     for part in _own_things(folder):
         if part.is_dir() and (kept is None or part.name != kept.get("folder")):
             shutil.rmtree(part, ignore_errors=True)
@@ -145,7 +146,7 @@ def _check_unchanged(classifier: RetrievalClassifier, folder: Path) -> None:
         )
 
 
-def _remember(classifier: RetrievalClassifier, folder: Path, digest: str) -> None:
+def _remember(classifier: RetrievalClassifier, folder: Path, digest: str | None) -> None:
     classifier._kept_in = {**getattr(classifier, "_kept_in", {}), str(folder.resolve()): digest}
 
 

@@ -40,7 +40,20 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["NaN", "[Infinity]", "-Infinity", "1e999", "[" * 100_000, "{", "", b"\xff", "1" * 5000, "[1,]"]
+    "text",
+    [
+        "NaN",
+        "[Infinity]",
+        "-Infinity",
+        "1e999",
+        "[" * 100_000,
+        "{",
+        "",
+        b"\xff",
+        "1" * 5000,
+        "[1,]",
+        '{"a": 1, "a": 2}',
+    ],
 )
 def test_json_is_finite_and_shallow(text: str | bytes) -> None:
     """What is no JSON, or holds what JSON cannot, is a ValueError and nothing else."""

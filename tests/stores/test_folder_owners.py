@@ -134,9 +134,9 @@ def test_a_flush_may_be_repeated_after_an_interruption(
 
     write = _folder_write.write_text
 
-    def interrupt(path: Path, content: str) -> None:
+    def interrupt(path: Path, content: str, **options: Any) -> None:
         if moment == "after":
-            write(path, content)
+            write(path, content, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -156,7 +156,7 @@ from clipretrieval.stores import MemoryStore, _folder_write
 
 store = MemoryStore()
 store.upsert(["a"], np.ones((1, 2)), [1])
-_folder_write.write_text = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+_folder_write.write_text = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 store.save(sys.argv[1])
 """
 
@@ -185,11 +185,11 @@ def test_two_saves_into_one_folder_leave_each_other_alone(
 
     write, writing, go_on = _folder_write.write_text, threading.Event(), threading.Event()
 
-    def slow(path: Path, content: str) -> None:
+    def slow(path: Path, content: str, **options: Any) -> None:
         if not writing.is_set():
             writing.set()
             go_on.wait(60)
-        write(path, content)
+        write(path, content, **options)
 
     monkeypatch.setattr(_folder_write, "write_text", slow)
     failed: list[BaseException] = []
