@@ -59,6 +59,7 @@ def test_a_mistyped_index_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """At Pinecone an index that is not there is an error when a classifier attaches to it."""
     monkeypatch.setenv("PINECONE_API_KEY", "emulator")
     with PineconeEmulator(address="127.0.2.2") as emulator:
+        monkeypatch.setenv("PINECONE_CONTROLLER_HOST", emulator.host)  # the key is for this host
         options = {"index": "wrong", "host": emulator.host}
         with pytest.raises(StoreUnavailableError, match="no Pinecone index 'wrong'"):
             RetrievalClassifier.from_store("pinecone", store_options=options)

@@ -44,6 +44,7 @@ def shared_store(
         return
     monkeypatch.setenv("PINECONE_API_KEY", KEY)
     with PineconeEmulator(KEY, address="127.0.2.1") as emulator:
+        monkeypatch.setenv("PINECONE_CONTROLLER_HOST", emulator.host)  # the key is for this host
         yield "pinecone", {"index": name, "host": emulator.host}
 
 
