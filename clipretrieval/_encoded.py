@@ -57,21 +57,20 @@ def open_encoded(encoded: bytes, max_pixels: int | None) -> Iterator[Image.Image
     if encoded.startswith(_ICO):  # Pillow decodes it when it is opened
         for size in _icon_sizes(encoded):
             check_pixels(size, max_pixels)
-    file = _EncodedFile(encoded)
-    with Image.open(file, formats=formats()) as image:
+    # Set for the whole process by other libraries, this makes Pillow accept files that end too early.
+    watched = _EncodedFile(encoded) if ImageFile.LOAD_TRUNCATED_IMAGES else None
+    with Image.open(watched or io.BytesIO(encoded), formats=formats()) as image:
         check_pixels(image.size, max_pixels)
         if image.format == "TIFF":
             check_pixels(_tile_size(image), max_pixels)
-        is_png = image.format == "PNG"
-        if is_png and _png_bytes(encoded) > _MOST_INFLATED * len(encoded):
+        wanted = _png_bytes(encoded) if image.format == "PNG" else 0
+        if wanted > _MOST_INFLATED * len(encoded):
             raise InvalidInputError(_CUT_OFF)
-        file.exhausted = False  # whoever tells formats apart may read on
+        if watched is not None:
+            watched.exhausted = False  # whoever tells formats apart may read on
         image.load()
-        # Set for the whole process by other libraries, this makes Pillow accept files that end too early.
-        cut_off = (
-            ImageFile.LOAD_TRUNCATED_IMAGES and file.exhausted and image.format not in _READ_PAST_THEIR_END
-        )
-        if cut_off or (is_png and not _png_is_complete(encoded, image)):
+        cut_off = watched is not None and watched.exhausted and image.format not in _READ_PAST_THEIR_END
+        if cut_off or (wanted and not _png_is_complete(encoded, wanted, image)):
             raise InvalidInputError(_CUT_OFF)
         yield image
 
@@ -115,13 +114,15 @@ def _tile_size(image: Any) -> tuple[int, int]:
     return int(image.tag_v2.get(_TILE_WIDTH, 0)), int(image.tag_v2.get(_TILE_LENGTH, 0))
 
 
-def _png_is_complete(encoded: bytes, image: Image.Image) -> bool:
+def _png_is_complete(encoded: bytes, wanted: int, image: Image.Image) -> bool:
     """Whether the data of a decoded PNG reach its last row; Pillow would leave the rest black."""
     if encoded.rfind(b"IEND") < 0:
         return False
     interlaced = encoded[28] != 0
-    last = image.crop((0, image.height - 1, *image.size))
-    return (not interlaced and any(last.tobytes())) or _inflates_to(encoded, _png_bytes(encoded))
+    corner = image.getpixel((image.width - 1, image.height - 1))
+    seen = any(corner) if isinstance(corner, tuple) else bool(corner)
+    # Rows are decoded as a whole: one pixel that is not black proves the last one.
+    return (seen and not interlaced) or _inflates_to(encoded, wanted)
 
 
 def _png_bytes(encoded: bytes) -> int:
