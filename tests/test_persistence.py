@@ -391,3 +391,22 @@ def test_saved_files_hold_no_pickle(tmp_path):
     assert starts[".sqlite"] == b"SQLite format 3\0"
     assert starts[".json"][:1] == b"{"
     assert starts[".faiss"][:2] == b"Ix"
+
+
+def test_a_save_that_cannot_be_synced_is_told_truly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was saved is in place, its store included, when the fsync of its folder fails."""
+    from clipretrieval import _atomic
+
+    sync = _atomic.sync_folder
+
+    def failing(folder: Path) -> None:
+        if (folder / "classifier.json").exists():
+            raise OSError(5, "Input/output error")
+        sync(folder)
+
+    vectors = np.eye(6, dtype=np.float32)
+    classifier = RetrievalClassifier(k=1, store="memory").fit(vectors, list("aabbcc"))
+    monkeypatch.setattr(_atomic, "sync_folder", failing)
+    with pytest.raises(StoreUnavailableError, match="was saved but may not be on the disk"):
+        classifier.save(tmp_path / "kept")
+    assert RetrievalClassifier.load(tmp_path / "kept").predict(vectors).tolist() == list("aabbcc")
