@@ -90,6 +90,11 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
             _save(classifier, folder)
         finally:
             lock.release()
+    except NotDurableError as error:
+        raise StoreUnavailableError(
+            f"the classifier was saved but may not be on the disk: {error.strerror}. Mend the disk "
+            "and save again"
+        ) from error
     except OSError as error:
         raise StoreUnavailableError(
             f"the classifier cannot be saved into {str(folder)!r}: {error.strerror or error}"
