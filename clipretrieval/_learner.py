@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sklearn.base import BaseEstimator
 
 from clipretrieval import _changing, _filling, _inputs
 from clipretrieval._asking import check_fitted
+from clipretrieval._checks import check_bool, check_int, check_sequence
 from clipretrieval._conflicts import describe_conflicts, lookalikes
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._params import check_params, recipe, store_to_fill
+from clipretrieval._progress import check_progress, told
 from clipretrieval._putting import Existing, open_putter
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import Encoder
@@ -99,7 +101,8 @@ class Learner(BaseEstimator):
         on_error : {"raise", "skip"}
             What to do about an image that cannot be decoded. Skipped ones are listed in ``skipped_``.
         progress : callable or True, optional
-            Called with (images done, total or None) after every batch. True shows a bar on a terminal.
+            Called with (images done, total or None) after every batch. True shows a bar, on a terminal or in
+            a notebook.
 
         Returns
         -------
@@ -122,6 +125,7 @@ class Learner(BaseEstimator):
             If equal images come under several labels (``fit_report_.conflicts`` lists them), labels differ in
             case, spaces or Unicode normalisation alone, or there is only one class.
         """
+        overwrite, resume = check_bool(overwrite, "overwrite"), check_bool(resume, "resume")
         if overwrite and resume:
             raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
         with self._restored_on_failure():
@@ -260,18 +264,19 @@ class Learner(BaseEstimator):
     ) -> None:
         started, timing = time.perf_counter(), Timing()
         check_params(self)
-        interval = _filling.check_flush_every(flush_every)
+        check_progress(progress)
+        interval = None if flush_every is None else check_int(flush_every, "flush_every")
+        listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
         # The last quarter of an interval is for what is being encoded; see `fill`.
         ahead = None if interval is None else max(1, interval // 4)
         source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
         store = onto if onto is not None else store_to_fill(self, existing != "refuse")
         with _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
             putter = open_putter(store, source, existing)
-            if classes is not None:
-                given = list(classes)
-                putter.kind = label_kind(given, putter.kind)
-                putter.classes.update(stored_labels(given, putter.kind))
-            with _shown(progress, "fitting") as shown:
+            if listed:
+                putter.kind = label_kind(listed, putter.kind)
+                putter.classes.update(stored_labels(listed, putter.kind))
+            with told(progress, "fitting") as shown:
                 _filling.fill(putter, timing, shown, interval)
         self.store_ = store
         self._made_of: Any = recipe(self) if onto is None else self._made_of
@@ -328,12 +333,3 @@ class Learner(BaseEstimator):
                 delattr(self, name)
             self.__dict__.update(before)  # by name: other threads may be asking
             raise
-
-
-def _shown(progress: Progress | bool | None, what: str) -> Any:
-    """Return a context that gives the callback to be told of progress."""
-    if progress is True:
-        from clipretrieval._console import progress_bar
-
-        return progress_bar(what)
-    return nullcontext(progress or None)

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
+from clipretrieval._asking import QUERY_VECTORS, open_ballot, question_length, search_batches, vote
+from clipretrieval._checks import check_list
 from clipretrieval._explanation_views import as_html, as_text, readable
 from clipretrieval._inputs import check_neighbors
 from clipretrieval._labels import class_array
 from clipretrieval._params import check_k
+from clipretrieval._progress import teller, told
+from clipretrieval._timing import Progress
+from clipretrieval._warning import warn_caller
+from clipretrieval.images import SkippedImage
 from clipretrieval.types import FloatArray, Neighbors
 from clipretrieval.voting import vote_weights
 
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
-    from clipretrieval.images import SkippedImage
     from clipretrieval.stores.base import VectorStore
 
 __all__ = ["ExplainedNeighbor", "Explanation", "explain_found", "explain_stream"]
@@ -103,6 +107,7 @@ def explain_stream(
     k: int | None = None,
     on_error: str = "raise",
     skipped: list[SkippedImage] | None = None,
+    progress: Progress | bool | None = None,
 ) -> Iterator[Explanation]:
     """Explain the answers for any number of images, holding one batch of them at a time.
 
@@ -116,11 +121,13 @@ def explain_stream(
         What to do about an image that cannot be decoded.
     skipped : list of SkippedImage, optional
         Receives those that were passed over.
+    progress : callable or True, optional
+        As for `RetrievalClassifier.fit`.
 
     Yields
     ------
     Explanation
-        One for each image, in their order.
+        One for each image that is not skipped, in their order.
 
     Raises
     ------
@@ -131,20 +138,48 @@ def explain_stream(
     StoreError
     """
     shown = 0 if k is None else check_k(k)
+    check_list(skipped, "skipped")
+    left_out = skipped if skipped is not None else []
     ballot = open_ballot(classifier)
-    asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=skipped)
-    for batch, near in asked:
-        codes, _ = vote(classifier, near, ballot)
-        yield from explain_found(
-            classifier,
-            near,
-            queries=batch.sources,
-            answers=ballot.labels(codes).tolist(),
-            voted=ballot.codes(near) == codes[:, None],
-            kind=ballot.kind,
-            vectors=batch.vectors[QUERY_VECTORS],
-            shown=shown,
+    with told(progress, "explaining") as report:
+        tell = teller(report, question_length(classifier, X), left_out)
+        asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell)
+        for batch, near in asked:
+            codes, _ = vote(classifier, near, ballot)
+            yield from explain_found(
+                classifier,
+                near,
+                queries=batch.sources,
+                answers=ballot.labels(codes).tolist(),
+                voted=ballot.codes(near) == codes[:, None],
+                kind=ballot.kind,
+                vectors=batch.vectors[QUERY_VECTORS],
+                shown=shown,
+            )
+
+
+def explain_all(
+    classifier: RetrievalClassifier,
+    X: Any,
+    k: int | None = None,
+    *,
+    on_error: str = "raise",
+    progress: Progress | bool | None = None,
+) -> list[Explanation | None]:
+    """Explain the answers for all images together; see `RetrievalClassifier.explain`."""
+    skipped = list[SkippedImage]()
+    with told(progress, "explaining") as shown:
+        found: list[Explanation | None] = list(
+            explain_stream(classifier, X, k, on_error=on_error, skipped=skipped, progress=shown)
         )
+    if skipped:
+        for item in sorted(skipped, key=lambda item: item.index):
+            found.insert(item.index, None)
+        warn_caller(
+            f"{len(skipped)} of {len(found)} images could not be decoded and have no explanation; the first: "
+            f"{skipped[0].reason}"
+        )
+    return found
 
 
 def explain_found(

@@ -14,9 +14,10 @@ import numpy as np
 
 from clipretrieval._atomic import write_text
 from clipretrieval._attaching import adopt
+from clipretrieval._checks import check_path
 from clipretrieval._keeping import PART, keep_store, open_store, place_inside
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
-from clipretrieval._params import check_params
+from clipretrieval._params import check_params, check_store
 from clipretrieval._version import __version__
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
@@ -72,7 +73,7 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
             "weights is a callable, which cannot be saved; set weights to one of the named rules before "
             "saving, or pass your callable again after loading"
         )
-    folder = Path(path)
+    folder = check_path(path, "path")
     try:
         check_folder(folder, place_inside(classifier.store_, folder))
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,9 @@ def load(
     FingerprintMismatchError
         If the encoder is not the one that filled the store; the message names what differs.
     """
-    folder = Path(path)
+    folder = check_path(path, "path")
+    if store is not None:
+        check_store(store)
     for _ in range(_ATTEMPTS):
         content = _read(folder)
         try:
@@ -208,6 +211,7 @@ def check_folder(folder: Path, store: Path | None) -> None:
     ------
     InvalidInputError
     """
+    folder = check_path(folder, "folder")
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
     if not folder.is_dir():

@@ -43,7 +43,7 @@ def test_files_are_named(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         (tmp_path / label).mkdir()
         Image.new("RGB", (8, 8), "red").save(tmp_path / label / "1.png")
-        Image.new("RGB", (8, 8), label == "cat" and "blue" or "green").save(tmp_path / label / "2.png")
+        Image.new("RGB", (8, 8), (label == "cat" and "blue") or "green").save(tmp_path / label / "2.png")
     classifier = RetrievalClassifier(StagedEncoder(stage="pixel", pretrained=None), "memory")
     with pytest.warns(ClipRetrievalWarning, match=r"cat.1\.png as 'cat' and .*dog.1\.png as 'dog'"):
         classifier.fit(tmp_path)

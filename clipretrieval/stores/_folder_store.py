@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clipretrieval._checks import check_path
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -39,7 +40,7 @@ class FolderStore(LocalStore):
         super().__init__(metric)
         if path is None and read_only:
             raise InvalidInputError("read_only needs a path; a store in memory starts empty")
-        self._path = None if path is None else Path(path).absolute()
+        self._path = None if path is None else check_path(path, "path").absolute()
         self._read_only = read_only
         self._leaves_when_written = False
         self._loaded: FolderManifest | None = None
@@ -117,7 +118,7 @@ class FolderStore(LocalStore):
         StoreError
             If the copy cannot be written; what was there before is intact.
         """
-        target = Path(path).absolute()
+        target = check_path(path, "path").absolute()
         if self._path is not None and target.resolve() == self._path.resolve():
             self.flush()
             return

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipretrieval._checks import check_path
 from clipretrieval.stores._folder import Layout, load
 from clipretrieval.stores._folder_manifest import FolderManifest, damaged
 from clipretrieval.stores._folder_write import save_copy
@@ -54,9 +55,10 @@ class MemoryStore(LocalStore):
         StoreError
             If the copy cannot be written; what was there before is intact.
         """
+        target = check_path(path, "path").absolute()
         with self._held():
             self._require_open()
-            save_copy(Path(path).absolute(), _LAYOUT, self._snapshot())
+            save_copy(target, _LAYOUT, self._snapshot())
 
     @classmethod
     def load(cls, path: str | Path) -> MemoryStore:
@@ -69,7 +71,7 @@ class MemoryStore(LocalStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        _, snapshot = load(Path(path).absolute(), _LAYOUT)
+        _, snapshot = load(check_path(path, "path").absolute(), _LAYOUT)
         store = cls(snapshot.metric)
         store._adopt(snapshot)
         return store
