@@ -196,15 +196,15 @@ def check_strings(values: Any, name: str) -> list[str]:
     return [item if type(item) is str else str(item) for item in items]
 
 
-def check_mapping(value: Any, name: str) -> dict[str, Any]:
-    """Return a mapping of names as a dict; an empty one for None.
+def check_mapping(value: Any, name: str, *, optional: bool = True) -> dict[str, Any]:
+    """Return a mapping of names as a dict; where it is optional, an empty one for None.
 
     Raises
     ------
     InvalidInputError
         If it is anything else, or a key is no str.
     """
-    if value is None:
+    if value is None and optional:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         # Not its repr: it may hold a key or a password.

@@ -274,7 +274,7 @@ class Learner(BaseEstimator):
         with _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
             putter = open_putter(store, source, existing)
             if listed:
-                putter.kind = label_kind(listed, putter.kind)
+                putter.kind = label_kind(listed, putter.kind, "those that the store holds")
                 putter.classes.update(stored_labels(listed, putter.kind))
             with told(progress, "fitting") as shown:
                 _filling.fill(putter, timing, shown, interval)

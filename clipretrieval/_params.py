@@ -40,8 +40,8 @@ def check_params(classifier: Learner) -> None:
         missing = ["an instance: it is a class"]
     if missing:
         raise InvalidInputError(
-            f"encoder={shown(encoder)} is not an encoder: it lacks {', '.join(missing)}. Pass a StagedEncoder, an "
-            "object that follows clipretrieval.encoding.Encoder, or None to classify vectors"
+            f"encoder={shown(encoder)} is not an encoder: it lacks {', '.join(missing)}. Pass a "
+            "StagedEncoder, an object that follows clipretrieval.encoding.Encoder, or None to classify vectors"
         )
 
 
@@ -105,8 +105,8 @@ def check_store(store: Any) -> None:
     missing = [name for name in _STORE_MEMBERS if not hasattr(store, name)]
     if missing or isinstance(store, type):
         raise InvalidInputError(
-            f"store={shown(store)} is not a vector store: it lacks {', '.join(missing) or 'an instance'}. Pass a "
-            "registered name, or an object that follows clipretrieval.stores.VectorStore"
+            f"store={shown(store)} is not a vector store: it lacks {', '.join(missing) or 'an instance'}. "
+            "Pass a registered name, or an object that follows clipretrieval.stores.VectorStore"
         )
 
 

@@ -108,7 +108,8 @@ class Putter:
             If labels are missing or not of one type; nothing of the batch is stored then.
         """
         items = _items(batch)
-        kind = label_kind([item.label for item in items], self.kind)
+        holder = "those given before them" if self.fresh else "those that the store holds"
+        kind = label_kind([item.label for item in items], self.kind, holder)
         labels = stored_labels([item.label for item in items], kind)
         if self.clearing:
             _clear(self.store)

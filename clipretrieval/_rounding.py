@@ -52,14 +52,16 @@ def warn_of_rounding(given: Any, rows: FloatArray) -> None:
 def _lost(wide: npt.NDArray[Any], rows: FloatArray) -> npt.NDArray[np.bool_]:
     """Return where whole numbers are not exact, and where a row of other values than zero becomes zero."""
     if wide.dtype.kind in "iu":
-        lost = (wide > EXACT) | (wide < -EXACT) if wide.dtype.kind == "i" else wide > EXACT
+        lost = np.array(wide > EXACT)
+        if wide.dtype.kind == "i":
+            lost |= wide < -EXACT
         lost[lost] = [int(a) != int(b) for a, b in zip(wide[lost], rows[lost].tolist(), strict=True)]
-        return np.asarray(lost)
+        return lost
     size = np.abs(wide)
-    lost = (size > EXACT) & (size <= 2**53) & (wide != rows)
+    lost = np.array((size > EXACT) & (size <= 2**53) & (wide != rows))
     lost[lost] = wide[lost] == np.floor(wide[lost])
     vanished = (size > 0) & ~rows.any(axis=1)[:, None]
-    return np.asarray(lost | vanished)
+    return np.array(lost | vanished)
 
 
 def _lost_objects(wide: npt.NDArray[Any], rows: FloatArray) -> npt.NDArray[np.bool_]:

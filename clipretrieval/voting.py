@@ -80,8 +80,8 @@ def vote_weights(
         return _called(weighting, distances, valid)
     if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
         raise InvalidInputError(
-            f"unknown weights {shown(weighting)}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass a "
-            "callable"
+            f"unknown weights {shown(weighting)}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass "
+            "a callable"
         )
     if weighting == "uniform":
         return valid.astype(np.float64)

@@ -63,7 +63,7 @@ def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     heads = width * 32 // head
     if not heads or width * 32 % heads:
         fields.refuse(f"{inside}head_width", head, f"a divisor of 32 × the width, {width * 32}")
-    fields.side(f"{inside}image_size", vision.get("image_size", 224))
+    vision["image_size"] = fields.side(f"{inside}image_size", vision.get("image_size", 224))
     fields.whole("model_cfg.embed_dim", model.get("embed_dim"), 1, 65536)
     fields.one_of("model_cfg.quick_gelu", model.get("quick_gelu", False), (True, False))
     preprocess = fields.mapping(content, "preprocess_cfg") if "preprocess_cfg" in content else {}
@@ -71,7 +71,7 @@ def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return model, preprocess
 
 
-def check_text_config(model: Mapping[str, Any], where: str) -> None:
+def check_text_config(model: Mapping[str, Any], where: Path | str) -> None:
     """Refuse the numbers of a text tower of which none can be built.
 
     Raises
@@ -96,7 +96,11 @@ def _check_preprocess(fields: _Fields, preprocess: dict[str, Any]) -> None:
     for name in ("mean", "std"):
         values = preprocess.get(name, [1.0, 1.0, 1.0])
         least = -1e6 if name == "mean" else 1e-6
-        if not isinstance(values, list) or len(values) != 3 or not all(_between(v, least, 1e6) for v in values):
+        if (
+            not isinstance(values, list)
+            or len(values) != 3
+            or not all(_between(v, least, 1e6) for v in values)
+        ):
             kind = "numbers" if name == "mean" else "positive numbers"
             fields.refuse(f"{inside}{name}", values, f"three {kind}")
     fields.one_of(f"{inside}interpolation", preprocess.get("interpolation", "bicubic"), INTERPOLATIONS)
@@ -129,7 +133,9 @@ class _Fields:
         self._file = file
 
     def refuse(self, field: str, value: Any, wanted: str) -> None:
-        raise WeightsUnavailableError(f"{field} in {self._file} must be {wanted}; found {shown(value)}. {ADVICE}")
+        raise WeightsUnavailableError(
+            f"{field} in {self._file} must be {wanted}; found {shown(value)}. {ADVICE}"
+        )
 
     def mapping(self, holder: Mapping[str, Any], name: str, prefix: str = "") -> dict[str, Any]:
         found = holder.get(name)
@@ -147,7 +153,12 @@ class _Fields:
         """Check the side of square pictures; open_clip writes it as a number or as two equal ones."""
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
-        if isinstance(value, bool) or not isinstance(value, int) or value % 32 or not 32 <= value <= LARGEST_SIDE:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or value % 32
+            or not 32 <= value <= LARGEST_SIDE
+        ):
             self.refuse(field, value, f"a multiple of 32 from 32 to {LARGEST_SIDE}, for pictures are square")
         return int(value)
 

@@ -78,7 +78,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     for key, value in tensors.items():
         if value.is_sparse or value.is_quantized or value.is_complex() or value.is_meta:
-            raise WeightsUnavailableError(f"{path} holds {key!r} as a tensor of another kind than plain numbers")
+            raise WeightsUnavailableError(
+                f"{path} holds {key!r} as a tensor of another kind than plain numbers"
+            )
     return tensors | sizes
 
 

@@ -19,7 +19,7 @@ from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.joining import joined
 from clipretrieval.encoding.partial import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
-from clipretrieval.encoding.plan import make_plan, pick_device
+from clipretrieval.encoding.plan import InferencePlan, make_plan, pick_device
 from clipretrieval.encoding.pooling import pooled_dim
 from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
@@ -98,7 +98,8 @@ class StagedEncoder:
         compile = check_bool(compile, "compile")  # noqa: A001
         if pretrained is not None and not isinstance(pretrained, str | Path):
             raise InvalidInputError(
-                f"pretrained must be a tag such as 'openai', a checkpoint's path, or None; got {shown(pretrained)}"
+                "pretrained must be a tag such as 'openai', a checkpoint's path, or None; got "
+                f"{shown(pretrained)}"
             )
         self._source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
         self.model = model
@@ -111,11 +112,17 @@ class StagedEncoder:
         self._stage = find_stage(self._stages, stage)
         self.image_size = check_size(image_size, self._source.size)
         self._dim = pooled_dim(self._stage, pooling)
-        self.plan = make_plan(
+        self.compile = compile
+        plan = make_plan(
             self.device, precision, self._source.architecture, self.image_size, self.batch_size, compile
         )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        self._tower = Tower(self._source, seed, self.plan, self._prepare, pooling, self.image_size)
+        self._tower = Tower(self._source, seed, plan, self._prepare, pooling, self.image_size)
+
+    @property
+    def plan(self) -> InferencePlan:
+        """How the encoder runs on this machine; uncompiled once a compilation has failed."""
+        return self._tower.plan
 
     @property
     def stage(self) -> str:
@@ -166,8 +173,8 @@ class StagedEncoder:
         images : image-like, sequence, iterator, dataset or folder
             Whatever `clipretrieval.images.iter_images` takes.
         on_error : {"raise", "skip"}
-            What to do about a picture that cannot be decoded. Under ``"skip"`` its row is NaN, so that each row
-            keeps the place of its picture, and a warning says how many are.
+            What to do about a picture that cannot be decoded. Under ``"skip"`` its row is NaN, so that each
+            row keeps the place of its picture, and a warning says how many are.
         progress : callable or True, optional
             Called with (pictures done, total or None). True shows a bar, on a terminal or in a notebook.
 
@@ -205,9 +212,7 @@ class StagedEncoder:
         -------
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
-        wanted = {name: find_stage(self._stages, name) for name in check_strings(stages, "stages")}
-        if not wanted:
-            raise InvalidInputError("stages is empty; pass at least one, such as ['mid']")
+        wanted = {name: find_stage(self._stages, name) for name in self._names(stages)}
         check_on_error(on_error)
         check_progress(progress)
         total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
@@ -220,8 +225,8 @@ class StagedEncoder:
         if not skipped:
             return vectors
         warn_caller(
-            f"{len(skipped)} of {len(skipped) + len(places)} pictures could not be decoded, and their vectors "
-            f"are NaN; the first: {skipped[0].reason}"
+            f"{len(skipped)} of {len(skipped) + len(places)} pictures could not be decoded, and their "
+            f"vectors are NaN; the first: {skipped[0].reason}"
         )
         return {name: _spread(rows, places, skipped) for name, rows in vectors.items()}
 
@@ -253,7 +258,7 @@ class StagedEncoder:
         ahead : int, optional
             The most pictures that are encoded before they are asked for; a few batches when left out.
         """
-        names = (self.stage,) if stages is None else check_strings(stages, "stages")
+        names = (self.stage,) if stages is None else self._names(stages)
         wanted = [find_stage(self._stages, name) for name in names]
         check_on_error(on_error)
         check_list(skipped, "skipped")
@@ -292,12 +297,12 @@ class StagedEncoder:
 
         A TorchScript archive that it names is opened only if it is one of OpenAI's own.
         """
-        given = check_mapping(config, "config")
+        given = check_mapping(config, "config", optional=False)
         taken = set(signature(cls).parameters)
         if not set(given) <= taken:
             raise InvalidInputError(
-                f"config has {shown(min(set(given) - taken))}, which is no argument of StagedEncoder; pass what "
-                "its config() returned"
+                f"config has {shown(min(set(given) - taken))}, which is no argument of StagedEncoder; pass "
+                "what its config() returned"
             )
         return cls(**{**given, "_trusted": False})
 
@@ -312,10 +317,16 @@ class StagedEncoder:
             "pooling": self.pooling,
             "image_size": self.image_size,
             "precision": self.precision,
-            "compile": self.plan.compiled,
+            "compile": self.compile,
             "batch_size": self.batch_size,
             "seed": self.seed,
         }
+
+    def _names(self, stages: Any) -> list[str]:
+        names = check_strings(stages, "stages")
+        if not names:
+            raise InvalidInputError("stages is empty; pass at least one, such as ['mid']")
+        return names
 
     def _encode(
         self, raws: Iterator[RawImage], stages: list[Stage], **options: Any

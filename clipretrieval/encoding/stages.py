@@ -151,5 +151,6 @@ def find_stage(stages: Mapping[str, Stage], name: Any) -> Stage:
         return stages[name]
     blocks = [known for known in stages if known not in STUDY_STAGES]
     raise InvalidInputError(
-        f"unknown stage {shown(name)}; choose one of {', '.join(STUDY_STAGES)}, or a block: {', '.join(blocks)}"
+        f"unknown stage {shown(name)}; choose one of {', '.join(STUDY_STAGES)}, or a block: "
+        f"{', '.join(blocks)}"
     )

@@ -12,7 +12,7 @@ import open_clip
 import torch
 from torch import nn
 
-from clipretrieval._checks import check_strings, check_text
+from clipretrieval._checks import check_strings, check_text, shown
 from clipretrieval.encoding._config import check_text_config
 from clipretrieval.encoding.checkpoints import OPENAI_ONLY, is_openai
 from clipretrieval.encoding.weights import ModelSource, load_strictly, read_source
@@ -143,8 +143,8 @@ def load_clip(
     """
     if source.module is not None:
         return _copied(source.module, text_only).float().eval().requires_grad_(False)
-    _check_text(source.model_cfg)
-    check_text_config(source.model_cfg, source.folder)
+    _check_text(source)
+    check_text_config(source.model_cfg, source.config)
     state = read_source(source)
     if quick_gelu is None:
         quick_gelu = bool(
@@ -157,7 +157,12 @@ def load_clip(
         # Not torch.manual_seed, which seeds every GPU too.
         torch.default_generator.manual_seed(seed)
         # The image tower is built even where it is left out: random text weights come behind its own.
-        clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
+        try:
+            clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
+        except Exception as error:  # fields that open_clip, of whatever version, does not know
+            raise WeightsUnavailableError(
+                f"the model_cfg in {source.config} describes no CLIP model that can be built: {error}"
+            ) from error
     if text_only:
         clip.visual = nn.Identity()
     if state is not None:
@@ -191,9 +196,10 @@ def _copied(model: nn.Module, text_only: bool) -> nn.Module:
     return copy.deepcopy(model, spared)
 
 
-def _check_text(config: dict[str, Any]) -> None:
-    text = config.get("text_cfg")
+def _check_text(source: ModelSource) -> None:
+    text = source.model_cfg.get("text_cfg")
     if not isinstance(text, dict) or not text or "hf_model_name" in text or "hf_tokenizer_name" in text:
         raise InvalidInputError(
-            "the model's text tower is not CLIP's own; zero-shot answers need one that reads CLIP's tokens"
+            "the model's text tower is not CLIP's own; zero-shot answers need one that reads CLIP's tokens "
+            f"(model_cfg.text_cfg in {source.config}: {shown(text)})"
         )

@@ -54,6 +54,8 @@ class ModelSource:
         of OpenAI's own.
     module : open_clip.CLIP, its ModifiedResNet, or None
         A model that the caller built; its weights are copied.
+    config : Path or str
+        Where the configuration was read from, for messages.
     """
 
     model_cfg: dict[str, Any]
@@ -62,6 +64,7 @@ class ModelSource:
     path: Path | None
     trusted: bool = False
     module: nn.Module | None = None
+    config: Path | str = "open_clip's own configuration"
 
     def arguments(self, model: str | nn.Module, pretrained: str | None) -> dict[str, Any]:
         """Return an encoder's `model` and `pretrained` with local paths in full."""
@@ -71,11 +74,6 @@ class ModelSource:
                 model = f"{LOCAL_DIR}{local.parent}"
             pretrained = str(local) if pretrained is not None else None
         return {"model": model, "pretrained": pretrained}
-
-    @property
-    def folder(self) -> str:
-        """Where the configuration came from, for messages."""
-        return f"the configuration of {self.path.parent if self.path is not None else 'the model'}"
 
     @property
     def size(self) -> int:
@@ -93,7 +91,7 @@ class ModelSource:
             width=width,
             output_dim=self.model_cfg["embed_dim"],
             heads=width * 32 // vision.get("head_width", 64),
-            image_size=size[0] if isinstance(size := vision.get("image_size", 224), list | tuple) else size,
+            image_size=vision.get("image_size", 224),
         )
 
 
@@ -121,7 +119,9 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
     if isinstance(model, nn.Module):
         return _from_module(model)
     if not isinstance(model, str) or model in ("", LOCAL_DIR, HF_HUB):
-        raise InvalidInputError(f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {shown(model)}")
+        raise InvalidInputError(
+            f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {shown(model)}"
+        )
     if model.startswith(LOCAL_DIR):
         return _from_folder(_full_path(model[len(LOCAL_DIR) :], "the folder of 'local-dir:'"))
     if model.startswith(HF_HUB):
@@ -136,7 +136,8 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
     if config is None:
         known = ", ".join(other for other in open_clip.list_models() if other.startswith("RN"))
         raise InvalidInputError(
-            f"unknown model {shown(model)}; choose one of {known}, or 'local-dir:PATH' for a folder of your own"
+            f"unknown model {shown(model)}; choose one of {known}, or 'local-dir:PATH' for a folder of "
+            "your own"
         )
     _check_resnet(config, model)
     preprocess = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
@@ -149,7 +150,8 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
     if not _is_file(path):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise InvalidInputError(
-            f"pretrained={shown(pretrained)} is neither a file nor a tag of {model} (its tags: {tags}). {ADVICE}"
+            f"pretrained={shown(pretrained)} is neither a file nor a tag of {model} (its tags: {tags}). "
+            f"{ADVICE}"
         )
     return ModelSource(config, preprocess, None, path, trusted)
 
@@ -192,7 +194,9 @@ def _full_path(path: str, name: str) -> Path:
     try:
         return checked.expanduser().absolute()
     except RuntimeError as error:
-        raise InvalidInputError(f"{name} begins with '~', and there is no such home folder: {error}") from error
+        raise InvalidInputError(
+            f"{name} begins with '~', and there is no such home folder: {error}"
+        ) from error
 
 
 def _is_file(path: Path) -> bool:
@@ -238,7 +242,9 @@ def _from_folder(folder: Path) -> ModelSource:
     try:
         weights = find_weights(folder)
     except OSError as error:
-        raise WeightsUnavailableError(f"{folder} cannot be read: {error.strerror or error}. {ADVICE}") from error
+        raise WeightsUnavailableError(
+            f"{folder} cannot be read: {error.strerror or error}. {ADVICE}"
+        ) from error
     if weights is None:
         raise WeightsUnavailableError(f"{folder} holds a configuration, but no weights file. {ADVICE}")
     return _from_config(config, weights)
@@ -247,7 +253,7 @@ def _from_folder(folder: Path) -> ModelSource:
 def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
     config, preprocess = read_config(config_path)
     base = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
-    source = ModelSource(config, merge_preprocess_dict(base, preprocess), None, weights)
+    source = ModelSource(config, merge_preprocess_dict(base, preprocess), None, weights, config=config_path)
     try:
         source.architecture.check()
         Preparation(source.preprocess_cfg)  # open_clip asserts what it can do

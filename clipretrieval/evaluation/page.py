@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from clipretrieval._checks import check_bool, check_sequence, check_strings, check_text, shown
+from clipretrieval._checks import check_bool, check_path, check_sequence, check_strings, check_text, shown
 from clipretrieval._explanation_views import readable, shortened, thumbnail
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
@@ -87,9 +87,8 @@ def render_page(
     tables = check_sequence(tables, "tables", "PageTable")
     if not all(isinstance(table, PageTable) for table in tables):
         raise InvalidInputError("tables must be a sequence of PageTable")
-    named = (
-        list(reports.items()) if isinstance(reports, Mapping) else check_sequence(reports, "reports", "pairs")
-    )
+    pairs = list(reports.items()) if isinstance(reports, Mapping) else reports
+    named = check_sequence(pairs, "reports", "pairs (name, EvaluationReport)")
     for pair in named:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not hasattr(pair[1], "y_pred"):
             raise InvalidInputError(
@@ -139,6 +138,7 @@ def write_page(
     InvalidInputError
         If there is nothing to show, or the file cannot be written.
     """
+    path = check_path(path, "path")
     written(path, render_page(reports, **options), "page")
 
 

@@ -190,7 +190,8 @@ def _check_folders(train: Any, test: Any) -> None:
     for name, folder in (("train", train), ("test", test)):
         if not isinstance(folder, ImageFolder):
             raise InvalidInputError(
-                f"{name} must be an ImageFolder, as clipretrieval.images.scan_folder returns; got {quoted(folder)}"
+                f"{name} must be an ImageFolder, as clipretrieval.images.scan_folder returns; got "
+                f"{quoted(folder)}"
             )
 
 

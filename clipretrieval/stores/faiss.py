@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._checks import check_bool, check_number, check_path
+from clipretrieval._checks import check_bool, check_number, check_path, check_text
 from clipretrieval.errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -116,7 +116,7 @@ class FaissStore(FolderStore):
     ) -> None:
         read_only = check_bool(read_only, "read_only")
         super().__init__(path, metric, read_only)
-        self._asked_index = check_factory(index)
+        self._asked_index = check_factory(check_text(index, "index"))
         self._asked_recall = None if recall is None else check_number(recall, "recall", above=0, most=1)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
         self._mmap = check_bool(mmap, "mmap")
