@@ -41,7 +41,8 @@ def check_params(classifier: Learner) -> None:
     if missing:
         raise InvalidInputError(
             f"encoder={shown(encoder)} is not an encoder: it lacks {', '.join(missing)}. Pass a "
-            "StagedEncoder, an object that follows clipretrieval.encoding.Encoder, or None to classify vectors"
+            "StagedEncoder, an object that follows clipretrieval.encoding.Encoder, or None to classify "
+            "vectors"
         )
 
 

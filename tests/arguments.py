@@ -201,6 +201,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
     report = on_vectors.evaluate([[0.2, 0.0], [3.0, 3.0]], ["a", "a"], mistakes=0)
     zero_shot = ZeroShotClassifier(tiny, ["cat", "dog"])
     zero_shot.predict(PICTURES[:1])
+    begun = tiny.begin(PICTURES[:2], "stem")
 
     def of_classifier(method: str, classifier: RetrievalClassifier = on_vectors, **given: Any) -> Any:
         def make() -> tuple[Any, dict[str, Any]]:
@@ -534,7 +535,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         Call("begin", lambda: (tiny.begin, {"images": PICTURES[:2]}), {"stage": NONE}),
         Call(
             "advance",
-            lambda: (tiny.begin(PICTURES[:2], "stem").advance, {"stage": "mid", "rows": [0]}),
+            lambda: (begun.advance, {"stage": "mid", "rows": [0]}),
             {"rows": NONE},
         ),
         Call("fingerprint_of", lambda: (tiny.fingerprint_of, {"stage": "mid"})),
@@ -557,16 +558,6 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 {},
             ),
             {"class_names": WORDS, "pretrained": ANY},
-        ),
-        Call(
-            "ZeroShotClassifier of a model",
-            lambda: (
-                lambda encoder=tiny_model, pretrained=None: ZeroShotClassifier(
-                    encoder, ["a", "b"], pretrained=pretrained
-                ).fit(),
-                {},
-            ),
-            {"pretrained": ANY},
         ),
         Call("zero-shot predict", lambda: (zero_shot.predict, {"X": PICTURES[:2]}), asking),
         Call("zero-shot predict_proba", lambda: (zero_shot.predict_proba, {"X": PICTURES[:2]}), asking),

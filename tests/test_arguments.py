@@ -1,4 +1,4 @@
-"""Whatever a public call is given, it works as documented or says what is wrong, in an error of this library."""
+"""Whatever a public call is given, it works as documented or says what is wrong in an error of ours."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ NOT_TRIED = {
 def test_strange_arguments_are_refused_in_our_own_words(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each parameter of each call, given each strange value, is refused by an error of ours or rightly taken."""
+    """Each parameter of each call refuses each strange value by an error of ours, or rightly takes it."""
     wrong, tried = [], 0
     for number, call in enumerate(calls(tiny_model, tmp_path)):
         room = tmp_path / "rooms" / str(number)

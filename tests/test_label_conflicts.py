@@ -31,7 +31,8 @@ def test_equal_vectors_under_two_labels_are_counted_and_listed() -> None:
     report = classifier.fit_report_
     assert report.n_conflicts == 1
     (conflict,) = report.conflicts
-    assert conflict.labels == ("a", "c") and conflict.sources == (None, None)
+    assert conflict.labels == ("a", "c")
+    assert conflict.sources == (None, None)
     assert conflict.ids[1] == f"{conflict.ids[0]}-2"
     assert classifier.store_.get(conflict.ids).labels.tolist() == ["a", "c"]
     assert json.loads(json.dumps(report.to_dict()))["conflicts"] == [conflict.to_dict()]
@@ -62,7 +63,8 @@ def test_conflicts_are_found_across_batches(n: int) -> None:
     rows = np.arange(n, dtype=np.float32)[:, None].repeat(2, axis=1)
     classifier = fitted(np.concatenate([rows, rows[:30]]), [1] * n + [2] * 30)
     report = classifier.fit_report_
-    assert report.n_conflicts == 30 and len(report.conflicts) == 20
+    assert report.n_conflicts == 30
+    assert len(report.conflicts) == 20
     assert "… and 10 more" in str(report)
 
 
@@ -100,7 +102,8 @@ def test_labels_that_look_alike_warn_at_fit() -> None:
     (warning,) = caught
     message = str(warning.message)
     assert message.startswith("2 groups of labels differ in case, spaces or Unicode")
-    assert "'One' and 'one'" in message and r"'Ze\u0301ro' and 'Z\xe9ro'" in message
+    assert "'One' and 'one'" in message
+    assert r"'Ze\u0301ro' and 'Z\xe9ro'" in message
     assert warning.filename == __file__
 
 

@@ -1,4 +1,4 @@
-"""Work that takes long tells how far it is, and passes over images that cannot be decoded, the same everywhere."""
+"""Long work tells how far it is, and passes over images that cannot be decoded, in one way everywhere."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ CALLS: dict[str, Call] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("progress", [True, False, None, np.True_])
-def test_all_long_work_takes_a_bar_or_none(classifier: RetrievalClassifier, call: Call, progress: Any) -> None:
+def test_all_long_work_takes_a_bar_or_none(
+    classifier: RetrievalClassifier, call: Call, progress: Any
+) -> None:
     """True, False and None are taken everywhere, and nothing is shown where nobody looks."""
     call(classifier, progress)
 
