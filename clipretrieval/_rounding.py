@@ -58,7 +58,7 @@ def _lost(wide: npt.NDArray[Any], rows: FloatArray) -> npt.NDArray[np.bool_]:
         lost[lost] = [int(a) != int(b) for a, b in zip(wide[lost], rows[lost].tolist(), strict=True)]
         return lost
     size = np.abs(wide)
-    lost = np.array((size > EXACT) & (size <= 2**53) & (wide != rows))
+    lost: npt.NDArray[np.bool_] = np.array((size > EXACT) & (size <= 2**53) & (wide != rows))
     lost[lost] = wide[lost] == np.floor(wide[lost])
     vanished = (size > 0) & ~rows.any(axis=1)[:, None]
     return np.array(lost | vanished)

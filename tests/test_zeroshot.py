@@ -197,7 +197,7 @@ def test_image_tower_alone_is_refused(tmp_path, tiny_model_name, photographs):
     ("names", "templates", "message"),
     [
         ([], PHOTO_PROMPT, "class_names is empty"),
-        ("cat", PHOTO_PROMPT, "sequence of names or a mapping"),
+        ("cat", PHOTO_PROMPT, "must be a sequence of str"),
         (["cat", "cat"], PHOTO_PROMPT, "twice"),
         ([1, 2], PHOTO_PROMPT, "mapping"),
         ({1: " "}, PHOTO_PROMPT, "not empty"),
