@@ -20,10 +20,10 @@ from typing import Any
 from clipretrieval._atomic import write_text
 from clipretrieval._checks import check_bool, check_choice, check_int, check_number, check_strings, shown
 from clipretrieval._manifest import KINDS
-from clipretrieval._params import MOST_NEIGHBORS
 from clipretrieval._reading import IrregularFileError, parse_json, read_file
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.stores._validate import MOST_NEIGHBORS
 from clipretrieval.types import Metric
 from clipretrieval.voting import WEIGHTINGS
 

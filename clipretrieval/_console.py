@@ -11,60 +11,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from clipretrieval._timing import Progress as ProgressCallback
+from clipretrieval._progress import progress_bar
 from clipretrieval.errors import ClipRetrievalWarning
 
 __all__ = ["progress_bar", "quiet_libraries"]
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[ProgressCallback]:
-    """Show a bar on the standard error while the block runs, if that is a terminal.
-
-    Parameters
-    ----------
-    what : str
-        What is being done: "fitting".
-
-    Yields
-    ------
-    callable
-        To be called with (images done, total or None).
-    """
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    # rich takes a pipe for a terminal where FORCE_COLOR is set, as it is on many build machines.
-    shown = console.is_terminal and sys.stderr.isatty()
-    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def advance(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield advance
 
 
 @contextmanager

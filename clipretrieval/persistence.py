@@ -260,6 +260,7 @@ def check_folder(folder: Path, store: Path | None) -> None:
     ------
     InvalidInputError
     """
+    folder = check_path(folder, "folder")
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
     if not folder.is_dir():

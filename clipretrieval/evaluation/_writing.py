@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipretrieval._atomic import NotDurableError, write_text
+from clipretrieval._checks import check_path
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["written"]
@@ -19,6 +20,7 @@ def written(path: str | Path | None, text: str, what: str = "report") -> str:
         If it cannot be written, or not be synced to the disk; the message says which.
     """
     if path is not None:
+        path = check_path(path, "path")
         try:
             write_text(path, text + "\n")
         except NotDurableError as error:
