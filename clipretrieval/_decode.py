@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from clipretrieval._regular_files import read_regular_file
 from clipretrieval._rgb import is_picture_like, rgb_from_memory, rgb_pixels, to_rgb
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 
@@ -177,22 +177,10 @@ def _require_picture_like(raw: RawImage) -> None:
 def _encoded_bytes(payload: Any) -> bytes | None:
     """Return the encoded bytes of a path or of bytes; None for a picture that is decoded already."""
     if isinstance(payload, (str, os.PathLike)):
-        return _read_regular_file(payload)
+        return read_regular_file(payload)
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     return None
-
-
-def _read_regular_file(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InvalidInputError("it is not a regular file")
-        return file.read()
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # A FIFO would otherwise hold the opener until somebody writes to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode_bytes(encoded: bytes) -> Image.Image:

@@ -16,6 +16,7 @@ from clipretrieval._asking import check_fitted, open_ballot, search_batches
 from clipretrieval._ballot import Ballot
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._params import check_params
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import Validation, count_known
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
@@ -132,6 +133,7 @@ def sweep(
     """Measure many settings with one search; see `RetrievalClassifier.sweep`."""
     check_fitted(classifier)
     check_truth(classifier, y)
+    X = labelled_source(X, y) if classifier.encoder is not None else X
     settings = _settings(classifier, k, weights, temperature)
     before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
     part = Validation(validation, seed, before)

@@ -3,6 +3,8 @@
 What is accepted as `images`, here and wherever the library takes pictures:
 
 - the path of a folder: its sub-folders are the classes, see `scan_folder`;
+- a table with a column of paths: the path of a CSV file, a pandas or polars DataFrame, a pyarrow Table or a
+  Hugging Face Dataset, see `read_table`; also a single column, as a Series or an Arrow array;
 - one picture, taken as a batch of one: the path of a file, encoded bytes, a PIL image of any mode, a
   uint8 array of shape (height, width) or (height, width, channels), or a tensor of shape
   (channels, height, width), uint8 or float in [0, 1]; with 1, 3 (RGB) or 4 (RGBA) channels;
@@ -27,11 +29,13 @@ from clipretrieval._decode import DecodedImage, RawImage, content_id, decode
 from clipretrieval._folders import ImageFolder, scan_folder
 from clipretrieval._rgb import to_rgb
 from clipretrieval._sources import count_hint, iter_raw
+from clipretrieval._tables import ImageTable, read_table
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 
 __all__ = [
     "DecodedImage",
     "ImageFolder",
+    "ImageTable",
     "RawImage",
     "SkippedImage",
     "check_on_error",
@@ -40,6 +44,7 @@ __all__ = [
     "decode",
     "iter_images",
     "iter_raw",
+    "read_table",
     "scan_folder",
     "to_rgb",
     "unique_ids",

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
 from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import check_untuned
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, StoreError
@@ -63,8 +64,9 @@ def evaluate(
     if mistakes < 0:
         raise InvalidInputError(f"mistakes must be at least 0; got {mistakes}")
     timing, skipped = Timing(), list[SkippedImage]()
-    total = count_hint(X) if classifier.encoder is not None else None
     check_truth(classifier, y)
+    X = labelled_source(X, y) if classifier.encoder is not None else X
+    total = count_hint(X) if classifier.encoder is not None else None
     kind: str | None = None
     truth: list[Any] = []
     answers, nearest, confidence = [], [], []

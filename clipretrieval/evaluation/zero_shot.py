@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
@@ -87,6 +88,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Classify labelled images and measure; see `ZeroShotClassifier.evaluate`."""
     started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
+    X = labelled_source(X, y)
     total, arrived = count_hint(X), 0
 
     def tell(images: int) -> None:
