@@ -1,12 +1,13 @@
 """Ctrl-C: one line and status 130, at whatever moment it comes.
 
-Nothing is at stake until a command begins its work, and libraries that are interrupted while they are imported
-fail in ways of their own; so the process ends at once. Inside `interruptible` KeyboardInterrupt is raised, so
-that what was begun is stored and closed.
+Nothing is at stake until a command begins its work, and libraries that are interrupted while they are
+imported fail in ways of their own; so the process ends at once. Inside `interruptible` KeyboardInterrupt is
+raised, so that what was begun is stored and closed.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -29,7 +30,9 @@ def install() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt in the block."""
+    """Import what takes long, and then have Ctrl-C raise KeyboardInterrupt in the block."""
+    for module in ("classifier", "encoding.staged"):
+        importlib.import_module(f"clipretrieval.{module}")
     if signal.getsignal(signal.SIGINT) is not _leave:
         yield
         return

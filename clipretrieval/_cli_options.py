@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from clipretrieval import StagedEncoder
 
 __all__ = [
-    *("AllowRemote", "EncoderOptions", "Kept", "LimitTest", "LimitTrain", "MACHINE", "ModelOptions"),
-    *("OnError", "OpenClip", "ReportFiles", "SpaceOptions", "StoreOptions", "TrainingOptions", "VoteOptions"),
-    *("command", "option_of"),
+    *("MACHINE", "AllowRemote", "EncoderOptions", "Kept", "KeptOption", "LimitTest", "LimitTrain", "Metric"),
+    *("ModelOptions", "OnError", "OpenClip", "PrintJson", "ReportFiles", "SpaceOptions", "StoreOptions"),
+    *("TableOptions", "TrainOption", "VoteOptions", "WeightsOptions", "command", "option_of"),
+]
+
+Metric = Annotated[
+    str, typer.Option(metavar="NAME", help="l2 (squared Euclidean), cosine or ip (inner product).")
 ]
 
 MACHINE = ("precision", "device", "batch_size", "compile")
@@ -34,8 +38,8 @@ MACHINE = ("precision", "device", "batch_size", "compile")
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """What makes an encoder, apart from its stage."""
+class WeightsOptions:
+    """What makes an encoder, apart from what the study fixed."""
 
     model: Annotated[
         str, typer.Option(metavar="NAME", help="RN50, RN101, RN50x4, …, local-dir:PATH or hf-hub:ORG/NAME.")
@@ -43,12 +47,6 @@ class ModelOptions:
     pretrained: Annotated[
         str, typer.Option(metavar="TAG", help="An open_clip tag, a checkpoint's path, or none.")
     ] = "openai"
-    pooling: Annotated[
-        str, typer.Option(metavar="NAME", help="mean, max, gem, tokens or grid: what makes one vector.")
-    ] = "mean"
-    image_size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Side, a multiple of 32, if not the model's own.")
-    ] = None
     seed: Annotated[int, typer.Option(metavar="N", help="Of random weights (--pretrained none).")] = 0
     precision: Annotated[
         str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16: what the encoder computes in.")
@@ -69,6 +67,18 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class ModelOptions(WeightsOptions):
+    """What makes an encoder, apart from its stage."""
+
+    pooling: Annotated[
+        str, typer.Option(metavar="NAME", help="mean, max, gem, tokens or grid: what makes one vector.")
+    ] = "mean"
+    image_size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Side, a multiple of 32, if not the model's own.")
+    ] = None
+
+
+@dataclass(frozen=True)
 class EncoderOptions(ModelOptions):
     """What makes an encoder."""
 
@@ -81,12 +91,8 @@ class EncoderOptions(ModelOptions):
 class SpaceOptions:
     """What is near."""
 
-    metric: Annotated[
-        str, typer.Option(metavar="NAME", help="l2 (squared Euclidean), cosine or ip (inner product).")
-    ] = "l2"
-    normalize: Annotated[
-        bool, typer.Option("--normalize", help="Scale vectors to length one first.")
-    ] = False
+    metric: Metric = "l2"
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors to length one first.")] = False
 
 
 @dataclass(frozen=True)
@@ -113,12 +119,43 @@ class StoreOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class TableOptions:
+    """How a CSV file of paths and labels is read, which may stand in the place of a folder."""
+
+    images_root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where a CSV file's relative paths start, if elsewhere."),
+    ] = None
+    image_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The CSV file's column of paths, if not found.")
+    ] = None
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The CSV file's column of labels, if not found.")
+    ] = None
+
+    @property
+    def given(self) -> str | None:
+        """The first option that was given."""
+        return next(
+            (option_of(field.name) for field in fields(self) if getattr(self, field.name) is not None), None
+        )
+
+
 Kept = Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder that index has written.")]
 KeptOption = Annotated[
     Path | None, typer.Option("--classifier", metavar="DIR", help="Folder that index has written.")
 ]
+TrainOption = Annotated[
+    Path | None,
+    typer.Option("--train", metavar="IMAGES", help="Labelled images of the same form, to fit on."),
+]
 AllowRemote = Annotated[
-    bool, typer.Option("--allow-remote", help="Connect to the server that the classifier's folder names.")
+    bool,
+    typer.Option(
+        "--allow-remote",
+        help="Also open a store at a server, or outside the folder, that the classifier names.",
+    ),
 ]
 LimitTrain = Annotated[
     int | None, typer.Option(metavar="N", help="Fit on N images at most, taken in turn from each class.")
@@ -131,7 +168,7 @@ OnError = Annotated[
     typer.Option(metavar="NAME", help="raise: stop at an image that cannot be decoded; skip: leave it out."),
 ]
 OpenClip = Annotated[bool, typer.Option("--open-clip/--no-open-clip", help="Also time open_clip as it is.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 @dataclass(frozen=True)
@@ -216,13 +253,10 @@ def _holds_path(hint: Any) -> bool:
 def _as_text(hint: Any) -> Any:
     """Return an annotation with str in the place of Path, so that nothing is lost before it is checked."""
     kind, *infos = get_args(hint)
-    text = list[str] if get_origin(kind) is list else str | None if type(None) in get_args(kind) else str
-    return Annotated[(text, *infos)]
+    return Annotated[(str | None if type(None) in get_args(kind) else str, *infos)]
 
 
 def _checked(value: Any, option: str) -> Any:
     from clipretrieval._checks import check_path
 
-    if isinstance(value, list):
-        return [check_path(each, option) for each in value]
     return None if value is None else check_path(value, option)

@@ -7,10 +7,9 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,6 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from clipretrieval._cli_output import tell
+from clipretrieval._text import printable
 from clipretrieval._timing import Progress as ProgressCallback
 from clipretrieval.errors import ClipRetrievalWarning
 
@@ -90,6 +91,5 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    # Work is not given up because nobody reads what is said about it.
-    with suppress(OSError):
-        typer.echo(f"warning: {' '.join(str(message).splitlines())}", err=True)
+    # A bar that is shown writes to the terminal by itself, so that only what is printed here is checked.
+    tell(printable(f"warning: {' '.join(str(message).splitlines())}"))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from clipretrieval import _cli_interrupt
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
 
 
 def main() -> NoReturn:
@@ -28,11 +28,3 @@ def main() -> NoReturn:
         # if the interrupt came while a library was running generated code.
         os._exit(status)
     raise SystemExit(status)
-
-
-def __getattr__(name: str) -> Any:
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from clipretrieval._cli_app import app
-
-    return app

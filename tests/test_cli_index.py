@@ -15,25 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from clipretrieval import RetrievalClassifier, StoreUnavailableError, cli
+from clipretrieval import RetrievalClassifier, StoreUnavailableError
 from clipretrieval._cli_settings import _is_secret
 
 SETTINGS = ("--stage", "pixel", "--k", "3")
-
-
-@pytest.fixture
-def command(monkeypatch, capfd):
-    """Run the command in this process; return its exit status, standard output and standard error."""
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["clipretrieval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -102,7 +87,7 @@ def test_only_bad_pictures_are_no_mistake(command, kept, pictures):
     status, out, err = command("classify", kept, pictures / "temple" / "zero.jpg", "--json")
     assert status == 3
     assert [set(line) for line in lines(out)] == [{"path", "error"}]
-    assert err.startswith("passed over: ")
+    assert err.startswith("skipped: ")
 
 
 def test_top_shares_sum_to_what_the_votes_do(command, kept, class_folder):
@@ -268,7 +253,7 @@ def test_no_secret_is_noted(command, class_folder, tmp_path, monkeypatch):
     """An option that looks like one has to be given again."""
     options = ("--store", "memory", "--store-option", "token=hush", "--stage", "pixel")
     with monkeypatch.context() as patch:
-        patch.setattr("clipretrieval._cli_index._classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr("clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
         patch.setattr("clipretrieval._cli_settings.end", lambda folder: None)
         assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 9
     noted = (tmp_path / "kept" / "indexing.json").read_text()
@@ -297,7 +282,7 @@ def test_a_mistake_in_going_on_leaves_it_to_be_gone_on_with(command, class_folde
     """A resumed run that fails at once keeps the note of the interrupted one."""
     arguments = ("index", class_folder / "train", tmp_path / "kept")
     with monkeypatch.context() as patch:
-        patch.setattr("clipretrieval._cli_index._classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr("clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
         assert command(*arguments, "--stage", "pixel")[0] == 9
     assert (tmp_path / "kept" / "indexing.json").exists()
     assert command(*arguments, "--resume", "--device", "cuda:99")[0] == 2

@@ -258,21 +258,6 @@ def test_weights_by_their_file_are_told_truly(found, folders, tmp_path, monkeypa
         assert re.search(told, sentences[0])
 
 
-@pytest.fixture
-def command(monkeypatch, capfd):
-    """Run the command in this process; return its exit status, standard output and standard error."""
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["clipretrieval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capfd.readouterr()
-
-    return run
-
-
 def test_reproduce_from_the_command_line(command, class_folder, tiny_model, tmp_path):
     """The command prints both tables, writes the files, and refuses the folder for other settings."""
     given = ("reproduce", "--data", class_folder, "--model", tiny_model, "--out", tmp_path / "out")
