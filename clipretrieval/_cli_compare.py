@@ -99,10 +99,8 @@ def compare(
                     open_clip=open_clip,
                     progress=progress,
                 )
-    write = {"--json": report.to_json, "--html": report.to_html, "--markdown": report.to_markdown}
     try:
-        for option, path in outputs.items():
-            write[option](path)
+        reports.write(report, outputs)
     finally:
         say(str(report))
 

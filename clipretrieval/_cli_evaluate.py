@@ -96,15 +96,10 @@ def evaluate(
                     on_error=on_error,
                     progress=progress,
                 )
-    write = {
-        "--json": report.to_json,
-        "--html": report.to_html,
-        "--markdown": report.to_markdown,
-        "--predictions": report.to_csv,
-    }
     try:
-        for option, path in outputs.items():
-            write[option](path)
+        reports.write(report, outputs)
+        if predictions is not None:
+            report.to_csv(outputs["--predictions"])
     finally:
         skipped = (*_skipped_by_fit(made, train), *report.skipped)
         for item in skipped:

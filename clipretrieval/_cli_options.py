@@ -13,7 +13,7 @@ faiss
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import typer
 
 if TYPE_CHECKING:
-    from clipretrieval import StagedEncoder
+    from clipretrieval import ComparisonReport, EvaluationReport, StagedEncoder
 
 __all__ = [
     *("MACHINE", "AllowRemote", "EncoderOptions", "Kept", "KeptOption", "LimitTest", "LimitTrain", "Metric"),
@@ -189,6 +189,13 @@ class ReportFiles:
     def named(self) -> dict[str, Path | None]:
         """The files by their options."""
         return {"--json": self.json_file, "--html": self.html_file, "--markdown": self.markdown_file}
+
+    @staticmethod
+    def write(report: EvaluationReport | ComparisonReport, outputs: Mapping[str, Path]) -> None:
+        """Write a report into the files that were checked, by their options."""
+        write = {"--json": report.to_json, "--html": report.to_html, "--markdown": report.to_markdown}
+        for option in write.keys() & outputs.keys():
+            write[option](outputs[option])
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
