@@ -144,7 +144,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             labels=np.concatenate([part.labels for part in parts]),
         )
 
-    def explain(self, X: Any, k: int | None = None) -> list[Explanation]:
+    def explain(self, X: Any, k: int | None = None, *, by: str = "share") -> list[Explanation]:
         """Tell of each image what `predict` answers, and which stored images that rests on.
 
         Parameters
@@ -152,6 +152,9 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         X : images, or array of shape (n, d) without an encoder
         k : int, optional
             Neighbours to show, where there should be more than vote.
+        by : {"share", "margin", "distance"}
+            The measure of confidence that each explanation's text shows beside the answer. All three are its
+            attributes.
 
         Returns
         -------
@@ -160,7 +163,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         """
         from clipretrieval.explanation import explain_stream
 
-        return list(explain_stream(self, X, k))
+        return list(explain_stream(self, X, k, by=by))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on labelled images, in [0, 1].

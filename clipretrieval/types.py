@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._frames import data_frame
 from clipretrieval.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Label", "Listing", "Metric", "Neighbors", "Records", "as_label_array"]
 
@@ -77,6 +81,31 @@ class Neighbors:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def to_frame(self) -> DataFrame:
+        """Return a ``pandas.DataFrame`` with a row for each neighbour; padding is left out.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``query`` (the query's place, counted from 0), ``rank`` (1 for the nearest), ``id``,
+            ``label`` and ``distance``.
+
+        Raises
+        ------
+        MissingDependencyError
+            If pandas is not installed.
+        """
+        queries, places = np.nonzero(self.valid)
+        return data_frame(
+            {
+                "query": queries,
+                "rank": places + 1,
+                "id": self.ids[self.valid],
+                "label": self.labels[self.valid],
+                "distance": self.distances[self.valid],
+            }
+        )
 
 
 @dataclass(frozen=True, eq=False)

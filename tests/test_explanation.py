@@ -308,6 +308,8 @@ def test_to_dict_holds_json_values() -> None:
         "query": r"/\udce9.png",
         "answer": True,
         "share": 1.0,
+        "margin": None,
+        "distance": 0.125,
         "neighbors": [
             {
                 "id": "0123456789abcdef0123456789abcdef",
