@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from clipretrieval import _changing, _filling, _inputs
 from clipretrieval._asking import check_fitted
+from clipretrieval._conflicts import describe_conflicts, lookalikes
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._params import check_params, recipe, store_to_fill
 from clipretrieval._putting import Existing, open_putter
@@ -114,6 +115,12 @@ class Learner(BaseEstimator):
             If, with `resume`, a different encoder or metric filled the store.
         ImageDecodeError
             If an image cannot be decoded.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If equal images come under several labels (``fit_report_.conflicts`` lists them), labels differ in
+            case, spaces or Unicode normalisation alone, or there is only one class.
         """
         if overwrite and resume:
             raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
@@ -127,6 +134,7 @@ class Learner(BaseEstimator):
                 progress=progress,
             )
             self._tuned: frozenset[str] = frozenset()
+        self._warn_of_labels(())
         if len(self.classes_) == 1:
             warnings.warn(
                 f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that",
@@ -165,7 +173,13 @@ class Learner(BaseEstimator):
         ------
         InvalidInputError
             As for `fit`, or if overwriting the store was interrupted: ``fit(…, resume=True)`` finishes that.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            As for `fit`, of what is new.
         """
+        known = getattr(self, "classes_", ())
         with self._restored_on_failure():
             self._learn(
                 X,
@@ -177,6 +191,7 @@ class Learner(BaseEstimator):
                 on_error=on_error,
                 progress=progress,
             )
+        self._warn_of_labels(known)
         return self
 
     def forget(self, ids: Any = None, *, label: Any = None) -> ForgetReport:
@@ -264,6 +279,7 @@ class Learner(BaseEstimator):
         self.classes_ = class_array(putter.classes, self._label_kind)
         self.n_features_in_ = int(store.dim or 0)
         self.skipped_: list[SkippedImage] = source.skipped
+        n_conflicts, conflicts = putter.conflicts.count_and_list(store, self._label_kind)
         self.fit_report_ = FitReport(
             new=putter.new,
             already_there=putter.already_there,
@@ -271,7 +287,30 @@ class Learner(BaseEstimator):
             skipped=tuple(source.skipped),
             timing=timing,
             seconds=time.perf_counter() - started,
+            n_conflicts=n_conflicts,
+            conflicts=conflicts,
         )
+
+    def _warn_of_labels(self, known: Iterable[Any]) -> None:
+        """Say which labels of the last fit are probably mistakes; groups of `known` classes are no news."""
+        report = self.fit_report_
+        if report.n_conflicts:
+            warnings.warn(
+                f"{describe_conflicts(report.n_conflicts, report.conflicts)}; their votes contradict each "
+                "other. fit_report_.conflicts lists them; correct them with relabel or forget",
+                ClipRetrievalWarning,
+                stacklevel=3,
+            )
+        groups = lookalikes(self.classes_.tolist(), known)
+        if groups:
+            listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
+            warnings.warn(
+                f"{len(groups)} groups of labels differ in case, spaces or Unicode normalisation alone, and "
+                f"are classes of their own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the "
+                "same, give them one spelling",
+                ClipRetrievalWarning,
+                stacklevel=3,
+            )
 
     @property
     def fit_timing_(self) -> Timing:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from clipretrieval._conflicts import Conflicts
 from clipretrieval._inputs import Source
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import check_manifest, make_manifest, manifest_classes
@@ -62,6 +63,8 @@ class Putter:
         Whether what the store holds has still to go, as soon as the first batch has come.
     replacing : bool
         Whether it held anything that goes.
+    conflicts : Conflicts
+        Equal images that came under several labels.
     """
 
     store: VectorStore
@@ -74,6 +77,7 @@ class Putter:
     new: int = 0
     already_there: int = 0
     relabelled: int = 0
+    conflicts: Conflicts = field(default_factory=Conflicts)
     _seen: dict[str, int] = field(default_factory=dict)
     _listed: set[Label] | None = None
 
@@ -118,6 +122,7 @@ class Putter:
             self.new += len(items)
         else:
             self._merge(ids, vectors, labels, items)
+        self.conflicts.note([item.id for item in items], ids, labels)
 
     def write_manifest(self) -> None:
         """Keep the identity and the classes in the store, if they are not what it has.
@@ -155,6 +160,7 @@ class Putter:
                 [labels[place] for place in places],
                 [items[place] for place in places],
             )
+        self.conflicts.note_relabelled(items[place].id for place in changed)
         self.new += len(new)
         self.relabelled += len(changed)
         self.already_there += len(ids) - len(new) - len(changed)
