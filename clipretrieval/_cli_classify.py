@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["classify"]
 
-_BY = ("share", "margin", "distance")
-
 
 def classify(
     classifier: Kept,
@@ -37,8 +35,8 @@ def classify(
         str,
         typer.Option(
             metavar="NAME",
-            help="share of the votes, margin over the next class, or distance: how sure an answer is, the last "
-            "by its nearest neighbour.",
+            help="share of the votes, margin over the next class, or distance (nearest neighbour): how sure "
+            "the answer is.",
         ),
     ] = "share",
     explain: Annotated[
@@ -49,11 +47,12 @@ def classify(
 ) -> None:
     """Classify images with a classifier that is kept in a folder."""
     from clipretrieval._checks import check_choice, check_int, check_path
+    from clipretrieval._confidence import MEASURES
     from clipretrieval._console import quiet_libraries
     from clipretrieval.errors import InvalidInputError
 
     check_int(top, "--top")
-    check_choice(by, "--by", _BY)
+    check_choice(by, "--by", MEASURES)
     for given in images:
         check_path(given, "IMAGE")
     with quiet_libraries(), interruptible():
@@ -67,9 +66,11 @@ def classify(
         told = 0
         with closing(made.store_):
             try:
-                for found in explain_stream(made, _paths(images, empty), on_error="skip", skipped=skipped):
+                for found in explain_stream(
+                    made, _paths(images, empty), on_error="skip", skipped=skipped, by=by
+                ):
                     told = _tell_skipped(skipped, told, as_json)
-                    say(_line(found, top, explain) if as_json else _text(found, top, by, explain))
+                    say(_line(found, top, explain) if as_json else _text(found, top, explain))
             except NoImagesError as error:
                 if not skipped:  # else each was named
                     raise InvalidInputError(f"there is nothing to classify: {'; '.join(empty)}") from error
@@ -117,11 +118,12 @@ def _ranked(found: Explanation) -> list[tuple[Any, float]]:
     return sorted(voted, key=lambda item: (item[0] != found.answer, -item[1]))
 
 
-def _certainty(found: Explanation) -> dict[str, float]:
-    """Return what tells how sure an answer is, by the words of ``--by``."""
-    shares = [share for _, share in _ranked(found)]
-    margin = shares[0] - (shares[1] if len(shares) > 1 else 0.0)
-    return {"share": found.share, "margin": margin, "distance": found.neighbors[0].distance}
+def _confidence(found: Explanation) -> str:
+    """Write how sure an answer is, by the measure that was asked for."""
+    if found.by == "distance":
+        return f"{found.distance:.4g}"
+    share = found.share if found.by == "share" else found.margin
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _line(found: Explanation, top: int, explain: bool) -> str:
@@ -129,21 +131,20 @@ def _line(found: Explanation, top: int, explain: bool) -> str:
     shown = {
         "path": str(found.query),
         "label": content["answer"],
-        **_certainty(found),
+        **{name: content[name] for name in ("share", "margin", "distance")},
         "top": [{"label": label, "share": share} for label, share in _ranked(found)[:top]],
         **({"neighbors": content["neighbors"]} if explain else {}),
     }
     return json_line(shown)
 
 
-def _text(found: Explanation, top: int, by: str, explain: bool) -> str:
+def _text(found: Explanation, top: int, explain: bool) -> str:
     if explain and top == 1:
         return str(found)
-    sure = _certainty(found)[by]
     cells = [
         readable(found.query),
         readable(found.answer),
-        f"{sure:.4g}" if by == "distance" else f"{sure:.1%}",
+        _confidence(found),
     ]
     for label, share in _ranked(found)[1:top]:
         cells += [readable(label), f"{share:.1%}"]

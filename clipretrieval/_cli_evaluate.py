@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipretrieval import _cli_arguments
-from clipretrieval._cli_index import SKIPPED, make_classifier, tell_skipped
+from clipretrieval._cli_index import SKIPPED, make_classifier, tell_fitted, tell_skipped
 from clipretrieval._cli_interrupt import interruptible
 from clipretrieval._cli_options import (
     AllowRemote,
@@ -101,12 +101,10 @@ def evaluate(
         if predictions is not None:
             report.to_csv(outputs["--predictions"])
     finally:
-        skipped = (*_skipped_by_fit(made, train), *report.skipped)
-        for item in skipped:
+        for item in report.skipped:
             tell_skipped(item)
         say(str(report))
-    if skipped:
-        raise typer.Exit(SKIPPED)
+    _end(made, train, report.skipped)
 
 
 def sweep(
@@ -178,8 +176,7 @@ def sweep(
                     on_error=on_error,
                     progress=progress,
                 )
-    skipped = (*_skipped_by_fit(made, train), *found.skipped)
-    for item in skipped:
+    for item in found.skipped:
         tell_skipped(item)
     ranked = _ranked(found)
     if as_json:
@@ -189,8 +186,7 @@ def sweep(
     else:
         say(ranked.table())
         say(f"on {ranked.rows[0]['n']} images; the best: {_as_options(ranked.best_params)}")
-    if skipped:
-        raise typer.Exit(SKIPPED)
+    _end(made, train, found.skipped)
 
 
 def _train_set(train: Path | None, tables: TableOptions, limit: int | None) -> ImageFolder | None:
@@ -216,11 +212,14 @@ def _ready(
     if train_set is not None:
         with progress_bar("fitting") as progress:
             made.fit(train_set.paths, train_set.labels, on_error=on_error, progress=progress)
+        tell_fitted(made.fit_report_)
     return made
 
 
-def _skipped_by_fit(made: RetrievalClassifier, train: Path | None) -> tuple[SkippedImage, ...]:
-    return () if train is None else made.fit_report_.skipped
+def _end(made: RetrievalClassifier, train: Path | None, skipped: tuple[SkippedImage, ...]) -> None:
+    """End with the status that tells of images that were skipped, by the fit too."""
+    if skipped or (train is not None and made.fit_report_.skipped):
+        raise typer.Exit(SKIPPED)
 
 
 def _ranked(found: SweepResult) -> SweepResult:

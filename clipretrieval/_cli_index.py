@@ -23,10 +23,10 @@ from clipretrieval._cli_output import say, tell
 from clipretrieval._text import readable
 
 if TYPE_CHECKING:
-    from clipretrieval import RetrievalClassifier
+    from clipretrieval import FitReport, RetrievalClassifier
     from clipretrieval.images import ImageFolder, SkippedImage
 
-__all__ = ["SKIPPED", "forget", "index", "make_classifier", "tell_skipped"]
+__all__ = ["SKIPPED", "forget", "index", "make_classifier", "tell_fitted", "tell_skipped"]
 
 SKIPPED = 3
 """Exit status where images could not be decoded and all others were dealt with."""
@@ -98,8 +98,7 @@ def index(
                 made = _fit(settings, classifier, labelled, resume, flush_every)
                 end(classifier)
     report = made.fit_report_
-    for item in report.skipped:
-        tell_skipped(item)
+    tell_fitted(report)
     say(str(report).splitlines()[0])
     say(f"{len(made.classes_)} classes ({_named(made.classes_.tolist())}), kept in {readable(classifier)}")
     if report.skipped:
@@ -227,6 +226,16 @@ def forget(
 
 def _named(classes: list[Any], most: int = 5) -> str:
     return ", ".join(map(readable, classes[:most])) + (", …" if len(classes) > most else "")
+
+
+def tell_fitted(report: FitReport) -> None:
+    """Name the images of a fit that were skipped, and those that are equal under several labels."""
+    for item in report.skipped:
+        tell_skipped(item)
+    for conflict in report.conflicts:
+        tell(f"equal images: {readable(conflict)}")
+    if report.n_conflicts > len(report.conflicts):
+        tell(f"equal images: {report.n_conflicts - len(report.conflicts):,} more under several labels")
 
 
 def tell_skipped(item: SkippedImage) -> None:

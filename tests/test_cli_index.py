@@ -253,7 +253,9 @@ def test_no_secret_is_noted(command, class_folder, tmp_path, monkeypatch):
     """An option that looks like one has to be given again."""
     options = ("--store", "memory", "--store-option", "token=hush", "--stage", "pixel")
     with monkeypatch.context() as patch:
-        patch.setattr("clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr(
+            "clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9))
+        )
         patch.setattr("clipretrieval._cli_settings.end", lambda folder: None)
         assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 9
     noted = (tmp_path / "kept" / "indexing.json").read_text()
@@ -282,7 +284,9 @@ def test_a_mistake_in_going_on_leaves_it_to_be_gone_on_with(command, class_folde
     """A resumed run that fails at once keeps the note of the interrupted one."""
     arguments = ("index", class_folder / "train", tmp_path / "kept")
     with monkeypatch.context() as patch:
-        patch.setattr("clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr(
+            "clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9))
+        )
         assert command(*arguments, "--stage", "pixel")[0] == 9
     assert (tmp_path / "kept" / "indexing.json").exists()
     assert command(*arguments, "--resume", "--device", "cuda:99")[0] == 2

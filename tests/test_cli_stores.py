@@ -32,7 +32,9 @@ def expected(class_folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def evaluate(class_folder: Path, command: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+def evaluate(
+    class_folder: Path, command: Callable[..., tuple[int, str, str]]
+) -> Callable[..., tuple[int, str, str]]:
     """Run the command, in this process or in its own; return exit status, standard output and error."""
     folders = ["--train", str(class_folder / "train"), "--test", str(class_folder / "test")]
 

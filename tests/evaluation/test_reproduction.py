@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 
 import pytest
 from open_clip import pretrained
@@ -17,7 +16,6 @@ from clipretrieval import (
     RetrievalClassifier,
     StagedEncoder,
     UnknownStoreError,
-    cli,
 )
 from clipretrieval._atomic import file_sha256
 from clipretrieval._cifar import cifar10_folder
