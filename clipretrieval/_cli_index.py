@@ -24,6 +24,8 @@ from clipretrieval._text import readable
 
 if TYPE_CHECKING:
     from clipretrieval import FitReport, RetrievalClassifier
+    from clipretrieval._cli_settings import Settings
+    from clipretrieval._timing import Progress
     from clipretrieval.images import ImageFolder, SkippedImage
 
 __all__ = ["SKIPPED", "forget", "index", "make_classifier", "tell_fitted", "tell_skipped"]
@@ -67,7 +69,7 @@ def index(
     allow_remote: AllowRemote = False,
 ) -> None:
     """Make a folder of labelled images into a classifier that is kept in a folder, or add to one."""
-    from clipretrieval._console import quiet_libraries
+    from clipretrieval._console import progress_bar, quiet_libraries
     from clipretrieval.errors import InvalidInputError
 
     with quiet_libraries():
@@ -80,23 +82,23 @@ def index(
         labelled = _cli_arguments.labelled_images(images, tables, None, "")
         with interruptible():
             if add:
-                from clipretrieval import RetrievalClassifier
-
-                made = RetrievalClassifier.load(classifier)
-                _add(made, classifier, labelled, flush_every)
+                made = _add(classifier, labelled, flush_every, allow_remote)
             else:
-                from clipretrieval._cli_settings import Settings, begin, end
+                from clipretrieval._cli_settings import Settings, indexing
 
-                settings = begin(
-                    classifier,
-                    Settings(encoder, space, vote, store),
-                    images,
-                    tables.images_root,
-                    resume=resume,
-                    is_given=lambda name: _cli_arguments.is_given(context, name),
-                )
-                made = _fit(settings, classifier, labelled, resume, flush_every)
-                end(classifier)
+                with (
+                    progress_bar("indexing") as bar,
+                    indexing(
+                        classifier,
+                        Settings(encoder, space, vote, store),
+                        images,
+                        tables.images_root,
+                        resume=resume,
+                        is_given=lambda name: _cli_arguments.is_given(context, name),
+                        progress=bar,
+                    ) as (settings, progress),
+                ):
+                    made = _fit(settings, classifier, labelled, resume, flush_every, progress)
     report = made.fit_report_
     tell_fitted(report)
     say(str(report).splitlines()[0])
@@ -106,44 +108,44 @@ def index(
 
 
 def _fit(
-    settings: Any, folder: Path, labelled: ImageFolder, resume: bool, flush_every: int | None
+    settings: Settings,
+    folder: Path,
+    labelled: ImageFolder,
+    resume: bool,
+    flush_every: int | None,
+    progress: Progress,
 ) -> RetrievalClassifier:
-    from clipretrieval._cli_settings import VECTORS, ended_if_idle
-    from clipretrieval._console import progress_bar
-    from clipretrieval.stores.registry import store_class
+    from clipretrieval._cli_settings import VECTORS, keeps
 
-    # A store that can say where it lies is filled there; any other is kept when it is complete.
-    lasting = hasattr(store_class(settings.store.store), "location")
-    with (
-        progress_bar("indexing") as bar,
-        ended_if_idle(folder, bar, resumed=resume, lasting=lasting) as progress,
-    ):
-        made = make_classifier(
-            settings.encoder, settings.space, settings.vote, settings.store, folder / VECTORS
+    made = make_classifier(settings.encoder, settings.space, settings.vote, settings.store, folder / VECTORS)
+    try:
+        made.fit(
+            *(labelled.paths, labelled.labels),
+            resume=resume,
+            flush_every=flush_every,
+            on_error="skip",
+            progress=progress,
         )
-        try:
-            made.fit(
-                *(labelled.paths, labelled.labels),
-                resume=resume,
-                flush_every=flush_every,
-                on_error="skip",
-                progress=progress,
-            )
-        except KeyboardInterrupt:
-            tell(
-                "what was encoded is kept; pass --resume to go on"
-                if lasting
-                else f"nothing is kept: the store {settings.store.store!r} is in memory until it is complete"
-            )
-            raise
+    except KeyboardInterrupt:
+        store = settings.store.store
+        tell(
+            "what was encoded is kept; pass --resume to go on"
+            if keeps(store)
+            else f"nothing is kept: the store {store!r} is in memory until it is complete"
+        )
+        raise
     with closing(made.store_):
         made.save(folder)
     return made
 
 
-def _add(made: RetrievalClassifier, folder: Path, labelled: ImageFolder, flush_every: int | None) -> None:
+def _add(
+    folder: Path, labelled: ImageFolder, flush_every: int | None, allow_remote: bool
+) -> RetrievalClassifier:
+    from clipretrieval import RetrievalClassifier
     from clipretrieval._console import progress_bar
 
+    made = RetrievalClassifier.load(folder)
     with closing(made.store_), progress_bar("adding") as progress:
         try:
             made.partial_fit(
@@ -157,6 +159,7 @@ def _add(made: RetrievalClassifier, folder: Path, labelled: ImageFolder, flush_e
             tell("what was added is kept; run it again to add the rest")
             raise
         made.save(folder)
+    return made
 
 
 def make_classifier(

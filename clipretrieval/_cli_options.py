@@ -265,5 +265,8 @@ def _as_text(hint: Any) -> Any:
 
 def _checked(value: Any, option: str) -> Any:
     from clipretrieval._checks import check_path
+    from clipretrieval.errors import InvalidInputError
 
+    if value == "":
+        raise InvalidInputError(f"{option} must not be empty; pass a path")
     return None if value is None else check_path(value, option)

@@ -15,7 +15,7 @@ from clipretrieval._regular_files import read_regular_file
 from clipretrieval._timing import Progress
 from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
 
-__all__ = ["VECTORS", "Settings", "begin", "end", "ended_if_idle"]
+__all__ = ["VECTORS", "Settings", "indexing", "keeps"]
 
 VECTORS = "vectors"
 """Where the vectors lie inside the classifier's folder, if no other place is given."""
@@ -57,7 +57,8 @@ class Settings:
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
-def begin(
+@contextmanager
+def indexing(
     folder: Path,
     asked: Settings,
     images: Path,
@@ -65,8 +66,12 @@ def begin(
     *,
     resume: bool,
     is_given: Callable[[str], bool],
-) -> Settings:
-    """Write down what the command was asked for, or return what the one that was interrupted was.
+    progress: Progress,
+) -> Iterator[tuple[Settings, Progress]]:
+    """Keep in the folder what is being indexed, until the block has done it.
+
+    A block that fails or is interrupted leaves the note, unless nothing is there to go on with: no image is
+    done, or the store keeps nothing.
 
     Parameters
     ----------
@@ -78,10 +83,14 @@ def begin(
     resume : bool
     is_given : callable
         Tells whether a setting was on the command line.
+    progress : callable
 
-    Returns
-    -------
-    Settings
+    Yields
+    ------
+    settings : Settings
+        What was asked for, or what the command that was interrupted was asked for.
+    progress : callable
+        To be told of what is done.
 
     Raises
     ------
@@ -89,6 +98,46 @@ def begin(
         If the folder holds anything that indexing would replace or go beside, or settings or images are given
         that are not those of the interrupted command.
     """
+    from clipretrieval.persistence import INDEXING
+
+    note = folder / INDEXING
+    was_noted, was_there, lasting, most = note.exists(), folder.exists(), keeps(asked.store.store), 0
+
+    def watched(done: int, total: int | None) -> None:
+        nonlocal most
+        most = max(most, done)
+        progress(done, total)
+
+    try:
+        yield _begin(folder, asked, images, root, resume=resume, is_given=is_given), watched
+    except (ClipRetrievalError, KeyboardInterrupt):
+        if not was_noted and (most == 0 or not lasting):
+            with suppress(OSError):  # there is none
+                note.unlink()
+            if not was_there:
+                with suppress(OSError):  # there is none, or it is not empty
+                    folder.rmdir()
+        raise
+    note.unlink(missing_ok=True)
+
+
+def keeps(store: str) -> bool:
+    """Tell whether a store is filled at a place that outlasts the process: one that can say where it lies."""
+    from clipretrieval.stores.registry import store_class
+
+    return hasattr(store_class(store), "location")
+
+
+def _begin(
+    folder: Path,
+    asked: Settings,
+    images: Path,
+    root: Path | None,
+    *,
+    resume: bool,
+    is_given: Callable[[str], bool],
+) -> Settings:
+    """Write down what the command was asked for, or return what the one that was interrupted was."""
     from clipretrieval._atomic import write_text
     from clipretrieval.persistence import FILE, INDEXING, check_folder
 
@@ -122,36 +171,6 @@ def begin(
     }
     write_text(folder / INDEXING, json.dumps(content, indent=2) + "\n")
     return asked
-
-
-def end(folder: Path) -> None:
-    """Note that the classifier is complete."""
-    from clipretrieval.persistence import INDEXING
-
-    (folder / INDEXING).unlink(missing_ok=True)
-
-
-@contextmanager
-def ended_if_idle(folder: Path, progress: Progress, *, resumed: bool, lasting: bool) -> Iterator[Progress]:
-    """Forget what was asked for if the block fails and nothing is left to go on with.
-
-    Something is left where an image is done, or the index is `resumed`, unless the store is not `lasting`.
-    """
-    most = 0
-
-    def watched(done: int, total: int | None) -> None:
-        nonlocal most
-        most = max(most, done)
-        progress(done, total)
-
-    try:
-        yield watched
-    except (ClipRetrievalError, KeyboardInterrupt):
-        if not lasting or (most == 0 and not resumed):
-            end(folder)
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
-        raise
 
 
 def _is_secret(item: str) -> bool:

@@ -256,7 +256,6 @@ def test_no_secret_is_noted(command, class_folder, tmp_path, monkeypatch):
         patch.setattr(
             "clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9))
         )
-        patch.setattr("clipretrieval._cli_settings.end", lambda folder: None)
         assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 9
     noted = (tmp_path / "kept" / "indexing.json").read_text()
     assert json.loads(noted)["settings"]["store"] == "memory"
