@@ -16,6 +16,7 @@ from clipretrieval._conflicts import describe_conflicts, lookalikes
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._params import check_params, recipe, store_to_fill
 from clipretrieval._putting import Existing, open_putter
+from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
@@ -40,6 +41,8 @@ class Learner(BaseEstimator):
     n_features_in_: int
     fit_report_: FitReport
     _label_kind: str
+    _kept_in: dict[str, str]
+    """Folders that this classifier was loaded from or saved to, and the digest of what was there then."""
 
     def __init__(
         self,
@@ -61,6 +64,20 @@ class Learner(BaseEstimator):
         self.metric = metric
         self.normalize = normalize
         self.store_options = store_options
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's arguments by name; `store_options` is printed with its secrets masked."""
+        params: dict[str, Any] = super().get_params(deep)
+        options = params["store_options"]
+        if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
+            params["store_options"] = MaskedDict(options)
+        return params
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        if isinstance(state["store_options"], Mapping):
+            state["store_options"] = MaskedDict(state["store_options"])  # pickles have no secrets
+        return state
 
     def fit(
         self: Self,

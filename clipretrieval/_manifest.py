@@ -14,7 +14,7 @@ from clipretrieval.types import Label, Metric
 __all__ = ["check_manifest", "make_manifest", "manifest_classes", "plain_fingerprint", "vector_fingerprint"]
 
 FORMAT_VERSION = 1
-_KINDS = ("bool", "int", "float", "str")
+KINDS = ("bool", "int", "float", "str")
 
 
 def make_manifest(
@@ -72,7 +72,7 @@ def check_manifest(
             f"version of the library (clipretrieval {__version__}) reads version {FORMAT_VERSION}. "
             "Was the store filled by something else, or by a newer version?"
         )
-    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in _KINDS:
+    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in KINDS:
         raise StoreCorruptedError(
             "the store's manifest lacks the encoder's fingerprint or the labels' type; fill the store again"
         )

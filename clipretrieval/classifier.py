@@ -214,12 +214,12 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted classifier into a folder, atomically; see `clipretrieval.persistence.save`."""
         from clipretrieval.persistence import save
 
         check_fitted(self)
-        save(self, path)
+        save(self, path, overwrite=overwrite)
 
     @classmethod
     def from_store(
@@ -254,12 +254,17 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
 
     @classmethod
     def load(
-        cls, path: str | Path, encoder: Encoder | None = None, *, store: VectorStore | None = None
+        cls,
+        path: str | Path,
+        encoder: Encoder | None = None,
+        *,
+        store: VectorStore | None = None,
+        allow_remote: bool = False,
     ) -> RetrievalClassifier:
         """Open a classifier that `save` wrote; see `clipretrieval.persistence.load`."""
         from clipretrieval.persistence import load
 
-        return load(cls, path, encoder, store=store)
+        return load(cls, path, encoder, store=store, allow_remote=allow_remote)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "store_")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
@@ -168,7 +169,7 @@ def reproduce(
         encoder=encoder,
         stages=STAGES,
         zero_shot=ZeroShotClassifier(encoder, train.classes),
-        stores={store: lambda stage: _open_store(store, stage, folder, dict(store_options or {}))},
+        stores={store: lambda stage: _open_store(store, stage, folder, MaskedDict(store_options or {}))},
         open_clip=open_clip,
         resume=True,
         progress=tell,

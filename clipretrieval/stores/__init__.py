@@ -11,6 +11,7 @@ from clipretrieval._lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.stores.base import (
+        LocalFilesStore,
         LocatedStore,
         PortableStore,
         RefreshableStore,
@@ -34,6 +35,7 @@ __all__ = [
     "IncompleteDeleteError",
     "IncompleteUpsertError",
     "Listing",
+    "LocalFilesStore",
     "LocatedStore",
     "MemoryStore",
     "Neighbors",
@@ -52,7 +54,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "base": [
-            *("Listing", "LocatedStore", "Neighbors", "PortableStore", "Records"),
+            *("Listing", "LocalFilesStore", "LocatedStore", "Neighbors", "PortableStore", "Records"),
             *("RefreshableStore", "ScannableStore", "VectorStore"),
         ],
         "chroma": ["ChromaStore"],

@@ -29,15 +29,14 @@ from clipretrieval.errors import (
     StoreUnavailableError,
 )
 from clipretrieval.stores._chroma_errors import translated
+from clipretrieval.stores._chroma_folder import DATABASE_NAME, FORMAT_KEY
 from clipretrieval.types import Metric
 
 __all__ = ["MANIFEST_KEY", "Connection", "connect", "open_collection"]
 
-FORMAT_KEY = "clipretrieval:format"
 MANIFEST_KEY = "clipretrieval:manifest"
 FORMAT_VERSION = 1
 LOCK_NAME = "clipretrieval.lock"
-DATABASE_NAME = "chroma.sqlite3"
 DEFAULT_PORT = 8000
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,470}[a-zA-Z0-9]")
 
@@ -264,7 +263,13 @@ def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
         raise InvalidInputError(f"port must be an int from 1 to 65535; found {port!r}")
     where = f"collection {collection!r} of the Chroma server at {host}:{port}"
     with translated(where), _making:
-        client: Any = chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=_settings())
+        # Without the environment's credentials, which are for a server that its owner chose: see client=.
+        settings = Settings(
+            anonymized_telemetry=False,
+            chroma_client_auth_provider=None,
+            chroma_client_auth_credentials=None,
+        )
+        client: Any = chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=settings)
 
     def release() -> None:
         with translated(where), _making:

@@ -8,7 +8,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
-__all__ = ["LocatedStore", "PortableStore", "RefreshableStore", "ScannableStore", "VectorStore"]
+__all__ = [
+    "LocalFilesStore",
+    "LocatedStore",
+    "PortableStore",
+    "RefreshableStore",
+    "ScannableStore",
+    "VectorStore",
+]
 
 
 @runtime_checkable
@@ -116,6 +123,28 @@ class LocatedStore(Protocol):
         """Return the options that open the same contents elsewhere; None if only this process can.
 
         JSON values only, and never a secret.
+        """
+        ...
+
+
+@runtime_checkable
+class LocalFilesStore(Protocol):
+    """Optional: a store in local files, whose class can tell beforehand whether they are there.
+
+    `RetrievalClassifier.load` opens the store that a saved classifier names, which anybody may have sent, if
+    this says that it is safe. A store whose class does not say is opened with ``allow_remote=True`` only.
+    """
+
+    @classmethod
+    def exists_locally(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether these options would open what is there already, in local files, and do no more.
+
+        False where opening would contact a host, read a key from the environment, or make or change anything.
+
+        Parameters
+        ----------
+        options : mapping of str to JSON values
+            Of the constructor; as a file has them, so any may be missing, unknown or of a wrong type.
         """
         ...
 

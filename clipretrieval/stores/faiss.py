@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,6 +144,18 @@ class FaissStore(FolderStore):
         if manifest is None:
             raise StoreUnavailableError(f"there is no store in {folder}; check the path")
         return cls(folder, metric=manifest.metric, read_only=read_only, mmap=mmap)
+
+    @classmethod
+    def exists_locally(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether a store with these options would only read a folder; see `LocalFilesStore`."""
+        path = options.get("path")
+        if not isinstance(path, str) or not set(options) <= {"path", "metric", "index", "recall"}:
+            return False
+        try:
+            held = find_manifest(Path(path).absolute())
+        except InvalidInputError:  # a folder of something else
+            return False
+        return held is not None and options.get("index", AUTO) in (AUTO, held.index)
 
     @property
     def index_info(self) -> IndexInfo:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from clipretrieval._secrets import MaskedDict
 from clipretrieval.errors import (
     ClipRetrievalError,
     ClipRetrievalWarning,
@@ -130,6 +131,7 @@ def create_store(name: str, **options: Any) -> VectorStore:
     MissingDependencyError
         If a package that it needs is not installed.
     """
+    options = MaskedDict(options)  # tracebacks may be printed with local variables
     chosen = store_class(name)
     _check_options(name, chosen, options)
     store: VectorStore = chosen(**options)
@@ -199,7 +201,7 @@ def _check_options(name: str, chosen: type[Any], options: dict[str, Any]) -> Non
     except ValueError:  # a class written in C may not tell
         return
     try:
-        signature.bind(**options)
+        signature.bind(**dict.fromkeys(options))  # their names alone: tracebacks keep arguments
     except TypeError as error:
         taken = [
             each.name
