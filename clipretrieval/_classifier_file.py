@@ -56,6 +56,9 @@ class ClassifierFile:
         ``name``, with ``folder`` or ``options``.
     digest : str
         Of the file's bytes: another one is another save.
+    format_version : int
+    library_version : str
+        Of the library that wrote it.
     """
 
     path: Path
@@ -66,6 +69,8 @@ class ClassifierFile:
     feature_names_in: list[str] | None
     store: dict[str, Any] | None
     digest: str
+    format_version: int
+    library_version: str
 
 
 def write(folder: Path, fields: Mapping[str, Any]) -> str:
@@ -149,6 +154,8 @@ def read(folder: Path) -> ClassifierFile:
             feature_names_in=_check_names(content["feature_names_in"], content["n_features_in"]),
             store=_check_store(content["store"]),
             digest=_digest(found),
+            format_version=version,
+            library_version=content["library_version"],
         )
     except InvalidInputError as error:
         raise _damaged(path, str(error)) from error

@@ -29,7 +29,10 @@ __all__ = ["app", "let_go", "run"]
 # it exports, the right one's UsageError is found.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
-_KEYWORD = re.compile(r"\b(model|pretrained|stage)=(?:'([^']*)'|None)")
+_KEYWORD = re.compile(
+    r"\b(model|pretrained|stage|pooling|metric|weights|device|precision)=(?:'([^']*)'|None)"
+)
+_SWITCH = re.compile(r"\b(allow_known|allow_remote)=True")
 
 app = typer.Typer(
     name="clipretrieval",
@@ -91,7 +94,7 @@ def run(arguments: list[str]) -> int:
             tell("interrupted")
             return _cli_interrupt.INTERRUPTED
         if isinstance(error, _mistakes()):
-            return _refuse(str(error))
+            return _refuse(_told(error))
         raise
     return 0
 
@@ -118,6 +121,13 @@ def _mistakes() -> tuple[type[Exception], ...]:
     return ClipRetrievalError, OSError
 
 
+def _told(error: BaseException) -> str:
+    """Return an error's message; of one that is the operating system's own, what is wrong with what."""
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
+        return error.strerror if error.filename is None else f"{error.filename!r}: {error.strerror}"
+    return str(error)
+
+
 def _refuse(message: str) -> int:
     tell(f"error: {_in_options(' '.join(message.splitlines()))}")
     return 2
@@ -125,6 +135,7 @@ def _refuse(message: str) -> int:
 
 def _in_options(message: str) -> str:
     """Write an advice for Python, such as ``pretrained='path'``, as the option that it is here."""
+    message = _SWITCH.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
     return _KEYWORD.sub(lambda found: f"--{found[1]} {found[2] or 'none'}", message)
 
 

@@ -60,7 +60,7 @@ def classify(
         from clipretrieval._asking import NoImagesError
         from clipretrieval.explanation import explain_stream
 
-        made = RetrievalClassifier.load(classifier)
+        made = RetrievalClassifier.load(classifier, allow_remote=allow_remote)
         skipped: list[SkippedImage] = []
         empty: list[str] = []
         told = 0

@@ -207,7 +207,7 @@ def _ready(
     from clipretrieval._console import progress_bar
 
     if kept is not None:
-        return RetrievalClassifier.load(kept)
+        return RetrievalClassifier.load(kept, allow_remote=allow_remote)
     made = make()
     if train_set is not None:
         with progress_bar("fitting") as progress:

@@ -145,7 +145,7 @@ def _add(
     from clipretrieval import RetrievalClassifier
     from clipretrieval._console import progress_bar
 
-    made = RetrievalClassifier.load(folder)
+    made = RetrievalClassifier.load(folder, allow_remote=allow_remote)
     with closing(made.store_), progress_bar("adding") as progress:
         try:
             made.partial_fit(
@@ -212,7 +212,7 @@ def forget(
     with quiet_libraries(), interruptible():
         from clipretrieval import RetrievalClassifier
 
-        made = RetrievalClassifier.load(classifier)
+        made = RetrievalClassifier.load(classifier, allow_remote=allow_remote)
         with closing(made.store_):
             known = {str(each): each for each in made.classes_.tolist()}
             unknown = [name for name in label or () if name not in known]

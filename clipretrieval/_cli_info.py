@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._cli_options import AllowRemote, Kept, PrintJson
-from clipretrieval._cli_output import say
+from clipretrieval._cli_output import say, tell
 from clipretrieval._text import json_line, readable
 from clipretrieval._version import __version__
 
@@ -30,7 +30,7 @@ class _Contents:
     dim: int
     params: dict[str, Any]
     store: dict[str, Any]
-    images: int
+    images: int | None
     classes: list[dict[str, Any]] | None
     size: int
     versions: dict[str, Any]
@@ -47,24 +47,29 @@ def info(classifier: Kept, as_json: PrintJson = False, allow_remote: AllowRemote
 
 def _contents(folder: Path, allow_remote: bool) -> _Contents:
     from clipretrieval._keeping import open_store
-    from clipretrieval.persistence import _read as describe
+    from clipretrieval._secrets import masked
+    from clipretrieval.errors import InvalidInputError
+    from clipretrieval.persistence import describe
 
     content = describe(folder)
-    with closing(open_store(content["store"], folder)) as store:
-        images, classes = store.count(), _classes(store, content["label_kind"])
-    kept = content["store"] or {}
+    images, classes = None, None
+    try:
+        with closing(open_store(content.store, folder, allow_remote=allow_remote)) as store:
+            images, classes = store.count(), _classes(store, content.label_kind)
+    except InvalidInputError as error:  # it may be opened with consent only, or has to be passed
+        tell(f"warning: the store was not opened: {' '.join(str(error).splitlines())}")
     return _Contents(
         path=str(folder),
-        encoder=content["encoder"],
-        dim=content["n_features_in"],
-        params=content["params"],
-        store={"name": kept.get("name"), **_place(kept, folder)},
+        encoder=masked(content.encoder),
+        dim=content.n_features_in,
+        params=content.params,
+        store=masked(_place(content.store or {}, folder, images is not None)),
         images=images,
         classes=classes,
         size=_size(folder),
         versions={
-            "written_by": content.get("library_version"),
-            "format": content["format_version"],
+            "written_by": content.library_version,
+            "format": content.format_version,
             "clipretrieval": __version__,
         },
     )
@@ -86,15 +91,18 @@ def _classes(store: VectorStore, kind: str) -> list[dict[str, Any]] | None:
     return [{"label": name, "images": counts[each]} for name, each in zip(names, stored, strict=True)]
 
 
-def _place(kept: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _place(kept: Mapping[str, Any], folder: Path, opened: bool) -> dict[str, Any]:
     """Tell where a store lies, and how many bytes it has there."""
     options = dict(kept.get("options") or {})
     within = kept.get("folder") or options.pop("path", None)
     options.pop("metric", None)
-    if within is None:
-        return {"path": None, "size": None, "options": options}
-    place = folder / str(within)
-    return {"path": str(place), "size": _size(place), "options": options}
+    place = None if within is None else folder / str(within)
+    return {
+        "name": kept.get("name"),
+        "path": None if place is None else str(place),
+        "size": _size(place) if opened and place is not None else None,
+        "options": options,
+    }
 
 
 def _size(folder: Path) -> int:
@@ -111,9 +119,11 @@ def _text(found: _Contents) -> str:
     rows = [
         ("classifier", found.path),
         ("encoder", _encoder_text(found.encoder)),
-        ("vectors", f"{found.images:,} of dimension {found.dim:,}"),
-        ("search", _listed({name: found.params[name] for name in ("metric", "normalize")})),
-        ("vote", _listed({name: found.params[name] for name in ("k", "weights", "temperature")})),
+        (
+            "vectors",
+            f"{'unknown' if found.images is None else f'{found.images:,}'} of dimension {found.dim:,}",
+        ),
+        ("settings", _listed(found.params)),
         ("store", _store_text(found.store)),
         ("size", _bytes(found.size)),
         (
@@ -124,7 +134,7 @@ def _text(found: _Contents) -> str:
     ]
     lines = [f"{name:<11} {readable(value)}" for name, value in rows]
     if found.classes is None:
-        return "\n".join([*lines, "", "the store cannot list its classes"])
+        return "\n".join([*lines, f"{'classes':<11} unknown"])
     counts = [(readable(each["label"]), f"{each['images']:,}") for each in found.classes]
     width = max([len("class"), *(len(name) for name, _ in counts)])
     return "\n".join(
@@ -142,8 +152,12 @@ def _encoder_text(encoder: dict[str, Any] | None) -> str:
 def _store_text(store: dict[str, Any]) -> str:
     if store["name"] is None:
         return "one that has to be passed when it is loaded"
-    where = "" if store["path"] is None else f" in {store['path']} ({_bytes(store['size'])})"
-    return f"{store['name']}{where}{', ' if store['options'] else ''}{_listed(store['options'])}"
+    parts = [
+        f"in {store['path']}" if store["path"] is not None else "",
+        f"({_bytes(store['size'])})" if store["size"] is not None else "",
+        _listed(store["options"]),
+    ]
+    return " ".join([store["name"], *filter(None, parts)])
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -48,8 +48,25 @@ def guard_terminal() -> None:
 
 
 def say(text: str) -> None:
-    """Print a part of the answer, at once: somebody may be reading along."""
-    print(text, flush=True)
+    """Print a part of the answer, at once: somebody may be reading along.
+
+    Raises
+    ------
+    BrokenPipeError
+        If nobody reads any more.
+    InvalidInputError
+        If it cannot be written, as on a full disk.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from clipretrieval.errors import InvalidInputError
+
+        raise InvalidInputError(
+            f"the answer cannot be written to the standard output: {error.strerror or error}"
+        ) from error
 
 
 def tell(text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from clipretrieval._cli_options import MACHINE, EncoderOptions, SpaceOptions, StoreOptions, VoteOptions
-from clipretrieval._regular_files import read_regular_file
+from clipretrieval._regular import IrregularFileError, read_file
+from clipretrieval._secrets import masked_text
 from clipretrieval._timing import Progress
 from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
 
@@ -20,8 +20,7 @@ __all__ = ["VECTORS", "Settings", "indexing", "keeps"]
 VECTORS = "vectors"
 """Where the vectors lie inside the classifier's folder, if no other place is given."""
 _FORMAT, _FORMAT_VERSION = "clipretrieval.indexing", 1
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|header", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"://[^/]*@|[?&][^=]*(key|token|secret|passw|auth)[^=]*=", re.IGNORECASE)
+_LARGEST = 2**20
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,7 @@ def _begin(
 
 
 def _is_secret(item: str) -> bool:
-    name, _, value = item.partition("=")
-    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
+    return masked_text(item) != item
 
 
 def _check_same_images(noted: dict[str, Any], images: Path, root: Path | None) -> None:
@@ -231,14 +229,14 @@ def _read(file: Path) -> dict[str, Any] | None:
     """Return what is noted, with this version's default for what an earlier one had no option for."""
     default = Settings(EncoderOptions(), SpaceOptions(), VoteOptions(), StoreOptions()).lasting
     try:
-        content = json.loads(read_regular_file(file))
+        content = json.loads(read_file(file, _LARGEST))
         if (content["format"], content["format_version"]) == (_FORMAT, _FORMAT_VERSION):
             settings = {name: content["settings"].get(name, value) for name, value in default.items()}
             _check_types(settings)
             return {**content, "settings": settings}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, IrregularFileError) as error:
         raise StoreCorruptedError(f"{file} is damaged ({error!r}); index into another folder") from error
     raise StoreCorruptedError(f"{file} was not written by this version of clipretrieval; index anew")
 
