@@ -240,6 +240,7 @@ def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
     InvalidInputError
         If one of them is none, or there are none.
     """
+    from clipretrieval._checks import shown
     from clipretrieval.errors import InvalidInputError
 
     wanted = "whole numbers" if kind is int else "numbers"
@@ -248,7 +249,7 @@ def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
     except ValueError:
         found = []
     if not found:
-        raise InvalidInputError(f"{option} takes {wanted} with commas between them; got {text!r}")
+        raise InvalidInputError(f"{option} takes {wanted} with commas between them; got {shown(text)}")
     return found
 
 
@@ -279,17 +280,20 @@ def store_options(store: str, pairs: list[str]) -> dict[str, Any]:
 
 def _option_value(key: str, text: str, hint: Any) -> Any:
     """Take text where the store does; elsewhere read numbers, true, false and null, or text at last."""
+    from clipretrieval._checks import check_path, shown
     from clipretrieval.errors import InvalidInputError
 
     kinds = get_args(hint) or (hint,)
+    if Path in kinds:
+        return str(check_path(text, f"--store-option {key}"))
     if str in kinds:
         return text
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: brackets by the thousand
         value = text
     allowed = {*kinds, int} if float in kinds else {*kinds}
     if allowed <= set(_JSON_NAMES) and type(value) not in allowed:
         wanted = " or ".join(_JSON_NAMES[kind] for kind in kinds)
-        raise InvalidInputError(f"--store-option {key} takes {wanted}; got {text!r}")
+        raise InvalidInputError(f"--store-option {key} takes {wanted}; got {shown(text)}")
     return value

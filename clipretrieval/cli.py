@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clipretrieval import _cli_interrupt
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from clipretrieval._cli_app import app
+
+__all__ = ["app", "main"]
 
 
 def main() -> NoReturn:
@@ -28,3 +31,15 @@ def main() -> NoReturn:
         # if the interrupt came while a library was running generated code.
         os._exit(status)
     raise SystemExit(status)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from clipretrieval._cli_app import app
+
+    return app
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 import clipretrieval
-from clipretrieval import _cli_app, errors
+from clipretrieval import cli, errors
 
 API_PAGES = Path(__file__).parents[1] / "docs" / "api"
 MODULES = ["clipretrieval"] + [
@@ -100,7 +100,7 @@ def test_python_m_runs_the_command_line() -> None:
 def test_every_command_and_option_is_documented() -> None:
     """Each option is named where the page on the command line, or another one, treats its command."""
     pages = {path.stem: path.read_text(encoding="utf-8") for path in API_PAGES.parent.glob("*.md")}
-    for name, command in typer.main.get_command(_cli_app.app).commands.items():  # type: ignore[attr-defined]
+    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
         _, heading, section = pages["command-line"].partition(f"## `clipretrieval {name}`\n")
         told = section.split("\n## ")[0] if heading else ""
         others = [page for stem, page in pages.items() if stem != "command-line"]
