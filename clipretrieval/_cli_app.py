@@ -32,6 +32,7 @@ _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 _KEYWORD = re.compile(
     r"\b(model|pretrained|stage|pooling|metric|weights|device|precision)=(?:'([^']*)'|None)"
 )
+_LONG_WORD = re.compile(r"(\S{150})\S{150,}(\S{100})")
 _SWITCH = re.compile(r"\b(allow_known|allow_remote)=True")
 
 app = typer.Typer(
@@ -129,7 +130,8 @@ def _told(error: BaseException) -> str:
 
 
 def _refuse(message: str) -> int:
-    tell(f"error: {_in_options(' '.join(message.splitlines()))}")
+    line = _LONG_WORD.sub(r"\1…\2", " ".join(message.splitlines()))
+    tell(f"error: {_in_options(line)}")
     return 2
 
 
