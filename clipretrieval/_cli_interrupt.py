@@ -11,9 +11,10 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+
+TYPE_CHECKING = False  # as type checkers know it; typing would hold up what takes Ctrl-C over
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["INTERRUPTED", "install", "interruptible", "was_interrupted"]
 
@@ -24,23 +25,25 @@ _seen = False
 def install() -> None:
     """Take Ctrl-C over, unless the process was started without it, as a job in the background."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        with suppress(ValueError):  # not in the main thread, which alone is interrupted
+        try:
             signal.signal(signal.SIGINT, _leave)
+        except ValueError:  # not in the main thread, which alone is interrupted
+            return
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
+class interruptible:  # noqa: N801  used as a function, without contextlib's import
     """Import what takes long, and then have Ctrl-C raise KeyboardInterrupt in the block."""
-    for module in ("classifier", "encoding.staged"):
-        importlib.import_module(f"clipretrieval.{module}")
-    if signal.getsignal(signal.SIGINT) is not _leave:
-        yield
-        return
-    signal.signal(signal.SIGINT, _raise)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, _leave)
+
+    def __enter__(self) -> None:
+        for module in ("classifier", "encoding.staged"):
+            importlib.import_module(f"clipretrieval.{module}")
+        self._taken_over = signal.getsignal(signal.SIGINT) is _leave
+        if self._taken_over:
+            signal.signal(signal.SIGINT, _raise)
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken_over:
+            signal.signal(signal.SIGINT, _leave)
 
 
 def was_interrupted() -> bool:
@@ -49,9 +52,10 @@ def was_interrupted() -> bool:
 
 
 def _leave(*_: Any) -> None:
-    with suppress(OSError):
+    try:
         os.write(2, b"interrupted\n")
-    os._exit(INTERRUPTED)
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def _raise(*_: Any) -> None:

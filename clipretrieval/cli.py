@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from clipretrieval import _cli_interrupt
 
+TYPE_CHECKING = False  # as type checkers know it; typing would hold up what takes Ctrl-C over
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from clipretrieval._cli_app import app
 
 __all__ = ["app", "main"]
