@@ -14,6 +14,7 @@ import numpy as np
 
 from clipretrieval._decode import RawImage, picture_extensions
 from clipretrieval._folders import ImageFolder, is_folder, read_folder, scan_folder
+from clipretrieval._foreign_formats import FOREIGN_ENDINGS
 from clipretrieval._rgb import CHANNELS, check_picture, is_instance, is_picture_like, is_tensor
 from clipretrieval._tables import ImageTable, column_values, is_table, read_table
 from clipretrieval.errors import InvalidInputError
@@ -153,7 +154,8 @@ def means_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is, or was to be, a folder: a missing one counts unless it is named like a picture."""
     if is_folder(path):
         return True
-    return not os.path.lexists(path) and Path(path).suffix.lower() not in picture_extensions()
+    named = Path(path).suffix.lower() in (*picture_extensions(), *FOREIGN_ENDINGS)
+    return not named and not os.path.lexists(path)
 
 
 def _open_all(items: Iterable[Any]) -> _Source:

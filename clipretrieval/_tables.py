@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,10 +221,14 @@ class _LazyImages(Sequence[Any]):
 
 
 class _DatasetColumn(Sequence[Any]):
-    """One column of a Hugging Face dataset."""
+    """One column of a Hugging Face dataset; images come as bytes or paths, so as to be decoded here."""
 
     def __init__(self, dataset: Any, name: str) -> None:
-        self._dataset, self._name = dataset.select_columns([name]), name
+        column, feature = dataset.select_columns([name]), copy(dataset.features[name])
+        if getattr(feature, "decode", False):
+            feature.decode = False
+            column = column.cast_column(name, feature)
+        self._dataset, self._name = column, name
 
     def __len__(self) -> int:
         return len(self._dataset)

@@ -86,6 +86,18 @@ def test_arrow_and_polars_tables_are_read_alike(frame: pd.DataFrame) -> None:
             assert [(raw.payload, raw.label) for raw in iter_raw(paths, names)] == expected
 
 
+def test_datasets_of_hugging_face_are_read_row_by_row(frame: pd.DataFrame) -> None:
+    """A dataset gives the encoded images of its image column, whose ids are those of the files."""
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_dict({"image": frame["File"].tolist(), "label": [0, 0, 1, 1]})
+    dataset = dataset.cast_column("image", datasets.Image())
+    expected = [item.id for item in iter_images(frame)]
+    assert [(item.id, item.label) for item in iter_images(dataset)] == [
+        *zip(expected, [0, 0, 1, 1], strict=True)
+    ]
+    assert count_hint(dataset) == 4
+
+
 def test_pictures_in_a_table_are_taken_as_they_are(frame: pd.DataFrame) -> None:
     """A column may hold encoded bytes, PIL images, or bytes and path as Arrow files of datasets do."""
     content = Path("img/red.png").read_bytes()
