@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["MASK", "MaskedDict", "is_secret", "masked", "masked_text", "without_secrets"]
+__all__ = ["MASK", "MaskedDict", "is_secret", "masked", "masked_text", "masked_urls", "without_secrets"]
 
 MASK = "***"
 _DEEPEST = 20
@@ -56,9 +56,14 @@ def is_secret(name: Any, value: Any = MASK) -> bool:
     return any(_PART.fullmatch(part) for part in parts)
 
 
+def masked_urls(text: str) -> str:
+    """Return a text in which ``***`` stands for the users and passwords of URLs."""
+    return _USER_INFO.sub(f"{MASK}@", text)
+
+
 def masked_text(text: str) -> str:
     """Return a text in which ``***`` stands for the passwords of URLs and what secret names are set to."""
-    text, shown, place = _USER_INFO.sub(f"{MASK}@", text), [], 0
+    text, shown, place = masked_urls(text), [], 0
     for name in _NAME.finditer(text):
         if name.start() < place or not is_secret(name[0]):
             continue

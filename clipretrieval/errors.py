@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
 
+from clipretrieval._secrets import masked_urls
+
 __all__ = [
     "ClipRetrievalError",
     "ClipRetrievalWarning",
@@ -51,7 +53,14 @@ __all__ = [
 
 
 class ClipRetrievalError(Exception):
-    """Base class of every error that this library raises on purpose."""
+    """Base class of every error that this library raises on purpose.
+
+    Users and passwords of URLs are masked in the message, whatever it quotes.
+    """
+
+    def __init__(self, *args: object, **options: Any) -> None:
+        shown = (masked_urls(each) if isinstance(each, str) else each for each in args)
+        super().__init__(*shown, **options)
 
 
 class InvalidInputError(ClipRetrievalError, ValueError):

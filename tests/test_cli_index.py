@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from saved_files import rewrite
 
 from clipretrieval import RetrievalClassifier, StoreUnavailableError
 from clipretrieval._cli_settings import _is_secret
@@ -323,11 +324,7 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_encoded(command, tm
 def test_classify_tells_of_a_fault_though_pictures_were_passed_over(command, kept, class_folder, pictures):
     """A wrong setting is not taken for the absence of pictures."""
     file = kept / "classifier.json"
-    content = json.loads(file.read_text())
-    content["params"]["normalize"] = True
-    content["format_version"] = 1  # which has no checksum
-    del content["sha256"]
-    file.write_text(json.dumps(content))
+    rewrite(file, params=json.loads(file.read_text())["params"] | {"normalize": True})
     status, out, err = command("classify", kept, pictures / "temple" / "zero.jpg", class_folder / "test")
     assert (status, out) == (2, "")
     assert "normalize" in err

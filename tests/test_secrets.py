@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from clipretrieval import InvalidInputError, RetrievalClassifier
+from clipretrieval import InvalidInputError, RetrievalClassifier, errors
 from clipretrieval._checks import shown
 from clipretrieval._secrets import MaskedDict, is_secret, masked, masked_text, without_secrets
 from clipretrieval.stores import MemoryStore, create_store, register_store
@@ -135,6 +135,17 @@ def test_clones_and_copies_have_the_secrets():
     unpickled = pickle.loads(pickle.dumps(classifier))
     assert unpickled.store_options == without_secrets(OPTIONS)
     assert type(unpickled.store_options) is MaskedDict
+
+
+@pytest.mark.parametrize("kind", [each for each in vars(errors).values() if isinstance(each, type)])
+def test_errors_never_show_the_password_of_a_url(kind):
+    """Whatever an error of ours quotes, what is before the @ of a URL is masked, in pickles too."""
+    if not issubclass(kind, errors.ClipRetrievalError):
+        return
+    error = kind(f"the host 'http://me:{SECRET}@example.com' is not there")
+    assert str(error) == "the host 'http://***@example.com' is not there"
+    assert SECRET not in repr(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 class Guarded(MemoryStore):

@@ -21,6 +21,7 @@ from chromadb.config import Settings, System
 from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
+from clipretrieval._checks import shown
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -256,7 +257,7 @@ def _persistent_client(folder: str) -> Any:
 def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
     if not isinstance(host, str) or not host or set(host) & set("/@?# "):
         raise InvalidInputError(
-            f"host must be a name or an address, without scheme, path or credentials; found {host!r}. "
+            f"host must be a name or an address, without scheme, path or credentials; got {shown(host)}. "
             "For anything else, give a client of your own as client="
         )
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
