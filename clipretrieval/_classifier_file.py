@@ -55,6 +55,9 @@ class ClassifierFile:
         ``name``, with ``folder`` or ``options``.
     digest : str
         Of the file's bytes: another one is another save.
+    format_version : int
+    library_version : str
+        Of the library that wrote it.
     """
 
     path: Path
@@ -65,6 +68,8 @@ class ClassifierFile:
     feature_names_in: list[str] | None
     store: dict[str, Any] | None
     digest: str
+    format_version: int
+    library_version: str
 
 
 def write(folder: Path, fields: Mapping[str, Any]) -> None:
@@ -84,7 +89,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a path that is not valid Unicode
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_text(folder / FILE, text)
+    write_text(folder / FILE, text, follow=False)
 
 
 def digest_in(folder: Path) -> str | None:
@@ -145,6 +150,8 @@ def read(folder: Path) -> ClassifierFile:
             feature_names_in=_check_names(content["feature_names_in"], content["n_features_in"]),
             store=_check_store(content["store"]),
             digest=_digest(found),
+            format_version=version,
+            library_version=content["library_version"],
         )
     except InvalidInputError as error:
         raise _damaged(path, str(error)) from error

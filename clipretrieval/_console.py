@@ -7,12 +7,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-import typer
-
+from clipretrieval._cli_output import tell
 from clipretrieval._progress import progress_bar
+from clipretrieval._text import printable
 from clipretrieval.errors import ClipRetrievalWarning
 
 __all__ = ["progress_bar", "quiet_libraries"]
@@ -41,6 +41,5 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    # Work is not given up because nobody reads what is said about it.
-    with suppress(OSError):
-        typer.echo(f"warning: {' '.join(str(message).splitlines())}", err=True)
+    # A bar that is shown writes to the terminal by itself, so that only what is printed here is checked.
+    tell(printable(f"warning: {' '.join(str(message).splitlines())}"))
