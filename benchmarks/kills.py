@@ -1,8 +1,10 @@
 """How often a store in a folder survives SIGKILL amid its writes with all that was flushed.
 
     python benchmarks/kills.py --store chroma --times 50
+    python benchmarks/kills.py --store chroma --times 50 --first
 
-Prints what each kill left, and at the end how many of them left nothing lost.
+Prints what each kill left, and at the end how many of them left nothing lost. With ``--first``, each process
+is killed amid the first upsert into a store of its own, which must leave all of its records or none.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from clipretrieval.testing.kills import kill_writers
+from clipretrieval.testing.kills import GREAT, kill_first_upserts, kill_writers
 
 
 def main() -> int:
@@ -22,9 +24,22 @@ def main() -> int:
     parser.add_argument("--store", choices=["faiss", "chroma"], required=True)
     parser.add_argument("--times", type=int, default=50, help="kills (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--first", action="store_true", help="kill first upserts into empty stores")
     arguments = parser.parse_args()
     start, survived = time.monotonic(), 0
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.first:
+            left = kill_first_upserts(
+                arguments.store,
+                lambda number: {"path": str(Path(folder) / str(number))},
+                times=arguments.times,
+                seed=arguments.seed,
+            )
+            for number, count in enumerate(left, start=1):
+                survived += count in (0, GREAT)
+                print(f"kill {number}: {count} of {GREAT} records", flush=True)
+            print(f"{survived}/{arguments.times} in {time.monotonic() - start:.0f} s")
+            return int(survived < arguments.times)
         options = {"path": str(Path(folder) / "store")}
         kills = kill_writers(arguments.store, options, times=arguments.times, seed=arguments.seed)
         for number, kill in enumerate(kills, start=1):

@@ -12,6 +12,7 @@ from clipretrieval._inputs import Batches, check_neighbors, gather, query_source
 from clipretrieval._labels import class_array, stored_labels
 from clipretrieval._manifest import (
     check_manifest,
+    make_manifest,
     manifest_classes,
     plain_fingerprint,
     vector_fingerprint,
@@ -23,18 +24,26 @@ from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, NotFit
 from clipretrieval.images import SkippedImage
 from clipretrieval.stores import RefreshableStore
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import AnyArray, Label, Metric, Neighbors
+from clipretrieval.types import AnyArray, FloatArray, Label, Metric, Neighbors
 from clipretrieval.voting import choose_class, class_scores, vote_weights
 
 if TYPE_CHECKING:
     from clipretrieval._learner import Learner
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["QUERY_VECTORS", "NoImagesError", "check_fitted", "open_ballot", "search_batches", "vote"]
+__all__ = [
+    *("QUERY_VECTORS", "NoImagesError", "check_fitted", "look_up", "open_ballot", "own_manifest"),
+    *("search_batches", "vote"),
+]
 
 QUERIES = 1024
 """Queries that are searched together: enough for a store to work in bulk, few enough to hold."""
 
+
+ATTEMPTS = 3
+"""Searches of a store that is empty at one moment and not at the next, before it is held to be at fault."""
+
+EMPTY = "the store holds no vectors any more; fit the classifier again"
 
 QUERY_VECTORS = "query"
 """Under which name a batch that was searched holds its vectors."""
@@ -124,17 +133,36 @@ def search_batches(
         source = pick(source)
     empty = True
     for batch, vectors in gather(source, QUERIES, timing, tell):
+        if not empty:
+            _check_manifest(classifier)
         empty = False
         with timing.measure("search", len(batch)):
-            near = classifier.store_.search(vectors, wanted)
-        yield (
-            replace(batch, vectors={QUERY_VECTORS: vectors}),
-            check_neighbors(near, len(batch), wanted, classifier.store_),
-        )
+            near = look_up(classifier.store_, vectors, wanted)
+        yield replace(batch, vectors={QUERY_VECTORS: vectors}), near
     if empty:
         raise NoImagesError("there are no images to classify; pass at least one")
     if ballot is not None and ballot.turned_up:
         take_up(classifier, ballot.turned_up)
+
+
+def look_up(store: VectorStore, vectors: FloatArray, k: int) -> Neighbors:
+    """Search a store that others may empty and fill meanwhile.
+
+    Raises
+    ------
+    NotFittedError
+        If it holds nothing any more.
+    StoreError
+        If it holds vectors and answers what no store may.
+    """
+    for _ in range(ATTEMPTS):
+        near = store.search(vectors, k)
+        # A row without a single neighbour: the store was empty at that moment, whatever it counted before.
+        if near.distances.shape != (len(vectors), k) or near.valid[:, 0].all():
+            break
+        if store.count() == 0:
+            raise NotFittedError(EMPTY)
+    return check_neighbors(near, len(vectors), k, store)
 
 
 def vote(classifier: RetrievalClassifier, near: Neighbors, ballot: Ballot) -> tuple[AnyArray, AnyArray]:
@@ -168,11 +196,10 @@ def _current_store(classifier: RetrievalClassifier) -> VectorStore:
 def _check_store(classifier: RetrievalClassifier, k: int) -> int:
     """Return the store's count once it is certain that it can be asked."""
     store = _current_store(classifier)
-    metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
-    check_manifest(store.read_manifest(), _fingerprint(classifier), metric, normalize=unit)
+    _check_manifest(classifier)
     count = store.count()
     if count == 0:
-        raise NotFittedError("the store holds no vectors any more; fit the classifier again")
+        raise NotFittedError(EMPTY)
     if k > count:
         warnings.warn(
             f"k={k} is more than the {count} vectors in the store; all {count} are used",
@@ -182,7 +209,19 @@ def _check_store(classifier: RetrievalClassifier, k: int) -> int:
     return count
 
 
-def _fingerprint(classifier: RetrievalClassifier) -> Mapping[str, Any]:
+def _check_manifest(classifier: Learner) -> None:
+    """Refuse a store that a different encoder has filled, since a long question began too."""
+    metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
+    check_manifest(classifier.store_.read_manifest(), _fingerprint(classifier), metric, normalize=unit)
+
+
+def own_manifest(classifier: Learner) -> dict[str, Any]:
+    """Return what the manifest of a fitted classifier's store has to agree with."""
+    metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
+    return make_manifest(_fingerprint(classifier), metric, classifier._label_kind, normalize=unit)
+
+
+def _fingerprint(classifier: Learner) -> Mapping[str, Any]:
     if classifier.encoder is None:
         return vector_fingerprint(classifier.n_features_in_)
     return plain_fingerprint(classifier.encoder.fingerprint)

@@ -36,7 +36,7 @@ def attach(
         if opened is None:
             probe = cls(encoder, store, **params)
             check_params(probe)
-            opened = make_store(probe)
+            opened = make_store(probe, existing=True)
         check_store(opened)
         manifest = opened.read_manifest()
         if not manifest:

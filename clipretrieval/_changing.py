@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipretrieval._asking import own_manifest
 from clipretrieval._ballot import CLASSES_LOCK
 from clipretrieval._labels import class_array, label_kind, stored_labels
-from clipretrieval._manifest import manifest_classes
+from clipretrieval._manifest import check_owner, update_manifest
 from clipretrieval._sources import open_labels
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
 from clipretrieval.fitting import ForgetReport
@@ -28,10 +29,14 @@ REACH = 10
 
 
 def forget(classifier: Learner, ids: Any, label: Any) -> ForgetReport:
-    """Remove images by id or by label, and make certain that they are gone; see `Learner.forget`."""
+    """Remove images by id or by label, and make certain that they are gone; see `Learner.forget`.
+
+    Called, as is `relabel`, inside of `sole_writer`.
+    """
     store = classifier.store_
     if (ids is None) == (label is None):
         raise InvalidInputError("forget takes either ids or label=…, one of the two")
+    _check_store(classifier)
     names = _ids_of(classifier, label) if ids is None else _checked_ids(ids)
     if ids is not None:
         _require(store, names)
@@ -39,6 +44,8 @@ def forget(classifier: Learner, ids: Any, label: Any) -> ForgetReport:
     searched = 0
     for start in range(0, len(names), BATCH):
         records = store.get(names[start : start + BATCH])
+        if not len(records):  # another process, of a store without a lock, was faster
+            continue
         touched.update(records.labels.tolist())
         store.delete(records.ids.tolist())
         searched += _make_certain(store, records)
@@ -56,6 +63,7 @@ def forget(classifier: Learner, ids: Any, label: Any) -> ForgetReport:
 def relabel(classifier: Learner, ids: Any, labels: Any) -> int:
     """Give stored images other labels; see `Learner.relabel`."""
     store = classifier.store_
+    _check_store(classifier)
     names = _checked_ids(ids)
     given = [labels] * len(names) if isinstance(labels, str) else list(open_labels(labels)[1])
     if len(given) != len(names):
@@ -101,6 +109,14 @@ def as_stored(classifier: Learner, labels: Sequence[Any]) -> list[Label]:
             "labels of the same type"
         )
     return stored_labels(labels, kind)
+
+
+def _check_store(classifier: Learner) -> None:
+    """Refuse a store that holds by now what another kind of classifier has put there."""
+    manifest = classifier.store_.read_manifest()
+    if not manifest:
+        raise NotFittedError("the store has no manifest any more; fit the classifier again")
+    check_owner(manifest, own_manifest(classifier))
 
 
 def _ids_of(classifier: Learner, label: Any) -> list[str]:
@@ -166,7 +182,7 @@ def _make_certain(store: VectorStore, records: Records) -> int:
     if left:
         raise StoreError(
             f"{type(store).__name__}.delete left {len(left)} of {len(gone)} records behind, such as "
-            f"{left[0]!r}; the store has a fault of its own"
+            f"{left[0]!r}; another process has added them again, or the store has a fault of its own"
         )
     return searched
 
@@ -184,14 +200,7 @@ def _any(listings: Iterator[Any]) -> bool:
 
 def _update_classes(classifier: Learner, *, add: Iterable[Label] = (), remove: Iterable[Label] = ()) -> None:
     """Change the classes that the manifest lists, and those of the classifier with them."""
-    store = classifier.store_
-    manifest = store.read_manifest()
-    if not manifest:
-        raise NotFittedError("the store has no manifest any more; fit the classifier again")
-    before = manifest_classes(manifest)
-    classes = sorted((set(before) | set(add)) - set(remove))
-    if classes != before:
-        store.write_manifest({**manifest, "classes": classes})
+    classes = update_manifest(classifier.store_, own_manifest(classifier), add=add, remove=remove)
     with CLASSES_LOCK:
         fitted = stored_labels(classifier.classes_.tolist(), classifier._label_kind)
         kept = (set(fitted) | set(classes)) - set(remove)

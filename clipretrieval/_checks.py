@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clipretrieval._secrets import masked, masked_text
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["check_bool", "check_choice", "check_int", "check_number", "check_path", "check_strings", "shown"]
@@ -22,9 +23,12 @@ LONGEST_PATH = 4096
 
 
 def shown(value: Any) -> str:
-    """Return how an error quotes a value: its repr, in one line and shortened; its type where that fails."""
+    """Return how an error quotes a value: its repr, in one line, shortened, and with secrets masked.
+
+    Where that fails, it is the type.
+    """
     try:
-        text = " ".join(repr(value).split())
+        text = masked_text(" ".join(repr(masked(value)).split()))
     except Exception:  # noqa: BLE001  whatever an object's own repr raises must not hide what is wrong with it
         text = f"an object of type {type(value).__name__}"
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from clipretrieval._rgb import is_picture_like, rgb_from_memory, rgb_pixels, to_rgb
+from clipretrieval._checks import check_int
+from clipretrieval._encoded import check_pixels, formats, open_encoded
+from clipretrieval._foreign_formats import foreign_format
+from clipretrieval._reading import read_file
+from clipretrieval._repr import short_repr
+from clipretrieval._rgb import (
+    check_picture,
+    flat_rgb,
+    is_picture_like,
+    pixel_size,
+    rgb_from_memory,
+    rgb_pixels,
+    rotation,
+    turned,
+)
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 
-__all__ = ["DecodedImage", "RawImage", "content_id", "decode", "decode_pixels", "picture_extensions"]
+__all__ = [
+    "MAX_PIXELS",
+    "DecodedImage",
+    "RawImage",
+    "check_max_pixels",
+    "content_id",
+    "decode",
+    "decode_pixels",
+    "picture_extensions",
+]
 
-# Pillow only recognises these, or hands them to another program (Ghostscript for EPS), which no
-# file that merely claims to be a picture should be able to start.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+MAX_PIXELS = 75_000_000
+"""Pixels of an image that are accepted by default: phones take photographs of 50 million."""
+_HASHED = 2**20
+"""Pixels that are hashed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +67,10 @@ class RawImage:
     payload: Any
     label: Any | None = None
     source: str | None = None
+
+    def __repr__(self) -> str:
+        facts = {"payload": type(self.payload).__name__, "label": self.label, "source": self.source}
+        return short_repr(self, index=self.index, **facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,35 +97,57 @@ class DecodedImage:
     source: str | None = None
 
 
-def decode(raw: RawImage) -> DecodedImage:
+def check_max_pixels(value: Any) -> int | None:
+    """Return a bound on the pixels of an image, None for no bound.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no whole number of at least 1.
+    """
+    return None if value is None else check_int(value, "max_pixels")
+
+
+def decode(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImage:
     """Read and decode one picture; safe to call from several threads.
 
     A file is read once: its bytes are hashed and decoded from memory.
 
+    Parameters
+    ----------
+    raw : RawImage
+    max_pixels : int or None, default 75,000,000
+        The most pixels (width × height) that an image may have; None for no bound. Of a file or of bytes
+        that is checked before anything is decoded. Decoding takes 4 to 10 bytes of memory a pixel for JPEG
+        and PNG, and up to 20 for other formats.
+
     Raises
     ------
     ImageDecodeError
-        If the picture cannot be read or decoded. The message names the file, or the picture's number
-        where there is none, and gives the reason.
+        If the picture cannot be read or decoded, ends too early, or has too many pixels. The message names
+        the file, or the picture's number where there is none, and gives the reason.
     InvalidInputError
         If the payload is no kind of picture.
     """
     _require_picture_like(raw)
+    encoded: bytes | None = None
     try:
         encoded = _encoded_bytes(raw.payload)
         if encoded is None:
-            image = rgb_from_memory(raw.payload)
+            image = _rgb_from_memory(raw.payload, max_pixels)
             picture_id = _image_id(image)
         else:
-            image = _decode_bytes(encoded)
+            image = _decode_bytes(encoded, max_pixels)
             picture_id = _bytes_id(encoded)
     # Damaged files make Pillow's plugins raise nearly anything: struct.error, SyntaxError, KeyError…
     except Exception as error:
-        raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error)}") from error
+        raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error, raw, encoded)}") from error
     return DecodedImage(raw.index, image, picture_id, raw.label, raw.source)
 
 
-def decode_pixels(raw: RawImage, *, identify: bool = True) -> tuple[npt.NDArray[np.uint8], str] | None:
+def decode_pixels(
+    raw: RawImage, *, identify: bool = True, max_pixels: int | None = MAX_PIXELS
+) -> tuple[npt.NDArray[np.uint8], str] | None:
     """Return the pixels and the content id of an array or tensor that is RGB as it stands.
 
     None for any other picture, which `decode` takes. Spares those in memory the way through Pillow.
@@ -107,6 +157,8 @@ def decode_pixels(raw: RawImage, *, identify: bool = True) -> tuple[npt.NDArray[
     raw : RawImage
     identify : bool
         Without it the id is left empty, which spares the hashing.
+    max_pixels : int or None
+        As for `decode`.
 
     Returns
     -------
@@ -121,20 +173,28 @@ def decode_pixels(raw: RawImage, *, identify: bool = True) -> tuple[npt.NDArray[
     """
     try:
         pixels = rgb_pixels(raw.payload)
+        if pixels is None:
+            return None
+        check_pixels(pixel_size(pixels), max_pixels)
     except Exception as error:
-        raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error)}") from error
-    if pixels is None:
-        return None
-    return pixels, _pixel_id(pixels.shape[1], pixels.shape[0], pixels.tobytes()) if identify else ""
+        raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error, raw)}") from error
+    content = np.ascontiguousarray(pixels).data
+    return pixels, _pixel_id(pixels.shape[1], pixels.shape[0], [content]) if identify else ""
 
 
-def content_id(raw: RawImage) -> str:
+def content_id(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> str:
     """Return the id that `decode` would give a picture, without decoding files or bytes.
 
     Files and bytes are identified by their encoded bytes: copies of a file share an id, whatever
     their names, and so does a file with its bytes; the same pixels encoded anew do not. PIL images,
     arrays and tensors are identified by their RGB pixels after `to_rgb`: an array, the tensor of the
     same pixels (HWC or CHW, uint8 or float) and the PIL image of them share an id, which no file has.
+
+    Parameters
+    ----------
+    raw : RawImage
+    max_pixels : int or None
+        As for `decode`, of pictures in memory; files and bytes are not looked into.
 
     Returns
     -------
@@ -151,21 +211,18 @@ def content_id(raw: RawImage) -> str:
     _require_picture_like(raw)
     try:
         encoded = _encoded_bytes(raw.payload)
-        return _image_id(rgb_from_memory(raw.payload)) if encoded is None else _bytes_id(encoded)
+        if encoded is not None:
+            return _bytes_id(encoded)
+        return _image_id(_rgb_from_memory(raw.payload, max_pixels))
     except Exception as error:
-        raise ImageDecodeError(f"cannot read {_name(raw)}: {_reason(error)}") from error
+        raise ImageDecodeError(f"cannot read {_name(raw)}: {_reason(error, raw)}") from error
 
 
 def picture_extensions() -> tuple[str, ...]:
     """Return the file extensions that Pillow can decode here, sorted, in lower case, with their dots."""
-    formats = frozenset(_formats())
+    decoded = frozenset(formats())
     known = Image.registered_extensions()
-    return tuple(sorted(extension.lower() for extension, name in known.items() if name in formats))
-
-
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in Image.ID if name not in _NOT_DECODED)
+    return tuple(sorted(extension.lower() for extension, name in known.items() if name in decoded))
 
 
 def _require_picture_like(raw: RawImage) -> None:
@@ -177,29 +234,23 @@ def _require_picture_like(raw: RawImage) -> None:
 def _encoded_bytes(payload: Any) -> bytes | None:
     """Return the encoded bytes of a path or of bytes; None for a picture that is decoded already."""
     if isinstance(payload, (str, os.PathLike)):
-        return _read_regular_file(payload)
+        return read_file(payload)
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     return None
 
 
-def _read_regular_file(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InvalidInputError("it is not a regular file")
-        return file.read()
+def _rgb_from_memory(payload: Any, max_pixels: int | None) -> Image.Image:
+    check_picture(payload)
+    check_pixels(pixel_size(payload), max_pixels)
+    return rgb_from_memory(payload)
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    # A FIFO would otherwise hold the opener until somebody writes to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _decode_bytes(encoded: bytes) -> Image.Image:
-    if not encoded:
-        raise InvalidInputError("it is empty (0 bytes)")
-    with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
-        return to_rgb(image)
+def _decode_bytes(encoded: bytes, max_pixels: int | None) -> Image.Image:
+    with open_encoded(encoded, max_pixels) as image:
+        turn, rgb = rotation(image), flat_rgb(image)
+    del image  # before it is turned, which takes as much memory again
+    return turned(rgb, turn)
 
 
 def _bytes_id(encoded: bytes) -> str:
@@ -207,12 +258,16 @@ def _bytes_id(encoded: bytes) -> str:
 
 
 def _image_id(rgb: Image.Image) -> str:
-    return _pixel_id(rgb.width, rgb.height, rgb.tobytes())
+    width, height = rgb.size
+    rows = max(1, _HASHED // width)
+    strips = (rgb.crop((0, top, width, min(top + rows, height))).tobytes() for top in range(0, height, rows))
+    return _pixel_id(width, height, strips)
 
 
-def _pixel_id(width: int, height: int, pixels: bytes) -> str:
+def _pixel_id(width: int, height: int, parts: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.blake2b(f"clipretrieval RGB8 {width}x{height}\n".encode(), digest_size=16)
-    digest.update(pixels)
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
 
 
@@ -224,7 +279,16 @@ def _name(raw: RawImage) -> str:
     return f"picture number {raw.index} (counted from 0)"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, raw: RawImage, encoded: bytes | None = None) -> str:
+    """Say what went wrong, without the picture's name."""
+    path = raw.payload if isinstance(raw.payload, (str, os.PathLike)) else None
+    if isinstance(error, FileNotFoundError) and path is not None and os.path.islink(path):  # noqa: PTH114
+        target = Path(os.fsdecode(path)).readlink()
+        return f"it is a broken link: {str(target)!r}, where it leads, does not exist"
+    if encoded is not None and not isinstance(error, InvalidInputError):
+        kind = foreign_format(encoded, raw.source or path, picture_extensions())
+        if kind is not None:
+            return kind
     if isinstance(error, UnidentifiedImageError):
         return "it is not a picture of a format that Pillow can decode here"
     if isinstance(error, OSError):

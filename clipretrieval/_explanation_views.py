@@ -7,6 +7,7 @@ import html
 import io
 from typing import TYPE_CHECKING, Any
 
+from clipretrieval._confidence import measure_text
 from clipretrieval._decode import RawImage, decode
 from clipretrieval.errors import ImageDecodeError
 
@@ -89,7 +90,9 @@ def shortened(text: Any, most: int) -> str:
 def _headline(explanation: Explanation) -> str:
     where = "" if explanation.query is None else f" for {shortened(explanation.query, WIDEST_PATH)}"
     answer = shortened(explanation.answer, WIDEST_LABEL)
-    return f"{answer}{where} ({explanation.share:.1%} of the votes)"
+    value = getattr(explanation, explanation.by)
+    sure = "" if value is None else f" ({measure_text(explanation.by, value)})"
+    return f"{answer}{where}{sure}"
 
 
 def _card(path: str | None, lines: list[str], faint: bool = False) -> str:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipretrieval._decode import picture_extensions
+from clipretrieval._foreign_formats import FOREIGN_ENDINGS
+from clipretrieval._repr import short_repr
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 
 __all__ = ["ImageFolder", "is_folder", "list_pictures", "read_folder", "scan_folder"]
-
-# Pictures as well, which Pillow may not be able to read.
-OTHER_PICTURES = (".heic", ".heif", ".avif", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,9 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        return short_repr(self, root=str(self.root), images=len(self.paths), classes=len(self.classes))
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
@@ -83,7 +85,7 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
             f"there is no folder {os.fsdecode(path)!r}; pass one that holds pictures, or sub-folders of "
             "them for each class"
         )
-    unreadable = tuple(ending for ending in OTHER_PICTURES if ending not in extensions)
+    unreadable = tuple(ending for ending in FOREIGN_ENDINGS if ending not in extensions)
     folders, files = _list(root, (*extensions, *unreadable))
     by_class = {
         folder.name: sorted(_below(folder, root, (*extensions, *unreadable)), key=_parts)
@@ -152,8 +154,8 @@ def _unread(root: Path, left_out: int) -> list[str]:
     if not left_out:
         return []
     return [
-        f"{left_out} picture(s) in {str(root)!r} are of a kind that Pillow cannot read here, such as HEIC, "
-        "and were left out: convert them to JPEG or PNG, or register a plugin of Pillow's, say pillow-heif"
+        f"{left_out} picture(s) in {str(root)!r} are of a kind that cannot be read here, such as HEIC, and "
+        "were left out: convert them to JPEG or PNG, or register a plugin of Pillow's, say pillow-heif"
     ]
 
 
@@ -174,7 +176,7 @@ def _below(folder: Path, root: Path | None, extensions: tuple[str, ...]) -> Iter
 def _list(folder: Path, extensions: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     """Return the folders and the pictures directly in a folder, hidden ones left out.
 
-    Links that lead nowhere count as pictures if they are named so: decoding them says what is wrong.
+    Broken links count as pictures if they are named so: decoding them says what is wrong.
     """
     folders, files = [], []
     try:

@@ -16,6 +16,7 @@ from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
 from clipretrieval._sources import open_labels
 from clipretrieval._streams import image_batches, vector_batches
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Timing
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreError
@@ -87,6 +88,7 @@ def fit_source(
             len(rows),
             skipped,
         )
+    X = labelled_source(X, y)
     if y is not None:
         length, labels = open_labels(y)
         y = labels if length is None else list(labels)

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clipretrieval._consent import asks_for, is_network_path
+from clipretrieval._secrets import MaskedDict, masked, without_secrets
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreUnavailableError
-from clipretrieval.stores import LocatedStore, PortableStore, available_stores, create_store
+from clipretrieval.stores import LocalFilesStore, LocatedStore, PortableStore, available_stores
 from clipretrieval.stores._folder_store import FolderStore
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.stores.registry import store_class
+from clipretrieval.stores.registry import existing_store, store_class
 
 __all__ = ["PART", "keep_store", "open_store", "place_inside"]
 
@@ -23,7 +25,7 @@ PART = r"store-[0-9a-f]{8}"
 def _is_lasting(location: Mapping[str, Any]) -> bool:
     """Tell a store's own place from a copy in a saved classifier, which goes with it, and from a lost one."""
     path = location.get("path")
-    return path is None or (re.fullmatch(PART, Path(path).name) is None and Path(path).is_dir())
+    return path is None or (re.fullmatch(PART, Path(path).name) is None and Path(path).exists())
 
 
 def _registered_name(store: VectorStore) -> str | None:
@@ -47,7 +49,8 @@ def keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
     location = store.location() if isinstance(store, LocatedStore) else None
     if name is not None and location is not None and _is_lasting(location):
         inside = place_inside(store, folder)
-        return {"name": name, "options": location if inside is None else {**location, "path": str(inside)}}
+        public: dict[str, Any] = without_secrets(location)
+        return {"name": name, "options": public if inside is None else {**public, "path": str(inside)}}
     if isinstance(store, PortableStore) and name is not None:
         place = f"store-{secrets.token_hex(4)}"
         store.save(folder / place)
@@ -65,13 +68,23 @@ def place_inside(store: VectorStore, folder: Path) -> Path | None:
     return place.relative_to(root) if place != root and place.is_relative_to(root) else None
 
 
-def open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
+def open_store(content: Mapping[str, Any] | None, folder: Path, *, allow_remote: bool) -> VectorStore:
     """Open what `keep_store` described.
+
+    Parameters
+    ----------
+    content : mapping or None
+        May have been written by anybody.
+    folder : Path
+        The saved classifier's.
+    allow_remote : bool
+        Whether the caller trusts the description. Without, only a copy within `folder`, and what is there in
+        local files already, is opened.
 
     Raises
     ------
     InvalidInputError
-        If it has to be handed to `load`.
+        If it has to be handed to `load`, or the caller's consent is needed.
     StoreCorruptedError, StoreUnavailableError
         If it is not where it should be, or damaged.
     """
@@ -80,24 +93,58 @@ def open_store(content: Mapping[str, Any] | None, folder: Path) -> VectorStore:
             "the classifier was saved with a store that cannot be opened by itself; pass it again: "
             "RetrievalClassifier.load(path, store=your_store)"
         )
+    name = content["name"]
     if "folder" in content:
-        place = folder / str(content["folder"])
-        if re.fullmatch(PART, place.name) is None or place.parent != folder or not place.is_dir():
-            raise StoreCorruptedError(
-                f"{folder} lacks its store, {content['folder']}; restore it from a copy"
+        return _open_copy(name, str(content["folder"]), folder, allow_remote)
+    options = MaskedDict(content["options"])
+    if "path" in options:
+        path = options["path"]
+        if not isinstance(path, str) or "\0" in path:
+            raise StoreCorruptedError(f"{folder} names no usable path of its store; restore it from a copy")
+        if not allow_remote and is_network_path(path):
+            raise asks_for(folder, f"the store at {path!r}", "it is at another machine")
+        options["path"] = str(folder / path)  # an absolute one stays what it is
+        if not _holds_something(Path(options["path"])):
+            raise StoreUnavailableError(
+                f"the classifier's store, {options['path']}, is not there any more; put it back, or pass the "
+                "store: RetrievalClassifier.load(path, store=your_store)"
             )
-        kept: Any = store_class(content["name"])
-        opened: VectorStore = kept.load(place)
-        if isinstance(opened, FolderStore):
-            opened.leave_when_written()  # the saved classifier changes when it is saved, and not before
-        return opened
-    options = dict(content["options"])
-    path = options.get("path")
-    if path is not None:
-        path = options["path"] = str(folder / path)  # an absolute one stays what it is
-    if path is not None and not (Path(path).is_dir() and any(Path(path).iterdir())):
-        raise StoreUnavailableError(
-            f"the classifier's store, {path}, is not there any more; put it back, or pass the store: "
-            "RetrievalClassifier.load(path, store=your_store)"
+    if not allow_remote and not _exists_locally(name, options):
+        raise asks_for(
+            folder,
+            f"the {name!r} store with {masked(options)}",
+            "opening that may contact a host, or make or change something outside of the folder",
         )
-    return create_store(content["name"], **options)
+    try:
+        return existing_store(name, **options)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"the store that {folder} names cannot be opened: {error}") from error
+
+
+def _open_copy(name: str, place: str, folder: Path, allow_remote: bool) -> VectorStore:
+    copy = folder / place
+    if re.fullmatch(PART, place) is None or not copy.is_dir():
+        raise StoreCorruptedError(f"{folder} lacks its store, {place}; restore it from a copy")
+    if not allow_remote and not copy.resolve().is_relative_to(folder.resolve()):
+        raise asks_for(
+            folder, f"the store {place}, a link to {copy.resolve()}", "that is outside of the folder"
+        )
+    kept: Any = store_class(name)
+    if not isinstance(kept, PortableStore):
+        raise StoreCorruptedError(f"{folder} says that {place} is of {name!r}, which keeps no copies")
+    opened: VectorStore = kept.load(copy)
+    if isinstance(opened, FolderStore):
+        opened.leave_when_written()  # the saved classifier changes when it is saved, and not before
+    return opened
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return path.is_file() or any(path.iterdir())
+    except OSError:
+        return False
+
+
+def _exists_locally(name: str, options: Mapping[str, Any]) -> bool:
+    found: Any = store_class(name)
+    return isinstance(found, LocalFilesStore) and found.exists_locally(dict(options)) is True

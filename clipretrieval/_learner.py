@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sklearn.base import BaseEstimator
 
 from clipretrieval import _changing, _filling, _inputs
 from clipretrieval._asking import check_fitted
+from clipretrieval._ballot import CLASSES_LOCK
+from clipretrieval._exclusive import one_at_a_time, sole_writer
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._params import check_params, recipe, store_to_fill
 from clipretrieval._putting import Existing, open_putter
+from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
@@ -39,6 +42,8 @@ class Learner(BaseEstimator):
     n_features_in_: int
     fit_report_: FitReport
     _label_kind: str
+    _kept_in: dict[str, str | None]
+    """Folders that this classifier was loaded from or saved to, and the digest of what was there then."""
 
     def __init__(
         self,
@@ -60,6 +65,20 @@ class Learner(BaseEstimator):
         self.metric = metric
         self.normalize = normalize
         self.store_options = store_options
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's arguments by name; `store_options` is printed with its secrets masked."""
+        params: dict[str, Any] = super().get_params(deep)
+        options = params["store_options"]
+        if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
+            params["store_options"] = MaskedDict(options)
+        return params
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        if isinstance(state["store_options"], Mapping):
+            state["store_options"] = MaskedDict(state["store_options"])  # pickles have no secrets
+        return state
 
     def fit(
         self: Self,
@@ -112,12 +131,15 @@ class Learner(BaseEstimator):
             holds vectors and neither `overwrite` nor `resume` is given.
         FingerprintMismatchError
             If, with `resume`, a different encoder or metric filled the store.
+        StoreLockedError
+            If another process writes to the store: one in a folder is held from the beginning of the fit, and
+            one that has no lock is compared with what it was before anything is put there.
         ImageDecodeError
             If an image cannot be decoded.
         """
         if overwrite and resume:
             raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
-        with self._restored_on_failure():
+        with one_at_a_time(self), self._restored_on_failure():
             self._learn(
                 X,
                 y,
@@ -165,8 +187,12 @@ class Learner(BaseEstimator):
         ------
         InvalidInputError
             As for `fit`, or if overwriting the store was interrupted: ``fit(…, resume=True)`` finishes that.
+        FingerprintMismatchError
+            If a different encoder or metric filled the store.
+        StoreLockedError
+            As for `fit`.
         """
-        with self._restored_on_failure():
+        with one_at_a_time(self), self._restored_on_failure():
             self._learn(
                 X,
                 y,
@@ -202,11 +228,16 @@ class Learner(BaseEstimator):
             If an id is unknown (the message names it), or no image has the label. Nothing is changed.
         UnsupportedOperationError
             If `label` is given and the store cannot list what it holds.
+        FingerprintMismatchError
+            If a different encoder or metric has filled the store anew.
+        StoreLockedError
+            If another process writes to the store.
         StoreError
             If the store still finds what it has deleted.
         """
         check_fitted(self)
-        return _changing.forget(self, ids, label)
+        with one_at_a_time(self), sole_writer(self.store_):
+            return _changing.forget(self, ids, label)
 
     def relabel(self, ids: Any, labels: Any) -> int:
         """Give stored images other labels.
@@ -227,9 +258,12 @@ class Learner(BaseEstimator):
         InvalidInputError
             If an id is unknown (the message names it), or labels are of another type than those that
             were fitted. Nothing is changed.
+        FingerprintMismatchError, StoreLockedError
+            As for `forget`.
         """
         check_fitted(self)
-        return _changing.relabel(self, ids, labels)
+        with one_at_a_time(self), sole_writer(self.store_):
+            return _changing.relabel(self, ids, labels)
 
     def _learn(
         self,
@@ -250,7 +284,12 @@ class Learner(BaseEstimator):
         ahead = None if interval is None else max(1, interval // 4)
         source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
         store = onto if onto is not None else store_to_fill(self, existing != "refuse")
-        with _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None))):
+        closing = _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None)))
+        with ExitStack() as entered:
+            entered.enter_context(closing)
+            if existing == "refuse":  # what it holds says more than that somebody else may hold the store
+                open_putter(store, source, existing)
+            entered.enter_context(sole_writer(store))
             putter = open_putter(store, source, existing)
             if classes is not None:
                 given = list(classes)
@@ -258,10 +297,11 @@ class Learner(BaseEstimator):
                 putter.classes.update(stored_labels(given, putter.kind))
             with _shown(progress, "fitting") as shown:
                 _filling.fill(putter, timing, shown, interval)
-        self.store_ = store
+        with CLASSES_LOCK:  # others may be asking, and take up classes
+            self.store_ = store
+            self._label_kind = str(putter.kind)
+            self.classes_ = class_array(putter.listed, self._label_kind)
         self._made_of: Any = recipe(self) if onto is None else self._made_of
-        self._label_kind = str(putter.kind)
-        self.classes_ = class_array(putter.classes, self._label_kind)
         self.n_features_in_ = int(store.dim or 0)
         self.skipped_: list[SkippedImage] = source.skipped
         self.fit_report_ = FitReport(

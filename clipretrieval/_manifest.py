@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipretrieval._version import __version__
 from clipretrieval.encoding.fingerprint import differences
-from clipretrieval.errors import FingerprintMismatchError, InvalidInputError, StoreCorruptedError
+from clipretrieval.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreCorruptedError,
+    StoreLockedError,
+)
 from clipretrieval.types import Label, Metric
 
-__all__ = ["check_manifest", "make_manifest", "manifest_classes", "plain_fingerprint", "vector_fingerprint"]
+if TYPE_CHECKING:
+    from clipretrieval.stores.base import VectorStore
+
+__all__ = [
+    *("CLEARING", "check_manifest", "check_owner", "make_manifest", "manifest_classes"),
+    *("plain_fingerprint", "update_manifest", "vector_fingerprint"),
+]
 
 FORMAT_VERSION = 1
-_KINDS = ("bool", "int", "float", "str")
+CLEARING = "clearing"
+"""Set in the manifest while what the store holds is being removed to make room for a new fit."""
+KINDS = ("bool", "int", "float", "str")
 
 
 def make_manifest(
     fingerprint: Mapping[str, Any],
     metric: Metric,
     label_kind: str,
-    classes: Iterable[Label],
+    classes: Iterable[Label] = (),
     *,
     normalize: bool = False,
 ) -> dict[str, Any]:
@@ -72,7 +85,7 @@ def check_manifest(
             f"version of the library (clipretrieval {__version__}) reads version {FORMAT_VERSION}. "
             "Was the store filled by something else, or by a newer version?"
         )
-    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in _KINDS:
+    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in KINDS:
         raise StoreCorruptedError(
             "the store's manifest lacks the encoder's fingerprint or the labels' type; fill the store again"
         )
@@ -86,6 +99,87 @@ def check_manifest(
             "the store was filled by a different encoder or metric, so its vectors cannot be compared with "
             f"yours: {'; '.join(found)}. Use what it was filled with, or an empty store."
         )
+
+
+def check_owner(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a store that another kind of classifier has filled, or that is being emptied for a new fit.
+
+    Parameters
+    ----------
+    manifest : mapping
+        What the store holds.
+    own : mapping
+        From `make_manifest`, of the one who is about to change the store.
+
+    Raises
+    ------
+    FingerprintMismatchError
+        If encoder, metric, the vectors' length or the labels' type differ.
+    StoreLockedError
+        If what the store holds is being overwritten, or that was interrupted.
+    StoreCorruptedError
+        If there is no manifest, or one of an unknown format.
+    """
+    check_manifest(manifest, own["encoder"], Metric(own["metric"]), normalize=own["normalize"])
+    if manifest.get(CLEARING):
+        raise StoreLockedError(
+            "what the store holds is being overwritten by another writer, or that was interrupted: wait for "
+            "it, or finish it by fit(…, resume=True) with the new images"
+        )
+    held, given = manifest["label_kind"], own["label_kind"]
+    if "str" in (held, given) and held != given:
+        raise FingerprintMismatchError(
+            f"the store was filled anew, with labels of the type {held} where this classifier has {given}; "
+            "attach to it with RetrievalClassifier.from_store"
+        )
+
+
+def update_manifest(
+    store: VectorStore,
+    own: Mapping[str, Any],
+    *,
+    add: Iterable[Label] = (),
+    remove: Iterable[Label] = (),
+    replaces: Mapping[str, Any] | None = None,
+) -> list[Label]:
+    """Bring a store's manifest up to date with a change, starting from what it is at this moment.
+
+    Nobody may write a manifest from memory alone: another process may have added classes since, or have
+    filled the store by another encoder, whose vectors would then be taken for those of this one.
+
+    Parameters
+    ----------
+    store : VectorStore
+    own : mapping
+        From `make_manifest`, of the one who changes the store.
+    add, remove : iterable of int or of str
+        Classes, as stored.
+    replaces : mapping, optional
+        The manifest of a store without records, which need not be of the same encoder, and goes. Where the
+        store has another by now, that is kept to.
+
+    Returns
+    -------
+    list of int or of str
+        The classes that the store lists now.
+
+    Raises
+    ------
+    FingerprintMismatchError
+        If the store was meanwhile filled by another encoder; nothing is written.
+    StoreLockedError
+        If another process is overwriting what it holds.
+    """
+    found = store.read_manifest()
+    kept: Mapping[str, Any] = {}
+    if found != replaces:
+        check_owner(found, own)
+        kept = found
+    classes = sorted({*manifest_classes(kept), *add} - {*remove})
+    content = {**own, **kept, "classes": classes}
+    if content != found:
+        store.write_manifest(content)
+    return classes
 
 
 def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipretrieval._checks import shown
+from clipretrieval._secrets import MaskedDict
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.registry import existing_store
 from clipretrieval.types import Metric
 from clipretrieval.voting import WEIGHTINGS
 
@@ -83,11 +86,21 @@ def check_weights(weights: Any, metric: Metric) -> None:
         )
 
 
-def make_store(classifier: Learner) -> VectorStore:
-    """Make the store that a name stands for, or check the one that was given."""
-    store, options = classifier.store, classifier.store_options or {}
-    if not isinstance(options, Mapping):
-        raise InvalidInputError(f"store_options must be a mapping of argument names; got {options!r}")
+def make_store(classifier: Learner, *, existing: bool = False) -> VectorStore:
+    """Make the store that a name stands for, or check the one that was given.
+
+    Parameters
+    ----------
+    classifier : Learner
+    existing : bool
+        Whether it must be there already, so that nothing may be made for it.
+    """
+    store = classifier.store
+    if not isinstance(classifier.store_options, Mapping | None):
+        raise InvalidInputError(
+            f"store_options must be a mapping of argument names; got {shown(classifier.store_options)}"
+        )
+    options = MaskedDict(classifier.store_options or {})  # tracebacks may be printed with local variables
     metric = Metric.parse(classifier.metric)
     if "metric" in options and Metric.parse(options["metric"]) != metric:
         raise InvalidInputError(
@@ -95,7 +108,8 @@ def make_store(classifier: Learner) -> VectorStore:
             "the metric to the classifier alone"
         )
     if isinstance(store, str):
-        return create_store(store, **{"metric": metric, **options})
+        make = existing_store if existing else create_store
+        return make(store, **{"metric": metric, **options})
     check_store(store)
     if options:
         raise InvalidInputError(
@@ -140,4 +154,8 @@ def store_to_fill(classifier: Learner, again: bool) -> VectorStore:
 
 def recipe(classifier: Learner) -> tuple[Any, ...]:
     """Return what decides which store `make_store` makes."""
-    return (classifier.store, dict(classifier.store_options or {}), str(Metric.parse(classifier.metric)))
+    return (
+        classifier.store,
+        MaskedDict(classifier.store_options or {}),
+        str(Metric.parse(classifier.metric)),
+    )

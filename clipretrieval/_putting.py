@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from clipretrieval._inputs import Source
 from clipretrieval._labels import label_kind, stored_labels
-from clipretrieval._manifest import check_manifest, make_manifest, manifest_classes
+from clipretrieval._manifest import CLEARING, check_manifest, make_manifest, update_manifest
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import (
     DimensionMismatchError,
     FingerprintMismatchError,
     InvalidInputError,
+    StoreLockedError,
     UnsupportedOperationError,
 )
 from clipretrieval.images import unique_ids
@@ -27,9 +29,6 @@ __all__ = ["Existing", "Putter", "open_putter"]
 
 Existing: TypeAlias = Literal["refuse", "resume", "add", "replace"]
 """What a fit does where the store holds vectors already."""
-
-CLEARING = "clearing"
-"""Set in the manifest while what the store holds is being removed to make room for a new fit."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,13 @@ class Putter:
     kind : str or None
         The labels' type, once known.
     classes : set of int or of str
-        As stored.
+        What this fit has to list, as stored.
+    listed : set of int or of str
+        What the store's manifest lists since it was last written, the classes of others included.
+    replaces : mapping, optional
+        The manifest of the store without records that the fit starts from; None once it has stored something.
+    sole : bool
+        Whether nobody else may have stored anything since the fit began.
     clearing : bool
         Whether what the store holds has still to go, as soon as the first batch has come.
     replacing : bool
@@ -69,13 +74,15 @@ class Putter:
     fresh: bool
     kind: str | None = None
     classes: set[Label] = field(default_factory=set)
+    listed: set[Label] = field(default_factory=set)
+    replaces: Mapping[str, Any] | None = None
+    sole: bool = False
     clearing: bool = False
     replacing: bool = False
     new: int = 0
     already_there: int = 0
     relabelled: int = 0
     _seen: dict[str, int] = field(default_factory=dict)
-    _listed: set[Label] | None = None
 
     def advise(self, error: BaseException) -> None:
         """Note on a failure what it has left of a store that was to be replaced."""
@@ -102,13 +109,23 @@ class Putter:
         ------
         InvalidInputError
             If labels are missing or not of one type; nothing of the batch is stored then.
+        FingerprintMismatchError, StoreLockedError
+            If another process has meanwhile filled the store by other means, or is doing so.
         """
         items = _items(batch)
         kind = label_kind([item.label for item in items], self.kind)
         labels = stored_labels([item.label for item in items], kind)
         if self.clearing:
-            _clear(self.store)
+            self.replaces = _clear(self.store)
             self.clearing = False
+        if self.replaces is not None and not self._is_untouched():
+            if self.sole:
+                raise StoreLockedError(
+                    "another process has begun to fill the store since this fit looked at it, and nothing of "
+                    "this one was stored. To add to what it holds: fit(…, resume=True); to replace it: "
+                    "overwrite=True"
+                )
+            self.fresh, self.replaces = False, None
         self.kind = kind
         self.classes.update(labels)
         self.write_manifest()
@@ -119,18 +136,36 @@ class Putter:
         else:
             self._merge(ids, vectors, labels, items)
 
-    def write_manifest(self) -> None:
-        """Keep the identity and the classes in the store, if they are not what it has.
+    def write_manifest(self, remove: Iterable[Label] = ()) -> None:
+        """Keep the identity and the classes in the store, beside the classes of others.
 
         They go before the vectors: a fit that is cut short must not leave anonymous ones.
+
+        Parameters
+        ----------
+        remove : iterable of int or of str
+            Classes that are to be listed no more.
+
+        Raises
+        ------
+        FingerprintMismatchError, StoreLockedError
+            If another process has meanwhile filled the store by other means, or is doing so.
         """
-        if self.kind is not None and self._listed != self.classes:
-            source = self.source
-            manifest = make_manifest(
-                source.fingerprint, source.metric, self.kind, self.classes, normalize=source.normalize
-            )
-            self.store.write_manifest(manifest)
-            self._listed = set(self.classes)
+        if self.kind is None:
+            return
+        source = self.source
+        own = make_manifest(source.fingerprint, source.metric, self.kind, normalize=source.normalize)
+        listed = update_manifest(self.store, own, add=self.classes, remove=remove, replaces=self.replaces)
+        self.listed, self.replaces = set(listed), None
+
+    def _is_untouched(self) -> bool:
+        """Tell whether the store, which may have no lock, is as empty as the fit has found or made it."""
+        store = self.store
+        if store.read_manifest() != self.replaces:
+            return False
+        if isinstance(store, ScannableStore):
+            return not any(len(listing) for listing in store.scan())
+        return store.count() == 0
 
     def _merge(
         self, ids: list[str], vectors: FloatArray, labels: list[Label], items: Sequence[_Item]
@@ -145,6 +180,11 @@ class Putter:
         if originals:
             records = self.store.get(sorted(set(originals)))
             found = dict(zip(records.ids.tolist(), records.vectors, strict=True))
+            if len(found) < len(set(originals)):
+                raise StoreLockedError(
+                    f"another process has removed {len(set(originals)) - len(found)} of the images that are "
+                    "being added or labelled anew; call it again to store them"
+                )
             for place, name in zip([*changed, *copied], originals, strict=True):
                 rows[place] = found[name]
         places = sorted(rows)
@@ -167,7 +207,7 @@ class Putter:
 
 
 def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putter:
-    """Decide how a fit starts on what a store holds.
+    """Decide how a fit starts on what a store holds, inside of `sole_writer`.
 
     Parameters
     ----------
@@ -189,9 +229,10 @@ def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putte
             f"the store's metric is {str(store.metric)!r} and the classifier's {str(source.metric)!r}; set "
             f"metric={str(store.metric)!r}, or fit into another store"
         )
-    count = store.count()
+    manifest, count = store.read_manifest(), store.count()  # in this order: the records come last
     if count == 0:
-        return Putter(store, source, fresh=True)
+        sole = existing in ("refuse", "replace")
+        return Putter(store, source, fresh=True, replaces=manifest, sole=sole)
     manifest = store.read_manifest()
     clearing = bool(manifest.get(CLEARING))
     if clearing and existing == "add":
@@ -203,7 +244,7 @@ def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putte
         _check_clearable(
             store, int(source.fingerprint["dim"]) if "dim" in source.fingerprint else store.dim or 0
         )
-        return Putter(store, source, fresh=True, clearing=True, replacing=True)
+        return Putter(store, source, fresh=True, sole=True, clearing=True, replacing=True)
     check_manifest(manifest, source.fingerprint, source.metric, normalize=source.normalize)
     if existing == "refuse":
         raise InvalidInputError(
@@ -211,8 +252,7 @@ def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putte
             "missing, overwrite=True to replace them, or another store, or another path for it. To use "
             "what it holds as it is: RetrievalClassifier.from_store"
         )
-    kind, held = manifest["label_kind"], set(manifest_classes(manifest))
-    return Putter(store, source, fresh=False, kind=kind, classes=held)
+    return Putter(store, source, fresh=False, kind=manifest["label_kind"])
 
 
 def _check_clearable(store: VectorStore, dim: int) -> None:
@@ -237,13 +277,18 @@ def _check_clearable(store: VectorStore, dim: int) -> None:
         )
 
 
-def _clear(store: VectorStore) -> None:
-    """Remove everything from a store that can be scanned; a clearing that is cut short is marked as such."""
+def _clear(store: VectorStore) -> dict[str, Any]:
+    """Remove everything from a store that can be scanned, and return the manifest that it has then.
+
+    It marks the clearing, so that one that is cut short is known as such, and whose it is.
+    """
+    marked = {**store.read_manifest(), CLEARING: token_hex(8)}
     if isinstance(store, ScannableStore):
-        store.write_manifest({**store.read_manifest(), CLEARING: True})
+        store.write_manifest(marked)
         store.flush()
         for ids in [listing.ids.tolist() for listing in store.scan()]:
             store.delete(ids)
+    return marked
 
 
 def _items(batch: EncodedBatch) -> list[_Item]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ from clipretrieval.errors import InvalidInputError
 __all__ = [
     "CHANNELS",
     "check_picture",
+    "flat_rgb",
     "is_instance",
     "is_picture_like",
     "is_tensor",
+    "pixel_size",
     "rgb_from_memory",
     "rgb_pixels",
+    "rotation",
     "to_rgb",
+    "turned",
 ]
 
 CHANNELS = (1, 3, 4)
@@ -36,6 +41,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STRIP = 2**18
+"""Pixels that are converted at a time where a conversion takes several steps."""
 # Image.load() of one lazily opened image is not safe in two threads at once, and images cannot be
 # hashed: each is guarded by the lock that its identity falls on.
 _LOAD_LOCKS = tuple(threading.Lock() for _ in range(64))
@@ -68,22 +75,61 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     with _LOAD_LOCKS[id(image) // 16 % len(_LOAD_LOCKS)]:
         image.load()
-        # After load(): TIFF turns itself upright then, and PNG may keep its EXIF behind the pixels.
-        orientation = _orientation(image)
+        turn = rotation(image)
+    rgb = turned(flat_rgb(image), turn)
+    return rgb.copy() if rgb.im is image.im else rgb
+
+
+def flat_rgb(image: Image.Image) -> Image.Image:
+    """Do what `to_rgb` does to a loaded image, apart from turning it; one that is RGB shares its pixels."""
     if image.mode.startswith("I"):
-        rgb = _grey_from_integers(image)
+        rgb = _in_strips(image, _grey_from_integers)
     elif image.mode == "F":
-        rgb = _grey_from_floats(image)
+        rgb = _in_strips(image, _grey_from_floats)
     elif image.mode in _ALPHA_MODES and image.has_transparency_data:
-        straight = image.convert("LA") if image.mode == "La" else image
-        rgba = straight.convert("RGBA")
-        rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        rgb = _in_strips(image, _over_white)
+    elif image.mode == "RGB":
+        rgb = image._new(image.im)  # drops what the file's plugin holds, such as a decoder
     else:
         rgb = image.convert("RGB")
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
     rgb.info = {}
     return rgb
+
+
+def rotation(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns a loaded image upright.
+
+    To be asked after loading: TIFF turns itself upright then, and PNG may keep its EXIF behind the pixels.
+    """
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    # A damaged EXIF block, which Pillow meets with many errors, takes nothing from the pixels.
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def turned(rgb: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    """Apply what `rotation` returned."""
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert a few rows at a time, so that what lies between never holds the whole image."""
+    width, height = image.size
+    rows = max(1, _STRIP // width)
+    if rows >= height:
+        return convert(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        rgb.paste(convert(image.crop(box)), box)
+    return rgb
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    straight = image.convert("LA") if image.mode == "La" else image
+    rgba = straight.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def rgb_from_memory(payload: Any) -> Image.Image:
@@ -155,6 +201,14 @@ def check_picture(obj: Any) -> None:
             )
 
 
+def pixel_size(payload: Any) -> tuple[int, int]:
+    """Return width and height of what `rgb_from_memory` takes, in pixels."""
+    if isinstance(payload, Image.Image):
+        return payload.size
+    height, width = payload.shape[:2] if isinstance(payload, np.ndarray) else payload.shape[1:]
+    return int(width), int(height)
+
+
 def is_picture_like(obj: object) -> bool:
     """Whether the type of `obj` is one that a single picture may have."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
@@ -187,14 +241,6 @@ def _hwc_from_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
             )
         values = np.rint(values * np.float32(255.0)).astype(np.uint8)
     return np.asarray(values, dtype=np.uint8)
-
-
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(_ORIENTATION_TAG)
-    # A damaged EXIF block, which Pillow meets with many errors, takes nothing from the pixels.
-    except Exception:  # noqa: BLE001
-        return None
 
 
 def _grey_from_integers(image: Image.Image) -> Image.Image:

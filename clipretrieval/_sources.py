@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +14,17 @@ import numpy as np
 
 from clipretrieval._decode import RawImage, picture_extensions
 from clipretrieval._folders import ImageFolder, is_folder, read_folder, scan_folder
+from clipretrieval._foreign_formats import FOREIGN_ENDINGS
 from clipretrieval._rgb import CHANNELS, check_picture, is_instance, is_picture_like, is_tensor
+from clipretrieval._tables import ImageTable, column_values, is_table, read_table
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["count_hint", "iter_raw", "means_folder", "open_labels"]
 
 _EXPECTED = (
-    "expected the path of a folder or file, encoded bytes, a PIL image, a uint8 array (HW, HWC, NHW or "
-    "NHWC), a tensor (CHW or NCHW; uint8, or float in [0, 1]), a torch Dataset or DataLoader, or a "
-    "sequence or iterator of single pictures or of (picture, label) pairs"
+    "expected the path of a folder, image or CSV file, encoded bytes, a PIL image, a uint8 array (HW, HWC, "
+    "NHW or NHWC), a tensor (CHW or NCHW; uint8, or float in [0, 1]), a DataFrame or other table, a torch "
+    "Dataset or DataLoader, or a sequence or iterator of single pictures or of (picture, label) pairs"
 )
 _ABSENT: Any = object()
 
@@ -96,6 +98,11 @@ def count_hint(images: Any) -> int | None:
 def _number(items: Iterator[_Item], labels: Iterator[Any] | None) -> Iterator[RawImage]:
     index = -1
     for index, (picture, label) in enumerate(items):
+        if isinstance(picture, Mapping):
+            raise InvalidInputError(
+                f"item number {index} is {_kind(picture)}; pass pairs instead, such as "
+                "((row['image'], row['label']) for row in rows)"
+            )
         if not is_picture_like(picture):
             raise InvalidInputError(f"item number {index} is {_kind(picture)}; {_EXPECTED}")
         check_picture(picture)
@@ -115,10 +122,16 @@ def _number(items: Iterator[_Item], labels: Iterator[Any] | None) -> Iterator[Ra
 
 
 def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source:
-    if isinstance(images, (str, os.PathLike)) and means_folder(images):
+    if is_table(images):
+        images = read_table(images)
+    elif isinstance(images, (str, os.PathLike)) and means_folder(images):
         images = read_folder(images)[0] if quiet else scan_folder(images)
     if isinstance(images, ImageFolder):
-        return _open_folder(images, labelled)
+        return _open_listed(images.paths, images.labels if labelled else None)
+    if isinstance(images, ImageTable):
+        return _open_listed(images.images, images.labels if labelled else None)
+    if (column := column_values(images)) is not None:
+        return _open_all(column)
     if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
         return _open_array(images)
     if is_tensor(images):
@@ -141,18 +154,18 @@ def means_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is, or was to be, a folder: a missing one counts unless it is named like a picture."""
     if is_folder(path):
         return True
-    return not os.path.lexists(path) and Path(path).suffix.lower() not in picture_extensions()
+    named = Path(path).suffix.lower() in (*picture_extensions(), *FOREIGN_ENDINGS)
+    return not named and not os.path.lexists(path)
 
 
 def _open_all(items: Iterable[Any]) -> _Source:
     return _Source(lambda: _pairs(items), _length(items))
 
 
-def _open_folder(folder: ImageFolder, labelled: bool) -> _Source:
-    if folder.labels is None or not labelled:
-        return _open_all(folder.paths)
-    labels = folder.labels
-    return _Source(lambda: map(_Item, folder.paths, labels), len(folder.paths))
+def _open_listed(images: Sequence[Any], labels: Sequence[Any] | None) -> _Source:
+    if labels is None:
+        return _open_all(images)
+    return _Source(lambda: map(_Item, images, labels), len(images))
 
 
 def _open_array(array: Any) -> _Source:
@@ -241,10 +254,15 @@ def _loader_count(loader: Any) -> int | None:
 
 
 def open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
+    """Return how many labels there are, where that is known, and an iterator of them."""
     if isinstance(labels, np.ndarray) or is_tensor(labels):
         if labels.ndim != 1:
             raise InvalidInputError(f"labels must have one dimension; found the shape {tuple(labels.shape)}")
         labels = labels.tolist()
+    if is_table(labels):
+        raise InvalidInputError(f"labels is {_kind(labels)}, a table; pass one column of it")
+    if (column := column_values(labels)) is not None:
+        labels = column
     if isinstance(labels, (str, bytes, io.IOBase, Mapping, Set, type)) or not hasattr(labels, "__iter__"):
         raise InvalidInputError(
             f"labels is {_kind(labels)}; expected a sequence or iterator with one label for each picture"

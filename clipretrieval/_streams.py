@@ -6,11 +6,11 @@ import hashlib
 import time
 from collections.abc import Iterator
 from inspect import signature
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from clipretrieval._decode import MAX_PIXELS
 from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.images import DecodedImage, SkippedImage, iter_images
@@ -20,6 +20,8 @@ __all__ = ["image_batches", "vector_batches"]
 
 _KEY = "vectors"
 _BATCH = 64
+_MOST_PIXELS = 2**26
+"""Of the pictures of a batch, at four bytes each; one picture may go beyond it."""
 _ROWS = 4096
 
 
@@ -38,7 +40,8 @@ def image_batches(
     Parameters
     ----------
     encoder : Encoder
-        One with a ``stream`` method reads its own pictures; any other gets lists of RGB pictures.
+        One with a ``stream`` method reads its own pictures; any other gets lists of RGB pictures, of as
+        many pixels as its attribute ``max_pixels`` allows, if it has one.
     images, labels
         Whatever `clipretrieval.images.iter_images` takes.
     on_error : {"raise", "skip"}
@@ -61,11 +64,12 @@ def image_batches(
             given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
             yield batch, _checked(given, batch, encoder)
         return
-    source = iter_images(images, labels, on_error=on_error, skipped=skipped)
+    bound = getattr(encoder, "max_pixels", MAX_PIXELS)
+    source = iter_images(images, labels, on_error=on_error, skipped=skipped, max_pixels=bound)
     most = _BATCH if ahead is None else max(1, min(_BATCH, ahead))
     while True:
         started = time.perf_counter()
-        items, failure = _take(source, most)
+        items, failure, ended = _take(source, most)
         decoded = time.perf_counter()
         have = set(known([item.id for item in items])) if known is not None and items else set()
         new = [item for item in items if item.id not in have]
@@ -85,18 +89,23 @@ def image_batches(
             yield batch, _checked(given, batch, encoder)
         if failure is not None:
             raise failure
-        if len(items) < most:
+        if ended:
             return
 
 
-def _take(source: Iterator[DecodedImage], most: int) -> tuple[list[DecodedImage], Exception | None]:
-    """Read some pictures, and what ended the reading if it failed."""
+def _take(source: Iterator[DecodedImage], most: int) -> tuple[list[DecodedImage], Exception | None, bool]:
+    """Read some pictures, fewer of large ones; tell what the reading failed with, and whether it ended."""
     items: list[DecodedImage] = []
+    pixels = 0
     try:
-        items.extend(islice(source, most))
+        for item in source:
+            items.append(item)
+            pixels += item.image.width * item.image.height
+            if len(items) == most or pixels >= _MOST_PIXELS:
+                return items, None, False
     except Exception as error:  # noqa: BLE001  raised by the caller, behind what came before it
-        return items, error
-    return items, None
+        return items, error, True
+    return items, None, True
 
 
 def _none_of(encoder: Encoder) -> FloatArray:

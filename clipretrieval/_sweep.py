@@ -16,6 +16,8 @@ from clipretrieval._asking import check_fitted, open_ballot, search_batches
 from clipretrieval._ballot import Ballot
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._params import check_params
+from clipretrieval._repr import short_repr
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import Validation, count_known
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
@@ -111,6 +113,10 @@ class SweepResult:
             "n_skipped": len(self.skipped),
         }
 
+    def __repr__(self) -> str:
+        best = {name: self.best[name] for name in ("k", "weights", "temperature", "accuracy")}
+        return short_repr(self, rows=len(self.rows), best=best, held_out=len(self.held_out))
+
     def __str__(self) -> str:
         return f"{self.table()}\non {self.rows[0]['n']} validation images; {len(self.held_out)} held out"
 
@@ -132,6 +138,7 @@ def sweep(
     """Measure many settings with one search; see `RetrievalClassifier.sweep`."""
     check_fitted(classifier)
     check_truth(classifier, y)
+    X = labelled_source(X, y) if classifier.encoder is not None else X
     settings = _settings(classifier, k, weights, temperature)
     before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
     part = Validation(validation, seed, before)

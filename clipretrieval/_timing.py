@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-__all__ = ["Progress", "Timing"]
+__all__ = ["MEASURABLE", "Progress", "Timing"]
+
+MEASURABLE = 0.005
+"""Seconds below which a part counts as having taken no time: reports show hundredths."""
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with the number of images done and, where it is known, their total."""
@@ -42,6 +45,6 @@ class Timing:
             self.add(part, time.perf_counter() - started, images)
 
     def rate(self, part: str) -> float | None:
-        """Images a second of a part; None if no time was spent on it."""
+        """Images a second of a part; None if it took no time that could be measured."""
         seconds = self.seconds.get(part, 0.0)
-        return self.images.get(part, 0) / seconds if seconds > 0 else None
+        return self.images.get(part, 0) / seconds if seconds >= MEASURABLE else None

@@ -71,10 +71,13 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
 
     Notes
     -----
-    Threads may predict side by side, also while another one adds images.
+    Threads may predict side by side, also while another one adds images. Calls that change a classifier or a
+    store (`fit`, `partial_fit`, `forget`, `relabel`) take their turns.
 
     Ties: a tie between classes goes to the one with the nearest neighbour, then to the first in
-    ``classes_``. Neighbours at the same distance are taken in the order of their ids.
+    ``classes_``. Neighbours at the same distance are taken in the order of their ids. These come from the
+    images' contents, so the order in which images are fitted changes no answer, with one exception: of equal
+    images under several labels in one call, the first has the first id, and answers alone at k=1.
 
     Examples
     --------
@@ -144,7 +147,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             labels=np.concatenate([part.labels for part in parts]),
         )
 
-    def explain(self, X: Any, k: int | None = None) -> list[Explanation]:
+    def explain(self, X: Any, k: int | None = None, *, by: str = "share") -> list[Explanation]:
         """Tell of each image what `predict` answers, and which stored images that rests on.
 
         Parameters
@@ -152,6 +155,9 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         X : images, or array of shape (n, d) without an encoder
         k : int, optional
             Neighbours to show, where there should be more than vote.
+        by : {"share", "margin", "distance"}
+            The measure of confidence that each explanation's text shows beside the answer. All three are its
+            attributes.
 
         Returns
         -------
@@ -160,7 +166,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         """
         from clipretrieval.explanation import explain_stream
 
-        return list(explain_stream(self, X, k))
+        return list(explain_stream(self, X, k, by=by))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on labelled images, in [0, 1].
@@ -211,12 +217,12 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted classifier into a folder, atomically; see `clipretrieval.persistence.save`."""
         from clipretrieval.persistence import save
 
         check_fitted(self)
-        save(self, path)
+        save(self, path, overwrite=overwrite)
 
     @classmethod
     def from_store(
@@ -251,12 +257,17 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
 
     @classmethod
     def load(
-        cls, path: str | Path, encoder: Encoder | None = None, *, store: VectorStore | None = None
+        cls,
+        path: str | Path,
+        encoder: Encoder | None = None,
+        *,
+        store: VectorStore | None = None,
+        allow_remote: bool = False,
     ) -> RetrievalClassifier:
         """Open a classifier that `save` wrote; see `clipretrieval.persistence.load`."""
         from clipretrieval.persistence import load
 
-        return load(cls, path, encoder, store=store)
+        return load(cls, path, encoder, store=store, allow_remote=allow_remote)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "store_")

@@ -26,7 +26,11 @@ below (FAISS, SQLite, Pillow, open_clip, …) are translated into these, with th
 
 from __future__ import annotations
 
+from typing import Any
+
 from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
+
+from clipretrieval._secrets import masked_urls
 
 __all__ = [
     "ClipRetrievalError",
@@ -48,7 +52,14 @@ __all__ = [
 
 
 class ClipRetrievalError(Exception):
-    """Base class of every error that this library raises on purpose."""
+    """Base class of every error that this library raises on purpose.
+
+    Users and passwords of URLs are masked in the message, whatever it quotes.
+    """
+
+    def __init__(self, *args: object, **options: Any) -> None:
+        shown = (masked_urls(each) if isinstance(each, str) else each for each in args)
+        super().__init__(*shown, **options)
 
 
 class InvalidInputError(ClipRetrievalError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
+from clipretrieval._asking import QUERY_VECTORS, look_up, open_ballot, search_batches, vote
+from clipretrieval._confidence import check_measure, share_and_margin
 from clipretrieval._explanation_views import as_html, as_text, readable
-from clipretrieval._inputs import check_neighbors
 from clipretrieval._labels import class_array
 from clipretrieval._params import check_k
+from clipretrieval._repr import short_repr
 from clipretrieval.types import FloatArray, Neighbors
 from clipretrieval.voting import vote_weights
 
@@ -54,11 +56,11 @@ class ExplainedNeighbor:
     source: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Explanation:
     """What a classifier answers for one picture, and the neighbours that the answer rests on.
 
-    Its text is a table. In a notebook it shows the pictures, where their files are still there.
+    Printed, it is a table. In a notebook it shows the pictures, where their files are still there.
 
     Attributes
     ----------
@@ -71,12 +73,23 @@ class Explanation:
     neighbors : tuple of ExplainedNeighbor
         First those that voted, then the others that were asked for; each group nearest first. The shares sum
         to 1.
+    margin : float or None
+        How far the answer's share is ahead of the second class's, in [0, 1]; None where that is not known.
+    by : {"share", "margin", "distance"}
+        The measure of confidence that the text shows beside the answer.
     """
 
     query: str | None
     answer: Any
     share: float
     neighbors: tuple[ExplainedNeighbor, ...]
+    margin: float | None = None
+    by: str = "share"
+
+    @property
+    def distance(self) -> float:
+        """To the nearest neighbour; ``+inf`` where there is none."""
+        return min((each.distance for each in self.neighbors), default=math.inf)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -84,6 +97,8 @@ class Explanation:
             "query": None if self.query is None else readable(self.query),
             "answer": self.answer,
             "share": self.share,
+            "margin": self.margin,
+            "distance": self.distance if math.isfinite(self.distance) else None,
             "neighbors": [vars(each).copy() for each in self.neighbors],
         }
 
@@ -91,7 +106,8 @@ class Explanation:
         return as_text(self)
 
     def __repr__(self) -> str:
-        return as_text(self)
+        facts = {"answer": self.answer, "share": self.share, "distance": self.distance}
+        return short_repr(self, **facts, neighbors=len(self.neighbors), query=self.query)
 
     def _repr_html_(self) -> str:
         return as_html(self)
@@ -103,6 +119,8 @@ def explain_stream(
     k: int | None = None,
     on_error: str = "raise",
     skipped: list[SkippedImage] | None = None,
+    *,
+    by: str = "share",
 ) -> Iterator[Explanation]:
     """Explain the answers for any number of images, holding one batch of them at a time.
 
@@ -116,6 +134,8 @@ def explain_stream(
         What to do about an image that cannot be decoded.
     skipped : list of SkippedImage, optional
         Receives those that were passed over.
+    by : {"share", "margin", "distance"}
+        The measure of confidence that each explanation's text shows beside the answer.
 
     Yields
     ------
@@ -126,24 +146,27 @@ def explain_stream(
     ------
     NotFittedError
     InvalidInputError
-        If there are no images, or `k` is not a whole number of at least 1.
+        If there are no images, `k` is not a whole number of at least 1, or `by` is no measure.
     ImageDecodeError
     StoreError
     """
-    shown = 0 if k is None else check_k(k)
+    shown, by = 0 if k is None else check_k(k), check_measure(by)
     ballot = open_ballot(classifier)
     asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=skipped)
     for batch, near in asked:
-        codes, _ = vote(classifier, near, ballot)
+        codes, scores = vote(classifier, near, ballot)
+        shares, margins = share_and_margin(scores, codes)
         yield from explain_found(
             classifier,
             near,
             queries=batch.sources,
             answers=ballot.labels(codes).tolist(),
-            voted=ballot.codes(near) == codes[:, None],
+            shares=shares.tolist(),
+            margins=margins.tolist(),
             kind=ballot.kind,
             vectors=batch.vectors[QUERY_VECTORS],
             shown=shown,
+            by=by,
         )
 
 
@@ -153,10 +176,12 @@ def explain_found(
     *,
     queries: Sequence[str | os.PathLike[str] | None],
     answers: Sequence[Any],
-    voted: npt.NDArray[np.bool_],
+    shares: Sequence[float],
+    margins: Sequence[float],
     kind: str,
     vectors: FloatArray,
     shown: int,
+    by: str = "share",
 ) -> Iterator[Explanation]:
     """Explain answers whose neighbours are known.
 
@@ -167,28 +192,26 @@ def explain_found(
         Those that voted, each of shape (n, k).
     queries : sequence of (path or None), length n
     answers : sequence, length n
-    voted : ndarray of bool, shape (n, k)
-        Which neighbours voted for the answer.
+    shares, margins : sequence of float, length n
+        The answers' parts of all votes, and how far these are ahead of the second classes'.
     kind : {"bool", "int", "float", "str"}
         The type of the labels that were fitted.
     vectors : ndarray of float32, shape (n, dim)
         Searched again where more neighbours are to be shown than voted.
     shown : int
         Neighbours to show of each, those that voted at least.
+    by : {"share", "margin", "distance"}
 
     Yields
     ------
     Explanation
     """
     store = classifier.store_
-    shares = _shares(classifier, near)
-    # Sums of rounded parts may pass 1 by a little.
-    parts = np.minimum(np.where(voted, shares, 0).sum(axis=1), 1.0)
+    votes = _shares(classifier, near)
     width = min(shown, store.count())
     if width > near.ids.shape[1]:
         # A search of its own: with another k an approximate store may find others to vote.
-        wider = store.search(vectors, width)
-        near, shares = _joined(near, shares, check_neighbors(wider, len(near), width, store), width)
+        near, votes = _joined(near, votes, look_up(store, vectors, width), width)
     labels, sources = _in_fitted_type(near, kind), _sources(store, near)
     for row, query in enumerate(queries):
         neighbors = tuple(
@@ -196,13 +219,13 @@ def explain_found(
                 str(near.ids[row, place]),
                 labels[row][place],
                 float(near.distances[row, place]),
-                float(shares[row, place]),
+                float(votes[row, place]),
                 sources.get(near.ids[row, place]),
             )
             for place in np.flatnonzero(near.valid[row])
         )
         path = None if query is None else os.fspath(query)
-        yield Explanation(path, answers[row], float(parts[row]), neighbors)
+        yield Explanation(path, answers[row], shares[row], neighbors, margins[row], by)
 
 
 def _shares(classifier: RetrievalClassifier, near: Neighbors) -> npt.NDArray[np.float64]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from clipretrieval._timing import Timing
+from clipretrieval._repr import short_repr
+from clipretrieval._timing import MEASURABLE, Timing
 from clipretrieval.images import SkippedImage
 from clipretrieval.types import AnyArray
 
@@ -65,12 +66,16 @@ class FitReport:
             "parts": {part: self.timing.seconds.get(part, 0.0) for part in _PARTS},
         }
 
+    def __repr__(self) -> str:
+        counts = {name: getattr(self, name) for name in ("new", "already_there", "relabelled")}
+        return short_repr(self, **counts, skipped=len(self.skipped), seconds=self.seconds)
+
     def __str__(self) -> str:
         counts = [(self.new, "new"), (self.already_there, "already there"), (self.relabelled, "relabelled")]
         told = [f"{count} {what}" for count, what in [*counts, (len(self.skipped), "skipped")] if count]
+        rate = f" ({self.rate:.0f} a second)" if self.seconds >= MEASURABLE else ""
         lines = [
-            f"{self.images} images in {self.seconds:.1f} s ({self.rate:.0f} a second): "
-            f"{', '.join(told) or 'nothing new'}",
+            f"{self.images} images in {self.seconds:.2f} s{rate}: {', '.join(told) or 'nothing new'}",
             ", ".join(f"{part} {self.timing.seconds.get(part, 0.0):.1f} s" for part in _PARTS),
             *(f"skipped: {item.reason}" for item in self.skipped),
         ]
@@ -103,6 +108,10 @@ class ForgetReport:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        facts = {"searched": self.searched, "remaining": self.remaining}
+        return short_repr(self, ids=len(self.ids), classes=self.classes.tolist(), **facts)
 
     def __str__(self) -> str:
         text = f"{len(self.ids)} images forgotten, {self.remaining} left"

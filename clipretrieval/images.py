@@ -3,6 +3,8 @@
 What is accepted as `images`, here and wherever the library takes pictures:
 
 - the path of a folder: its sub-folders are the classes, see `scan_folder`;
+- a table with a column of paths: the path of a CSV file, a pandas or polars DataFrame, a pyarrow Table or a
+  Hugging Face Dataset, see `read_table`; also a single column, as a Series or an Arrow array;
 - one picture, taken as a batch of one: the path of a file, encoded bytes, a PIL image of any mode, a
   uint8 array of shape (height, width) or (height, width, channels), or a tensor of shape
   (channels, height, width), uint8 or float in [0, 1]; with 1, 3 (RGB) or 4 (RGBA) channels;
@@ -23,15 +25,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clipretrieval._decode import DecodedImage, RawImage, content_id, decode
+from clipretrieval._decode import (
+    MAX_PIXELS,
+    DecodedImage,
+    RawImage,
+    check_max_pixels,
+    content_id,
+    decode,
+)
 from clipretrieval._folders import ImageFolder, scan_folder
 from clipretrieval._rgb import to_rgb
 from clipretrieval._sources import count_hint, iter_raw
+from clipretrieval._tables import ImageTable, read_table
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 
 __all__ = [
     "DecodedImage",
     "ImageFolder",
+    "ImageTable",
     "RawImage",
     "SkippedImage",
     "check_on_error",
@@ -40,6 +51,7 @@ __all__ = [
     "decode",
     "iter_images",
     "iter_raw",
+    "read_table",
     "scan_folder",
     "to_rgb",
     "unique_ids",
@@ -71,6 +83,7 @@ def iter_images(
     *,
     on_error: str = "raise",
     skipped: list[SkippedImage] | None = None,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Iterator[DecodedImage]:
     """Decode a source of pictures one by one.
 
@@ -85,6 +98,8 @@ def iter_images(
         either way.
     skipped : list, optional
         Receives a `SkippedImage` for every picture passed over.
+    max_pixels : int or None, default 75,000,000
+        The most pixels that an image may have; see `decode`. None for no bound.
 
     Yields
     ------
@@ -96,17 +111,20 @@ def iter_images(
     ImageDecodeError
         If a picture cannot be decoded and `on_error` is ``"raise"``.
     InvalidInputError
-        At the call, if `on_error` is neither value; and wherever `iter_raw` raises it.
+        At the call, if `on_error` or `max_pixels` is not as it should be; and wherever `iter_raw` raises it.
     """
     check_on_error(on_error)
+    check_max_pixels(max_pixels)
     # Checked here, at the call; the pictures are decoded as they are asked for.
-    attempts = (_attempt(raw, on_error, skipped) for raw in iter_raw(images, labels))
+    attempts = (_attempt(raw, on_error, skipped, max_pixels) for raw in iter_raw(images, labels))
     return (decoded for decoded in attempts if decoded is not None)
 
 
-def _attempt(raw: RawImage, on_error: str, skipped: list[SkippedImage] | None) -> DecodedImage | None:
+def _attempt(
+    raw: RawImage, on_error: str, skipped: list[SkippedImage] | None, max_pixels: int | None
+) -> DecodedImage | None:
     try:
-        return decode(raw)
+        return decode(raw, max_pixels=max_pixels)
     except ImageDecodeError as error:
         if on_error == "raise":
             raise

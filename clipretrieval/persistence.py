@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._atomic import write_text
+from clipretrieval import _classifier_file
+from clipretrieval._atomic import NotDurableError
 from clipretrieval._attaching import adopt
+from clipretrieval._checks import check_bool, check_path
+from clipretrieval._classifier_file import FILE, ClassifierFile
+from clipretrieval._consent import check_model
 from clipretrieval._keeping import PART, keep_store, open_store, place_inside
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
-from clipretrieval._params import check_params
-from clipretrieval._version import __version__
+from clipretrieval._params import check_params, check_store
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
     InvalidInputError,
     StoreCorruptedError,
+    StoreError,
+    StoreLockedError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
@@ -34,16 +37,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FILE", "INDEXING", "check_folder", "load", "save"]
 
-FILE = "classifier.json"
 INDEXING = "indexing.json"
 """What the command line keeps in the folder while it fills it."""
 _FILES = f"{re.escape(FILE)}|{re.escape(INDEXING)}"
 OWN = rf"{PART}|{re.escape(LOCK_NAME)}|{re.escape(INDEXING)}|\.({PART}|{_FILES})\..*\.tmp"
-FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 1
 _ATTEMPTS = 10
 
 
-def save(classifier: RetrievalClassifier, path: str | Path) -> None:
+def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a fitted classifier into a folder.
 
     A store that lives only in this process is copied into the folder. A store that other processes can
@@ -55,15 +56,19 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
     classifier : RetrievalClassifier
     path : str or Path
         Made if missing. An earlier classifier in it is replaced; anything else in it stays.
+    overwrite : bool
+        Replace the classifier in it also where another one was saved there since this one was loaded from
+        there or saved to it.
 
     Raises
     ------
     UnsupportedOperationError
         If ``weights`` is a callable, which cannot be written down.
     InvalidInputError
-        If `path` is a file, or a folder that holds other things.
+        If `path` is no path, a file, or a folder that holds other things, or a parameter is wrong.
     StoreLockedError
-        If another process is saving into the folder.
+        If another process is saving into the folder; or, without `overwrite`, has saved there since: what it
+        added would be lost.
     StoreUnavailableError
         If the folder cannot be written to, or the disk is full.
     """
@@ -72,13 +77,16 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
             "weights is a callable, which cannot be saved; set weights to one of the named rules before "
             "saving, or pass your callable again after loading"
         )
-    folder = Path(path)
+    folder, overwrite = check_path(path, "path"), check_bool(overwrite, "overwrite")
+    check_params(classifier)  # they may have been set since it was fitted
     try:
         check_folder(folder, place_inside(classifier.store_, folder))
         folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder)
         lock.acquire()
         try:
+            if not overwrite:
+                _check_unchanged(classifier, folder)
             _save(classifier, folder)
         finally:
             lock.release()
@@ -90,10 +98,7 @@ def save(classifier: RetrievalClassifier, path: str | Path) -> None:
 
 def _save(classifier: RetrievalClassifier, folder: Path) -> None:
     kept = keep_store(classifier.store_, folder)
-    content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "library_version": __version__,
+    fields = {
         "params": {
             "k": int(classifier.k),
             "weights": classifier.weights,
@@ -108,16 +113,41 @@ def _save(classifier: RetrievalClassifier, folder: Path) -> None:
         "store": kept,
     }
     try:
-        write_text(folder / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        _classifier_file.write(folder, fields)
+    except NotDurableError:  # the new file is in place, and names the store
+        _remember(classifier, folder, _classifier_file.digest_in(folder))
+        raise
     except BaseException:
         if kept is not None and "folder" in kept:
             shutil.rmtree(folder / kept["folder"], ignore_errors=True)
         raise
+    _remember(classifier, folder, _classifier_file.digest_in(folder))
     for part in _own_things(folder):
         if part.is_dir() and (kept is None or part.name != kept.get("folder")):
             shutil.rmtree(part, ignore_errors=True)
         elif part.name.endswith(".tmp"):
             part.unlink(missing_ok=True)
+
+
+def _check_unchanged(classifier: RetrievalClassifier, folder: Path) -> None:
+    """Refuse to replace what was saved into a folder since a classifier was loaded from there."""
+    known = getattr(classifier, "_kept_in", {}).get(str(folder.resolve()))
+    if known is None:
+        return
+    try:
+        found = _classifier_file.digest_in(folder)
+    except StoreError:
+        return  # nobody can load what is there
+    if found not in (None, known):
+        raise StoreLockedError(
+            f"the classifier in {folder} was saved anew since this one was loaded from there or saved to it, "
+            "and saving would undo that. Load it again and repeat your changes, save into another folder, or "
+            "pass overwrite=True to replace it"
+        )
+
+
+def _remember(classifier: RetrievalClassifier, folder: Path, digest: str | None) -> None:
+    classifier._kept_in = {**getattr(classifier, "_kept_in", {}), str(folder.resolve()): digest}
 
 
 def load(
@@ -126,8 +156,12 @@ def load(
     encoder: Encoder | None = None,
     *,
     store: VectorStore | None = None,
+    allow_remote: bool = False,
 ) -> RetrievalClassifier:
     """Open a classifier that `save` wrote.
+
+    The folder may come from anybody: without `allow_remote`, nothing that it says makes this connect to a
+    host, read a key, or make or change a file.
 
     Parameters
     ----------
@@ -138,6 +172,9 @@ def load(
         be given again.
     store : VectorStore, optional
         Likewise.
+    allow_remote : bool
+        Trust whoever saved it, and open also a store at a server or one that would be made, and a model of a
+        hub. A key from the environment is not sent to any host but the service's own.
 
     Returns
     -------
@@ -146,17 +183,21 @@ def load(
     Raises
     ------
     InvalidInputError
-        If the folder holds no saved classifier, or an encoder or a store has to be given.
+        If the folder holds no saved classifier, or an encoder, a store or `allow_remote` has to be given.
     StoreCorruptedError
         If what it holds is damaged.
+    StoreUnavailableError
+        If it cannot be read, or its store is gone.
     FingerprintMismatchError
         If the encoder is not the one that filled the store; the message names what differs.
     """
-    folder = Path(path)
+    folder, allow_remote = check_path(path, "path"), check_bool(allow_remote, "allow_remote")
+    if store is not None:
+        check_store(store)
     for _ in range(_ATTEMPTS):
         content = _read(folder)
         try:
-            return _load(cls, folder, content, encoder, store)
+            return _load(cls, folder, content, encoder, store, allow_remote)
         except (StoreCorruptedError, StoreUnavailableError):
             # Another process may have saved anew between our reading of the two.
             if _read(folder) == content:
@@ -167,30 +208,36 @@ def load(
 def _load(
     cls: type[RetrievalClassifier],
     folder: Path,
-    content: Mapping[str, Any],
+    content: ClassifierFile,
     encoder: Encoder | None,
     store: VectorStore | None,
+    allow_remote: bool,
 ) -> RetrievalClassifier:
     opened: VectorStore | None = store
     try:
-        params, kind, dim = dict(content["params"]), content["label_kind"], int(content["n_features_in"])
-        names = [str(name) for name in content["feature_names_in"] or ()]
-        encoder = encoder if encoder is not None else _rebuild_encoder(content["encoder"])
-        fingerprint = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
         if opened is None:
-            opened = open_store(content["store"], folder)
-        classifier = cls(encoder, content["store"]["name"] if store is None else store, **params)
+            opened = open_store(content.store, folder, allow_remote=allow_remote)
+        named = opened if store is not None or content.store is None else str(content.store["name"])
+        if encoder is None:
+            encoder = _rebuild_encoder(content, folder, allow_remote)
+        classifier = cls(encoder, named, **content.params)
         check_params(classifier)
-        adopt(classifier, opened, fingerprint, kind)
-        classifier.n_features_in_ = dim
-    except BaseException as error:
+        dim = content.n_features_in
+        if store is None and opened.dim not in (None, dim):
+            raise StoreCorruptedError(
+                f"{content.path} is damaged: n_features_in is {dim}, and its store holds vectors of "
+                f"dimension {opened.dim}. Restore the folder from a copy"
+            )
+        fingerprint = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
+        adopt(classifier, opened, fingerprint, content.label_kind)
+    except BaseException:
         if store is None and opened is not None:
             opened.close()
-        if isinstance(error, KeyError | TypeError | AttributeError) or type(error) is ValueError:
-            raise StoreCorruptedError(f"{folder / FILE} lacks what it should hold ({error!r})") from error
         raise
-    if names:
-        classifier.feature_names_in_ = np.array(names, dtype=object)
+    classifier.n_features_in_ = dim
+    if content.feature_names_in:
+        classifier.feature_names_in_ = np.array(content.feature_names_in, dtype=object)
+    _remember(classifier, folder, content.digest)
     return classifier
 
 
@@ -236,20 +283,28 @@ def _describe_encoder(classifier: RetrievalClassifier) -> dict[str, Any] | None:
     return {"class": type(encoder).__name__, "config": config}
 
 
-def _rebuild_encoder(content: Mapping[str, Any] | None) -> Encoder | None:
-    if content is None:
+def _rebuild_encoder(content: ClassifierFile, folder: Path, allow_remote: bool) -> Encoder | None:
+    if content.encoder is None:
         return None
-    if content["config"] is None:
+    config = content.encoder["config"]
+    if config is None:
         raise InvalidInputError(
-            f"the classifier was saved with an encoder of your own ({content['class']}); pass it again: "
-            "RetrievalClassifier.load(path, encoder)"
+            f"the classifier was saved with an encoder of your own ({content.encoder['class']}); pass it "
+            "again: RetrievalClassifier.load(path, encoder)"
         )
+    if not allow_remote:
+        check_model(config, folder)
     from clipretrieval.encoding.staged import StagedEncoder
 
-    return StagedEncoder.from_config(content["config"])
+    try:
+        return StagedEncoder.from_config(config)
+    except TypeError as error:  # arguments that it does not have
+        raise StoreCorruptedError(f"{content.path} is damaged: encoder.config: {error}") from error
+    except InvalidInputError as error:
+        raise InvalidInputError(f"the encoder that {content.path} names cannot be built: {error}") from error
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> ClassifierFile:
     file = folder / FILE
     if not file.is_file() and (folder / INDEXING).is_file():
         raise InvalidInputError(
@@ -267,16 +322,6 @@ def _read(folder: Path) -> dict[str, Any]:
             "RetrievalClassifier.save wrote; a store's folder alone is none"
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreCorruptedError(
-            f"{file} is damaged or truncated ({error}); restore the folder from a copy or fit again"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InvalidInputError(f"{file} was not written by clipretrieval; pass a folder that save wrote")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise StoreCorruptedError(
-            f"{file} has format version {content.get('format_version')!r}; clipretrieval {__version__} reads "
-            f"version {FORMAT_VERSION}. Upgrade clipretrieval to read it"
-        )
-    return content
+        return _classifier_file.read(folder)
+    except OSError as error:
+        raise StoreUnavailableError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._frames import data_frame
+from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Label", "Listing", "Metric", "Neighbors", "Records", "as_label_array"]
 
@@ -70,6 +75,10 @@ class Neighbors:
     distances: FloatArray
     labels: AnyArray
 
+    def __repr__(self) -> str:
+        queries, k = self.ids.shape
+        return short_repr(self, queries=queries, k=k)
+
     @property
     def valid(self) -> npt.NDArray[np.bool_]:
         """Mask of shape (n_queries, k): False where a row is padded."""
@@ -77,6 +86,31 @@ class Neighbors:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def to_frame(self) -> DataFrame:
+        """Return a ``pandas.DataFrame`` with a row for each neighbour; padding is left out.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``query`` (the query's place, counted from 0), ``rank`` (1 for the nearest), ``id``,
+            ``label`` and ``distance``.
+
+        Raises
+        ------
+        MissingDependencyError
+            If pandas is not installed.
+        """
+        queries, places = np.nonzero(self.valid)
+        return data_frame(
+            {
+                "query": queries,
+                "rank": places + 1,
+                "id": self.ids[self.valid],
+                "label": self.labels[self.valid],
+                "distance": self.distances[self.valid],
+            }
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +131,9 @@ class Records:
     labels: AnyArray
     metadata: list[dict[str, Any]]
 
+    def __repr__(self) -> str:
+        return short_repr(self, n=len(self.ids), dim=self.vectors.shape[-1])
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -113,6 +150,9 @@ class Listing:
 
     ids: AnyArray
     labels: AnyArray
+
+    def __repr__(self) -> str:
+        return short_repr(self, n=len(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)

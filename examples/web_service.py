@@ -8,20 +8,43 @@ has written, after ``pip install fastapi python-multipart uvicorn``. Then ask it
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import threading
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query, UploadFile
+from fastapi import FastAPI, HTTPException, Query, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
 
 from clipretrieval import ClipRetrievalError, ImageDecodeError, RetrievalClassifier
+from clipretrieval.images import iter_images
 
-LARGEST = 20 * 2**20  # bytes of a picture
+LARGEST = 20 * 2**20
+"""Bytes of a picture."""
+MOST_PIXELS = 25_000_000
+"""Pixels of a picture, which take up to 20 bytes of memory each while it is decoded."""
+AT_ONCE = 4
+"""Pictures that are decoded side by side; other callers wait."""
+ENVELOPE = 10_000
+"""Bytes of a request beside the picture."""
 
 
-def create_app(classifier: RetrievalClassifier, largest: int = LARGEST) -> FastAPI:
+def create_app(
+    classifier: RetrievalClassifier, largest: int = LARGEST, most_pixels: int = MOST_PIXELS
+) -> FastAPI:
     """Make the service of a fitted classifier."""
     app = FastAPI(title="clipretrieval")
+    turn = threading.BoundedSemaphore(AT_ONCE)
+
+    @app.middleware("http")
+    async def bound(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Refuse what is too large before it is received."""
+        length = request.headers.get("content-length", "")
+        if request.method == "POST" and not length.isdecimal():
+            return JSONResponse({"detail": "the header Content-Length is missing"}, 411)
+        if length and int(length) > largest + ENVELOPE:
+            return JSONResponse({"detail": f"a picture may have {largest} bytes at most"}, 413)
+        return await answer(request)
 
     @app.post("/classify")
     def classify(picture: UploadFile, k: Annotated[int, Query(ge=1, le=100)] = 5) -> dict[str, Any]:
@@ -30,9 +53,11 @@ def create_app(classifier: RetrievalClassifier, largest: int = LARGEST) -> FastA
         if len(content) > largest:
             raise HTTPException(413, f"a picture may have {largest} bytes at most")
         try:
-            found = classifier.explain([content], k)[0].to_dict()
+            with turn:
+                image = next(iter_images(content, max_pixels=most_pixels)).image
+                found = classifier.explain([image], k)[0].to_dict()
         except ImageDecodeError as error:
-            raise HTTPException(415, str(error)) from error
+            raise HTTPException(422, str(error)) from error
         return {"label": found["answer"], "share": found["share"], "neighbors": found["neighbors"]}
 
     return app

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from saved_files import rewrite
 
 from clipretrieval import RetrievalClassifier, StoreUnavailableError, cli
 from clipretrieval._cli_settings import _is_secret
@@ -334,9 +335,7 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_encoded(command, tm
 def test_classify_tells_of_a_fault_though_pictures_were_passed_over(command, kept, class_folder, pictures):
     """A wrong setting is not taken for the absence of pictures."""
     file = kept / "classifier.json"
-    content = json.loads(file.read_text())
-    content["params"]["normalize"] = True
-    file.write_text(json.dumps(content))
+    rewrite(file, params=json.loads(file.read_text())["params"] | {"normalize": True})
     status, out, err = command("classify", kept, pictures / "temple" / "zero.jpg", class_folder / "test")
     assert (status, out) == (2, "")
     assert "normalize" in err

@@ -104,6 +104,7 @@ def test_pinecone(
 ) -> None:
     """The key comes from the environment, numbers are read as such, and the index is filled."""
     monkeypatch.setenv("PINECONE_API_KEY", KEY)
+    monkeypatch.setenv("PINECONE_CONTROLLER_HOST", emulator.host)
     report = tmp_path / "report.json"
     place = given(index="crops", namespace="2026", host=emulator.host, timeout=30, concurrency=2)
     found = evaluate("pinecone", *place, "--json", report, process=True)

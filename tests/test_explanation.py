@@ -281,7 +281,10 @@ EXAMPLE = Explanation(
 def test_the_text_is_a_table() -> None:
     """Columns are aligned, long words shortened in their middle, and nothing breaks a line."""
     text = str(EXAMPLE)
-    assert repr(EXAMPLE) == text
+    assert repr(EXAMPLE) == (
+        "Explanation(answer='cat', share=0.75, distance=0.125, neighbors=3, query='/pictures/a folder with a "
+        "rather long name/and one within it/test/cat.png')"
+    )
     lines = text.splitlines()
     assert len(lines) == 5
     assert lines[0].startswith("cat for /pictures/")
@@ -301,6 +304,39 @@ def test_the_text_is_a_table() -> None:
     text.encode()
 
 
+@pytest.mark.parametrize(
+    ("by", "text"),
+    [
+        ("share", "60.0% of the votes"),
+        ("margin", "20.0% ahead of the second class"),
+        ("distance", "distance 0.25"),
+    ],
+)
+def test_each_measure_of_confidence_can_be_shown(by: str, text: str) -> None:
+    """All three are attributes; the one that was asked for stands beside the answer."""
+    rows = [[0.5], [1.5], [-2.0], [3.0], [-4.0]]
+    classifier = RetrievalClassifier(store="memory", k=5).fit(rows, list("aabab"))
+    (found,) = classifier.explain([[0.0]], by=by)
+    assert (found.answer, found.share, found.margin, found.distance) == ("a", 3 / 5, 1 / 5, 0.25)
+    assert str(found).splitlines()[0] == f"a ({text})"
+    assert f"({text})" in found._repr_html_()
+    assert found.to_dict()["margin"] == 1 / 5
+    with pytest.raises(InvalidInputError, match="by must be one of"):
+        classifier.explain([[0.0]], by="votes")
+
+
+@given(hnp.arrays(np.float64, (6, 2), elements=st.floats(-9, 9)), st.sampled_from(["uniform", "softmax"]))
+def test_shares_equal_those_of_predict_proba(asked: Any, weights: str) -> None:
+    """To the last digit, so that a threshold from a report holds for explanations too."""
+    classifier = RetrievalClassifier(store="memory", k=5, weights=weights).fit(POINTS, LABELS)
+    shares = np.sort(classifier.predict_proba(asked), axis=1)
+    report = classifier.evaluate(asked, ["a"] * 6, mistakes=0)
+    for row, found in enumerate(classifier.explain(asked)):
+        assert found.share == shares[row, -1] == report.confidence[row]
+        assert found.margin == report.margin[row] == pytest.approx(shares[row, -1] - shares[row, -2])
+        assert found.distance == report.distances[row]
+
+
 def test_to_dict_holds_json_values() -> None:
     """All of an explanation survives JSON, paths that are no text as escapes."""
     found = Explanation("/\udce9.png", True, 1.0, EXAMPLE.neighbors[:1])
@@ -308,6 +344,8 @@ def test_to_dict_holds_json_values() -> None:
         "query": r"/\udce9.png",
         "answer": True,
         "share": 1.0,
+        "margin": None,
+        "distance": 0.125,
         "neighbors": [
             {
                 "id": "0123456789abcdef0123456789abcdef",

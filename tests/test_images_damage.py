@@ -6,6 +6,8 @@ import contextlib
 import gc
 import io
 import os
+import re
+import shutil
 import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from clipretrieval import RetrievalClassifier, StagedEncoder
+from clipretrieval._foreign_formats import foreign_format
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
-from clipretrieval.images import RawImage, content_id, decode
+from clipretrieval.images import RawImage, content_id, decode, iter_images
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -79,6 +83,61 @@ def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", COLOUR[..., 0].size // 2 - 1)
     with pytest.raises(ImageDecodeError, match=r"picture number 3 .*decompression bomb"):
         decode(RawImage(3, data))
+
+
+def boxed(brand: bytes) -> bytes:
+    """The first box of a file of the ISO family, as HEIC, AVIF and CR3 have it."""
+    return struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1" + brand
+
+
+FOREIGN = {
+    "photo.heic": (boxed(b"heic"), r"a HEIC image.*pillow_heif\.register_heif_opener"),
+    "photo.jpg": (boxed(b"mif1"), "a HEIC image"),
+    "photo.cr3": (boxed(b"crx "), "a raw file of a camera.*rawpy"),
+    "photo.cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(50), "a raw file of a camera"),
+    "photo.raf": (b"FUJIFILMCCD-RAW 0201", "a raw file of a camera"),
+    "drawing.svg": (b"<?xml version='1.0'?>\n<svg/>", "an SVG drawing.*convert it to PNG"),
+    "icon.icns": (encoded(Image.new("RGB", (16, 16)), "ICNS"), "wraps another image file.*convert it to PNG"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_images_that_pillow_cannot_read_are_named_with_the_way_out(name: str, tmp_path: Path) -> None:
+    """HEIC, raw files, SVG and icons say what they are and what to do, as files and as bytes."""
+    content, words = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    for payload, who in ((tmp_path / name, re.escape(repr(str(tmp_path / name)))), (content, "number 4")):
+        with pytest.raises(ImageDecodeError, match=f"picture {who}.*{words}"):
+            decode(RawImage(4, payload))
+
+
+def test_raw_files_are_told_by_their_names_too(tmp_path: Path) -> None:
+    """A camera's file that looks like a TIFF, and a missing HEIC file, are told by their extensions."""
+    (tmp_path / "photo.NEF").write_bytes(b"II*\0\x08\0\0\0" + bytes(50))
+    with pytest.raises(ImageDecodeError, match="a raw file of a camera"):
+        decode(RawImage(0, tmp_path / "photo.NEF"))
+    with pytest.raises(ImageDecodeError, match=r"missing\.heic': No such file"):
+        next(iter_images(tmp_path / "missing.heic"))
+
+
+def test_a_kind_that_can_be_read_here_is_not_called_unreadable() -> None:
+    """With a plugin for a kind of image, a damaged one of it gets no advice to install that plugin."""
+    content = boxed(b"heic")
+    assert foreign_format(content, None, {".jpg"}) is not None
+    assert foreign_format(content, "photo.heic", {".jpg", ".heic"}) is None
+
+
+def test_broken_links_are_skipped_and_named(class_folder: Path, tmp_path: Path) -> None:
+    """A broken link in a class folder is named as one, with where it leads, and can be skipped."""
+    shutil.copytree(class_folder / "test", tmp_path / "set")
+    (tmp_path / "set" / "temple" / "moved.png").symlink_to("/archive/moved.png")
+    classifier = RetrievalClassifier(StagedEncoder(stage="pixel"), "memory")
+    words = r"moved\.png': it is a broken link: '/archive/moved\.png', where it leads, does not exist"
+    with pytest.raises(ImageDecodeError, match=words):
+        classifier.fit(tmp_path / "set")
+    classifier.fit(tmp_path / "set", on_error="skip")
+    assert [Path(item.source or "").name for item in classifier.skipped_] == ["moved.png"]
+    assert classifier.fit_report_.new == 10
 
 
 @given(st.data())

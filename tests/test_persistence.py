@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from saved_files import rewrite
 
 from clipretrieval import (
     ClipRetrievalError,
@@ -195,7 +197,7 @@ def test_a_save_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipretrieval.persistence.write_text", full)
+    monkeypatch.setattr("clipretrieval._classifier_file.write_text", full)
     with pytest.raises(StoreUnavailableError, match="No space left"):
         RetrievalClassifier().fit(POINTS[:5], LABELS[:5]).save(tmp_path / "saved")
     same_answers(first, RetrievalClassifier.load(tmp_path / "saved"), QUERIES)
@@ -238,7 +240,7 @@ def test_saving_side_by_side_leaves_one_whole_classifier(tmp_path):
 
     def save(classifier):
         try:
-            classifier.save(tmp_path / "saved")
+            classifier.save(tmp_path / "saved", overwrite=True)
         except StoreLockedError:
             return 0
         return 1
@@ -261,7 +263,7 @@ def test_loading_while_another_saves_never_fails(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(read)
         for number in range(12):
-            fitted[number % 2].save(tmp_path / "saved")
+            fitted[number % 2].save(tmp_path / "saved", overwrite=True)
         reader.result()
 
 
@@ -282,8 +284,7 @@ def test_the_store_has_to_lie_in_the_folder(tmp_path, place):
     for name in ("saved", "other"):
         fitted.save(tmp_path / name)
     file = tmp_path / "saved" / "classifier.json"
-    content = json.loads(file.read_text())
-    file.write_text(json.dumps(content | {"store": {"name": "faiss", "folder": place}}))
+    rewrite(file, store={"name": "faiss", "folder": place})
     with pytest.raises(StoreCorruptedError, match="lacks its store"):
         RetrievalClassifier.load(tmp_path / "saved")
 
@@ -296,7 +297,23 @@ def test_the_store_has_to_lie_in_the_folder(tmp_path, place):
         {"params": "xy"},
         {"params": {"k": 0}},
         {"n_features_in": "x"},
+        {"n_features_in": 7},
+        {"n_features_in": True},
         {"feature_names_in": 3},
+        {"feature_names_in": ["a"]},
+        {"params": {"k": 1, "weights": "uniform", "temperature": 0.0, "metric": "l2", "normalize": False}},
+        {"params": {"k": 1, "weights": "uniform", "temperature": 0.1, "metric": "l2", "normalize": 0}},
+        {"params": {"k": 1, "weights": "uniform", "temperature": 0.1, "metric": "l2"}},
+        {"params": {"k": 1.0, "weights": "uniform", "temperature": 0.1, "metric": "l2", "normalize": False}},
+        {"colour": "red"},
+        {"library_version": None, "store": {"name": "faiss", "folder": 5}},
+        {"store": {"name": "pinecone", "folder": "store-01234567"}},
+        {"store": {"name": "unheard of", "options": {}}},
+        {"store": {"name": "faiss", "options": {"path": 5}}},
+        {"store": {"name": "faiss", "options": {"path": "\0"}}},
+        {"encoder": {"class": "StagedEncoder", "config": {"model": 5, "pretrained": None}}},
+        {"encoder": {"class": "StagedEncoder", "config": {"model": "RN50", "pretrained": None, "colour": 1}}},
+        {"encoder": {"class": "StagedEncoder", "config": {"model": "RN50", "pretrained": None, "stage": []}}},
         {"store": {"name": "faiss"}},
         {"store": 5},
         {"encoder": 5},
@@ -305,9 +322,8 @@ def test_the_store_has_to_lie_in_the_folder(tmp_path, place):
 def test_wrong_entries_are_refused(tmp_path, change):
     """Whatever entry of classifier.json is not what it should be, loading raises an error of ours."""
     RetrievalClassifier().fit(POINTS, LABELS).save(tmp_path / "saved")
-    file = tmp_path / "saved" / "classifier.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(ClipRetrievalError):
+    rewrite(tmp_path / "saved" / "classifier.json", **change)
+    with pytest.raises(ClipRetrievalError, match=r"saved|unheard of"):
         RetrievalClassifier.load(tmp_path / "saved")
 
 
@@ -391,3 +407,42 @@ def test_saved_files_hold_no_pickle(tmp_path):
     assert starts[".sqlite"] == b"SQLite format 3\0"
     assert starts[".json"][:1] == b"{"
     assert starts[".faiss"][:2] == b"Ix"
+
+
+def test_of_two_that_were_loaded_the_second_save_is_refused(tmp_path):
+    """Two loads, each with an addition: the second save would undo the first, and is refused."""
+    target = tmp_path / "saved"
+    RetrievalClassifier().fit(POINTS, LABELS).save(target)
+    first, second = RetrievalClassifier.load(target), RetrievalClassifier.load(target)
+    first.partial_fit(QUERIES[:5], LABELS[:5])
+    second.partial_fit(QUERIES[5:10], LABELS[5:10])
+    first.save(target)
+    with pytest.raises(StoreLockedError, match=r"Load it again and repeat your changes.*overwrite=True"):
+        second.save(target)
+    assert RetrievalClassifier.load(target).store_.count() == 45
+    first.partial_fit(QUERIES[10:], LABELS[10:15])
+    first.save(target)  # nobody else has saved since
+    assert RetrievalClassifier.load(target).store_.count() == 50
+    third = RetrievalClassifier.load(target).partial_fit(QUERIES[5:10], LABELS[5:10])
+    third.save(target)
+    assert RetrievalClassifier.load(target).store_.count() == 55
+    second.save(tmp_path / "elsewhere")
+    assert RetrievalClassifier.load(tmp_path / "elsewhere").store_.count() == 45
+    second.save(target, overwrite=True)
+    assert RetrievalClassifier.load(target).store_.count() == 45
+
+
+def test_a_changed_folder_is_noticed_by_other_names_and_after_pickling(tmp_path):
+    """The folder is the same through a link, for a copy of the classifier too."""
+    target = tmp_path / "saved"
+    RetrievalClassifier().fit(POINTS, LABELS).save(target)
+    stale = pickle.loads(pickle.dumps(RetrievalClassifier(store="memory").fit(POINTS, LABELS)))
+    stale.save(target)
+    stale = pickle.loads(pickle.dumps(stale))
+    RetrievalClassifier.load(target).save(target)
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(StoreLockedError, match="saved anew"):
+        stale.save(tmp_path / "link")
+    shutil.rmtree(target)
+    stale.save(target)  # nothing is there that could be lost
+    assert RetrievalClassifier.load(target).store_.count() == 40

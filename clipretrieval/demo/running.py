@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipretrieval._repr import short_repr
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
 from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
@@ -72,6 +73,9 @@ class DemoResult:
     comparison: ComparisonReport
     online: OnlineStep
     seconds: float
+
+    def __repr__(self) -> str:
+        return short_repr(self, page=str(self.page), rows=len(self.comparison.rows), seconds=self.seconds)
 
     def accuracy(self, name: str, kinds: Collection[str] | None = None) -> float:
         """Return the share of right answers on the test pictures of all kinds, or of some.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from clipretrieval._repr import short_repr
 from clipretrieval.types import FloatArray
 
 __all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"]
@@ -93,6 +94,9 @@ class EncodedBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return short_repr(self, n=len(self.ids), vectors=sorted(self.vectors), known=len(self.known))
 
 
 class StreamingEncoder(Encoder, Protocol):

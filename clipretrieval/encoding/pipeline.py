@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipretrieval._decode import decode_pixels
+from clipretrieval._decode import MAX_PIXELS, decode_pixels
+from clipretrieval._rgb import pixel_size
 from clipretrieval.encoding._workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
 from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage
 from clipretrieval.encoding.engine import Engine
@@ -31,6 +32,8 @@ __all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
 
 _MOST_DECODERS = 16
 """Threads that decode for a GPU: each holds a batch of pictures ready."""
+_MOST_PIXELS = 2**24
+"""Once pictures of so many pixels are decoded they are cut and given up; a pixel takes four bytes."""
 
 
 @dataclass
@@ -64,6 +67,7 @@ def encode_source(
     identify: bool = True,
     known: KnownIds | None = None,
     ahead: int | None = None,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Iterator[EncodedBatch]:
     """Encode a source of pictures in order.
 
@@ -86,6 +90,8 @@ def encode_source(
         Tells which pictures are only decoded.
     ahead : int, optional
         The most pictures that are encoded, or being encoded, before they are asked for.
+    max_pixels : int or None
+        See `clipretrieval.images.decode`.
 
     Yields
     ------
@@ -103,7 +109,10 @@ def encode_source(
         return chunk
 
     def prepare(part: list[RawImage]) -> Chunk:
-        return timed("decode", lambda: prepare_chunk(part, stages, preparation, on_error, identify, known))
+        return timed(
+            "decode",
+            lambda: prepare_chunk(part, stages, preparation, on_error, identify, known, max_pixels),
+        )
 
     def encode(chunk: Chunk) -> Chunk:
         return timed("encode", lambda: _encode_chunk(chunk, stages, engine))
@@ -133,41 +142,64 @@ def prepare_chunk(
     on_error: str,
     identify: bool = True,
     known: KnownIds | None = None,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Chunk:
     """Decode a chunk and cut its squares; pictures that cannot be decoded are skipped or raised.
 
-    Pictures that are `known` are decoded, for their ids, and not cut.
+    Pictures that are `known` are decoded, for their ids, and not cut. Of large pictures only a few are in
+    memory at once.
     """
     pixel = any(stage.depth == 0 for stage in stages)
     clip = any(stage.depth > 0 for stage in stages)
     chunk = Chunk()
-    decoded: list[tuple[RawImage, Picture, str]] = []
+    parts: list[Squares] = []
+    waiting: list[tuple[RawImage, Picture, str]] = []
+
+    def cut() -> None:
+        have = set(known([name for _, _, name in waiting])) if known is not None and waiting else set()
+        pictures: list[Picture] = []
+        for raw, picture, name in waiting:
+            if name in have:
+                chunk.known.append(KnownImage(name, raw.label, raw.source, raw.index))
+                continue
+            pictures.append(picture)
+            chunk.ids.append(name)
+            chunk.labels.append(raw.label)
+            chunk.sources.append(raw.source)
+            chunk.indices.append(raw.index)
+        if pictures:
+            parts.append(preparation.batch(pictures, pixel=pixel, clip=clip))
+        waiting.clear()
+
+    held = 0
     for raw in raws:
         try:
-            found: tuple[Picture, str] | None = decode_pixels(raw, identify=identify)
-            if found is None:
-                whole = decode(raw)
-                found = (whole.image, whole.id)
-            preparation.check(found[0], raw.source)
+            waiting.append((raw, *_decoded(raw, preparation, identify, max_pixels)))
         except ImageDecodeError as error:
             if on_error == "raise":
                 raise
             chunk.skipped.append(SkippedImage(raw.index, raw.source, str(error)))
             continue
-        decoded.append((raw, *found))
-    have = set(known([name for _, _, name in decoded])) if known is not None and decoded else set()
-    pictures: list[Picture] = []
-    for raw, picture, name in decoded:
-        if name in have:
-            chunk.known.append(KnownImage(name, raw.label, raw.source, raw.index))
-            continue
-        pictures.append(picture)
-        chunk.ids.append(name)
-        chunk.labels.append(raw.label)
-        chunk.sources.append(raw.source)
-        chunk.indices.append(raw.index)
-    chunk.squares = preparation.batch(pictures, pixel=pixel, clip=clip) if pictures else {}
+        width, height = pixel_size(waiting[-1][1])
+        held += width * height
+        if held >= _MOST_PIXELS:
+            cut()
+            held = 0
+    cut()
+    if parts:
+        chunk.squares = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return chunk
+
+
+def _decoded(
+    raw: RawImage, preparation: Preparation, identify: bool, max_pixels: int | None
+) -> tuple[Picture, str]:
+    found: tuple[Picture, str] | None = decode_pixels(raw, identify=identify, max_pixels=max_pixels)
+    if found is None:
+        whole = decode(raw, max_pixels=max_pixels)
+        found = (whole.image, whole.id)
+    preparation.check(found[0], raw.source)
+    return found
 
 
 def _encode_chunk(chunk: Chunk, stages: list[Stage], engine: Engine | None) -> Chunk:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from clipretrieval._decode import MAX_PIXELS, check_max_pixels
 from clipretrieval.encoding._checks import check_size, check_whole, side
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.joining import joined
@@ -60,6 +61,9 @@ class StagedEncoder:
         Have torch.compile build the encoder at its first use, which takes tens of seconds.
     seed : int
         Seed of the weights when `pretrained` is None.
+    max_pixels : int or None, default 75,000,000
+        The most pixels (width × height) that an image may have: one of more is refused as one that cannot be
+        decoded is, before it is decoded. None for no bound. See `clipretrieval.images.decode`.
 
     Raises
     ------
@@ -85,10 +89,12 @@ class StagedEncoder:
         batch_size: int = 64,
         compile: bool = False,  # noqa: A002  torch's own word
         seed: int = 0,
+        max_pixels: int | None = MAX_PIXELS,
         _trusted: bool = True,
     ) -> None:
         self.batch_size = check_whole("batch_size", batch_size, 1)
         self.seed = check_whole("seed", seed, 0)
+        self.max_pixels = check_max_pixels(max_pixels)
         self._source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
         self.model = model
         named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
@@ -235,7 +241,9 @@ class StagedEncoder:
         """
         found = find_stage(self._stages, stage or self.stage)
         every = list(self._stages.values())
-        chunk = prepare_chunk(list(iter_raw(images)), every, self._prepare, "raise")
+        chunk = prepare_chunk(
+            list(iter_raw(images)), every, self._prepare, "raise", max_pixels=self.max_pixels
+        )
         if not chunk.ids:
             raise InvalidInputError("there are no images to encode; pass at least one")
         return PartialPass.start(chunk, found, self._stages, self._tower.engine(every[-1].depth))
@@ -262,6 +270,7 @@ class StagedEncoder:
             "compile": self.plan.compiled,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            **({} if self.max_pixels == MAX_PIXELS else {"max_pixels": self.max_pixels}),
         }
 
     def _encode(
@@ -275,6 +284,7 @@ class StagedEncoder:
             self._tower.engine(depth) if depth > 0 else None,
             self.plan,
             batch_size=self.batch_size,
+            max_pixels=self.max_pixels,
             **options,
         )
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from clipretrieval.evaluation.page import PageTable, render_page, write_page
     from clipretrieval.evaluation.reliability import (
         DistanceHistogram,
+        Reliability,
         RiskCoverage,
         accuracy_by_decile,
+        best_measure,
         distance_histogram,
         error_auroc,
         risk_coverage,
@@ -43,9 +45,11 @@ __all__ = [
     "McNemar",
     "Mistake",
     "PageTable",
+    "Reliability",
     "Reproduction",
     "RiskCoverage",
     "accuracy_by_decile",
+    "best_measure",
     "calibration_curve",
     "class_table",
     "compare",
@@ -83,8 +87,10 @@ _lazy_getattr, _lazy_dir = attach(
         "page": ["PageTable", "render_page", "write_page"],
         "reliability": [
             "DistanceHistogram",
+            "Reliability",
             "RiskCoverage",
             "accuracy_by_decile",
+            "best_measure",
             "distance_histogram",
             "error_auroc",
             "risk_coverage",

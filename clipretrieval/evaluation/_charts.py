@@ -11,8 +11,11 @@ from markupsafe import Markup
 
 from clipretrieval._explanation_views import shortened
 from clipretrieval.evaluation._svg import BOTTOM, HEIGHT, TOP, Frame, number
+from clipretrieval.evaluation._words import measure_axis, measure_name, value_words
+from clipretrieval.evaluation.reliability import distance_histogram
 
 if TYPE_CHECKING:
+    from clipretrieval.evaluation.reliability import RiskCoverage
     from clipretrieval.evaluation.report import EvaluationReport
 
 __all__ = ["calibration_chart", "decile_chart", "histogram_chart", "risk_chart", "time_chart"]
@@ -20,36 +23,48 @@ __all__ = ["calibration_chart", "decile_chart", "histogram_chart", "risk_chart",
 CURVE_POINTS = 400
 """The most points of a curve: more than a screen can tell apart."""
 
+SHARE_BINS = 20
+"""Of the histograms of shares and margins, from 0 to 1."""
+
 LINE = 13
 """Between the names of two points, in the charts' units."""
+
+NAME = 25
+"""The most letters of a name beside its point."""
 
 _ISOLATED = "\u2068{}\u2069"  # a name's direction must not turn what stands around it
 
 
-def histogram_chart(report: EvaluationReport) -> Markup:
-    """Draw how many right and wrong answers lie at which distance."""
-    found = report.distance_histogram()
+def histogram_chart(report: EvaluationReport, by: str = "distance") -> Markup:
+    """Draw how many correct and incorrect answers have which value of a measure."""
+    measured = report.reliability(by)
+    if by == "distance":
+        found, text = report.distance_histogram(), number
+    else:
+        found = distance_histogram(measured.values, measured.correct, SHARE_BINS, (0.0, 1.0))
+        text = _share
     frame = Frame((found.edges[0], found.edges[-1]), (0, max(1, found.right.max(), found.wrong.max()) * 1.05))
     inside = (
-        frame.axes("distance to the nearest neighbour", "answers")
+        frame.axes(measure_axis(report, by), "answers", x_text=text)
         + frame.steps(found.edges, found.right, "right area")
         + frame.steps(found.edges, found.wrong, "wrong area hatched")
         + Markup('<path class="threshold" d="M0 {}V{}" hidden/>').format(TOP, HEIGHT - BOTTOM)
     )
     told = [
-        f"{name} answers: {counts.sum():,}, median distance {number(float(np.median(values)))}"
+        f"{name} answers: {counts.sum():,}, median {value_words(by, float(np.median(values)))}"
         for name, counts, values in (
-            ("right", found.right, report.distances[report.correct]),
-            ("wrong", found.wrong, report.distances[~report.correct]),
+            ("correct", found.right, measured.values[report.correct]),
+            ("incorrect", found.wrong, measured.values[~report.correct]),
         )
         if len(values)
     ]
-    return frame.whole(inside, f"Histograms of the distance; {'; '.join(told)}.", "histogram")
+    told_of = f"Histograms of the {measure_axis(report, by)}; {'; '.join(told)}."
+    return frame.whole(inside, told_of, "histogram")
 
 
-def risk_chart(report: EvaluationReport) -> Markup:
-    """Draw the share of wrong answers over the share of answers kept."""
-    whole = report.risk_coverage
+def risk_chart(report: EvaluationReport, by: str = "distance") -> Markup:
+    """Draw the share of incorrect answers over the share of answers kept, the surest kept first."""
+    whole = report.reliability(by).risk_coverage
     curve = whole.thinned(CURVE_POINTS)
     error = 1 - report.accuracy
     # The first few answers alone may be all wrong, and would flatten all the rest.
@@ -59,23 +74,23 @@ def risk_chart(report: EvaluationReport) -> Markup:
     grid = np.linspace(0.01, 1, 100)
     best = np.maximum(0.0, (grid - report.accuracy) / grid)
     inside = (
-        frame.axes("answers kept", "wrong among them", x_text=_share, y_text=_share)
+        frame.axes("answers kept", "incorrect among them", x_text=_share, y_text=_share)
         + frame.line([0, 1], [error, error], "faint dashed")
         + frame.line(grid, best, "faint")
         + frame.line(curve.coverage, np.minimum(curve.risk, top), "main")
         + _circle("marker", 5, frame.across(1), frame.up(error))
     )
-    nearest = [f"of the nearest {share:.0%}, {_risk_at(report, share):.1%}" for share in (0.75, 0.5, 0.25)]
-    told = f"Risk-coverage curve: of all answers {error:.1%} are wrong; {'; '.join(nearest)}."
+    surest = [f"of the surest {share:.0%}, {_risk_at(whole, share):.1%}" for share in (0.75, 0.5, 0.25)]
+    told = f"Risk-coverage curve: of all answers {error:.1%} are incorrect; {'; '.join(surest)}."
     return frame.whole(inside, told, "risk")
 
 
-def decile_chart(report: EvaluationReport) -> Markup:
+def decile_chart(report: EvaluationReport, by: str = "distance") -> Markup:
     """Draw the accuracy of each tenth of the answers, with its interval."""
     frame = Frame((0.5, 10.5), (0.0, 1.0))
-    inside = frame.axes("tenth of the answers, nearest first", "right answers", y_text=_share, most=10)
-    base = frame.up(0)
-    for row in report.deciles:
+    inside = frame.axes("tenth of the answers, surest first", "correct answers", y_text=_share, most=10)
+    base, deciles = frame.up(0), report.reliability(by).deciles
+    for row in deciles:
         x = frame.across(row["decile"])
         inside += Markup(
             '<rect class="right solid" x="{:.1f}" y="{:.1f}" width="22" height="{:.1f}"/>'
@@ -84,8 +99,8 @@ def decile_chart(report: EvaluationReport) -> Markup:
             *(x - 11, frame.up(row["accuracy"]), base - frame.up(row["accuracy"])),
             *(x, frame.up(row["low"]), frame.up(row["high"])),
         )
-    told = ", ".join(f"{row['decile']}: {row['accuracy']:.1%}" for row in report.deciles)
-    return frame.whole(inside, f"Accuracy of each tenth of the answers by distance; {told}.", "deciles")
+    told = ", ".join(f"{row['decile']}: {row['accuracy']:.1%}" for row in deciles)
+    return frame.whole(inside, f"Accuracy of each tenth of the answers by {by}; {told}.", "deciles")
 
 
 def calibration_chart(report: EvaluationReport) -> Markup:
@@ -94,7 +109,7 @@ def calibration_chart(report: EvaluationReport) -> Markup:
     if curve is None:
         return Markup("")
     frame = Frame((0.0, 1.0), (0.0, 1.0))
-    inside = frame.axes("confidence of the answer", "right answers", x_text=_share, y_text=_share)
+    inside = frame.axes(measure_name(report, "share"), "correct answers", x_text=_share, y_text=_share)
     inside += frame.line([0, 1], [0, 1], "faint dashed")
     inside += frame.line(curve.confidence, curve.accuracy, "main")
     for confidence, accuracy, count in zip(curve.confidence, curve.accuracy, curve.count, strict=True):
@@ -115,11 +130,12 @@ def time_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     low, high = min(known), max(known)
     room = max(0.02, (high - low) * 0.15)
     slowest = max(time for _, time in placed) or 1.0
-    # The names stand to the right of all points.
-    frame = Frame((0.0, slowest * 1.5), (max(0, low - room), min(1, high + room)))
-    inside = frame.axes("seconds for 1,000 images", "right answers", y_text=_share)
+    # The names stand to the right of all points; the longest have as much room as these.
+    needed = TOP + BOTTOM + LINE * len(placed)
+    frame = Frame((0.0, slowest * 2.0), (max(0, low - room), min(1, high + room)), max(HEIGHT, needed))
+    inside = frame.axes("seconds for 1,000 images", "correct answers", y_text=_share)
     points = [(frame.across(time), frame.up(row["accuracy"]), _named(row)) for row, time in placed]
-    inside += _labels(points, frame.across(slowest) + 16)
+    inside += _labels(points, frame.across(slowest) + 16, frame.height)
     for (row, time), (x, y, _) in zip(placed, points, strict=True):
         if _known(row.get("low")) and _known(row.get("high")):
             inside += frame.line([time, time], [row["low"], row["high"]], "whisker")
@@ -132,21 +148,19 @@ def _circle(css: str, radius: float, x: float, y: float) -> Markup:
     return Markup('<circle class="{}" r="{:.1f}" cx="{:.1f}" cy="{:.1f}"/>').format(css, radius, x, y)
 
 
-def _labels(points: list[tuple[float, float, str]], left: float) -> Markup:
+def _labels(points: list[tuple[float, float, str]], left: float, height: float) -> Markup:
     """Write the points' names below each other at the right, each with a line to its point."""
-    if len(points) * LINE > HEIGHT - TOP - BOTTOM:
-        return Markup("")  # the table has them
-    drawn, below = Markup(""), HEIGHT - BOTTOM + LINE / 2
+    drawn, below = Markup(""), height - BOTTOM + LINE / 2
     # From the lowest upwards; where the uppermost would leave the chart, all begin further down.
     ordered = sorted(points, key=lambda point: -point[1])
     for place, (x, y, text) in enumerate(ordered):
         above = len(ordered) - place - 1
-        height = max(min(y, below - LINE), TOP + above * LINE)
-        below = height
+        level = max(min(y, below - LINE), TOP + above * LINE)
+        below = level
         drawn += Markup('<path class="leader" d="M{:.1f} {:.1f}L{:.1f} {:.1f}H{:.1f}"/>').format(
-            x, y, left - 10, height, left - 3
+            x, y, left - 10, level, left - 3
         ) + Markup('<text class="label" x="{:.1f}" y="{:.1f}">{}</text>').format(
-            left, height + 4, _ISOLATED.format(text)
+            left, level + 4, _ISOLATED.format(text)
         )
     return drawn
 
@@ -163,11 +177,10 @@ def _known(value: Any) -> TypeGuard[float]:
 
 
 def _named(row: Mapping[str, Any]) -> str:
-    return shortened(row.get("name") or row.get("stage") or "-", 18)
+    return shortened(row.get("name") or row.get("stage") or "-", NAME)
 
 
-def _risk_at(report: EvaluationReport, share: float) -> float:
-    curve = report.risk_coverage
+def _risk_at(curve: RiskCoverage, share: float) -> float:
     return float(curve.risk[np.searchsorted(curve.coverage, share)])
 
 

@@ -89,7 +89,7 @@ def answer(
 def _zero_shot_side(baseline: ZeroShotClassifier, spool: Spool, skipped: tuple[SkippedImage, ...]) -> Side:
     answers = Answers(baseline)
     for batch in spool.batches(STAGE):
-        answers.add(baseline.cosines(batch.vectors[STAGE]), batch.labels)
+        answers.add(baseline.cosines(batch.vectors[STAGE]), batch)
     report = answers.report(timing=Timing(), skipped=skipped)
     encoder = stopped_at(baseline.encoder_, STAGE)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from clipretrieval.evaluation._page_parts import PageTable
     from clipretrieval.evaluation.comparison_report import ComparisonReport, ComparisonRow
 
-__all__ = ["as_html", "as_markdown", "as_text"]
+__all__ = ["as_html", "as_markdown", "as_text", "comparison_table"]
 
 _HEAD = [
     *("classifier", "accuracy", "95 % interval", "p (McNemar)", "inference s", "query s", "total s"),
@@ -22,7 +22,7 @@ _HEAD = [
 
 def as_text(report: ComparisonReport) -> str:
     """Write a comparison as aligned columns with a line on what they are."""
-    table = [_HEAD, *(_cells(row) for row in report.rows)]
+    table = comparison_table(report)
     widths = [max(len(line[place]) for line in table) for place in range(len(_HEAD))]
     lines = [
         "  ".join(
@@ -32,6 +32,11 @@ def as_text(report: ComparisonReport) -> str:
         for line in table
     ]
     return "\n".join([*lines, "", *_notes(report)])
+
+
+def comparison_table(report: ComparisonReport) -> list[list[str]]:
+    """Return the table's head and its rows as texts."""
+    return [_HEAD, *(_cells(row) for row in report.rows)]
 
 
 def as_markdown(report: ComparisonReport) -> str:
@@ -77,7 +82,7 @@ def _cells(row: ComparisonRow) -> list[str]:
 
 def _notes(report: ComparisonReport) -> list[str]:
     notes = [
-        f"{report.n_train} images learnt from, {report.n_test} answered; intervals are Wilson's, p is of "
+        f"fitted on {report.n_train} images, {report.n_test} classified; intervals are Wilson's, p is of "
         f"McNemar's exact test against {report.baseline}",
         f"seconds per 1,000 images, measured on {report.timed_images} of the test images together; p50 and "
         "p95 are of single images, from picture to answer",

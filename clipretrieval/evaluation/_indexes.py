@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from clipretrieval._exclusive import sole_writer
 from clipretrieval._inputs import Source
 from clipretrieval._labels import stored_labels
 from clipretrieval._manifest import plain_fingerprint
@@ -101,26 +102,23 @@ def open_indexes(
 ) -> Iterator[list[Index]]:
     """Open an index for each stage and store, and close them all behind the block."""
     indexes: list[Index] = []
-    opened: list[VectorStore] = []
-    try:
+    with ExitStack() as opened:
         for stage in stages:
             view = stopped_at(encoder, stage)
             fingerprint = plain_fingerprint(view.fingerprint)
             for name, make in makers.items():
                 store = make(stage)
                 check_store(store)
-                opened.append(store)
+                opened.callback(store.close)
                 if Metric.parse(store.metric) != metric:
                     raise InvalidInputError(
                         f"the store {name!r} has the metric {str(store.metric)!r}; pass metric= to compare"
                     )
+                opened.enter_context(sole_writer(store))
                 source = Source(lambda known: iter(()), fingerprint, metric, False, None)
                 putter = open_putter(store, source, "resume" if resume else "refuse")
                 indexes.append(Index(stage, name, view, store, putter))
         yield indexes
-    finally:
-        for store in opened:
-            store.close()
 
 
 def fill_indexes(
@@ -203,8 +201,8 @@ def _settle(index: Index, given: set[Any]) -> None:
             "begun, and their vectors would still answer. Begin anew with an empty store, or with another "
             "folder for the results"
         )
-    putter.classes = set(stored_labels(given, str(putter.kind)))  # one whose pictures were relabelled is gone
-    putter.write_manifest()
+    putter.classes = set(stored_labels(given, str(putter.kind)))
+    putter.write_manifest(remove=putter.listed - putter.classes)  # those whose pictures were relabelled
 
 
 def _known_to_all(putters: list[Putter]) -> Callable[[list[str]], set[str]]:

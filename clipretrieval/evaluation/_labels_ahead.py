@@ -10,6 +10,7 @@ import numpy as np
 
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._sources import iter_raw, means_folder, open_labels
+from clipretrieval._tables import ImageTable, is_table, labelled_source, read_table
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation._indexes import NO_IMAGES
@@ -24,13 +25,15 @@ NOTHING_ASKED = "there are no images to classify; pass at least one that can be 
 
 
 def opened(images: Any) -> Any:
-    """Scan a folder that is given by its path, once for all; return anything else as it is.
+    """Scan a folder or read a table, once for all; return anything else as it is.
 
     Raises
     ------
     InvalidInputError
-        If there is no such folder, or no picture in it.
+        If there is no such folder or no picture in it, or the table cannot be read.
     """
+    if is_table(images):
+        return read_table(images)
     if isinstance(images, str | os.PathLike) and means_folder(images):
         return scan_folder(images)
     return images
@@ -98,7 +101,7 @@ def open_baseline(
 
 def _checked(side: str, images: Any, labels: Any, empty: str) -> tuple[str, list[Any]] | None:
     """Return the labels' type and the labels, or None."""
-    found = _labels(images, labels)
+    found = _labels(labelled_source(images, labels), labels)
     if found is None:
         return None
     if not found:
@@ -114,6 +117,6 @@ def _checked(side: str, images: Any, labels: Any, empty: str) -> tuple[str, list
 def _labels(images: Any, labels: Any) -> list[Any] | None:
     if labels is not None and not isinstance(labels, Sized):
         return None  # an iterator gives its labels once
-    if isinstance(images, ImageFolder | list | tuple | np.ndarray):
+    if isinstance(images, ImageFolder | ImageTable | list | tuple | np.ndarray):
         return [raw.label for raw in iter_raw(images, labels)]
     return None if labels is None else list(open_labels(labels)[1])

@@ -9,14 +9,25 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._explanation_views import readable
+from clipretrieval._repr import short_repr
 from clipretrieval.evaluation import _charts
 from clipretrieval.evaluation._report_json import timed_parts
-from clipretrieval.evaluation._report_views import setting_rows, summary_rows
+from clipretrieval.evaluation._report_views import MEASURE_HEAD, measure_rows, setting_rows, summary_rows
 from clipretrieval.evaluation._svg import number
+from clipretrieval.evaluation._words import (
+    best_words,
+    distance_unit,
+    measure_axis,
+    measure_name,
+    shown_measure,
+    threshold_words,
+    value_words,
+)
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.mistakes import LISTED_NEIGHBORS, Mistake
 
 if TYPE_CHECKING:
+    from clipretrieval.evaluation.reliability import Reliability
     from clipretrieval.evaluation.report import EvaluationReport
 
 __all__ = ["COMPARISON_COLUMNS", "PageTable", "comparison_part", "report_part", "table_part"]
@@ -71,6 +82,9 @@ class PageTable:
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
 
+    def __repr__(self) -> str:
+        return short_repr(self, title=self.title, columns=len(self.columns), rows=len(self.rows))
+
 
 def table_part(table: PageTable, best: str | None = None) -> dict[str, Any]:
     """Prepare a table: its cells as texts with what they are sorted by, without columns that are empty.
@@ -114,7 +128,7 @@ def report_part(
     """Prepare a report: its figures, its charts as SVG, and what the page's script needs."""
     matrix, classes = report.confusion_matrix, [readable(label) for label in report.classes.tolist()]
     pairs = report.confused_pairs()
-    curve = report.calibration
+    curve, shown = report.calibration, shown_measure(report)
     return {
         "name": name,
         "accuracy": report.accuracy,
@@ -123,40 +137,62 @@ def report_part(
         "n_wrong": int((~report.correct).sum()),
         "n_classes": len(classes),
         "summary": summary_rows(report)[3:],
+        "measure_rows": measure_rows(report),
         "settings": setting_rows(report),
         "times": [
             (part.replace("_", " "), timing.seconds.get(key, 0.0), timing.rate(key))
             for part, key, timing in timed_parts(report)
         ],
-        "histogram": _charts.histogram_chart(report),
-        "risk": _charts.risk_chart(report),
-        "decile_chart": _charts.decile_chart(report),
+        "distances": _charts.histogram_chart(report),
+        "measures": [_measure(report, found, found.by == shown) for found in report.reliabilities.values()],
+        "measure_head": MEASURE_HEAD,
+        "best_words": best_words(report),
+        "best_area": report.risk_coverage.best_area,
         "calibration_chart": _charts.calibration_chart(report),
-        "deciles": report.deciles,
+        "share_name": measure_name(report, "share"),
         "calibration": curve.rows() if curve is not None else [],
         "ece": curve.ece if curve is not None else None,
         # One neighbour, one vote: every answer is certain, and there is no curve to see.
         "one_confidence": curve is not None and len(curve.count) == 1,
+        "single_vote": report.setting.get("k") == 1 and measure_name(report, "share") != "probability",
         "per_class": report.per_class,
         "pairs": pairs[:PAIRS],
         "more_pairs": max(0, len(pairs) - PAIRS),
         "matrix": _matrix_rows(matrix, classes) if len(classes) <= LARGEST_TABLE else None,
+        "distance_unit": distance_unit(report),
         "mistakes": [_mistake(mistake, picture) for mistake in report.mistakes],
         "data": _data(report, classes),
     }
 
 
+def _measure(report: EvaluationReport, found: Reliability, shown: bool) -> dict[str, Any]:
+    """Prepare what the page shows of one measure of confidence."""
+    by = found.by
+    return {
+        "by": by,
+        "name": measure_name(report, by),
+        "shown": shown,
+        "constant": found.constant,
+        "best": by == report.best_measure,
+        "axis": measure_axis(report, by),
+        "threshold": threshold_words(report, by),
+        "histogram": _charts.histogram_chart(report, by),
+        "risk": _charts.risk_chart(report, by),
+        "decile_chart": _charts.decile_chart(report, by),
+        "deciles": [
+            {**row, "values": f"{value_words(by, row['min'])} to {value_words(by, row['max'])}"}
+            for row in found.deciles
+        ],
+    }
+
+
 def _data(report: EvaluationReport, classes: list[str]) -> dict[str, Any]:
-    """Return the slider's points, each exact, and the matrix where it is a picture."""
-    curve = report.risk_coverage.thinned(_charts.CURVE_POINTS)
-    points = []
-    for threshold, kept, errors in zip(
-        curve.thresholds.tolist(), curve.kept.tolist(), curve.errors.tolist(), strict=True
-    ):
-        low, high = wilson_interval(kept - errors, kept)
-        shown = threshold if math.isfinite(threshold) else None
-        points.append([shown, number(threshold), kept, errors, round(low, 6), round(high, 6)])
-    found: dict[str, Any] = {"points": points, "wrong": points[-1][3], "all": points[-1][2]}
+    """Return the sliders' points, each exact, and the matrix where it is a picture."""
+    found: dict[str, Any] = {
+        "points": {by: _points(each) for by, each in report.reliabilities.items()},
+        "wrong": int((~report.correct).sum()),
+        "all": report.n_test,
+    }
     if len(classes) > LARGEST_TABLE:
         rows, columns = report.confusion_matrix.nonzero()
         counts = report.confusion_matrix[rows, columns]
@@ -164,6 +200,20 @@ def _data(report: EvaluationReport, classes: list[str]) -> dict[str, Any]:
         found["cells"] = [rows.tolist(), columns.tolist(), counts.tolist()]
         found["totals"] = report.confusion_matrix.sum(axis=1).tolist()
     return found
+
+
+def _points(found: Reliability) -> list[list[Any]]:
+    """Return a slider's places: threshold, its text, answers kept, errors, ends of the interval."""
+    curve = found.risk_coverage.thinned(_charts.CURVE_POINTS)
+    points = []
+    for threshold, kept, errors in zip(
+        curve.thresholds.tolist(), curve.kept.tolist(), curve.errors.tolist(), strict=True
+    ):
+        low, high = wilson_interval(kept - errors, kept)
+        shown = threshold if math.isfinite(threshold) else None
+        text = value_words(found.by, threshold)
+        points.append([shown, text, kept, errors, round(low, 6), round(high, 6)])
+    return points
 
 
 def _matrix_rows(matrix: Any, classes: list[str]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from clipretrieval._version import __version__
 from clipretrieval.evaluation.metrics import summarise_distances
 
 if TYPE_CHECKING:
+    from clipretrieval.evaluation.reliability import Reliability
     from clipretrieval.evaluation.report import EvaluationReport
 
 __all__ = ["SCHEMA_VERSION", "report_values", "timed_parts"]
@@ -65,10 +66,19 @@ def _histogram(report: EvaluationReport) -> dict[str, Any]:
 
 
 def _reliability(report: EvaluationReport) -> dict[str, Any]:
-    curve = report.risk_coverage
+    """Return what the distance tells at the top, as it was before other measures, and all of them below."""
+    return {
+        **_measured(report.reliability("distance")),
+        "best_measure": report.best_measure,
+        "by": {by: _measured(found) for by, found in report.reliabilities.items()},
+    }
+
+
+def _measured(found: Reliability) -> dict[str, Any]:
+    curve = found.risk_coverage
     few = curve.thinned(CURVE_POINTS)
     return {
-        "error_auroc": _finite(report.error_auroc),
+        "error_auroc": _finite(found.error_auroc),
         "risk_coverage": {
             "area": curve.area,
             "best_area": curve.best_area,
@@ -79,9 +89,7 @@ def _reliability(report: EvaluationReport) -> dict[str, Any]:
                 )
             ],
         },
-        "deciles": [
-            {**row, "min": _finite(row["min"]), "max": _finite(row["max"])} for row in report.deciles
-        ],
+        "deciles": [{**row, "min": _finite(row["min"]), "max": _finite(row["max"])} for row in found.deciles],
     }
 
 

@@ -10,12 +10,20 @@ import numpy as np
 from clipretrieval._explanation_views import readable
 from clipretrieval.evaluation._markdown import markdown_table
 from clipretrieval.evaluation._report_json import timed_parts
+from clipretrieval.evaluation._words import (
+    best_words,
+    distance_axis,
+    measure_axis,
+    measure_name,
+    shown_measure,
+    value_words,
+)
 from clipretrieval.types import FloatArray
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
 
-__all__ = ["as_markdown", "as_text", "setting_rows", "summary_rows"]
+__all__ = ["MEASURE_HEAD", "as_markdown", "as_text", "measure_rows", "setting_rows", "summary_rows"]
 
 PAIRS = 20
 """The most pairs of confused classes that Markdown lists."""
@@ -28,20 +36,21 @@ def as_text(report: EvaluationReport) -> str:
     low, high = report.accuracy_interval
     s = {name: report.setting.get(name) for name in _SETTINGS}
     shown = {name: "-" if value is None else value for name, value in s.items()}
-    right, wrong = report.distances[report.correct], report.distances[~report.correct]
+    correct, incorrect = report.distances[report.correct], report.distances[~report.correct]
     lines = [
         f"accuracy {report.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
         f"{int(report.correct.sum())} of {report.n_test} images",
-        "model {model}, stage {stage}, dim {dim}; store {store}, metric {metric}, k {k}, weights {weights}, "
-        "{n_train} stored vectors".format(**shown),
-        f"median distance to the nearest: right {_median(right)}, wrong {_median(wrong)}",
+        "model {model}, stage {stage}, dim {dim}; store {store}, metric {metric}".format(**shown)
+        # A zero-shot answer rests on prompts: nothing is stored, and no neighbours vote.
+        + (", k {k}, weights {weights}, {n_train} stored vectors".format(**shown) if s["n_train"] else ""),
+        f"median {distance_axis(report)}: correct {_median(correct)}, incorrect {_median(incorrect)}",
     ]
     if not math.isnan(report.error_auroc):
-        curve = report.risk_coverage
-        lines.append(
-            f"the distance tells wrong from right with an AUROC of {report.error_auroc:.3f}; area under "
-            f"risk-coverage {curve.area:.4f} (at best {curve.best_area:.4f})"
-        )
+        ranked = [
+            f"{measure_name(report, by)} {found.error_auroc:.3f}"
+            for by, found in report.reliabilities.items()
+        ]
+        lines += [f"AUROC for mistakes: {', '.join(ranked)}", best_words(report)]
     if report.setting.get("plan"):
         plan = report.setting["plan"]
         lines.append(f"encoded in {plan['precision']} on {plan['device']}")
@@ -65,9 +74,15 @@ def as_markdown(report: EvaluationReport) -> str:
         [row["true"], row["answer"], row["count"], _percent(row["share"])]
         for row in report.confused_pairs(PAIRS)
     ]
+    by = shown_measure(report)
     deciles = [
-        [row["decile"], f"{row['min']:.4g}", f"{row['max']:.4g}", row["count"], _percent(row["accuracy"])]
-        for row in report.deciles
+        [
+            row["decile"],
+            *(value_words(by, row[end]) for end in ("min", "max")),
+            row["count"],
+            _percent(row["accuracy"]),
+        ]
+        for row in report.reliability(by).deciles
     ]
     times = [
         [name.replace("_", " "), f"{timing.seconds.get(part, 0.0):.2f}", _rate(timing.rate(part))]
@@ -84,8 +99,11 @@ def as_markdown(report: EvaluationReport) -> str:
     if pairs:
         sections += ["## Most confused", markdown_table(("true", "answer", "count", "of the class"), pairs)]
     sections += [
-        "## Accuracy by distance",
-        markdown_table(("tenth", "from", "to", "images", "accuracy"), deciles),
+        "## Confidence",
+        markdown_table(MEASURE_HEAD, measure_rows(report)),
+        best_words(report),
+        f"## Accuracy by {measure_name(report, by)}",
+        markdown_table(("tenth, the surest first", "from", "to", "images", "accuracy"), deciles),
     ]
     if times:
         sections += ["## Time", markdown_table(("part", "seconds", "images/s"), times)]
@@ -95,16 +113,16 @@ def as_markdown(report: EvaluationReport) -> str:
 def summary_rows(report: EvaluationReport) -> list[tuple[str, str]]:
     """Return the names and the values of the figures that tell the most."""
     low, high = report.accuracy_interval
-    curve, auroc = report.risk_coverage, report.error_auroc
     rows = [
         ("accuracy", _percent(report.accuracy)),
         ("95 % interval", f"{low:.2%} to {high:.2%}"),
-        ("right answers", f"{int(report.correct.sum()):,} of {report.n_test:,}"),
+        ("correct answers", f"{int(report.correct.sum()):,} of {report.n_test:,}"),
         ("balanced accuracy", _percent(report.macro["balanced_accuracy"])),
         ("macro F1", _percent(report.macro["macro_f1"])),
-        ("AUROC of the distance for errors", "-" if math.isnan(auroc) else f"{auroc:.4f}"),
-        ("area under risk-coverage", f"{curve.area:.4f} (at best {curve.best_area:.4f})"),
     ]
+    if report.best_measure is not None:
+        auroc = report.reliability(report.best_measure).error_auroc
+        rows.append(("ranks mistakes best here", f"{report.best_measure}, AUROC {auroc:.4f}"))
     if report.calibration is not None:
         rows.append(("expected calibration error", f"{report.calibration.ece:.4f}"))
     if report.skipped:
@@ -112,10 +130,26 @@ def summary_rows(report: EvaluationReport) -> list[tuple[str, str]]:
     return rows
 
 
+MEASURE_HEAD = ("measure", "AUROC for mistakes", "area under risk-coverage")
+
+
+def measure_rows(report: EvaluationReport) -> list[tuple[str, str, str]]:
+    """Return each measure of confidence with how well it ranks the mistakes, as `MEASURE_HEAD` names it."""
+    return [
+        (
+            measure_axis(report, by) + (", the same for all" if found.constant else ""),
+            "-" if math.isnan(found.error_auroc) else f"{found.error_auroc:.4f}",
+            f"{found.risk_coverage.area:.4f}",
+        )
+        for by, found in report.reliabilities.items()
+    ]
+
+
 def setting_rows(report: EvaluationReport) -> list[tuple[str, str]]:
     """Return the names and the values of the settings that are known, the path of a model readable."""
     named = {"n_train": "stored vectors", "dim": "dimension"}
-    known = [(name, report.setting.get(name)) for name in _SETTINGS]
+    absent = {"k", "weights", "n_train"} if report.setting.get("n_train") == 0 else set()
+    known = [(name, report.setting.get(name)) for name in _SETTINGS if name not in absent]
     rows = [(named.get(name, name), readable(value)) for name, value in known if value is not None]
     if report.setting.get("plan"):
         plan = report.setting["plan"]

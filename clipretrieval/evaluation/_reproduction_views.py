@@ -185,7 +185,7 @@ def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
     for name in FIGURES:
         figure = Figure(layout="constrained")
         axes = comparison[name].report.plot_distances(figure.subplots())
-        axes.set_title(f"{name}: distance to the nearest neighbour")
+        axes.set_title(name)
         path = folder / histogram_name(name)
         try:
             with replacing(path) as temporary:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._atomic import write_text
+from clipretrieval._secrets import without_secrets
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["INDEXES", "ResultsFolder"]
@@ -28,7 +29,7 @@ class ResultsFolder:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self._note = path, path / _RUN
-        self._text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        self._text = json.dumps(without_secrets(settings), indent=2, ensure_ascii=False) + "\n"
         self._claimed = False
 
     def check(self) -> None:

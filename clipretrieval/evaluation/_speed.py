@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
+from clipretrieval._repr import short_repr
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.weights import load_visual
 from clipretrieval.errors import ImageDecodeError
@@ -38,9 +39,12 @@ class Sample:
     ----------
     most : int
     seed : int
+    max_pixels : int or None
+        The encoder's bound.
     """
 
-    def __init__(self, most: int, seed: int = 0) -> None:
+    def __init__(self, most: int, seed: int = 0, max_pixels: int | None = None) -> None:
+        self._max_pixels = max_pixels
         self._most, self._random, self._count = most, random.Random(seed), 0  # noqa: S311
         self.raws: list[RawImage] = []
 
@@ -57,7 +61,7 @@ class Sample:
     def pictures(self) -> list[Any]:
         """Return those of the pictures that can be decoded, in the order of the source."""
         kept = sorted(self.raws, key=lambda raw: raw.index)
-        return [raw.payload for raw in kept if _can_be_decoded(raw)]
+        return [raw.payload for raw in kept if _can_be_decoded(raw, self._max_pixels)]
 
 
 @dataclass
@@ -95,6 +99,10 @@ class Speed:
     inference_s: float
     query_s: float
     latencies_s: list[float] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        facts = {"inference_s": self.inference_s, "query_s": self.query_s}
+        return short_repr(self, **facts, latencies=len(self.latencies_s))
 
     @property
     def total_s(self) -> float:
@@ -175,7 +183,9 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
         with torch.inference_mode():
             for start in range(0, len(some), OPEN_CLIP_BATCH):
                 raws = [RawImage(0, picture) for picture in some[start : start + OPEN_CLIP_BATCH]]
-                inputs = torch.stack([transform(decode(raw).image) for raw in raws])
+                inputs = torch.stack(
+                    [transform(decode(raw, max_pixels=encoder.max_pixels).image) for raw in raws]
+                )
                 parts.append(visual(inputs.to(encoder.device)).float().cpu().numpy())
         return np.concatenate(parts)
 
@@ -188,9 +198,9 @@ def _timed(work: Callable[[Given], Made], given: Given) -> tuple[Made, float]:
     return made, default_timer() - started
 
 
-def _can_be_decoded(raw: RawImage) -> bool:
+def _can_be_decoded(raw: RawImage, max_pixels: int | None) -> bool:
     try:
-        decode(raw)
+        decode(raw, max_pixels=max_pixels)
     except ImageDecodeError:
         return False
     return True

@@ -46,10 +46,13 @@ class Frame:
     ----------
     x, y : tuple of float
         What the axes reach from and to.
+    height : float
+        In the chart's units, of which the width is 400.
     """
 
     x: tuple[float, float]
     y: tuple[float, float]
+    height: float = HEIGHT
 
     def across(self, value: float) -> float:
         """Return where a value lies horizontally, in the chart's units."""
@@ -57,7 +60,7 @@ class Frame:
 
     def up(self, value: float) -> float:
         """Return where a value lies vertically, in the chart's units; downwards is more."""
-        return _placed(value, self.y, HEIGHT - BOTTOM, TOP)
+        return _placed(value, self.y, self.height - BOTTOM, TOP)
 
     def axes(
         self,
@@ -69,7 +72,7 @@ class Frame:
         most: int = 6,
     ) -> Markup:
         """Draw the grid, the ticks (at most so many across) and the labels."""
-        left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
+        left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, self.height - BOTTOM
         across = [
             Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(left, self.up(value), right)
             + _text(left - 6, self.up(value) + 4, y_text(value), "end")
@@ -85,7 +88,7 @@ class Frame:
                 *across,
                 *below,
                 Markup('<path class="axis" d="M{} {}H{}"/>').format(left, bottom, right),
-                _text((left + right) / 2, HEIGHT - 8, x_label, "mid"),
+                _text((left + right) / 2, self.height - 8, x_label, "mid"),
                 upright.format((top + bottom) / 2, y_label),
             ]
         )
@@ -108,8 +111,16 @@ class Frame:
             '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-chart="{}" data-x="{!r} {!r} {} {}" '
             'data-y="{!r} {!r} {} {}">{}</svg>'
         ).format(
-            *(WIDTH, HEIGHT, description, key),
-            *(*map(float, self.x), LEFT, WIDTH - RIGHT, *map(float, self.y), HEIGHT - BOTTOM, TOP, inside),
+            *(WIDTH, self.height, description, key),
+            *(
+                *map(float, self.x),
+                LEFT,
+                WIDTH - RIGHT,
+                *map(float, self.y),
+                self.height - BOTTOM,
+                TOP,
+                inside,
+            ),
         )
 
 

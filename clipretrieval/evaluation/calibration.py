@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import calibration as sklearn_calibration
 
+from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["CalibrationCurve", "calibration_curve"]
@@ -34,6 +35,11 @@ class CalibrationCurve:
     count: npt.NDArray[np.int64]
     confidence: Floats
     accuracy: Floats
+
+    def __repr__(self) -> str:
+        return short_repr(
+            self, bins=len(self.count), answers=int(self.count.sum()), ece=self.ece, mce=self.mce
+        )
 
     @property
     def ece(self) -> float:

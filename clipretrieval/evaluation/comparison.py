@@ -112,7 +112,7 @@ def compare(
         if baseline is None and zero_shot:
             known = indexes[0].classifier(*plan.settings[0]).classes_.tolist()
             baseline = open_baseline(zero_shot, encoder, known, asked)
-        sample = _speed.Sample(plan.timed)
+        sample = _speed.Sample(plan.timed, max_pixels=encoder.max_pixels)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
         with closing(spool):
             passed_over = _encode(encoder, spool, sample, test, test_labels, on_error, progress)

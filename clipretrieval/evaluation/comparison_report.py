@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipretrieval._repr import short_repr
 from clipretrieval._timing import Timing
 from clipretrieval.evaluation._significance import McNemar
 from clipretrieval.evaluation._speed import Speed
@@ -50,6 +51,11 @@ class ComparisonRow:
     speedup: float | None = None
     speedup_open_clip: float | None = None
 
+    def __repr__(self) -> str:
+        return short_repr(
+            self, name=self.name, accuracy=self.report.accuracy, total_s_per_1000=self.speed.total_s
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the row of the table as JSON values."""
         report, (low, high), test = self.report, self.report.accuracy_interval, self.mcnemar
@@ -81,7 +87,7 @@ class ComparisonReport:
     baseline : str
         The name of the row that McNemar's test compares with.
     n_train, n_test : int
-        Images learnt from, and answered.
+        Images fitted on, and classified.
     timed_images : int
         Images that `seconds per 1,000` were measured on.
     open_clip : Speed or None
@@ -180,3 +186,11 @@ class ComparisonReport:
         from clipretrieval.evaluation._comparison_views import as_text
 
         return as_text(self)
+
+    def __repr__(self) -> str:
+        return short_repr(self, rows=len(self.rows), n_train=self.n_train, n_test=self.n_test)
+
+    def _repr_html_(self) -> str:
+        from clipretrieval.evaluation._notebook import comparison_html
+
+        return comparison_html(self)

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
+from clipretrieval._confidence import share_and_margin
 from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._manifest import manifest_classes
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import check_untuned
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, StoreError
@@ -63,11 +66,13 @@ def evaluate(
     if mistakes < 0:
         raise InvalidInputError(f"mistakes must be at least 0; got {mistakes}")
     timing, skipped = Timing(), list[SkippedImage]()
-    total = count_hint(X) if classifier.encoder is not None else None
     check_truth(classifier, y)
+    X = labelled_source(X, y) if classifier.encoder is not None else X
+    total = count_hint(X) if classifier.encoder is not None else None
     kind: str | None = None
     truth: list[Any] = []
-    answers, nearest, confidence = [], [], []
+    answers, nearest, shares, margins = [], [], [], []
+    sources, positions = list[str | None](), list[int]()
     worst = WorstMistakes(mistakes)
     arrived = known = 0
 
@@ -89,21 +94,25 @@ def evaluate(
         check_kind(kind, classifier._label_kind)
         true = stored_labels(batch.labels, kind)
         codes, scores = vote(classifier, near, ballot)
-        shares = np.minimum(scores[np.arange(len(codes)), codes] / scores.sum(axis=1), 1.0)
+        share, margin = share_and_margin(scores, codes)
         if mistakes:
             wrong = ballot.numbers(true) != codes
-            voted = ballot.codes(near) == codes[:, None]
             vectors = batch.vectors[QUERY_VECTORS]
-            worst.add(len(truth), wrong, shares, near, voted, batch.sources, vectors)
+            worst.add(len(truth), wrong, share, margin, near, batch.sources, vectors)
         truth += true
         if classifier.encoder is not None:
             own = near.ids == np.array(batch.ids, dtype=object)[:, None]
             known += int(np.count_nonzero(own.any(axis=1)))
         answers.append(codes)
         nearest.append(near.distances[:, 0])
-        confidence.append(shares)
+        shares.append(share)
+        margins.append(margin)
+        sources += batch.sources
+        positions += batch.indices
     y_pred = ballot.labels(np.concatenate(answers))
     y_true = class_array(truth, classifier._label_kind, sort=False)
+    # Not the classifier's own: another one may have forgotten all images of a class since.
+    stored = class_array(manifest_classes(classifier.store_.read_manifest()), classifier._label_kind)
     if known:
         warnings.warn(
             f"{known} of the {len(y_true)} images are stored in the classifier and find themselves, so the "
@@ -116,9 +125,12 @@ def evaluate(
         y_true=y_true,
         y_pred=y_pred,
         distances=np.concatenate(nearest),
-        confidence=np.concatenate(confidence),
+        confidence=np.concatenate(shares),
+        margin=np.concatenate(margins),
+        sources=tuple(sources),
+        positions=np.array(positions, dtype=np.int64),
         mistakes=_explained(worst, classifier, y_true, y_pred),
-        classes=np.unique(np.concatenate([classifier.classes_, y_true])),
+        classes=np.unique(np.concatenate([stored, y_true, y_pred])),
         setting=_setting(classifier),
         timing=timing,
         fit_timing=fitted.timing if fitted else Timing(),

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._explanation_views import readable
+from clipretrieval._repr import short_repr
 from clipretrieval.explanation import Explanation, explain_found
 from clipretrieval.types import AnyArray, FloatArray, Neighbors
 
@@ -47,6 +48,10 @@ class Mistake:
     distance: float
     explanation: Explanation
 
+    def __repr__(self) -> str:
+        answer = self.explanation.answer
+        return short_repr(self, index=self.index, truth=self.truth, answer=answer, distance=self.distance)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values, of the neighbours the first eight."""
         found = self.explanation.to_dict()
@@ -54,16 +59,15 @@ class Mistake:
             {**each, "source": each["source"] and readable(each["source"])}
             for each in found["neighbors"][:LISTED_NEIGHBORS]
         ]
-        distance = self.distance if np.isfinite(self.distance) else None
-        return {"index": self.index, "true": self.truth, "distance": distance, **found}
+        return {"index": self.index, "true": self.truth, **found}
 
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
     index: int
     query: str | None
+    margin: float
     near: Neighbors
-    voted: npt.NDArray[np.bool_]
     vector: FloatArray
 
     # Which of two with the same certainty and distance stays is decided by their places.
@@ -89,8 +93,8 @@ class WorstMistakes:
         first: int,
         wrong: npt.NDArray[np.bool_],
         shares: npt.NDArray[np.float64],
+        margins: npt.NDArray[np.float64],
         near: Neighbors,
-        voted: npt.NDArray[np.bool_],
         queries: list[str | None],
         vectors: FloatArray,
     ) -> None:
@@ -105,7 +109,8 @@ class WorstMistakes:
             kept = Neighbors(
                 near.ids[row : row + 1], near.distances[row : row + 1], near.labels[row : row + 1]
             )
-            found = _Candidate(first + row, queries[row], kept, voted[row], vectors[row].copy())
+            margin = float(margins[row])
+            found = _Candidate(first + row, queries[row], margin, kept, vectors[row].copy())
             push = heapq.heappush if len(self._heap) < self._most else heapq.heappushpop
             push(self._heap, (*rank, found))
 
@@ -113,9 +118,10 @@ class WorstMistakes:
         self, classifier: RetrievalClassifier, kind: str, y_true: AnyArray, y_pred: AnyArray
     ) -> Iterator[Mistake]:
         """Yield the mistakes, the worst first, given the labels of all images answered."""
-        found = [item for *_, item in sorted(self._heap, reverse=True)]
-        if not found:
+        ranked = sorted(self._heap, reverse=True)
+        if not ranked:
             return
+        found = [item for *_, item in ranked]
         near = Neighbors(
             *(
                 np.concatenate([getattr(item.near, name) for item in found])
@@ -127,7 +133,8 @@ class WorstMistakes:
             near,
             queries=[item.query for item in found],
             answers=y_pred[[item.index for item in found]].tolist(),
-            voted=np.stack([item.voted for item in found]),
+            shares=[share for share, *_ in ranked],
+            margins=[item.margin for item in found],
             kind=kind,
             vectors=np.stack([item.vector for item in found]),
             shown=SHOWN_NEIGHBORS,

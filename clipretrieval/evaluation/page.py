@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -149,6 +150,7 @@ def _template() -> jinja2.Template:
     )
     surroundings.filters["readable"] = readable
     surroundings.filters["shortened"] = shortened
+    surroundings.filters["file_name"] = os.path.basename
     surroundings.filters["percent"] = lambda value: f"{value:.2%}"
     surroundings.filters["number"] = _number
     return surroundings.get_template("page.html")

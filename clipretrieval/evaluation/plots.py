@@ -11,6 +11,7 @@ import numpy as np
 
 from clipretrieval._explanation_views import shortened
 from clipretrieval.errors import InvalidInputError, MissingDependencyError
+from clipretrieval.evaluation._words import distance_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ COUNTED_CLASSES = 12
 
 
 def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: int = 40) -> Axes:
-    """Draw the histograms of the distance of right and of wrong answers.
+    """Draw the histograms of the distance of correct and of incorrect answers.
 
     Parameters
     ----------
@@ -48,36 +49,52 @@ def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: in
     """
     ax = _axes(ax)
     found = report.distance_histogram(bins)
-    ax.stairs(found.right, found.edges, fill=True, alpha=0.35, color=RIGHT, label="right answers")
+    ax.stairs(found.right, found.edges, fill=True, alpha=0.35, color=RIGHT, label="correct")
     ax.stairs(found.right, found.edges, color=RIGHT)
-    ax.stairs(found.wrong, found.edges, color=WRONG, fill=False, hatch="////", label="wrong answers")
-    ax.set(xlabel="distance to the nearest neighbour", ylabel="answers")
+    ax.stairs(found.wrong, found.edges, color=WRONG, fill=False, hatch="////", label="incorrect")
+    ax.set(xlabel=distance_axis(report), ylabel="answers")
     ax.legend()
     return ax
 
 
-def plot_risk_coverage(report: EvaluationReport, ax: Axes | None = None) -> Axes:
-    """Draw the share of wrong answers over the share that is kept; arguments as for `plot_distances`."""
+def plot_risk_coverage(report: EvaluationReport, ax: Axes | None = None, *, by: str = "distance") -> Axes:
+    """Draw the share of incorrect answers over the share that is kept.
+
+    Parameters
+    ----------
+    report, ax
+        As for `plot_distances`.
+    by : {"distance", "share", "margin"}
+        The measure of confidence by which the least sure are withheld first.
+
+    Raises
+    ------
+    InvalidInputError
+        If the report does not have that measure.
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
     ax = _axes(ax)
-    curve = report.risk_coverage
-    ax.plot(curve.coverage, curve.risk, color=RIGHT, label=f"by distance, area {curve.area:.4f}")
+    curve = report.reliability(by).risk_coverage
+    ax.plot(curve.coverage, curve.risk, color=RIGHT, label=f"by {by}, area {curve.area:.4f}")
     ax.axhline(1 - report.accuracy, color="0.5", linestyle="--", label="at random")
-    ax.set(xlabel="share of answers kept", ylabel="share of wrong answers among them", xlim=(0, 1))
+    ax.set(xlabel="share of answers kept", ylabel="share of incorrect answers among them", xlim=(0, 1))
     ax.set_ylim(bottom=0)
     ax.legend()
     return ax
 
 
-def plot_deciles(report: EvaluationReport, ax: Axes | None = None) -> Axes:
-    """Draw the accuracy of each tenth by distance with its interval; arguments as for `plot_distances`."""
+def plot_deciles(report: EvaluationReport, ax: Axes | None = None, *, by: str = "distance") -> Axes:
+    """Draw the accuracy of each tenth with its interval; arguments as for `plot_risk_coverage`."""
     ax = _axes(ax)
-    places = [row["decile"] for row in report.deciles]
-    heights = np.array([row["accuracy"] for row in report.deciles])
+    deciles = report.reliability(by).deciles
+    places = [row["decile"] for row in deciles]
+    heights = np.array([row["accuracy"] for row in deciles])
     # Rounding may put the interval's end a hair within the accuracy.
-    below = np.maximum(heights - [row["low"] for row in report.deciles], 0)
-    above = np.maximum([row["high"] for row in report.deciles] - heights, 0)
+    below = np.maximum(heights - [row["low"] for row in deciles], 0)
+    above = np.maximum([row["high"] for row in deciles] - heights, 0)
     ax.bar(places, heights, color=RIGHT, yerr=[below, above], capsize=3)
-    ax.set(xlabel="tenth of the answers, nearest first", ylabel="accuracy", ylim=(0, 1))
+    ax.set(xlabel=f"tenth of the answers by {by}, the surest first", ylabel="accuracy", ylim=(0, 1))
     ax.set_xticks(range(1, 11))
     return ax
 

@@ -1,13 +1,16 @@
-"""How well a distance, or a share of the votes, tells right answers from wrong ones.
+"""How well a measure of confidence tells correct answers from incorrect ones.
 
-Distances are lower for nearer neighbours under every metric, so a low one should mean a right answer. Where
-there was no neighbour the distance is ``+inf``: the least trusted of all.
+There are three measures. The *share* is the answered class's part of the votes, the *margin* how far that is
+ahead of the second class's share: the greater, the surer. The *distance* to the nearest neighbour is the
+lower, the surer, under every metric; where there was no neighbour it is ``+inf``, the least sure of all.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,13 +18,17 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
+from clipretrieval._confidence import MEASURES, check_measure
+from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import wilson_interval
 
 __all__ = [
     "DistanceHistogram",
+    "Reliability",
     "RiskCoverage",
     "accuracy_by_decile",
+    "best_measure",
     "distance_histogram",
     "error_auroc",
     "risk_coverage",
@@ -32,10 +39,13 @@ Ints = npt.NDArray[np.int64]
 
 DECILES = 10
 
+CHANCE = 0.5
+"""The `error_auroc` of a measure that tells nothing."""
+
 
 @dataclass(frozen=True, eq=False)
 class DistanceHistogram:
-    """Counts of right and of wrong answers over the distance.
+    """Counts of correct and of incorrect answers over the distance, or another measure.
 
     Attributes
     ----------
@@ -48,26 +58,38 @@ class DistanceHistogram:
     right: Ints
     wrong: Ints
 
+    def __repr__(self) -> str:
+        low, high = float(self.edges[0]), float(self.edges[-1])
+        right, wrong = int(self.right.sum()), int(self.wrong.sum())
+        return short_repr(self, bins=len(self.right), low=low, high=high, right=right, wrong=wrong)
+
 
 @dataclass(frozen=True, eq=False)
 class RiskCoverage:
-    """What is kept, and how much of it is wrong, when answers beyond a distance are withheld.
+    """What is kept, and how much of it is incorrect, when the answers that are less sure are withheld.
 
-    One point for each distinct distance: answers at the same distance are kept or withheld together.
+    One point for each distinct value of the measure: answers of the same value are kept or withheld together.
 
     Attributes
     ----------
     thresholds : ndarray of float64, shape (n_points,)
-        Ascending. Answers at this distance or nearer are kept; the last may be ``+inf``.
+        The surest first. Distances ascend: answers at this distance or nearer are kept, and the last may be
+        ``+inf``. Shares and margins descend: answers of this share or margin or more are kept.
     kept : ndarray of int64, shape (n_points,)
         How many these are; the last is the number of all answers.
     errors : ndarray of int64, shape (n_points,)
-        How many of those kept are wrong.
+        How many of those kept are incorrect.
+    by : {"distance", "share", "margin"}
+        The measure.
     """
 
     thresholds: Floats
     kept: Ints
     errors: Ints
+    by: str = "distance"
+
+    def __repr__(self) -> str:
+        return short_repr(self, by=self.by, points=len(self.kept), answers=int(self.kept[-1]), area=self.area)
 
     @property
     def coverage(self) -> Floats:
@@ -77,7 +99,7 @@ class RiskCoverage:
 
     @property
     def risk(self) -> Floats:
-        """Share of wrong answers among those kept, in [0, 1]."""
+        """Share of incorrect answers among those kept, in [0, 1]."""
         shares: Floats = self.errors / self.kept
         return shares
 
@@ -85,8 +107,8 @@ class RiskCoverage:
     def area(self) -> float:
         """The area under the curve, in [0, 1]; lower is better.
 
-        The mean, over i = 1 … n, of the risk when the i nearest answers are kept [1]_. Answers at the same
-        distance have no order: the mean over all their orders is taken.
+        The mean, over i = 1 … n, of the risk when the i surest answers are kept [1]_. Answers of the same
+        value have no order: the mean over all their orders is taken.
 
         References
         ----------
@@ -104,7 +126,7 @@ class RiskCoverage:
 
     @property
     def best_area(self) -> float:
-        """The least area that any order of these answers has: all right ones before all wrong ones."""
+        """The least area that any order of these answers has: all correct ones before all incorrect ones."""
         n, wrong = int(self.kept[-1]), int(self.errors[-1])
         place = np.arange(1, n + 1)
         return float((np.maximum(place - (n - wrong), 0) / place).mean())
@@ -121,11 +143,78 @@ class RiskCoverage:
             return self
         wanted = np.linspace(self.kept[0], self.kept[-1], most)
         places = np.unique(np.minimum(np.searchsorted(self.kept, wanted), len(self.kept) - 1))
-        return RiskCoverage(self.thresholds[places], self.kept[places], self.errors[places])
+        return RiskCoverage(self.thresholds[places], self.kept[places], self.errors[places], self.by)
 
 
-def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 40) -> DistanceHistogram:
-    """Count right and wrong answers over the distance, in bins of the same width.
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How well one measure of confidence tells correct answers from incorrect ones.
+
+    Attributes
+    ----------
+    by : {"share", "margin", "distance"}
+        The measure.
+    values : ndarray of float64, shape (n,)
+        Of each answer.
+    correct : ndarray of bool, shape (n,)
+    """
+
+    by: str
+    values: Floats
+    correct: npt.NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        return short_repr(self, by=self.by, answers=len(self.values), error_auroc=self.error_auroc)
+
+    @cached_property
+    def error_auroc(self) -> float:
+        """How well the measure detects errors; see `error_auroc`."""
+        return error_auroc(self.values, self.correct, by=self.by)
+
+    @cached_property
+    def risk_coverage(self) -> RiskCoverage:
+        """What is kept, and how much of it is incorrect, at each threshold; see `risk_coverage`."""
+        return risk_coverage(self.values, self.correct, by=self.by)
+
+    @cached_property
+    def deciles(self) -> list[dict[str, Any]]:
+        """Accuracy from the surest tenth to the least sure; see `accuracy_by_decile`."""
+        return accuracy_by_decile(self.values, self.correct, by=self.by)
+
+    @property
+    def constant(self) -> bool:
+        """Whether all answers have the same value, so that the measure tells nothing."""
+        return len(self.risk_coverage.kept) == 1
+
+
+def best_measure(found: Iterable[Reliability]) -> str | None:
+    """Return the measure with the highest `error_auroc`, or None where none is better than chance.
+
+    Parameters
+    ----------
+    found : iterable of Reliability
+        Of the same answers. Of equal ones the first in the order share, margin, distance is taken.
+
+    Returns
+    -------
+    {"share", "margin", "distance"} or None
+        None too where all answers are correct, or all incorrect. The choice describes these answers: on
+        others another measure may be better.
+    """
+    ranked = sorted(
+        (each for each in found if each.error_auroc > CHANCE),  # False for NaN
+        key=lambda each: (-each.error_auroc, MEASURES.index(each.by)),
+    )
+    return ranked[0].by if ranked else None
+
+
+def distance_histogram(
+    distances: npt.ArrayLike,
+    correct: npt.ArrayLike,
+    bins: int = 40,
+    span: tuple[float, float] | None = None,
+) -> DistanceHistogram:
+    """Count correct and incorrect answers over the distance, in bins of the same width.
 
     Parameters
     ----------
@@ -134,6 +223,9 @@ def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: i
     correct : array-like of bool, shape (n,)
     bins : int
         At least 1. There is one bin, with the distances in its middle, where all of them are equal.
+    span : (float, float), optional
+        What the bins reach from and to: all distances lie within. From the least to the greatest of them
+        where it is left out.
 
     Raises
     ------
@@ -146,8 +238,10 @@ def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: i
     values, right = values[finite], right[finite]
     if len(values) == 0:
         return DistanceHistogram(np.array([0.0, 1.0]), np.zeros(1, np.int64), np.zeros(1, np.int64))
-    low, high = float(values.min()), float(values.max())
+    low, high = span or (float(values.min()), float(values.max()))
     edges = np.linspace(low, high, bins + 1)
+    if span:
+        edges = np.round(edges, 12)  # so that a share of 3/5 is the edge that is meant, and not below it
     if not (np.diff(edges) > 0).all():
         # The bins would be narrower than the numbers are fine: one, of a width that can be seen, has to do.
         half = max(0.5, abs(low) * 1e-6)
@@ -156,20 +250,23 @@ def distance_histogram(distances: npt.ArrayLike, correct: npt.ArrayLike, bins: i
     return DistanceHistogram(edges, *counts)
 
 
-def error_auroc(distances: npt.ArrayLike, correct: npt.ArrayLike) -> float:
-    """Return how well the distance detects errors: the area under its ROC curve.
+def error_auroc(values: npt.ArrayLike, correct: npt.ArrayLike, *, by: str = "distance") -> float:
+    """Return how well a measure of confidence detects errors: the area under its ROC curve.
 
     Parameters
     ----------
-    distances : array-like, shape (n,)
-        ``+inf`` where there was no neighbour.
+    values : array-like, shape (n,)
+        Distances (``+inf`` where there was no neighbour), shares or margins.
     correct : array-like of bool, shape (n,)
+    by : {"distance", "share", "margin"}
+        What the values are: small distances are sure, and large shares and margins.
 
     Returns
     -------
     float
-        In [0, 1]: the probability that a wrong answer lies farther than a right one, ties counting one half.
-        NaN where all answers are right, or all wrong.
+        In [0, 1]: the probability that an incorrect answer is less sure than a correct one, ties counting one
+        half. 0.5 is chance, which a measure that is the same for all answers reaches exactly. NaN where all
+        answers are correct, or all incorrect.
 
     Raises
     ------
@@ -180,21 +277,23 @@ def error_auroc(distances: npt.ArrayLike, correct: npt.ArrayLike) -> float:
     D. Hendrycks, K. Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in
     neural networks", ICLR (2017); computed by ``sklearn.metrics.roc_auc_score``.
     """
-    values, right = _checked(distances, correct)
+    doubts, right = _doubts(values, correct, by)
     if right.all() or not right.any():
         return math.nan
     # The area depends on the order alone, and scikit-learn takes no infinite scores.
-    return float(roc_auc_score(~right, rankdata(values, method="dense")))
+    return float(roc_auc_score(~right, rankdata(doubts, method="dense")))
 
 
-def risk_coverage(distances: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
-    """Compute the risk-coverage curve of withholding the answers that lie beyond a distance.
+def risk_coverage(values: npt.ArrayLike, correct: npt.ArrayLike, *, by: str = "distance") -> RiskCoverage:
+    """Compute the risk-coverage curve of withholding the answers that are less sure than a threshold.
 
     Parameters
     ----------
-    distances : array-like, shape (n,)
-        n ≥ 1; ``+inf`` where there was no neighbour.
+    values : array-like, shape (n,)
+        n ≥ 1; distances (``+inf`` where there was no neighbour), shares or margins.
     correct : array-like of bool, shape (n,)
+    by : {"distance", "share", "margin"}
+        What the values are: small distances are sure, and large shares and margins.
 
     Raises
     ------
@@ -205,40 +304,45 @@ def risk_coverage(distances: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCover
     R. El-Yaniv, Y. Wiener, "On the foundations of noise-free selective classification", Journal of Machine
     Learning Research 11 (2010), pages 1605-1641.
     """
-    values, right = _checked(distances, correct)
-    order = np.argsort(values, kind="stable")
-    ordered, wrong = values[order], np.cumsum(~right[order])
+    doubts, right = _doubts(values, correct, by)
+    order = np.argsort(doubts, kind="stable")
+    ordered, wrong = doubts[order], np.cumsum(~right[order])
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    return RiskCoverage(ordered[last], (last + 1).astype(np.int64), wrong[last].astype(np.int64))
+    thresholds = np.asarray(values, dtype=np.float64)[order][last]
+    return RiskCoverage(thresholds, (last + 1).astype(np.int64), wrong[last].astype(np.int64), by)
 
 
-def accuracy_by_decile(distances: npt.ArrayLike, correct: npt.ArrayLike) -> list[dict[str, Any]]:
-    """Return the accuracy of each tenth of the answers, from the nearest to the farthest.
+def accuracy_by_decile(
+    values: npt.ArrayLike, correct: npt.ArrayLike, *, by: str = "distance"
+) -> list[dict[str, Any]]:
+    """Return the accuracy of each tenth of the answers, from the surest to the least sure.
 
     Parameters
     ----------
-    distances : array-like, shape (n,)
-        n ≥ 1; ``+inf`` where there was no neighbour.
+    values : array-like, shape (n,)
+        n ≥ 1; distances (``+inf`` where there was no neighbour), shares or margins.
     correct : array-like of bool, shape (n,)
+    by : {"distance", "share", "margin"}
+        What the values are: small distances are sure, and large shares and margins.
 
     Returns
     -------
     list of dict
-        ``decile`` (1 … 10), ``min`` and ``max`` (distances), ``count``, ``accuracy``, ``low`` and ``high``
-        (its 95 % Wilson interval). Decile d ends with the ⌈d·n/10⌉-th smallest distance, and an answer
-        belongs to the first decile that its distance is within: equal distances stay together, and deciles
-        that get no answer are left out.
+        ``decile`` (1 … 10), ``min`` and ``max`` (values), ``count``, ``accuracy``, ``low`` and ``high``
+        (its 95 % Wilson interval). Decile d ends with the ⌈d·n/10⌉-th surest value, and an answer belongs to
+        the first decile that its value is within: equal values stay together, and deciles that get no answer
+        are left out.
 
     Raises
     ------
     InvalidInputError
     """
-    values, right = _checked(distances, correct)
-    n = len(values)
-    ordered = np.sort(values)
-    # The limit of decile d is the ⌈d·n/10⌉-th smallest distance.
+    doubts, right = _doubts(values, correct, by)
+    given, n = np.asarray(values, dtype=np.float64), len(doubts)
+    ordered = np.sort(doubts)
+    # The limit of decile d is the ⌈d·n/10⌉-th surest value.
     limits = ordered[[-(-number * n // DECILES) - 1 for number in range(1, DECILES + 1)]]
-    decile = np.searchsorted(limits, values)
+    decile = np.searchsorted(limits, doubts)
     rows = []
     for number in range(DECILES):
         inside = decile == number
@@ -250,8 +354,8 @@ def accuracy_by_decile(distances: npt.ArrayLike, correct: npt.ArrayLike) -> list
         rows.append(
             {
                 "decile": number + 1,
-                "min": float(values[inside].min()),
-                "max": float(values[inside].max()),
+                "min": float(given[inside].min()),
+                "max": float(given[inside].max()),
                 "count": count,
                 "accuracy": hits / count,
                 "low": low,
@@ -261,13 +365,20 @@ def accuracy_by_decile(distances: npt.ArrayLike, correct: npt.ArrayLike) -> list
     return rows
 
 
-def _checked(distances: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    values, right = np.asarray(distances, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
-    if values.ndim != 1 or values.shape != right.shape or len(values) == 0:
+def _doubts(values: npt.ArrayLike, correct: npt.ArrayLike, by: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return values that are the greater, the less sure an answer is, and which answers are correct."""
+    check_measure(by)
+    found, right = _checked(values, correct)
+    return (found if by == "distance" else -found), right
+
+
+def _checked(values: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    found, right = np.asarray(values, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    if found.ndim != 1 or found.shape != right.shape or len(found) == 0:
         raise InvalidInputError(
-            "distances and correctness must be of the same shape (n,), with n at least 1; got "
-            f"{values.shape} and {right.shape}"
+            "values and correctness must be of the same shape (n,), with n at least 1; got "
+            f"{found.shape} and {right.shape}"
         )
-    if np.isnan(values).any():
-        raise InvalidInputError("distances must not be NaN; where there is no neighbour, pass +inf")
-    return values, right
+    if np.isnan(found).any():
+        raise InvalidInputError("values must not be NaN; where there is no neighbour, pass the distance +inf")
+    return found, right

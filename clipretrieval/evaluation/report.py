@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix
 
+from clipretrieval._confidence import check_measure
+from clipretrieval._frames import data_frame
+from clipretrieval._repr import short_repr
 from clipretrieval._timing import Timing
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation import _report_views
@@ -23,17 +28,17 @@ from clipretrieval.evaluation.metrics import class_table, confused_pairs, macro_
 from clipretrieval.evaluation.mistakes import Mistake
 from clipretrieval.evaluation.reliability import (
     DistanceHistogram,
+    Reliability,
     RiskCoverage,
-    accuracy_by_decile,
+    best_measure,
     distance_histogram,
-    error_auroc,
-    risk_coverage,
 )
 from clipretrieval.images import SkippedImage
 from clipretrieval.types import AnyArray, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 __all__ = ["SCHEMA_VERSION", "EvaluationReport"]
 
@@ -65,6 +70,12 @@ class EvaluationReport:
         Each answer's share of the votes, or its probability, in [0, 1].
     mistakes : tuple of Mistake
         The worst ones first: those of the greatest confidence, and of these the nearest.
+    margin : ndarray of float64, shape (n_test,), or None
+        How far each answer's share is ahead of the second class's, in [0, 1].
+    sources : tuple of (str or None), length n_test, or None
+        Each image's file, where it came from one.
+    positions : ndarray of int64, shape (n_test,), or None
+        Each image's place among those that were passed in, counted from 0; skipped ones leave gaps.
     """
 
     y_true: AnyArray
@@ -79,10 +90,14 @@ class EvaluationReport:
     skipped: tuple[SkippedImage, ...] = ()
     confidence: npt.NDArray[np.float64] | None = None
     mistakes: tuple[Mistake, ...] = ()
+    margin: npt.NDArray[np.float64] | None = None
+    sources: tuple[str | None, ...] | None = None
+    positions: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        rows = [self.y_true, self.y_pred, self.distances]
-        rows += [] if self.confidence is None else [self.confidence]
+        optional = (self.confidence, self.margin, self.sources, self.positions)
+        rows: list[Any] = [self.y_true, self.y_pred, self.distances]
+        rows += [row for row in optional if row is not None]
         if len({np.shape(row) for row in rows}) > 1 or len(self.y_true) == 0:
             raise InvalidInputError(
                 "a report needs a true label, an answer and a distance for each of at least one image; got "
@@ -103,13 +118,13 @@ class EvaluationReport:
 
     @cached_property
     def correct(self) -> AnyArray:
-        """Mask of shape (n_test,): where the answer was right."""
+        """Mask of shape (n_test,): where the answer was correct."""
         right: AnyArray = self.y_true == self.y_pred
         return right
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, in [0, 1]."""
+        """Share of correct answers, in [0, 1]."""
         return float(self.correct.mean())
 
     @property
@@ -139,20 +154,63 @@ class EvaluationReport:
         """Return which classes were taken for which, most often first; see `metrics.confused_pairs`."""
         return confused_pairs(self.confusion_matrix, self.classes, most)
 
+    def reliability(self, by: str) -> Reliability:
+        """Tell how well a measure of confidence ranks the answers of this report.
+
+        Parameters
+        ----------
+        by : {"share", "margin", "distance"}
+            The answered class's share of the votes; how far that is ahead of the second class's share; or the
+            distance to the nearest neighbour.
+
+        Returns
+        -------
+        Reliability
+            With ``error_auroc``, ``risk_coverage`` and ``deciles``.
+
+        Raises
+        ------
+        InvalidInputError
+            If `by` is none of these, or the report has no shares or margins.
+        """
+        if check_measure(by) not in self.reliabilities:
+            raise InvalidInputError(
+                f"this report has no {by} of each answer; make it with `evaluate`, which notes them"
+            )
+        return self.reliabilities[by]
+
     @cached_property
+    def reliabilities(self) -> dict[str, Reliability]:
+        """`reliability` by each measure that the report has, in the order share, margin, distance."""
+        values = {"share": self.confidence, "margin": self.margin, "distance": self.distances}
+        return {
+            by: Reliability(by, np.asarray(each, dtype=np.float64), self.correct)
+            for by, each in values.items()
+            if each is not None
+        }
+
+    @cached_property
+    def best_measure(self) -> str | None:
+        """Which measure ranked these mistakes best; see `reliability.best_measure`.
+
+        It is chosen on the images that it is measured on: a description of these, and no promise for others.
+        """
+        return best_measure(self.reliabilities.values())
+
+    @property
     def error_auroc(self) -> float:
-        """How well the distance tells wrong answers from right ones; see `reliability.error_auroc`."""
-        return error_auroc(self.distances, self.correct)
+        """How well the distance detects errors: ``reliability("distance").error_auroc``."""
+        return self.reliability("distance").error_auroc
 
-    @cached_property
+    @property
     def risk_coverage(self) -> RiskCoverage:
-        """What is kept, and how much of it is wrong, when answers beyond a distance are withheld."""
-        return risk_coverage(self.distances, self.correct)
+        """What is kept at each distance: ``reliability("distance").risk_coverage``."""
+        return self.reliability("distance").risk_coverage
 
-    @cached_property
+    @property
     def deciles(self) -> list[dict[str, Any]]:
-        """Accuracy from the nearest tenth to the farthest; see `reliability.accuracy_by_decile`."""
-        return accuracy_by_decile(self.distances, self.correct)
+        """Accuracy from the nearest tenth to the farthest: ``reliability("distance").deciles``."""
+        return self.reliability("distance").deciles
 
     @cached_property
     def calibration(self) -> CalibrationCurve | None:
@@ -160,8 +218,65 @@ class EvaluationReport:
         return None if self.confidence is None else calibration_curve(self.confidence, self.correct)
 
     def distance_histogram(self, bins: int = 40) -> DistanceHistogram:
-        """Count right and wrong answers over the distance; see `reliability.distance_histogram`."""
+        """Count correct and incorrect answers over the distance; see `reliability.distance_histogram`."""
         return distance_histogram(self.distances, self.correct, bins)
+
+    def to_frame(self) -> DataFrame:
+        """Return the single answers as a ``pandas.DataFrame`` with a row for each image that was answered.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``source`` (the file, or None), ``true``, ``predicted``, ``correct``, ``share``,
+            ``margin`` and ``distance``. The index, ``position``, is each image's place among those that were
+            passed in, so that skipped ones leave gaps in it.
+
+        Raises
+        ------
+        MissingDependencyError
+            If pandas is not installed.
+        """
+        columns = self._columns()
+        return data_frame(columns, columns.pop("position"), "position")
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return the single answers as CSV with a line of names, and write it to `path` if one is given.
+
+        The columns are ``position`` and those of `to_frame`. File names and labels stand there exactly as
+        they are, for programs: a spreadsheet takes what begins with ``=``, ``+``, ``-`` or ``@`` for a
+        formula.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Written atomically, in UTF-8. Bytes of a file name that are no text are written as escapes.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be written.
+        """
+        columns = self._columns()
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        encodable = text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+        return written(path, encodable.removesuffix("\n"), "table")
+
+    def _columns(self) -> dict[str, Any]:
+        """Return the single answers by column; what the report does not have is None."""
+        nothing = [None] * self.n_test
+        return {
+            "position": np.arange(self.n_test) if self.positions is None else self.positions,
+            "source": nothing if self.sources is None else list(self.sources),
+            "true": self.y_true,
+            "predicted": self.y_pred,
+            "correct": self.correct,
+            "share": nothing if self.confidence is None else self.confidence,
+            "margin": nothing if self.margin is None else self.margin,
+            "distance": self.distances,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the single answers as JSON values; see ``docs/report.md`` for the fields."""
@@ -215,22 +330,22 @@ class EvaluationReport:
         return written(path, render_page([(None, self)], title=title, pictures=pictures))
 
     def plot_distances(self, ax: Axes | None = None, *, bins: int = 40) -> Axes:
-        """Draw the histograms of the distance of right and of wrong answers; see `plots`."""
+        """Draw the histograms of the distance of correct and of incorrect answers; see `plots`."""
         from clipretrieval.evaluation import plots
 
         return plots.plot_distances(self, ax, bins=bins)
 
-    def plot_risk_coverage(self, ax: Axes | None = None) -> Axes:
-        """Draw the risk over the coverage; see `plots`."""
+    def plot_risk_coverage(self, ax: Axes | None = None, *, by: str = "distance") -> Axes:
+        """Draw the risk over the coverage by one measure of confidence; see `plots`."""
         from clipretrieval.evaluation import plots
 
-        return plots.plot_risk_coverage(self, ax)
+        return plots.plot_risk_coverage(self, ax, by=by)
 
-    def plot_deciles(self, ax: Axes | None = None) -> Axes:
-        """Draw the accuracy of each tenth by distance; see `plots`."""
+    def plot_deciles(self, ax: Axes | None = None, *, by: str = "distance") -> Axes:
+        """Draw the accuracy of each tenth by one measure of confidence; see `plots`."""
         from clipretrieval.evaluation import plots
 
-        return plots.plot_deciles(self, ax)
+        return plots.plot_deciles(self, ax, by=by)
 
     def plot_calibration(self, ax: Axes | None = None) -> Axes:
         """Draw the accuracy over the confidence; see `plots`."""
@@ -246,3 +361,15 @@ class EvaluationReport:
 
     def __str__(self) -> str:
         return _report_views.as_text(self)
+
+    def __repr__(self) -> str:
+        facts = {name: self.setting.get(name) for name in ("stage", "store", "k")}
+        known = {name: value for name, value in facts.items() if value is not None}
+        return short_repr(
+            self, accuracy=self.accuracy, n_test=self.n_test, classes=len(self.classes), **known
+        )
+
+    def _repr_html_(self) -> str:
+        from clipretrieval.evaluation._notebook import report_html
+
+        return report_html(self)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipretrieval._repr import short_repr
+from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
@@ -51,6 +53,10 @@ class Reproduction:
 
     comparison: ComparisonReport
     differences: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        rows = {row["name"]: round(row["accuracy"], 4) for row in self.rows}
+        return short_repr(self, accuracy=rows, differences=len(self.differences))
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -168,7 +174,7 @@ def reproduce(
         encoder=encoder,
         stages=STAGES,
         zero_shot=ZeroShotClassifier(encoder, train.classes),
-        stores={store: lambda stage: _open_store(store, stage, folder, dict(store_options or {}))},
+        stores={store: lambda stage: _open_store(store, stage, folder, MaskedDict(store_options or {}))},
         open_clip=open_clip,
         resume=True,
         progress=tell,

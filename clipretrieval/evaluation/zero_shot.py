@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._confidence import share_and_margin
 from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
+from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.evaluation._words import PROMPTS
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.types import AnyArray, Label
@@ -37,25 +41,33 @@ class Answers:
     _codes: list[AnyArray] = field(default_factory=list)
     _nearest: list[AnyArray] = field(default_factory=list)
     _shares: list[AnyArray] = field(default_factory=list)
+    _margins: list[AnyArray] = field(default_factory=list)
+    _sources: list[str | None] = field(default_factory=list)
+    _positions: list[int] = field(default_factory=list)
 
-    def add(self, cosines: npt.NDArray[np.float64], labels: Sequence[Any]) -> None:
+    def add(self, cosines: npt.NDArray[np.float64], batch: EncodedBatch) -> None:
         """Take a batch.
 
         Parameters
         ----------
         cosines : ndarray of float64, shape (n, n_classes)
-        labels : sequence of int or of str, length n
+        batch : EncodedBatch
+            With the true labels.
 
         Raises
         ------
         InvalidInputError
             If a label is missing, or none of the classes.
         """
-        self._truth += check_labels(self.classifier, labels)
+        self._truth += check_labels(self.classifier, batch.labels)
         codes = cosines.argmax(axis=1)
         self._codes.append(codes)
         self._nearest.append(cosines[np.arange(len(codes)), codes])
-        self._shares.append(self.classifier.probabilities(cosines).max(axis=1))
+        probabilities = self.classifier.probabilities(cosines)
+        self._shares.append(probabilities.max(axis=1))
+        self._margins.append(share_and_margin(probabilities, codes)[1])
+        self._sources += batch.sources
+        self._positions += batch.indices
 
     def report(self, **rest: Any) -> EvaluationReport:
         """Make a report of all batches.
@@ -71,6 +83,9 @@ class Answers:
             y_pred=classes[np.concatenate(self._codes)],
             distances=(1 - np.concatenate(self._nearest)).astype(np.float32),
             confidence=np.concatenate(self._shares),
+            margin=np.concatenate(self._margins),
+            sources=tuple(self._sources),
+            positions=np.array(self._positions, dtype=np.int64),
             classes=classes,
             setting=_setting(self.classifier),
             **rest,
@@ -87,6 +102,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Classify labelled images and measure; see `ZeroShotClassifier.evaluate`."""
     started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
+    X = labelled_source(X, y)
     total, arrived = count_hint(X), 0
 
     def tell(images: int) -> None:
@@ -100,7 +116,7 @@ def evaluate(
     for batch, cosines in classifier.cosine_batches(
         X, y, on_error=on_error, skipped=skipped, timing=timing, tell=tell
     ):
-        answers.add(cosines, batch.labels)
+        answers.add(cosines, batch)
     return answers.report(timing=timing, seconds=time.perf_counter() - started, skipped=tuple(skipped))
 
 
@@ -135,7 +151,7 @@ def _setting(classifier: ZeroShotClassifier) -> dict[str, Any]:
         "stage": "zero-shot",
         "plan": encoder.plan.to_dict(),
         "dim": encoder.stages["final"].dim,
-        "store": "prompts",
+        "store": PROMPTS,
         "metric": "cosine",
         "k": 1,
         "weights": "softmax",

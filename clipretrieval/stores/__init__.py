@@ -11,6 +11,8 @@ from clipretrieval._lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.stores.base import (
+        ExclusiveStore,
+        LocalFilesStore,
         LocatedStore,
         PortableStore,
         RefreshableStore,
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChromaStore",
+    "ExclusiveStore",
     "FaissStore",
     "IncompleteDeleteError",
     "IncompleteUpsertError",
     "Listing",
+    "LocalFilesStore",
     "LocatedStore",
     "MemoryStore",
     "Neighbors",
@@ -52,7 +56,8 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "base": [
-            *("Listing", "LocatedStore", "Neighbors", "PortableStore", "Records"),
+            *("ExclusiveStore", "Listing", "LocalFilesStore", "LocatedStore", "Neighbors"),
+            *("PortableStore", "Records"),
             *("RefreshableStore", "ScannableStore", "VectorStore"),
         ],
         "chroma": ["ChromaStore"],

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval.errors import StoreError
+from clipretrieval.stores._ann_format import is_checkable
 from clipretrieval.stores._factory import inner_index
 from clipretrieval.stores._flat import PIECE_BYTES
 from clipretrieval.stores._table import Moves
@@ -87,6 +88,11 @@ class AnnIndex:
         """Whether the index compares the vectors themselves, and not codes of them."""
         kept = faiss.downcast_index(self._inner.storage) if self._hnsw else self._inner
         return isinstance(kept, (faiss.IndexFlat, faiss.IndexIVFFlat)) and not self._wrapped
+
+    @property
+    def is_checkable(self) -> bool:
+        """Whether the index may be kept in a file, which is checked before it is read."""
+        return is_checkable(self._index)
 
     @property
     def tombstones(self) -> int:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+from clipretrieval._checks import check_int, check_number, shown
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores._ann_index import Knobs
+from clipretrieval.stores._factory import check_factory
+
+# Far beyond what `tune` chooses: a search asks for so many times k candidates.
+MOST_EFFORT = 1 << 16
 
 __all__ = ["AnnState", "IndexInfo"]
 
@@ -70,6 +77,42 @@ class AnnState:
     over_fetch: int
     recall: float
     target: float
+
+    @classmethod
+    def from_values(cls, found: Any) -> AnnState:
+        """Return the state that a manifest holds.
+
+        Raises
+        ------
+        InvalidInputError
+            If it holds anything else, or what no index can have.
+        """
+        names = {each.name for each in fields(cls)}
+        if not isinstance(found, dict) or found.keys() != names:
+            raise InvalidInputError(
+                f"what is known of an index must have {sorted(names)}; got {shown(found)}"
+            )
+        if check_factory(found["factory"]) != found["factory"]:
+            raise InvalidInputError(f"{shown(found['factory'])} is no factory string that a store keeps")
+
+        def count(name: str) -> int:
+            return check_int(found[name], name, least=0)
+
+        def effort(name: str) -> int | None:
+            return None if found[name] is None else check_int(found[name], name, most=MOST_EFFORT)
+
+        return cls(
+            factory=found["factory"],
+            trained_on=count("trained_on"),
+            built_with=count("built_with"),
+            written=count("written"),
+            measure_at=count("measure_at"),
+            nprobe=effort("nprobe"),
+            ef_search=effort("ef_search"),
+            over_fetch=check_int(found["over_fetch"], "over_fetch", most=MOST_EFFORT),
+            recall=check_number(found["recall"], "recall", least=0, most=1),
+            target=check_number(found["target"], "target", above=0, most=1),
+        )
 
     @property
     def knobs(self) -> Knobs:

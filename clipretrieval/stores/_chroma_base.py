@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval.errors import StoreError, UnsupportedOperationError
+from clipretrieval.stores._chroma_folder import holds_collection
 from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._locks import ReadWriteLock
 from clipretrieval.types import Metric
@@ -13,7 +16,9 @@ if TYPE_CHECKING:
     from clipretrieval.stores._chroma_client import Connection
     from clipretrieval.stores._chroma_search import ChromaSearch
 
-__all__ = ["ChromaBase"]
+__all__ = ["DEFAULT_COLLECTION", "ChromaBase"]
+
+DEFAULT_COLLECTION = "clipretrieval"
 
 
 class ChromaBase(ClosedAtExit):
@@ -73,6 +78,13 @@ class ChromaBase(ClosedAtExit):
             return None
         bound = {} if self._exact_up_to is None else {"exact_up_to": self._exact_up_to}
         return {**place, "metric": str(self._metric), "exact": self._exact, **bound}
+
+    @classmethod
+    def exists_locally(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether a store with these options would only open a collection; see `LocalFilesStore`."""
+        path, name = options.get("path"), options.get("collection", DEFAULT_COLLECTION)
+        known = {"path", "collection", "metric", "exact", "exact_up_to"}
+        return isinstance(path, str) and set(options) <= known and holds_collection(Path(path), name)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._connection.where

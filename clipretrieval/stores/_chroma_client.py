@@ -21,6 +21,7 @@ from chromadb.config import Settings, System
 from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
+from clipretrieval._checks import shown
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -29,15 +30,14 @@ from clipretrieval.errors import (
     StoreUnavailableError,
 )
 from clipretrieval.stores._chroma_errors import translated
+from clipretrieval.stores._chroma_folder import DATABASE_NAME, FORMAT_KEY
 from clipretrieval.types import Metric
 
 __all__ = ["MANIFEST_KEY", "Connection", "connect", "open_collection"]
 
-FORMAT_KEY = "clipretrieval:format"
 MANIFEST_KEY = "clipretrieval:manifest"
 FORMAT_VERSION = 1
 LOCK_NAME = "clipretrieval.lock"
-DATABASE_NAME = "chroma.sqlite3"
 DEFAULT_PORT = 8000
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,470}[a-zA-Z0-9]")
 
@@ -98,7 +98,13 @@ class Connection:
 
 
 def connect(
-    path: str | Path | None, host: str | None, port: int | None, ssl: bool, client: Any, collection: str
+    path: str | Path | None,
+    host: str | None,
+    port: int | None,
+    ssl: bool,
+    client: Any,
+    collection: str,
+    create: bool,
 ) -> Connection:
     """Reach Chroma where the options say.
 
@@ -107,7 +113,7 @@ def connect(
     InvalidInputError
         If the options contradict each other or a name is malformed.
     StoreError
-        If Chroma cannot be reached, or another writer holds the folder.
+        If Chroma cannot be reached, another writer holds the folder, or there is none and none may be made.
     """
     if not isinstance(collection, str) or not NAME.fullmatch(collection):
         raise InvalidInputError(
@@ -121,16 +127,20 @@ def connect(
         raise InvalidInputError(f"give one of path, host and client; found {' and '.join(given)}")
     if host is None and (port is not None or ssl):
         raise InvalidInputError("port and ssl need a host")
+    if not given and not create:
+        raise InvalidInputError(
+            "create=False needs a path, a host or a client; in memory nothing is there yet"
+        )
     if client is not None:
         where = f"collection {collection!r} of the given Chroma client"
         return Connection(client, collection, where, False, None, None, lambda: None)
     if host is not None:
         return _at_server(host, DEFAULT_PORT if port is None else port, ssl, collection)
-    return _in_memory(collection) if path is None else _in_folder(path, collection)
+    return _in_memory(collection) if path is None else _in_folder(path, collection, create)
 
 
-def open_collection(connection: Connection, metric: Metric) -> Any:
-    """Return the collection, made if it is not there.
+def open_collection(connection: Connection, metric: Metric, create: bool) -> Any:
+    """Return the collection, made if it is not there and may be made.
 
     Raises
     ------
@@ -138,12 +148,18 @@ def open_collection(connection: Connection, metric: Metric) -> Any:
         If it is there with another metric.
     InvalidInputError
         If it is there and no `ChromaStore` made it.
+    StoreUnavailableError
+        If it is not there and may not be made.
     """
     name = connection.collection
     with translated(connection.where):
         try:
             found = connection.client.get_collection(name, embedding_function=None)
-        except NotFoundError:
+        except NotFoundError as error:
+            if not create:
+                raise StoreUnavailableError(
+                    f"there is no {connection.where}; check the names, or leave out create=False to make it"
+                ) from error
             graph: dict[str, Any] = {"space": str(metric), **GRAPH}
             if connection.folder is not None or not connection.exclusive:
                 graph["sync_threshold"] = NEVER
@@ -208,12 +224,16 @@ def _own_client() -> Any:
     return client
 
 
-def _in_folder(path: str | Path, collection: str) -> Connection:
+def _in_folder(path: str | Path, collection: str, create: bool) -> Connection:
     # Chroma tells its systems apart by the spelling of their paths.
     folder = Path(path).resolve()
     where = f"collection {collection!r} of the Chroma folder {folder}"
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; ChromaStore needs a folder, or a path that is free")
+    if not create and not (folder / DATABASE_NAME).is_file():
+        raise StoreUnavailableError(
+            f"there is no Chroma database in {folder}; check the path, or leave out create=False to make one"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -257,14 +277,20 @@ def _persistent_client(folder: str) -> Any:
 def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
     if not isinstance(host, str) or not host or set(host) & set("/@?# "):
         raise InvalidInputError(
-            f"host must be a name or an address, without scheme, path or credentials; found {host!r}. "
+            f"host must be a name or an address, without scheme, path or credentials; got {shown(host)}. "
             "For anything else, give a client of your own as client="
         )
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
         raise InvalidInputError(f"port must be an int from 1 to 65535; found {port!r}")
     where = f"collection {collection!r} of the Chroma server at {host}:{port}"
     with translated(where), _making:
-        client: Any = chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=_settings())
+        # Without the environment's credentials, which are for a server that its owner chose: see client=.
+        settings = Settings(
+            anonymized_telemetry=False,
+            chroma_client_auth_provider=None,
+            chroma_client_auth_credentials=None,
+        )
+        client: Any = chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=settings)
 
     def release() -> None:
         with translated(where), _making:

@@ -76,9 +76,6 @@ class ChromaRecords:
         self._metric = metric
         with translated(self.where):
             self._most = int(connection.client.get_max_batch_size())
-        # Chroma fills its index from its log when embeddings are first read, and the next write repeats as
-        # updates what was written before: seconds for thousands of records, minutes for more. So read first.
-        self._cold = not self.first().ids
 
     @property
     def where(self) -> str:
@@ -113,10 +110,12 @@ class ChromaRecords:
         return pieces
 
     def upsert(self, batch: Batch, plan: Plan) -> None:
-        """Send a batch as `plan` divided it; a failure leaves the requests before it done."""
-        if self._cold:
-            first = plan[0]
-            plan = [slice(0, 1), *([slice(1, first.stop)] if first.stop > 1 else []), *plan[1:]]
+        """Send a batch as `plan` divided it; a failure leaves the requests before it done.
+
+        Something must have been read from the collection before: Chroma opens its index at the first read,
+        and the write after that repeats as updates all that was written before, which takes seconds for
+        thousands of records and minutes for more.
+        """
         # Chroma normalises in float32, where the squares of small values vanish.
         vectors = unit_rows(batch.vectors, batch.norms) if self._metric is Metric.COSINE else batch.vectors
         for piece in plan:
@@ -126,9 +125,6 @@ class ChromaRecords:
                     embeddings=vectors[piece],
                     metadatas=self._metadatas(batch, piece),
                 )
-            if self._cold:
-                self._cold = False
-                self.first()
 
     def delete(self, names: list[str]) -> int:
         """Delete the records of the names and return how many of them were there."""

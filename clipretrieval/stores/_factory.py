@@ -8,6 +8,7 @@ from typing import Any
 
 import faiss as _faiss
 
+from clipretrieval._checks import shown
 from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 from clipretrieval.types import Metric
 
@@ -23,8 +24,36 @@ SMALLEST = 1000
 # FAISS asks for at least 39 training vectors a centroid, and uses no more than 256.
 CENTROID_LEAST, LIST_SAMPLE, CODE_SAMPLE = 39, 64, 256
 LARGEST_NLIST = 1 << 22
+# The most floats that an empty index may take for the centroids of its codes, and its rotation.
+MOST_CENTROIDS, MOST_ROTATION = 1 << 26, 1 << 24
 # Dimensions with many divisors, to tell a string that is wrong from one that is wrong for a dimension.
 TRIAL_DIMS = (64, 96, 120, 1024)
+
+LONGEST = 100
+_TRANSFORM = r"(?:PCAW?R?\d+|RR\d*|ITQ\d*|OPQ\d+(?:_\d+)?|L2[nN]orm|Pad\d+|HR)"
+_SCALAR = "SQ(?:4|6|8|fp16|bf16|8_direct(?:_signed)?)"
+_PRODUCT = r"PQ\d+(?:x\d+)?(?:np)?|PQ\d+x4fsr?(?:_\d+)?"
+_ADDITIVE = r"P?(?:RQ|LSQ)\d+(?:x\d+)*(?:_\d+x\d+)*(?:fsr?(?:_\d+)?)?(?:_N[a-z0-9]+)?"
+_CODES = rf"(?:Flat|{_SCALAR}|{_PRODUCT}|{_ADDITIVE}|RaBitQ\d?(?:fs(?:_\d+)?)?)"
+_GRAPH = rf"HNSW\d*(?:[,_](?:Flat|{_SCALAR}|{_PRODUCT}))?"
+_COARSE = rf"IVF\d+[kM]?(?:_HNSW\d*|\((?:{_TRANSFORM},){{0,2}}(?:{_GRAPH}|{_CODES})\))?|IMI2x\d+"
+_LISTED = rf"(?:{_CODES}|FlatDedup|FlatPanorama\d*|(?:ITQ|PCAR?)\d*,SH[-0-9.e]*[gcm]?)"
+GRAMMAR = re.compile(
+    rf"(?:{_TRANSFORM},){{0,4}}(?:(?:{_COARSE}),{_LISTED}|{_GRAPH}|{_CODES}|LSH\d*r?t?)", re.ASCII
+)
+"""What FAISS is asked to make: it crashes, or does not end, on some of what else one may ask of it."""
+UNFIT = re.compile(r"NSG|\+|Lattice|Refine|RFlat|MinMax|Residual|IDMap|R?CQ", re.ASCII)
+BOUNDS = (
+    (r"IVF(\d+[kM]?)", "the number of inverted lists", 1, LARGEST_NLIST),
+    (r"IMI2x(\d+)", "nbits of a multi-index", 1, 11),
+    (r"HNSW(\d+)", "the number of links of a graph", 2, 512),
+    (r"(?:PCAW?R?|RR|ITQ|Pad|OPQ\d+_)(\d+)", "the number of dimensions", 1, 1 << 16),
+    (r"(?:PQ|RQ|LSQ|FlatPanorama)(\d+)", "the number of parts", 1, 1 << 16),
+    (r"(?:PQ|RQ|LSQ)\d+(?:x\d+)*?x(\d+)(?:np|fs|_|,|$)", "nbits", 1, 16),
+    (r"LSH(\d+)", "the number of bits", 1, 1 << 12),
+    (r"fsr?_(\d+)", "the size of a block", 32, 1024),
+)
+"""Numbers in a factory string: where, what they are, the least and the most."""
 
 KNOWN = 'say "Flat", "SQfp16", "IVF1024,SQ8" or "HNSW32", or leave the choice to "auto"'
 
@@ -43,11 +72,22 @@ def check_factory(text: str) -> str:
         If the store cannot use such an index.
     """
     if not isinstance(text, str):
-        raise InvalidInputError(f"index must be a FAISS factory string; found {text!r}. {KNOWN.capitalize()}")
+        raise InvalidInputError(
+            f"index must be a FAISS factory string; found {shown(text)}. {KNOWN.capitalize()}"
+        )
     factory = text.strip()
     if factory == AUTO:
         return AUTO
+    if len(factory) > LONGEST:
+        raise InvalidInputError(
+            f"index must have {LONGEST} characters at most; found {len(factory)}, {shown(factory)}. "
+            f"{KNOWN.capitalize()}"
+        )
     factory = re.sub(r"^IDMap2?,|,RFlat$", "", re.sub(r"\s*,\s*", ",", factory))
+    if not GRAMMAR.fullmatch(factory):
+        if UNFIT.search(factory):
+            raise UnsupportedOperationError(_cannot_use("such an index", factory))
+        raise InvalidInputError(f"index={shown(text)} is not an index that FAISS can make; {KNOWN}")
     _check_numbers(text, factory)
     reason = ""
     parts = {int(number) for number in re.findall(r"\d+", factory) if int(number) <= 256}
@@ -141,6 +181,8 @@ def _code_centroids(index: Any) -> int:
 def _attempt(factory: str, dim: int, metric: Metric) -> tuple[Any, str]:
     """Make an index; return it and no reason, or None and FAISS's reason."""
     kind = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
+    if _is_too_large(factory, dim):
+        return None, "it would not fit the memory"
     try:
         return faiss.index_factory(dim, factory, kind), ""
     except MemoryError:
@@ -153,25 +195,37 @@ def _attempt(factory: str, dim: int, metric: Metric) -> tuple[Any, str]:
 
 def _check_numbers(text: str, factory: str) -> None:
     """Refuse sizes with which FAISS itself would crash or take all memory."""
-    for pattern, name, low, high in (
-        (r"IVF(\d+)", "inverted lists", 1, LARGEST_NLIST),
-        (r"HNSW(\d+)", "links of a graph", 2, 512),
-    ):
-        for number in map(int, re.findall(pattern, factory)):
-            if not low <= number <= high:
+    for pattern, name, low, high in BOUNDS:
+        for number in re.findall(pattern, factory):
+            digits = number.rstrip("kM")
+            value = int(digits) * {"k": 1 << 10, "M": 1 << 20}.get(number[len(digits) :], 1)
+            if not low <= value <= high:
                 raise InvalidInputError(
-                    f"index={text!r}: the number of {name} must be between {low} and {high}; found {number}"
+                    f"index={text!r}: {name} must be between {low} and {high}; found {value}"
                 )
+
+
+def _is_too_large(factory: str, dim: int) -> bool:
+    """Tell whether an empty index would already fill the memory, or take minutes to make."""
+    widths = map(int, re.findall(r"(?:PCAW?R?|RR|ITQ|Pad|OPQ\d+_)(\d+)", factory))
+    width = max([dim, *widths])
+    bits = [int(number) for number in re.findall(r"(?:PQ\d+|IMI2)x(\d+)", factory)]
+    rotation = re.search(r"LSH(\d*)r", factory)
+    return (width << max(bits, default=8)) > MOST_CENTROIDS or (
+        rotation is not None and width * int(rotation[1] or width) > MOST_ROTATION
+    )
 
 
 def _check_kind(factory: str, index: Any) -> None:
     """Refuse indexes whose vectors cannot be added, found again and removed as a store has to."""
     inner = inner_index(index)
     known = (faiss.IndexFlatCodes, faiss.IndexFastScan, faiss.IndexHNSW, faiss.IndexIVF)
-    unfit = (faiss.IndexIVFPQR, faiss.IndexLattice)
-    # FAISS's building of an NSG does not end where many vectors are equal, and cannot be added to.
-    if not isinstance(inner, known) or isinstance(inner, unfit) or "NSG" in factory:
-        raise UnsupportedOperationError(
-            f"FaissStore cannot use a {type(inner).__name__} (index={factory!r}); {KNOWN}. Distances are "
-            "always refined by the vectors themselves, so leave out Refine and IDMap"
-        )
+    if not isinstance(inner, known) or isinstance(inner, faiss.IndexHNSW2Level):
+        raise UnsupportedOperationError(_cannot_use(f"a {type(inner).__name__}", factory))
+
+
+def _cannot_use(what: str, factory: str) -> str:
+    return (
+        f"FaissStore cannot use {what} (index={factory!r}); {KNOWN}. Distances are always refined by the "
+        "vectors themselves, so leave out Refine and IDMap"
+    )

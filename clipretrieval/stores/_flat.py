@@ -10,8 +10,10 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval.stores._ann_format import check_index_file
+from clipretrieval.stores._ann_reader import MalformedIndexError, UnknownFormatError
 from clipretrieval.stores._exact import Shortlist
-from clipretrieval.stores._folder_manifest import damaged
+from clipretrieval.stores._folder_manifest import FolderManifest, damaged
 from clipretrieval.stores._table import Moves
 from clipretrieval.types import FloatArray, Metric
 
@@ -159,18 +161,18 @@ def read_index(path: Path, mmap: bool) -> Any:
         raise damaged(path, f"FAISS cannot read it ({error})") from error
 
 
-def read_rows(path: Path, metric: Metric, mmap: bool = False) -> FlatRows:
-    """Read or map an index that `FlatRows.dump` wrote.
+def read_rows(folder: Path, manifest: FolderManifest, mmap: bool = False) -> FlatRows:
+    """Read or map the index that `FlatRows.dump` wrote.
 
     Raises
     ------
     StoreCorruptedError
-        If FAISS cannot read it, or it is not a flat index for the metric.
+        If it is not a flat index of as many vectors as the manifest says.
     """
-    index = read_index(path, mmap)
-    expected = faiss.IndexFlatL2 if metric is Metric.L2 else faiss.IndexFlatIP
-    if not isinstance(index, expected):
-        raise damaged(path, f"it holds a {type(index).__name__}, not a {expected.__name__}")
-    rows = FlatRows.__new__(FlatRows)
-    rows._metric, rows._index = metric, index
+    path, rows = folder / manifest.files["vectors"].name, FlatRows(manifest.dim or 1, manifest.metric)
+    try:
+        check_index_file(path, rows._index, manifest.count, bounded=False)
+    except (MalformedIndexError, UnknownFormatError) as error:
+        raise damaged(path, str(error)) from error
+    rows._index = read_index(path, mmap)
     return rows

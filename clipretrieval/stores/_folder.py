@@ -22,14 +22,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._atomic import TEMPORARY_SUFFIX, file_sha256
+import numpy as np
+
+from clipretrieval._atomic import TEMPORARY_SUFFIX
+from clipretrieval._checks import shown
+from clipretrieval._reading import IrregularFileError, file_sha256, open_file, read_file
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
-from clipretrieval.stores._folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest, damaged
+from clipretrieval.stores._exact import row_norms
+from clipretrieval.stores._folder_manifest import (
+    LARGEST_FILE,
+    MANIFEST_NAME,
+    FileEntry,
+    FolderManifest,
+    damaged,
+)
 from clipretrieval.stores._records import read_records
 from clipretrieval.stores._rows import VectorRows
 from clipretrieval.stores._table import RecordTable
 from clipretrieval.stores._writer import LOCK_NAME
-from clipretrieval.types import Metric
+from clipretrieval.types import FloatArray, Metric
 
 __all__ = [
     "GENERATION_FILE",
@@ -47,6 +58,9 @@ TEMPORARY_FILE = re.compile(
     rf"\.(?:{re.escape(MANIFEST_NAME)}|{GENERATION_FILE.pattern})\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
 )
 ATTEMPTS = 5
+# The length of a vector as it lies in the rows may differ so much, relatively, from the one kept beside it:
+# normalised vectors are rounded to float32.
+LENGTH_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -61,12 +75,15 @@ class Layout:
         The vectors' file is called PREFIX-GENERATION + SUFFIX.
     load : callable
         Maps (folder, manifest) to the rows in it; raises StoreCorruptedError.
+    check : callable, optional
+        Takes (folder, manifest); raises StoreCorruptedError if this class cannot have written the manifest.
     """
 
     kind: str
     prefix: str
     suffix: str
     load: Callable[[Path, FolderManifest], VectorRows]
+    check: Callable[[Path, FolderManifest], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +146,11 @@ def find_manifest(folder: Path) -> FolderManifest | None:
         If it cannot be read.
     """
     try:
-        return FolderManifest.parse((folder / MANIFEST_NAME).read_bytes(), folder)
+        return FolderManifest.parse(read_file(folder / MANIFEST_NAME, LARGEST_FILE), folder)
     except FileNotFoundError:
         pass
+    except IrregularFileError as error:
+        raise damaged(folder / MANIFEST_NAME, str(error)) from error
     except NotADirectoryError:
         raise InvalidInputError(f"a store's path must be a folder; {folder} is a file") from None
     except OSError as error:
@@ -177,12 +196,14 @@ def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
         raise StoreUnavailableError(f"there is no store in {folder}; check the path")
     if manifest.kind != layout.kind:
         raise StoreError(
-            f"{folder} holds a {manifest.kind}, not a {layout.kind}; open it with {manifest.kind}"
+            f"{folder} holds a {shown(manifest.kind)}, not a {layout.kind}; open it with that class of store"
         )
     return manifest
 
 
 def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
+    if layout.check is not None:
+        layout.check(folder, manifest)
     if not manifest.count:
         return _snapshot(manifest, RecordTable(), None)
     vectors, records = (folder / manifest.files[role].name for role in ("vectors", "records"))
@@ -190,7 +211,7 @@ def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
         for entry in manifest.files.values():
             _verify(folder / entry.name, entry)
         rows = layout.load(folder, manifest)
-        table = read_records(records)
+        table = read_records(records, manifest.count)
     except FileNotFoundError as error:  # after it was verified: a writer has put a new generation in force
         raise damaged(Path(error.filename or folder), "it is missing") from error
     except OSError as error:
@@ -198,9 +219,22 @@ def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
     shape, expected = rows.view().shape, (manifest.count, manifest.dim)
     if shape != expected:
         raise damaged(vectors, f"it holds vectors of shape {shape}, not {expected}")
-    if len(table) != manifest.count:
-        raise damaged(records, f"it holds {len(table)} records, not {manifest.count}")
+    _check_lengths(vectors, rows.view(), table, manifest.metric)
     return _snapshot(manifest, table, rows)
+
+
+def _check_lengths(path: Path, rows: FloatArray, table: RecordTable, metric: Metric) -> None:
+    """Compare the vectors, which must be finite, with the norms kept beside them: searches rely on both."""
+    norms, kept = row_norms(rows), table.norms
+    with np.errstate(invalid="ignore"):
+        agree = np.abs(norms - kept) <= LENGTH_TOLERANCE * kept
+        if metric is Metric.COSINE:  # some stores keep normalised vectors
+            agree |= np.abs(norms - 1) <= LENGTH_TOLERANCE
+            agree &= kept > 0
+        agree &= np.isfinite(norms) & np.isfinite(kept)
+    if not agree.all():
+        row = int(np.argmin(agree))
+        raise damaged(path, f"the vector in row {row} has the length {norms[row]:g}, not {kept[row]:g}")
 
 
 def _snapshot(manifest: FolderManifest, table: RecordTable, rows: VectorRows | None) -> Snapshot:
@@ -211,13 +245,16 @@ def _snapshot(manifest: FolderManifest, table: RecordTable, rows: VectorRows | N
 
 def _verify(path: Path, entry: FileEntry) -> None:
     try:
-        size = path.stat().st_size
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
         if size != entry.size:
             raise damaged(path, f"it has {size} bytes, not {entry.size}")
         if file_sha256(path) != entry.sha256:
             raise damaged(path, "its content does not match its checksum")
     except FileNotFoundError:
         raise damaged(path, "it is missing") from None
+    except IrregularFileError as error:
+        raise damaged(path, str(error)) from error
 
 
 def names_in(folder: Path) -> list[str]:

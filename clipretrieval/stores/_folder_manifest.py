@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clipretrieval.errors import StoreCorruptedError
+from clipretrieval._checks import check_int, shown
+from clipretrieval._reading import parse_json
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.types import Metric
 
-__all__ = ["MANIFEST_NAME", "FileEntry", "FolderManifest", "damaged"]
+__all__ = ["LARGEST_FILE", "LARGEST_MANIFEST", "MANIFEST_NAME", "FileEntry", "FolderManifest", "damaged"]
 
 MANIFEST_NAME = "MANIFEST.json"
+LARGEST_MANIFEST = 1 << 25
+"""The most characters of JSON that a user's manifest may have: some millions of labels."""
+LARGEST_FILE = 2 * LARGEST_MANIFEST
+"""The most bytes that MANIFEST.json may have."""
+INDENTED = 1 << 20
+"""A user's manifest of more characters is written without indentation."""
 FORMAT = "clipretrieval-store"
 FORMAT_VERSION = 1
+FILE_NAMES = {
+    "vectors": r"(?:index-{0}\.faiss|vectors-{0}\.npy)",
+    "records": r"records-{0}\.sqlite",
+    "ann": r"ann-{0}\.faiss",
+    "ann_labels": r"ann-{0}\.npy",
+}
+"""What a file of generation {0} is called, by its role."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,8 @@ class FolderManifest:
         }
         if self.state is not None:
             content["index_state"] = self.state
-        return json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n"
+        indent = 2 if len(self.user) <= INDENTED else None
+        return json.dumps({**content, "sha256": _checksum(content)}, indent=indent) + "\n"
 
     @classmethod
     def parse(cls, content: bytes, folder: Path) -> FolderManifest:
@@ -90,33 +107,40 @@ class FolderManifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            found = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise damaged(path, "it is not JSON") from error
+            found = parse_json(content)
+        except ValueError as error:
+            raise damaged(path, f"it is not JSON ({error})") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise damaged(path, f"it does not name the format {FORMAT!r}")
-        version = found.get("format_version")
-        if version != FORMAT_VERSION:
+        version = shown(found.get("format_version"))
+        if version != str(FORMAT_VERSION):
             raise StoreCorruptedError(
-                f"{path} is of format version {version!r}; this version of clipretrieval reads version "
-                f"{FORMAT_VERSION}. Install a version of clipretrieval that reads format version {version!r}"
+                f"{path} is of format version {version}; this version of clipretrieval reads version "
+                f"{FORMAT_VERSION}. Install a version of clipretrieval that reads format version {version}"
             )
-        if found.pop("sha256", None) != _checksum(found):
-            raise damaged(path, "its content does not match its checksum")
         try:
-            return cls(
-                kind=found["kind"],
-                generation=found["generation"],
-                metric=Metric(found["metric"]),
-                dim=found["dim"],
-                index=found["index"],
-                count=found["count"],
-                files={role: FileEntry(**entry) for role, entry in found["files"].items()},
-                user=json.dumps(found["manifest"], separators=(",", ":")),
-                state=found.get("index_state"),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if found.pop("sha256", None) != _checksum(found):
+                raise damaged(path, "its content does not match its checksum")
+            return cls._from_values(found)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise damaged(path, f"a field is missing or malformed ({error})") from error
+
+    @classmethod
+    def _from_values(cls, found: dict[str, Any]) -> FolderManifest:
+        """Check all that does not depend on the class of store; its own part is the layout's to check."""
+        kind, index, user, state = found["kind"], found["index"], found["manifest"], found.get("index_state")
+        if not isinstance(kind, str) or not isinstance(index, str) or not isinstance(user, dict):
+            raise InvalidInputError("kind, index and manifest must be two strings and an object")
+        if not (state is None or isinstance(state, dict)):
+            raise InvalidInputError(f"index_state must be an object; got {shown(state)}")
+        generation = check_int(found["generation"], "generation", least=0)
+        count = check_int(found["count"], "count", least=0)
+        dim = found["dim"] if found["dim"] is None and not count else check_int(found["dim"], "dim")
+        files = {role: _entry(role, generation, entry) for role, entry in found["files"].items()}
+        if bool(count) != bool(files) or (files and not files.keys() >= {"vectors", "records"}):
+            raise InvalidInputError(f"{count} records do not go with the files {shown(sorted(files))}")
+        text = json.dumps(user, separators=(",", ":"))
+        return cls(kind, generation, Metric(found["metric"]), dim, index, count, files, text, state)
 
 
 def damaged(path: Path, why: str) -> StoreCorruptedError:
@@ -125,6 +149,15 @@ def damaged(path: Path, why: str) -> StoreCorruptedError:
         f"{path} is damaged: {why}. Restore the folder {path.parent} from a copy, or delete it and fill it "
         "anew"
     )
+
+
+def _entry(role: str, generation: int, entry: dict[str, Any]) -> FileEntry:
+    name, size, sha256 = entry["name"], check_int(entry["size"], "size", least=0), entry["sha256"]
+    if role not in FILE_NAMES or not re.fullmatch(FILE_NAMES[role].format(generation), name):
+        raise InvalidInputError(f"{shown(name)} is no name of a file of generation {generation}")
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise InvalidInputError(f"{shown(sha256)} is no SHA-256")
+    return FileEntry(name, size, sha256)
 
 
 def _checksum(content: dict[str, Any]) -> str:

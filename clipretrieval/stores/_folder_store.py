@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clipretrieval._checks import check_bool, check_path
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -35,12 +37,18 @@ class FolderStore(LocalStore):
 
     _own = LocalStore._own | {"_flushing"}
 
-    def __init__(self, path: str | Path | None, metric: Metric | str, read_only: bool) -> None:
+    def __init__(
+        self, path: str | Path | None, metric: Metric | str, read_only: bool, create: bool = True
+    ) -> None:
         super().__init__(metric)
+        create = check_bool(create, "create")
+        if path is None and not create:
+            raise InvalidInputError("create=False needs a path; a store in memory starts empty")
         if path is None and read_only:
             raise InvalidInputError("read_only needs a path; a store in memory starts empty")
-        self._path = None if path is None else Path(path).absolute()
+        self._path = None if path is None else check_path(path, "path").absolute()
         self._read_only = read_only
+        self._may_create = create and not read_only
         self._leaves_when_written = False
         self._loaded: FolderManifest | None = None
         self._writer: WriterLock | None = None
@@ -56,8 +64,8 @@ class FolderStore(LocalStore):
             If the folder was meanwhile made anew or written by another, or this process was forked from the
             writer.
         StoreUnavailableError
-            If it cannot be written. What was flushed before is intact and the changes stay in memory: free
-            some space and flush again.
+            If it cannot be written, or not be synced to the disk; the message says which. What was flushed
+            before is intact and the changes stay in memory: free some space and flush again.
         """
         with self._flushing:
             self._prepare()
@@ -98,6 +106,37 @@ class FolderStore(LocalStore):
                 self._take_over(newest)
                 return True
 
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other writers out of the folder for a block that begins with what they have flushed.
+
+        What is written in the block keeps them out until the store is closed, as any write does.
+
+        Raises
+        ------
+        StoreLockedError
+            If another writer holds the folder.
+        UnsupportedOperationError
+            If the store is read-only.
+        StoreUnavailableError
+            If the folder cannot be written to.
+        """
+        if self._path is None or self._leaves_when_written:  # its contents are this store's alone
+            self._require_open()
+            yield
+            return
+        held = self._writer
+        with self._writing():
+            before = self._loaded
+        try:
+            yield
+        finally:
+            with self._lock.write():
+                writer, written = self._writer, self._changed or self._loaded is not before
+                if writer is not None and writer is not held and not written:
+                    writer.release()
+                    self._writer = None
+
     def leave_when_written(self) -> None:
         """Go on in memory from the first write on, and leave the folder as it is."""
         self._leaves_when_written = True
@@ -113,11 +152,12 @@ class FolderStore(LocalStore):
         Raises
         ------
         InvalidInputError
-            If the folder holds something else.
+            If the folder holds something else, or is the current folder and empty.
         StoreError
-            If the copy cannot be written; what was there before is intact.
+            If the copy cannot be written, in which case what was there before is intact, or not be synced to
+            the disk; the message says which.
         """
-        target = Path(path).absolute()
+        target = check_path(path, "path").absolute()
         if self._path is not None and target.resolve() == self._path.resolve():
             self.flush()
             return
@@ -175,7 +215,7 @@ class FolderStore(LocalStore):
             self._reload(self._path)
             if self._changed:  # already it is to be other than it was read
                 self._begin_write()
-        elif self._read_only:
+        elif not self._may_create:
             raise StoreUnavailableError(
                 f"there is no store in {self._path}; check the path, or open it to write"
             )

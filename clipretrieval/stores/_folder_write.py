@@ -7,14 +7,22 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from clipretrieval._atomic import TEMPORARY_SUFFIX, file_sha256, replacing, sync_folder, write_text
-from clipretrieval.errors import StoreCorruptedError, StoreError, StoreUnavailableError
+from clipretrieval._atomic import (
+    TEMPORARY_SUFFIX,
+    NotDurableError,
+    file_sha256,
+    replacing,
+    sync_folder,
+    write_text,
+)
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores._folder import (
     GENERATION_FILE,
     TEMPORARY_FILE,
@@ -45,45 +53,71 @@ def write_generation(
     StoreCorruptedError
         If the snapshot is not whole, so that the folder could not be opened.
     StoreUnavailableError
-        If it cannot be written; the generation before stays in force.
+        If it cannot be written. The generation before stays in force, unless the message says otherwise.
     """
-    _require_whole(folder, snapshot)
     try:
-        generation = _next_generation(folder, previous)
-        manifest = FolderManifest(
-            kind=layout.kind,
-            generation=generation,
-            metric=snapshot.metric,
-            dim=snapshot.dim,
-            index=snapshot.index,
-            count=len(snapshot.table),
-            files={},
-            user=snapshot.manifest,
-            state=snapshot.state,
-        )
-        if snapshot.rows is not None and len(snapshot.table):
-            parts = {"vectors": Part(layout.prefix, layout.suffix, snapshot.rows.dump), **snapshot.parts}
-            with ThreadPoolExecutor(1) as pool:  # the disk need not wait for SQLite, nor SQLite for the disk
-                records = pool.submit(_write_records, folder / f"records-{generation}.sqlite", snapshot.table)
-                files = {
-                    role: _write_part(folder / f"{part.prefix}-{generation}{part.suffix}", part)
-                    for role, part in parts.items()
-                }
-                files["records"] = records.result()
-            manifest = replace(manifest, files=files)
-        write_text(folder / MANIFEST_NAME, manifest.to_json())
-    except BaseException as error:
-        with suppress(OSError, StoreError):
-            discard_unlisted(folder)
-        if not isinstance(error, OSError):
-            raise
+        return _write_generation(folder, layout, snapshot, previous)
+    except NotDurableError as error:
+        raise StoreUnavailableError(
+            f"the store in {folder} was written but may not be on the disk: {error.strerror}, and bring back "
+            "what was flushed before. Mend the disk, then flush again"
+        ) from error
+    except OSError as error:
         raise StoreUnavailableError(
             f"the store in {folder} could not be written: {error}; what was flushed before is intact. "
             "Free some space or mend the folder, then flush again"
         ) from error
+
+
+def _write_generation(
+    folder: Path, layout: Layout, snapshot: Snapshot, previous: FolderManifest | None
+) -> FolderManifest:
+    """Do as `write_generation`, which tells what the errors of the system mean."""
+    _require_whole(folder, snapshot)
+    try:
+        manifest = _write_files(folder, layout, snapshot, previous)
+        write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
+    except NotDurableError:
+        raise  # either generation may be the one that a power cut leaves: keep the files of both
+    except BaseException:
+        with suppress(OSError, StoreError):
+            discard_unlisted(folder)
+        raise
     with suppress(OSError):  # what is left over goes with the next generation
         discard_unlisted(folder)
     return manifest
+
+
+def _write_files(
+    folder: Path, layout: Layout, snapshot: Snapshot, previous: FolderManifest | None
+) -> FolderManifest:
+    """Write the files of the next generation, and return the manifest that will put it in force."""
+    generation = _next_generation(folder, previous)
+    manifest = FolderManifest(
+        kind=layout.kind,
+        generation=generation,
+        metric=snapshot.metric,
+        dim=snapshot.dim,
+        index=snapshot.index,
+        count=len(snapshot.table),
+        files={},
+        user=snapshot.manifest,
+        state=snapshot.state,
+    )
+    if snapshot.rows is None or not len(snapshot.table):
+        return manifest
+    parts = {"vectors": Part(layout.prefix, layout.suffix, snapshot.rows.dump), **snapshot.parts}
+    try:
+        with ThreadPoolExecutor(1) as pool:  # the disk need not wait for SQLite, nor SQLite for the disk
+            records = pool.submit(_write_records, folder / f"records-{generation}.sqlite", snapshot.table)
+            files = {
+                role: _write_part(folder / f"{part.prefix}-{generation}{part.suffix}", part)
+                for role, part in parts.items()
+            }
+            files["records"] = records.result()
+    except NotDurableError as error:  # nothing is in force before the manifest is
+        raise OSError(error.errno, os.strerror(error.errno or 0)) from error
+    return replace(manifest, files=files)
 
 
 def discard_unlisted(folder: Path) -> None:
@@ -114,6 +148,11 @@ def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
         if current is None and not (folder.is_dir() and os.listdir(folder)):
             _save_new(folder, layout, snapshot)
             return
+    except NotDurableError as error:
+        raise StoreUnavailableError(
+            f"the copy in {folder} was written but may not be on the disk: {error.strerror}. Mend the disk, "
+            "then save again"
+        ) from error
     except OSError as error:
         raise StoreUnavailableError(f"the copy in {folder} could not be written: {error}") from error
     lock = WriterLock(folder)
@@ -137,6 +176,11 @@ def _require_whole(folder: Path, snapshot: Snapshot) -> None:
 
 def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     """Write the copy beside `folder`, then give it its name."""
+    if _is_current(folder):  # putting another in its place would leave this process in a folder that is gone
+        raise InvalidInputError(
+            f"{folder} is the current folder, which the copy cannot replace; name a folder in it, say 'store'"
+        )
+    folder = Path(os.path.realpath(folder))  # a link stays, and what it points to is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
@@ -144,7 +188,12 @@ def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     lock = WriterLock(temporary)  # tells others that this copy is not abandoned
     try:
         lock.acquire()
-        write_generation(temporary, layout, snapshot, None)
+        try:
+            _write_generation(temporary, layout, snapshot, None)
+        except NotDurableError as error:  # it has not its name yet
+            raise OSError(error.errno, os.strerror(error.errno or 0)) from error
+        if folder.exists():
+            temporary.chmod(stat.S_IMODE(folder.stat().st_mode))
         if os.name == "nt":  # where a folder with an open file cannot be renamed
             lock.release()
         if os.name == "nt" and folder.exists():  # Windows renames over no folder, not even an empty one
@@ -155,7 +204,19 @@ def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
         raise
     finally:
         lock.release()
-    sync_folder(folder.parent)
+    try:
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise NotDurableError(
+            error.errno, f"{error.strerror}; the new {folder} is in place, but a power cut may undo it"
+        ) from error
+
+
+def _is_current(folder: Path) -> bool:
+    try:
+        return folder.samefile(Path.cwd())
+    except OSError:  # one of the two is not there
+        return False
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -179,7 +240,8 @@ def _write_part(path: Path, part: Part) -> FileEntry:
     digest, size = hashlib.sha256(), 0
     pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1) as pool:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        mode_of = path.with_name(MANIFEST_NAME)  # a private store stays private
+        with replacing(path, follow=False, mode_of=mode_of) as temporary, open(temporary, "wb") as file:
 
             def write(piece: bytes) -> None:
                 nonlocal size
@@ -196,7 +258,7 @@ def _write_part(path: Path, part: Part) -> FileEntry:
 
 
 def _write_records(path: Path, table: RecordTable) -> FileEntry:
-    with replacing(path) as temporary:
+    with replacing(path, follow=False, mode_of=path.with_name(MANIFEST_NAME)) as temporary:
         write_records(temporary, table)
         return FileEntry(path.name, temporary.stat().st_size, file_sha256(temporary))
 

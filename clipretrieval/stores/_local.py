@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores._exact import nearest
 from clipretrieval.stores._folder import Snapshot
+from clipretrieval.stores._folder_manifest import LARGEST_MANIFEST
 from clipretrieval.stores._guarded import Guarded
 from clipretrieval.stores._rows import VectorRows
 from clipretrieval.stores._scan import check_label, listings
@@ -216,11 +218,16 @@ class LocalStore(Guarded):
         Raises
         ------
         InvalidInputError
-            If it holds anything but JSON values.
+            If it holds anything but JSON values, or takes more than 32 MiB as JSON.
         StoreError
             If the store is closed, read-only, or held by another writer.
         """
         text = check_manifest(manifest)
+        if len(text) > LARGEST_MANIFEST:
+            raise InvalidInputError(
+                f"the manifest takes {len(text)} characters as JSON; {LARGEST_MANIFEST} is the most. Keep "
+                "what is large beside the store"
+            )
         with self._writing():
             self._changed |= text != self._manifest
             self._manifest = text

@@ -6,9 +6,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from clipretrieval._checks import check_bool, check_choice, check_int, check_number, shown
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
 from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._pinecone_calls import Calls
+from clipretrieval.stores._pinecone_host import control_plane
+from clipretrieval.stores._pinecone_index import MAX_DIMENSION
 from clipretrieval.stores._pinecone_key import ApiKey
 from clipretrieval.stores._pinecone_manifest import MANIFEST_SPACE
 from clipretrieval.stores._pinecone_session import Address, Session
@@ -19,6 +22,9 @@ __all__ = ["PineconeBase"]
 
 INDEX_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
 MAX_NAMESPACE_LENGTH = 400
+CLOUDS = ("aws", "gcp", "azure")
+REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+LONGEST_TIMEOUT = 1_000_000
 
 
 class PineconeBase(ClosedAtExit):
@@ -27,12 +33,11 @@ class PineconeBase(ClosedAtExit):
     def __init__(
         self, address: Address, dim: int | None, key: ApiKey, timeout: float, concurrency: int
     ) -> None:
-        if not timeout > 0 or not 1 <= concurrency <= 64 or (dim is not None and dim < 1):
-            raise InvalidInputError(
-                "timeout must be above 0, concurrency from 1 to 64, and dim at least 1; found "
-                f"timeout={timeout!r}, concurrency={concurrency!r}, dim={dim!r}"
-            )
+        timeout = check_number(timeout, "timeout", above=0, most=LONGEST_TIMEOUT)
+        concurrency = check_int(concurrency, "concurrency", most=64)
+        dim = None if dim is None else check_int(dim, "dim", most=MAX_DIMENSION)
         self._address = _checked(address)
+        key.check(control_plane(address.host))
         self._closed = False
         self._session = Session(self._address, dim, key, Calls(key, timeout, concurrency))
 
@@ -100,13 +105,17 @@ def _checked(address: Address) -> Address:
     if not isinstance(index, str) or not INDEX_NAME.fullmatch(index):
         raise InvalidInputError(
             "a Pinecone index's name must be 1 to 45 lower-case letters, digits and hyphens, the first and "
-            f"last not a hyphen; found {index!r}"
+            f"last not a hyphen; got {shown(index)}"
         )
     fits = isinstance(namespace, str) and namespace.isascii() and "\0" not in namespace
     if not fits or len(namespace) > MAX_NAMESPACE_LENGTH:
         raise InvalidInputError(
-            f"a namespace must be ASCII, of at most {MAX_NAMESPACE_LENGTH} characters; found {namespace!r}"
+            f"a namespace must be ASCII, of at most {MAX_NAMESPACE_LENGTH} characters; got {shown(namespace)}"
         )
     if namespace.startswith(MANIFEST_SPACE):
         raise InvalidInputError(f"namespaces that begin with {MANIFEST_SPACE!r} are reserved for manifests")
+    check_choice(address.cloud, "cloud", CLOUDS)
+    if not isinstance(address.region, str) or not REGION.fullmatch(address.region):
+        raise InvalidInputError(f"region must be a name such as 'us-east-1'; got {shown(address.region)}")
+    check_bool(address.create, "create")
     return replace(address, namespace="") if namespace == DEFAULT_NAMESPACE else address

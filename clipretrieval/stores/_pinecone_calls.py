@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -31,6 +32,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from clipretrieval._secrets import masked_text
 from clipretrieval.errors import StoreError, StoreUnavailableError
 from clipretrieval.stores._pinecone_http import Ticket
 from clipretrieval.stores._pinecone_key import ApiKey
@@ -41,6 +43,8 @@ T = TypeVar("T")
 Call: TypeAlias = Callable[[], T]
 """Sends one request, once."""
 
+PAYMENT_REQUIRED = 402
+LIMIT = re.compile(r"quota|limit|upgrade|exceed|\bplan\b", re.IGNORECASE)
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 # The SDK lets a few errors of the HTTP library through as they are.
 SDK_ERRORS = (PineconeError, httpx.HTTPError, httpx.InvalidURL)
@@ -162,8 +166,8 @@ class Calls:
                 yield Failure(StoreUnavailableError(f"not sent any more, after this: {over}"), certain=True)
 
     def scrubbed(self, text: str) -> str:
-        """Strike the key out of a text, and shorten it."""
-        clean = self._key.struck_out(text)
+        """Strike the key and other secrets out of a text, and shorten it."""
+        clean = masked_text(self._key.struck_out(text))
         return clean if len(clean) <= LONGEST_QUOTE else f"{clean[:LONGEST_QUOTE]}…"
 
     def _outcome(self, doing: str, future: Future[T | Failure], ticket: Ticket) -> T | Failure:
@@ -223,10 +227,21 @@ class Calls:
         told = self.scrubbed(f"{type(error).__name__}: {error}")
         if self._closed:
             return StoreUnavailableError(f"the PineconeStore was closed {doing}; open it anew")
+        if _is_limit(error):
+            return StoreUnavailableError(
+                f"a quota of the Pinecone project or its plan was exceeded {doing} ({told}); free some of "
+                "it, or raise it. The API key was accepted"
+            )
+        if isinstance(error, ForbiddenError) and isinstance(error.body, dict):
+            # The layer that checks keys answers in plain text; JSON comes from behind it.
+            return StoreUnavailableError(
+                f"Pinecone answered that this is forbidden {doing} ({told}); check what the key's role, the "
+                "project and the index allow"
+            )
         if isinstance(error, (UnauthorizedError, ForbiddenError)):
             return StoreUnavailableError(
                 f"Pinecone refused the API key {doing} ({told}); check api_key or PINECONE_API_KEY, and what "
-                "the key's project and plan allow"
+                "the key may be used for"
             )
         if _is_transient(error):
             return StoreUnavailableError(
@@ -239,6 +254,14 @@ class Calls:
                 "login page stands in between"
             )
         return StoreError(f"Pinecone refused the request {doing} ({told})")
+
+
+def _is_limit(error: BaseException) -> bool:
+    """Tell whether the service refuses for a quota, a plan or a bill, which it does under 402 and 403."""
+    if not isinstance(error, ApiError):
+        return False
+    over = isinstance(error, ForbiddenError) and LIMIT.search(error.message) is not None
+    return over or error.status_code == PAYMENT_REQUIRED
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -11,15 +11,17 @@ from pinecone import ConflictError, NotFoundError, Pinecone, PineconeError
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
+    StoreError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
 from clipretrieval.stores._pinecone_calls import Calls
+from clipretrieval.stores._pinecone_host import check_host, control_plane, is_environments, is_own
 from clipretrieval.stores._pinecone_http import unretried
 from clipretrieval.stores._pinecone_key import ApiKey
 from clipretrieval.types import Metric
 
-__all__ = ["METRICS", "Description", "Project", "check_description"]
+__all__ = ["MAX_DIMENSION", "METRICS", "Description", "Project", "check_description"]
 
 METRICS = {Metric.L2: "euclidean", Metric.COSINE: "cosine", Metric.IP: "dotproduct"}
 MAX_DIMENSION = 20_000
@@ -58,9 +60,16 @@ class Project:
     """
 
     def __init__(self, key: ApiKey, host: str | None, calls: Calls) -> None:
-        self._calls = calls
+        self._calls, self._key = calls, key
+        plane = control_plane(host)
+        self._is_service = is_own(plane)
+        # Without others, the SDK sends those of PINECONE_ADDITIONAL_HEADERS, which may be secret too.
+        trusted = self._is_service or is_environments(plane)
+        headers = None if trusted else {"Accept": "application/json"}
         try:
-            self._client = unretried(Pinecone(api_key=key.reveal(), host=host))  # `Calls` retries
+            self._client = unretried(  # `Calls` retries
+                Pinecone(api_key=key.reveal(), host=host, additional_headers=headers)
+            )
             return
         except PineconeError as error:
             told = calls.scrubbed(str(error))
@@ -132,7 +141,19 @@ class Project:
             time.sleep(POLL)
 
     def open(self, host: str) -> Any:
-        """Return the SDK's client of an index; its threads may share it."""
+        """Return the SDK's client of an index; its threads may share it.
+
+        Raises
+        ------
+        StoreError
+            If the key must not be sent to the address that the control plane has given for it.
+        """
+        try:
+            url = check_host(host)
+            if self._is_service:
+                self._key.check(url)
+        except InvalidInputError as error:
+            raise StoreError(f"the address that Pinecone gives for the index is not used: {error}") from error
         return unretried(self._client.index(host=host))
 
     def close(self) -> None:

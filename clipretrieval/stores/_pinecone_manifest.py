@@ -23,7 +23,8 @@ def write_text(space: Space, text: str, dim: int) -> None:
     """Replace the manifest.
 
     The first piece goes last and names the others by their digest, so a reader finds the old text or the new.
-    The old one's pieces stay until the next is written: a reader may be on its way through them.
+    The old one's pieces stay until the next is written: a reader may be on its way through them. Returns when
+    the new one can be read, so that the next change of it starts from this one.
     """
     digest = hashlib.sha256(text.encode()).hexdigest()
     pieces = [text[start : start + PIECE_LENGTH] for start in range(0, max(1, len(text)), PIECE_LENGTH)]
@@ -42,6 +43,8 @@ def write_text(space: Space, text: str, dim: int) -> None:
         space.settle()
     before = _head(space)
     _send(space, records[:1])
+    if before.get("digest") != digest:
+        space.settle(shown=lambda: _head(space).get("digest") != before.get("digest"))
     kept = {digest, str(before["digest"])} if "digest" in before else {digest}
     listed = space.keys()
     stale = [key for key in listed if key != HEAD and key.partition(":")[0] not in kept]

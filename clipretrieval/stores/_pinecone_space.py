@@ -159,13 +159,15 @@ class Space:
             for part in parts[done:]:
                 self._marks.doubted(part, upsert=False)
 
-    def settle(self, deadline: float | None = None) -> None:
+    def settle(self, deadline: float | None = None, shown: Callable[[], bool] = lambda: True) -> None:
         """Return when all that was written through this object can be seen.
 
         Parameters
         ----------
         deadline : float, optional
             On the clock of `time.monotonic`; in the timeout's time if left out.
+        shown : callable
+            Tells whether the service shows what only the caller can recognize: a record in another's place.
 
         Raises
         ------
@@ -173,7 +175,7 @@ class Space:
             If that takes longer than the timeout.
         """
         deadline, pause = self._calls.deadline() if deadline is None else deadline, FIRST_POLL
-        while not self._settled(deadline):
+        while not (self._settled(deadline) and shown()):
             if time.monotonic() + pause > deadline:
                 raise StoreUnavailableError(
                     f"Pinecone has not shown what was written within {self._calls.timeout:g} s; it "

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval._checks import shown
+from clipretrieval._reading import parse_json
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.stores._folder_manifest import damaged
 from clipretrieval.stores._table import RecordTable
 from clipretrieval.types import as_label_array
 
@@ -25,7 +30,11 @@ CREATE TABLE records (
     norm REAL NOT NULL
 )
 """
-SELECTION = "SELECT id, label, metadata, norm FROM records ORDER BY row"
+# SQLite's own limit in bytes, which it takes as a C int.
+LONGEST_VALUE = 10**9
+SELECTION = "SELECT row, id, label, metadata, norm FROM records ORDER BY row"
+# The oldest name of the table of tables, which every SQLite knows.
+TABLES = "SELECT type, name, sql FROM sqlite_master LIMIT 2"
 
 
 def write_records(path: Path, table: RecordTable) -> None:
@@ -49,8 +58,8 @@ def write_records(path: Path, table: RecordTable) -> None:
         raise OSError(f"SQLite could not write {path.name}: {error}") from error
 
 
-def read_records(path: Path) -> RecordTable:
-    """Read a table that `write_records` wrote.
+def read_records(path: Path, count: int) -> RecordTable:
+    """Read a table of `count` records that `write_records` wrote, and check every value.
 
     Raises
     ------
@@ -58,18 +67,57 @@ def read_records(path: Path) -> RecordTable:
         If the file is not such a table.
     """
     try:
-        address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-        with closing(sqlite3.connect(address, uri=True)) as connection:
-            found = connection.execute(SELECTION).fetchall()
-        if not found:
-            raise StoreCorruptedError(f"{path} holds no records")
-        ids, labels, metadata, norms = map(list, zip(*found, strict=True))
-        table = RecordTable.from_columns(ids, as_label_array(labels), np.array(norms, dtype=float), metadata)
-        if len(set(ids)) < len(ids):
-            raise StoreCorruptedError(f"{path} holds an id more than once")
-    except (sqlite3.Error, InvalidInputError, TypeError, ValueError) as error:
-        raise StoreCorruptedError(f"{path} is not a table of records: {error}") from error
-    return table
+        ids, labels, metadata, norms = _read_columns(path, count)
+        packed = as_label_array(labels)
+        for text in set(metadata):
+            if not isinstance(parse_json(text), dict):
+                raise InvalidInputError(f"metadata must be an object; got {shown(text)}")
+    except (sqlite3.Error, InvalidInputError, ValueError) as error:
+        raise damaged(path, f"it is not a table of {count} records ({error})") from error
+    return RecordTable.from_columns(ids, packed, np.array(norms), metadata)
+
+
+def _read_columns(path: Path, count: int) -> tuple[list[str], list[Any], list[str], list[float]]:
+    ids: list[str] = []
+    labels: list[Any] = []
+    metadata: list[str] = []
+    norms: list[float] = []
+    held, most = 0, path.stat().st_size
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(address, uri=True)) as connection:
+        _restrict(connection, most)
+        tables = connection.execute(TABLES).fetchall()
+        if tables != [("table", "records", SCHEMA.strip())]:  # a view might have no end
+            raise InvalidInputError(f"its schema is another: {shown(tables)}")
+        for row, name, label, text, norm in connection.execute(SELECTION):
+            if row != len(ids) or row >= count:
+                raise InvalidInputError(f"row {row} follows {len(ids)} rows")
+            if not (isinstance(name, str) and name and isinstance(text, str) and isinstance(norm, float)):
+                raise InvalidInputError(f"row {row} holds {shown((name, text, norm))}")
+            # In a crafted file many records may share their bytes.
+            held += len(name) + len(text) + (len(label) if isinstance(label, str | bytes) else 0)
+            if held > most:
+                raise InvalidInputError(f"its records are longer than the file of {most} bytes")
+            ids.append(name)
+            labels.append(label)
+            metadata.append(text)
+            norms.append(norm)
+    if len(ids) != count:
+        raise InvalidInputError(f"it has {len(ids)} rows")
+    if len(set(ids)) < count:
+        raise InvalidInputError("it holds an id more than once")
+    return ids, labels, metadata, norms
+
+
+def _restrict(connection: sqlite3.Connection, size: int) -> None:
+    """Let nothing run that a file may hold, which may be anybody's, and no value be longer than the file."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    if sys.version_info >= (3, 11):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(max(size, 1000), LONGEST_VALUE))
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
 
 
 def _tuples(table: RecordTable) -> Iterator[tuple[int, str, int | str, str, float]]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._checks import shown
+from clipretrieval._reading import open_file
 from clipretrieval.stores._exact import Shortlist
+from clipretrieval.stores._folder_manifest import damaged
 from clipretrieval.stores._table import Moves, grown, shrunk
 from clipretrieval.types import AnyArray, FloatArray
 
-__all__ = ["ArrayRows", "VectorRows", "dump_array"]
+__all__ = ["ArrayRows", "VectorRows", "dump_array", "read_array"]
+
+
+NPY_START = np.lib.format.magic(1, 0)
+"""The bytes before the length of an array's header."""
 
 
 class VectorRows(Protocol):
@@ -128,6 +138,33 @@ class ArrayRows:
 def dump_array(array: AnyArray, write: Callable[[bytes], object]) -> None:
     """Write an array in NumPy's format, piece by piece."""
     np.lib.format.write_array(_Sink(write), array, version=(1, 0), allow_pickle=False)
+
+
+def read_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
+    """Read an array that `dump_array` wrote.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If it has another type or shape, or is none.
+    """
+    descr, sizes = np.lib.format.dtype_to_descr(np.dtype(dtype)), repr(shape)
+    wanted = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {sizes}, }}"
+    with open_file(path) as file:
+        start = file.read(len(NPY_START) + 2)
+        length = int.from_bytes(start[len(NPY_START) :], "little")
+        header = file.read(length).decode("latin-1")
+        # NumPy's own parser takes headers that it never writes, and raises much of those that it does not.
+        if not start.startswith(NPY_START) or header.rstrip(" \n") != wanted:
+            raise damaged(path, f"its header is {shown(header.rstrip())}, not {wanted}")
+        held, size = (
+            os.fstat(file.fileno()).st_size - file.tell(),
+            math.prod(shape) * np.dtype(dtype).itemsize,
+        )
+        if held != size:
+            raise damaged(path, f"it holds {held} bytes of values, not {size}")
+        array = np.fromfile(file, dtype=dtype)
+    return array.reshape(shape)
 
 
 class _Sink:

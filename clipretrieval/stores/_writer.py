@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,6 +82,7 @@ class WriterLock:
             If the folder cannot be written to or its file system has no locks.
         """
         try:
+            _require_plain(self._folder / LOCK_NAME)
             self._lock.acquire(blocking=False)
             # The file that is open keeps its number to itself.
             self._file = _identity(self._folder / LOCK_NAME)
@@ -100,6 +103,13 @@ class WriterLock:
             return
         with suppress(OSError):
             self._lock.release()
+
+
+def _require_plain(path: Path) -> None:
+    """Refuse a link or a pipe in the place of the lock file, which is emptied when it is taken."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file; remove it", str(path))
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
-__all__ = ["LocatedStore", "PortableStore", "RefreshableStore", "ScannableStore", "VectorStore"]
+__all__ = [
+    *("ExclusiveStore", "LocalFilesStore", "LocatedStore", "PortableStore"),
+    *("RefreshableStore", "ScannableStore", "VectorStore"),
+]
 
 
 @runtime_checkable
@@ -121,6 +125,28 @@ class LocatedStore(Protocol):
 
 
 @runtime_checkable
+class LocalFilesStore(Protocol):
+    """Optional: a store in local files, whose class can tell beforehand whether they are there.
+
+    `RetrievalClassifier.load` opens the store that a saved classifier names, which anybody may have sent, if
+    this says that it is safe. A store whose class does not say is opened with ``allow_remote=True`` only.
+    """
+
+    @classmethod
+    def exists_locally(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether these options would open what is there already, in local files, and do no more.
+
+        False where opening would contact a host, read a key from the environment, or make or change anything.
+
+        Parameters
+        ----------
+        options : mapping of str to JSON values
+            Of the constructor; as a file has them, so any may be missing, unknown or of a wrong type.
+        """
+        ...
+
+
+@runtime_checkable
 class PortableStore(Protocol):
     """Optional: a store that can write a copy of itself into a folder and be opened from it."""
 
@@ -177,5 +203,29 @@ class RefreshableStore(Protocol):
 
         Searches in other threads see the old contents or the new, never a mixture. Where this store has
         changes of its own, or is the one that writes, nothing is done. A call that raises changes nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class ExclusiveStore(Protocol):
+    """Optional: a store that others may open too, and that can keep them from writing for a while.
+
+    What a classifier decides by what the store holds, and writes because of it, then cannot be overtaken by
+    another process. A store that others cannot open while it is open needs no such method.
+    """
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep other writers out of a block, and begin it with what they have written before.
+
+        At the end they may write again, unless the store holds them off for longer because it was written to.
+        Threads of this process are no others: they may use the store meanwhile.
+
+        Raises
+        ------
+        StoreLockedError
+            If another writer holds the store; nothing is waited for.
+        UnsupportedOperationError
+            If it was opened to be read alone.
         """
         ...

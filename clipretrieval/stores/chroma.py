@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from clipretrieval._checks import check_bool
 from clipretrieval.errors import (
     MissingDependencyError,
     StoreError,
@@ -75,6 +76,9 @@ class ChromaStore(ChromaBase):
     exact_up_to : int, optional
         The most values (records × dimension) that an exact search compares; a larger collection is searched
         through Chroma's graph, with a `ClipRetrievalWarning`. By default 2²⁷, or 2²³ where all searches read.
+    create : bool
+        Make the folder and the collection where they are not there. False is for what is to be read: a
+        mistyped path is then an error, and nothing is made.
 
     Raises
     ------
@@ -87,7 +91,8 @@ class ChromaStore(ChromaBase):
     StoreCorruptedError
         If the folder is damaged.
     StoreUnavailableError
-        If the server cannot be reached or the folder cannot be read or made.
+        If the server cannot be reached or the folder cannot be read or made, or, with ``create=False``, there
+        is no collection.
     """
 
     def __init__(
@@ -102,15 +107,17 @@ class ChromaStore(ChromaBase):
         metric: Metric | str = Metric.L2,
         exact: bool = True,
         exact_up_to: int | None = None,
+        create: bool = True,
     ) -> None:
+        create = check_bool(create, "create")
         self._metric = Metric.parse(metric)
         self._exact = bool(exact)
         self._lock = ReadWriteLock()
         self._closed = False
         self._exact_up_to = check_limit(exact_up_to)
-        self._connection = here = connect(path, host, port, ssl, client, collection)
+        self._connection = here = connect(path, host, port, ssl, client, collection, create)
         try:
-            self._records = ChromaRecords(here, open_collection(here, self._metric), self._metric)
+            self._records = ChromaRecords(here, open_collection(here, self._metric, create), self._metric)
             self._dim = self._records.dim()
         except BaseException:
             with suppress(StoreError):  # the first failure says more
@@ -143,7 +150,8 @@ class ChromaStore(ChromaBase):
         InvalidInputError
             On any malformed argument, before anything is sent.
         StoreError
-            If Chroma fails. A call of more than one request may then be stored in part: send it again.
+            If Chroma fails. A call of up to 5,461 records and 32 MiB is one request, stored wholly or not at
+            all; a larger one may then be stored in part: send it again.
         """
         batch = check_batch(ids, vectors, labels, metadata, self._metric)
         with self._lock.write():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._checks import check_path
 from clipretrieval.errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -24,7 +26,7 @@ from clipretrieval.types import FloatArray, Metric
 
 try:
     from clipretrieval.stores._ann import DEFAULT_RECALL, AnnRows
-    from clipretrieval.stores._ann_files import index_parts, kept_target, read_ann
+    from clipretrieval.stores._ann_files import check_index_state, index_parts, kept_target, read_ann
     from clipretrieval.stores._ann_state import IndexInfo
     from clipretrieval.stores._factory import AUTO, FLAT, check_factory
     from clipretrieval.stores._flat import CAN_MAP, FlatRows, read_rows
@@ -50,8 +52,9 @@ class FaissStore(FolderStore):
 
     With a path, the folder is read when the store is opened; writes stay in memory until `flush` or `close`
     put a complete new generation in the place of the one before, so the folder always opens at the last
-    flush. One store at a time may write to a folder, from its first write until it is closed; any number may
-    read, and `refresh` takes up what the writer has flushed since.
+    flush. One store at a time may write to a folder, from its first write until it is closed (a classifier's
+    `fit` or `partial_fit` holds it while the images are encoded, too); any number may read, and `refresh`
+    takes up what the writer has flushed since.
 
     Threads may search while one writes. Without a path the store can be pickled and copied.
 
@@ -75,6 +78,9 @@ class FaissStore(FolderStore):
     mmap : bool
         Map the folder's vectors and index into memory instead of reading them; needs `read_only`. Processes
         that map one folder share the pages.
+    create : bool
+        Make the folder where there is no store. False is for one that must be there: a mistyped path is then
+        an error, and nothing is made.
 
     Raises
     ------
@@ -89,7 +95,7 @@ class FaissStore(FolderStore):
     StoreLockedError
         If the store is new, or to have another index, and another writer holds it.
     StoreUnavailableError
-        If the folder cannot be read or made, or there is no store to read.
+        If the folder cannot be read or made, or there is no store where one must be.
 
     Examples
     --------
@@ -112,8 +118,9 @@ class FaissStore(FolderStore):
         index: str = AUTO,
         recall: float | None = None,
         mmap: bool = False,
+        create: bool = True,
     ) -> None:
-        super().__init__(path, metric, read_only)
+        super().__init__(path, metric, read_only, create)
         self._asked_index, self._asked_recall = check_factory(index), _check_recall(recall)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
         self._mmap = _check_mmap(mmap, read_only)
@@ -138,11 +145,23 @@ class FaissStore(FolderStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        folder = Path(path).absolute()
+        folder = check_path(path, "path").absolute()
         manifest = find_manifest(folder)
         if manifest is None:
             raise StoreUnavailableError(f"there is no store in {folder}; check the path")
         return cls(folder, metric=manifest.metric, read_only=read_only, mmap=mmap)
+
+    @classmethod
+    def exists_locally(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether a store with these options would only read a folder; see `LocalFilesStore`."""
+        path = options.get("path")
+        if not isinstance(path, str) or not set(options) <= {"path", "metric", "index", "recall"}:
+            return False
+        try:
+            held = find_manifest(Path(path).absolute())
+        except InvalidInputError:  # a folder of something else
+            return False
+        return held is not None and options.get("index", AUTO) in (AUTO, held.index)
 
     @property
     def index_info(self) -> IndexInfo:
@@ -167,10 +186,10 @@ class FaissStore(FolderStore):
         return f"{super().__repr__()[:-1]}{kind})"
 
     def _layout(self) -> Layout:
-        return Layout("FaissStore", "index", ".faiss", self._read)
+        return Layout("FaissStore", "index", ".faiss", self._read, check_index_state)
 
     def _read(self, folder: Path, manifest: FolderManifest) -> VectorRows:
-        flat = read_rows(folder / manifest.files["vectors"].name, manifest.metric, self._mmap)
+        flat = read_rows(folder, manifest, self._mmap)
         if manifest.index == FLAT:
             return flat
         return read_ann(folder, manifest, flat, self._asked_recall, self._mmap)

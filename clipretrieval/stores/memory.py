@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from clipretrieval._checks import check_path
 from clipretrieval.stores._folder import Layout, load
-from clipretrieval.stores._folder_manifest import FolderManifest, damaged
+from clipretrieval.stores._folder_manifest import FolderManifest
 from clipretrieval.stores._folder_write import save_copy
 from clipretrieval.stores._local import LocalStore
-from clipretrieval.stores._rows import ArrayRows, VectorRows
+from clipretrieval.stores._rows import ArrayRows, VectorRows, read_array
 from clipretrieval.types import Metric
 
 __all__ = ["MemoryStore"]
@@ -50,13 +51,15 @@ class MemoryStore(LocalStore):
         Raises
         ------
         InvalidInputError
-            If the folder holds something else.
+            If the folder holds something else, or is the current folder and empty.
         StoreError
-            If the copy cannot be written; what was there before is intact.
+            If the copy cannot be written, in which case what was there before is intact, or not be synced to
+            the disk; the message says which.
         """
+        target = check_path(path, "path").absolute()
         with self._held():
             self._require_open()
-            save_copy(Path(path).absolute(), _LAYOUT, self._snapshot())
+            save_copy(target, _LAYOUT, self._snapshot())
 
     @classmethod
     def load(cls, path: str | Path) -> MemoryStore:
@@ -69,7 +72,7 @@ class MemoryStore(LocalStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        _, snapshot = load(Path(path).absolute(), _LAYOUT)
+        _, snapshot = load(check_path(path, "path").absolute(), _LAYOUT)
         store = cls(snapshot.metric)
         store._adopt(snapshot)
         return store
@@ -80,13 +83,7 @@ class MemoryStore(LocalStore):
 
 def _read_array(folder: Path, manifest: FolderManifest) -> VectorRows:
     path = folder / manifest.files["vectors"].name
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise damaged(path, f"NumPy cannot read it ({error})") from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != 2:
-        raise damaged(path, "it does not hold a matrix of float32")
-    return ArrayRows.from_array(array)
+    return ArrayRows.from_array(read_array(path, np.float32, (manifest.count, manifest.dim or 0)))
 
 
 _LAYOUT = Layout("MemoryStore", "vectors", ".npy", _read_array)

@@ -68,31 +68,35 @@ class PineconeStore(PineconeBase):
     namespace : str
         The part of the index to use; ASCII.
     api_key : str, optional
-        The environment variable ``PINECONE_API_KEY`` if left out. It is in no message, no representation of
-        the store and nothing that it writes.
+        The environment variable ``PINECONE_API_KEY`` if left out, which is sent to Pinecone's own hosts and
+        to that of ``PINECONE_CONTROLLER_HOST`` alone. The key is in no message, no representation of the
+        store and nothing that it writes.
     metric : {"l2", "cosine", "ip"} or Metric
         Must be that of the index.
     dim : int, optional
         The vectors' dimension, if known beforehand: then a manifest can be stored before any vector.
     host : str, optional
-        The control plane's address, for a proxy or an emulator.
+        The control plane's address, for a proxy or an emulator: https, or http on this machine, without user
+        and password. ``PINECONE_CONTROLLER_HOST`` if left out, else the service.
     cloud, region : str
-        Where a new index is made.
+        Where a new index is made; the cloud is ``"aws"``, ``"gcp"`` or ``"azure"``.
     create : bool
         Make the index where it is not there.
     timeout : float
-        Seconds within which each request has to succeed, retries included; and that `flush` waits.
+        Seconds within which each request has to succeed, retries included; and that `flush` waits. Above 0,
+        at most a million.
     concurrency : int
-        How many requests of one call run side by side.
+        How many requests of one call run side by side, 1 to 64.
 
     Raises
     ------
     InvalidInputError
-        If a name is malformed or there is no key.
+        If an argument is none of these, there is no key, or the environment's would be sent to `host`.
     FingerprintMismatchError
         If the index has another metric or dimension.
     StoreUnavailableError
-        If the service cannot be reached or refuses the key, or, with ``create=False``, there is no index.
+        If the service cannot be reached, refuses the key, or a quota is exhausted, or, with ``create=False``,
+        there is no index.
     """
 
     def __init__(

@@ -11,10 +11,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from clipretrieval._secrets import MaskedDict
 from clipretrieval.errors import (
     ClipRetrievalError,
     ClipRetrievalWarning,
@@ -25,7 +27,7 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores.base import VectorStore
 
-__all__ = ["available_stores", "create_store", "register_store", "store_class"]
+__all__ = ["available_stores", "create_store", "existing_store", "register_store", "store_class"]
 
 ENTRY_POINT_GROUP = "clipretrieval.stores"
 
@@ -130,10 +132,24 @@ def create_store(name: str, **options: Any) -> VectorStore:
     MissingDependencyError
         If a package that it needs is not installed.
     """
+    options = MaskedDict(options)  # tracebacks may be printed with local variables
     chosen = store_class(name)
     _check_options(name, chosen, options)
     store: VectorStore = chosen(**options)
     return store
+
+
+def existing_store(name: str, **options: Any) -> VectorStore:
+    """Open the store called `name` to ask it: one that can refuse to make anything is told to.
+
+    Parameters and errors are those of `create_store`. A class whose constructor takes `create` is given
+    ``create=False`` unless the options say otherwise.
+    """
+    chosen = store_class(name)
+    with suppress(ValueError):  # a class written in C may not tell
+        if "create" in inspect.signature(chosen).parameters:
+            options = {"create": False, **options}
+    return create_store(name, **options)
 
 
 def _entries() -> dict[str, _Entry]:
@@ -199,7 +215,7 @@ def _check_options(name: str, chosen: type[Any], options: dict[str, Any]) -> Non
     except ValueError:  # a class written in C may not tell
         return
     try:
-        signature.bind(**options)
+        signature.bind(**dict.fromkeys(options))  # their names alone: tracebacks keep arguments
     except TypeError as error:
         taken = [
             each.name

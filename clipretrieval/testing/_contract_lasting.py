@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipretrieval.stores.base import LocatedStore, VectorStore
+from clipretrieval.stores.base import LocalFilesStore, LocatedStore, VectorStore
 from clipretrieval.testing._contract_base import ContractBase, Stores, contents, names
 
 __all__ = ["LastingContract", "ManifestContract"]
@@ -150,3 +151,21 @@ class LastingContract(ContractBase):
             assert contents(found, ["a"]) == before
         finally:
             found.close()
+
+    @pytest.mark.usefixtures("lasting")
+    def test_a_store_tells_what_lies_in_local_files(
+        self, stores: Stores, metric: str, tmp_path: Path
+    ) -> None:
+        """`exists_locally` knows what is there, denies what is not, and makes nothing."""
+        store = stores.new(metric)
+        if not isinstance(store, LocalFilesStore):
+            pytest.skip(f"{type(store).__name__} does not tell (LocalFilesStore)")
+        nowhere = tmp_path / "nowhere"
+        for options in ({}, {"path": 5}, {"path": str(nowhere)}, {"path": str(nowhere), "host": "127.0.0.1"}):
+            assert store.exists_locally(options) is False, f"there is nothing at {options}"
+        assert not nowhere.exists(), "exists_locally must make nothing"
+        self.put(store, ["a"], self.normal(4, 1), [1])
+        location = store.location() if isinstance(store, LocatedStore) else None
+        store.close()
+        if location is not None and "path" in location:
+            assert store.exists_locally(location) is True, "what location() tells is there"

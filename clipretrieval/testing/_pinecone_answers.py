@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Answer", "Refused", "json_answer", "refusal", "unauthorized"]
+__all__ = ["Answer", "Refused", "json_answer", "over_quota", "refusal", "throttled", "unauthorized"]
 
 # HTTP status: the gRPC code that the data plane reports, and the name that the control plane does.
 CODES = {
@@ -17,8 +17,8 @@ CODES = {
     405: (12, "UNIMPLEMENTED"),
     409: (6, "ALREADY_EXISTS"),
     413: (11, "OUT_OF_RANGE"),
+    415: (3, "INVALID_ARGUMENT"),
     422: (3, "UNPROCESSABLE_ENTITY"),
-    429: (8, "RESOURCE_EXHAUSTED"),
     501: (12, "UNIMPLEMENTED"),
     503: (14, "UNAVAILABLE"),
 }
@@ -71,5 +71,22 @@ def refusal(plane: str, status: int, message: str, headers: Mapping[str, str] | 
 
 
 def unauthorized() -> Answer:
-    """Return the answer to a missing or wrong key, the one error that is plain text."""
-    return Answer(401, b"Invalid API Key", {"Content-Type": "text/plain; charset=utf-8"})
+    """Return the answer to a missing or wrong key."""
+    return _plain(401, "Unauthorized")
+
+
+def throttled(headers: Mapping[str, str]) -> Answer:
+    """Return the answer to too many requests."""
+    return _plain(429, "Too many requests", headers)
+
+
+def over_quota(plane: str) -> Answer:
+    """Return the answer to what a project's quota or plan does not allow."""
+    if plane == "control":
+        return refusal(plane, 403, "Increase your quota or upgrade to create more indexes.")
+    return _plain(403, "Request failed. The limit of your plan is reached; upgrade to continue.")
+
+
+def _plain(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """Return an error of the layer before both planes, for keys and rates, which answers in plain text."""
+    return Answer(status, message.encode(), {"Content-Type": "text/plain; charset=utf-8", **(headers or {})})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from email.message import Message
 from typing import Any
 
 import numpy as np
@@ -14,21 +15,37 @@ from clipretrieval.testing._pinecone_records import Record
 __all__ = [
     "MAX_RESULT_BYTES",
     "check_fields",
+    "check_headers",
     "check_id",
     "check_ids",
     "check_namespace",
+    "check_number",
+    "check_object",
+    "check_prefix",
     "check_record",
     "check_top_k",
     "check_values",
     "parse_object",
 ]
 
+VERSION_HEADER, VERSION = "X-Pinecone-Api-Version", "2026-07"
+EARLIER_VERSIONS = (
+    "2024-04",
+    "2024-07",
+    "2024-10",
+    "2025-01",
+    "2025-04",
+    "2025-10",
+    "2026-01.alpha",
+    "2026-04",
+)
 MAX_ID_LENGTH = 512
 MAX_IDS = 1000
 MAX_TOP_K = 10_000
 MAX_METADATA_BYTES = 40 * 1024
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 SMALLEST_MAGNITUDE = 1e-8
+FLOAT64_MAX = float(np.finfo(np.float64).max)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -39,12 +56,48 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise Refused(400, f"{constant} is not valid JSON")
 
     try:
-        content = json.loads(body or b"{}", parse_constant=refuse)
+        content = json.loads(body, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise Refused(400, "the body must be a JSON object")
     return content
+
+
+def check_headers(headers: Message, method: str) -> None:
+    """Refuse a request without the version that is emulated, or with a body that is not said to be JSON."""
+    version = headers.get(VERSION_HEADER)
+    if version in EARLIER_VERSIONS:
+        raise Refused(501, f"version {version} of the API is not emulated, {VERSION} is")
+    if version != VERSION:
+        raise Refused(400, f"the header {VERSION_HEADER} must name a version of the API, such as {VERSION}")
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if method == "POST" and kind != "application/json":
+        raise Refused(415, "the body must be sent with Content-Type: application/json")
+
+
+def check_object(content: Any, name: str) -> dict[str, Any]:
+    """Return a JSON object."""
+    if not isinstance(content, dict):
+        raise Refused(400, f"{name} must be an object; found {json.dumps(content)[:60]}")
+    return content
+
+
+def check_number(number: Any, name: str, least: float, most: float, *, whole: bool = False) -> None:
+    """Refuse what is not a number of a range, both ends in it."""
+    kinds = int if whole else (int, float)
+    if isinstance(number, bool) or not isinstance(number, kinds) or not least <= number <= most:
+        kind = "an integer" if whole else "a number"
+        raise Refused(
+            400, f"{name} must be {kind} from {least:g} to {most:g}; found {json.dumps(number)[:60]}"
+        )
+
+
+def check_prefix(prefix: str) -> str:
+    """Return the beginning of ids that are to be listed."""
+    if len(prefix) > MAX_ID_LENGTH or not prefix.isascii() or "\0" in prefix:
+        raise Refused(400, f"prefix must be ASCII, of at most {MAX_ID_LENGTH} characters, without NUL")
+    return prefix
 
 
 def check_fields(content: Mapping[str, Any], known: Collection[str], required: Collection[str] = ()) -> None:
@@ -82,9 +135,8 @@ def check_ids(names: Any) -> list[str]:
 
 def check_top_k(number: Any) -> int:
     """Return how many matches a query asks for."""
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_TOP_K:
-        raise Refused(400, f"topK must be an integer from 1 to {MAX_TOP_K}; found {number!r}")
-    return number
+    check_number(number, "topK", 1, MAX_TOP_K, whole=True)
+    return int(number)
 
 
 def check_values(values: Any, dimension: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -114,17 +166,13 @@ def check_record(content: Any, dimension: int) -> Record:
     values = check_values(content.get("values"), dimension)
     if not (np.abs(values) >= SMALLEST_MAGNITUDE).any():
         raise Refused(400, "Dense vectors must contain at least one non-zero value")
-    return Record(name, values, _check_metadata(content.get("metadata")))
+    return Record(name, values, _check_metadata(content.get("metadata", {})))
 
 
 def _check_metadata(content: Any) -> dict[str, Any]:
     """Return metadata as the service stores them: all numbers are floats."""
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise Refused(400, "metadata must be an object")
     kept: dict[str, Any] = {}
-    for name, value in content.items():
+    for name, value in check_object(content, "metadata").items():
         if name.startswith("$"):
             raise Refused(400, f"a metadata field must not begin with '$'; found {name!r}")
         strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
@@ -134,7 +182,10 @@ def _check_metadata(content: Any) -> dict[str, Any]:
                 "Metadata value must be a string, number, boolean or list of strings, got "
                 f"{json.dumps(value)[:60]!r} for field {name!r}",
             )
-        kept[name] = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and abs(value) > FLOAT64_MAX:
+            raise Refused(400, f"the number of metadata field {name!r} does not fit a float64")
+        kept[name] = float(value) if number else value
     size = len(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
     if size > MAX_METADATA_BYTES:
         raise Refused(400, f"metadata size is {size} bytes, which exceeds the limit of {MAX_METADATA_BYTES}")

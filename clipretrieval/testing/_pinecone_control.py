@@ -22,6 +22,7 @@ MAX_DIMENSION = 20_000
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
 DEPLOYMENT = {"deployment_type": "managed", "cloud": "aws", "region": "us-east-1"}
 CLOUDS = ("aws", "gcp", "azure")
+TAG_NAME, TAG_VALUE, MAX_TAGS = re.compile(r"[A-Za-z0-9_-]{1,80}"), re.compile(r"[ -~]{0,120}"), 20
 KNOWN = ("name", "deployment", "schema", "cmek_id", "read_capacity", "tags", "deletion_protection")
 
 
@@ -81,7 +82,7 @@ class ControlPlane:
             if not name and method == "POST":
                 return self._create(body)
             if name and name not in self._indexes:
-                raise Refused(404, f"Resource {name} not found")
+                raise Refused(404, f"Index {name} not found.")
             if name and method == "GET":
                 return json_answer(200, self._model(name))
             if name and method == "DELETE":
@@ -119,8 +120,9 @@ class ControlPlane:
             )
         dimension, metric = _check_schema(content.get("schema"))
         deployment = _check_deployment(content.get("deployment", DEPLOYMENT))
+        _check_settings(content)
         if name in self._indexes:
-            raise Refused(409, "Resource  already exists")
+            raise Refused(409, "Resource already exists.")
         plane = DataPlane(IndexData(dimension, metric, self._visibility_delay), self._numbered)
         host, stop = self._serve(plane, name)
         self._indexes[name] = _Index(
@@ -136,7 +138,7 @@ class ControlPlane:
 
     def _delete(self, name: str) -> Answer:
         if self._indexes[name].protected:
-            raise Refused(403, "Deletion protection is enabled for this index")
+            raise Refused(403, "Deletion protection is enabled for this index.")
         self._indexes.pop(name).stop()
         return Answer(202, b"")
 
@@ -164,9 +166,12 @@ def _check_schema(content: Any) -> tuple[int, str]:
     """Return dimension and metric of a schema for the vectors API: one dense field called ``_values``."""
     if not isinstance(content, dict) or not isinstance(content.get("fields"), dict):
         raise Refused(422, "Failed to deserialize the JSON body: missing field `schema`")
-    dense = content["fields"].get("_values")
-    if not isinstance(dense, dict) or dense.get("type") != "dense_vector" or len(content["fields"]) > 1:
+    fields = content["fields"]
+    dense = fields.get("_values")
+    if not isinstance(dense, dict) or dense.get("type") != "dense_vector" or len(fields) > 1:
         raise Refused(400, "only the schema of one dense field called '_values' is emulated")
+    if "description" in dense:
+        raise Refused(400, "the reserved field '_values' takes no description")
     dimension, metric = dense.get("dimension"), dense.get("metric")
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSION:
         raise Refused(400, f"dimension must be an integer from 1 to {MAX_DIMENSION}; found {dimension!r}")
@@ -175,9 +180,36 @@ def _check_schema(content: Any) -> tuple[int, str]:
     return dimension, metric
 
 
+def _check_settings(content: Mapping[str, Any]) -> None:
+    """Refuse malformed fields that change nothing about what the index answers."""
+    tags = content.get("tags")
+    if tags is not None:
+        if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
+            raise Refused(422, "Failed to deserialize the JSON body: tags must be an object of strings")
+        named = all(TAG_NAME.fullmatch(name) and TAG_VALUE.fullmatch(tags[name]) for name in tags)
+        if not named or len(tags) > MAX_TAGS:
+            raise Refused(
+                400,
+                f"there may be {MAX_TAGS} tags, with names of at most 80 letters, digits, '_' and '-', and "
+                "values of at most 120 printable ASCII characters",
+            )
+    if content.get("deletion_protection", "disabled") not in ("disabled", "enabled"):
+        raise Refused(400, "deletion_protection must be 'disabled' or 'enabled'")
+    if not isinstance(content.get("cmek_id", ""), str):
+        raise Refused(422, "Failed to deserialize the JSON body: cmek_id must be a string")
+    capacity = content.get("read_capacity", {"mode": "OnDemand"})
+    if not isinstance(capacity, dict) or capacity.get("mode") not in ("OnDemand", "Dedicated"):
+        raise Refused(400, "read_capacity must be an object with the mode 'OnDemand' or 'Dedicated'")
+    if capacity["mode"] == "Dedicated":
+        raise Refused(501, "dedicated read capacity is not emulated")
+
+
 def _check_deployment(content: Any) -> dict[str, str]:
     if not isinstance(content, dict) or content.get("deployment_type") != "managed":
         raise Refused(400, "only managed (serverless) deployments can be created")
+    strange = set(content) - {"deployment_type", "cloud", "region"}
+    if strange:
+        raise Refused(422, f"Failed to deserialize the JSON body: unknown field `{min(strange)}`")
     cloud, region = content.get("cloud"), content.get("region")
     if cloud not in CLOUDS or not isinstance(region, str) or not region:
         raise Refused(404, f"Resource cloud: {cloud} region: {region} not found.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -15,6 +16,9 @@ from clipretrieval.testing._pinecone_checks import (
     check_id,
     check_ids,
     check_namespace,
+    check_number,
+    check_object,
+    check_prefix,
     check_record,
     check_top_k,
     check_values,
@@ -29,6 +33,8 @@ MAX_VECTORS = 1000
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
 PAGE = 100
 MAX_MATCHES = 10_000
+MAX_CANDIDATES = 100_000
+SCAN_FACTORS = (0.5, 4.0)
 
 Parameters = Mapping[str, list[str]]
 
@@ -106,24 +112,29 @@ class DataPlane:
         if ("vector" in content) == ("id" in content):
             raise Refused(400, "exactly one of 'vector' and 'id' must be given")
         wanted = [_flag(content, name) for name in ("includeValues", "includeMetadata")]
+        # For dedicated indexes, which have other searches; here they change nothing.
+        check_number(content.get("scanFactor", 4), "scanFactor", *SCAN_FACTORS)
+        check_number(content.get("maxCandidates", top_k), "maxCandidates", top_k, MAX_CANDIDATES, whole=True)
+        condition = check_object(content.get("filter", {}), "filter")
+        _check_condition(condition)
+        if "id" in content:
+            check_id(content["id"])
         if "vector" in content:
             query = check_values(content["vector"], self.data.dimension)
         held = self.data.namespace(namespace) if namespace in self.data.namespaces else None
         records, lsn = held.seen() if held is not None else ({}, 0)
         if "id" in content:
-            same = records.get(check_id(content["id"]))
+            same = records.get(content["id"])
             if same is None:
                 return self._found(namespace, [], lsn)
             query = same.values
         if held is None or not records:
             return self._found(namespace, [], lsn)
-        every, filtered = list(records.values()), "filter" in content
-        if filtered:
-            matches(content["filter"], {})  # refuse what is malformed, though no record meets it
+        every, filtered = list(records.values()), bool(condition)
         # Any record may meet a filter.
         places, scores = held.nearest(query, len(every) if filtered else top_k, self.data.metric)
         ranked = ((every[place], float(score)) for place, score in zip(places, scores, strict=True))
-        kept = (each for each in ranked if not filtered or matches(content["filter"], each[0].metadata))
+        kept = (each for each in ranked if not filtered or matches(condition, each[0].metadata))
         near = [_matched(record, score, *wanted) for record, score in islice(kept, top_k)]
         return self._found(namespace, near, lsn)
 
@@ -154,9 +165,8 @@ class DataPlane:
         condition, limit = content.get("filter"), content.get("limit", PAGE)
         if not condition:
             raise Refused(400, "Empty filter provided for fetch by metadata request")
-        matches(condition, {})  # refuse what is malformed, though no record meets it
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_MATCHES:
-            raise Refused(400, f"limit must be from 1 to {MAX_MATCHES}; found {limit!r}")
+        _check_condition(condition)
+        check_number(limit, "limit", 1, MAX_MATCHES, whole=True)
         records = self._seen(namespace)
         names = [name for name, record in records.items() if matches(condition, record.metadata)]
         page, following = _page(names, limit, _token(content.get("paginationToken", "")))
@@ -172,6 +182,8 @@ class DataPlane:
             raise Refused(400, "exactly one of 'ids', 'filter' and 'deleteAll' must be given")
         namespace = check_namespace(content.get("namespace", ""))
         names = check_ids(content["ids"]) if "ids" in content else []
+        if "filter" in content:
+            matches(content["filter"], {})  # an empty one is malformed here
         if namespace not in self.data.namespaces:
             raise Refused(404, "Namespace not found")
         held = self.data.namespaces[namespace]
@@ -182,9 +194,9 @@ class DataPlane:
     def _list(self, body: bytes, parameters: Parameters) -> Answer:
         check_fields(parameters, ("prefix", "limit", "paginationToken", "namespace"))
         namespace = check_namespace(_single(parameters, "namespace"))
-        prefix, token = _single(parameters, "prefix"), _single(parameters, "paginationToken")
-        limit = _single(parameters, "limit") or str(PAGE)
-        if not limit.isdecimal() or not 1 <= int(limit) <= PAGE:
+        prefix, token = check_prefix(_single(parameters, "prefix")), _single(parameters, "paginationToken")
+        limit = _single(parameters, "limit") if "limit" in parameters else str(PAGE)
+        if not re.fullmatch("[0-9]{1,3}", limit) or not 1 <= int(limit) <= PAGE:
             raise Refused(400, f"limit must be from 1 to {PAGE}; found {limit}")
         names = [name for name in self._seen(namespace) if name.startswith(prefix)]
         page, following = _page(names, int(limit), _token(token))
@@ -194,7 +206,7 @@ class DataPlane:
     def _stats(self, body: bytes, parameters: Parameters) -> Answer:
         content = parse_object(body)
         check_fields(content, ("filter",))
-        if content.get("filter"):
+        if check_object(content.get("filter", {}), "filter"):
             raise Refused(400, "Serverless indexes do not support index stats with a filter")
         counts = {name: len(held.seen()[0]) for name, held in self.data.namespaces.items()}
         return json_answer(
@@ -215,6 +227,12 @@ class DataPlane:
 
     def _committed(self, lsn: int) -> dict[str, str]:
         return {"x-pinecone-request-lsn": str(lsn)} if self._numbered else {}
+
+
+def _check_condition(condition: Any) -> None:
+    """Refuse a filter that is malformed, whether there is a record to meet it or not."""
+    if condition:
+        matches(condition, {})
 
 
 def _flag(content: Mapping[str, Any], name: str) -> bool:

@@ -12,7 +12,7 @@ from clipretrieval.errors import InvalidInputError
 
 __all__ = ["KINDS", "Faults", "Plan"]
 
-KINDS = ("429", "503", "slow", "cut", "echo")
+KINDS = ("429", "503", "slow", "cut", "echo", "quota")
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,12 @@ def _operation(kind: str, value: Any, operand: Any) -> bool:
     if kind in ("$in", "$nin"):
         if not isinstance(operand, list) or len(operand) > MAX_VALUES:
             raise Refused(400, f"{kind} takes a list of at most {MAX_VALUES} values")
-        return any(_equal(value, each) for each in operand) == (kind == "$in")
+        # A list, so that every value is checked.
+        return any([_equal(value, each) for each in operand]) == (kind == "$in")  # noqa: C419
     if kind == "$exists":
-        return (value is not _MISSING) == bool(operand)
+        if not isinstance(operand, bool):
+            raise Refused(400, "$exists takes true or false")
+        return (value is not _MISSING) == operand
     if kind in _ORDERINGS:
         if isinstance(operand, bool) or not isinstance(operand, (int, float)):
             raise Refused(400, f"{kind} takes a number")

@@ -14,7 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from clipretrieval.testing._pinecone_answers import Answer, Refused, refusal, unauthorized
+from clipretrieval.testing._pinecone_answers import (
+    Answer,
+    Refused,
+    over_quota,
+    refusal,
+    throttled,
+    unauthorized,
+)
+from clipretrieval.testing._pinecone_checks import check_headers
 from clipretrieval.testing._pinecone_faults import Faults
 
 __all__ = ["PlaneServer", "ReceivedRequest"]
@@ -148,7 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = self.headers.get("Content-Length", "0")
+        body = self.rfile.read(int(length)) if length.isdecimal() else b""
         split = urlsplit(self.path)
         parameters = parse_qs(split.query, keep_blank_values=True)
         server, fault = self.server, None
@@ -157,10 +166,13 @@ class _Handler(BaseHTTPRequestHandler):
             fault, plan = server.faults.draw(split.path)
             if fault == "slow":
                 time.sleep(plan.delay)
-            if fault in ("429", "503"):
-                message = "Too many requests" if fault == "429" else "The service is unavailable"
-                headers = {"Retry-After": f"{plan.retry_after:g}"}
-                answer = refusal(server.plane.plane, int(fault), message, headers)
+            waiting = {"Retry-After": f"{plan.retry_after:g}"}
+            if fault == "429":
+                answer = throttled(waiting)
+            elif fault == "503":
+                answer = refusal(server.plane.plane, 503, "The service is unavailable", waiting)
+            elif fault == "quota":
+                answer = over_quota(server.plane.plane)
             elif fault == "echo":
                 answer = refusal(server.plane.plane, 400, f"cannot read the request with Api-Key: {key}")
             else:
@@ -179,6 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, path: str, parameters: Mapping[str, list[str]], body: bytes) -> Answer:
         try:
+            check_headers(self.headers, self.command)
             return self.server.plane.answer(self.command, path, parameters, body)
         except Refused as refused:
             return refusal(self.server.plane.plane, refused.status, refused.message)

@@ -1,6 +1,7 @@
 """Kill a process amid its writes, again and again, and look for what a store has lost.
 
-``python -m clipretrieval.testing.kills STORE OPTIONS FIRST`` is the process that is killed.
+``python -m clipretrieval.testing.kills STORE OPTIONS FIRST`` is the process that is killed; where FIRST is
+``only``, it makes one great upsert.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import IO, Any
@@ -21,7 +22,7 @@ from clipretrieval.errors import StoreError
 from clipretrieval.stores import VectorStore, create_store
 from clipretrieval.types import FloatArray
 
-__all__ = ["Kill", "kill_writers"]
+__all__ = ["Kill", "kill_first_upserts", "kill_writers"]
 
 ROWS, DIM = 20, 16
 # The id that every batch replaces.
@@ -29,6 +30,9 @@ LATEST = "latest"
 # How many batches are awaited before a kill, and the seconds within which it then comes.
 MOST_BATCHES = 6
 MOST_SECONDS = 0.1
+# Records of the one upsert, a single request to Chroma, and the word that asks for it.
+GREAT = 4000
+ONLY = "only"
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,59 @@ def kill_writers(store: str, options: Mapping[str, Any], *, times: int, seed: in
         with closing(create_store(store, **options)) as opened:
             lost = _lost(opened, flushed)
         yield Kill(flushed, lost)
+
+
+def kill_first_upserts(
+    store: str, options: Callable[[int], Mapping[str, Any]], *, times: int, seed: int = 0
+) -> Iterator[int]:
+    """Kill processes amid the first upsert that a store ever sees, and count what is left of it.
+
+    Parameters
+    ----------
+    store : str
+        A name that `create_store` knows in every process.
+    options : callable
+        Given 0, 1, …, returns JSON values that open an empty store, another one each time.
+    times : int
+        How many processes are killed.
+    seed : int
+        Of the moments, which are drawn from the time that the upsert takes when nobody disturbs it; early
+        ones more often, since records may be committed long before an index has taken them up.
+
+    Yields
+    ------
+    int
+        The records left after each kill: 0 or `GREAT` where an upsert is stored wholly or not at all.
+
+    Raises
+    ------
+    StoreError
+        If a process ends by itself, or the store cannot be opened after a kill.
+    """
+    moments = random.Random(seed)  # noqa: S311  no secret
+    took = _kill_upsert(store, options(0), None)
+    for number in range(1, times + 1):
+        _kill_upsert(store, options(number), took * moments.random() ** 5)
+        with closing(create_store(store, **options(number))) as opened:
+            yield opened.count()
+
+
+def _kill_upsert(store: str, options: Mapping[str, Any], wait: float | None) -> float:
+    """Kill a process so many seconds into its upsert, or behind it; return the seconds until then."""
+    command = [sys.executable, "-m", __name__, store, json.dumps(dict(options)), ONLY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:  # noqa: S603  our own command
+        try:
+            told = _numbers(writer.stdout)
+            if next(told, None) is None:
+                raise StoreError(f"the process that fills the store ended by itself: {writer.wait()}")
+            started = time.monotonic()
+            if wait is None:
+                next(told, None)
+            else:
+                time.sleep(wait)
+            return time.monotonic() - started
+        finally:
+            writer.kill()
 
 
 def _kill_one(store: str, options: Mapping[str, Any], flushed: int, moments: random.Random) -> int:
@@ -143,6 +200,9 @@ def _batch(number: int) -> tuple[list[str], FloatArray]:
 
 def _write(store: str, options: str, first: str) -> None:
     """Fill a store until killed; tell first, and after each flush, how many batches are flushed."""
+    if first == ONLY:
+        _upsert_once(store, options)
+        return
     number = int(first)
     print(number, flush=True)
     with closing(create_store(store, **json.loads(options))) as opened:
@@ -155,6 +215,16 @@ def _write(store: str, options: str, first: str) -> None:
             opened.flush()
             number += 1
             print(number, flush=True)
+
+
+def _upsert_once(store: str, options: str) -> None:
+    """Upsert many records in one call; tell before and after it."""
+    rows = np.random.default_rng(0).standard_normal((GREAT, DIM), dtype=np.float32)
+    with closing(create_store(store, **json.loads(options))) as opened:
+        print(0, flush=True)
+        opened.upsert([str(row) for row in range(GREAT)], rows, [0] * GREAT)
+        opened.flush()
+        print(1, flush=True)
 
 
 if __name__ == "__main__":

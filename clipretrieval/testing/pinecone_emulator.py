@@ -23,10 +23,10 @@ class PineconeEmulator:
 
     It answers the requests of the REST API 2026-07 that manage serverless indexes (create, describe, list,
     delete) and those that read and write dense vectors (upsert, query, fetch by id or metadata, delete, list,
-    statistics), in
-    the published shapes, and refuses what the service refuses: a missing or wrong key, requests over their
-    limits, wrong dimensions, ids, values, metadata and unknown fields. Searches are exact. Nothing is kept
-    after `stop`. Every other operation is answered with status 501.
+    statistics), in the published shapes. It refuses what the service refuses: a missing or wrong key or API
+    version, requests over their limits, wrong dimensions, ids, values, metadata, filters, tags and unknown
+    fields. Searches are exact. Nothing is kept after `stop`. Every other operation, and every other version
+    of the API, is answered with status 501.
 
     It is a context manager.
 
@@ -119,7 +119,7 @@ class PineconeEmulator:
             Drawn from with equal chances. ``"429"`` and ``"503"`` are answered in place of the request, with
             a Retry-After; ``"slow"`` answers late; ``"cut"`` does what is asked and then breaks the
             connection without an answer; ``"echo"`` is a 400 whose message repeats the key, as that of a
-            careless proxy may.
+            careless proxy may; ``"quota"`` is the 403 of an exhausted quota.
         seed : int
             Of the draws.
         script : sequence of str or None

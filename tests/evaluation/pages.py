@@ -60,14 +60,17 @@ def made(
         true[0] = names.index(single)
     wrong = rng.random(n) < errors
     answer = np.where(wrong, (true + rng.integers(1, len(names), n)) % len(names), true)
+    distances = (rng.gamma(9, 0.05, n) + 0.2 * wrong).astype(np.float32)
+    votes = rng.integers(1, 6, n)
     return EvaluationReport(
         y_true=classes[true],
         y_pred=classes[answer],
-        distances=(rng.gamma(9, 0.05, n) + 0.2 * wrong).astype(np.float32),
+        distances=distances,
         classes=np.unique(classes),
         setting=SETTING,
         timing=Timing({"encode": 3.0, "search": 0.0}, {"encode": n, "search": n}),
-        confidence=rng.integers(1, 6, n) / 5,
+        confidence=votes / 5,
+        margin=np.maximum(2 * votes - 5, 0) / 5,
         mistakes=tuple(mistakes),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pages: with names that mean harm, with many classes and answers, of several reports, all right."""
+    """Pages: names that mean harm, many classes and answers, several reports, all right, one vote each."""
     folder = tmp_path_factory.mktemp("pages")
     picture = folder / "<b>.png"
     Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(picture)
@@ -62,6 +63,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     several = {row["name"]: made(500, ["cat", "dog"], seed) for seed, row in enumerate(COMPARISON)}
     write_page(folder / "several.html", several, comparison=COMPARISON)
     made(50, ["cat", "dog"], errors=0.0).to_html(folder / "right.html")
+    ones = np.ones(50)
+    replace(made(50, ["cat", "dog"]), confidence=ones, margin=ones).to_html(folder / "single.html")
     return folder
 
 
@@ -85,7 +88,15 @@ class Opened:
         return self.chrome.find_elements(By.CSS_SELECTOR, css)
 
     def out(self, name: str) -> str:
-        return str(self.run(f"return document.querySelector('[data-out=\"{name}\"]').textContent"))
+        """Return what is shown at the first such place that can be seen."""
+        found = (
+            f"[...document.querySelectorAll('[data-out=\"{name}\"]')].find((each) => each.checkVisibility())"
+        )
+        return str(self.run(f"return {found}.textContent"))
+
+    def visible(self, css: str) -> list[Any]:
+        """Return the elements that are shown."""
+        return [each for each in self.all(css) if each.is_displayed()]
 
     def requested(self) -> set[str]:
         """Return the addresses of all that was asked for, in whatever way."""
@@ -108,8 +119,8 @@ def test_every_page_is_quiet_and_fits(chrome: Any, pages: Path, name: str, width
         .filter((each) => each.getBoundingClientRect().right > innerWidth + 1)
         .map((each) => each.outerHTML.slice(0, 80))"""
     assert page.run(beyond) == []
-    box = page.run("return document.querySelector('.slider').getBoundingClientRect().height")
-    assert box > 50
+    assert all(box.size["height"] > 50 for box in page.visible(".slider"))
+    assert len(page.visible(".slider")) == len(page.all("[data-report]"))
 
 
 def test_the_policy_forbids_requests_and_other_scripts(chrome: Any, pages: Path) -> None:
@@ -145,7 +156,7 @@ def test_names_are_text_and_keep_their_direction(chrome: Any, pages: Path) -> No
     )
     [picture] = page.all(".asked img")
     assert page.run("return document.querySelector('.asked img').naturalWidth") == 60
-    assert picture.get_attribute("alt") == "picture 8, of سيارة (٣)"
+    assert picture.get_attribute("alt") == "image 8, of سيارة (٣)"
     assert page.run("return document.querySelectorAll('script').length") == 2
 
 
@@ -155,12 +166,13 @@ def test_the_slider_moves_every_figure(chrome: Any, pages: Path) -> None:
     report = made(100_000, [f"class {place:03}" for place in range(200)])
     assert page.out("kept") == "100.00%"
     assert page.out("accuracy") == f"{report.accuracy:.2%}"
-    before = page.run("return document.querySelector('.marker').getAttribute('cx')")
-    [slider] = page.all(".slider input")
+    marker = "return document.querySelector('[data-measure=distance] .marker').getAttribute('cx')"
+    before = page.run(marker)
+    [slider] = page.visible(".slider input")
     slider.send_keys(Keys.ARROW_LEFT * 3)
     slider.send_keys(Keys.PAGE_DOWN * 3)
     data = json.loads(page.run("return document.getElementById('data').textContent"))[0]
-    threshold, _, kept, errors, *_ = data["points"][int(slider.get_attribute("value"))]
+    threshold, _, kept, errors, *_ = data["points"]["distance"][int(slider.get_attribute("value"))]
     near = report.distances.astype(np.float64) <= threshold
     right = report.correct[near].sum()
     assert (kept, errors) == (near.sum(), kept - right)
@@ -171,12 +183,59 @@ def test_the_slider_moves_every_figure(chrome: Any, pages: Path) -> None:
     assert page.out("accuracy") == f"{right / kept:.2%}"
     assert page.out("caught-count") == f"{wrong - errors:,} of {wrong:,}"
     assert page.out("lost-count") == f"{100_000 - wrong - right:,} of {100_000 - wrong:,}"
-    assert f"{right / kept:.2%} right" in slider.get_attribute("aria-valuetext")
-    after = page.run("return document.querySelector('.marker').getAttribute('cx')")
-    assert float(after) < float(before)
-    assert page.run("return getComputedStyle(document.querySelector('.threshold')).display") != "none"
+    assert f"{right / kept:.2%} correct" in slider.get_attribute("aria-valuetext")
+    assert float(page.run(marker)) < float(before)
+    line = "document.querySelector('[data-measure=distance] .threshold')"
+    assert page.run(f"return getComputedStyle({line}).display") != "none"
     slider.send_keys(Keys.HOME)
-    assert page.out("count") == f"{data['points'][0][2]:,} of 100,000"
+    assert page.out("count") == f"{data['points']['distance'][0][2]:,} of 100,000"
+
+
+def test_another_measure_can_be_chosen(chrome: Any, pages: Path) -> None:
+    """The page begins with the best one; the share's slider keeps what has at least that share."""
+    page = Opened(chrome, pages / "harmful.html")
+    report = made(
+        600,
+        [SCRIPT, "</script><img src=x onerror=alert(1)>", "中文类别", "سيارة (٣)", "x" * 80, "one"],
+        single="one",
+    )
+    assert report.best_measure == "distance"
+    radios = page.all(".choice input")
+    assert [radio.get_attribute("value") for radio in radios] == ["share", "margin", "distance"]
+    assert [radio.is_selected() for radio in radios] == [False, False, True]
+    radios[2].send_keys(Keys.ARROW_UP * 2)
+    assert radios[0].is_selected()
+    assert {each.get_attribute("data-measure") for each in page.visible("[data-measure]")} == {"share"}
+    assert len(page.visible("svg[data-chart]")) == 4  # with the calibration
+    [slider] = page.visible(".slider input")
+    assert page.out("threshold") == "20.00%"
+    slider.send_keys(Keys.ARROW_LEFT * 2)
+    assert report.confidence is not None
+    kept = report.confidence >= 3 / 5
+    assert page.out("threshold") == "60.00%"
+    assert page.out("count") == f"{kept.sum()} of 600"
+    assert page.out("accuracy") == f"{report.correct[kept].mean():.2%}"
+    line = page.run(
+        """const svg = document.querySelector('[data-measure=share] [data-chart=histogram]');
+        const [low, high, start, end] = svg.dataset.x.split(' ').map(Number);
+        const moved = svg.querySelector('.threshold').getAttribute('transform');
+        return [Number(moved.match(/[\\d.]+/)[0]), start + 0.6 * (end - start), low, high]"""
+    )
+    assert line[0] == pytest.approx(line[1], abs=0.1)
+    assert line[2:] == [0, 1]
+
+
+def test_a_measure_that_is_the_same_for_all_cannot_be_chosen(chrome: Any, pages: Path) -> None:
+    """With one vote every share is 1: the page says so and begins with the distance."""
+    page = Opened(chrome, pages / "single.html")
+    radios = page.all(".choice input")
+    assert [radio.is_enabled() for radio in radios] == [False, False, True]
+    assert [each.text for each in page.all(".choice label")] == [
+        "share of the votes (the same for all)",
+        "margin (the same for all)",
+        "distance",
+    ]
+    assert {each.get_attribute("data-measure") for each in page.visible("[data-measure]")} == {"distance"}
 
 
 def test_tables_sort_by_keyboard(chrome: Any, pages: Path) -> None:

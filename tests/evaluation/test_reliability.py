@@ -14,7 +14,9 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from clipretrieval import InvalidInputError
 from clipretrieval.evaluation import (
+    Reliability,
     accuracy_by_decile,
+    best_measure,
     calibration_curve,
     class_table,
     confused_pairs,
@@ -229,6 +231,71 @@ def test_bins_are_at_least_one(measure):
     """There is no histogram without a bin."""
     with pytest.raises(InvalidInputError, match="at least one bin"):
         measure([0.5], [True], 0)
+
+
+@given(answers(many))
+def test_shares_are_distances_the_other_way_round(case):
+    """What is a large share is a small distance: the same area, curve and tenths, with its own thresholds."""
+    shares, right = columns(case)
+    for by in ("share", "margin"):
+        assert error_auroc(shares, right, by=by) == pytest.approx(error_auroc(-shares, right), nan_ok=True)
+        curve, mirrored = risk_coverage(shares, right, by=by), risk_coverage(-shares, right)
+        assert curve.by == by
+        assert curve.thresholds.tolist() == (-mirrored.thresholds).tolist()
+        assert curve.kept.tolist() == [np.sum(shares >= each) for each in curve.thresholds]
+        assert curve.errors.tolist() == mirrored.errors.tolist()
+        rows, other = accuracy_by_decile(shares, right, by=by), accuracy_by_decile(-shares, right)
+        assert [(row["count"], row["accuracy"], row["min"], row["max"]) for row in rows] == [
+            (row["count"], row["accuracy"], -row["max"], -row["min"]) for row in other
+        ]
+
+
+@given(answers(st.just(1.0), least=2))
+def test_a_constant_measure_is_chance_and_never_the_best(case):
+    """Where all values are the same the area is one half exactly, and there is one threshold."""
+    values, right = columns(case)
+    found = Reliability("share", values, right)
+    assert found.constant
+    assert found.error_auroc == 0.5 or math.isnan(found.error_auroc)
+    assert found.risk_coverage.kept.tolist() == [len(values)]
+    assert best_measure([found]) is None
+
+
+def test_the_best_measure_by_hand():
+    """The highest area wins, the share where it is level; worse than chance is never the best."""
+    right = np.array([True, True, False, False])
+    sure, mixed, misled = (
+        np.array([0.9, 0.8, 0.4, 0.3]),
+        np.array([0.9, 0.4, 0.8, 0.3]),
+        np.array([0.1, 0.2, 0.8, 0.9]),
+    )
+    assert error_auroc(sure, right, by="share") == 1.0
+    assert error_auroc(mixed, right, by="margin") == 0.75
+    assert error_auroc(misled, right, by="margin") == 0.0
+
+    def best(**values):
+        return best_measure(Reliability(by, each, right) for by, each in values.items())
+
+    assert best(distance=mixed, margin=mixed, share=sure) == "share"
+    assert best(distance=misled, margin=sure, share=sure) == "share"
+    assert best(distance=misled, margin=mixed, share=misled) == "distance"
+    assert best(margin=misled, share=misled) is None
+
+
+@pytest.mark.parametrize("measure", [error_auroc, risk_coverage, accuracy_by_decile])
+@pytest.mark.parametrize("by", ["votes", "", None, 1, ["share"]])
+def test_an_unknown_measure_is_refused(measure, by):
+    """The message lists the three."""
+    with pytest.raises(InvalidInputError, match="by must be one of 'share', 'margin', 'distance'"):
+        measure([0.5], [True], by=by)
+
+
+def test_a_span_fixes_the_bins():
+    """A share of three fifths lies at the edge that is meant, in the bin above it."""
+    found = distance_histogram([0.6, 0.2, 1.0], [True, False, True], 20, (0.0, 1.0))
+    assert found.edges.tolist() == pytest.approx(np.arange(21) / 20)
+    assert np.flatnonzero(found.right).tolist() == [12, 19]
+    assert np.flatnonzero(found.wrong).tolist() == [4]
 
 
 @given(answers(many, least=2))

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from clipretrieval import EvaluationReport, InvalidInputError, RetrievalClassifier
 from clipretrieval._timing import Timing
 from clipretrieval.evaluation import class_table, summarise_distances, wilson_interval
+from clipretrieval.stores import MemoryStore
 
 SETTING = {
     "n_train": 9,
@@ -49,6 +50,56 @@ def report(y_true, y_pred, distances=None):
         fit_seconds=4.5,
         seconds=6.0,
     )
+
+
+def test_measures_of_confidence_by_hand():
+    """Share and margin of the votes, the distance, and how well each ranks the mistakes."""
+    rows, labels = [[0.0], [1.0], [2.0], [10.0], [11.0], [13.0]], ["a", "a", "b", "b", "b", "a"]
+    classifier = RetrievalClassifier(store="memory", k=3).fit(rows, labels)
+    found = classifier.evaluate([[0.5], [10.5], [1.0]], ["a", "b", "b"])
+    assert found.y_pred.tolist() == ["a", "b", "a"]
+    assert found.confidence.tolist() == [2 / 3, 2 / 3, 2 / 3]
+    assert found.margin.tolist() == [1 / 3, 1 / 3, 1 / 3]
+    assert found.reliability("share").error_auroc == 0.5
+    assert found.reliability("distance").error_auroc == 0.0  # the mistake lies nearest
+    assert found.best_measure is None
+    assert found.error_auroc == found.reliability("distance").error_auroc
+    assert found.risk_coverage is found.reliability("distance").risk_coverage
+    assert found.deciles is found.reliability("distance").deciles
+    text = str(found)
+    assert "AUROC for mistakes: share of the votes 0.500, margin 0.500, distance 0.000" in text
+    assert "no measure ranks the mistakes better than chance" in text
+    classifier.set_params(k=6, weights=lambda distances: np.broadcast_to([9, 0, 0, 4, 3, 1], distances.shape))
+    found = classifier.evaluate([[0.0], [13.0]], ["a", "a"])
+    assert found.confidence.tolist() == [10 / 17, 13 / 17]
+    assert found.margin.tolist() == [3 / 17, 9 / 17]
+
+
+def test_a_report_without_shares_ranks_by_distance_alone():
+    """What a report does not have is refused by name."""
+    found = report(["a", "b"], ["a", "a"], [1.0, 2.0])
+    assert list(found.reliabilities) == ["distance"]
+    assert found.best_measure == "distance"
+    with pytest.raises(InvalidInputError, match="this report has no margin of each answer"):
+        found.reliability("margin")
+    with pytest.raises(InvalidInputError, match="by must be one of 'share', 'margin', 'distance'"):
+        found.reliability("votes")
+
+
+@pytest.mark.parametrize("through", ["itself", "another"])
+def test_a_class_that_was_forgotten_is_not_listed(through):
+    """Whichever classifier of the store forgot it; where images of it are asked about it is there again."""
+    rows, labels = np.arange(9.0)[:, None], list("aaabbbccc")
+    store = MemoryStore()
+    first = RetrievalClassifier(store=store).fit(rows, labels)
+    second = RetrievalClassifier.from_store(store)
+    (first if through == "itself" else second).forget(label="c")
+    found = first.evaluate(rows[:6], labels[:6])
+    assert found.classes.tolist() == ["a", "b"]
+    assert [row["class"] for row in found.per_class] == ["a", "b"]
+    assert found.confusion_matrix.tolist() == [[3, 0], [0, 3]]
+    again = first.evaluate(rows, labels)
+    assert [(row["class"], row["support"], row["recall"]) for row in again.per_class][2] == ("c", 3, 0.0)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -7,7 +7,9 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,22 @@ from PIL import Image
 from clipretrieval import (
     ClipRetrievalWarning,
     EvaluationReport,
+    FitReport,
     InvalidInputError,
     MissingDependencyError,
     RetrievalClassifier,
     StoreUnavailableError,
 )
 from clipretrieval._timing import Timing
-from clipretrieval.evaluation import PageTable, plots, render_page, write_page
+from clipretrieval.evaluation import (
+    ComparisonReport,
+    ComparisonRow,
+    PageTable,
+    plots,
+    render_page,
+    write_page,
+)
+from clipretrieval.evaluation._speed import Speed
 from clipretrieval.stores import MemoryStore
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text(encoding="utf-8"))
@@ -107,6 +118,129 @@ def test_json_holds_what_the_report_measures() -> None:
     [mistake] = content["mistakes"]
     assert (mistake["true"], mistake["answer"], mistake["index"]) == (SCRIPT, "cat", 7)
     assert [each["source"] for each in mistake["neighbors"]] == [None, "/nowhere/\\udcff.png", None]
+
+
+def test_json_holds_each_measure_of_confidence() -> None:
+    """All three by their names, the distance at the top as well, and which one ranks the mistakes best."""
+    report = made(300, NAMES)
+    content = json.loads(report.to_json())["reliability"]
+    assert content["best_measure"] == report.best_measure == "distance"
+    assert list(content["by"]) == ["share", "margin", "distance"]
+    for by, found in content["by"].items():
+        assert found["error_auroc"] == report.reliability(by).error_auroc
+        assert found["deciles"] == report.reliability(by).deciles
+        assert found["risk_coverage"]["area"] == report.reliability(by).risk_coverage.area
+    assert content["by"]["distance"] == {key: content[key] for key in content["by"]["distance"]}
+    assert [point["threshold"] for point in content["by"]["share"]["risk_coverage"]["points"]] == [
+        *(1.0, 0.8, 0.6, 0.4, 0.2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "axis"),
+    [
+        ({"metric": "l2"}, "squared Euclidean distance to the nearest neighbour"),
+        ({"metric": "cosine"}, "cosine distance to the nearest neighbour"),
+        ({"metric": "ip"}, "negative inner product with the nearest neighbour"),
+        ({"metric": "cosine", "store": "prompts"}, "cosine distance to the nearest prompt"),
+    ],
+)
+def test_distances_are_called_what_they_are(setting: dict[str, str], axis: str, pyplot: Any) -> None:
+    """In the text, on the page and in the chart: the unit, and that a zero-shot answer has no neighbours."""
+    report = replace(made(50, ["cat", "dog"]), setting={**SETTING, **setting})
+    page = Text(report.to_html()).text
+    assert f"median {axis}: correct " in str(report)
+    assert page.count(axis) >= 2
+    assert report.plot_distances().get_xlabel() == axis
+    zero_shot = setting.get("store") == "prompts"
+    assert ("Keep the answers with a probability of at least" in page) == zero_shot
+    assert ("share of the votes" in page) != zero_shot
+    assert ("the nearest neighbour" in page) != zero_shot
+
+
+def test_the_page_says_which_measure_ranks_best_and_what_that_is_worth() -> None:
+    """The areas of all three, the best one in bold, and that it was chosen on the same images."""
+    report = made(300, NAMES)
+    page, text = report.to_html(), Text(report.to_html()).text
+    for by in ("share", "margin", "distance"):
+        assert f"{report.reliability(by).error_auroc:.4f}" in text
+    assert f"<strong>{report.error_auroc:.4f}</strong>" in page
+    best = "the distance ranks the mistakes best. It was chosen on the same images"
+    for shown in (text, str(report), report.to_markdown()):
+        assert best in shown
+    right = answered(["a"], ["a"], [1.0], [1.0])
+    assert "No answer is incorrect, so there is nothing to rank." in Text(right.to_html()).text
+
+
+def test_captions_of_mistakes_name_the_file_and_the_units(tmp_path: Path) -> None:
+    """The file's name without its folder, the share of the votes and the distance; no file, no name."""
+    picture = tmp_path / "sun.png"
+    Image.new("RGB", (20, 10), "orange").save(picture)
+    page = made(100, NAMES, mistakes=[mistaken("cat", SCRIPT, str(picture))]).to_html()
+    text = Text(page).text
+    assert text.count("sun.png") == 2
+    assert str(tmp_path) not in text
+    assert "100% of the votes" in text
+    assert text.count("distance 0.2") == 2
+    assert "Distances are squared Euclidean distances." in text
+    assert "image 8" in Text(made(100, NAMES, mistakes=[mistaken("cat", SCRIPT, None)]).to_html()).text
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 60])
+def test_every_point_of_the_time_chart_has_its_name(count: int) -> None:
+    """The chart grows with its rows, and the names stay apart and within it."""
+    rows = [
+        {"name": f"row {place}", "accuracy": 0.5 + place / 200, "inference_s_per_1000": 1.0 + place}
+        for place in range(count)
+    ]
+    page = render_page([], comparison=rows)
+    chart = page[page.index("<svg viewBox") : page.index("</svg>", page.index("<svg viewBox"))]
+    height = float(re.findall(r'viewBox="0 0 400 ([\d.]+)"', chart)[0])
+    places = sorted(float(y) for y in re.findall(r'<text class="label" x="[\d.]+" y="([\d.]+)"', chart))
+    assert len(places) == count
+    assert all(second - first >= 12.9 for first, second in pairwise(places))
+    assert places[0] > 0
+    assert places[-1] < height - 40
+
+
+def test_a_part_that_took_no_time_has_no_rate() -> None:
+    """Hundredths of a second are shown, and from less than one no images a second are worked out."""
+    timing = Timing(
+        {"flush": 2e-6, "search": 0.004, "encode": 0.5}, dict.fromkeys(("flush", "search", "encode"), 100)
+    )
+    report = replace(made(100, NAMES), timing=timing, fit_timing=timing)
+    rows = {
+        line[:12].strip(): line.split()[-2:]
+        for line in str(report).splitlines()
+        if line[:3] in ("flu", "sea", "enc", "fit")
+    }
+    assert rows["flush"] == ["0.00", "-"]
+    assert rows["fit flush"] == ["0.00", "-"]
+    assert rows["search"] == ["0.00", "-"]
+    assert rows["encode"] == ["0.50", "200.0"]
+    assert json.loads(report.to_json())["timing"]["parts"]["flush"]["images_per_second"] is None
+    quick = FitReport(5, 0, 0, (), timing, 1e-5)
+    assert str(quick).splitlines()[0] == "5 images in 0.00 s: 5 new"
+
+
+def test_notebooks_show_a_small_table() -> None:
+    """The figures, the measures and the classes, escaped, with no script and nothing from elsewhere."""
+    report = made(300, NAMES)
+    page = report._repr_html_()
+    found = Text(page)
+    assert set(found.tags) <= {"div", "table", "thead", "tbody", "tr", "th", "td", "p"}
+    assert f"{report.accuracy:.2%}" in found.text
+    assert SCRIPT in found.text
+    assert len(page) < 6000
+    assert "and 180 more classes" in Text(made(3000, [f"c{i}" for i in range(200)])._repr_html_()).text
+    row = ComparisonRow(
+        SCRIPT, replace(report, setting={**SETTING, "weights": "uniform"}), Speed(1.5, 0.25), 4096
+    )
+    comparison = ComparisonReport((row,), SCRIPT, 9, 300, 50)
+    shown = Text(comparison._repr_html_())
+    assert set(shown.tags) <= {"div", "table", "thead", "tbody", "tr", "th", "td", "p"}
+    assert SCRIPT in shown.text
+    assert "1.75" in shown.text
 
 
 def test_schema_refuses_what_is_no_report() -> None:

@@ -77,6 +77,7 @@ class TestPineconeStore(VectorStoreTests):
     @pytest.fixture(autouse=True)
     def _service(self, emulator: PineconeEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PINECONE_API_KEY", KEY)
+        monkeypatch.setenv("PINECONE_CONTROLLER_HOST", emulator.host)
         self.host = emulator.host
 
     def open_store(self, metric: str, folder: Path) -> VectorStore:

@@ -17,7 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipretrieval.errors import StoreLockedError, StoreUnavailableError
+from clipretrieval.errors import (
+    StoreError,
+    StoreLockedError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
 from clipretrieval.stores import FaissStore, MemoryStore
 from clipretrieval.stores._table import RecordTable
 
@@ -134,9 +139,9 @@ def test_a_flush_may_be_repeated_after_an_interruption(
 
     write = _folder_write.write_text
 
-    def interrupt(path: Path, content: str) -> None:
+    def interrupt(path: Path, content: str, **options: Any) -> None:
         if moment == "after":
-            write(path, content)
+            write(path, content, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -156,7 +161,7 @@ from clipretrieval.stores import MemoryStore, _folder_write
 
 store = MemoryStore()
 store.upsert(["a"], np.ones((1, 2)), [1])
-_folder_write.write_text = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+_folder_write.write_text = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 store.save(sys.argv[1])
 """
 
@@ -185,11 +190,11 @@ def test_two_saves_into_one_folder_leave_each_other_alone(
 
     write, writing, go_on = _folder_write.write_text, threading.Event(), threading.Event()
 
-    def slow(path: Path, content: str) -> None:
+    def slow(path: Path, content: str, **options: Any) -> None:
         if not writing.is_set():
             writing.set()
             go_on.wait(60)
-        write(path, content)
+        write(path, content, **options)
 
     monkeypatch.setattr(_folder_write, "write_text", slow)
     failed: list[BaseException] = []
@@ -244,3 +249,40 @@ def test_a_copy_waits_for_writers(duplicate: Callable[[Any], Any], monkeypatch: 
     monkeypatch.setattr(RecordTable, "__deepcopy__", note, raising=False)
     duplicate(store)
     assert seen == [1]
+
+
+def test_a_folder_is_held_for_a_block_and_free_again_where_nothing_was_written(tmp_path: Path) -> None:
+    """Inside the block another writer is refused and what others flushed before is there; behind it not."""
+    store_in(tmp_path / "data", "a").close()
+    with FaissStore(tmp_path / "data") as first, FaissStore(tmp_path / "data") as second:
+        second.upsert(["b"], np.zeros((1, 2)), [2])
+        with pytest.raises(StoreLockedError), first.exclusive():
+            pass
+        second.close()
+        assert first.count() == 1
+        with first.exclusive(), first.exclusive():
+            assert first.count() == 2
+            with FaissStore(tmp_path / "data") as third, pytest.raises(StoreLockedError):
+                third.delete(["a"])
+        store_in(tmp_path / "data", "c").close()
+        with first.exclusive():
+            assert first.delete(["c"]) == 1
+        with FaissStore(tmp_path / "data") as third, pytest.raises(StoreLockedError):
+            third.delete(["a"])
+
+
+def test_what_may_not_be_written_is_not_held(tmp_path: Path) -> None:
+    """A read-only or closed store refuses, one in memory is its own, a loaded copy keeps its folder."""
+    store_in(tmp_path / "data", "a").close()
+    with FaissStore(tmp_path / "data", read_only=True) as reading:
+        with pytest.raises(UnsupportedOperationError, match="read-only"), reading.exclusive():
+            pass
+        reading.leave_when_written()
+        with reading.exclusive():
+            assert reading.location() is not None
+    with pytest.raises(StoreError, match="closed"), reading.exclusive():
+        pass
+    memory = FaissStore()
+    with memory.exclusive():
+        memory.upsert(["a"], np.ones((1, 2)), [1])
+    assert memory.count() == 1

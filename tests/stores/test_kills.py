@@ -9,7 +9,7 @@ import pytest
 
 from clipretrieval.errors import StoreError
 from clipretrieval.stores import create_store
-from clipretrieval.testing.kills import kill_writers
+from clipretrieval.testing.kills import GREAT, kill_first_upserts, kill_writers
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 
@@ -20,6 +20,14 @@ def test_kills_lose_nothing_that_was_flushed(tmp_path: Path, store: str) -> None
     kills = list(kill_writers(store, {"path": str(tmp_path / "data")}, times=3, seed=1))
     assert [kill.lost for kill in kills] == [[]] * 3
     assert kills[2].flushed >= kills[0].flushed + 3
+
+
+@pytest.mark.parametrize("store", ["faiss", "chroma"])
+def test_a_killed_first_upsert_is_stored_wholly_or_not_at_all(tmp_path: Path, store: str) -> None:
+    """Of six processes killed amid the first upsert into an empty store none leaves a part of it."""
+    left = list(kill_first_upserts(store, lambda number: {"path": str(tmp_path / str(number))}, times=6))
+    assert len(left) == 6
+    assert set(left) <= {0, GREAT}
 
 
 def test_what_is_lost_is_named(tmp_path: Path) -> None:

@@ -22,11 +22,17 @@ SERVERLESS = {"deployment_type": "managed", "cloud": "aws", "region": "us-east-1
 
 
 def ask(
-    host: str, method: str, path: str, content: Any = None, key: str | None = KEY
+    host: str, method: str, path: str, content: Any = None, key: str | None = KEY, **changed: str | None
 ) -> tuple[int, Any, dict[str, str]]:
-    """Send one request; return status, JSON or text, and headers."""
+    """Send one request; return status, JSON or text, and headers. None leaves a header out."""
     connection = http.client.HTTPConnection(urlsplit(host).netloc, timeout=10)
-    headers = {"Content-Type": "application/json", **({} if key is None else {"Api-Key": key})}
+    given = {
+        "Content_Type": "application/json",
+        "X_Pinecone_Api_Version": "2026-07",
+        "Api_Key": key,
+        **changed,
+    }
+    headers = {name.replace("_", "-"): value for name, value in given.items() if value is not None}
     body = content if isinstance(content, (bytes, type(None))) else json.dumps(content).encode()
     try:
         connection.request(method, path, body, headers)
@@ -75,10 +81,10 @@ def query(index: str, **fields: Any) -> tuple[int, Any, dict[str, str]]:
 def test_a_wrong_key_is_refused_as_plain_text(
     emulator: PineconeEmulator, index: str, key: str | None
 ) -> None:
-    """Both planes answer 401 in plain text, the only error that is not JSON."""
+    """Both planes answer 401 in plain text."""
     for host, path in ((emulator.host, "/indexes"), (index, "/vectors/list")):
         status, told, headers = ask(host, "GET", path, key=key)
-        assert (status, told) == (401, "Invalid API Key")
+        assert (status, told) == (401, "Unauthorized")
         assert headers["content-type"].startswith("text/plain")
 
 
@@ -123,6 +129,19 @@ def test_the_life_of_an_index(emulator: PineconeEmulator) -> None:
         ),
         ({"deployment": {"deployment_type": "pod", "environment": "us-east1-gcp", "pod_type": "p1.x1"}}, 400),
         ({"deployment": {**SERVERLESS, "cloud": "attic"}}, 404),
+        ({"deployment": {**SERVERLESS, "environment": "mine"}}, 422),
+        ({"tags": {"a": 1}}, 422),
+        ({"tags": ["a"]}, 422),
+        ({"tags": {"a b": "c"}}, 400),
+        ({"tags": {"a" * 81: "c"}}, 400),
+        ({"tags": {"a": "é"}}, 400),
+        ({"tags": {"a": "c" * 121}}, 400),
+        ({"tags": {str(place): "" for place in range(21)}}, 400),
+        ({"deletion_protection": True}, 400),
+        ({"cmek_id": 5}, 422),
+        ({"read_capacity": {"mode": "Some"}}, 400),
+        ({"read_capacity": {"mode": "Dedicated"}}, 501),
+        ({"schema": {"fields": {"_values": {**SCHEMA["fields"]["_values"], "description": "x"}}}}, 400),
     ],
 )
 def test_a_malformed_index_is_refused(emulator: PineconeEmulator, change: Any, status: int) -> None:
@@ -131,6 +150,64 @@ def test_a_malformed_index_is_refused(emulator: PineconeEmulator, change: Any, s
     found, told, _ = ask(emulator.host, "POST", "/indexes", body)
     assert (found, told["status"]) == (status, status)
     assert ask(emulator.host, "GET", "/indexes")[1] == {"indexes": []}
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"X_Pinecone_Api_Version": None}, 400),
+        ({"X_Pinecone_Api_Version": ""}, 400),
+        ({"X_Pinecone_Api_Version": "2026-08"}, 400),
+        ({"X_Pinecone_Api_Version": "2025-10"}, 501),
+        ({"Content_Type": None}, 415),
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Type": "application/json; charset=utf-8"}, 200),
+    ],
+)
+def test_requests_need_their_headers(
+    emulator: PineconeEmulator, index: str, changed: dict[str, str | None], status: int
+) -> None:
+    """The version of the API and the type of the body are required, on both planes."""
+    body = {"vector": [1.0, 2.0, 3.0], "topK": 1}
+    assert ask(index, "POST", "/query", body, **changed)[0] == status
+    other = {"name": "other", "schema": SCHEMA}
+    assert ask(emulator.host, "POST", "/indexes", other, **changed)[0] == (201 if status == 200 else status)
+    if "Content_Type" not in changed:  # nothing has a body there
+        assert ask(emulator.host, "GET", "/indexes", **changed)[0] == status
+        assert ask(index, "GET", "/vectors/list", **changed)[0] == status
+
+
+def test_empty_bodies_and_malformed_filters_are_refused_everywhere(index: str) -> None:
+    """A request that needs a body has one, and filters are checked where nothing is that could meet them."""
+    for path in ("/vectors/upsert", "/query", "/vectors/delete", "/describe_index_stats"):
+        assert ask(index, "POST", path, b"")[0] == 400
+    for wrong in (5, [], None, "", 0):
+        assert query(index, filter=wrong)[0] == 400
+        assert ask(index, "POST", "/describe_index_stats", {"filter": wrong})[0] == 400
+        assert ask(index, "POST", "/vectors/delete", {"filter": wrong})[0] == 400
+        assert ask(index, "POST", "/vectors/fetch_by_metadata", {"filter": wrong})[0] == 400
+    assert ask(index, "POST", "/vectors/delete", {"filter": {}})[0] == 400
+    assert query(index, filter={})[0] == 200
+    assert query(index, scanFactor=0.5, maxCandidates=100_000)[0] == 200
+    assert ask(index, "POST", "/describe_index_stats", {"filter": {}})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "wrong", ["prefix=%C3%A9", "prefix=" + "a" * 513, "prefix=a%00", "limit=", "limit=0", "limit=1e1"]
+)
+def test_a_malformed_list_is_refused(index: str, wrong: str) -> None:
+    """Prefixes are of what ids can begin with, and limits are whole numbers."""
+    assert ask(index, "GET", f"/vectors/list?{wrong}")[0] == 400
+
+
+def test_an_exhausted_quota_is_answered_as_the_planes_do(emulator: PineconeEmulator, index: str) -> None:
+    """Another index is refused as JSON, more use of one as plain text, both with status 403."""
+    emulator.fail(script=["quota", "quota"])
+    status, told, _ = ask(emulator.host, "POST", "/indexes", {"name": "more", "schema": SCHEMA})
+    assert (status, told["status"], told["error"]["code"]) == (403, 403, "FORBIDDEN")
+    assert "quota" in told["error"]["message"]
+    status, told, headers = upsert(index, vector())
+    assert (status, headers["content-type"]) == (403, "text/plain; charset=utf-8")
 
 
 def test_a_protected_index_stays(emulator: PineconeEmulator) -> None:
@@ -191,6 +268,8 @@ def test_records_come_back_as_the_service_returns_them(index: str) -> None:
         vector(metadata={"$a": 1}),
         vector(metadata={"a": "x" * 41_000}),
         vector(metadata=[]),
+        vector(metadata=None),
+        vector(metadata={"a": 10**400}),
         vector(sparseValues={"indices": [1], "values": [1.0]}),
         vector(label="cat"),
         "a",
@@ -235,8 +314,19 @@ def test_limits_of_an_upsert(emulator: PineconeEmulator, index: str) -> None:
         {"includeValues": 1},
         {"include_values": True},
         {"filter": {"a": {"$near": 1}}},
-        {"filter": {}},
+        {"filter": 5},
+        {"filter": None},
+        {"filter": []},
+        {"filter": {"a": {"$exists": 1}}},
+        {"filter": {"n": {"$in": [1, None]}}},
         {"filter": {"$or": []}},
+        {"scanFactor": 9},
+        {"scanFactor": 0.4},
+        {"scanFactor": "2"},
+        {"maxCandidates": 9},
+        {"maxCandidates": 100_001},
+        {"maxCandidates": 10.5},
+        {"namespace": None},
         {"sparseVector": {"indices": [1], "values": [1.0]}},
     ],
 )
@@ -419,7 +509,8 @@ def test_faults_by_script(emulator: PineconeEmulator, index: str) -> None:
     emulator.fail(script=["429", None, "503", "cut", "echo"], retry_after=2, paths=["/vectors/upsert"])
     assert query(index)[0] == 200
     status, told, headers = upsert(index, vector("a"))
-    assert (status, told["code"], headers["retry-after"]) == (429, 8, "2")
+    assert (status, told, headers["retry-after"]) == (429, "Too many requests", "2")
+    assert headers["content-type"].startswith("text/plain")
     assert upsert(index, vector("b"))[0] == 200
     assert upsert(index, vector("c"))[0] == 503
     with pytest.raises((http.client.HTTPException, ConnectionError)):

@@ -40,6 +40,8 @@ assert_type(classifier.forget(label="a"), ForgetReport)
 assert_type(classifier.fit_report_, FitReport)
 assert_type(classifier.store_.get(["a"]), Records)
 assert_type(RetrievalClassifier.load("folder"), RetrievalClassifier)
+assert_type(RetrievalClassifier.load("folder", allow_remote=True), RetrievalClassifier)
+RetrievalClassifier().save("folder", overwrite=True)
 RetrievalClassifier(encoder, "faiss", 3)  # E: call-arg
 RetrievalClassifier(encoder, k="3")  # E: arg-type
 RetrievalClassifier(encoder, store=3)  # E: arg-type

@@ -11,6 +11,7 @@ from clipretrieval import Metric, Neighbors, Records, RetrievalClassifier
 from clipretrieval.encoding import Encoder
 from clipretrieval.stores import (
     ChromaStore,
+    ExclusiveStore,
     FaissStore,
     LocatedStore,
     MemoryStore,
@@ -32,6 +33,8 @@ located: list[LocatedStore] = [FaissStore(), ChromaStore(), PineconeStore("anima
 portable: list[PortableStore] = [MemoryStore(), FaissStore()]
 refreshable: RefreshableStore = FaissStore()
 not_refreshable: RefreshableStore = MemoryStore()  # E: assignment
+exclusive: ExclusiveStore = FaissStore()
+not_exclusive: ExclusiveStore = ChromaStore()  # E: assignment
 assert_type(create_store("memory"), VectorStore)
 PineconeStore()  # E: call-arg
 FaissStore("folder", index=4)  # E: arg-type

@@ -10,12 +10,14 @@
     return (value) => (high === low ? start : start + ((value - low) / (high - low)) * (end - start));
   };
 
-  const startSlider = (section, report) => {
-    const box = section.querySelector(".slider");
+  const startSlider = (section, report, measure) => {
+    const within = (css) => section.querySelector(`[data-measure="${measure}"] ${css}`);
+    const box = section.querySelector(`.slider[data-measure="${measure}"]`);
+    const points = report.points[measure];
     const slider = box.querySelector("input");
     const out = (name) => box.querySelector(`[data-out="${name}"]`);
-    const histogram = section.querySelector('[data-chart="histogram"]');
-    const risk = section.querySelector('[data-chart="risk"]');
+    const histogram = within('[data-chart="histogram"]');
+    const risk = within('[data-chart="risk"]');
     const across = scale(histogram, "x");
     const [riskX, riskY] = [scale(risk, "x"), scale(risk, "y")];
     const top = Number(risk.dataset.y.split(" ")[1]);
@@ -23,9 +25,9 @@
 
     const part = (count, all) => `${whole.format(count)} of ${whole.format(all)}`;
     const show = () => {
-      const [threshold, text, kept, errors, low, high] = report.points[slider.valueAsNumber];
+      const [threshold, text, kept, errors, low, high] = points[slider.valueAsNumber];
       const accuracy = (kept - errors) / kept;
-      out("threshold").textContent = threshold === null ? "any" : text;
+      out("threshold").textContent = text;
       out("kept").textContent = percent(kept / report.all);
       out("count").textContent = part(kept, report.all);
       out("accuracy").textContent = percent(accuracy);
@@ -35,7 +37,7 @@
       out("caught-count").textContent = part(caught, report.wrong);
       out("lost").textContent = right ? percent(lost / right) : "–";
       out("lost-count").textContent = part(lost, right);
-      slider.setAttribute("aria-valuetext", `${percent(kept / report.all)} kept, ${percent(accuracy)} right`);
+      slider.setAttribute("aria-valuetext", `${percent(kept / report.all)} kept, ${percent(accuracy)} correct`);
       const line = histogram.querySelector(".threshold");
       line.toggleAttribute("hidden", threshold === null);
       if (threshold !== null) line.setAttribute("transform", `translate(${across(threshold).toFixed(1)} 0)`);
@@ -43,10 +45,23 @@
       marker.setAttribute("cx", riskX(kept / report.all).toFixed(1));
       marker.setAttribute("cy", riskY(Math.min(errors / kept, top)).toFixed(1));
     };
-    slider.max = report.points.length - 1;
+    slider.max = points.length - 1;
     slider.value = slider.max;
     slider.addEventListener("input", show);
-    box.hidden = false;
+    show();
+  };
+
+  // One measure of confidence is shown at a time; the page comes with the charts of the best one.
+  const startChoice = (section) => {
+    const choice = section.querySelector(".choice");
+    const show = () => {
+      const { value } = choice.querySelector("input:checked");
+      section.querySelectorAll("[data-measure]").forEach((each) => {
+        each.hidden = each.dataset.measure !== value;
+      });
+    };
+    choice.addEventListener("change", show);
+    choice.hidden = false;
     show();
   };
 
@@ -113,7 +128,8 @@
 
   document.querySelectorAll("[data-report]").forEach((section) => {
     const report = data[Number(section.dataset.report)];
-    startSlider(section, report);
+    Object.keys(report.points).forEach((measure) => startSlider(section, report, measure));
+    startChoice(section);
     section.querySelectorAll("canvas.confusion").forEach((canvas) => drawMatrix(canvas, report));
   });
   document.querySelectorAll("table.sortable").forEach(startSorting);

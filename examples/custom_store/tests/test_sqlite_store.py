@@ -10,7 +10,12 @@ import pytest
 from clipretrieval_sqlite import SqliteStore
 
 from clipretrieval import RetrievalClassifier
-from clipretrieval.errors import FingerprintMismatchError, StoreCorruptedError, StoreError
+from clipretrieval.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreCorruptedError,
+    StoreError,
+)
 from clipretrieval.stores import available_stores
 from clipretrieval.testing import VectorStoreTests
 
@@ -64,3 +69,20 @@ def test_ids_may_come_from_an_iterator(tmp_path: Path) -> None:
     assert store.get(iter(["b", "a"])).labels.tolist() == [2, 1]
     assert store.get(["b"]).metadata == [{"n": 1}]
     assert store.delete(iter(["a", "b"])) == 2
+
+
+def test_a_saved_classifier_finds_its_file(tmp_path: Path) -> None:
+    """A saved classifier opens the file without being asked, and makes none where there is none."""
+    store = SqliteStore(tmp_path / "s")
+    RetrievalClassifier(store=store).fit(np.eye(3), [1, 2, 3]).save(tmp_path / "saved")
+    store.close()
+    loaded = RetrievalClassifier.load(tmp_path / "saved")
+    assert loaded.predict(np.eye(3)).tolist() == [1, 2, 3]
+    loaded.store_.close()
+    (tmp_path / "s").unlink()
+    with pytest.raises(StoreError, match="not there any more"):
+        RetrievalClassifier.load(tmp_path / "saved")
+    (tmp_path / "s").write_text("not a database")
+    with pytest.raises(InvalidInputError, match="allow_remote"):
+        RetrievalClassifier.load(tmp_path / "saved")
+    assert (tmp_path / "s").read_text() == "not a database"

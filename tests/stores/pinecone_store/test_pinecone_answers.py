@@ -112,6 +112,16 @@ def test_a_store_sees_its_own_writes(make: Any, other: Any, log_numbers: bool) -
     assert contents(store, names(30)) == contents(memory, names(30))
 
 
+@pytest.mark.parametrize("log_numbers", [True, False])
+def test_a_manifest_in_the_place_of_another_is_read_at_once(make: Any, other: Any, log_numbers: bool) -> None:
+    """Each of several manifests is what is read next, though it shows late: changes start from the last."""
+    late = other(visibility_delay=0.1, log_numbers=log_numbers)
+    store = make(host=late.host, dim=4)
+    for step in range(4):
+        store.write_manifest({"step": step, "classes": ["a" * 20_000]})
+        assert store.read_manifest()["step"] == step
+
+
 def test_threads_write_and_search_one_store(make: Any) -> None:
     """Four threads write while four search; every answer is right, and everything is there at the end."""
     store = make()

@@ -30,9 +30,12 @@ def test_a_wrong_key_is_said_to_be_refused(make: Any) -> None:
         make(api_key="pcsk_another_key")
 
 
-def test_the_key_may_come_from_the_environment(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_may_come_from_the_environment(
+    make: Any, emulator: PineconeEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PINECONE_API_KEY serves in place of the argument; without both, the error names it."""
     monkeypatch.setenv("PINECONE_API_KEY", KEY)
+    monkeypatch.setenv("PINECONE_CONTROLLER_HOST", emulator.host)
     make(api_key=None).upsert(["a"], np.ones((1, 4)), [1])
     monkeypatch.delenv("PINECONE_API_KEY")
     with pytest.raises(InvalidInputError, match="PINECONE_API_KEY"):
@@ -139,7 +142,8 @@ def test_a_classifier_is_saved_without_its_key(
     assert kept
     assert not any(KEY.encode() in each for each in kept)
     monkeypatch.setenv("PINECONE_API_KEY", KEY)
-    loaded = RetrievalClassifier.load(tmp_path / "saved")
+    monkeypatch.setenv("PINECONE_CONTROLLER_HOST", emulator.host)
+    loaded = RetrievalClassifier.load(tmp_path / "saved", allow_remote=True)
     assert loaded.predict(rows + 0.2).tolist() == expected
     classifier.store_.close()
     loaded.store_.close()
@@ -152,6 +156,7 @@ def test_the_key_is_in_no_local_variable_of_a_traceback(
     """Tracebacks with local variables show the store, whether it is open or half made, and never the key."""
     emulator = other()
     monkeypatch.setenv("PINECONE_API_KEY", KEY)
+    monkeypatch.setenv("PINECONE_CONTROLLER_HOST", emulator.host)
     own = {"api_key": KEY} if given else {}
     options = {"host": emulator.host, "timeout": 2.0}
     store = PineconeStore("framed", **options, **own)

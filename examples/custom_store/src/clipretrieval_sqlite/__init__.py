@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,22 @@ class SqliteStore:
     def location(self) -> dict[str, Any]:
         """Return the options that open the same file elsewhere."""
         return {"path": str(self._path), "metric": str(self._metric)}
+
+    @classmethod
+    def exists_locally(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether these options only open a file that a store has made: saved classifiers ask for it."""
+        path = options.get("path")
+        if not isinstance(path, str) or not set(options) <= {"path", "metric"} or not Path(path).is_file():
+            return False
+        try:
+            with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as database:
+                found = database.execute(
+                    "SELECT COUNT(*) FROM sqlite_master "
+                    "WHERE type = 'table' AND name IN ('records', 'settings')"
+                ).fetchone()
+        except sqlite3.Error:
+            return False
+        return bool(found == (2,))
 
     def _checked(self, *batch: Any) -> Records:
         """Return an upsert's arguments as records; a MemoryStore refuses what no store may take."""

@@ -1,0 +1,53 @@
+"""What a saved classifier, which anybody may have sent, does not get without being asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["asks_for", "check_model", "is_network_path"]
+
+LOCAL_DIR = "local-dir:"
+
+
+def asks_for(folder: Path, what: str, why: str) -> InvalidInputError:
+    """Return the refusal of what a saved classifier asks for, with the two ways on."""
+    return InvalidInputError(
+        f"the classifier in {folder} asks for {what}, and {why}. If you trust whoever saved it, pass "
+        "allow_remote=True (--allow-remote on the command line); or make it yourself and pass it: "
+        "RetrievalClassifier.load(path, encoder, store=your_store)"
+    )
+
+
+def check_model(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse an encoder whose model or weights are fetched from wherever a saved classifier says.
+
+    The names and tags of open_clip's own catalogue, and local files, are what the library reads anyway.
+
+    Parameters
+    ----------
+    config : mapping
+        As `StagedEncoder.config` returns it.
+    folder : Path
+        The saved classifier's.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    model, pretrained = str(config.get("model")), str(config.get("pretrained") or "")
+    path = model.removeprefix(LOCAL_DIR)
+    if (path == model and ":" in model) or "://" in pretrained:
+        raise asks_for(folder, f"the model {model!r} ({pretrained or 'no tag'})", "it is fetched from a host")
+    if is_network_path(path) or is_network_path(pretrained):
+        raise asks_for(folder, f"the model {model!r} ({pretrained or 'no tag'})", "it is at another machine")
+
+
+def is_network_path(path: str) -> bool:
+    r"""Tell whether Windows would look for a path at another machine, as for ``\\server\share``."""
+    return Path(path).drive.startswith("\\\\") or (
+        path.startswith("\\\\") and bool(PureWindowsPath(path).drive)
+    )

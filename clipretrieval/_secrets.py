@@ -1,0 +1,158 @@
+"""Secrets in options, addresses and messages: recognised, and hidden from whatever is printed or saved."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["MASK", "MaskedDict", "is_secret", "masked", "masked_text", "masked_urls", "without_secrets"]
+
+MASK = "***"
+_DEEPEST = 20
+"""Levels of nesting that are looked into; what lies deeper is masked as a whole."""
+
+_NOUN = (
+    "keys?|tokens?|secrets?|pass|passwords?|passwd|passphrases?|pwd|credentials?|creds?|"
+    "auth|oauth|authorization|authentication|bearer|cookies?|headers?|jwt|sas|dsn"
+)
+_OWNER = (
+    "access|account|admin|api|app|auth|aws|bearer|client|db|encryption|id|license|master|my|private|refresh|"
+    "secret|service|session|shared|signing|ssh|subscription|user"
+)
+_PART = re.compile(rf"(?:{_OWNER})*(?:{_NOUN})")
+_WORD_BREAK = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+# Keys of data rather than of doors.
+_PUBLIC_KEY = re.compile(
+    r"(?:partition|sort|primary|foreign|row|public|id|label|text|vector|field|metadata|cache|group|order)_keys?"
+)
+
+_USER_INFO = re.compile(r"(?<=://)(?:[^\s'\"/]*|[^\s'\"/:]*:[^\s'\"]*)@")
+# NAME=VALUE and NAME: VALUE, as options, queries of URLs, headers and the repr of a dict have them.
+_NAME = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]+(?=['\"]?\s*[=:])")
+_VALUE = re.compile(
+    r"(?P<sign>['\"]?\s*[=:]\s*)"
+    r"(?:(?P<quote>['\"]).*?(?P=quote)|(?:(?:Bearer|Basic|Token)\s+)?[^\s'\"&,;)}\]]+)"
+)
+_QUERY = re.compile(r"(?<=[?&])(?P<name>[^=&#\s]+)=[^&#\s]*&?")
+
+
+def is_secret(name: Any, value: Any = MASK) -> bool:
+    """Tell whether an option is to be kept secret, by its name: ``api_key``, ``authToken``, ``headers``.
+
+    Parameters
+    ----------
+    name : str
+        Of any spelling: words joined by underscores, hyphens or capitals. Anything else is none.
+    value : object
+        None and booleans are no secrets under any name.
+    """
+    if not isinstance(name, str) or value is None or isinstance(value, bool):
+        return False
+    parts = [word.lower() for word in _WORD_BREAK.split(name) if word]
+    if _PUBLIC_KEY.fullmatch("_".join(parts)):
+        return False
+    return any(_PART.fullmatch(part) for part in parts)
+
+
+def masked_urls(text: str) -> str:
+    """Return a text in which ``***`` stands for the users and passwords of URLs."""
+    return _USER_INFO.sub(f"{MASK}@", text)
+
+
+def masked_text(text: str) -> str:
+    """Return a text in which ``***`` stands for the passwords of URLs and what secret names are set to."""
+    text, shown, place = masked_urls(text), [], 0
+    for name in _NAME.finditer(text):
+        if name.start() < place or not is_secret(name[0]):
+            continue
+        value = _VALUE.match(text, name.end())
+        if value is not None:
+            quote = value["quote"] or ""
+            shown.append(f"{text[place : name.end()]}{value['sign']}{quote}{MASK}{quote}")
+            place = value.end()
+    return "".join(shown) + text[place:]
+
+
+def masked(value: Any, *, _depth: int = 0) -> Any:
+    """Return a value to be printed: the same, at any depth, with ``***`` for every secret.
+
+    Parameters
+    ----------
+    value : object
+        Mappings come back as dicts; texts have the passwords of their URLs masked; what is neither, nor a
+        list or a tuple, comes back as it is.
+    """
+    if isinstance(value, str):
+        return masked_text(value)
+    if isinstance(value, Mapping | list | tuple) and _depth >= _DEEPEST:
+        return MASK
+    if isinstance(value, Mapping):
+        return {
+            name: MASK if is_secret(name, each) else masked(each, _depth=_depth + 1)
+            for name, each in value.items()
+        }
+    if _is_secret_pair(value):
+        return type(value)((value[0], MASK))
+    if isinstance(value, list):
+        return [masked(each, _depth=_depth + 1) for each in value]
+    if isinstance(value, tuple):
+        return tuple(masked(each, _depth=_depth + 1) for each in value)
+    return value
+
+
+def without_secrets(value: Any, *, _depth: int = 0) -> Any:
+    """Return a value to be saved: options without the secret ones, URLs without theirs.
+
+    Parameters
+    ----------
+    value : object
+        As for `masked`.
+    """
+    if isinstance(value, str):
+        return _QUERY.sub(
+            lambda found: "" if is_secret(found["name"]) else found[0], _USER_INFO.sub("", value)
+        )
+    if isinstance(value, Mapping | list | tuple) and _depth >= _DEEPEST:
+        return None
+    if isinstance(value, Mapping):
+        return {
+            name: without_secrets(each, _depth=_depth + 1)
+            for name, each in value.items()
+            if not is_secret(name, each)
+        }
+    if _is_secret_pair(value):
+        return type(value)((value[0], None))
+    if isinstance(value, list):
+        return [without_secrets(each, _depth=_depth + 1) for each in value]
+    if isinstance(value, tuple):
+        return tuple(without_secrets(each, _depth=_depth + 1) for each in value)
+    return value
+
+
+def _is_secret_pair(value: Any) -> bool:
+    """Tell whether a value is a name and its secret, as headers are often listed."""
+    return type(value) in (list, tuple) and len(value) == 2 and is_secret(*value)
+
+
+class MaskedDict(dict[str, Any]):
+    """A dict like any other whose secrets are masked where it is printed, and left out where it is pickled.
+
+    Its copies have them.
+    """
+
+    def __repr__(self) -> str:
+        return repr(masked(dict(self)))
+
+    def __rich_repr__(self) -> Iterator[Any]:
+        yield masked(dict(self))
+
+    def __copy__(self) -> MaskedDict:
+        return MaskedDict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MaskedDict:
+        return MaskedDict({name: copy.deepcopy(value, memo) for name, value in self.items()})
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return MaskedDict, (without_secrets(dict(self)),)
