@@ -98,11 +98,13 @@ def test_python_m_runs_the_command_line() -> None:
 
 
 def test_every_command_and_option_is_documented() -> None:
-    """Each option is named where the page on the command line, or another one, treats its command."""
+    """Each option is named with its command on the page on the command line, or on another one."""
     pages = {path.stem: path.read_text(encoding="utf-8") for path in API_PAGES.parent.glob("*.md")}
+    common = pages["command-line"].partition("## Common options\n")[2].split("\n## ")[0].split("\n- ")
     for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
         _, heading, section = pages["command-line"].partition(f"## `clipretrieval {name}`\n")
         told = section.split("\n## ")[0] if heading else ""
+        told += "".join(group for group in common if f"`{name}`" in group)
         others = [page for stem, page in pages.items() if stem != "command-line"]
         told += "".join(page for page in others if f"clipretrieval {name}" in page)
         for parameter in command.params:

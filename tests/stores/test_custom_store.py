@@ -13,5 +13,5 @@ def test_excerpts_are_those_of_the_source() -> None:
     source = (ROOT / "examples/custom_store/src/clipretrieval_sqlite/__init__.py").read_text()
     page = (ROOT / "docs/custom-store.md").read_text()
     excerpts = re.findall(r"^```text\n( .*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert len(excerpts) == 6
+    assert len(excerpts) == 5
     assert [excerpt for excerpt in excerpts if excerpt not in source] == []
