@@ -190,7 +190,7 @@ def test_wrong_usage_ends_the_process_with_status_2():
     ("arguments", "named"),
     [
         (["--train", "{}/nowhere"], "nowhere"),
-        (["--train", ""], "no folder ''"),
+        (["--train", ""], "path must not be empty"),
         (["--test", "{}/empty"], "empty"),
         (["--train", "{}/flat"], "flat"),
         (["--test", "{}/flat"], "flat"),
