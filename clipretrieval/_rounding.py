@@ -53,15 +53,13 @@ def _lost(wide: npt.NDArray[Any], rows: FloatArray) -> npt.NDArray[np.bool_]:
     """Return where whole numbers are not exact, and where a row of other values than zero becomes zero."""
     lost: npt.NDArray[np.bool_]
     if wide.dtype.kind in "iu":
-        lost = np.array(wide > EXACT)
-        if wide.dtype.kind == "i":
-            lost |= wide < -EXACT
-        lost[lost] = [int(a) != int(b) for a, b in zip(wide[lost], rows[lost].tolist(), strict=True)]
+        lost = np.array((wide > EXACT) | (wide < -EXACT), dtype=np.bool_)
+        large: list[int] = wide[lost].tolist()
+        lost[lost] = [a != int(b) for a, b in zip(large, rows[lost].tolist(), strict=True)]
         return lost
     size = np.abs(wide)
-    lost = np.array((size > EXACT) & (size <= 2**53) & (wide != rows))
-    lost[lost] = wide[lost] == np.floor(wide[lost])
-    vanished = (size > 0) & ~rows.any(axis=1, keepdims=True)
+    lost = np.array((size > EXACT) & (size <= 2**53) & (wide != rows) & (wide == np.floor(wide)))
+    vanished = (size > 0) & np.logical_not(np.any(rows, axis=1, keepdims=True))
     return np.array(lost | vanished)
 
 
