@@ -385,8 +385,16 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             of_classifier("relabel", ids=ids[:2], labels=["a", "a"]),
             {"labels": WORDS | TEXTS | TABLE},
         ),
-        Call("save", of_classifier("save", path="saved"), {"path": WRITABLE | {"no parent"}}),
-        Call("load", plain(RetrievalClassifier.load, path=saved), {"encoder": NONE, "store": NONE}),
+        Call(
+            "save",
+            of_classifier("save", path="saved"),
+            {"path": WRITABLE | {"no parent"}, "overwrite": SWITCH},
+        ),
+        Call(
+            "load",
+            plain(RetrievalClassifier.load, path=saved),
+            {"encoder": NONE, "store": NONE, "allow_remote": SWITCH},
+        ),
         Call(
             "from_store",
             lambda: (RetrievalClassifier.from_store, {"store": on_vectors.store_, "k": 1}),
@@ -395,7 +403,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         Call(
             "persistence.save",
             lambda: (persistence.save, {"classifier": on_vectors, "path": "saved"}),
-            {"path": WRITABLE | {"no parent"}},
+            {"path": WRITABLE | {"no parent"}, "overwrite": SWITCH},
             left_out=frozenset({"classifier"}),
         ),
         Call(
@@ -461,6 +469,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             opened(FaissStore),
             {
                 "path": NONE | WRITABLE | {"no parent"},
+                "create": SWITCH,
                 "read_only": frozenset({"False"}),
                 "recall": NONE,
                 "mmap": frozenset({"False"}),
@@ -471,6 +480,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             opened(FaissStore, path=folder / "faiss"),
             {
                 "path": NONE | WRITABLE | {"no parent"},
+                "create": SWITCH,
                 "read_only": SWITCH,
                 "recall": NONE,
                 "mmap": frozenset({"False"}),
@@ -486,6 +496,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             opened(ChromaStore),
             {
                 "path": NONE | WRITABLE | {"no parent"},
+                "create": SWITCH,
                 "host": NONE,
                 "port": NONE,
                 "ssl": frozenset({"False"}),
@@ -576,6 +587,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             "iter_images",
             lambda: (images.iter_images, {"images": PICTURES[:2], "labels": LABELS[:2]}),
             {
+                "max_pixels": NONE,
                 "labels": NONE | TABLE | some_labels | {"list of None", "array of object", "ragged list"},
                 "skipped": NONE | {"empty list", "list of int", "list of str", "list of None", "ragged list"},
             },
