@@ -6,12 +6,13 @@ used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from clipretrieval._lazy import attach
 from clipretrieval._version import __version__
 
+TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long to import as all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from clipretrieval._sweep import SweepResult
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.encoding.staged import StagedEncoder

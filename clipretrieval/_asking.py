@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from clipretrieval._ballot import CLASSES_LOCK, Ballot
 from clipretrieval._inputs import Batches, check_neighbors, gather, query_source
@@ -18,10 +19,12 @@ from clipretrieval._manifest import (
     vector_fingerprint,
 )
 from clipretrieval._params import check_params
-from clipretrieval._timing import Timing
+from clipretrieval._progress import teller, told
+from clipretrieval._timing import Progress, Timing
+from clipretrieval._warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, NotFittedError, StoreError
-from clipretrieval.images import SkippedImage
+from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError
+from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.stores import RefreshableStore
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import AnyArray, FloatArray, Label, Metric, Neighbors
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
 
 __all__ = [
-    *("QUERY_VECTORS", "NoImagesError", "check_fitted", "look_up", "open_ballot", "own_manifest"),
+    *("QUERY_VECTORS", "Asked", "NoImagesError", "check_fitted", "look_up", "open_ballot"),
+    *("own_manifest", "question_length"),
     *("search_batches", "vote"),
 ]
 
@@ -88,6 +92,73 @@ def take_up(classifier: Learner, stored: Iterable[Label]) -> AnyArray:
         return classifier.classes_
 
 
+@dataclass
+class Asked:
+    """One question about any number of images: what was passed over, and where each answer belongs.
+
+    Answers have the places of their images in the source. So whoever pairs them with what was asked is right
+    also where images were skipped: these have an empty answer.
+
+    Attributes
+    ----------
+    skipped : list of SkippedImage
+        Grows while images come.
+    """
+
+    skipped: list[SkippedImage] = field(default_factory=list)
+    _places: list[int] = field(default_factory=list)
+
+    def search(
+        self,
+        classifier: RetrievalClassifier,
+        X: Any,
+        k: int | None = None,
+        *,
+        ballot: Ballot | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Iterator[tuple[EncodedBatch, Neighbors]]:
+        """Yield what `search_batches` does, and warn at the end of what was skipped."""
+        total = question_length(classifier, X)
+        with told(progress, "searching") as shown:
+            tell = teller(shown, total, self.skipped)
+            for batch, near in search_batches(
+                classifier, X, k, ballot=ballot, on_error=on_error, skipped=self.skipped, tell=tell
+            ):
+                self.note(batch)
+                yield batch, near
+        self.warn()
+
+    def note(self, batch: EncodedBatch) -> None:
+        """Take the places of a batch's images."""
+        self._places += batch.indices
+
+    def warn(self) -> None:
+        """Say how many images have no answer."""
+        if self.skipped:
+            warn_caller(
+                f"{len(self.skipped)} of {len(self.skipped) + len(self._places)} images could not be decoded "
+                f"and have an empty answer; the first: {self.skipped[0].reason}"
+            )
+
+    def placed(self, parts: Sequence[AnyArray], empty: Any) -> AnyArray:
+        """Join the answers of all batches, with `empty` in the rows of skipped images."""
+        joined: AnyArray = np.concatenate(parts)
+        if not self.skipped:
+            return joined
+        count = max(*self._places, *(item.index for item in self.skipped)) + 1
+        whole: AnyArray = np.full((count, *joined.shape[1:]), empty, dtype=joined.dtype)
+        whole[self._places] = joined
+        return whole
+
+
+def question_length(classifier: RetrievalClassifier, X: Any) -> int | None:
+    """Return how many images are asked about, where that is known without reading them."""
+    if classifier.encoder is not None:
+        return count_hint(X)
+    return len(X) if hasattr(X, "__len__") else None
+
+
 def search_batches(
     classifier: RetrievalClassifier,
     X: Any,
@@ -140,7 +211,8 @@ def search_batches(
             near = look_up(classifier.store_, vectors, wanted)
         yield replace(batch, vectors={QUERY_VECTORS: vectors}), near
     if empty:
-        raise NoImagesError("there are no images to classify; pass at least one")
+        left_out = f" that can be decoded ({len(skipped)} were skipped)" if skipped else ""
+        raise NoImagesError(f"there are no images to classify; pass at least one{left_out}")
     if ballot is not None and ballot.turned_up:
         take_up(classifier, ballot.turned_up)
 
@@ -201,11 +273,7 @@ def _check_store(classifier: RetrievalClassifier, k: int) -> int:
     if count == 0:
         raise NotFittedError(EMPTY)
     if k > count:
-        warnings.warn(
-            f"k={k} is more than the {count} vectors in the store; all {count} are used",
-            ClipRetrievalWarning,
-            stacklevel=5,
-        )
+        warn_caller(f"k={k} is more than the {count} vectors in the store; all {count} are used")
     return count
 
 

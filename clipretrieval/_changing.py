@@ -9,6 +9,7 @@ import numpy as np
 
 from clipretrieval._asking import own_manifest
 from clipretrieval._ballot import CLASSES_LOCK
+from clipretrieval._checks import check_strings, check_text
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._manifest import check_owner, update_manifest
 from clipretrieval._sources import open_labels
@@ -139,21 +140,12 @@ def _ids_of(classifier: Learner, label: Any) -> list[str]:
 
 def _checked_ids(ids: Any) -> list[str]:
     """Return ids once each, in their order."""
-    if isinstance(ids, str):
-        ids = [ids]
-    if not isinstance(ids, Iterable) or isinstance(ids, bytes):
-        raise InvalidInputError(
-            f"ids must be a sequence of str, such as kneighbors(…).ids[0]; got {ids!r:.100}"
-        )
-    names = list(ids)
-    strange = [name for name in names if not isinstance(name, str) or not name]
-    if strange or not names:
-        raise InvalidInputError(
-            f"ids must be non-empty strings, at least one; got {strange[0]!r:.100}"
-            if strange
-            else "there are no ids; pass at least one"
-        )
-    return list(dict.fromkeys(map(str, names)))
+    names = check_strings([ids] if isinstance(ids, str) else ids, "ids")
+    if not names:
+        raise InvalidInputError("there are no ids; pass at least one, such as those of kneighbors(…).ids[0]")
+    for name in names:
+        check_text(name, "an id")
+    return list(dict.fromkeys(names))
 
 
 def _require(store: VectorStore, names: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ import numpy as np
 from clipretrieval._secrets import masked, masked_text
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["check_bool", "check_choice", "check_int", "check_number", "check_path", "check_strings", "shown"]
+__all__ = [
+    *("check_bool", "check_choice", "check_int", "check_list", "check_mapping", "check_number"),
+    *("check_path", "check_sequence", "check_strings", "check_text", "shown"),
+]
 
 LONGEST_SHOWN = 100
 """Characters of a value that an error quotes."""
@@ -64,7 +67,7 @@ def check_int(value: Any, name: str, *, least: int = 1, most: int = 2**63 - 1) -
     InvalidInputError
         If it is anything else, or out of range.
     """
-    wanted = f"at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"
+    wanted = f"at least {least}" + ("" if most == 2**63 - 1 else f" and at most {most}")
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
@@ -125,15 +128,44 @@ def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
     return str(value)
 
 
-def check_strings(values: Any, name: str) -> list[str]:
-    """Return a sequence of strings as a list of plain ones.
+def check_text(value: Any, name: str, *, empty: bool = False) -> str:
+    """Return a text as a plain str.
 
     Parameters
     ----------
-    values : list, tuple, 1-D array, pandas Series or Index, of str
+    value : str
+    name : str
+        What an error calls it.
+    empty : bool
+        Whether it may be empty.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no str, empty where it may not be, or holds a surrogate, which cannot be written.
+    """
+    if not isinstance(value, str) or not (value or empty):
+        raise InvalidInputError(
+            f"{name} must be a str{'' if empty else ' that is not empty'}; got {shown(value)}"
+        )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{name} is not valid Unicode: {shown(value)}") from error
+    return str(value)
+
+
+def check_sequence(values: Any, name: str, of: str) -> list[Any]:
+    """Return the values of a sequence as a list.
+
+    Parameters
+    ----------
+    values : list, tuple, 1-D array, pandas Series or Index
         Whatever has an order and a length; an iterator is taken to its end.
     name : str
         What an error calls them.
+    of : str
+        What the values should be, in an error's words: "str".
 
     Raises
     ------
@@ -141,19 +173,61 @@ def check_strings(values: Any, name: str) -> list[str]:
         If it is one string, or something whose iteration gives other things than its values: a mapping and a
         DataFrame give their keys, a set gives no order, and an open file gives its lines.
     """
-    listed = isinstance(values, Iterable) and not isinstance(values, str | bytes | bytearray)
+    listed = isinstance(values, Iterable) and not isinstance(values, str | bytes | bytearray | type)
     keyed = hasattr(values, "keys") and getattr(values, "ndim", 2) != 1  # a Series has keys too
     if not listed or keyed or hasattr(values, "read"):
-        raise InvalidInputError(f"{name} must be a sequence of str; got {shown(values)}")
+        raise InvalidInputError(f"{name} must be a sequence of {of}; got {shown(values)}")
     if isinstance(values, set | frozenset):
         raise InvalidInputError(f"{name} must be in an order, such as a list; got {shown(values)}")
     items = values.tolist() if isinstance(values, np.ndarray) else list(values)
     if not isinstance(items, list):  # tolist() of a 0-D array
-        raise InvalidInputError(f"{name} must be a sequence of str; got {shown(values)}")
+        raise InvalidInputError(f"{name} must be a sequence of {of}; got {shown(values)}")
+    return items
+
+
+def check_strings(values: Any, name: str) -> list[str]:
+    """Return a sequence of strings as a list of plain ones; see `check_sequence`.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no sequence, or holds anything else.
+    """
+    items = check_sequence(values, name, "str")
     for place, item in enumerate(items):
         if not isinstance(item, str):
             raise InvalidInputError(f"{name} must be str; {name}[{place}] is {shown(item)}")
     return [item if type(item) is str else str(item) for item in items]
+
+
+def check_mapping(value: Any, name: str, *, optional: bool = True) -> dict[str, Any]:
+    """Return a mapping of names as a dict; where it is optional, an empty one for None.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is anything else, or a key is no str.
+    """
+    if value is None and optional:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        # Not its repr: it may hold a key or a password.
+        raise InvalidInputError(
+            f"{name} must be a mapping of names, such as a dict with str keys; got one object of the type "
+            f"{type(value).__name__}"
+        )
+    return dict(value)
+
+
+def check_list(value: Any, name: str) -> None:
+    """Refuse what cannot receive records, such as those of skipped images; None is taken.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if value is not None and not isinstance(value, list):
+        raise InvalidInputError(f"{name} must be a list, which receives records, or None; got {shown(value)}")
 
 
 def check_path(value: Any, name: str) -> Path:

@@ -20,10 +20,10 @@ from typing import Any
 from clipretrieval._atomic import write_text
 from clipretrieval._checks import check_bool, check_choice, check_int, check_number, check_strings, shown
 from clipretrieval._manifest import KINDS
-from clipretrieval._params import MOST_NEIGHBORS
 from clipretrieval._reading import IrregularFileError, parse_json, read_file
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.stores._validate import MOST_NEIGHBORS
 from clipretrieval.types import Metric
 from clipretrieval.voting import WEIGHTINGS
 
@@ -55,6 +55,9 @@ class ClassifierFile:
         ``name``, with ``folder`` or ``options``.
     digest : str
         Of the file's bytes: another one is another save.
+    format_version : int
+    library_version : str
+        Of the library that wrote it.
     """
 
     path: Path
@@ -65,6 +68,8 @@ class ClassifierFile:
     feature_names_in: list[str] | None
     store: dict[str, Any] | None
     digest: str
+    format_version: int
+    library_version: str
 
 
 def write(folder: Path, fields: Mapping[str, Any]) -> None:
@@ -84,7 +89,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a path that is not valid Unicode
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_text(folder / FILE, text)
+    write_text(folder / FILE, text, follow=False)
 
 
 def digest_in(folder: Path) -> str | None:
@@ -145,6 +150,8 @@ def read(folder: Path) -> ClassifierFile:
             feature_names_in=_check_names(content["feature_names_in"], content["n_features_in"]),
             store=_check_store(content["store"]),
             digest=_digest(found),
+            format_version=version,
+            library_version=content["library_version"],
         )
     except InvalidInputError as error:
         raise _damaged(path, str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -10,23 +11,98 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 if TYPE_CHECKING:
     import typer
 
+    from clipretrieval import RetrievalClassifier
+    from clipretrieval._cli_options import TableOptions
     from clipretrieval.images import ImageFolder
 
 __all__ = [
-    *("check_classes", "check_either", "checked_output", "labelled_folder", "labelled_images"),
-    *("store_options", "training_folder", "weights"),
+    *("check_classes", "check_one_of", "checked_outputs", "fitted_labels", "is_given", "labelled_images"),
+    *("listed", "numbers", "refuse_given", "store_options", "training_images"),
 ]
 
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 
-def checked_output(path: Path | None, option: str) -> Path | None:
-    """Follow links to where a report is to go, and find out whether a file can be written there."""
-    from clipretrieval._atomic import replacing
+def is_given(context: typer.Context, name: str) -> bool:
+    """Tell whether an argument was on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_given(context: typer.Context, allowed: Sequence[str], why: str) -> None:
+    """Refuse whatever else than `allowed` is on the command line; `why` ends the message."""
+    from clipretrieval._cli_options import option_of
     from clipretrieval.errors import InvalidInputError
 
-    if path is None:
-        return None
+    for name in context.params:
+        if name not in allowed and is_given(context, name):
+            raise InvalidInputError(f"{option_of(name)} does not go with {why}")
+
+
+def check_one_of(train: Path | None, kept: Path | None) -> None:
+    """Require images to fit on or a kept classifier, one of the two."""
+    from clipretrieval.errors import InvalidInputError
+
+    if (train is None) == (kept is None):
+        raise InvalidInputError("pass --train DIR to fit on, or --classifier DIR, one of the two")
+
+
+def checked_outputs(files: Mapping[str, Path | None], *inputs: Path | None) -> dict[str, Path]:
+    """Find out whether each file can be written, and follow links to where it lies.
+
+    Parameters
+    ----------
+    files : mapping of option to path
+        None where an option was not given.
+    *inputs : Path or None
+        Folders and files that the command reads, which no file may replace a part of.
+
+    Returns
+    -------
+    dict of option to path
+        Of those that were given.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is no file, cannot be written, is given twice, or is a part of an input.
+    """
+    from clipretrieval.errors import InvalidInputError
+
+    found: dict[str, Path] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        target = _checked_output(path, option)
+        for other, taken in found.items():
+            if taken == target:
+                raise InvalidInputError(
+                    f"{other} and {option} name the same file, {str(path)!r}, and one report would replace "
+                    "the other; name two files"
+                )
+        for given in inputs:
+            if given is not None and _is_part(target, given.resolve()):
+                raise InvalidInputError(
+                    f"{option}: {str(path)!r} is a part of {str(given)!r}, which is read; name another file"
+                )
+        found[option] = target
+    return found
+
+
+def _is_part(target: Path, given: Path) -> bool:
+    """Tell whether writing a file would change an input: a table, a classifier's folder, a picture."""
+    if target == given:
+        return True
+    if not target.is_relative_to(given):
+        return False
+    from clipretrieval._decode import picture_extensions
+
+    return (given / "classifier.json").exists() or target.name.lower().endswith(picture_extensions())
+
+
+def _checked_output(path: Path, option: str) -> Path:
+    from clipretrieval._atomic import replacing
+    from clipretrieval.errors import InvalidInputError
 
     class Tried(Exception):  # noqa: N818  not an error
         pass
@@ -45,52 +121,68 @@ def checked_output(path: Path | None, option: str) -> Path | None:
     return target
 
 
-_FITTING = (
-    *("model", "pretrained", "stage", "k", "weights", "metric", "store", "store_option"),
-    *("limit_train", "batch_size", "device"),
-)
+def labelled_images(path: Path, tables: TableOptions, limit: int | None, option: str) -> ImageFolder:
+    """List the images of a folder with class folders, or of a table, and keep so many of them.
 
-
-def check_either(context: typer.Context, train: str | None, kept: Path | None) -> None:
-    """Require a folder to fit on or a kept classifier, and refuse settings that the latter has already."""
-    from clipretrieval._cli_settings import is_given
-    from clipretrieval.errors import InvalidInputError
-
-    if (train is None) == (kept is None):
-        raise InvalidInputError("pass --train DIR to fit on, or --classifier DIR, one of the two")
-    if kept is not None:
-        for name in _FITTING:
-            if is_given(context, name):
-                raise InvalidInputError(
-                    f"--{name.replace('_', '-')} does not go with --classifier, which has its own settings"
-                )
-
-
-def labelled_images(path: str, limit: int | None, option: str) -> tuple[list[Path], list[str]]:
-    """List a folder's images with their labels, or so many of them, going round the classes."""
-    folder = labelled_folder(path, limit, option)
-    return list(folder.paths), list(folder.labels or ())
-
-
-def labelled_folder(path: str, limit: int | None, option: str) -> ImageFolder:
-    """Scan a folder with class folders, and keep so many images of it, going round the classes."""
+    Raises
+    ------
+    InvalidInputError
+        If there are none, they have no labels, or `limit`, which `option` gave, is less than 1.
+    """
+    from clipretrieval._csv import is_csv_path
     from clipretrieval.errors import InvalidInputError
     from clipretrieval.images import scan_folder
 
     if limit is not None and limit < 1:
         raise InvalidInputError(f"{option} must be at least 1; got {limit}")
+    if is_csv_path(path):
+        return _limited(_listed_in_table(path, tables), limit)
+    if tables.given:
+        raise InvalidInputError(f"{tables.given} goes with a CSV file, and {str(path)!r} is none")
+    if path.is_file():
+        raise InvalidInputError(
+            f"{str(path)!r} is a file; pass a folder with a sub-folder of images for each class, or a table "
+            "of paths and labels in a file that ends in .csv or .tsv"
+        )
     folder = scan_folder(path)
     if folder.labels is None:
         raise InvalidInputError(
-            f"no sub-folder of {path!r} holds pictures; put each class's into one that is named after it"
+            f"no sub-folder of {str(path)!r} holds pictures; put each class's into one that is named after it"
         )
     return _limited(folder, limit)
+
+
+def _listed_in_table(path: Path, tables: TableOptions) -> ImageFolder:
+    from clipretrieval.errors import InvalidInputError
+    from clipretrieval.images import ImageFolder, read_table
+
+    try:
+        table = read_table(
+            path, image=tables.image_column, label=tables.label_column, root=tables.images_root
+        )
+        if table.labels is None:
+            raise InvalidInputError(table.unlabelled)
+    except InvalidInputError as error:
+        raise InvalidInputError(_in_options(str(error))) from error
+    # As folders have them: a class is known by its name here.
+    labels = tuple(map(str, table.labels))
+    return ImageFolder(path, tuple(map(Path, table.images)), labels, tuple(sorted(set(labels))))
+
+
+def _in_options(message: str) -> str:
+    """Write what names an argument of `read_table` with the option that gives it."""
+    for role in ("image", "label"):
+        message = message.replace(f"as in read_table(…, {role}='…')", f"with --{role}-column NAME")
+        message = message.replace(f"as {role}= says", f"as --{role}-column says")
+    return message
 
 
 def _limited(folder: ImageFolder, limit: int | None) -> ImageFolder:
     """Keep so many images, going round the classes."""
     from clipretrieval.images import ImageFolder
 
+    if limit is None:
+        return folder
     given = folder.labels or ()
     turns = dict.fromkeys(folder.classes, 0)
     ranked = []
@@ -104,14 +196,15 @@ def _limited(folder: ImageFolder, limit: int | None) -> ImageFolder:
     )
 
 
-def training_folder(path: str, limit: int | None, option: str) -> ImageFolder:
-    """Scan a folder to learn from, and keep so many images of it, at least one of each class."""
+def training_images(path: Path, tables: TableOptions, limit: int | None, option: str) -> ImageFolder:
+    """List images to fit on, and keep so many of them, at least one of each class."""
     from clipretrieval.errors import InvalidInputError
 
-    folder = labelled_folder(path, None, option)
+    folder = labelled_images(path, tables, None, option)
     if limit is not None and limit < len(folder.classes):
         raise InvalidInputError(
-            f"{option} must be at least {len(folder.classes)}, one for each class of {path!r}; got {limit}"
+            f"{option} must be at least {len(folder.classes)}, one for each class of {str(path)!r}; "
+            f"got {limit}"
         )
     return _limited(folder, limit)
 
@@ -123,14 +216,41 @@ def check_classes(train: ImageFolder, test: ImageFolder, way_out: str) -> None:
     unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:
         raise InvalidInputError(
-            f"{str(test.root)!r} has the class folder {unknown[0]!r}, and {str(train.root)!r} has not; "
-            f"remove it, add pictures of the class to learn from, {way_out}"
+            f"{str(test.root)!r} has the class {unknown[0]!r}, and {str(train.root)!r} has not; remove it, "
+            f"add pictures of the class to fit on, {way_out}"
         )
 
 
-def weights(pretrained: str) -> str | None:
-    """Return what ``--pretrained`` stands for."""
-    return None if pretrained.lower() == "none" else pretrained
+def fitted_labels(made: RetrievalClassifier, labels: Sequence[str]) -> list[Any]:
+    """Return labels in the type that a classifier was fitted with, found by their names."""
+    known = {str(each): each for each in made.classes_.tolist()}
+    return [known.get(label, label) for label in labels]
+
+
+def listed(text: str) -> list[str]:
+    """Return the parts of a text with commas between them."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
+    """Return numbers with commas between them.
+
+    Raises
+    ------
+    InvalidInputError
+        If one of them is none, or there are none.
+    """
+    from clipretrieval._checks import shown
+    from clipretrieval.errors import InvalidInputError
+
+    wanted = "whole numbers" if kind is int else "numbers"
+    try:
+        found = [kind(part) for part in listed(text)]
+    except ValueError:
+        found = []
+    if not found:
+        raise InvalidInputError(f"{option} takes {wanted} with commas between them; got {shown(text)}")
+    return found
 
 
 def store_options(store: str, pairs: list[str]) -> dict[str, Any]:
@@ -160,17 +280,20 @@ def store_options(store: str, pairs: list[str]) -> dict[str, Any]:
 
 def _option_value(key: str, text: str, hint: Any) -> Any:
     """Take text where the store does; elsewhere read numbers, true, false and null, or text at last."""
+    from clipretrieval._checks import check_path, shown
     from clipretrieval.errors import InvalidInputError
 
     kinds = get_args(hint) or (hint,)
+    if Path in kinds:
+        return str(check_path(text, f"--store-option {key}"))
     if str in kinds:
         return text
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: brackets by the thousand
         value = text
     allowed = {*kinds, int} if float in kinds else {*kinds}
     if allowed <= set(_JSON_NAMES) and type(value) not in allowed:
         wanted = " or ".join(_JSON_NAMES[kind] for kind in kinds)
-        raise InvalidInputError(f"--store-option {key} takes {wanted}; got {text!r}")
+        raise InvalidInputError(f"--store-option {key} takes {wanted}; got {shown(text)}")
     return value

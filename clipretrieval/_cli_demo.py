@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from clipretrieval._cli_interrupt import interruptible
+from clipretrieval._cli_output import say, tell
+
 __all__ = ["demo"]
 
 
@@ -26,7 +29,7 @@ def demo(
 
     if per_kind < 4:
         raise InvalidInputError(f"--per-kind must be at least 4, of which one is classified; got {per_kind}")
-    with quiet_libraries():
+    with quiet_libraries(), interruptible():
         from clipretrieval.demo.running import run_demo
 
         result = run_demo(
@@ -34,8 +37,8 @@ def demo(
             train=per_kind,
             test=per_kind // 4,
             seed=seed,
-            tell=lambda line: typer.echo(f"{line} …", err=True),
+            tell=lambda line: tell(f"{line} …"),
         )
-    typer.echo(str(result))
-    typer.echo(f"\npictures: {result.pictures}\nreport:   {result.page}")
-    typer.echo(f"All of this took {result.seconds:.0f} s.")
+    say(str(result))
+    say(f"\npictures: {result.pictures}\nreport:   {result.page}")
+    say(f"All of this took {result.seconds:.0f} s.")

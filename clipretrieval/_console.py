@@ -7,64 +7,15 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
-from clipretrieval._timing import Progress as ProgressCallback
+from clipretrieval._cli_output import tell
+from clipretrieval._progress import progress_bar
+from clipretrieval._text import printable
 from clipretrieval.errors import ClipRetrievalWarning
 
 __all__ = ["progress_bar", "quiet_libraries"]
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[ProgressCallback]:
-    """Show a bar on the standard error while the block runs, if that is a terminal.
-
-    Parameters
-    ----------
-    what : str
-        What is being done: "fitting".
-
-    Yields
-    ------
-    callable
-        To be called with (images done, total or None).
-    """
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    # rich takes a pipe for a terminal where FORCE_COLOR is set, as it is on many build machines.
-    shown = console.is_terminal and sys.stderr.isatty()
-    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def advance(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield advance
 
 
 @contextmanager
@@ -90,6 +41,5 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    # Work is not given up because nobody reads what is said about it.
-    with suppress(OSError):
-        typer.echo(f"warning: {' '.join(str(message).splitlines())}", err=True)
+    # A bar that is shown writes to the terminal by itself, so that only what is printed here is checked.
+    tell(printable(f"warning: {' '.join(str(message).splitlines())}"))

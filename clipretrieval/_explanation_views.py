@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipretrieval._confidence import measure_text
 from clipretrieval._decode import RawImage, decode
+from clipretrieval._text import readable, shortened
 from clipretrieval.errors import ImageDecodeError
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ __all__ = ["as_html", "as_text", "readable", "shortened", "thumbnail"]
 WIDEST_PATH = 48
 WIDEST_LABEL = 28
 WIDEST_ID = 16
-JOINERS = "\u200c\u200d"
-"""Invisible, and needed to write Persian, Hindi and some emoji."""
-
 THUMBNAIL = 96
 """The longer side of a thumbnail, in pixels."""
 
@@ -68,23 +66,6 @@ def as_html(explanation: Explanation) -> str:
         '<div style="border-left:1px solid #999"></div>'
         f"{''.join(cards)}</div></div>"
     )
-
-
-def readable(text: Any) -> str:
-    """Write what cannot be printed, such as control characters and bytes that are no text, as escapes."""
-    return "".join(
-        letter if letter.isprintable() or letter in JOINERS else letter.encode("unicode_escape").decode()
-        for letter in str(text)
-    )
-
-
-def shortened(text: Any, most: int) -> str:
-    """Return a text in at most so many letters: of a longer one, its beginning and its end."""
-    plain = readable(text)
-    if len(plain) <= most:
-        return plain
-    end = most * 2 // 3  # a path's end tells more than its beginning
-    return f"{plain[: most - end - 1]}…{plain[-end:]}"
 
 
 def _headline(explanation: Explanation) -> str:

@@ -18,7 +18,7 @@ from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray
 
-__all__ = ["check_flush_every", "closed_on_failure", "fill"]
+__all__ = ["closed_on_failure", "fill"]
 
 CHUNK = 1024
 """Vectors that go into the store together."""
@@ -42,7 +42,7 @@ def closed_on_failure(store: VectorStore, unless: tuple[Any, ...]) -> Iterator[N
         raise
 
 
-def fill(putter: Putter, timing: Timing, progress: Progress | None, flush_every: int | None) -> None:
+def fill(putter: Putter, timing: Timing, progress: Progress, flush_every: int | None) -> None:
     """Put everything that a source yields into a store, and flush it.
 
     What was encoded before a failure is stored and flushed.
@@ -52,7 +52,7 @@ def fill(putter: Putter, timing: Timing, progress: Progress | None, flush_every:
     putter : Putter
     timing : Timing
         Counts the seconds of ``"decode"``, ``"encode"``, ``"store"`` and ``"flush"``.
-    progress : callable, optional
+    progress : callable
     flush_every : int, optional
         See `Learner.fit`.
 
@@ -67,11 +67,9 @@ def fill(putter: Putter, timing: Timing, progress: Progress | None, flush_every:
 
         def tell(images: int) -> None:
             storing.expect(images)
-            if progress is not None:
-                progress(storing.arrived + len(source.skipped), source.total)
+            progress(storing.arrived + len(source.skipped), source.total)
 
-        if progress is not None:
-            progress(0, source.total)
+        progress(0, source.total)
         try:
             for batch, vectors in gather(
                 source.open(None if putter.fresh else putter.known),
@@ -92,21 +90,6 @@ def fill(putter: Putter, timing: Timing, progress: Progress | None, flush_every:
             "there are no images to fit on; pass at least one"
             + (f" that can be decoded ({len(source.skipped)} were skipped)" if source.skipped else "")
         )
-
-
-def check_flush_every(value: Any) -> int | None:
-    """Return the flush interval.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is neither None nor a whole number of at least 1.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
-        raise InvalidInputError(f"flush_every must be None or a whole number of at least 1; got {value!r}")
-    return int(value)
 
 
 class _Storing:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipretrieval._checks import check_path
 from clipretrieval._decode import picture_extensions
 from clipretrieval._foreign_formats import FOREIGN_ENDINGS
 from clipretrieval._repr import short_repr
@@ -70,7 +71,7 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
     InvalidInputError
         If the folder, or one below it, cannot be listed, or if there is no picture at all.
     """
-    folder, remarks = read_folder(path)
+    folder, remarks = read_folder(check_path(path, "path"))
     for remark in remarks:
         warnings.warn(remark, ClipRetrievalWarning, stacklevel=2)
     return folder

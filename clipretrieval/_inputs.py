@@ -14,6 +14,7 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
+from clipretrieval._rounding import warn_of_rounding
 from clipretrieval._sources import open_labels
 from clipretrieval._streams import image_batches, vector_batches
 from clipretrieval._tables import labelled_source
@@ -118,8 +119,9 @@ def query_source(
     try:
         with np.errstate(over="ignore"):
             rows = validate_data(classifier, X, reset=False, dtype=np.float32, order="C")
-    except ValueError as error:  # a TypeError stays one, as scikit-learn has it
+    except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
         raise _translated(error) from error
+    warn_of_rounding(X, rows)
     if y is None:
         return _scaled(vector_batches(rows), unit)
     labels = list(open_labels(y)[1])
@@ -222,8 +224,9 @@ def _fit_vectors(classifier: Learner, X: Any, y: Any, reset: bool) -> tuple[Floa
             rows, labels = validate_data(classifier, X, y, reset=reset, dtype=np.float32, order="C")
         check_classification_targets(labels)
         labels = column_or_1d(labels)
-    except ValueError as error:  # a TypeError stays one, as scikit-learn has it
+    except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
         raise _translated(error) from error
+    warn_of_rounding(X, rows)
     stored_labels(labels.tolist(), label_kind(labels.tolist()))
     return rows, labels
 

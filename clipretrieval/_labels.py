@@ -17,7 +17,9 @@ _KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
 _DTYPES: dict[str, Any] = {"bool": np.bool_, "int": np.int64, "float": np.float64, "str": np.str_}
 
 
-def label_kind(labels: Iterable[Any], known: str | None = None) -> str:
+def label_kind(
+    labels: Iterable[Any], known: str | None = None, holder: str = "those given before them"
+) -> str:
     """Tell the common type of some labels.
 
     Parameters
@@ -26,6 +28,8 @@ def label_kind(labels: Iterable[Any], known: str | None = None) -> str:
         NumPy scalars count as what they hold.
     known : str, optional
         The kind that they have to be of.
+    holder : str
+        Whose kind that is, in an error's words.
 
     Returns
     -------
@@ -45,12 +49,19 @@ def label_kind(labels: Iterable[Any], known: str | None = None) -> str:
     strange = [kind.__name__ for kind in types if kind not in _KINDS]
     if strange:
         raise InvalidInputError(f"labels must be int or str; found {', '.join(sorted(strange))}")
-    kinds = {_KINDS[kind] for kind in types} | ({known} if known else set())
+    kinds = {_KINDS[kind] for kind in types} or ({known} if known else set())
     if len(kinds) != 1:
         raise InvalidInputError(
             f"labels must all be of one type; found {' and '.join(sorted(kinds)) or 'no label at all'}"
         )
-    return kinds.pop()
+    kind = kinds.pop()
+    if known not in (None, kind):
+        raise InvalidInputError(
+            f"labels must all be of one type: those given are {kind}, and {holder} {known}. Pass {known} "
+            "labels (a folder's are str, the names of its sub-folders), or fit anew with all of them as "
+            f"{kind}"
+        )
+    return kind
 
 
 def stored_labels(labels: Iterable[Any], kind: str) -> list[Label]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sklearn.base import BaseEstimator
@@ -13,9 +13,12 @@ from sklearn.base import BaseEstimator
 from clipretrieval import _changing, _filling, _inputs
 from clipretrieval._asking import check_fitted
 from clipretrieval._ballot import CLASSES_LOCK
+from clipretrieval._checks import check_bool, check_int, check_sequence
+from clipretrieval._conflicts import describe_conflicts, lookalikes
 from clipretrieval._exclusive import one_at_a_time, sole_writer
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._params import check_params, recipe, store_to_fill
+from clipretrieval._progress import check_progress, told
 from clipretrieval._putting import Existing, open_putter
 from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress, Timing
@@ -117,7 +120,8 @@ class Learner(BaseEstimator):
         on_error : {"raise", "skip"}
             What to do about an image that cannot be decoded. Skipped ones are listed in ``skipped_``.
         progress : callable or True, optional
-            Called with (images done, total or None) after every batch. True shows a bar on a terminal.
+            Called with (images done, total or None) after every batch. True shows a bar, on a terminal or in
+            a notebook.
 
         Returns
         -------
@@ -136,7 +140,14 @@ class Learner(BaseEstimator):
             one that has no lock is compared with what it was before anything is put there.
         ImageDecodeError
             If an image cannot be decoded.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If equal images come under several labels (``fit_report_.conflicts`` lists them), labels differ in
+            case, spaces or Unicode normalisation alone, or there is only one class.
         """
+        overwrite, resume = check_bool(overwrite, "overwrite"), check_bool(resume, "resume")
         if overwrite and resume:
             raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
         with one_at_a_time(self), self._restored_on_failure():
@@ -149,6 +160,7 @@ class Learner(BaseEstimator):
                 progress=progress,
             )
             self._tuned: frozenset[str] = frozenset()
+        self._warn_of_labels(())
         if len(self.classes_) == 1:
             warnings.warn(
                 f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that",
@@ -191,7 +203,13 @@ class Learner(BaseEstimator):
             If a different encoder or metric filled the store.
         StoreLockedError
             As for `fit`.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            As for `fit`, of what is new.
         """
+        known = getattr(self, "classes_", ())
         with one_at_a_time(self), self._restored_on_failure():
             self._learn(
                 X,
@@ -203,6 +221,7 @@ class Learner(BaseEstimator):
                 on_error=on_error,
                 progress=progress,
             )
+        self._warn_of_labels(known)
         return self
 
     def forget(self, ids: Any = None, *, label: Any = None) -> ForgetReport:
@@ -279,7 +298,9 @@ class Learner(BaseEstimator):
     ) -> None:
         started, timing = time.perf_counter(), Timing()
         check_params(self)
-        interval = _filling.check_flush_every(flush_every)
+        check_progress(progress)
+        interval = None if flush_every is None else check_int(flush_every, "flush_every")
+        listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
         # The last quarter of an interval is for what is being encoded; see `fill`.
         ahead = None if interval is None else max(1, interval // 4)
         source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
@@ -291,11 +312,10 @@ class Learner(BaseEstimator):
                 open_putter(store, source, existing)
             entered.enter_context(sole_writer(store))
             putter = open_putter(store, source, existing)
-            if classes is not None:
-                given = list(classes)
-                putter.kind = label_kind(given, putter.kind)
-                putter.classes.update(stored_labels(given, putter.kind))
-            with _shown(progress, "fitting") as shown:
+            if listed:
+                putter.kind = label_kind(listed, putter.kind, "those that the store holds")
+                putter.classes.update(stored_labels(listed, putter.kind))
+            with told(progress, "fitting") as shown:
                 _filling.fill(putter, timing, shown, interval)
         with CLASSES_LOCK:  # others may be asking, and take up classes
             self.store_ = store
@@ -304,6 +324,7 @@ class Learner(BaseEstimator):
         self._made_of: Any = recipe(self) if onto is None else self._made_of
         self.n_features_in_ = int(store.dim or 0)
         self.skipped_: list[SkippedImage] = source.skipped
+        n_conflicts, conflicts = putter.conflicts.count_and_list(store, self._label_kind)
         self.fit_report_ = FitReport(
             new=putter.new,
             already_there=putter.already_there,
@@ -311,7 +332,30 @@ class Learner(BaseEstimator):
             skipped=tuple(source.skipped),
             timing=timing,
             seconds=time.perf_counter() - started,
+            n_conflicts=n_conflicts,
+            conflicts=conflicts,
         )
+
+    def _warn_of_labels(self, known: Iterable[Any]) -> None:
+        """Say which labels of the last fit are probably mistakes; groups of `known` classes are no news."""
+        report = self.fit_report_
+        if report.n_conflicts:
+            warnings.warn(
+                f"{describe_conflicts(report.n_conflicts, report.conflicts)}; their votes contradict each "
+                "other. fit_report_.conflicts lists them; correct them with relabel or forget",
+                ClipRetrievalWarning,
+                stacklevel=3,
+            )
+        groups = lookalikes(self.classes_.tolist(), known)
+        if groups:
+            listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
+            warnings.warn(
+                f"{len(groups)} groups of labels differ in case, spaces or Unicode normalisation alone, and "
+                f"are classes of their own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the "
+                "same, give them one spelling",
+                ClipRetrievalWarning,
+                stacklevel=3,
+            )
 
     @property
     def fit_timing_(self) -> Timing:
@@ -329,12 +373,3 @@ class Learner(BaseEstimator):
                 delattr(self, name)
             self.__dict__.update(before)  # by name: other threads may be asking
             raise
-
-
-def _shown(progress: Progress | bool | None, what: str) -> Any:
-    """Return a context that gives the callback to be told of progress."""
-    if progress is True:
-        from clipretrieval._console import progress_bar
-
-        return progress_bar(what)
-    return nullcontext(progress or None)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from clipretrieval._checks import shown
+from clipretrieval._checks import check_bool, check_int, check_mapping, check_number, shown
 from clipretrieval._secrets import MaskedDict
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores import create_store
+from clipretrieval.stores._validate import MOST_NEIGHBORS
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.registry import existing_store
 from clipretrieval.types import Metric
@@ -28,7 +26,6 @@ _STORE_MEMBERS = (
     *("metric", "dim", "upsert", "search", "get", "delete", "count"),
     *("read_manifest", "write_manifest", "flush", "close"),
 )
-MOST_NEIGHBORS = 1_000_000
 _ENCODER_MEMBERS = ("dim", "fingerprint", "encode")
 
 
@@ -36,20 +33,18 @@ def check_params(classifier: Learner) -> None:
     """Refuse constructor arguments that cannot work; scikit-learn has them checked at fit."""
     check_k(classifier.k)
     metric = Metric.parse(classifier.metric)
-    temperature = classifier.temperature
     check_weights(classifier.weights, metric)
-    if not isinstance(temperature, int | float | np.number) or not 0 < temperature < np.inf:
-        raise InvalidInputError(f"temperature must be a positive number; got {temperature!r}")
-    if not isinstance(classifier.normalize, bool | np.bool_):
-        raise InvalidInputError(f"normalize must be True or False; got {classifier.normalize!r}")
+    check_number(classifier.temperature, "temperature", above=0)
+    check_bool(classifier.normalize, "normalize")
     encoder = classifier.encoder
     missing = [] if encoder is None else [name for name in _ENCODER_MEMBERS if not hasattr(encoder, name)]
     if isinstance(encoder, type):
         missing = ["an instance: it is a class"]
     if missing:
         raise InvalidInputError(
-            f"encoder={encoder!r} is not an encoder: it lacks {', '.join(missing)}. Pass a StagedEncoder, an "
-            "object that follows clipretrieval.encoding.Encoder, or None to classify vectors"
+            f"encoder={shown(encoder)} is not an encoder: it lacks {', '.join(missing)}. Pass a "
+            "StagedEncoder, an object that follows clipretrieval.encoding.Encoder, or None to classify "
+            "vectors"
         )
 
 
@@ -61,11 +56,7 @@ def check_k(k: Any) -> int:
     InvalidInputError
         If it is not a whole number from 1 to a million.
     """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise InvalidInputError(f"k must be a whole number of at least 1; got {k!r}")
-    if k > MOST_NEIGHBORS:
-        raise InvalidInputError(f"k must be at most {MOST_NEIGHBORS}; got {k!r}")
-    return int(k)
+    return check_int(k, "k", most=MOST_NEIGHBORS)
 
 
 def check_weights(weights: Any, metric: Metric) -> None:
@@ -75,12 +66,14 @@ def check_weights(weights: Any, metric: Metric) -> None:
     ------
     InvalidInputError
     """
-    if not callable(weights) and (not isinstance(weights, str) or weights not in WEIGHTINGS):
+    if callable(weights) and not isinstance(weights, type):
+        return
+    if not isinstance(weights, str) or weights not in WEIGHTINGS:
         raise InvalidInputError(
-            f"unknown weights {weights!r}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass a "
+            f"unknown weights {shown(weights)}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass a "
             "callable"
         )
-    if isinstance(weights, str) and weights == "distance" and metric == Metric.IP:
+    if weights == "distance" and metric == Metric.IP:
         raise InvalidInputError(
             "weights='distance' needs distances that are not negative; with metric='ip' use 'softmax'"
         )
@@ -96,11 +89,8 @@ def make_store(classifier: Learner, *, existing: bool = False) -> VectorStore:
         Whether it must be there already, so that nothing may be made for it.
     """
     store = classifier.store
-    if not isinstance(classifier.store_options, Mapping | None):
-        raise InvalidInputError(
-            f"store_options must be a mapping of argument names; got {shown(classifier.store_options)}"
-        )
-    options = MaskedDict(classifier.store_options or {})  # tracebacks may be printed with local variables
+    # Tracebacks may be printed with local variables.
+    options = MaskedDict(check_mapping(classifier.store_options, "store_options"))
     metric = Metric.parse(classifier.metric)
     if "metric" in options and Metric.parse(options["metric"]) != metric:
         raise InvalidInputError(
@@ -128,8 +118,8 @@ def check_store(store: Any) -> None:
     missing = [name for name in _STORE_MEMBERS if not hasattr(store, name)]
     if missing or isinstance(store, type):
         raise InvalidInputError(
-            f"store={store!r} is not a vector store: it lacks {', '.join(missing) or 'an instance'}. Pass a "
-            "registered name, or an object that follows clipretrieval.stores.VectorStore"
+            f"store={shown(store)} is not a vector store: it lacks {', '.join(missing) or 'an instance'}. "
+            "Pass a registered name, or an object that follows clipretrieval.stores.VectorStore"
         )
 
 
@@ -154,8 +144,5 @@ def store_to_fill(classifier: Learner, again: bool) -> VectorStore:
 
 def recipe(classifier: Learner) -> tuple[Any, ...]:
     """Return what decides which store `make_store` makes."""
-    return (
-        classifier.store,
-        MaskedDict(classifier.store_options or {}),
-        str(Metric.parse(classifier.metric)),
-    )
+    options = MaskedDict(check_mapping(classifier.store_options, "store_options"))
+    return (classifier.store, options, str(Metric.parse(classifier.metric)))

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from clipretrieval._conflicts import Conflicts
 from clipretrieval._inputs import Source
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import CLEARING, check_manifest, make_manifest, update_manifest
@@ -67,6 +68,8 @@ class Putter:
         Whether what the store holds has still to go, as soon as the first batch has come.
     replacing : bool
         Whether it held anything that goes.
+    conflicts : Conflicts
+        Equal images that came under several labels.
     """
 
     store: VectorStore
@@ -82,6 +85,7 @@ class Putter:
     new: int = 0
     already_there: int = 0
     relabelled: int = 0
+    conflicts: Conflicts = field(default_factory=Conflicts)
     _seen: dict[str, int] = field(default_factory=dict)
 
     def advise(self, error: BaseException) -> None:
@@ -113,7 +117,8 @@ class Putter:
             If another process has meanwhile filled the store by other means, or is doing so.
         """
         items = _items(batch)
-        kind = label_kind([item.label for item in items], self.kind)
+        holder = "those given before them" if self.fresh else "those that the store holds"
+        kind = label_kind([item.label for item in items], self.kind, holder)
         labels = stored_labels([item.label for item in items], kind)
         if self.clearing:
             self.replaces = _clear(self.store)
@@ -135,6 +140,7 @@ class Putter:
             self.new += len(items)
         else:
             self._merge(ids, vectors, labels, items)
+        self.conflicts.note([item.id for item in items], ids, labels)
 
     def write_manifest(self, remove: Iterable[Label] = ()) -> None:
         """Keep the identity and the classes in the store, beside the classes of others.
@@ -195,6 +201,7 @@ class Putter:
                 [labels[place] for place in places],
                 [items[place] for place in places],
             )
+        self.conflicts.note_relabelled(items[place].id for place in changed)
         self.new += len(new)
         self.relabelled += len(changed)
         self.already_there += len(ids) - len(new) - len(changed)

@@ -73,6 +73,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     OSError
         If the image is lazy and its file is damaged; Pillow raises other errors too.
     """
+    if not isinstance(image, Image.Image):
+        raise InvalidInputError(
+            f"image must be a PIL image; got an object of the type {type(image).__name__}"
+        )
     with _LOAD_LOCKS[id(image) // 16 % len(_LOAD_LOCKS)]:
         image.load()
         turn = rotation(image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import product
@@ -14,13 +13,16 @@ import numpy.typing as npt
 
 from clipretrieval._asking import check_fitted, open_ballot, search_batches
 from clipretrieval._ballot import Ballot
+from clipretrieval._checks import check_bool, check_sequence
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._params import check_params
+from clipretrieval._progress import teller
 from clipretrieval._repr import short_repr
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import Validation, count_known
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
+from clipretrieval._warning import warn_caller
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.evaluating import check_kind, check_truth
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.images import SkippedImage, count_hint
@@ -132,18 +134,19 @@ def sweep(
     validation: float | str | None = None,
     allow_known: bool = False,
     on_error: str = "raise",
-    progress: Progress | None = None,
+    progress: Progress,
     seed: int = 0,
 ) -> SweepResult:
     """Measure many settings with one search; see `RetrievalClassifier.sweep`."""
     check_fitted(classifier)
+    allow_known = check_bool(allow_known, "allow_known")
     check_truth(classifier, y)
     X = labelled_source(X, y) if classifier.encoder is not None else X
     settings = _settings(classifier, k, weights, temperature)
     before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
     part = Validation(validation, seed, before)
     timing, skipped = Timing(), list[SkippedImage]()
-    tell = _teller(progress, count_hint(X) if classifier.encoder is not None else None, skipped)
+    tell = teller(progress, count_hint(X) if classifier.encoder is not None else None, skipped)
     ballot = open_ballot(classifier)
     right = np.zeros(len(settings), dtype=np.int64)
     kind: str | None = None
@@ -179,7 +182,8 @@ def sweep(
 
 def _settings(classifier: RetrievalClassifier, k: Any, weights: Any, temperature: Any) -> list[_Setting]:
     """Combine what was given, each combination once, refusing what the classifier itself would refuse."""
-    axes = {"k": _listed(k), "weights": _listed(weights), "temperature": _listed(temperature)}
+    given = {"k": k, "weights": weights, "temperature": temperature}
+    axes = {name: _listed(values, name) for name, values in given.items()}
     for name, values in axes.items():
         if not values:
             raise InvalidInputError(f"{name} holds nothing to try; pass at least one value")
@@ -195,36 +199,17 @@ def _settings(classifier: RetrievalClassifier, k: Any, weights: Any, temperature
     return settings
 
 
-def _listed(values: Any) -> list[Any]:
-    single = isinstance(values, str) or callable(values) or not isinstance(values, Iterable)
-    return [values] if single else list(values)
+def _listed(values: Any, name: str) -> list[Any]:
+    single = isinstance(values, str | bytes) or callable(values) or not isinstance(values, Iterable)
+    return [values] if single else check_sequence(values, name, "values to try")
 
 
 def _widest(classifier: RetrievalClassifier, settings: list[_Setting]) -> int:
     """Return how many neighbours to look up: as many as `predict` would at the largest k."""
     largest, count = max(setting.k for setting in settings), classifier.store_.count()
     if largest > count > 0:
-        warnings.warn(
-            f"k={largest} is more than the {count} vectors in the store; all {count} are used",
-            ClipRetrievalWarning,
-            stacklevel=4,
-        )
+        warn_caller(f"k={largest} is more than the {count} vectors in the store; all {count} are used")
     return min(largest, count)
-
-
-def _teller(
-    progress: Progress | None, total: int | None, skipped: list[SkippedImage]
-) -> Callable[[int], None]:
-    arrived = 0
-
-    def tell(images: int) -> None:
-        nonlocal arrived
-        arrived += images
-        if progress is not None:
-            progress(arrived + len(skipped), total)
-
-    tell(0)
-    return tell
 
 
 def _check_unknown(ids: list[str], near: Neighbors, done: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+from clipretrieval._progress import told
 from clipretrieval._timing import Progress
 from clipretrieval.voting import Weighting
 
@@ -29,7 +30,7 @@ class Tuning:
         validation: float | str | None = None,
         allow_known: bool = False,
         on_error: str = "raise",
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         seed: int = 0,
     ) -> SweepResult:
         """Measure the accuracy of many settings with one search, at the largest k.
@@ -78,16 +79,17 @@ class Tuning:
         """
         from clipretrieval._sweep import sweep
 
-        return sweep(
-            cast("RetrievalClassifier", self),
-            X,
-            y,
-            k=k,
-            weights=weights,
-            temperature=temperature,
-            validation=validation,
-            allow_known=allow_known,
-            on_error=on_error,
-            progress=progress,
-            seed=seed,
-        )
+        with told(progress, "tuning") as shown:
+            return sweep(
+                cast("RetrievalClassifier", self),
+                X,
+                y,
+                k=k,
+                weights=weights,
+                temperature=temperature,
+                validation=validation,
+                allow_known=allow_known,
+                on_error=on_error,
+                progress=shown,
+                seed=seed,
+            )

@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from clipretrieval._checks import check_int, check_number
 from clipretrieval._timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
@@ -47,7 +46,7 @@ class Validation:
 
     def __init__(self, fraction: float | str | None, seed: int, before: frozenset[str]) -> None:
         self.fraction = _check_fraction(fraction)
-        self.seed = _check_seed(seed)
+        self.seed = check_int(seed, "seed", least=-(2**63))
         self.before = before
         self.ids: set[str] = set()
         self.held_out: list[int] = []
@@ -148,16 +147,4 @@ def _check_fraction(fraction: Any) -> float:
         return FRACTION
     if isinstance(fraction, str) and fraction == "all":
         return 1.0
-    numeric = isinstance(fraction, int | float | np.integer | np.floating) and not isinstance(fraction, bool)
-    if not numeric or not 0 < fraction <= 1:
-        raise InvalidInputError(
-            f"validation must be a fraction above 0 and at most 1, 'all', or None for {FRACTION}; got "
-            f"{fraction!r}"
-        )
-    return float(fraction)
-
-
-def _check_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise InvalidInputError(f"seed must be a whole number; got {seed!r}")
-    return int(seed)
+    return check_number(fraction, f"validation, unless it is 'all' or None for {FRACTION},", above=0, most=1)

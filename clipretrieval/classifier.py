@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.metrics import accuracy_score
 
-from clipretrieval._asking import check_fitted, open_ballot, search_batches, vote
+from clipretrieval._asking import Asked, check_fitted, open_ballot, vote
 from clipretrieval._learner import Learner
 from clipretrieval._params import check_k
+from clipretrieval._scoring import weighted_accuracy
 from clipretrieval._timing import Progress
 from clipretrieval._tuning import Tuning
 from clipretrieval.encoding.base import Encoder
@@ -87,17 +87,25 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
     ['low', 'high']
     """
 
-    def predict(self, X: Any) -> AnyArray:
+    def predict(
+        self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
+    ) -> AnyArray:
         """Return the label of each image.
 
         Parameters
         ----------
         X : images, or array of shape (n, d) without an encoder
+        on_error : {"raise", "skip"}
+            What to do about an image that cannot be decoded. Under ``"skip"`` its answer is empty, so that
+            each answer keeps the place of its image, and a warning says how many are.
+        progress : callable or True, optional
+            As for `fit`.
 
         Returns
         -------
         ndarray, shape (n,)
-            Of the type that was fitted.
+            Of the type that was fitted; under ``on_error="skip"`` of objects, None where an image was
+            skipped.
 
         Raises
         ------
@@ -106,26 +114,43 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         FingerprintMismatchError
             If the store was meanwhile filled by a different encoder.
         """
-        ballot = open_ballot(self)
-        codes = [vote(self, near, ballot)[0] for _, near in search_batches(self, X, ballot=ballot)]
-        return ballot.labels(np.concatenate(codes))
+        ballot, asked = open_ballot(self), Asked()
+        found = asked.search(self, X, ballot=ballot, on_error=on_error, progress=progress)
+        codes = [vote(self, near, ballot)[0] for _, near in found]
+        labels = ballot.labels(np.concatenate(codes))
+        return labels if on_error == "raise" else asked.placed([labels.astype(object)], None)
 
-    def predict_proba(self, X: Any) -> AnyArray:
+    def predict_proba(
+        self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
+    ) -> AnyArray:
         """Return each class's share of the votes.
+
+        Parameters
+        ----------
+        X, on_error, progress
+            As for `predict`.
 
         Returns
         -------
         ndarray of float64, shape (n, n_classes)
-            In [0, 1], rows sum to 1; columns in the order of ``classes_``.
+            In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        ballot = open_ballot(self)
-        parts = [vote(self, near, ballot)[1] for _, near in search_batches(self, X, ballot=ballot)]
+        ballot, asked = open_ballot(self), Asked()
+        found = asked.search(self, X, ballot=ballot, on_error=on_error, progress=progress)
+        parts = [vote(self, near, ballot)[1] for _, near in found]
         # A class that turned up on the way has no votes in the batches before it.
         scores = np.concatenate([np.pad(part, ((0, 0), (0, len(ballot) - part.shape[1]))) for part in parts])
         shares: AnyArray = ballot.columns(scores / scores.sum(axis=1, keepdims=True))
-        return shares
+        return asked.placed([shares], np.nan)
 
-    def kneighbors(self, X: Any, k: int | None = None) -> Neighbors:
+    def kneighbors(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Neighbors:
         """Return the stored images nearest to each image.
 
         Parameters
@@ -133,21 +158,55 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         X : images, or array of shape (n, d) without an encoder
         k : int, optional
             The classifier's own `k` when left out.
+        on_error, progress
+            As for `predict`.
 
         Returns
         -------
         Neighbors
-            ids, distances and labels, each of shape (n, k).
+            ids, distances and labels, each of shape (n, k). The row of a skipped image is padded: see
+            `Neighbors.valid`.
         """
-        k = self.k if k is None else check_k(k)
-        parts = [near for _, near in search_batches(self, X, k)]
+        k, asked = self.k if k is None else check_k(k), Asked()
+        parts = [near for _, near in asked.search(self, X, k, on_error=on_error, progress=progress)]
+        labels = [part.labels for part in parts]
         return Neighbors(
-            ids=np.concatenate([part.ids for part in parts]),
-            distances=np.concatenate([part.distances for part in parts]),
-            labels=np.concatenate([part.labels for part in parts]),
+            ids=asked.placed([part.ids for part in parts], ""),
+            distances=asked.placed([part.distances for part in parts], np.inf),
+            labels=asked.placed(labels, "" if labels[0].dtype == object else -1),
         )
 
-    def explain(self, X: Any, k: int | None = None, *, by: str = "share") -> list[Explanation]:
+    @overload
+    def explain(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        on_error: Literal["raise"] = "raise",
+        progress: Progress | bool | None = None,
+    ) -> list[Explanation]: ...
+
+    @overload
+    def explain(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        on_error: str,
+        progress: Progress | bool | None = None,
+    ) -> list[Explanation | None]: ...
+
+    def explain(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Any:
         """Tell of each image what `predict` answers, and which stored images that rests on.
 
         Parameters
@@ -158,27 +217,41 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         by : {"share", "margin", "distance"}
             The measure of confidence that each explanation's text shows beside the answer. All three are its
             attributes.
+        on_error, progress
+            As for `predict`.
 
         Returns
         -------
         list of Explanation
-            One for each image; also a single image gives a list.
+            One for each image; also a single image gives a list. None for an image that was skipped.
         """
-        from clipretrieval.explanation import explain_stream
+        from clipretrieval.explanation import explain_all
 
-        return list(explain_stream(self, X, k, by=by))
+        return explain_all(self, X, k, by=by, on_error=on_error, progress=progress)
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+        allow_tuned: bool = False,
+    ) -> float:
         """Return the accuracy on labelled images, in [0, 1].
 
         Parameters
         ----------
-        X, y
-            As for `fit`.
+        X, y, on_error, progress, allow_tuned
+            As for `evaluate`.
         sample_weight : array-like of shape (n,), optional
+            One an image, those that are skipped included.
         """
-        report = self.evaluate(X, y, mistakes=0)
-        return float(accuracy_score(report.y_true, report.y_pred, sample_weight=sample_weight))
+        report = self.evaluate(
+            X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=0
+        )
+        return weighted_accuracy(report, sample_weight)
 
     def evaluate(
         self,
@@ -186,7 +259,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         y: Any = None,
         *,
         on_error: str = "raise",
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         allow_tuned: bool = False,
         mistakes: int = 12,
     ) -> EvaluationReport:

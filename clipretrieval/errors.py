@@ -26,9 +26,10 @@ below (FAISS, SQLite, Pillow, open_clip, …) are translated into these, with th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
+if TYPE_CHECKING:
+    from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
 
 from clipretrieval._secrets import masked_urls
 
@@ -74,10 +75,6 @@ class ImageDecodeError(InvalidInputError):
     """A picture could not be read or decoded; the message names it."""
 
 
-class NotFittedError(ClipRetrievalError, _SklearnNotFittedError):
-    """The classifier was asked for an answer before it was fitted."""
-
-
 class MissingDependencyError(ClipRetrievalError, ImportError):
     """An optional package is not installed; the message gives the pip command."""
 
@@ -116,3 +113,24 @@ class UnsupportedOperationError(StoreError):
 
 class ClipRetrievalWarning(UserWarning):
     """Something was done, but perhaps not what was meant."""
+
+
+if TYPE_CHECKING:
+
+    class NotFittedError(ClipRetrievalError, _SklearnNotFittedError):
+        """The classifier was asked for an answer before it was fitted."""
+
+
+def __getattr__(name: str) -> Any:
+    """Make `NotFittedError` at its first use: scikit-learn, its other base, takes a second to import."""
+    if name != "NotFittedError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sklearn.exceptions import NotFittedError as Base
+
+    return globals().setdefault(name, type(name, (ClipRetrievalError, Base), _NOT_FITTED))
+
+
+_NOT_FITTED = {
+    "__doc__": "The classifier was asked for an answer before it was fitted.",
+    "__module__": __name__,
+}

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._asking import QUERY_VECTORS, look_up, open_ballot, search_batches, vote
+from clipretrieval._asking import QUERY_VECTORS, look_up, open_ballot, question_length, search_batches, vote
+from clipretrieval._checks import check_list
 from clipretrieval._confidence import check_measure, share_and_margin
 from clipretrieval._explanation_views import as_html, as_text, readable
 from clipretrieval._labels import class_array
 from clipretrieval._params import check_k
+from clipretrieval._progress import teller, told
 from clipretrieval._repr import short_repr
+from clipretrieval._timing import Progress
+from clipretrieval._warning import warn_caller
+from clipretrieval.images import SkippedImage
 from clipretrieval.types import FloatArray, Neighbors
 from clipretrieval.voting import vote_weights
 
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
-    from clipretrieval.images import SkippedImage
     from clipretrieval.stores.base import VectorStore
 
 __all__ = ["ExplainedNeighbor", "Explanation", "explain_found", "explain_stream"]
@@ -121,6 +125,7 @@ def explain_stream(
     skipped: list[SkippedImage] | None = None,
     *,
     by: str = "share",
+    progress: Progress | bool | None = None,
 ) -> Iterator[Explanation]:
     """Explain the answers for any number of images, holding one batch of them at a time.
 
@@ -136,11 +141,13 @@ def explain_stream(
         Receives those that were passed over.
     by : {"share", "margin", "distance"}
         The measure of confidence that each explanation's text shows beside the answer.
+    progress : callable or True, optional
+        As for `RetrievalClassifier.fit`.
 
     Yields
     ------
     Explanation
-        One for each image, in their order.
+        One for each image that is not skipped, in their order.
 
     Raises
     ------
@@ -151,23 +158,52 @@ def explain_stream(
     StoreError
     """
     shown, by = 0 if k is None else check_k(k), check_measure(by)
+    check_list(skipped, "skipped")
+    left_out = skipped if skipped is not None else []
     ballot = open_ballot(classifier)
-    asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=skipped)
-    for batch, near in asked:
-        codes, scores = vote(classifier, near, ballot)
-        shares, margins = share_and_margin(scores, codes)
-        yield from explain_found(
-            classifier,
-            near,
-            queries=batch.sources,
-            answers=ballot.labels(codes).tolist(),
-            shares=shares.tolist(),
-            margins=margins.tolist(),
-            kind=ballot.kind,
-            vectors=batch.vectors[QUERY_VECTORS],
-            shown=shown,
-            by=by,
+    with told(progress, "explaining") as report:
+        tell = teller(report, question_length(classifier, X), left_out)
+        asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell)
+        for batch, near in asked:
+            codes, scores = vote(classifier, near, ballot)
+            shares, margins = share_and_margin(scores, codes)
+            yield from explain_found(
+                classifier,
+                near,
+                queries=batch.sources,
+                answers=ballot.labels(codes).tolist(),
+                shares=shares.tolist(),
+                margins=margins.tolist(),
+                kind=ballot.kind,
+                vectors=batch.vectors[QUERY_VECTORS],
+                shown=shown,
+                by=by,
+            )
+
+
+def explain_all(
+    classifier: RetrievalClassifier,
+    X: Any,
+    k: int | None = None,
+    *,
+    by: str = "share",
+    on_error: str = "raise",
+    progress: Progress | bool | None = None,
+) -> list[Explanation | None]:
+    """Explain the answers for all images together; see `RetrievalClassifier.explain`."""
+    skipped = list[SkippedImage]()
+    with told(progress, "explaining") as shown:
+        found: list[Explanation | None] = list(
+            explain_stream(classifier, X, k, by=by, on_error=on_error, skipped=skipped, progress=shown)
         )
+    if skipped:
+        for item in sorted(skipped, key=lambda item: item.index):
+            found.insert(item.index, None)
+        warn_caller(
+            f"{len(skipped)} of {len(found)} images could not be decoded and have no explanation; the first: "
+            f"{skipped[0].reason}"
+        )
+    return found
 
 
 def explain_found(

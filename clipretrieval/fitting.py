@@ -10,9 +10,38 @@ from clipretrieval._timing import MEASURABLE, Timing
 from clipretrieval.images import SkippedImage
 from clipretrieval.types import AnyArray
 
-__all__ = ["FitReport", "ForgetReport"]
+__all__ = ["FitReport", "ForgetReport", "LabelConflict"]
 
 _PARTS = ("decode", "encode", "store", "flush")
+
+
+@dataclass(frozen=True)
+class LabelConflict:
+    """One image that is stored several times, under different labels.
+
+    Its copies lie at the same distance from everything, so their labels vote against each other.
+
+    Attributes
+    ----------
+    ids : tuple of str
+        In the store: the first copy of each label, ten at most.
+    labels : tuple
+        The label of each, of the type that was fitted.
+    sources : tuple of (str or None)
+        The file's path of each, where it came from one.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[Any, ...]
+    sources: tuple[str | None, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {"ids": list(self.ids), "labels": list(self.labels), "sources": list(self.sources)}
+
+    def __str__(self) -> str:
+        copies = zip(self.ids, self.labels, self.sources, strict=True)
+        return " and ".join(f"{source or name} as {label!r}" for name, label, source in copies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +63,10 @@ class FitReport:
         the rest, so that the parts may add up to more than `seconds`.
     seconds : float
         What the clock showed.
+    n_conflicts : int
+        Images among those given that are stored several times, under different labels.
+    conflicts : tuple of LabelConflict
+        The first 20 of them.
     """
 
     new: int
@@ -42,6 +75,8 @@ class FitReport:
     skipped: tuple[SkippedImage, ...]
     timing: Timing
     seconds: float
+    n_conflicts: int = 0
+    conflicts: tuple[LabelConflict, ...] = ()
 
     @property
     def images(self) -> int:
@@ -61,6 +96,8 @@ class FitReport:
             "already_there": self.already_there,
             "relabelled": self.relabelled,
             "skipped": [vars(item) for item in self.skipped],
+            "n_conflicts": self.n_conflicts,
+            "conflicts": [item.to_dict() for item in self.conflicts],
             "seconds": self.seconds,
             "rate": self.rate,
             "parts": {part: self.timing.seconds.get(part, 0.0) for part in _PARTS},
@@ -79,6 +116,11 @@ class FitReport:
             ", ".join(f"{part} {self.timing.seconds.get(part, 0.0):.1f} s" for part in _PARTS),
             *(f"skipped: {item.reason}" for item in self.skipped),
         ]
+        if self.n_conflicts:
+            lines.append(f"{self.n_conflicts} equal images under different labels:")
+            lines += [f"  {conflict}" for conflict in self.conflicts]
+            if self.n_conflicts > len(self.conflicts):
+                lines.append(f"  … and {self.n_conflicts - len(self.conflicts)} more")
         return "\n".join(lines)
 
 

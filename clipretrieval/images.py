@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from clipretrieval._checks import check_choice, check_list
 from clipretrieval._decode import (
     MAX_PIXELS,
     DecodedImage,
@@ -37,7 +38,7 @@ from clipretrieval._folders import ImageFolder, scan_folder
 from clipretrieval._rgb import to_rgb
 from clipretrieval._sources import count_hint, iter_raw
 from clipretrieval._tables import ImageTable, read_table
-from clipretrieval.errors import ImageDecodeError, InvalidInputError
+from clipretrieval.errors import ImageDecodeError
 
 __all__ = [
     "DecodedImage",
@@ -115,6 +116,7 @@ def iter_images(
     """
     check_on_error(on_error)
     check_max_pixels(max_pixels)
+    check_list(skipped, "skipped")
     # Checked here, at the call; the pictures are decoded as they are asked for.
     attempts = (_attempt(raw, on_error, skipped, max_pixels) for raw in iter_raw(images, labels))
     return (decoded for decoded in attempts if decoded is not None)
@@ -141,8 +143,7 @@ def check_on_error(value: object) -> None:
     InvalidInputError
         If `value` is something else.
     """
-    if not isinstance(value, str) or value not in ("raise", "skip"):
-        raise InvalidInputError(f"on_error must be 'raise' or 'skip'; found {value!r}")
+    check_choice(value, "on_error", ("raise", "skip"))
 
 
 def unique_ids(ids: list[str], seen: dict[str, int]) -> list[str]:

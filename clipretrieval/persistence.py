@@ -90,6 +90,11 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
             _save(classifier, folder)
         finally:
             lock.release()
+    except NotDurableError as error:
+        raise StoreUnavailableError(
+            f"the classifier was saved but may not be on the disk: {error.strerror}. Mend the disk "
+            "and save again"
+        ) from error
     except OSError as error:
         raise StoreUnavailableError(
             f"the classifier cannot be saved into {str(folder)!r}: {error.strerror or error}"
@@ -195,12 +200,12 @@ def load(
     if store is not None:
         check_store(store)
     for _ in range(_ATTEMPTS):
-        content = _read(folder)
+        content = describe(folder)
         try:
             return _load(cls, folder, content, encoder, store, allow_remote)
         except (StoreCorruptedError, StoreUnavailableError):
             # Another process may have saved anew between our reading of the two.
-            if _read(folder) == content:
+            if describe(folder) == content:
                 raise
     raise StoreUnavailableError(f"{folder} changes faster than it can be read; load it again later")
 
@@ -255,6 +260,7 @@ def check_folder(folder: Path, store: Path | None) -> None:
     ------
     InvalidInputError
     """
+    folder = check_path(folder, "folder")
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
     if not folder.is_dir():
@@ -304,7 +310,8 @@ def _rebuild_encoder(content: ClassifierFile, folder: Path, allow_remote: bool) 
         raise InvalidInputError(f"the encoder that {content.path} names cannot be built: {error}") from error
 
 
-def _read(folder: Path) -> ClassifierFile:
+def describe(folder: Path) -> ClassifierFile:
+    """Return what a saved classifier's own file says of it; nothing else is opened."""
     file = folder / FILE
     if not file.is_file() and (folder / INDEXING).is_file():
         raise InvalidInputError(

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from clipretrieval._checks import check_sequence, check_text, shown
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import AnyArray
@@ -40,12 +41,11 @@ def listed_templates(templates: Templates) -> list[Template]:
         If there is none, or one is neither a string with ``{}`` in it nor a callable.
     """
     single = isinstance(templates, str) or callable(templates) or not isinstance(templates, Iterable)
-    listed: list[Any] = [templates] if single else list(templates)  # type: ignore[arg-type]
+    listed: list[Any] = [templates] if single else check_sequence(templates, "templates", "str")
     if not listed:
         raise InvalidInputError("templates is empty; pass at least one, such as 'a photo of a {}.'")
     for template in listed:
-        if not callable(template):
-            _check_template(template)
+        _check_template(template)
     return listed
 
 
@@ -69,8 +69,14 @@ def fill(template: Template, name: str) -> str:
     >>> fill("{article} {}", "airplane"), fill("a photo of {article} {}.", "cat")
     ('an airplane', 'a photo of a cat.')
     """
+    _check_template(template)
+    return filled(template, check_text(name, "name"))
+
+
+def filled(template: Template, name: str) -> str:
+    """Do what `fill` does with a template that `listed_templates` has checked."""
     if callable(template):
-        return template(name)
+        return _called(template, name)
     return template.format(name, article="an" if name[:1].lower() in set("aeiou") else "a")
 
 
@@ -94,12 +100,9 @@ def read_classes(class_names: Any) -> tuple[AnyArray, list[str]]:
     """
     if isinstance(class_names, Mapping):
         names = dict(class_names)
-    elif isinstance(class_names, str | bytes) or not hasattr(class_names, "__iter__"):
-        raise InvalidInputError(
-            f"class_names must be a sequence of names or a mapping; got {class_names!r:.100}"
-        )
     else:
-        given = [name.item() if isinstance(name, np.generic) else name for name in class_names]
+        listed = check_sequence(class_names, "class_names, unless it is a mapping {label: name},", "str")
+        given = [name.item() if isinstance(name, np.generic) else name for name in listed]
         if not all(isinstance(name, str) for name in given):
             raise InvalidInputError("class_names must be strings; for numbers pass a mapping {label: name}")
         if len(set(given)) != len(given):
@@ -117,17 +120,38 @@ def read_classes(class_names: Any) -> tuple[AnyArray, list[str]]:
 
 def _check_template(template: Any) -> None:
     wanted = "expected text with {} where the class's name goes, such as 'a photo of a {}.', or a callable"
+    if callable(template) and not isinstance(template, type):
+        return
     if not isinstance(template, str):
         raise InvalidInputError(
-            f"the template {template!r:.100} is of the type {type(template).__name__}; {wanted}"
+            f"the template {shown(template)} is of the type {type(template).__name__}; {wanted}"
         )
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        places = list(string.Formatter().parse(template))
+        fields = {name for _, name, _, _ in places if name is not None}
     except ValueError as error:
-        raise InvalidInputError(f"the template {template!r} cannot be read: {error}; {wanted}") from error
+        raise InvalidInputError(
+            f"the template {shown(template)} cannot be read: {error}; {wanted}"
+        ) from error
     if not fields <= {"", "0", "article"} or not fields & {"", "0"}:
-        raise InvalidInputError(f"the template {template!r} has the places {sorted(fields)}; {wanted}")
+        raise InvalidInputError(f"the template {shown(template)} has the places {sorted(fields)}; {wanted}")
+    # A width such as {:>1000000000} would make texts of that length, and no prompt needs any.
+    if any(spec or conversion for _, _, spec, conversion in places):
+        raise InvalidInputError(
+            f"the template {shown(template)} has a place with a format behind its name; {wanted}"
+        )
     try:
-        fill(template, "x")
+        filled(template, "x")
     except (ValueError, IndexError, AttributeError, KeyError) as error:
-        raise InvalidInputError(f"the template {template!r} cannot be filled: {error}; {wanted}") from error
+        raise InvalidInputError(
+            f"the template {shown(template)} cannot be filled: {error}; {wanted}"
+        ) from error
+
+
+def _called(template: Callable[[str], str], name: str) -> str:
+    found = template(name)
+    if not isinstance(found, str):
+        raise InvalidInputError(
+            f"the template {shown(template)} returned {shown(found)} for {name!r}; it must return a str"
+        )
+    return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._checks import check_choice, check_sequence
 from clipretrieval._frames import data_frame
 from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
@@ -49,11 +50,7 @@ class Metric(str, Enum):
         InvalidInputError
             If there is no metric of that name; the message lists them.
         """
-        try:
-            return cls(name)
-        except ValueError:
-            known = ", ".join(repr(member.value) for member in cls)
-            raise InvalidInputError(f"unknown metric {name!r}; choose one of {known}") from None
+        return cls(check_choice(name, "metric", [member.value for member in cls]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +173,7 @@ def as_label_array(labels: Sequence[Label]) -> AnyArray:
     InvalidInputError
         If a label is neither int nor str, does not fit 64 bits, is not valid Unicode, or the types are mixed.
     """
-    plain = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    plain = check_sequence(labels, "labels", "int or of str")
     kinds = set(map(type, plain))
     if not kinds <= {str, int}:
         plain = [item.item() if isinstance(item, np.generic) else item for item in plain]

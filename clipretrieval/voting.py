@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._checks import check_number, shown
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray, Metric
 
@@ -74,17 +75,19 @@ def vote_weights(
     .. [4] M. Caron et al., "Emerging properties in self-supervised vision transformers", ICCV (2021).
     """
     valid = np.isfinite(distances)
-    if callable(weighting):
+    metric, temperature = Metric.parse(metric), check_number(temperature, "temperature", above=0)
+    if callable(weighting) and not isinstance(weighting, type):
         return _called(weighting, distances, valid)
+    if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
+        raise InvalidInputError(
+            f"unknown weights {shown(weighting)}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass "
+            "a callable"
+        )
     if weighting == "uniform":
         return valid.astype(np.float64)
     if weighting == "distance":
         return _inverse(distances, valid, metric)
-    if weighting == "softmax":
-        return _softmax(distances, valid, metric, temperature)
-    raise InvalidInputError(
-        f"unknown weights {weighting!r}; choose one of {', '.join(map(repr, WEIGHTINGS))} or pass a callable"
-    )
+    return _softmax(distances, valid, metric, temperature)
 
 
 def class_scores(codes: IntArray, weights: ScoreArray, n_classes: int) -> ScoreArray:

@@ -10,15 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import normalize
 
+from clipretrieval._asking import Asked, NoImagesError
+from clipretrieval._checks import check_bool
 from clipretrieval._inputs import gather
+from clipretrieval._progress import teller, told
+from clipretrieval._scoring import weighted_accuracy
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
-from clipretrieval.images import SkippedImage
-from clipretrieval.prompts import STUDY_PROMPT, Templates, fill, listed_templates, read_classes
+from clipretrieval.errors import ClipRetrievalWarning, DimensionMismatchError
+from clipretrieval.images import SkippedImage, count_hint
+from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
+from clipretrieval.stores._validate import check_vectors
 from clipretrieval.types import AnyArray, FloatArray
 
 if TYPE_CHECKING:
@@ -96,7 +100,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         """Each class's prompts, in the order of ``classes_``."""
         templates = listed_templates(self.templates)
         return [
-            [fill(template, name) for template in templates] for name in read_classes(self.class_names)[1]
+            [filled(template, name) for template in templates] for name in read_classes(self.class_names)[1]
         ]
 
     @property
@@ -113,18 +117,23 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         made: StagedEncoder = kept[1]
         return made
 
-    def predict(self, X: Any) -> AnyArray:
+    def predict(
+        self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
+    ) -> AnyArray:
         """Return the label of each image.
 
         Parameters
         ----------
         X : images
             Whatever `clipretrieval.images.iter_images` takes.
+        on_error, progress
+            As for `RetrievalClassifier.predict`.
 
         Returns
         -------
         ndarray, shape (n,)
-            Equal cosines go to the class that comes first in ``classes_``.
+            Equal cosines go to the class that comes first in ``classes_``. Under ``on_error="skip"`` of
+            objects, None where an image was skipped.
 
         Raises
         ------
@@ -133,24 +142,62 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         ImageDecodeError
         WeightsUnavailableError
         """
-        codes = [cosines.argmax(axis=1) for _, cosines in self.cosine_batches(X)]
+        asked = Asked()
+        codes = [cosines.argmax(axis=1) for cosines in self._asked(asked, X, on_error, progress)]
         labels: AnyArray = self.classes_[np.concatenate(codes)]
-        return labels
+        return labels if on_error == "raise" else asked.placed([labels.astype(object)], None)
 
-    def predict_proba(self, X: Any) -> AnyArray:
+    def predict_proba(
+        self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
+    ) -> AnyArray:
         """Return each class's probability: the softmax of the cosines times the model's logit scale.
+
+        Parameters
+        ----------
+        X, on_error, progress
+            As for `predict`.
 
         Returns
         -------
         ndarray of float64, shape (n, n_classes)
-            In [0, 1], rows sum to 1; columns in the order of ``classes_``.
+            In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        return self.probabilities(np.concatenate([cosines for _, cosines in self.cosine_batches(X)]))
+        asked = Asked()
+        cosines = np.concatenate(list(self._asked(asked, X, on_error, progress)))
+        return asked.placed([self.probabilities(cosines)], np.nan)
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return the accuracy on labelled images, in [0, 1]."""
-        report = self.evaluate(X, y)
-        return float(accuracy_score(report.y_true, report.y_pred, sample_weight=sample_weight))
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+        allow_tuned: bool = False,
+    ) -> float:
+        """Return the accuracy on labelled images, in [0, 1].
+
+        Parameters
+        ----------
+        X, y, on_error, progress, allow_tuned
+            As for `evaluate`.
+        sample_weight : array-like of shape (n,), optional
+            One an image, those that are skipped included.
+        """
+        report = self.evaluate(X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned)
+        return weighted_accuracy(report, sample_weight)
+
+    def _asked(
+        self, asked: Asked, X: Any, on_error: str, progress: Progress | bool | None
+    ) -> Iterator[npt.NDArray[np.float64]]:
+        """Yield the cosines of each batch, and note what was skipped."""
+        with told(progress, "classifying") as shown:
+            tell = teller(shown, count_hint(X), asked.skipped)
+            for batch, cosines in self.cosine_batches(X, on_error=on_error, skipped=asked.skipped, tell=tell):
+                asked.note(batch)
+                yield cosines
+        asked.warn()
 
     def cosines(self, vectors: FloatArray) -> npt.NDArray[np.float64]:
         """Compare vectors of the stage ``final`` with each class's text.
@@ -164,7 +211,13 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [−1, 1].
         """
-        found: npt.NDArray[np.float64] = normalize(vectors.astype(np.float64)) @ self._text_vectors().T
+        rows, _ = check_vectors(vectors)
+        width = self.encoder_.stages[STAGE].dim
+        if rows.shape[1] != width:
+            raise DimensionMismatchError(
+                f"the vectors have dimension {rows.shape[1]}; those of the stage {STAGE!r} have {width}"
+            )
+        found: npt.NDArray[np.float64] = normalize(rows.astype(np.float64)) @ self._text_vectors().T
         return found
 
     def probabilities(self, cosines: npt.NDArray[np.float64]) -> AnyArray:
@@ -178,7 +231,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         y: Any = None,
         *,
         on_error: str = "raise",
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         allow_tuned: bool = False,
     ) -> EvaluationReport:
         """Classify labelled images and measure how right and how fast that was.
@@ -202,6 +255,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         """
         from clipretrieval.evaluation.zero_shot import evaluate
 
+        check_bool(allow_tuned, "allow_tuned")
         return evaluate(self, X, y, on_error=on_error, progress=progress)
 
     def cosine_batches(
@@ -242,7 +296,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
                     cosines = self.cosines(vectors)
                 yield batch, cosines
         if empty:
-            raise InvalidInputError("there are no images to classify; pass at least one")
+            left_out = f" that can be decoded ({len(skipped)} were skipped)" if skipped else ""
+            raise NoImagesError(f"there are no images to classify; pass at least one{left_out}")
 
     def _text_vectors(self) -> npt.NDArray[np.float64]:
         """Return each class's text vector, of length one, shape (n_classes, dim)."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from hypothesis import settings
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from tiny_models import write_model
+
+from clipretrieval import cli
 
 # No test may fail for the speed of the machine, and every run tries the same examples.
 settings.register_profile("clipretrieval", deadline=None, derandomize=True)
@@ -56,3 +60,27 @@ def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 crop = photo[top : top + 160, left : left + 160]
                 Image.fromarray(crop).save(folder / f"{number:02}.{'png' if number % 2 else 'jpg'}")
     return root
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run the command in this process; return its exit status, standard output and standard error."""
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the command sets them
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    # The command takes these over, as a process of its own may.
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    before = signal.getsignal(signal.SIGINT)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clipretrieval", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        status = ended.value.code
+        assert isinstance(status, int)
+        return status, *capfd.readouterr()
+
+    yield run
+    signal.signal(signal.SIGINT, before)

@@ -58,7 +58,9 @@ def test_whole_numbers() -> None:
     assert type(check_int(np.uint8(3), "k")) is int
     assert check_int(0, "k", least=0) == 0
     for value in (0, -1, True, np.True_, 11, 10**30):
-        with pytest.raises(InvalidInputError, match="k must be a whole number, from 1 to 10; got"):
+        with pytest.raises(
+            InvalidInputError, match="k must be a whole number, at least 1 and at most 10; got"
+        ):
             check_int(value, "k", most=10)
 
 

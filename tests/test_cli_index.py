@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -16,25 +17,10 @@ from pathlib import Path
 import pytest
 from saved_files import rewrite
 
-from clipretrieval import RetrievalClassifier, StoreUnavailableError, cli
+from clipretrieval import RetrievalClassifier, StoreUnavailableError
 from clipretrieval._cli_settings import _is_secret
 
 SETTINGS = ("--stage", "pixel", "--k", "3")
-
-
-@pytest.fixture
-def command(monkeypatch, capfd):
-    """Run the command in this process; return its exit status, standard output and standard error."""
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["clipretrieval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -103,7 +89,7 @@ def test_only_bad_pictures_are_no_mistake(command, kept, pictures):
     status, out, err = command("classify", kept, pictures / "temple" / "zero.jpg", "--json")
     assert status == 3
     assert [set(line) for line in lines(out)] == [{"path", "error"}]
-    assert err.startswith("passed over: ")
+    assert err.startswith("skipped: ")
 
 
 def test_top_shares_sum_to_what_the_votes_do(command, kept, class_folder):
@@ -269,8 +255,9 @@ def test_no_secret_is_noted(command, class_folder, tmp_path, monkeypatch):
     """An option that looks like one has to be given again."""
     options = ("--store", "memory", "--store-option", "token=hush", "--stage", "pixel")
     with monkeypatch.context() as patch:
-        patch.setattr("clipretrieval._cli_index._classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
-        patch.setattr("clipretrieval._cli_settings.end", lambda folder: None)
+        patch.setattr(
+            "clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9))
+        )
         assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 9
     noted = (tmp_path / "kept" / "indexing.json").read_text()
     assert json.loads(noted)["settings"]["store"] == "memory"
@@ -298,7 +285,9 @@ def test_a_mistake_in_going_on_leaves_it_to_be_gone_on_with(command, class_folde
     """A resumed run that fails at once keeps the note of the interrupted one."""
     arguments = ("index", class_folder / "train", tmp_path / "kept")
     with monkeypatch.context() as patch:
-        patch.setattr("clipretrieval._cli_index._classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr(
+            "clipretrieval._cli_index.make_classifier", lambda *_: (_ for _ in ()).throw(SystemExit(9))
+        )
         assert command(*arguments, "--stage", "pixel")[0] == 9
     assert (tmp_path / "kept" / "indexing.json").exists()
     assert command(*arguments, "--resume", "--device", "cuda:99")[0] == 2
@@ -404,3 +393,218 @@ def test_pictures_of_other_kinds_are_counted(command, class_folder, tmp_path):
     assert "1 picture(s) in" in err
     assert "HEIC" in err
     assert "2 classes (flower, temple), kept in" in out
+
+
+def test_resume_is_of_the_same_images(command, class_folder, tmp_path, monkeypatch):
+    """Another folder than the interrupted command's is refused; the same one by a link is not."""
+    target, train = tmp_path / "kept", class_folder / "train"
+    assert interrupted(command, monkeypatch, "index", train, target, "--stage", "pixel")[0] != 0
+    noted = (target / "indexing.json").read_text()
+    status, out, err = command("index", class_folder / "test", target, "--resume")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert str(train) in err
+    assert str(class_folder / "test") in err
+    assert (target / "indexing.json").read_text() == noted
+    (tmp_path / "link").symlink_to(train, target_is_directory=True)
+    assert command("index", tmp_path / "link", target, "--resume")[0] == 0
+    loaded = RetrievalClassifier.load(target)
+    with closing(loaded.store_) as store:
+        assert store.count() == 24
+
+
+def test_the_note_of_an_earlier_version_is_gone_on_with(command, class_folder, tmp_path, monkeypatch):
+    """It says neither which images they were nor what had no option then; those have their defaults."""
+    target, train = tmp_path / "kept", class_folder / "train"
+    settings = ("--stage", "pixel", "--k", "3")
+    assert interrupted(command, monkeypatch, "index", train, target, *settings)[0] != 0
+    note = json.loads((target / "indexing.json").read_text())
+    earlier = ("model", "pretrained", "stage", "k", "weights", "temperature", "normalize", "metric")
+    earlier = (*earlier, "store", "store_option")
+    del note["images"], note["images_root"]
+    note["settings"] = {name: note["settings"][name] for name in earlier}
+    (target / "indexing.json").write_text(json.dumps(note))
+    assert command("index", train, target, "--resume")[0] == 0
+    loaded = RetrievalClassifier.load(target)
+    loaded.store_.close()
+    assert (loaded.k, loaded.encoder.stage, loaded.encoder.pooling) == (3, "pixel", "mean")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "{",
+        "[]",
+        '{"format": "clipretrieval.indexing", "format_version": 1, "settings": {"store_option": 5}}',
+        '{"format": "clipretrieval.indexing", "format_version": 1, "settings": {"k": "3"}}',
+        '{"format": "clipretrieval.indexing", "format_version": 1, "settings": {"normalize": 1}}',
+        '{"format": "clipretrieval.indexing", "format_version": 1, "settings": {"pretrained": null}}',
+        "[" * 100_000,
+        None,
+    ],
+)
+def test_a_damaged_note_is_told_of(command, class_folder, tmp_path, note):
+    """One line names the file, whatever it holds or is."""
+    target = tmp_path / "kept"
+    target.mkdir()
+    if note is not None:
+        (target / "indexing.json").write_text(note)
+    elif hasattr(os, "mkfifo"):
+        os.mkfifo(target / "indexing.json")
+    else:
+        pytest.skip("no pipes here")
+    status, out, err = command("index", class_folder / "train", target, "--resume")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "indexing.json" in err
+
+
+def test_an_empty_folder_of_the_users_stays(command, class_folder, tmp_path):
+    """A mistake removes no folder that the command has not made."""
+    (tmp_path / "mine").mkdir()
+    assert command("index", class_folder / "train", tmp_path / "mine", "--stage", "middle")[0] == 2
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_folder_without_pictures_is_named(command, kept, class_folder, tmp_path):
+    """Alone it is an error; beside others it is a warning, and they are answered."""
+    (tmp_path / "empty").mkdir()
+    status, out, err = command("classify", kept, tmp_path / "empty")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert repr(str(tmp_path / "empty")) in err
+    status, out, err = command("classify", kept, tmp_path / "empty", class_folder / "test")
+    assert (status, len(out.splitlines())) == (0, 10)
+    assert err == f"warning: the folder {str(tmp_path / 'empty')!r} holds no pictures\n"
+
+
+def test_the_standard_input_without_a_path_is_named(command, kept, monkeypatch):
+    """An empty list of paths is told apart from an empty folder."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    status, out, err = command("classify", kept, "-")
+    assert (status, out) == (2, "")
+    assert err == "error: there is nothing to classify: the standard input names no pictures\n"
+
+
+def test_an_answer_is_shown_with_how_sure_it_is(command, kept, class_folder):
+    """By share, by margin or by distance, the figures of the JSON, which has all of them."""
+    picture = class_folder / "test" / "temple" / "00.jpg"
+    answer = lines(command("classify", kept, picture, "--json")[1])[0]
+    loaded = RetrievalClassifier.load(kept)
+    with closing(loaded.store_):
+        shares = sorted(loaded.predict_proba([picture])[0])
+        near = loaded.kneighbors([picture])
+    assert answer["share"] == pytest.approx(shares[-1])
+    assert answer["margin"] == pytest.approx(shares[-1] - shares[-2])
+    assert answer["distance"] == pytest.approx(near.distances[0, 0])
+    for by, told in (
+        ("share", f"{answer['share']:.1%}"),
+        ("margin", f"{answer['margin']:.1%}"),
+        ("distance", f"{answer['distance']:.4g}"),
+    ):
+        assert command("classify", kept, picture, "--by", by)[1] == f"{picture}\t{answer['label']}\t{told}\n"
+    status, _, err = command("classify", kept, picture, "--by", "luck")
+    assert (status, "'share', 'margin', 'distance'" in err) == (2, True)
+
+
+def test_equal_images_under_several_labels_are_told_of(command, class_folder, tmp_path):
+    """The command says how many there are, and which."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(class_folder / "train", folder)
+    for number in ("00", "02"):
+        shutil.copy(folder / "flower" / f"{number}.jpg", folder / "temple" / f"flower-{number}.jpg")
+    status, out, err = command("index", folder, tmp_path / "kept", *SETTINGS)
+    assert status == 0
+    assert "26 new" in out
+    assert err.startswith("warning: 2 images")
+    told = [line for line in err.splitlines() if line.startswith("equal images: ")]
+    for number, line in zip(("00", "02"), told, strict=True):
+        assert f"{folder}/flower/{number}.jpg as 'flower'" in line
+        assert f"{folder}/temple/flower-{number}.jpg as 'temple'" in line
+
+
+def test_a_classifier_that_names_a_server_is_opened_with_consent_only(
+    command, kept, class_folder, monkeypatch
+):
+    """No command contacts what a folder from elsewhere names; info shows what it names."""
+    written = json.loads((kept / "classifier.json").read_text())
+    options = {"index": "stolen", "host": "http://user:hush@127.0.0.1:9"}
+    content = {**written, "format_version": 1, "store": {"name": "pinecone", "options": options}}
+    del content["sha256"]
+    (kept / "classifier.json").write_text(json.dumps(content))
+    monkeypatch.setenv("PINECONE_API_KEY", "pcsk_secret")
+    test = class_folder / "test"
+    for asked in (
+        ("classify", kept, test),
+        ("evaluate", "--classifier", kept, "--test", test),
+        ("sweep", "--classifier", kept, "--validation", test),
+        ("index", test, kept, "--add"),
+        ("forget", kept, "--label", "temple"),
+    ):
+        status, out, err = command(*asked)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "--allow-remote" in err
+        assert "hush" not in err
+    status, out, err = command("info", kept)
+    assert (status, "--allow-remote" in err) == (0, True)
+    assert "pinecone" in out
+    assert "hush" not in out
+
+
+@pytest.mark.parametrize("store", ["faiss", "memory"])
+def test_info_shows_what_a_classifier_holds(command, class_folder, tiny_model, tmp_path, store):
+    """Encoder, settings, store, size and counts are those of the classifier, without its weights."""
+    target = tmp_path / "kept"
+    settings = ("--model", tiny_model, "--stage", "stem", "--k", 3, "--store", store)
+    assert command("index", class_folder / "train", target, *settings)[0] == 0
+    assert command("forget", target, "--label", "temple")[0] == 0
+    assert command("index", class_folder / "test", target, "--add")[0] == 0
+    status, out, err = command("info", target, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["encoder"]["config"]["stage"] == "stem"
+    assert (found["params"]["k"], found["dim"], found["images"]) == (3, 8, 22)
+    assert found["classes"] == [{"label": "flower", "images": 17}, {"label": "temple", "images": 5}]
+    assert found["store"]["name"] == store
+    assert found["size"] == sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    assert 0 < found["store"]["size"] < found["size"]
+    assert found["versions"]["written_by"] == found["versions"]["clipretrieval"]
+    status, out, _ = command("info", target)
+    assert status == 0
+    for told in ("stage stem", "22 of dimension 8", f"{store} in {target}", "flower"):
+        assert told in out
+    status, out, err = command("info", tmp_path)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_sweep_ranks_settings_by_what_evaluate_measures(command, kept, class_folder):
+    """The best comes first, each accuracy is the report's, and the options of the best are told."""
+    asked = ("sweep", "--classifier", kept, "--validation", class_folder / "test")
+    status, out, err = command(*asked, "--k", "1,3,24", "--weights", "uniform,softmax", "--json")
+    assert (status, err) == (0, "")
+    rows = json.loads(out)["rows"]
+    assert len(rows) == 6
+    assert [row["accuracy"] for row in rows] == sorted((row["accuracy"] for row in rows), reverse=True)
+    loaded = RetrievalClassifier.load(kept)
+    with closing(loaded.store_):
+        for row in rows:
+            loaded.set_params(k=row["k"], weights=row["weights"])
+            assert loaded.score(class_folder / "test") == row["accuracy"]
+    _, out, _ = command(*asked, "--k", "1,3,24", "--weights", "uniform,softmax")
+    assert out.splitlines()[1].startswith("*")
+    assert f"the best: --k {rows[0]['k']} --weights {rows[0]['weights']}" in out
+    status, _, err = command("sweep", "--classifier", kept, "--validation", class_folder / "train")
+    assert (status, "--allow-known" in err) == (2, True)
+    fitted = ("--train", class_folder / "train", "--stage", "pixel")
+    status, out, _ = command("sweep", *fitted, "--validation", class_folder / "test", "--k", 3)
+    assert (status, "on 10 images" in out) == (0, True)
+
+
+def test_predictions_are_written_beside_the_report(command, kept, class_folder, tmp_path):
+    """One row for each image, with its file, its label and the answer."""
+    test, file = class_folder / "test", tmp_path / "answers.csv"
+    assert command("evaluate", "--classifier", kept, "--test", test, "--predictions", file)[0] == 0
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    loaded = RetrievalClassifier.load(kept)
+    with closing(loaded.store_):
+        assert [row["predicted"] for row in rows] == loaded.predict([row["source"] for row in rows]).tolist()
+    assert [Path(row["source"]).parent.name for row in rows] == [row["true"] for row in rows]
+    assert len(rows) == 10

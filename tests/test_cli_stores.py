@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clipretrieval import RetrievalClassifier, StagedEncoder, cli
+from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.stores import ChromaStore, FaissStore
 from clipretrieval.testing import PineconeEmulator
 
@@ -33,25 +33,18 @@ def expected(class_folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def evaluate(
-    class_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    class_folder: Path, command: Callable[..., tuple[int, str, str]]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run the command, in this process or in its own; return exit status, standard output and error."""
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the command sets them
-    monkeypatch.setenv("TQDM_DISABLE", "1")
     folders = ["--train", str(class_folder / "train"), "--test", str(class_folder / "test")]
 
     def run(store: str, *arguments: Any, process: bool = False) -> tuple[int, str, str]:
-        command = ["evaluate", "--stage", "pixel", "--store", store, *folders, *map(str, arguments)]
+        asked = ["evaluate", "--stage", "pixel", "--store", store, *folders, *map(str, arguments)]
         if process:
-            whole = [sys.executable, "-m", "clipretrieval", *command]
+            whole = [sys.executable, "-m", "clipretrieval", *asked]
             done = subprocess.run(whole, capture_output=True, text=True, timeout=120, check=False)
             return done.returncode, done.stdout, done.stderr
-        monkeypatch.setattr(sys, "argv", ["clipretrieval", *command])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        status = ended.value.code
-        assert isinstance(status, int)
-        return status, *capfd.readouterr()
+        return command(*asked)
 
     return run
 

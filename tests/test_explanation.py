@@ -145,6 +145,7 @@ def questions(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(questions())
 @pytest.mark.filterwarnings("ignore:there is only one class:clipretrieval.ClipRetrievalWarning")
+@pytest.mark.filterwarnings("ignore:.* stored under several labels:clipretrieval.ClipRetrievalWarning")
 def test_an_explanation_agrees_with_the_answer(drawn: dict[str, Any]) -> None:
     """Under all weightings and metrics the answer is predict's, and the shares sum to 1."""
     given_ = {name: drawn[name] for name in ("metric", "weights", "store", "temperature", "k")}

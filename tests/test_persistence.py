@@ -446,3 +446,22 @@ def test_a_changed_folder_is_noticed_by_other_names_and_after_pickling(tmp_path)
     shutil.rmtree(target)
     stale.save(target)  # nothing is there that could be lost
     assert RetrievalClassifier.load(target).store_.count() == 40
+
+
+def test_a_save_that_cannot_be_synced_is_told_truly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was saved is in place, its store included, when the fsync of its folder fails."""
+    from clipretrieval import _atomic
+
+    sync = _atomic.sync_folder
+
+    def failing(folder: Path) -> None:
+        if (folder / "classifier.json").exists():
+            raise OSError(5, "Input/output error")
+        sync(folder)
+
+    vectors = np.eye(6, dtype=np.float32)
+    classifier = RetrievalClassifier(k=1, store="memory").fit(vectors, list("aabbcc"))
+    monkeypatch.setattr(_atomic, "sync_folder", failing)
+    with pytest.raises(StoreUnavailableError, match="was saved but may not be on the disk"):
+        classifier.save(tmp_path / "kept")
+    assert RetrievalClassifier.load(tmp_path / "kept").predict(vectors).tolist() == list("aabbcc")

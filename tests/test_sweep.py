@@ -101,6 +101,7 @@ def problems(draw):
 
 @pytest.mark.filterwarnings("ignore:there is only one class:clipretrieval.ClipRetrievalWarning")
 @pytest.mark.filterwarnings("ignore:k=:clipretrieval.ClipRetrievalWarning")
+@pytest.mark.filterwarnings("ignore:.* stored under several labels:clipretrieval.ClipRetrievalWarning")
 @pytest.mark.parametrize("store", ["memory", "faiss"])
 @pytest.mark.parametrize("metric", METRICS)
 @settings(max_examples=40)
@@ -420,12 +421,12 @@ def test_the_result_as_text_and_as_json(fitted, digits):
         ({"weights": ["uniform", "loud"]}, "'loud'"),
         ({"weights": None}, "unknown weights None"),
         ({"temperature": []}, "temperature holds nothing"),
-        ({"temperature": [0.1, 0]}, "positive"),
-        ({"temperature": ["warm"]}, "positive"),
-        ({"temperature": np.nan}, "positive"),
-        ({"validation": 0}, "fraction"),
-        ({"validation": 1.5}, "fraction"),
-        ({"validation": True}, "fraction"),
+        ({"temperature": [0.1, 0]}, "above 0"),
+        ({"temperature": ["warm"]}, "above 0"),
+        ({"temperature": np.nan}, "above 0"),
+        ({"validation": 0}, "above 0 and at most 1"),
+        ({"validation": 1.5}, "above 0 and at most 1"),
+        ({"validation": True}, "above 0 and at most 1"),
         ({"validation": "most"}, "'all'"),
         ({"validation": 1e-9}, "none of the 900 images"),
         ({"seed": 0.5}, "seed"),

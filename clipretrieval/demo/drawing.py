@@ -8,17 +8,29 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from clipretrieval._checks import check_int
 from clipretrieval.demo.kinds import outline
 from clipretrieval.demo.scene import COLOURS, Scene
-from clipretrieval.errors import InvalidInputError
 
 __all__ = ["render"]
 
 _SUPERSAMPLING = 2
 _SMALLEST = 16
+_LARGEST = 4096
 
 Colour: TypeAlias = npt.NDArray[np.float64]
 Field: TypeAlias = npt.NDArray[np.float32]
+
+
+def check_side(size: int) -> int:
+    """Return a picture's height and width in pixels.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no whole number from 16 to 4096.
+    """
+    return check_int(size, "size", least=_SMALLEST, most=_LARGEST)
 
 
 def render(scene: Scene, size: int = 64) -> Image.Image:
@@ -40,8 +52,7 @@ def render(scene: Scene, size: int = 64) -> Image.Image:
     InvalidInputError
         If `size` is below 16.
     """
-    if size < _SMALLEST:
-        raise InvalidInputError(f"size must be at least {_SMALLEST} pixels; got {size}")
+    size = check_side(size)
     rng = np.random.default_rng(scene.detail)
     colour, backdrop = _vary(scene.colour, rng), _pale(_vary(scene.backdrop, rng))
     side = size * _SUPERSAMPLING

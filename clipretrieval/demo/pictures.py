@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipretrieval._checks import check_choice, check_int, check_path, check_strings
 from clipretrieval._version import __version__
-from clipretrieval.demo.drawing import render
+from clipretrieval.demo.drawing import check_side, render
 from clipretrieval.demo.kinds import KINDS
 from clipretrieval.demo.scene import Scene, sample_scene
 from clipretrieval.errors import InvalidInputError
@@ -47,7 +48,8 @@ def draw(kind: str, seed: int | np.random.Generator = 0, size: int = 64) -> Imag
     InvalidInputError
         If `kind` is unknown, `seed` negative or `size` too small.
     """
-    _check_seed(seed)
+    if not isinstance(seed, np.random.Generator):
+        seed = check_int(seed, "seed", least=0)
     return render(sample_scene(kind, np.random.default_rng(seed)), size)
 
 
@@ -75,12 +77,11 @@ def sample_scenes(
     InvalidInputError
         If `per_kind`, `seed` or `first` is too small, or a kind is unknown; at the call.
     """
-    _check_seed(seed)
-    if per_kind < 1 or first < 0:
-        raise InvalidInputError(f"per_kind must be at least 1 and first at least 0; got {per_kind}, {first}")
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        raise InvalidInputError(f"kinds must be some of {', '.join(KINDS)}; got {list(kinds)}")
+    seed = check_int(seed, "seed", least=0)
+    per_kind, first = check_int(per_kind, "per_kind"), check_int(first, "first", least=0)
+    kinds = [check_choice(kind, "kinds", KINDS) for kind in check_strings(kinds, "kinds")]
+    if not kinds:
+        raise InvalidInputError(f"kinds is empty; pass some of {', '.join(KINDS)}")
     return (
         sample_scene(kind, np.random.default_rng([seed, KINDS.index(kind), number]))
         for number in range(first, first + per_kind)
@@ -149,9 +150,9 @@ def write_folders(
     InvalidInputError
         If `out` holds anything else, or an argument is not one of the above.
     """
-    out = Path(out)
-    if extension not in _FORMATS:
-        raise InvalidInputError(f"extension must be 'png' or 'jpg'; got {extension!r}")
+    out = check_path(out, "out")
+    extension, size = check_choice(extension, "extension", list(_FORMATS)), check_side(size)
+    kinds = check_strings(kinds, "kinds")
     scenes = {
         "train": sample_scenes(train, seed, kinds=kinds),
         "test": sample_scenes(test, seed, kinds=kinds, first=train),
@@ -160,8 +161,11 @@ def write_folders(
     settings |= {"extension": extension, "clipretrieval": __version__}
     if _holds(out, settings):
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name[:100]}-", dir=out.parent))
+    except OSError as error:
+        raise InvalidInputError(f"{str(out)!r} cannot be made: {error.strerror or error}") from error
     try:
         for part, chosen in scenes.items():
             for place, scene in enumerate(chosen):
@@ -188,8 +192,3 @@ def _holds(out: Path, settings: dict[str, Any]) -> bool:
     except (OSError, ValueError):
         pass
     raise InvalidInputError(f"{str(out)!r} holds something else; remove it or choose another folder")
-
-
-def _check_seed(seed: int | np.random.Generator) -> None:
-    if not isinstance(seed, np.random.Generator) and seed < 0:
-        raise InvalidInputError(f"seed must be at least 0; got {seed}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipretrieval._checks import check_int, check_path, shown
 from clipretrieval._repr import short_repr
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
@@ -132,11 +133,13 @@ def run_demo(
     InvalidInputError
         If the folder for the pictures holds something else, or a number is out of range.
     """
-    if not 0 <= seed < FIRST_TRAINING_SEED:
-        raise InvalidInputError(f"seed must be from 0 to {FIRST_TRAINING_SEED - 1}; got {seed}")
+    out, seed = check_path(out, "out"), check_int(seed, "seed", least=0, most=FIRST_TRAINING_SEED - 1)
+    train, test = check_int(train, "train"), check_int(test, "test")
+    if tell is not None and (not callable(tell) or isinstance(tell, type)):
+        raise InvalidInputError(f"tell must be a function of a line of text, or None; got {shown(tell)}")
     began = time.perf_counter()
     tell = tell or _keep_quiet
-    out, count = Path(out), len(KINDS)
+    count = len(KINDS)
     tell(f"drawing {count * train:,} + {count * test:,} pictures of {count} kinds")
     pictures = write_folders(out / PICTURES, train=train, test=test, seed=seed)
     known, new = scan_folder(pictures / "train"), scan_folder(pictures / "test")

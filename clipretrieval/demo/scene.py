@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from clipretrieval._checks import check_choice
 from clipretrieval.demo.kinds import KINDS
-from clipretrieval.errors import InvalidInputError
 
 __all__ = ["COLOURS", "TEXTURES", "Scene", "sample_scene"]
 
@@ -121,8 +121,7 @@ def sample_scene(kind: str, rng: np.random.Generator) -> Scene:
     InvalidInputError
         If `kind` is not one of `KINDS`.
     """
-    if kind not in KINDS:
-        raise InvalidInputError(f"nothing is drawn of kind {kind!r}; choose one of {', '.join(KINDS)}")
+    check_choice(kind, "kind", KINDS)
     colour, backdrop = rng.choice(list(COLOURS), size=2, replace=False).tolist()
     texture, backdrop_texture = rng.choice(list(TEXTURES), size=2, p=list(TEXTURES.values())).tolist()
     radius = float(rng.uniform(0.32, 0.45))

@@ -1,33 +1,29 @@
-"""Arguments of the encoder, checked."""
+"""The side of the pictures that an encoder takes, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-
+from clipretrieval._checks import check_int
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["check_size", "check_whole", "side"]
+__all__ = ["LARGEST_SIDE", "check_size"]
 
-
-def side(size: Any) -> int:
-    return int(size[0]) if isinstance(size, Sequence) else int(size)
-
-
-def check_whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**63:
-        raise InvalidInputError(f"{name} must be a whole number of at least {least}; got {value!r}")
-    return int(value)
+LARGEST_SIDE = 4096
+"""Pixels: beyond it, a single picture's activations take gigabytes."""
 
 
 def check_size(image_size: int | None, own: int) -> int:
+    """Return the side in pixels, the model's own where none is asked for.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a multiple of 32 from 32 to 4096.
+    """
     if image_size is None:
         return own
-    image_size = check_whole("image_size", image_size, 32)
-    if image_size % 32:
+    size = check_int(image_size, "image_size", least=32, most=LARGEST_SIDE)
+    if size % 32:
         raise InvalidInputError(
-            f"image_size must be a multiple of 32, at least 32; got {image_size!r} (the model's own is {own})"
+            f"image_size must be a multiple of 32, at least 32; got {size} (the model's own is {own})"
         )
-    return image_size
+    return size

@@ -69,9 +69,19 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise WeightsUnavailableError(f"{path} holds no state dict (a dict of tensors).")
     if all(str(key).startswith("module.") for key in content):
         content = {key[len("module.") :]: value for key, value in content.items()}
-    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)} | {
-        key: torch.as_tensor(content[key]) for key in OPENAI_ONLY if key in content
-    }
+    try:
+        sizes = {key: torch.as_tensor(content[key]) for key in OPENAI_ONLY if key in content}
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise WeightsUnavailableError(
+            f"{path} holds no number for one of {', '.join(OPENAI_ONLY)}: {error}"
+        ) from error
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    for key, value in tensors.items():
+        if value.is_sparse or value.is_quantized or value.is_complex() or value.is_meta:
+            raise WeightsUnavailableError(
+                f"{path} holds {key!r} as a tensor of another kind than plain numbers"
+            )
+    return tensors | sizes
 
 
 def is_torchscript(path: Path) -> bool:

@@ -6,6 +6,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -83,7 +84,6 @@ class Engine:
         with torch.no_grad():
             self.units = build_units(visual, depth, plan, image_size, positions)
         self._compiled: dict[tuple[int, int], Segment] = {}
-        self._compiles = True
         self._lock = threading.Lock()
 
     @_undisturbed
@@ -139,12 +139,16 @@ class Engine:
                 memory_format=torch.channels_last
             )
         with self._lock:
-            if (start, stop) not in self._compiled:
+            segment = self._compiled.get((start, stop))
+            if segment is None:
                 units = self.units[start:stop]
-                made = _compile(units, self.plan, x) if self._compiles else None
-                self._compiles = made is not None
-                self._compiled[start, stop] = made or nn.Sequential(*units)
-        out = self._compiled[start, stop](x)
+                segment = _compile(units, self.plan, x) if self.plan.compiled else None
+                if segment is None:  # none is tried again, and the plan says what runs
+                    self.plan = replace(self.plan, compiled=False)
+                    segment = nn.Sequential(*units)
+                else:
+                    self._compiled[start, stop] = segment
+        out = segment(x)
         return out[: len(out) - short] if short > 0 else out
 
 

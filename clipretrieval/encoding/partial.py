@@ -115,7 +115,10 @@ def _advanced(engine: Engine, parts: list[torch.Tensor], start: int, stage: Stag
 def _check_rows(rows: Rows | None, n: int) -> npt.NDArray[np.intp]:
     if rows is None:
         return np.arange(n)
-    given = np.asarray(rows)
+    try:
+        given = np.asarray(rows)
+    except ValueError:  # rows of different lengths
+        given = np.empty(0)
     if given.dtype == np.bool_ and given.shape == (n,):
         given = np.flatnonzero(given)
     if given.ndim != 1 or given.size == 0 or not np.issubdtype(given.dtype, np.integer):

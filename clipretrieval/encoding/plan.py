@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from clipretrieval._checks import check_choice, shown
 from clipretrieval.encoding import winograd
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
@@ -88,6 +89,8 @@ def pick_device(device: str) -> torch.device:
     InvalidInputError
         If it does not exist or cannot be used.
     """
+    if not isinstance(device, str | torch.device):
+        raise InvalidInputError(f"device must be a name such as 'cpu' or 'cuda:0'; got {shown(device)}")
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -95,9 +98,9 @@ def pick_device(device: str) -> torch.device:
     try:
         picked = torch.device(device)
         torch.zeros(1, device=picked).item()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidInputError(f"device {device!r} cannot be used here: {reason}") from error
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise InvalidInputError(f"device {shown(device)} cannot be used here: {reason}") from error
     # There is one CPU, whatever its number.
     return torch.device("cpu") if picked.type == "cpu" else picked
 
@@ -150,9 +153,7 @@ def make_plan(
 
 
 def _choose_precision(device: torch.device, precision: str) -> str:
-    if precision not in PRECISIONS:
-        known = ", ".join(map(repr, PRECISIONS))
-        raise InvalidInputError(f"unknown precision {precision!r}; choose one of {known}")
+    check_choice(precision, "precision", PRECISIONS)
     if device.type == "cpu" and precision == "fp16":
         raise InvalidInputError("precision='fp16' is for GPUs; on a CPU choose 'bf16', 'fp32' or 'auto'")
     if precision != "auto":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from clipretrieval._checks import check_choice
 from clipretrieval.encoding.stages import Stage
-from clipretrieval.errors import InvalidInputError
 
 __all__ = ["POOLINGS", "describe_pooling", "pooled_dim", "reduce"]
 
@@ -24,9 +24,7 @@ def pooled_dim(stage: Stage, pooling: str) -> int:
     InvalidInputError
         If there is no such pooling.
     """
-    if pooling not in POOLINGS:
-        known = ", ".join(map(repr, POOLINGS))
-        raise InvalidInputError(f"unknown pooling {pooling!r}; choose one of {known}")
+    check_choice(pooling, "pooling", POOLINGS)
     pooled = stage.reduction in ("spatial", "tokens")
     return stage.dim * GRID * GRID if pooling == "grid" and pooled else stage.dim
 

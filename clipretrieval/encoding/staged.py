@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from clipretrieval._checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
 from clipretrieval._decode import MAX_PIXELS, check_max_pixels
-from clipretrieval.encoding._checks import check_size, check_whole, side
+from clipretrieval._progress import check_progress, teller, told
+from clipretrieval._timing import Progress
+from clipretrieval._warning import warn_caller
+from clipretrieval.encoding._checks import check_size
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.joining import joined
 from clipretrieval.encoding.partial import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
-from clipretrieval.encoding.plan import make_plan, pick_device
+from clipretrieval.encoding.plan import InferencePlan, make_plan, pick_device
 from clipretrieval.encoding.pooling import pooled_dim
 from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
@@ -92,9 +98,15 @@ class StagedEncoder:
         max_pixels: int | None = MAX_PIXELS,
         _trusted: bool = True,
     ) -> None:
-        self.batch_size = check_whole("batch_size", batch_size, 1)
-        self.seed = check_whole("seed", seed, 0)
+        self.batch_size = check_int(batch_size, "batch_size")
+        self.seed = check_int(seed, "seed", least=0)
         self.max_pixels = check_max_pixels(max_pixels)
+        compile = check_bool(compile, "compile")  # noqa: A001
+        if pretrained is not None and not isinstance(pretrained, str | Path):
+            raise InvalidInputError(
+                "pretrained must be a tag such as 'openai', a checkpoint's path, or None; got "
+                f"{shown(pretrained)}"
+            )
         self._source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
         self.model = model
         named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
@@ -104,13 +116,19 @@ class StagedEncoder:
         self.device = pick_device(device)
         self._stages = stage_table(self._source.architecture)
         self._stage = find_stage(self._stages, stage)
-        self.image_size = check_size(image_size, int(side(self._source.preprocess_cfg["size"])))
+        self.image_size = check_size(image_size, self._source.size)
         self._dim = pooled_dim(self._stage, pooling)
-        self.plan = make_plan(
+        self.compile = compile
+        plan = make_plan(
             self.device, precision, self._source.architecture, self.image_size, self.batch_size, compile
         )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        self._tower = Tower(self._source, seed, self.plan, self._prepare, pooling, self.image_size)
+        self._tower = Tower(self._source, seed, plan, self._prepare, pooling, self.image_size)
+
+    @property
+    def plan(self) -> InferencePlan:
+        """How the encoder runs on this machine; uncompiled once a compilation has failed."""
+        return self._tower.plan
 
     @property
     def stage(self) -> str:
@@ -151,13 +169,20 @@ class StagedEncoder:
         """
         return self._tower.describe(find_stage(self._stages, stage), self._stages)
 
-    def encode(self, images: Any) -> FloatArray:
+    def encode(
+        self, images: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
+    ) -> FloatArray:
         """Encode pictures at this encoder's stage.
 
         Parameters
         ----------
         images : image-like, sequence, iterator, dataset or folder
             Whatever `clipretrieval.images.iter_images` takes.
+        on_error : {"raise", "skip"}
+            What to do about a picture that cannot be decoded. Under ``"skip"`` its row is NaN, so that each
+            row keeps the place of its picture, and a warning says how many are.
+        progress : callable or True, optional
+            Called with (pictures done, total or None). True shows a bar, on a terminal or in a notebook.
 
         Returns
         -------
@@ -170,24 +195,46 @@ class StagedEncoder:
         InvalidInputError
             If `images` is not image-like, or empty.
         """
-        return self.encode_stages(images, (self.stage,))[self.stage]
+        return self.encode_stages(images, (self.stage,), on_error=on_error, progress=progress)[self.stage]
 
-    def encode_stages(self, images: Any, stages: Iterable[str]) -> dict[str, FloatArray]:
+    def encode_stages(
+        self,
+        images: Any,
+        stages: Iterable[str],
+        *,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> dict[str, FloatArray]:
         """Encode pictures at several stages in one pass.
 
         Parameters
         ----------
-        images : as for `encode`
-        stages : iterable of str
+        images, on_error, progress
+            As for `encode`.
+        stages : sequence of str
+            At least one.
 
         Returns
         -------
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
-        wanted = {name: find_stage(self._stages, name) for name in stages}
-        raws, found = iter_raw(images), list(wanted.values())
-        batches = self._encode(raws, found, on_error="raise", skipped=None, identify=False)
-        return joined(batches, tuple(wanted), count_hint(images))
+        wanted = {name: find_stage(self._stages, name) for name in self._names(stages)}
+        check_on_error(on_error)
+        check_progress(progress)
+        total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
+        with told(progress, "encoding") as shown_to:
+            tell = teller(shown_to, total, skipped)
+            batches = self._encode(
+                iter_raw(images), list(wanted.values()), on_error=on_error, skipped=skipped, identify=False
+            )
+            vectors = joined(_counted(batches, places, tell), tuple(wanted), total)
+        if not skipped:
+            return vectors
+        warn_caller(
+            f"{len(skipped)} of {len(skipped) + len(places)} pictures could not be decoded, and their "
+            f"vectors are NaN; the first: {skipped[0].reason}"
+        )
+        return {name: _spread(rows, places, skipped) for name, rows in vectors.items()}
 
     def stream(
         self,
@@ -217,9 +264,13 @@ class StagedEncoder:
         ahead : int, optional
             The most pictures that are encoded before they are asked for; a few batches when left out.
         """
-        wanted = [find_stage(self._stages, name) for name in stages or (self.stage,)]
+        names = (self.stage,) if stages is None else self._names(stages)
+        wanted = [find_stage(self._stages, name) for name in names]
         check_on_error(on_error)
-        limit = None if ahead is None else check_whole("ahead", ahead, 1)
+        check_list(skipped, "skipped")
+        if known is not None and not callable(known):
+            raise InvalidInputError(f"known must be a function of content ids, or None; got {shown(known)}")
+        limit = None if ahead is None else check_int(ahead, "ahead")
         raws, options = iter_raw(images, labels), {"skipped": skipped, "known": known, "ahead": limit}
         return self._encode(raws, wanted, on_error=on_error, **options)
 
@@ -239,7 +290,7 @@ class StagedEncoder:
         PartialPass
             Its ``vectors`` are those of the stage; its ``advance`` takes some of the pictures deeper.
         """
-        found = find_stage(self._stages, stage or self.stage)
+        found = find_stage(self._stages, self.stage if stage is None else stage)
         every = list(self._stages.values())
         chunk = prepare_chunk(
             list(iter_raw(images)), every, self._prepare, "raise", max_pixels=self.max_pixels
@@ -254,7 +305,14 @@ class StagedEncoder:
 
         A TorchScript archive that it names is opened only if it is one of OpenAI's own.
         """
-        return cls(**config, _trusted=False)
+        given = check_mapping(config, "config", optional=False)
+        taken = set(signature(cls).parameters)
+        if not set(given) <= taken:
+            raise InvalidInputError(
+                f"config has {shown(min(set(given) - taken))}, which is no argument of StagedEncoder; pass "
+                "what its config() returned"
+            )
+        return cls(**{**given, "_trusted": False})
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that build this encoder again: JSON values, paths in full.
@@ -267,11 +325,17 @@ class StagedEncoder:
             "pooling": self.pooling,
             "image_size": self.image_size,
             "precision": self.precision,
-            "compile": self.plan.compiled,
+            "compile": self.compile,
             "batch_size": self.batch_size,
             "seed": self.seed,
             **({} if self.max_pixels == MAX_PIXELS else {"max_pixels": self.max_pixels}),
         }
+
+    def _names(self, stages: Any) -> list[str]:
+        names = check_strings(stages, "stages")
+        if not names:
+            raise InvalidInputError("stages is empty; pass at least one, such as ['mid']")
+        return names
 
     def _encode(
         self, raws: Iterator[RawImage], stages: list[Stage], **options: Any
@@ -309,3 +373,21 @@ class StagedEncoder:
             f"StagedEncoder({model!r}, pretrained={self.pretrained!r}, stage={self.stage!r}, "
             f"dim={self.dim}, device={str(self.device)!r})"
         )
+
+
+def _counted(
+    batches: Iterator[EncodedBatch], places: list[int], tell: Callable[[int], None]
+) -> Iterator[EncodedBatch]:
+    """Note where each picture was in the source, and tell of it, on the way."""
+    for batch in batches:
+        places += batch.indices
+        tell(len(batch))
+        yield batch
+
+
+def _spread(rows: FloatArray, places: list[int], skipped: list[SkippedImage]) -> FloatArray:
+    """Put rows in the places of their pictures, with NaN where one was skipped."""
+    count = max(*places, *(item.index for item in skipped)) + 1
+    whole: FloatArray = np.full((count, rows.shape[1]), np.nan, dtype=np.float32)
+    whole[places] = rows
+    return whole

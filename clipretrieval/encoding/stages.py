@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from clipretrieval._checks import shown
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "stage_table"]
@@ -150,5 +151,6 @@ def find_stage(stages: Mapping[str, Stage], name: Any) -> Stage:
         return stages[name]
     blocks = [known for known in stages if known not in STUDY_STAGES]
     raise InvalidInputError(
-        f"unknown stage {name!r}; choose one of {', '.join(STUDY_STAGES)}, or a block: {', '.join(blocks)}"
+        f"unknown stage {shown(name)}; choose one of {', '.join(STUDY_STAGES)}, or a block: "
+        f"{', '.join(blocks)}"
     )

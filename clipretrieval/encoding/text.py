@@ -12,6 +12,8 @@ import open_clip
 import torch
 from torch import nn
 
+from clipretrieval._checks import check_strings, check_text, shown
+from clipretrieval.encoding._config import check_text_config
 from clipretrieval.encoding.checkpoints import OPENAI_ONLY, is_openai
 from clipretrieval.encoding.weights import ModelSource, load_strictly, read_source
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
@@ -60,12 +62,11 @@ class TextEncoder:
         WeightsUnavailableError
             If the weights cannot be had, or are those of an image tower alone.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        strange = [text for text in texts if not isinstance(text, str)]
-        if strange or not texts:
-            raise InvalidInputError(
-                f"prompts must be strings, at least one; got {strange[0]!r:.100}" if strange else "no prompt"
-            )
+        texts = [prompts] if isinstance(prompts, str) else check_strings(prompts, "prompts")
+        if not texts:
+            raise InvalidInputError("prompts is empty; pass at least one")
+        for text in texts:
+            check_text(text, "a prompt", empty=True)
         clip, tokenizer = self._clip, self._tokenizer
         for text in texts:
             needed = len(tokenizer.encode(text)) + 2  # the marks of start and end
@@ -142,7 +143,8 @@ def load_clip(
     """
     if source.module is not None:
         return _copied(source.module, text_only).float().eval().requires_grad_(False)
-    _check_text(source.model_cfg)
+    _check_text(source)
+    check_text_config(source.model_cfg, source.config)
     state = read_source(source)
     if quick_gelu is None:
         quick_gelu = bool(
@@ -150,12 +152,17 @@ def load_clip(
             or (source.tag or {}).get("quick_gelu", False)
             or (state is not None and is_openai(state))
         )
-    config = {key: value for key, value in source.model_cfg.items() if key != "custom_text"}
+    config = {key: source.model_cfg[key] for key in ("embed_dim", "vision_cfg", "text_cfg")}
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which seeds every GPU too.
         torch.default_generator.manual_seed(seed)
         # The image tower is built even where it is left out: random text weights come behind its own.
-        clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
+        try:
+            clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
+        except Exception as error:  # fields that open_clip, of whatever version, does not know
+            raise WeightsUnavailableError(
+                f"the model_cfg in {source.config} describes no CLIP model that can be built: {error}"
+            ) from error
     if text_only:
         clip.visual = nn.Identity()
     if state is not None:
@@ -189,9 +196,10 @@ def _copied(model: nn.Module, text_only: bool) -> nn.Module:
     return copy.deepcopy(model, spared)
 
 
-def _check_text(config: dict[str, Any]) -> None:
-    text = config.get("text_cfg")
-    if not text or "hf_model_name" in text or "hf_tokenizer_name" in text:
+def _check_text(source: ModelSource) -> None:
+    text = source.model_cfg.get("text_cfg")
+    if not isinstance(text, dict) or not text or "hf_model_name" in text or "hf_tokenizer_name" in text:
         raise InvalidInputError(
-            "the model's text tower is not CLIP's own; zero-shot answers need one that reads CLIP's tokens"
+            "the model's text tower is not CLIP's own; zero-shot answers need one that reads CLIP's tokens "
+            f"(model_cfg.text_cfg in {source.config}: {shown(text)})"
         )

@@ -64,7 +64,7 @@ class Tower:
                 self.built = Engine(
                     self._visual,
                     depth,
-                    self._plan,
+                    self.plan,
                     pooling=self._pooling,
                     mean=self._preparation.cfg["mean"],
                     std=self._preparation.cfg["std"],
@@ -94,6 +94,11 @@ class Tower:
             "image_size": self._image_size,
             "preprocessing": self._preparation.describe(),
         }
+
+    @property
+    def plan(self) -> InferencePlan:
+        """How the encoder runs: what was asked for, until it turns out that this machine cannot compile."""
+        return self._plan if self.built is None else self.built.plan
 
     @cached_property
     def _visual(self) -> nn.Module:

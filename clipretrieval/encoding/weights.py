@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
+from clipretrieval._checks import check_path, shown
+from clipretrieval.encoding._config import read_config
 from clipretrieval.encoding._fetch import ADVICE, fetch_config, fetch_tag
 from clipretrieval.encoding.checkpoints import (
     find_weights,
@@ -28,6 +30,8 @@ from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 __all__ = ["ModelSource", "load_strictly", "load_visual", "read_source", "resolve"]
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+HUB_NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9_])?(/[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?)?", re.ASCII)
+"""What the hub takes for a repository's name; it is looked for in the cache as a path."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class ModelSource:
         of OpenAI's own.
     module : open_clip.CLIP, its ModifiedResNet, or None
         A model that the caller built; its weights are copied.
+    config : Path or str
+        Where the configuration was read from, for messages.
     """
 
     model_cfg: dict[str, Any]
@@ -58,6 +64,7 @@ class ModelSource:
     path: Path | None
     trusted: bool = False
     module: nn.Module | None = None
+    config: Path | str = "open_clip's own configuration"
 
     def arguments(self, model: str | nn.Module, pretrained: str | None) -> dict[str, Any]:
         """Return an encoder's `model` and `pretrained` with local paths in full."""
@@ -67,6 +74,12 @@ class ModelSource:
                 model = f"{LOCAL_DIR}{local.parent}"
             pretrained = str(local) if pretrained is not None else None
         return {"model": model, "pretrained": pretrained}
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the pictures that the model was made for."""
+        size = self.preprocess_cfg["size"]
+        return int(size[0] if isinstance(size, list | tuple) else size)
 
     @property
     def architecture(self) -> Architecture:
@@ -106,18 +119,25 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
     if isinstance(model, nn.Module):
         return _from_module(model)
     if not isinstance(model, str) or model in ("", LOCAL_DIR, HF_HUB):
-        raise InvalidInputError(f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {model!r}")
+        raise InvalidInputError(
+            f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {shown(model)}"
+        )
     if model.startswith(LOCAL_DIR):
-        return _from_folder(Path(model[len(LOCAL_DIR) :]).expanduser().absolute())
+        return _from_folder(_full_path(model[len(LOCAL_DIR) :], "the folder of 'local-dir:'"))
     if model.startswith(HF_HUB):
         repo = model[len(HF_HUB) :]
+        if not HUB_NAME.fullmatch(repo) or len(repo) > 96 or ".." in repo or "--" in repo:
+            raise InvalidInputError(
+                f"model={shown(model)} names no repository of the hub; expected 'hf-hub:ORGANISATION/NAME'"
+            )
         return replace(_from_config(fetch_config(repo), None), tag={"hf_hub": f"{repo}/"})
     name = model.replace("/", "-")
     config = open_clip.get_model_config(name)
     if config is None:
         known = ", ".join(other for other in open_clip.list_models() if other.startswith("RN"))
         raise InvalidInputError(
-            f"unknown model {model!r}; choose one of {known}, or 'local-dir:PATH' for a folder of your own"
+            f"unknown model {shown(model)}; choose one of {known}, or 'local-dir:PATH' for a folder of "
+            "your own"
         )
     _check_resnet(config, model)
     preprocess = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
@@ -126,11 +146,12 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
     tag = catalogue.get_pretrained_cfg(name, pretrained)
     if tag:
         return ModelSource(config, merge_preprocess_dict(preprocess, {**tag, "size": None}), tag, None)
-    path = Path(pretrained).expanduser().absolute()
-    if not path.is_file():
+    path = _full_path(pretrained, "pretrained")
+    if not _is_file(path):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise InvalidInputError(
-            f"pretrained={pretrained!r} is neither a file nor a tag of {model} (its tags: {tags}). {ADVICE}"
+            f"pretrained={shown(pretrained)} is neither a file nor a tag of {model} (its tags: {tags}). "
+            f"{ADVICE}"
         )
     return ModelSource(config, preprocess, None, path, trusted)
 
@@ -167,6 +188,24 @@ def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
     return visual.float().eval().requires_grad_(False)
 
 
+def _full_path(path: str, name: str) -> Path:
+    """Return a path in full, with the home folder for ``~``."""
+    checked = check_path(path, name)
+    try:
+        return checked.expanduser().absolute()
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"{name} begins with '~', and there is no such home folder: {error}"
+        ) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder on the way that may not be entered
+        return False
+
+
 def _check_resnet(config: dict[str, Any], model: str) -> None:
     layers = config.get("vision_cfg", {}).get("layers")
     if not (isinstance(layers, list | tuple) and len(layers) == 4):
@@ -198,30 +237,32 @@ def _from_module(model: nn.Module) -> ModelSource:
 
 def _from_folder(folder: Path) -> ModelSource:
     config = folder / "open_clip_config.json"
-    weights = find_weights(folder) if config.is_file() else None
-    if config.is_file() and weights is None:
+    if not _is_file(config):
+        raise WeightsUnavailableError(f"{folder} has no open_clip_config.json. {ADVICE}")
+    try:
+        weights = find_weights(folder)
+    except OSError as error:
+        raise WeightsUnavailableError(
+            f"{folder} cannot be read: {error.strerror or error}. {ADVICE}"
+        ) from error
+    if weights is None:
         raise WeightsUnavailableError(f"{folder} holds a configuration, but no weights file. {ADVICE}")
     return _from_config(config, weights)
 
 
 def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
+    config, preprocess = read_config(config_path)
+    base = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
+    source = ModelSource(config, merge_preprocess_dict(base, preprocess), None, weights, config=config_path)
     try:
-        content = json.loads(config_path.read_text(encoding="utf-8"))
-        config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
-        _check_resnet(config, str(config_path.parent))
-        base = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
-        source = ModelSource(config, merge_preprocess_dict(base, preprocess), None, weights)
         source.architecture.check()
         Preparation(source.preprocess_cfg)  # open_clip asserts what it can do
-        return source
-    except InvalidInputError:
-        raise
     except Exception as error:
-        # Whatever a foreign file can hold: no JSON, other keys, other types, modes nobody knows.
+        # Something that open_clip, of whatever version, wants to be otherwise.
         raise WeightsUnavailableError(
-            f"{config_path} is not a readable open_clip configuration with a 'model_cfg' ({error!r}). "
-            f"{ADVICE}"
+            f"{config_path} describes no model that can be built: {error}. {ADVICE}"
         ) from error
+    return source
 
 
 def read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:

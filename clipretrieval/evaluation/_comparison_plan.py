@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import numpy as np
-
+from clipretrieval._checks import check_int, check_sequence, check_strings
 from clipretrieval._params import check_k, check_weights
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.stages import find_stage
@@ -79,14 +78,13 @@ def check_plan(
         raise InvalidInputError(
             f"encoder must be a StagedEncoder, whose stages are compared; got {encoder!r:.100}"
         )
-    names = tuple(dict.fromkeys([stages] if isinstance(stages, str) else stages))
+    names = tuple(dict.fromkeys([stages] if isinstance(stages, str) else check_strings(stages, "stages")))
     if not names:
         raise InvalidInputError("stages is empty; pass at least one, such as 'mid'")
     for name in names:
         find_stage(encoder.stages, name)
-    for name, number, least in (("timed_images", timed, 1), ("single_images", singles, 0)):
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
-            raise InvalidInputError(f"{name} must be a whole number of at least {least}; got {number!r}")
+    timed = check_int(timed, "timed_images")
+    singles = check_int(singles, "single_images", least=0)
     if zero_shot is not None and not isinstance(zero_shot, bool | ZeroShotClassifier):
         raise InvalidInputError(
             f"zero_shot must be a ZeroShotClassifier, True or None; got {zero_shot!r:.100}"
@@ -96,17 +94,19 @@ def check_plan(
             "zero_shot has another encoder than the one that is compared; make it on the same one: "
             "ZeroShotClassifier(encoder, …)"
         )
-    numbers = [check_k(one) for one in ([k] if not isinstance(k, Iterable) else k)]
-    single = isinstance(weights, str) or callable(weights)
-    settings = list(dict.fromkeys(product(numbers, [weights] if single else weights)))
-    if not settings:
-        raise InvalidInputError("k or weights is empty; pass at least one value of each")
     kind = Metric.parse(metric)
-    ways = list(dict.fromkeys(way for _, way in settings))
+    single = isinstance(k, str | bytes) or not isinstance(k, Iterable)
+    numbers = [check_k(one) for one in ([k] if single else check_sequence(k, "k", "int"))]
+    single = isinstance(weights, str | bytes) or callable(weights) or not isinstance(weights, Iterable)
+    ways = [weights] if single else check_sequence(weights, "weights", "weightings")
     for way in ways:
         check_weights(way, kind)
+    ways = list(dict.fromkeys(ways))
+    settings = list(dict.fromkeys(product(numbers, ways)))
+    if not settings:
+        raise InvalidInputError("k or weights is empty; pass at least one value of each")
     if len({weighting_name(way) for way in ways}) < len(ways):
         raise InvalidInputError(
             "two weights have one name, and the table could not tell them apart; give each callable its own"
         )
-    return Plan(names, store_makers(stores, kind), settings, kind, int(timed), int(singles))
+    return Plan(names, store_makers(stores, kind), settings, kind, timed, singles)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from clipretrieval._checks import check_strings
 from clipretrieval._exclusive import sole_writer
 from clipretrieval._inputs import Source
 from clipretrieval._labels import stored_labels
@@ -77,7 +78,7 @@ def store_makers(stores: Sequence[str] | StoreMakers, metric: Metric) -> StoreMa
     if isinstance(stores, str):
         stores = (stores,)
     if not isinstance(stores, Mapping):
-        stores = {name: _maker(name, metric) for name in stores}
+        stores = {name: _maker(name, metric) for name in check_strings(stores, "stores")}
     wrong = [name for name, make in stores.items() if not callable(make)]
     if wrong or not stores:
         raise InvalidInputError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipretrieval._atomic import write_text
+from clipretrieval._atomic import NotDurableError, write_text
+from clipretrieval._checks import check_path
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["written"]
@@ -16,11 +17,14 @@ def written(path: str | Path | None, text: str, what: str = "report") -> str:
     Raises
     ------
     InvalidInputError
-        If it cannot be written.
+        If it cannot be written, or not be synced to the disk; the message says which.
     """
     if path is not None:
+        path = check_path(path, "path")
         try:
             write_text(path, text + "\n")
+        except NotDurableError as error:
+            raise InvalidInputError(f"the {what} may not be on the disk: {error.strerror}") from error
         except OSError as error:
             raise InvalidInputError(
                 f"the {what} cannot be written to {str(path)!r}: {error.strerror or error}"

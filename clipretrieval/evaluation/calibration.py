@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import calibration as sklearn_calibration
 
+from clipretrieval._checks import check_int
 from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
 
@@ -89,8 +90,7 @@ def calibration_curve(
         )
     if not ((shares >= 0) & (shares <= 1)).all():
         raise InvalidInputError("confidences must lie in [0, 1]; pass shares of the votes or probabilities")
-    if n_bins < 1:
-        raise InvalidInputError(f"a calibration curve needs at least one bin; got {n_bins}")
+    n_bins = check_int(n_bins, "n_bins", most=100_000)
     accuracy, mean = sklearn_calibration.calibration_curve(
         right.astype(int), shares, pos_label=1, n_bins=n_bins, strategy="uniform"
     )

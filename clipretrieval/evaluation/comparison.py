@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from clipretrieval._checks import check_bool
+from clipretrieval._progress import check_progress, told
 from clipretrieval._timing import Progress
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
@@ -46,7 +48,7 @@ def compare(
     open_clip: bool = True,
     resume: bool = False,
     on_error: str = "raise",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> ComparisonReport:
     """Measure stages, stores and settings beside CLIP's own answer, accuracy against time.
 
@@ -81,8 +83,8 @@ def compare(
     resume : bool
         Go on with stores that hold a part of the images.
     on_error : {"raise", "skip"}
-    progress : callable, optional
-        Called with (images done, total or None) while images are encoded.
+    progress : callable or True, optional
+        Called with (images done, total or None) while images are encoded. True shows a bar.
 
     Returns
     -------
@@ -99,14 +101,17 @@ def compare(
     started = time.perf_counter()
     encoder = encoder if encoder is not None else StagedEncoder()
     plan = check_plan(encoder, stages, stores, k, weights, metric, zero_shot, timed_images, single_images)
+    open_clip, resume = check_bool(open_clip, "open_clip"), check_bool(resume, "resume")
     check_on_error(on_error)
+    check_progress(progress)
     train, test = opened(train), opened(test)
     learnt, asked = check_both(train, train_labels, test, test_labels)
     baseline = open_baseline(zero_shot, encoder, learnt, asked)
     seconds: dict[str, float] = {}
-    with open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume) as indexes:
+    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume)
+    with told(progress, "encoding") as shown, indexed as indexes:
         fit_timing, skipped = fill_indexes(
-            encoder, indexes, train, train_labels, on_error=on_error, progress=progress
+            encoder, indexes, train, train_labels, on_error=on_error, progress=shown
         )
         seconds["fit"] = time.perf_counter() - started
         if baseline is None and zero_shot:
@@ -115,7 +120,7 @@ def compare(
         sample = _speed.Sample(plan.timed, max_pixels=encoder.max_pixels)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
         with closing(spool):
-            passed_over = _encode(encoder, spool, sample, test, test_labels, on_error, progress)
+            passed_over = _encode(encoder, spool, sample, test, test_labels, on_error, shown)
             seconds["encode_test"] = time.perf_counter() - started - sum(seconds.values())
             sides = answer(indexes, plan, spool, baseline, passed_over)
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
@@ -143,7 +148,7 @@ def _encode(
     test: Any,
     labels: Any,
     on_error: str,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[SkippedImage]:
     """Encode the test images once, at all stages, into the spool."""
     total, skipped = count_hint(test), list[SkippedImage]()
@@ -151,8 +156,7 @@ def _encode(
     stages = spool.stages
     for batch in encoder.stream(pairs, stages=stages, on_error=on_error, skipped=skipped):
         spool.add(batch)
-        if progress is not None:
-            progress(len(spool) + len(skipped), total)
+        progress(len(spool) + len(skipped), total)
     if not len(spool):
         raise InvalidInputError(NOTHING_ASKED)
     return skipped

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
+from clipretrieval._checks import check_bool, check_int
 from clipretrieval._confidence import share_and_margin
 from clipretrieval._labels import class_array, label_kind, stored_labels
 from clipretrieval._manifest import manifest_classes
+from clipretrieval._progress import teller, told
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import check_untuned
@@ -35,7 +37,7 @@ def evaluate(
     y: Any = None,
     *,
     on_error: str = "raise",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     allow_tuned: bool = False,
     mistakes: int = 12,
 ) -> EvaluationReport:
@@ -62,9 +64,24 @@ def evaluate(
         If labels are missing or of another type than those that were fitted, an image was tuned on, or
         `mistakes` is negative.
     """
+    allow_tuned, mistakes = check_bool(allow_tuned, "allow_tuned"), check_int(mistakes, "mistakes", least=0)
+    with told(progress, "evaluating") as shown:
+        return _evaluate(
+            classifier, X, y, on_error=on_error, progress=shown, allow_tuned=allow_tuned, mistakes=mistakes
+        )
+
+
+def _evaluate(
+    classifier: RetrievalClassifier,
+    X: Any,
+    y: Any,
+    *,
+    on_error: str,
+    progress: Progress,
+    allow_tuned: bool,
+    mistakes: int,
+) -> EvaluationReport:
     started = time.perf_counter()
-    if mistakes < 0:
-        raise InvalidInputError(f"mistakes must be at least 0; got {mistakes}")
     timing, skipped = Timing(), list[SkippedImage]()
     check_truth(classifier, y)
     X = labelled_source(X, y) if classifier.encoder is not None else X
@@ -74,15 +91,8 @@ def evaluate(
     answers, nearest, shares, margins = [], [], [], []
     sources, positions = list[str | None](), list[int]()
     worst = WorstMistakes(mistakes)
-    arrived = known = 0
-
-    def tell(images: int) -> None:
-        nonlocal arrived
-        arrived += images
-        if progress is not None:
-            progress(arrived + len(skipped), total)
-
-    tell(0)
+    known = 0
+    tell = teller(progress, total, skipped)
     ballot = open_ballot(classifier)
     batches = search_batches(
         classifier, X, y=y, ballot=ballot, on_error=on_error, skipped=skipped, timing=timing, tell=tell
@@ -118,7 +128,7 @@ def evaluate(
             f"{known} of the {len(y_true)} images are stored in the classifier and find themselves, so the "
             "accuracy is too high; evaluate on images that it was not fitted on",
             ClipRetrievalWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     fitted = getattr(classifier, "fit_report_", None)  # a loaded classifier has none
     return EvaluationReport(
@@ -150,7 +160,7 @@ def _explained(
         warnings.warn(
             f"the report has no mistakes, as their neighbours could not be looked up: {error}",
             ClipRetrievalWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         return ()
 

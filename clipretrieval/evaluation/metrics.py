@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
+from clipretrieval._checks import check_int, check_number
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import AnyArray
 
@@ -69,10 +70,11 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of the
     American Statistical Association 22 (1927), pages 209-212; computed by ``scipy.stats.binomtest``.
     """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise InvalidInputError(
-            f"an interval needs 0 <= successes <= trials and at least one trial; got {successes} of {trials}"
-        )
+    trials = check_int(trials, "trials")
+    successes = check_int(successes, "successes", least=0, most=trials)
+    confidence = check_number(confidence, "confidence", above=0)
+    if confidence >= 1:
+        raise InvalidInputError(f"confidence must lie between 0 and 1; got {confidence}")
     found = binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="wilson")
     return float(found.low), float(found.high)
 
@@ -159,6 +161,7 @@ def confused_pairs(matrix: AnyArray, classes: AnyArray, most: int | None = None)
         ``true``, ``answer``, ``count`` and ``share`` (of the true class's images, in (0, 1]). Pairs that
         occurred equally often are in the order of `classes`.
     """
+    most = None if most is None else check_int(most, "most", least=0)
     errors = matrix * (1 - np.eye(len(classes), dtype=matrix.dtype))
     rows, columns = np.nonzero(errors)
     order = np.argsort(-errors[rows, columns], kind="stable")[:most]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
+from clipretrieval._checks import check_bool, check_path, check_sequence, check_strings, check_text, shown
 from clipretrieval._explanation_views import readable, shortened, thumbnail
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
@@ -78,7 +79,24 @@ def render_page(
     InvalidInputError
         If there is nothing to show.
     """
-    named = list(reports.items() if isinstance(reports, Mapping) else reports)
+    pictures = check_bool(pictures, "pictures")
+    title = None if title is None else check_text(title, "title", empty=True)
+    notes, remarks = check_strings(notes, "notes"), check_strings(remarks, "remarks")
+    comparison = check_sequence(comparison, "comparison", "mappings, one for each row")
+    if not all(isinstance(row, Mapping) for row in comparison):
+        raise InvalidInputError("comparison must be a sequence of mappings, one for each row")
+    tables = check_sequence(tables, "tables", "PageTable")
+    if not all(isinstance(table, PageTable) for table in tables):
+        raise InvalidInputError("tables must be a sequence of PageTable")
+    pairs = list(reports.items()) if isinstance(reports, Mapping) else reports
+    named = check_sequence(pairs, "reports", "pairs (name, EvaluationReport)")
+    for pair in named:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not hasattr(pair[1], "y_pred"):
+            raise InvalidInputError(
+                f"reports must be pairs (name, EvaluationReport), or a mapping of these; got {shown(pair)}"
+            )
+        if pair[0] is not None:
+            check_text(pair[0], "a report's name", empty=True)
     if not (named or comparison or tables):
         raise InvalidInputError("a page needs at least one report or table; pass one")
     picture = _pictures() if pictures else lambda path: None
@@ -121,6 +139,7 @@ def write_page(
     InvalidInputError
         If there is nothing to show, or the file cannot be written.
     """
+    path = check_path(path, "path")
     written(path, render_page(reports, **options), "page")
 
 

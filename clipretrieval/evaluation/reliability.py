@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
+from clipretrieval._checks import check_int
 from clipretrieval._confidence import MEASURES, check_measure
 from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
@@ -232,8 +233,7 @@ def distance_histogram(
     InvalidInputError
     """
     values, right = _checked(distances, correct)
-    if bins < 1:
-        raise InvalidInputError(f"a histogram needs at least one bin; got {bins}")
+    bins = check_int(bins, "bins", most=100_000)
     finite = np.isfinite(values)
     values, right = values[finite], right[finite]
     if len(values) == 0:

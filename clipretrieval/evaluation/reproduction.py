@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipretrieval._checks import check_mapping, check_path, check_text
+from clipretrieval._checks import shown as quoted
+from clipretrieval._progress import check_progress, told
 from clipretrieval._repr import short_repr
 from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress
@@ -28,6 +31,7 @@ from clipretrieval.evaluation.comparison import compare
 from clipretrieval.evaluation.comparison_report import ComparisonReport
 from clipretrieval.images import ImageFolder
 from clipretrieval.stores import create_store
+from clipretrieval.stores._validate import json_text
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.zeroshot import ZeroShotClassifier
 
@@ -126,7 +130,7 @@ def reproduce(
     store_options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     open_clip: bool = True,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Reproduction:
     """Run the study on labelled pictures: k = 1, squared Euclidean distance, the study's ten prompts.
 
@@ -157,29 +161,44 @@ def reproduce(
         If a folder has no class folders, the test images have a class that the training images lack, `out`
         belongs to a run with other settings, or the indexes there hold pictures that are not in `train`.
     """
-    folder = Path(out)
+    _check_folders(train, test)
+    folder, store = check_path(out, "out"), check_text(store, "store")
+    given, chosen = check_mapping(store_options, "store_options"), check_mapping(settings, "settings")
+    json_text(chosen, "settings")
+    check_progress(progress)
     places = {"train": str(train.root.resolve()), "test": str(test.root.resolve())}
-    results = ResultsFolder(folder, {**places, "store": store, **(settings or {})})
+    results = ResultsFolder(folder, {**places, "store": store, **chosen})
     _check_classes(train, test)
     results.check()
 
-    def tell(done: int, total: int | None) -> None:
-        results.claim()  # something is stored now
-        if progress is not None:
-            progress(done, total)
+    with told(progress, "encoding") as shown:
 
-    comparison = compare(
-        train,
-        test,
-        encoder=encoder,
-        stages=STAGES,
-        zero_shot=ZeroShotClassifier(encoder, train.classes),
-        stores={store: lambda stage: _open_store(store, stage, folder, MaskedDict(store_options or {}))},
-        open_clip=open_clip,
-        resume=True,
-        progress=tell,
-    )
+        def tell(done: int, total: int | None) -> None:
+            results.claim()  # something is stored now
+            shown(done, total)
+
+        comparison = compare(
+            train,
+            test,
+            encoder=encoder,
+            stages=STAGES,
+            zero_shot=ZeroShotClassifier(encoder, train.classes),
+            stores={store: lambda stage: _open_store(store, stage, folder, MaskedDict(given))},
+            open_clip=open_clip,
+            resume=True,
+            progress=tell,
+        )
     return Reproduction(comparison, tuple(what_differs(encoder, comparison, train, test, store)))
+
+
+def _check_folders(train: Any, test: Any) -> None:
+    """Refuse what was not scanned."""
+    for name, folder in (("train", train), ("test", test)):
+        if not isinstance(folder, ImageFolder):
+            raise InvalidInputError(
+                f"{name} must be an ImageFolder, as clipretrieval.images.scan_folder returns; got "
+                f"{quoted(folder)}"
+            )
 
 
 def _check_classes(train: ImageFolder, test: ImageFolder) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from clipretrieval._confidence import share_and_margin
 from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._progress import teller, told
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch
@@ -98,20 +99,19 @@ def evaluate(
     y: Any = None,
     *,
     on_error: str = "raise",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> EvaluationReport:
     """Classify labelled images and measure; see `ZeroShotClassifier.evaluate`."""
+    with told(progress, "evaluating") as shown:
+        return _evaluate(classifier, X, y, on_error=on_error, progress=shown)
+
+
+def _evaluate(
+    classifier: ZeroShotClassifier, X: Any, y: Any, *, on_error: str, progress: Progress
+) -> EvaluationReport:
     started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
     X = labelled_source(X, y)
-    total, arrived = count_hint(X), 0
-
-    def tell(images: int) -> None:
-        nonlocal arrived
-        arrived += images
-        if progress is not None:
-            progress(arrived + len(skipped), total)
-
-    tell(0)
+    tell = teller(progress, count_hint(X), skipped)
     answers = Answers(classifier)
     for batch, cosines in classifier.cosine_batches(
         X, y, on_error=on_error, skipped=skipped, timing=timing, tell=tell

@@ -21,7 +21,7 @@ from chromadb.config import Settings, System
 from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
-from clipretrieval._checks import shown
+from clipretrieval._checks import check_bool, check_int, check_path, shown
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -39,6 +39,7 @@ MANIFEST_KEY = "clipretrieval:manifest"
 FORMAT_VERSION = 1
 LOCK_NAME = "clipretrieval.lock"
 DEFAULT_PORT = 8000
+HOST = r"[^/@?#\s\x00-\x20\x7f\ud800-\udfff]{1,253}"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,470}[a-zA-Z0-9]")
 
 # A graph denser than Chroma's default (100, 16): that one lost sight of a sixth of 3,000 rows with many equal
@@ -118,13 +119,21 @@ def connect(
     if not isinstance(collection, str) or not NAME.fullmatch(collection):
         raise InvalidInputError(
             "collection must be 3 to 472 of the characters a-z, A-Z, 0-9, '.', '_' and '-', with a letter or "
-            f"digit at both ends; found {collection!r}"
+            f"digit at both ends; found {shown(collection)}"
         )
     given = [
         name for name, value in (("path", path), ("host", host), ("client", client)) if value is not None
     ]
     if len(given) > 1:
         raise InvalidInputError(f"give one of path, host and client; found {' and '.join(given)}")
+    ssl = check_bool(ssl, "ssl")
+    if client is not None and not all(
+        callable(getattr(client, name, None)) for name in ("get_collection", "get_or_create_collection")
+    ):
+        raise InvalidInputError(
+            f"client must be a Chroma client, such as chromadb.HttpClient(…); got an object of the type "
+            f"{type(client).__name__}"
+        )
     if host is None and (port is not None or ssl):
         raise InvalidInputError("port and ssl need a host")
     if not given and not create:
@@ -226,7 +235,7 @@ def _own_client() -> Any:
 
 def _in_folder(path: str | Path, collection: str, create: bool) -> Connection:
     # Chroma tells its systems apart by the spelling of their paths.
-    folder = Path(path).resolve()
+    folder = check_path(path, "path").resolve()
     where = f"collection {collection!r} of the Chroma folder {folder}"
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; ChromaStore needs a folder, or a path that is free")
@@ -275,13 +284,12 @@ def _persistent_client(folder: str) -> Any:
 
 
 def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
-    if not isinstance(host, str) or not host or set(host) & set("/@?# "):
+    if not isinstance(host, str) or not re.fullmatch(HOST, host):
         raise InvalidInputError(
             f"host must be a name or an address, without scheme, path or credentials; got {shown(host)}. "
             "For anything else, give a client of your own as client="
         )
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
-        raise InvalidInputError(f"port must be an int from 1 to 65535; found {port!r}")
+    port = check_int(port, "port", most=65535)
     where = f"collection {collection!r} of the Chroma server at {host}:{port}"
     with translated(where), _making:
         # Without the environment's credentials, which are for a server that its owner chose: see client=.

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
+from clipretrieval.errors import ClipRetrievalWarning
 from clipretrieval.stores._chroma_records import ChromaRecords, texts
 from clipretrieval.stores._exact import nearest
 from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.types import AnyArray, FloatArray, Metric, Neighbors
 
-__all__ = ["ChromaSearch", "check_limit"]
+__all__ = ["ChromaSearch"]
 
 # How many values (records × dimension) an exact search compares: a copy of 512 MiB, where one serves for all
 # searches; some seconds, where every search reads all records from a server.
@@ -115,10 +115,3 @@ class ChromaSearch:
             rest = self._everything(queries.shape[1]).search(queries[short], k)
             ids[short], distances[short], labels[short] = rest.ids, rest.distances, rest.labels
         return Neighbors(ids, distances, labels)
-
-
-def check_limit(limit: int | None) -> int | None:
-    """Return `exact_up_to` if it is None or an int of at least 1."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise InvalidInputError(f"exact_up_to must be an int of at least 1 or None; found {limit!r}")
-    return limit

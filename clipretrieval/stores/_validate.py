@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._checks import check_int, check_sequence, check_strings
+from clipretrieval._rounding import warn_of_rounding
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.stores._exact import row_norms
 from clipretrieval.types import AnyArray, FloatArray, Label, Metric, as_label_array
@@ -31,6 +32,7 @@ __all__ = [
     "storable_ids",
 ]
 
+MOST_NEIGHBORS = 1_000_000
 NO_METADATA = "{}"
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -105,7 +107,7 @@ def check_vectors(vectors: Any) -> tuple[FloatArray, npt.NDArray[np.float64]]:
     """
     try:
         given = np.asarray(vectors)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInputError("vectors must form a 2-D array; the rows differ in length") from error
     if given.dtype.kind not in "fiu":
         raise InvalidInputError(f"vectors must be real numbers; found dtype {given.dtype}")
@@ -126,6 +128,7 @@ def check_vectors(vectors: Any) -> tuple[FloatArray, npt.NDArray[np.float64]]:
         if np.isfinite(given[row]).all():
             raise InvalidInputError(f"vectors must fit float32; row {row} holds a value beyond ±3.4e38")
         raise InvalidInputError(f"vectors must be finite; row {row} holds NaN or infinity")
+    warn_of_rounding(given, rows)
     return rows, norms
 
 
@@ -145,25 +148,13 @@ def check_dim(found: int, expected: int | None) -> None:
 
 
 def check_k(k: Any) -> int:
-    """Return `k` as a plain int of at least 1."""
-    if isinstance(k, (bool, np.bool_)):
-        raise InvalidInputError(f"k must be an int of at least 1; found {k!r}")
-    try:
-        number = operator.index(k)
-    except TypeError:
-        raise InvalidInputError(f"k must be an int of at least 1; found {k!r}") from None
-    if number < 1:
-        raise InvalidInputError(f"k must be at least 1; found {number}")
-    return number
+    """Return `k` as a plain int, from 1 to a million."""
+    return check_int(k, "k", most=MOST_NEIGHBORS)
 
 
 def check_lookup_ids(ids: Sequence[str]) -> list[str]:
     """Return the ids to look up as a list of plain str; repeats and unknown ones are allowed."""
-    names = _as_list(ids, "ids")
-    for place, name in enumerate(names):
-        if not isinstance(name, str):
-            raise InvalidInputError(f"ids must be str; ids[{place}] is {name!r}")
-    return names
+    return check_strings(ids, "ids")
 
 
 def storable_ids(names: list[str]) -> list[str]:
@@ -219,11 +210,9 @@ def json_text(value: Any, name: str) -> str:
 
 
 def _check_ids(ids: Sequence[str]) -> list[str]:
-    names = _as_list(ids, "ids")
-    if not all(names) or set(map(type, names)) != {str}:
-        for place, name in enumerate(names):
-            if not isinstance(name, str) or not name:
-                raise InvalidInputError(f"ids must be non-empty str; ids[{place}] is {name!r}")
+    names = check_strings(ids, "ids")
+    if not all(names):
+        raise InvalidInputError(f"ids must be non-empty str; ids[{names.index('')}] is ''")
     try:
         "".join(names).encode("utf-8")
     except UnicodeEncodeError:
@@ -237,32 +226,9 @@ def _check_ids(ids: Sequence[str]) -> list[str]:
 
 
 def _check_labels(labels: Sequence[Label]) -> AnyArray:
-    if isinstance(labels, (str, bytes)):
-        raise InvalidInputError("labels must be a sequence of int or of str, not a single string")
-    try:
-        return as_label_array(labels)
-    except TypeError as error:
-        raise InvalidInputError(f"labels must be a sequence of int or of str; found {labels!r}") from error
+    return as_label_array(labels)
 
 
 def _check_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
-    if isinstance(metadata, Mapping):
-        raise InvalidInputError("metadata must be a sequence with one mapping a record, not a single mapping")
-    return [
-        json_text(item, f"metadata[{place}]") for place, item in enumerate(_as_list(metadata, "metadata"))
-    ]
-
-
-def _as_list(values: Any, name: str) -> list[Any]:
-    if isinstance(values, (str, bytes)):
-        raise InvalidInputError(f"{name} must be a sequence, not a single string; give [{values!r}]")
-    try:
-        items = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    except TypeError as error:
-        raise InvalidInputError(f"{name} must be a sequence; found {type(values).__name__}") from error
-    if not isinstance(items, list):  # tolist() of a 0-D array
-        raise InvalidInputError(f"{name} must be a sequence; found {items!r}")
-    if set(map(type, items)) == {str}:
-        return items
-    # Subclasses such as numpy.str_ are stored as plain str.
-    return [str(item) if isinstance(item, str) and type(item) is not str else item for item in items]
+    items = check_sequence(metadata, "metadata", "mappings, one for each record")
+    return [json_text(item, f"metadata[{place}]") for place, item in enumerate(items)]

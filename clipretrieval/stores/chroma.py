@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._checks import check_bool
+from clipretrieval._checks import check_bool, check_int
 from clipretrieval.errors import (
     MissingDependencyError,
     StoreError,
@@ -32,7 +32,7 @@ try:
     from clipretrieval.stores._chroma_base import ChromaBase
     from clipretrieval.stores._chroma_client import connect, open_collection
     from clipretrieval.stores._chroma_records import ChromaRecords, pieces, texts
-    from clipretrieval.stores._chroma_search import ChromaSearch, check_limit
+    from clipretrieval.stores._chroma_search import ChromaSearch
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("chromadb", "httpx"):
         raise
@@ -111,10 +111,12 @@ class ChromaStore(ChromaBase):
     ) -> None:
         create = check_bool(create, "create")
         self._metric = Metric.parse(metric)
-        self._exact = bool(exact)
+        self._exact = check_bool(exact, "exact")
         self._lock = ReadWriteLock()
         self._closed = False
-        self._exact_up_to = check_limit(exact_up_to)
+        self._exact_up_to = exact_up_to = (
+            None if exact_up_to is None else check_int(exact_up_to, "exact_up_to")
+        )
         self._connection = here = connect(path, host, port, ssl, client, collection, create)
         try:
             self._records = ChromaRecords(here, open_collection(here, self._metric, create), self._metric)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._checks import check_path
+from clipretrieval._checks import check_bool, check_number, check_path, check_text
 from clipretrieval.errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -120,10 +120,16 @@ class FaissStore(FolderStore):
         mmap: bool = False,
         create: bool = True,
     ) -> None:
+        read_only = check_bool(read_only, "read_only")
         super().__init__(path, metric, read_only, create)
-        self._asked_index, self._asked_recall = check_factory(index), _check_recall(recall)
+        self._asked_index = check_factory(check_text(index, "index"))
+        self._asked_recall = None if recall is None else check_number(recall, "recall", above=0, most=1)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
-        self._mmap = _check_mmap(mmap, read_only)
+        self._mmap = check_bool(mmap, "mmap")
+        if self._mmap and not read_only:
+            raise InvalidInputError("mmap=True is for reading: give read_only=True too")
+        if self._mmap and not CAN_MAP:
+            raise UnsupportedOperationError("mmap=True needs a newer FAISS; run: pip install -U faiss-cpu")
         self._open()
 
     @classmethod
@@ -279,19 +285,3 @@ class FaissStore(FolderStore):
         if self._metric is not Metric.COSINE:
             return rows
         return (rows * norms[:, None]).astype(np.float32)
-
-
-def _check_recall(recall: float | None) -> float | None:
-    if recall is None:
-        return None
-    if isinstance(recall, bool) or not isinstance(recall, (int, float, np.number)) or not 0 < recall <= 1:
-        raise InvalidInputError(f"recall must be a number in (0, 1], say 0.99; found {recall!r}")
-    return float(recall)
-
-
-def _check_mmap(mmap: bool, read_only: bool) -> bool:
-    if mmap and not read_only:
-        raise InvalidInputError("mmap=True is for reading: give read_only=True too")
-    if mmap and not CAN_MAP:
-        raise UnsupportedOperationError("mmap=True needs a newer FAISS; run: pip install -U faiss-cpu")
-    return bool(mmap)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from clipretrieval._checks import check_text, shown
 from clipretrieval._secrets import MaskedDict
 from clipretrieval.errors import (
     ClipRetrievalError,
@@ -73,12 +74,15 @@ def register_store(name: str, target: str | type[Any], *, extra: str | None = No
     InvalidInputError
         If the name is empty or already stands for something else, or the target is malformed.
     """
-    if not isinstance(name, str) or not name:
-        raise InvalidInputError(f"a store's name must be a non-empty str; found {name!r}")
+    check_text(name, "name")
+    if extra is not None:
+        check_text(extra, "extra")
     if isinstance(target, str):
         module, colon, member = target.partition(":")
         if not (module and colon and member):
-            raise InvalidInputError(f"a store's target must be a class or 'module:Class'; found {target!r}")
+            raise InvalidInputError(
+                f"a store's target must be a class or 'module:Class'; found {shown(target)}"
+            )
     elif not isinstance(target, type):
         raise InvalidInputError(f"a store's target must be a class or 'module:Class'; found {target!r}")
     entry = _Entry(target, extra)
@@ -107,9 +111,9 @@ def store_class(name: str) -> type[Any]:
         If the module cannot be imported or has no such class.
     """
     entries = _entries()
-    if name not in entries:
+    if not isinstance(name, str) or name not in entries:
         known = ", ".join(repr(each) for each in sorted(entries))
-        raise UnknownStoreError(f"no store is called {name!r}; known stores: {known}")
+        raise UnknownStoreError(f"no store is called {shown(name)}; known stores: {known}")
     return _load(name, entries[name])
 
 

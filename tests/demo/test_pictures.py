@@ -231,17 +231,17 @@ def test_other_contents_are_left_alone(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     """Unknown kinds and numbers out of range raise at the call, and nothing is written."""
-    with pytest.raises(InvalidInputError, match="choose one of boat, "):
+    with pytest.raises(InvalidInputError, match="kind must be one of 'boat', "):
         draw("dragon")
     with pytest.raises(InvalidInputError, match="at least 16"):
         draw("star", size=15)
-    with pytest.raises(InvalidInputError, match="at least 0; got -1"):
+    with pytest.raises(InvalidInputError, match="seed must be a whole number, at least 0; got -1"):
         draw("star", seed=-1)
     with pytest.raises(InvalidInputError, match="at least 1"):
         sample_scenes(0, seed=0)
-    with pytest.raises(InvalidInputError, match="some of boat, "):
+    with pytest.raises(InvalidInputError, match="kinds must be one of 'boat', "):
         sample_scenes(1, seed=0, kinds=["dragon"])
-    with pytest.raises(InvalidInputError, match="'png' or 'jpg'"):
+    with pytest.raises(InvalidInputError, match="one of 'png', 'jpg'"):
         write_folders(tmp_path / "out", extension="gif")
     with pytest.raises(InvalidInputError, match="at least 1"):
         write_folders(tmp_path / "out", test=0)

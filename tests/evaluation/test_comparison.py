@@ -234,7 +234,7 @@ def test_stores_that_hold_a_part_are_filled_up(encoder, class_folder, tmp_path):
         ({"stages": ()}, "stages is empty"),
         ({"stages": ("mid", "layer9")}, "layer9"),
         ({"stores": ()}, "at least one"),
-        ({"stores": (MemoryStore(),)}, "not a store's name"),
+        ({"stores": (MemoryStore(),)}, "stores must be str"),
         ({"stores": {"mine": 5}}, "callables"),
         ({"stores": {"mine": lambda stage: MemoryStore("cosine")}}, "has the metric 'cosine'"),
         ({"k": 0}, "at least 1"),

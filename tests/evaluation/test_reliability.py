@@ -229,7 +229,7 @@ def test_what_has_no_measure_is_refused(measure, values, correct):
 @pytest.mark.parametrize("measure", [distance_histogram, calibration_curve])
 def test_bins_are_at_least_one(measure):
     """There is no histogram without a bin."""
-    with pytest.raises(InvalidInputError, match="at least one bin"):
+    with pytest.raises(InvalidInputError, match="bins must be a whole number, at least 1"):
         measure([0.5], [True], 0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 
 import pytest
 from open_clip import pretrained
@@ -17,7 +16,6 @@ from clipretrieval import (
     RetrievalClassifier,
     StagedEncoder,
     UnknownStoreError,
-    cli,
 )
 from clipretrieval._atomic import file_sha256
 from clipretrieval._cifar import cifar10_folder
@@ -256,21 +254,6 @@ def test_weights_by_their_file_are_told_truly(found, folders, tmp_path, monkeypa
         assert not any("weights" in sentence for sentence in sentences)
     else:
         assert re.search(told, sentences[0])
-
-
-@pytest.fixture
-def command(monkeypatch, capfd):
-    """Run the command in this process; return its exit status, standard output and standard error."""
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["clipretrieval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capfd.readouterr()
-
-    return run
 
 
 def test_reproduce_from_the_command_line(command, class_folder, tiny_model, tmp_path):

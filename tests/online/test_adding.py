@@ -254,3 +254,13 @@ def test_a_named_store_is_kept_while_its_arguments_are(encoder, tmp_path):
     assert classifier.store_ is store
     assert store.count() == 100
     store.close()
+
+
+def test_the_error_about_labels_says_whose_are_which(encoder, any_store):
+    """Labels of another type than the store's are told apart from them, also those of a folder."""
+    classifier = RetrievalClassifier(encoder, any_store).fit([colour(1), colour(900)], [1, 2])
+    with pytest.raises(InvalidInputError, match="those given are str, and those that the store holds int"):
+        classifier.partial_fit([colour(5)], ["a"])
+    with pytest.raises(InvalidInputError, match="those given are str, and those that the store holds int"):
+        classifier.partial_fit([colour(5)], [3], classes=["a"])
+    assert any_store.count() == 2

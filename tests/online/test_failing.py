@@ -135,7 +135,7 @@ def test_a_bad_label_costs_only_what_came_with_it(encoder, tmp_path):
 
 def test_another_metric_is_refused_though_everything_was_forgotten(encoder, any_store):
     """An empty store still has its metric."""
-    classifier = RetrievalClassifier(encoder, any_store).fit([colour(1)] * 2, ["a", "b"])
+    classifier = RetrievalClassifier(encoder, any_store).fit([colour(1), colour(2)], ["a", "b"])
     for label in ("a", "b"):
         classifier.forget(label=label)
     classifier.set_params(metric="cosine")

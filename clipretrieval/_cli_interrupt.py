@@ -1,0 +1,65 @@
+"""Ctrl-C: one line and status 130, at whatever moment it comes.
+
+Nothing is at stake until a command begins its work, and libraries that are interrupted while they are
+imported fail in ways of their own; so the process ends at once. Inside `interruptible` KeyboardInterrupt is
+raised, so that what was begun is stored and closed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False  # as type checkers know it; typing would hold up what takes Ctrl-C over
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["INTERRUPTED", "install", "interruptible", "was_interrupted"]
+
+INTERRUPTED = 130
+_seen = False
+
+
+def install() -> None:
+    """Take Ctrl-C over, unless the process was started without it, as a job in the background."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        try:
+            signal.signal(signal.SIGINT, _leave)
+        except ValueError:  # not in the main thread, which alone is interrupted
+            return
+
+
+class interruptible:  # noqa: N801  used as a function, without contextlib's import
+    """Import what takes long, and then have Ctrl-C raise KeyboardInterrupt in the block."""
+
+    def __enter__(self) -> None:
+        for module in ("classifier", "encoding.staged"):
+            importlib.import_module(f"clipretrieval.{module}")
+        self._taken_over = signal.getsignal(signal.SIGINT) is _leave
+        if self._taken_over:
+            signal.signal(signal.SIGINT, _raise)
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken_over:
+            signal.signal(signal.SIGINT, _leave)
+
+
+def was_interrupted() -> bool:
+    """Tell whether Ctrl-C was pressed: a library may have made another exception of it."""
+    return _seen
+
+
+def _leave(*_: Any) -> None:
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(INTERRUPTED)
+
+
+def _raise(*_: Any) -> None:
+    global _seen
+    _seen = True
+    sys.unraisablehook = lambda _: None  # where it is raised in a destructor, nobody can catch it
+    raise KeyboardInterrupt

@@ -1,0 +1,49 @@
+"""Text that others wrote (names of classes and files, messages), fit to be shown on a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+__all__ = ["json_line", "printable", "readable", "shortened"]
+
+# What a terminal obeys (C0, DEL, C1), what turns or hides the letters beside it (bidirectional controls, zero
+# widths, tags), what ends a line elsewhere, and surrogates, which no stream can encode.
+_CONTROLS = (
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e0fff"
+)
+# Joiners are needed to write Persian, Hindi and some emoji; beside ASCII they only make names look alike.
+_JOINERS = r"(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+_UNFIT = re.compile(rf"[{_CONTROLS}]|{_JOINERS}")
+_LAYOUT = "\n\t"
+
+
+def printable(text: str) -> str:
+    r"""Return a text with visible escapes like ``\x9b`` for control characters, save newlines and tabs."""
+    return _UNFIT.sub(lambda found: found[0] if found[0] in _LAYOUT else _escape(found[0]), text)
+
+
+def readable(value: Any) -> str:
+    """Return the text of a value in one line: newlines and tabs are escapes too."""
+    return _UNFIT.sub(lambda found: _escape(found[0]), str(value))
+
+
+def shortened(text: Any, most: int) -> str:
+    """Return a text in at most so many letters: of a longer one, its beginning and its end."""
+    plain = readable(text)
+    if len(plain) <= most:
+        return plain
+    end = most * 2 // 3  # a path's end tells more than its beginning
+    return f"{plain[: most - end - 1]}…{plain[-end:]}"
+
+
+def json_line(content: Any) -> str:
+    r"""Return JSON in one line, its letters as they are and its control characters as ``\u009b``."""
+    # What the pattern finds lies within strings: JSON has nothing of the kind outside them.
+    return _UNFIT.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(content, ensure_ascii=False))
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,121 @@
+"""Equal images under several labels, and labels that look alike, are told of."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipretrieval import ClipRetrievalWarning, RetrievalClassifier, StagedEncoder
+from clipretrieval.stores import MemoryStore
+
+ROWS = [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [5.0, 5.0]]
+
+
+def fitted(rows: Any, labels: Any, **how: Any) -> RetrievalClassifier:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClipRetrievalWarning)
+        return RetrievalClassifier(store="memory").fit(rows, labels, **how)
+
+
+def test_equal_vectors_under_two_labels_are_counted_and_listed() -> None:
+    """A fit warns of equal inputs under two labels and reports both ids and labels."""
+    with pytest.warns(ClipRetrievalWarning, match="1 image is stored under several labels"):
+        classifier = RetrievalClassifier(store="memory").fit(ROWS, ["a", "b", "c", "a"])
+    report = classifier.fit_report_
+    assert report.n_conflicts == 1
+    (conflict,) = report.conflicts
+    assert conflict.labels == ("a", "c")
+    assert conflict.sources == (None, None)
+    assert conflict.ids[1] == f"{conflict.ids[0]}-2"
+    assert classifier.store_.get(conflict.ids).labels.tolist() == ["a", "c"]
+    assert json.loads(json.dumps(report.to_dict()))["conflicts"] == [conflict.to_dict()]
+    assert "1 equal images under different labels" in str(report)
+
+
+def test_files_are_named(tmp_path: Path) -> None:
+    """The list names the files of equal pictures in two class folders."""
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (8, 8), "red").save(tmp_path / label / "1.png")
+        Image.new("RGB", (8, 8), (label == "cat" and "blue") or "green").save(tmp_path / label / "2.png")
+    classifier = RetrievalClassifier(StagedEncoder(stage="pixel", pretrained=None), "memory")
+    with pytest.warns(ClipRetrievalWarning, match=r"cat.1\.png as 'cat' and .*dog.1\.png as 'dog'"):
+        classifier.fit(tmp_path)
+    (conflict,) = classifier.fit_report_.conflicts
+    assert conflict.sources == (str(tmp_path / "cat/1.png"), str(tmp_path / "dog/1.png"))
+
+
+def test_repeats_under_one_label_are_no_conflict() -> None:
+    """Equal inputs under one label are not reported."""
+    assert fitted(ROWS, ["a", "b", "a", "a"]).fit_report_.n_conflicts == 0
+
+
+@pytest.mark.parametrize("n", [3000, 6000])
+def test_conflicts_are_found_across_batches(n: int) -> None:
+    """Copies that are thousands of images apart, in other batches, are found; the list is bounded."""
+    rows = np.arange(n, dtype=np.float32)[:, None].repeat(2, axis=1)
+    classifier = fitted(np.concatenate([rows, rows[:30]]), [1] * n + [2] * 30)
+    report = classifier.fit_report_
+    assert report.n_conflicts == 30
+    assert len(report.conflicts) == 20
+    assert "… and 10 more" in str(report)
+
+
+def test_a_resumed_fit_finds_conflicts_with_what_is_stored() -> None:
+    """Copies of which one was stored before an interruption are found when the fit is resumed."""
+    store = MemoryStore()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClipRetrievalWarning)
+        RetrievalClassifier(store=store).fit(ROWS[:2], ["a", "b"])
+    classifier = RetrievalClassifier(store=store)
+    with pytest.warns(ClipRetrievalWarning, match="stored under several labels"):
+        classifier.fit(ROWS, ["a", "b", "c", "a"], resume=True)
+    assert classifier.fit_report_.n_conflicts == 1
+    assert classifier.fit_report_.conflicts[0].labels == ("a", "c")
+
+
+def test_relabelling_one_of_two_copies_by_partial_fit_is_told() -> None:
+    """A copy that gets another label by an addition conflicts with the one that keeps its own."""
+    classifier = fitted(ROWS, ["a", "b", "a", "a"])
+    with pytest.warns(ClipRetrievalWarning, match="as 'b' and .*-2 as 'a'"):
+        classifier.partial_fit(ROWS[:1], ["b"])
+    assert classifier.fit_report_.relabelled == 1
+    assert classifier.fit_report_.conflicts[0].labels == ("b", "a")
+    classifier.partial_fit(ROWS[:1] * 2, ["a", "a"])
+    assert classifier.fit_report_.n_conflicts == 0
+
+
+def test_labels_that_look_alike_warn_at_fit() -> None:
+    """Labels that differ in case or in Unicode normalisation alone are named by escapes."""
+    composed, apart = "Zéro", unicodedata.normalize("NFD", "Zéro")
+    with pytest.warns(ClipRetrievalWarning) as caught:
+        RetrievalClassifier(store="memory").fit(
+            np.arange(10.0).reshape(5, 2), [composed, apart, "One", "one", "two"]
+        )
+    (warning,) = caught
+    message = str(warning.message)
+    assert message.startswith("2 groups of labels differ in case, spaces or Unicode")
+    assert "'One' and 'one'" in message
+    assert r"'Ze\u0301ro' and 'Z\xe9ro'" in message
+    assert warning.filename == __file__
+
+
+def test_labels_that_look_alike_warn_at_partial_fit_when_they_are_new() -> None:
+    """An addition warns of a class that looks like a known one, and of each only once."""
+    classifier = fitted([[0.0], [1.0]], ["One", "two"])
+    with pytest.warns(ClipRetrievalWarning, match="'One' and 'one'"):
+        classifier.partial_fit([[2.0]], ["one"])
+    classifier.partial_fit([[3.0]], ["one"])
+    assert classifier.classes_.tolist() == ["One", "one", "two"]
+
+
+def test_numbers_have_no_lookalikes() -> None:
+    """Integer labels are never taken for each other."""
+    assert fitted([[0.0], [1.0]], [1, 11]).classes_.tolist() == [1, 11]
