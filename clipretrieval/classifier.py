@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score
 from clipretrieval._asking import check_fitted, open_ballot, search_batches, vote
 from clipretrieval._learner import Learner
 from clipretrieval._params import check_k
+from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress
 from clipretrieval._tuning import Tuning
 from clipretrieval.encoding.base import Encoder
@@ -253,6 +254,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         """
         from clipretrieval._attaching import attach
 
+        params = MaskedDict(params)  # tracebacks may be printed with local variables
         return attach(cls, store, encoder, params)
 
     @classmethod

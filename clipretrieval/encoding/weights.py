@@ -14,6 +14,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
+from clipretrieval._reading import read_file
 from clipretrieval.encoding._fetch import ADVICE, fetch_config, fetch_tag
 from clipretrieval.encoding.checkpoints import (
     find_weights,
@@ -28,6 +29,8 @@ from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 __all__ = ["ModelSource", "load_strictly", "load_visual", "read_source", "resolve"]
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+LARGEST_CONFIG = 2**20
+"""Bytes of a model's configuration."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def _from_folder(folder: Path) -> ModelSource:
 
 def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
     try:
-        content = json.loads(config_path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(config_path, LARGEST_CONFIG))
         config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
         _check_resnet(config, str(config_path.parent))
         base = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
