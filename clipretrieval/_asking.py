@@ -204,11 +204,10 @@ def search_batches(
         source = pick(source)
     empty = True
     for batch, vectors in gather(source, QUERIES, timing, tell):
-        if not empty:
-            _check_manifest(classifier)
         empty = False
         with timing.measure("search", len(batch)):
             near = look_up(classifier.store_, vectors, wanted)
+        _check_manifest(classifier)  # afterwards: it may have changed while this batch was encoded
         yield replace(batch, vectors={QUERY_VECTORS: vectors}), near
     if empty:
         left_out = f" that can be decoded ({len(skipped)} were skipped)" if skipped else ""
@@ -278,7 +277,7 @@ def _check_store(classifier: RetrievalClassifier, k: int) -> int:
 
 
 def _check_manifest(classifier: Learner) -> None:
-    """Refuse a store that a different encoder has filled, since a long question began too."""
+    """Refuse a store that a different encoder has filled, perhaps since the question began."""
     metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
     check_manifest(classifier.store_.read_manifest(), _fingerprint(classifier), metric, normalize=unit)
 

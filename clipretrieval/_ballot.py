@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 
@@ -15,6 +16,13 @@ __all__ = ["CLASSES_LOCK", "Ballot"]
 
 CLASSES_LOCK = threading.Lock()
 """Held while any classifier's ``classes_`` is replaced; a lock in an estimator could not be copied."""
+
+if hasattr(os, "register_at_fork"):  # a forked process would wait for a thread that it does not have
+    os.register_at_fork(
+        before=CLASSES_LOCK.acquire,
+        after_in_parent=CLASSES_LOCK.release,
+        after_in_child=CLASSES_LOCK.release,
+    )
 
 
 class Ballot:

@@ -117,9 +117,10 @@ def decode(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImag
     ----------
     raw : RawImage
     max_pixels : int or None, default 75,000,000
-        The most pixels (width × height) that an image may have; None for no bound. Of a file or of bytes
-        that is checked before anything is decoded. Decoding takes 4 to 10 bytes of memory a pixel for JPEG
-        and PNG, and up to 20 for other formats.
+        The most pixels (width × height) that an image may have; None for no bound but Pillow's own of files,
+        twice ``PIL.Image.MAX_IMAGE_PIXELS``. Of a file or of bytes that is checked before anything is
+        decoded. Decoding takes 4 to 10 bytes of memory a pixel for JPEG and PNG, and up to 20 for other
+        formats.
 
     Raises
     ------
@@ -293,6 +294,8 @@ def _reason(error: Exception, raw: RawImage, encoded: bytes | None = None) -> st
         return "it is not a picture of a format that Pillow can decode here"
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if isinstance(error, (InvalidInputError, Image.DecompressionBombError)):
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{error} That bound is Pillow's own, PIL.Image.MAX_IMAGE_PIXELS, beside max_pixels"
+    if isinstance(error, InvalidInputError):
         return str(error)
     return f"{type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreUn
 from clipretrieval.stores import LocalFilesStore, LocatedStore, PortableStore, available_stores
 from clipretrieval.stores._folder_store import FolderStore
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.stores.registry import existing_store, store_class
+from clipretrieval.stores.registry import existing_store, is_built_in, store_class
 
 __all__ = ["PART", "keep_store", "open_store", "place_inside"]
 
@@ -78,8 +78,8 @@ def open_store(content: Mapping[str, Any] | None, folder: Path, *, allow_remote:
     folder : Path
         The saved classifier's.
     allow_remote : bool
-        Whether the caller trusts the description. Without, only a copy within `folder`, and what is there in
-        local files already, is opened.
+        Whether the caller trusts the description. Without, only a copy within `folder` of a store of this
+        library, and what is there in local files already, is opened.
 
     Raises
     ------
@@ -128,6 +128,10 @@ def _open_copy(name: str, place: str, folder: Path, allow_remote: bool) -> Vecto
     if not allow_remote and not copy.resolve().is_relative_to(folder.resolve()):
         raise asks_for(
             folder, f"the store {place}, a link to {copy.resolve()}", "that is outside of the folder"
+        )
+    if not allow_remote and not is_built_in(name):
+        raise asks_for(
+            folder, f"the {name!r} store in {place}", "what another package does to open a copy is not known"
         )
     kept: Any = store_class(name)
     if not isinstance(kept, PortableStore):

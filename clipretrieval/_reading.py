@@ -13,6 +13,10 @@ from typing import Any, BinaryIO
 __all__ = ["IrregularFileError", "file_sha256", "open_file", "parse_json", "read_file"]
 
 
+LARGEST_EMPTY, LEAST_HELD = 2**30, 1000
+"""Bytes of a file that are read even if nearly all of them are holes; above, one in a thousand is no hole."""
+
+
 class IrregularFileError(OSError):
     """What should be a file is a pipe, a device, a socket or a folder, or larger than it can be."""
 
@@ -68,9 +72,19 @@ def read_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a regular file's content as 64 hexadecimal digits."""
+    """Return the SHA-256 of a regular file's content as 64 hexadecimal digits.
+
+    Raises
+    ------
+    IrregularFileError
+        If it is no regular file, or large and next to empty: a terabyte of nothing fits into any archive, and
+        takes an hour to read.
+    OSError
+        If it cannot be read.
+    """
     digest = hashlib.sha256()
     with open_file(path) as file:
+        _refuse_empty_space(file)
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -89,6 +103,16 @@ def parse_json(text: str | bytes) -> Any:
         return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_empty_space(file: BinaryIO) -> None:
+    found = os.fstat(file.fileno())
+    size, held = found.st_size, 512 * getattr(found, "st_blocks", found.st_size)
+    # Some file systems tell of no blocks whatever they hold, and those that know no holes tell of none.
+    if size > LARGEST_EMPTY and held * LEAST_HELD < size and hasattr(os, "SEEK_HOLE"):
+        if file.seek(0, os.SEEK_HOLE) < size:
+            raise IrregularFileError(f"it has {size} bytes, of which only {held} are on the disk")
+        file.seek(0)
 
 
 def _refuse(name: str) -> Any:

@@ -29,6 +29,9 @@ _PUBLIC_KEY = re.compile(
 )
 
 _USER_INFO = re.compile(r"(?<=://)(?:[^\s'\"/]*|[^\s'\"/:]*:[^\s'\"]*)@")
+# A word up to its last @, behind which is no user. Looked for first: in a long word without one, which a file
+# of a stranger may hold, each :// would have all the rest searched.
+_BEFORE_AT = re.compile(r"(?<![^\s'\"])[^\s'\"]*@")
 # NAME=VALUE and NAME: VALUE, as options, queries of URLs, headers and the repr of a dict have them.
 _NAME = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]+(?=['\"]?\s*[=:])")
 _VALUE = re.compile(
@@ -58,7 +61,7 @@ def is_secret(name: Any, value: Any = MASK) -> bool:
 
 def masked_urls(text: str) -> str:
     """Return a text in which ``***`` stands for the users and passwords of URLs."""
-    return _USER_INFO.sub(f"{MASK}@", text)
+    return _replace_user_info(text, f"{MASK}@")
 
 
 def masked_text(text: str) -> str:
@@ -112,7 +115,7 @@ def without_secrets(value: Any, *, _depth: int = 0) -> Any:
     """
     if isinstance(value, str):
         return _QUERY.sub(
-            lambda found: "" if is_secret(found["name"]) else found[0], _USER_INFO.sub("", value)
+            lambda found: "" if is_secret(found["name"]) else found[0], _replace_user_info(value, "")
         )
     if isinstance(value, Mapping | list | tuple) and _depth >= _DEEPEST:
         return None
@@ -129,6 +132,10 @@ def without_secrets(value: Any, *, _depth: int = 0) -> Any:
     if isinstance(value, tuple):
         return tuple(without_secrets(each, _depth=_depth + 1) for each in value)
     return value
+
+
+def _replace_user_info(text: str, by: str) -> str:
+    return _BEFORE_AT.sub(lambda found: _USER_INFO.sub(by, found[0]), text)
 
 
 def _is_secret_pair(value: Any) -> bool:

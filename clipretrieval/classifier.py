@@ -12,6 +12,7 @@ from clipretrieval._asking import Asked, check_fitted, open_ballot, vote
 from clipretrieval._learner import Learner
 from clipretrieval._params import check_k
 from clipretrieval._scoring import weighted_accuracy
+from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress
 from clipretrieval._tuning import Tuning
 from clipretrieval.encoding.base import Encoder
@@ -326,6 +327,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         """
         from clipretrieval._attaching import attach
 
+        params = MaskedDict(params)  # tracebacks may be printed with local variables
         return attach(cls, store, encoder, params)
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import socket
 import threading
@@ -16,6 +18,7 @@ from clipretrieval import (
     RetrievalClassifier,
     StagedEncoder,
     StoreUnavailableError,
+    WeightsUnavailableError,
 )
 from clipretrieval.stores import ChromaStore, FaissStore, LocalFilesStore, MemoryStore, register_store
 from clipretrieval.stores.registry import _registered
@@ -274,6 +277,62 @@ def test_a_store_of_a_package_says_itself_whether_it_is_safe(saved, monkeypatch,
         assert kind.made == (1 if refused else 2)
     finally:
         del _registered["noted"]
+
+
+def test_a_copy_of_another_packages_store_needs_consent(saved, monkeypatch):
+    """What a class that is not the library's does to open a copy is up to it: it is asked for first."""
+    RetrievalClassifier(store=MemoryStore()).fit(POINTS, LABELS).save(saved)
+    register_store("noted", Noted)
+    monkeypatch.setattr(Noted, "made", 0)
+    try:
+        copy = json.loads((saved / "classifier.json").read_text())["store"]
+        rewrite(saved / "classifier.json", store={**copy, "name": "noted"})
+        with pytest.raises(InvalidInputError, match=r"asks for the 'noted' store in store-.*allow_remote"):
+            RetrievalClassifier.load(saved)
+        assert Noted.made == 0
+        assert RetrievalClassifier.load(saved, allow_remote=True).predict(POINTS).tolist() == LABELS
+    finally:
+        del _registered["noted"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_the_lock_of_a_chroma_folder_is_a_file(tmp_path, kind):
+    """A link in its place, to what taking the lock might empty, and a pipe are refused."""
+    store = ChromaStore(tmp_path / "database")
+    RetrievalClassifier(store=store).fit(POINTS, LABELS).save(tmp_path / "saved")
+    store.close()
+    (tmp_path / "mine.txt").write_text("mine")
+    lock = tmp_path / "database" / "clipretrieval.lock"
+    lock.unlink()
+    if kind == "link":
+        lock.symlink_to(tmp_path / "mine.txt")
+    else:
+        os.mkfifo(lock)
+    with pytest.raises(StoreUnavailableError, match=r"database cannot be locked.*not a regular file"):
+        RetrievalClassifier.load(tmp_path / "saved")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "large"])
+def test_a_models_configuration_is_a_file(saved, tmp_path, kind):
+    """Nothing is waited for where a model's configuration is a pipe, a device or a file of a tebibyte."""
+    config = tmp_path / "model" / "open_clip_config.json"
+    config.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(config)
+    elif kind == "zero":
+        config.symlink_to("/dev/zero")
+    else:
+        config.touch()
+        os.truncate(config, 2**40)
+        (config.parent / "model.bin").touch()
+    described = {
+        "class": "StagedEncoder",
+        "config": {"model": f"local-dir:{config.parent}", "pretrained": None},
+    }
+    rewrite(saved / "classifier.json", encoder=described)
+    with pytest.raises(WeightsUnavailableError, match=r"not a regular file|1099511627776 bytes"):
+        RetrievalClassifier.load(saved)
 
 
 def test_a_store_that_the_caller_gives_needs_no_consent(saved):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from clipretrieval._checks import check_choice, check_int, check_path, check_strings
+from clipretrieval._reading import parse_json, read_file
 from clipretrieval._version import __version__
 from clipretrieval.demo.drawing import check_side, render
 from clipretrieval.demo.kinds import KINDS
@@ -23,6 +24,7 @@ from clipretrieval.errors import InvalidInputError
 __all__ = ["draw", "draw_many", "sample_scenes", "write_folders"]
 
 _SETTINGS = "pictures.json"
+_LARGEST_SETTINGS = 2**20
 _FORMATS = {"png": "PNG", "jpg": "JPEG"}
 
 
@@ -187,7 +189,7 @@ def _holds(out: Path, settings: dict[str, Any]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
-        if json.loads((out / _SETTINGS).read_text(encoding="utf-8")) == settings:
+        if parse_json(read_file(out / _SETTINGS, _LARGEST_SETTINGS)) == settings:
             return True
     except (OSError, ValueError):
         pass

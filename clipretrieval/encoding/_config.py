@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from clipretrieval._checks import shown
+from clipretrieval._reading import parse_json, read_file
 from clipretrieval.encoding._checks import LARGEST_SIDE
 from clipretrieval.encoding._fetch import ADVICE
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
@@ -113,10 +113,8 @@ def _check_preprocess(fields: _Fields, preprocess: dict[str, Any]) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(read_file(file, MOST_BYTES))
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise WeightsUnavailableError(
             f"{file} cannot be read as an open_clip configuration: {reason}. {ADVICE}"

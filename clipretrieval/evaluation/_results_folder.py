@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._atomic import write_text
+from clipretrieval._reading import read_file
 from clipretrieval._secrets import without_secrets
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["INDEXES", "ResultsFolder"]
 
 INDEXES = "indexes"
+LARGEST_NOTE = 2**20
+"""Bytes."""
 _RUN = "run.json"
 
 
@@ -42,7 +45,7 @@ class ResultsFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            text = self._note.read_text(encoding="utf-8") if self._note.exists() else None
+            text = read_file(self._note, LARGEST_NOTE).decode("utf-8") if self._note.exists() else None
             indexes = self.path / INDEXES
             if indexes.exists() and not indexes.is_dir():
                 raise InvalidInputError(

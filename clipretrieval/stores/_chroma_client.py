@@ -31,6 +31,7 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores._chroma_errors import translated
 from clipretrieval.stores._chroma_folder import DATABASE_NAME, FORMAT_KEY
+from clipretrieval.stores._writer import require_plain
 from clipretrieval.types import Metric
 
 __all__ = ["MANIFEST_KEY", "Connection", "connect", "open_collection"]
@@ -321,6 +322,7 @@ def _locked(folder: Path) -> FileLock:
     """Take the folder's lock at once or not at all; the system frees it when the process ends."""
     lock = FileLock(folder / LOCK_NAME, timeout=0, thread_local=False)
     try:
+        require_plain(folder / LOCK_NAME)
         lock.acquire(blocking=False)
     except Timeout as error:
         raise StoreLockedError(

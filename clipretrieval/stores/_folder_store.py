@@ -52,8 +52,6 @@ class FolderStore(LocalStore):
         self._leaves_when_written = False
         self._loaded: FolderManifest | None = None
         self._writer: WriterLock | None = None
-        # One reading or writing of the folder at a time; searches do not wait for it.
-        self._flushing = threading.Lock()
 
     def flush(self) -> None:
         """Put everything written so far durably into the folder; without a path, nothing.
@@ -183,8 +181,9 @@ class FolderStore(LocalStore):
             )
         return super().__getstate__()
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+    def _renew_locks(self) -> None:
+        super()._renew_locks()
+        # One reading or writing of the folder at a time; searches do not wait for it.
         self._flushing = threading.Lock()
 
     def _layout(self) -> Layout:

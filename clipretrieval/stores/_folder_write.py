@@ -176,11 +176,11 @@ def _require_whole(folder: Path, snapshot: Snapshot) -> None:
 
 def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     """Write the copy beside `folder`, then give it its name."""
+    folder = Path(os.path.realpath(folder))  # a link stays, and what it points to is replaced
     if _is_current(folder):  # putting another in its place would leave this process in a folder that is gone
         raise InvalidInputError(
             f"{folder} is the current folder, which the copy cannot replace; name a folder in it, say 'store'"
         )
-    folder = Path(os.path.realpath(folder))  # a link stays, and what it points to is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 from clipretrieval.errors import StoreError
 from clipretrieval.stores._context import ClosedAtExit
@@ -15,6 +17,9 @@ from clipretrieval.stores._undo import Recovery
 __all__ = ["Guarded"]
 
 Self = TypeVar("Self", bound="Guarded")
+
+_living: WeakSet[Guarded] = WeakSet()
+"""All stores of this process, whose locks a forked one makes anew."""
 
 
 class Guarded(ClosedAtExit):
@@ -28,7 +33,7 @@ class Guarded(ClosedAtExit):
     """Names of attributes that are not copied: a copy makes its own."""
 
     def __init__(self) -> None:
-        self._lock = ReadWriteLock()
+        self._renew_locks()
         self._closed = False
         self._recovery: Recovery | None = None
 
@@ -40,7 +45,7 @@ class Guarded(ClosedAtExit):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._lock = ReadWriteLock()
+        self._renew_locks()
 
     def __copy__(self: Self) -> Self:
         """Return a store with a copy of the contents: two locks could not guard one."""
@@ -50,6 +55,15 @@ class Guarded(ClosedAtExit):
 
     def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
         return self.__copy__()
+
+    def _renew_locks(self) -> None:
+        """Make the locks: of a new store, of a copy, and of a forked process.
+
+        That one has none of the threads that held them when it was forked; what they left half done is undone
+        as after any other interruption.
+        """
+        self._lock = ReadWriteLock()
+        _living.add(self)
 
     def _begin_write(self) -> None:
         """Refuse what may not be written; called with the lock held alone, before anything changes."""
@@ -99,3 +113,12 @@ class Guarded(ClosedAtExit):
     def _require_open(self) -> None:
         if self._closed:
             raise StoreError(f"this {type(self).__name__} is closed; open it anew")
+
+
+def _forked() -> None:
+    for store in _living:
+        store._renew_locks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from clipretrieval.errors import StoreLockedError, StoreUnavailableError
 
-__all__ = ["LOCK_NAME", "WriterLock"]
+__all__ = ["LOCK_NAME", "WriterLock", "require_plain"]
 
 LOCK_NAME = "LOCK"
 
@@ -82,7 +82,7 @@ class WriterLock:
             If the folder cannot be written to or its file system has no locks.
         """
         try:
-            _require_plain(self._folder / LOCK_NAME)
+            require_plain(self._folder / LOCK_NAME)
             self._lock.acquire(blocking=False)
             # The file that is open keeps its number to itself.
             self._file = _identity(self._folder / LOCK_NAME)
@@ -105,7 +105,7 @@ class WriterLock:
             self._lock.release()
 
 
-def _require_plain(path: Path) -> None:
+def require_plain(path: Path) -> None:
     """Refuse a link or a pipe in the place of the lock file, which is emptied when it is taken."""
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):

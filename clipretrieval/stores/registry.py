@@ -28,7 +28,10 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores.base import VectorStore
 
-__all__ = ["available_stores", "create_store", "existing_store", "register_store", "store_class"]
+__all__ = [
+    *("available_stores", "create_store", "existing_store", "is_built_in", "register_store"),
+    "store_class",
+]
 
 ENTRY_POINT_GROUP = "clipretrieval.stores"
 
@@ -98,6 +101,11 @@ def available_stores() -> list[str]:
     return sorted(_entries())
 
 
+def is_built_in(name: str) -> bool:
+    """Tell whether a name stands for a store of this library, as it then always does."""
+    return name in _BUILT_IN
+
+
 def store_class(name: str) -> type[Any]:
     """Return the class of the store called `name`, importing it if need be.
 
@@ -149,10 +157,11 @@ def existing_store(name: str, **options: Any) -> VectorStore:
     Parameters and errors are those of `create_store`. A class whose constructor takes `create` is given
     ``create=False`` unless the options say otherwise.
     """
+    options = MaskedDict(options)  # tracebacks may be printed with local variables
     chosen = store_class(name)
     with suppress(ValueError):  # a class written in C may not tell
         if "create" in inspect.signature(chosen).parameters:
-            options = {"create": False, **options}
+            options.setdefault("create", False)
     return create_store(name, **options)
 
 

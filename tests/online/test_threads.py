@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import signal
 import string
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,8 @@ from clipretrieval import (
     NotFittedError,
     RetrievalClassifier,
 )
-from clipretrieval.stores import MemoryStore
+from clipretrieval._ballot import CLASSES_LOCK
+from clipretrieval.stores import FaissStore, MemoryStore
 
 LETTERS = list(string.ascii_lowercase)
 
@@ -110,16 +113,17 @@ def test_a_search_of_a_store_that_was_emptied_after_the_count_says_so(encoder):
         classifier.predict([colour(1)])
 
 
-def test_a_long_question_notices_another_encoder(encoder):
-    """Where the store is filled anew between two batches of a question, no answer is made of both."""
+@pytest.mark.parametrize("before", [10, 1100])
+def test_a_question_notices_another_encoder(encoder, before):
+    """Where the store is filled anew within a question, in its first batch too, no answer is made of both."""
     classifier = RetrievalClassifier(encoder, MemoryStore()).fit(*pairs(range(128)))
     other = Colours()
     other.fingerprint = {"encoder": "Colours", "dim": 3, "version": 2}
 
     def asked():
-        yield from (colour(number) for number in range(1100))
+        yield from (colour(number) for number in range(before))
         RetrievalClassifier(other, classifier.store_).fit(*pairs(range(128)), overwrite=True)
-        yield from (colour(number) for number in range(1100))
+        yield from (colour(number) for number in range(before))
 
     with pytest.raises(FingerprintMismatchError, match="version: stored 2, given nothing"):
         classifier.predict(asked())
@@ -142,3 +146,36 @@ def test_a_classifier_that_is_being_changed_can_be_copied(encoder):
     for each in copies:
         each.partial_fit([[9.0]], ["z"])
         assert each.predict([[8.0], [0.1]]).tolist() == ["z", "a"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("lock", ["of the contents", "of the folder", "of the classes"])
+def test_a_process_forked_from_threads_waits_for_none_of_them(lock):
+    """Locks that other threads held at that moment hold up nobody in the new process, which lacks them."""
+    store = MemoryStore()
+    classifier = RetrievalClassifier(store=store).fit([[0.0], [9.0]], ["a", "b"])
+    other = FaissStore()
+    held = {
+        "of the contents": store._lock.write(),
+        "of the folder": other._flushing,
+        "of the classes": CLASSES_LOCK,
+    }[lock]
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with held:
+            entered.set()
+            leave.wait(0.2 if lock == "of the classes" else None)  # that one is held for moments alone
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    entered.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        other.flush()
+        classifier.partial_fit([[4.0]], ["c"])
+        os._exit(0 if classifier.predict([[5.0], [1.0]]).tolist() == ["c", "a"] else 1)
+    leave.set()
+    holder.join()
+    assert os.waitpid(child, 0)[1] == 0

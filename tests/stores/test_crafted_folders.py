@@ -103,6 +103,19 @@ def test_a_linked_file_is_read(folder: Path, tmp_path: Path) -> None:
     assert FaissStore.load(folder).count() == 29
 
 
+@pytest.mark.skipif(not hasattr(os, "SEEK_HOLE"), reason="the system knows no sparse files")
+@pytest.mark.parametrize("role", ["vectors", "records"])
+def test_empty_space_is_not_read(folder: Path, role: str) -> None:
+    """A file of a tebibyte that takes no room on the disk, as its manifest says, is told at once."""
+    content = json.loads((folder / "MANIFEST.json").read_text())
+    entry = content["files"][role]
+    os.truncate(folder / entry["name"], 2**40)
+    entry["size"] = 2**40
+    del content["sha256"]
+    (folder / "MANIFEST.json").write_text(json.dumps({**content, "sha256": _checksum(content)}))
+    refuse(folder, f"{entry['name']} is damaged: it has {2**40} bytes, of which only")
+
+
 def test_a_manifest_is_bounded(folder: Path) -> None:
     """A sparse manifest of three GiB is refused by its size."""
     os.truncate(folder / "MANIFEST.json", 3 << 30)
@@ -394,7 +407,7 @@ def test_a_private_store_stays_private(folder: Path) -> None:
     assert found == dict.fromkeys(["MANIFEST.json", "index-2.faiss", "records-2.sqlite"], 0o600)
 
 
-@pytest.mark.parametrize("path", ["", "."])
+@pytest.mark.parametrize("path", ["", ".", "missing/.."])
 @pytest.mark.parametrize("kind", [MemoryStore, FaissStore])
 def test_the_current_folder_is_not_replaced(
     tmp_path: Path, kind: Any, path: str, monkeypatch: pytest.MonkeyPatch
