@@ -33,8 +33,8 @@ Metric = Annotated[
     str, typer.Option(metavar="NAME", help="l2 (squared Euclidean), cosine or ip (inner product).")
 ]
 
-MACHINE = ("precision", "device", "batch_size", "compile")
-"""Options that decide how fast an encoder is, and not what its vectors mean."""
+MACHINE = ("precision", "device", "batch_size", "compile", "max_pixels")
+"""Options that decide how fast an encoder is and what it refuses, and not what its vectors mean."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class WeightsOptions:
     compile: Annotated[
         bool, typer.Option("--compile", help="Build the encoder with torch.compile, which takes a while.")
     ] = False
+    max_pixels: Annotated[
+        int, typer.Option(metavar="N", help="Refuse images of more pixels than this (width × height).")
+    ] = 75_000_000
 
     def encoder(self, **stage: str) -> StagedEncoder:
         """Make the encoder, at a stage."""

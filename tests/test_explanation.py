@@ -326,7 +326,10 @@ def test_each_measure_of_confidence_can_be_shown(by: str, text: str) -> None:
         classifier.explain([[0.0]], by="votes")
 
 
-@given(hnp.arrays(np.float64, (6, 2), elements=st.floats(-9, 9)), st.sampled_from(["uniform", "softmax"]))
+@given(
+    hnp.arrays(np.float32, (6, 2), elements=st.floats(-9, 9, width=32)),
+    st.sampled_from(["uniform", "softmax"]),
+)
 def test_shares_equal_those_of_predict_proba(asked: Any, weights: str) -> None:
     """To the last digit, so that a threshold from a report holds for explanations too."""
     classifier = RetrievalClassifier(store="memory", k=5, weights=weights).fit(POINTS, LABELS)

@@ -143,7 +143,7 @@ def test_broken_pictures_raise_or_are_passed_over(tmp_path: Path) -> None:
 def test_other_error_policies_are_refused_at_the_call(value: Any) -> None:
     """Only "raise" and "skip" are error policies."""
     for call in (check_on_error, lambda policy: iter_images([], on_error=policy)):
-        with pytest.raises(InvalidInputError, match="'raise' or 'skip'"):
+        with pytest.raises(InvalidInputError, match="on_error must be one of 'raise', 'skip'"):
             call(value)
     check_on_error("raise")
 

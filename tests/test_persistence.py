@@ -194,7 +194,7 @@ def test_a_save_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):
     first = RetrievalClassifier().fit(POINTS, LABELS)
     first.save(tmp_path / "saved")
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("clipretrieval._classifier_file.write_text", full)

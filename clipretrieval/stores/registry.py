@@ -29,7 +29,7 @@ from clipretrieval.errors import (
 from clipretrieval.stores.base import VectorStore
 
 __all__ = [
-    *("available_stores", "create_store", "existing_store", "is_built_in", "register_store"),
+    *("available_stores", "create_store", "existing_store", "register_store"),
     "store_class",
 ]
 

@@ -111,7 +111,7 @@ def test_no_more_is_encoded_ahead_than_was_allowed(tiny_model, ahead, monkeypatc
         time.sleep(0.05)
         assert len(begun) <= handed + ahead
     assert handed == 12
-    with pytest.raises(InvalidInputError, match="ahead must be a whole number of at least 1"):
+    with pytest.raises(InvalidInputError, match="ahead must be a whole number, at least 1"):
         encoder.stream([], ahead=0)
 
 

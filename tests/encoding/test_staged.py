@@ -66,7 +66,7 @@ def test_rn50_equals_open_clip(rn50, rn50_file, photographs):
     """Each of the study's stages equals open_clip's modules walked by hand, to 1e-5 in fp32."""
     squares = [photo.crop((0, 0, 160, 160)) for photo in photographs[:3]]
     expected = walk(*rn50, squares)
-    found = StagedEncoder("RN50", rn50_file, precision="fp32").encode_stages(squares, expected)
+    found = StagedEncoder("RN50", rn50_file, precision="fp32").encode_stages(squares, list(expected))
     for stage, vectors in expected.items():
         assert found[stage].dtype == np.float32
         assert relative(found[stage], vectors) < 1e-5, stage

@@ -237,7 +237,7 @@ def test_progress_counts_every_image(encoder):
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "often", True])
 def test_flush_every_is_a_whole_number(encoder, value):
-    with pytest.raises(InvalidInputError, match="flush_every must be None or a whole number of at least 1"):
+    with pytest.raises(InvalidInputError, match="flush_every must be a whole number, at least 1"):
         RetrievalClassifier(encoder, "memory").fit(*pairs(range(4)), flush_every=value)
 
 

@@ -471,7 +471,7 @@ def test_mmap_is_for_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("", "FAISS can make"),
+        ("", "index must be a str that is not empty"),
         ("HNSV16", "FAISS can make"),
         ("IVF16", "FAISS can make"),
         ("BIVF16", "FAISS can make"),
@@ -479,8 +479,8 @@ def test_mmap_is_for_reading(tmp_path: Path) -> None:
         ("IVF99999999999,Flat", "inverted lists"),
         ("HNSW1", "links"),
         ("PQ8x40", "nbits"),
-        (5, "factory string"),
-        (None, "factory string"),
+        (5, "index must be a str that is not empty"),
+        (None, "index must be a str that is not empty"),
     ],
 )
 def test_what_is_no_index_is_refused(factory: Any, message: str) -> None:
@@ -529,7 +529,7 @@ def test_an_index_must_go_with_the_vectors(
 @pytest.mark.parametrize("recall", [0, 1.5, -1, float("nan"), "high", True])
 def test_a_recall_is_a_share(recall: Any) -> None:
     """A recall beyond (0, 1] is refused."""
-    with pytest.raises(InvalidInputError, match="recall must be a number"):
+    with pytest.raises(InvalidInputError, match="recall must be a finite number above 0 and at most 1"):
         FaissStore(index="SQ8", recall=recall)
 
 
