@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from clipretrieval._checks import check_path
 from clipretrieval._decode import picture_extensions
 from clipretrieval._foreign_formats import FOREIGN_ENDINGS
 from clipretrieval._repr import short_repr
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
+from clipretrieval._warning import warn_caller
+from clipretrieval.errors import InvalidInputError
 
 __all__ = ["ImageFolder", "is_folder", "list_pictures", "read_folder", "scan_folder"]
 
@@ -73,7 +73,7 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
     """
     folder, remarks = read_folder(check_path(path, "path"))
     for remark in remarks:
-        warnings.warn(remark, ClipRetrievalWarning, stacklevel=2)
+        warn_caller(remark)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,8 +21,9 @@ from clipretrieval._progress import check_progress, told
 from clipretrieval._putting import Existing, open_putter
 from clipretrieval._secrets import MaskedDict
 from clipretrieval._timing import Progress, Timing
+from clipretrieval._warning import warn_caller
 from clipretrieval.encoding.base import Encoder
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.fitting import FitReport, ForgetReport
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import AnyArray, Metric
@@ -162,10 +162,8 @@ class Learner(BaseEstimator):
             self._tuned: frozenset[str] = frozenset()
         self._warn_of_labels(())
         if len(self.classes_) == 1:
-            warnings.warn(
-                f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that",
-                ClipRetrievalWarning,
-                stacklevel=2,
+            warn_caller(
+                f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that"
             )
         return self
 
@@ -340,21 +338,17 @@ class Learner(BaseEstimator):
         """Say which labels of the last fit are probably mistakes; groups of `known` classes are no news."""
         report = self.fit_report_
         if report.n_conflicts:
-            warnings.warn(
+            warn_caller(
                 f"{describe_conflicts(report.n_conflicts, report.conflicts)}; their votes contradict each "
-                "other. fit_report_.conflicts lists them; correct them with relabel or forget",
-                ClipRetrievalWarning,
-                stacklevel=3,
+                "other. fit_report_.conflicts lists them; correct them with relabel or forget"
             )
         groups = lookalikes(self.classes_.tolist(), known)
         if groups:
             listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
-            warnings.warn(
+            warn_caller(
                 f"{len(groups)} groups of labels differ in case, spaces or Unicode normalisation alone, and "
                 f"are classes of their own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the "
-                "same, give them one spelling",
-                ClipRetrievalWarning,
-                stacklevel=3,
+                "same, give them one spelling"
             )
 
     @property

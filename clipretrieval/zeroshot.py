@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,9 @@ from clipretrieval._inputs import gather
 from clipretrieval._progress import teller, told
 from clipretrieval._scoring import weighted_accuracy
 from clipretrieval._timing import Progress, Timing
+from clipretrieval._warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import ClipRetrievalWarning, DimensionMismatchError
+from clipretrieval.errors import DimensionMismatchError
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
 from clipretrieval.stores._validate import check_vectors
@@ -318,12 +318,10 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         for label, some in zip(self.classes_.tolist(), prompts, strict=True):
             other = first.setdefault(tuple(some), label)
             if other != label:
-                warnings.warn(
+                warn_caller(
                     f"the classes {other!r} and {label!r} have the same prompts ({some[0]!r:.100}), so no "
                     f"picture is ever answered with {label!r}; give them different names with a mapping "
-                    "{label: name}",
-                    ClipRetrievalWarning,
-                    stacklevel=4,
+                    "{label: name}"
                 )
 
     def __setattr__(self, name: str, value: Any) -> None:

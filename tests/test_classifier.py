@@ -179,15 +179,17 @@ def test_skipped_pictures_are_listed(tmp_path, encoder, picture):
     classifier = RetrievalClassifier(encoder).fit(paths, labels, on_error="skip")
     assert [skipped.source for skipped in classifier.skipped_] == [str(tmp_path / "broken.png")]
     assert classifier.classes_.tolist() == ["a", "c"]
-    with pytest.warns(ClipRetrievalWarning, match="2 of the 2 images are stored in the classifier"):
+    with pytest.warns(ClipRetrievalWarning, match="2 of the 2 images are stored in the classifier") as caught:
         report = classifier.evaluate(paths, ["a", "a", "c"], on_error="skip")
+    assert caught[0].filename == __file__
     assert (report.n_test, report.accuracy, len(report.skipped)) == (2, 1.0, 1)
 
 
 def test_one_class_is_allowed_with_a_warning():
     """A classifier that knows one class says so and answers it."""
-    with pytest.warns(ClipRetrievalWarning, match="only one class"):
+    with pytest.warns(ClipRetrievalWarning, match="only one class") as caught:
         classifier = RetrievalClassifier().fit(POINTS, ["x"] * 5)
+    assert caught[0].filename == __file__
     assert classifier.predict(POINTS[:1]).tolist() == ["x"]
 
 

@@ -26,8 +26,9 @@ def fitted(rows: Any, labels: Any, **how: Any) -> RetrievalClassifier:
 
 def test_equal_vectors_under_two_labels_are_counted_and_listed() -> None:
     """A fit warns of equal inputs under two labels and reports both ids and labels."""
-    with pytest.warns(ClipRetrievalWarning, match="1 image is stored under several labels"):
+    with pytest.warns(ClipRetrievalWarning, match="1 image is stored under several labels") as caught:
         classifier = RetrievalClassifier(store="memory").fit(ROWS, ["a", "b", "c", "a"])
+    assert caught[0].filename == __file__
     report = classifier.fit_report_
     assert report.n_conflicts == 1
     (conflict,) = report.conflicts

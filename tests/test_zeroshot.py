@@ -264,8 +264,11 @@ def test_what_can_be_read_once_is_read_once(encoder, photographs):
 
 def test_classes_with_one_prompt_are_warned_of(encoder):
     """Two names that come out as the same prompts cannot be told apart, which a warning says."""
-    with pytest.warns(ClipRetrievalWarning, match=r"'a b' and 'a_b' have the same prompts \('an a b'\)"):
+    with pytest.warns(
+        ClipRetrievalWarning, match=r"'a b' and 'a_b' have the same prompts \('an a b'\)"
+    ) as caught:
         ZeroShotClassifier(encoder, ["a b", "a_b", "c"]).fit()
+    assert caught[0].filename == __file__
     ZeroShotClassifier(encoder, {"a b": "a b", "a_b": "another"}).fit()
 
 

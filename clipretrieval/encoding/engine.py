@@ -176,7 +176,7 @@ def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor)
         warnings.warn(
             f"compile=True could not be honoured, so the encoder runs uncompiled: {reason}",
             ClipRetrievalWarning,
-            stacklevel=2,
+            stacklevel=2,  # a worker thread has no line of the caller's
         )
         return None
 

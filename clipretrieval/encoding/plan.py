@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from clipretrieval._checks import check_choice, shown
+from clipretrieval._warning import warn_caller
 from clipretrieval.encoding import winograd
 from clipretrieval.encoding.stages import Architecture
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
+from clipretrieval.errors import InvalidInputError
 
 __all__ = ["PRECISIONS", "InferencePlan", "make_plan", "pick_device"]
 
@@ -158,11 +158,7 @@ def _choose_precision(device: torch.device, precision: str) -> str:
         raise InvalidInputError("precision='fp16' is for GPUs; on a CPU choose 'bf16', 'fp32' or 'auto'")
     if precision != "auto":
         if device.type == "cpu" and precision == "bf16" and not _has_fast_bf16():
-            warnings.warn(
-                "this CPU has no bf16 instructions: precision='bf16' will be slower than 'fp32'",
-                ClipRetrievalWarning,
-                stacklevel=4,
-            )
+            warn_caller("this CPU has no bf16 instructions: precision='bf16' will be slower than 'fp32'")
         return precision
     if device.type == "cuda":
         # Half precision has the finer steps; bf16 is for cards before it had fast units.

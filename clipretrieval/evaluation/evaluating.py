@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,8 @@ from clipretrieval._progress import teller, told
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import check_untuned
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, StoreError
+from clipretrieval._warning import warn_caller
+from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.images import SkippedImage, count_hint
@@ -124,11 +124,9 @@ def _evaluate(
     # Not the classifier's own: another one may have forgotten all images of a class since.
     stored = class_array(manifest_classes(classifier.store_.read_manifest()), classifier._label_kind)
     if known:
-        warnings.warn(
+        warn_caller(
             f"{known} of the {len(y_true)} images are stored in the classifier and find themselves, so the "
-            "accuracy is too high; evaluate on images that it was not fitted on",
-            ClipRetrievalWarning,
-            stacklevel=4,
+            "accuracy is too high; evaluate on images that it was not fitted on"
         )
     fitted = getattr(classifier, "fit_report_", None)  # a loaded classifier has none
     return EvaluationReport(
@@ -157,11 +155,7 @@ def _explained(
     try:
         return tuple(worst.explained(classifier, classifier._label_kind, y_true, y_pred))
     except StoreError as error:
-        warnings.warn(
-            f"the report has no mistakes, as their neighbours could not be looked up: {error}",
-            ClipRetrievalWarning,
-            stacklevel=5,
-        )
+        warn_caller(f"the report has no mistakes, as their neighbours could not be looked up: {error}")
         return ()
 
 

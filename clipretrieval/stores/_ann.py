@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.errors import ClipRetrievalWarning, StoreError
+from clipretrieval._warning import warn_caller
+from clipretrieval.errors import StoreError
 from clipretrieval.stores import _factory
 from clipretrieval.stores._ann_index import AnnIndex
 from clipretrieval.stores._ann_state import AnnState, IndexInfo
@@ -270,4 +270,4 @@ class AnnRows:
         """Give the warning that is due, where nothing is left to be done: it may be raised as an error."""
         complaint, self._complaint = self._complaint, None
         if complaint is not None:
-            warnings.warn(complaint, ClipRetrievalWarning, stacklevel=6)
+            warn_caller(complaint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from clipretrieval._checks import check_number
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, UnsupportedOperationError
+from clipretrieval._warning import warn_caller
+from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 from clipretrieval.stores._ann import DEFAULT_RECALL, AnnRows
 from clipretrieval.stores._ann_format import check_index_file
 from clipretrieval.stores._ann_index import AnnIndex
@@ -112,11 +112,9 @@ def read_ann(
             raise MalformedIndexError("the labels of its vectors are missing, or too many")
         check_index_file(path, template, manifest.count, manifest.count * (1 if lists else MOST_TOTAL))
     except UnknownFormatError as error:
-        warnings.warn(
+        warn_caller(
             f"{path} cannot be checked by this version of clipretrieval and is not used: {error}. Searches "
-            "are exact until the store is next written to and flushed",
-            ClipRetrievalWarning,
-            stacklevel=2,
+            "are exact until the store is next written to and flushed"
         )
         return rows
     except (MalformedIndexError, InvalidInputError, UnsupportedOperationError) as error:

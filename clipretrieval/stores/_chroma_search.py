@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
-from clipretrieval.errors import ClipRetrievalWarning
+from clipretrieval._warning import warn_caller
 from clipretrieval.stores._chroma_records import ChromaRecords, texts
 from clipretrieval.stores._exact import nearest
 from clipretrieval.stores.memory import MemoryStore
@@ -73,12 +72,10 @@ class ChromaSearch:
             return True
         if not self._warned:
             self._warned = True
-            warnings.warn(
+            warn_caller(
                 f"{self._records.where} holds {values} values, more than exact_up_to={self._limit}: it is "
                 "searched through Chroma's graph, which may miss neighbours. Raise exact_up_to, or "
-                "accept it with exact=False",
-                ClipRetrievalWarning,
-                stacklevel=4,
+                "accept it with exact=False"
             )
         return False
 

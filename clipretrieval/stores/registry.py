@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -18,9 +17,9 @@ from typing import Any
 
 from clipretrieval._checks import check_text, shown
 from clipretrieval._secrets import MaskedDict
+from clipretrieval._warning import warn_caller
 from clipretrieval.errors import (
     ClipRetrievalError,
-    ClipRetrievalWarning,
     InvalidInputError,
     MissingDependencyError,
     StoreUnavailableError,
@@ -174,11 +173,9 @@ def _entries() -> dict[str, _Entry]:
         if holder is None:
             found[point.name] = entry
         elif holder != entry:
-            warnings.warn(
+            warn_caller(
                 f"the store {point.name!r} stays {holder.origin}; {entry.origin} wants the same name and is "
-                "passed over",
-                ClipRetrievalWarning,
-                stacklevel=3,
+                "passed over"
             )
     return {**found, **_registered, **_BUILT_IN}
 

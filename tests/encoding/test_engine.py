@@ -70,8 +70,9 @@ def test_slow_bf16_is_warned_of(tiny_model, monkeypatch):
     """Asking for bf16 on a CPU without instructions for it is done, with a warning."""
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert StagedEncoder(tiny_model).plan.precision == "fp32"
-    with pytest.warns(ClipRetrievalWarning, match="no bf16 instructions"):
+    with pytest.warns(ClipRetrievalWarning, match="no bf16 instructions") as caught:
         StagedEncoder(tiny_model, precision="bf16")
+    assert caught[0].filename == __file__
 
 
 def test_plain_and_fused_kernels_agree(tiny_model, photographs, monkeypatch):

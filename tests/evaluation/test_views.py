@@ -423,8 +423,9 @@ class TestMistakes:
                 raise StoreUnavailableError("gone")
 
         classifier = RetrievalClassifier(store=Failing(), k=3).fit(self.POINTS, self.LABELS)
-        with pytest.warns(ClipRetrievalWarning, match="could not be looked up: gone"):
+        with pytest.warns(ClipRetrievalWarning, match="could not be looked up: gone") as caught:
             report = classifier.evaluate(self.POINTS, ["b"] * 5)
+        assert caught[0].filename == __file__
         assert (report.accuracy, report.mistakes) == (0.4, ())
 
     def test_confidence_is_the_share_of_the_votes(self) -> None:

@@ -362,8 +362,9 @@ def test_an_index_is_the_one_that_is_named(tmp_path: Path, factory: str) -> None
     if factory == "IVF8,SQ4":  # the same form with other contents
         refuse(path.parent, f"{path.name} is damaged: the type of codes is 1, not 0")
         return
-    with pytest.warns(ClipRetrievalWarning, match=r"cannot be checked .* Searches are exact until"):
+    with pytest.warns(ClipRetrievalWarning, match=r"cannot be checked .* Searches are exact until") as caught:
         store = FaissStore(path.parent, read_only=True)
+    assert caught[0].filename == __file__
     assert store.search(normal(0, 5), 1).ids[:, 0].tolist() == [f"id {place}" for place in range(5)]
 
 

@@ -539,8 +539,11 @@ def test_an_index_that_cannot_be_built_costs_nothing_but_speed(monkeypatch: pyte
     monkeypatch.setattr(_factory, "CENTROID_LEAST", 0)
     store, memory, rows = FaissStore(index="IVF16,Flat"), MemoryStore(), clustered(0, 12)
     fill(memory, rows)
-    with pytest.warns(ClipRetrievalWarning, match=r"could not build .*'IVF16,Flat'.*training points.*exact"):
+    with pytest.warns(
+        ClipRetrievalWarning, match=r"could not build .*'IVF16,Flat'.*training points.*exact"
+    ) as caught:
         fill(store, rows)
+    assert caught[0].filename == __file__
     fill(store, rows[:5])  # no second attempt yet
     assert store.index_info == EXACT
     assert store.search(rows[:9], 5).ids.tolist() == memory.search(rows[:9], 5).ids.tolist()

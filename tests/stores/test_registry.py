@@ -137,8 +137,9 @@ def test_an_installed_package_brings_a_store(install: Any) -> None:
 def test_a_built_in_name_wins(install: Any) -> None:
     """A package that wants a built-in name is passed over with a warning that names it."""
     install("memory", "usurping_store:Theirs", THIRD_PARTY)
-    with pytest.warns(ClipRetrievalWarning, match="usurping_store"):
+    with pytest.warns(ClipRetrievalWarning, match="usurping_store") as caught:
         store = create_store("memory")
+    assert caught[0].filename == __file__
     assert type(store) is MemoryStore
 
 

@@ -113,8 +113,9 @@ def test_a_large_collection_is_searched_through_the_graph_with_a_warning(make: A
     """Beyond exact_up_to the search warns once that it may miss neighbours."""
     store = make(exact_up_to=1000)
     ids = fill(store, clusters(20))
-    with pytest.warns(ClipRetrievalWarning, match="exact_up_to=1000"):
+    with pytest.warns(ClipRetrievalWarning, match="exact_up_to=1000") as caught:
         near = store.search(clusters(20)[:5], 1)
+    assert caught[0].filename == __file__
     assert near.ids[:, 0].tolist() == ids[:5]
     assert store.search(clusters(20)[:5], 1).ids[:, 0].tolist() == ids[:5]
 
