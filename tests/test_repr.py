@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clipretrieval import EvaluationReport, RetrievalClassifier
+from clipretrieval import ClipRetrievalError, EvaluationReport, RetrievalClassifier, StagedEncoder
 from clipretrieval.evaluation import (
     ComparisonReport,
     ComparisonRow,
@@ -18,6 +20,8 @@ from clipretrieval.evaluation import (
 )
 from clipretrieval.evaluation._speed import Speed
 from clipretrieval.images import iter_raw, scan_folder
+from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, PineconeStore
+from clipretrieval.testing import PineconeEmulator
 
 LONG = (
     "a class whose name is so long that a repr of it alone would fill more than the line of a terminal " * 5
@@ -103,3 +107,34 @@ def test_neighbours_of_one_query_too() -> None:
     """Empty results have a repr as well."""
     classifier = RetrievalClassifier(store="memory").fit(VECTORS[:3], ["a", "b", "c"])
     assert repr(classifier.store_.get([])) == "Records(n=0, dim=8)"
+
+
+@pytest.mark.parametrize(
+    "kind", [MemoryStore, FaissStore, ChromaStore, PineconeStore, StagedEncoder, PineconeEmulator]
+)
+def test_an_object_whose_constructor_never_ran_has_a_repr(kind: Any) -> None:
+    """A debugger may show it at any moment."""
+    assert repr(kind.__new__(kind)) == f"{kind.__name__}(not initialized)"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: MemoryStore("hamming"),
+        lambda: FaissStore(metric="hamming"),
+        lambda: FaissStore(recall=7),
+        lambda: FaissStore(create=False),
+        lambda: ChromaStore(metric="hamming"),
+        lambda: ChromaStore(host="http://chroma.invalid"),
+        lambda: PineconeStore("No Index", api_key="key"),
+        lambda: StagedEncoder("RN999"),
+        lambda: StagedEncoder(stage="nowhere"),
+        lambda: StagedEncoder(pooling="least"),
+    ],
+)
+def test_a_refusing_constructor_can_be_shown_with_its_locals(call: Callable[[], Any]) -> None:
+    """Tracebacks with local variables print the object that was being made."""
+    with pytest.raises(ClipRetrievalError) as caught:
+        call()
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "(not initialized)" in "".join(shown.format())

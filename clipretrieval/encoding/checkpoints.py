@@ -57,12 +57,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
                 content = dict(torch.jit.load(str(path), map_location="cpu").state_dict())
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsUnavailableError:
+        raise
     except Exception as error:
         # Torch and safetensors raise half a dozen unrelated types for a damaged or foreign file.
-        raise WeightsUnavailableError(
-            f"{path} cannot be read as a checkpoint: {(str(error) or repr(error)).splitlines()[0]}. "
-            "Expected safetensors, a state dict of tensors only, or OpenAI's TorchScript archive."
-        ) from error
+        raise _unreadable(path, error) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:
@@ -85,18 +84,36 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, whatever its name."""
+    """Whether a file is a TorchScript archive, whatever its name.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If it is a damaged archive.
+    """
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise _unreadable(path, error) from error
 
 
 def is_published(path: Path) -> bool:
-    """Whether a file is one that OpenAI published; its addresses carry the SHA-256 of what they give."""
+    """Whether a file is one that OpenAI published; its addresses carry the SHA-256 of what they give.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file cannot be read, or is large and nearly all of it is holes.
+    """
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     names = (name for name in open_clip.list_models() if name.startswith("RN"))
-    urls = [catalogue.get_pretrained_url(name, "openai") for name in names]
-    return any(file_sha256(path) in url for url in urls if url)
+    return any(digest in (catalogue.get_pretrained_url(name, "openai") or "") for name in names)
 
 
 def is_openai(state: dict[str, torch.Tensor]) -> bool:
@@ -107,3 +124,10 @@ def is_openai(state: dict[str, torch.Tensor]) -> bool:
     if convolution is None or norm is None:
         return False
     return convolution.dtype == torch.float16 and norm.dtype == torch.float32
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsUnavailableError:
+    return WeightsUnavailableError(
+        f"{path} cannot be read as a checkpoint: {(str(error) or repr(error)).splitlines()[0]}. "
+        "Expected safetensors, a state dict of tensors only, or OpenAI's TorchScript archive."
+    )

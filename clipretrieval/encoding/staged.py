@@ -13,6 +13,7 @@ from torch import nn
 from clipretrieval._checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
 from clipretrieval._decode import MAX_PIXELS, check_max_pixels
 from clipretrieval._progress import check_progress, teller, told
+from clipretrieval._repr import safe_repr
 from clipretrieval._timing import Progress
 from clipretrieval._warning import warn_caller
 from clipretrieval.encoding._checks import check_size
@@ -367,6 +368,7 @@ class StagedEncoder:
     def __sklearn_clone__(self) -> StagedEncoder:
         return self  # an encoder never changes once it is made
 
+    @safe_repr
     def __repr__(self) -> str:
         model = self.model if isinstance(self.model, str) else type(self.model).__name__
         return (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipretrieval._repr import safe_repr
 from clipretrieval.errors import StoreError, UnsupportedOperationError
 from clipretrieval.stores._chroma_folder import holds_collection
 from clipretrieval.stores._context import ClosedAtExit
@@ -86,6 +87,7 @@ class ChromaBase(ClosedAtExit):
         known = {"path", "collection", "metric", "exact", "exact_up_to"}
         return isinstance(path, str) and set(options) <= known and holds_collection(Path(path), name)
 
+    @safe_repr
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._connection.where
         return f"ChromaStore(metric={str(self._metric)!r}, dim={self._dim}, {state})"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clipretrieval._checks import check_bool, check_path
+from clipretrieval._repr import safe_repr
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -168,6 +169,7 @@ class FolderStore(LocalStore):
         """Return the options that open the same folder elsewhere; None in memory."""
         return None if self._path is None else {"path": str(self._path), "metric": str(self._metric)}
 
+    @safe_repr
     def __repr__(self) -> str:
         where = "" if self._path is None else f", path={str(self._path)!r}"
         mode = ", read_only=True" if self._read_only else ""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._repr import safe_repr
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores._exact import nearest
 from clipretrieval.stores._folder import Snapshot
@@ -246,6 +247,7 @@ class LocalStore(Guarded):
                 self._clear()
                 self._dim, self._closed = dim, True
 
+    @safe_repr
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"count={len(self._table)}"
         return f"{type(self).__name__}(metric={str(self._metric)!r}, dim={self._dim}, {state})"

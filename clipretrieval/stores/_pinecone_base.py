@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from clipretrieval._checks import check_bool, check_choice, check_int, check_number, shown
+from clipretrieval._repr import safe_repr
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
 from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._pinecone_calls import Calls
@@ -80,13 +81,12 @@ class PineconeBase(ClosedAtExit):
         options = {"index": at.index, "namespace": at.namespace, "metric": str(at.metric)}
         return options if at.host is None else {**options, "host": at.host}
 
+    @safe_repr
     def __repr__(self) -> str:
-        at, session = getattr(self, "_address", None), getattr(self, "_session", None)
-        if at is None or session is None:  # a debugger's look at one that is being made
-            return "PineconeStore(not open)"
+        at = self._address
         return (
             f"PineconeStore({at.index!r}, namespace={at.namespace!r}, metric={str(at.metric)!r}, "
-            f"dim={session.dim}{', closed' if self._closed else ''})"
+            f"dim={self._session.dim}{', closed' if self._closed else ''})"
         )
 
     def __getstate__(self) -> dict[str, Any]:

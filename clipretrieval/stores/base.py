@@ -134,9 +134,11 @@ class LocalFilesStore(Protocol):
 
     @classmethod
     def exists_locally(cls, options: Mapping[str, Any]) -> bool:
-        """Tell whether these options would open what is there already, in local files, and do no more.
+        """Tell whether these options would only open a store that is there already, in local files.
 
-        False where opening would contact a host, read a key from the environment, or make or change anything.
+        False where opening would contact a host, read a key from the environment, make a store, or change
+        what it holds. Bookkeeping beside the contents is allowed: opening a Chroma folder leaves a lock file
+        and one row in its database.
 
         Parameters
         ----------

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._checks import check_bool, check_number, check_path, check_text
+from clipretrieval._repr import safe_repr
 from clipretrieval.errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -184,6 +185,7 @@ class FaissStore(FolderStore):
             options["recall"] = self._asked_recall
         return options
 
+    @safe_repr
     def __repr__(self) -> str:
         kind = "" if self._index in (AUTO, FLAT) else f", index={self._index!r}"
         if isinstance(self._rows, AnnRows) and self._rows.state is not None:

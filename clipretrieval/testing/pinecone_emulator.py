@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from clipretrieval._repr import safe_repr
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.testing._pinecone_control import ControlPlane
 from clipretrieval.testing._pinecone_data import DataPlane
@@ -157,6 +158,7 @@ class PineconeEmulator:
     ) -> None:
         self.stop()
 
+    @safe_repr
     def __repr__(self) -> str:
         return f"PineconeEmulator(host={self.host!r}{', stopped' if self._stopped else ''})"
 

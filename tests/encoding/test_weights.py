@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +188,7 @@ def test_folder_of_another_kind_of_model_is_refused(tmp_path):
     config = {**TINY, "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}}
     (tmp_path / "model" / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     with pytest.raises(InvalidInputError, match="not a CLIP ResNet"):
-        StagedEncoder(name)
+        StagedEncoder(name).fingerprint  # noqa: B018
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn archive"])
@@ -210,3 +212,22 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path, photographs):
     with pytest.raises(WeightsUnavailableError, match=r"evil\.pt"):
         StagedEncoder("RN50", path, "stem").encode(photographs[:1])
     assert not touched.exists()
+
+
+@pytest.mark.parametrize("kind", ["holes", "damaged"])
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path, kind):
+    """An archive behind gigabytes of holes, and one whose index is torn, end in the library's own error."""
+    name = write_model(tmp_path / "model")
+    (tmp_path / "model" / "open_clip_model.safetensors").unlink()
+    file = tmp_path / "model" / "model.pt"
+    if kind == "holes":
+        file.touch()
+        os.truncate(file, 3 << 30)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("model/constants.pkl", b"")
+    if kind == "damaged":
+        file.write_bytes(file.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x00"))
+    with pytest.raises(
+        WeightsUnavailableError, match=r"model\.pt cannot be read as a checkpoint: .*(disk|magic)"
+    ):
+        StagedEncoder(name).fingerprint  # noqa: B018
