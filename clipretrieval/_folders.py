@@ -71,7 +71,7 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
     InvalidInputError
         If the folder, or one below it, cannot be listed, or if there is no picture at all.
     """
-    folder, remarks = read_folder(check_path(path, "path"))
+    folder, remarks = read_folder(path)
     for remark in remarks:
         warn_caller(remark)
     return folder
@@ -79,11 +79,11 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
 
 def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
     """Do what `scan_folder` does, and return its warnings instead of giving them."""
-    root = Path(os.fsdecode(path))
+    root = check_path(path, "path")
     extensions = picture_extensions()
-    if not is_folder(path):
+    if not is_folder(root):
         raise InvalidInputError(
-            f"there is no folder {os.fsdecode(path)!r}; pass one that holds pictures, or sub-folders of "
+            f"there is no folder {str(root)!r}; pass one that holds pictures, or sub-folders of "
             "them for each class"
         )
     unreadable = tuple(ending for ending in FOREIGN_ENDINGS if ending not in extensions)

@@ -94,11 +94,13 @@ def test_class_folders_without_pictures_are_named_in_a_warning(tmp_path: Path) -
 def test_empty_and_missing_folders_are_refused(use: type, tmp_path: Path) -> None:
     """The error names the folder, and for one without pictures the extensions that were looked for."""
     (tmp_path / "text.txt").write_text("no picture")
-    for path in (tmp_path, tmp_path / "missing", "", "x" * 5000):
-        expected = r"\.jpg .*\.png " if path == tmp_path else "there is no folder"
+    for path, expected in ((tmp_path, r"\.jpg .*\.png "), (tmp_path / "missing", "there is no folder")):
         with pytest.raises(InvalidInputError, match=expected) as caught:
             use(path)
         assert repr(str(path)) in str(caught.value)
+    for place, expected in (("", "must not be empty"), ("x" * 5000, "too long for a path: 'xxx")):
+        with pytest.raises(InvalidInputError, match=expected):
+            use(place)
 
 
 def test_formats_that_pillow_cannot_decode_by_itself_are_not_looked_for(tmp_path: Path) -> None:
