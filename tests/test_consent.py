@@ -325,7 +325,7 @@ def test_a_models_configuration_is_a_file(saved, tmp_path, kind):
     else:
         config.touch()
         os.truncate(config, 2**40)
-        (config.parent / "model.bin").touch()
+    (config.parent / "open_clip_model.safetensors").touch()
     described = {
         "class": "StagedEncoder",
         "config": {"model": f"local-dir:{config.parent}", "pretrained": None},

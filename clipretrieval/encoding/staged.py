@@ -333,7 +333,8 @@ class StagedEncoder:
         }
 
     def _names(self, stages: Any) -> list[str]:
-        names = check_strings(stages, "stages")
+        # A mapping such as `StagedEncoder.stages` stands for its keys.
+        names = check_strings(list(stages) if isinstance(stages, Mapping) else stages, "stages")
         if not names:
             raise InvalidInputError("stages is empty; pass at least one, such as ['mid']")
         return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,7 +238,7 @@ def _from_module(model: nn.Module) -> ModelSource:
 
 def _from_folder(folder: Path) -> ModelSource:
     config = folder / "open_clip_config.json"
-    if not _is_file(config):
+    if not os.path.lexists(config):  # what it is, reading it tells
         raise WeightsUnavailableError(f"{folder} has no open_clip_config.json. {ADVICE}")
     try:
         weights = find_weights(folder)

@@ -96,7 +96,7 @@ def test_the_command_runs_the_demonstration(tmp_path: Path) -> None:
 
 def test_what_the_demo_cannot_do_is_refused(tmp_path: Path) -> None:
     """It never draws what the model was trained on, nor fewer pictures than it can classify."""
-    with pytest.raises(InvalidInputError, match="0 to 19999"):
+    with pytest.raises(InvalidInputError, match="at least 0 and at most 19999"):
         run_demo(tmp_path / "out", seed=20_000)
     command = [sys.executable, "-m", "clipretrieval", "demo", "--out", "out", "--per-kind", "3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
