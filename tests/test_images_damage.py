@@ -48,7 +48,7 @@ def test_truncated_files_are_refused_by_name(file_format: str, tmp_path: Path) -
 
 def test_what_is_no_readable_file_is_refused_by_name(tmp_path: Path) -> None:
     """Missing, empty, textual, looping, special and impossible paths each say what is wrong."""
-    reasons = {"missing.jpg": "No such file", "folder.jpg": "not a regular file", "loop.jpg": "symbolic links"}
+    reasons = {"missing.jpg": "No such file", "folder.jpg": "regular file", "loop.jpg": "symbolic links"}
     reasons |= {"empty.jpg": "empty", "text.jpg": "format", "fifo.jpg": "regular file", "nul\0.jpg": "null"}
     reasons |= {"x" * 300 + ".jpg": "too long", "script.eps": "format"}
     (tmp_path / "folder.jpg").mkdir()
