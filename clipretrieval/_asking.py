@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipretrieval._ballot import CLASSES_LOCK, Ballot
-from clipretrieval._inputs import Batches, check_neighbors, gather, query_source
+from clipretrieval._inputs import Batches, check_neighbors, gather, none_left, query_source
 from clipretrieval._labels import class_array, stored_labels
 from clipretrieval._manifest import (
     check_manifest,
@@ -210,8 +210,7 @@ def search_batches(
         _check_manifest(classifier)  # afterwards: it may have changed while this batch was encoded
         yield replace(batch, vectors={QUERY_VECTORS: vectors}), near
     if empty:
-        left_out = f" that can be decoded ({len(skipped)} were skipped)" if skipped else ""
-        raise NoImagesError(f"there are no images to classify; pass at least one{left_out}")
+        raise NoImagesError(none_left("to classify", skipped or ()))
     if ballot is not None and ballot.turned_up:
         take_up(classifier, ballot.turned_up)
 

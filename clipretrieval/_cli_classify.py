@@ -30,7 +30,7 @@ def classify(
         list[str],
         typer.Argument(metavar="IMAGE…", help="Files, folders, or - for paths on the standard input."),
     ],
-    top: Annotated[int, typer.Option(metavar="N", help="Classes to show of each image.")] = 1,
+    top: Annotated[int, typer.Option(metavar="N", help="Classes to show per image.")] = 1,
     by: Annotated[
         str,
         typer.Option(
@@ -40,12 +40,12 @@ def classify(
         ),
     ] = "share",
     explain: Annotated[
-        bool, typer.Option("--explain", help="Also show the neighbours that the answer rests on.")
+        bool, typer.Option("--explain", help="Also show the neighbors behind each answer.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each image.")] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Classify images with a classifier that is kept in a folder."""
+    """Classify images with a saved classifier."""
     from clipretrieval._checks import check_choice, check_int, check_path
     from clipretrieval._confidence import MEASURES
     from clipretrieval._console import quiet_libraries

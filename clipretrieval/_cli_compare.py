@@ -34,32 +34,30 @@ def compare(
         ),
     ],
     test: Annotated[
-        Path, typer.Argument(metavar="TEST", help="Labelled images of the same form, to be classified.")
+        Path, typer.Argument(metavar="TEST", help="Labeled images of the same form, to classify.")
     ],
     model: ModelOptions,
     tables: TableOptions,
     reports: ReportFiles,
     stages: Annotated[
-        str, typer.Option(metavar="NAMES", help="Stages or blocks, with commas between them.")
+        str, typer.Option(metavar="NAMES", help="Stages or blocks, comma-separated.")
     ] = "pixel,mid,late,final",
     zero_shot: Annotated[
         bool,
-        typer.Option(
-            "--zero-shot/--no-zero-shot", help="Compare with CLIP's answer from the classes' names."
-        ),
+        typer.Option("--zero-shot/--no-zero-shot", help="Compare with zero-shot CLIP."),
     ] = True,
     template: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Prompt with {} for the class; several make an ensemble."),
     ] = None,
     store: Annotated[
-        str, typer.Option(metavar="NAMES", help="Registered stores, with commas between them.")
+        str, typer.Option(metavar="NAMES", help="Registered stores, comma-separated.")
     ] = "faiss",
     k: Annotated[
-        str, typer.Option("--k", metavar="NUMBERS", help="Neighbours that vote, with commas between them.")
+        str, typer.Option("--k", metavar="NUMBERS", help="Numbers of neighbors, comma-separated.")
     ] = "1",
     weights: Annotated[
-        str, typer.Option(metavar="NAMES", help="uniform, distance, softmax, with commas between them.")
+        str, typer.Option(metavar="NAMES", help="uniform, distance, softmax; comma-separated.")
     ] = "uniform",
     metric: Metric = "l2",
     limit_train: LimitTrain = None,
@@ -110,7 +108,7 @@ def reproduce(
     store: StoreOptions,
     data: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="cifar10, which is fetched, or a folder with train/ and test/."),
+        typer.Option(metavar="DIR", help="cifar10, which is downloaded, or a folder with train/ and test/."),
     ] = Path("cifar10"),
     limit_train: LimitTrain = None,
     limit_test: LimitTest = None,

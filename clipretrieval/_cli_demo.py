@@ -19,11 +19,11 @@ def demo(
     ),
     per_kind: Annotated[
         int,
-        typer.Option(help="Labelled pictures of each kind, at least 4; a quarter as many are classified."),
+        typer.Option(help="Labeled images of each kind, at least 4; a quarter as many are classified."),
     ] = 200,
-    seed: Annotated[int, typer.Option(help="Decides which pictures are drawn: 0 to 19999.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the images: 0 to 19999.")] = 0,
 ) -> None:
-    """Draw pictures and classify them by retrieval, with the small CLIP that ships with the package."""
+    """Draw images and classify them by retrieval, with the small CLIP that ships with the package."""
     from clipretrieval._console import quiet_libraries
     from clipretrieval.errors import InvalidInputError
 

@@ -73,7 +73,7 @@ def evaluate(
     ] = None,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Classify labelled images, with others or a kept classifier; print how right and how fast that is."""
+    """Classify labeled images, and report accuracy and speed."""
     from clipretrieval._console import progress_bar, quiet_libraries
 
     with quiet_libraries():
@@ -123,13 +123,13 @@ def sweep(
     store: StoreOptions,
     tables: TableOptions,
     k: Annotated[
-        str, typer.Option("--k", metavar="NUMBERS", help="Neighbours that vote, with commas between them.")
+        str, typer.Option("--k", metavar="NUMBERS", help="Numbers of neighbors, comma-separated.")
     ] = "1,5,20,50",
     weights: Annotated[
-        str, typer.Option(metavar="NAMES", help="uniform, distance, softmax, with commas between them.")
+        str, typer.Option(metavar="NAMES", help="uniform, distance, softmax; comma-separated.")
     ] = "uniform,distance,softmax",
     temperature: Annotated[
-        str, typer.Option(metavar="NUMBERS", help="Of softmax, with commas between them.")
+        str, typer.Option(metavar="NUMBERS", help="Temperatures of softmax, comma-separated.")
     ] = "0.07",
     limit_train: LimitTrain = None,
     limit_validation: Annotated[
@@ -145,7 +145,7 @@ def sweep(
     as_json: PrintJson = False,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Measure settings of the vote on labelled images, by one search; print them, the best first."""
+    """Compare voting settings with a single search, and print the best first."""
     from clipretrieval._console import progress_bar, quiet_libraries
 
     with quiet_libraries():

@@ -49,7 +49,7 @@ def index(
         ),
     ],
     classifier: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER", help="Folder to keep the classifier in.")
+        Path, typer.Argument(metavar="CLASSIFIER", help="Folder to save the classifier in.")
     ],
     encoder: EncoderOptions,
     space: SpaceOptions,
@@ -57,18 +57,18 @@ def index(
     store: StoreOptions,
     tables: TableOptions,
     add: Annotated[
-        bool, typer.Option("--add", help="Add to the classifier that is there, as it was made.")
+        bool, typer.Option("--add", help="Add the images to the classifier that is there.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what was interrupted, with the settings it had.")
+        bool, typer.Option("--resume", help="Continue an interrupted run, with its settings.")
     ] = False,
     flush_every: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The most images that are encoded twice after a kill."),
+        typer.Option(metavar="N", help="Encode at most N images again after a kill."),
     ] = None,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Make a folder of labelled images into a classifier that is kept in a folder, or add to one."""
+    """Build a classifier from labeled images and save it in a folder, or add images to it."""
     from clipretrieval._console import progress_bar, quiet_libraries
     from clipretrieval.errors import InvalidInputError
 
@@ -203,7 +203,7 @@ def forget(
     ] = None,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Remove images from a classifier that is kept in a folder, and make certain that they are gone."""
+    """Remove images from a saved classifier, and verify that they are gone."""
     from clipretrieval._console import quiet_libraries
     from clipretrieval.errors import InvalidInputError
 

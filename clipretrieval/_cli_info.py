@@ -37,7 +37,7 @@ class _Contents:
 
 
 def info(classifier: Kept, as_json: PrintJson = False, allow_remote: AllowRemote = False) -> None:
-    """Show what a kept classifier holds: encoder, classes with their counts, store, size, versions."""
+    """Show what a saved classifier holds: encoder, classes with their counts, store, size, versions."""
     from clipretrieval._console import quiet_libraries
 
     with quiet_libraries():

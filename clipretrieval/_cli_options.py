@@ -47,15 +47,13 @@ class WeightsOptions:
     pretrained: Annotated[
         str, typer.Option(metavar="TAG", help="An open_clip tag, a checkpoint's path, or none.")
     ] = "openai"
-    seed: Annotated[int, typer.Option(metavar="N", help="Of random weights (--pretrained none).")] = 0
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16: what the encoder computes in.")
-    ] = "auto"
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of random weights (--pretrained none).")] = 0
+    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.")] = "auto"
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images encoded together.")] = 64
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Build the encoder with torch.compile, which takes a while.")
-    ] = False
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder with torch.compile.")] = (
+        False
+    )
     max_pixels: Annotated[
         int, typer.Option(metavar="N", help="Refuse images of more pixels than this (width × height).")
     ] = 75_000_000
@@ -73,9 +71,7 @@ class WeightsOptions:
 class ModelOptions(WeightsOptions):
     """What makes an encoder, apart from its stage."""
 
-    pooling: Annotated[
-        str, typer.Option(metavar="NAME", help="mean, max, gem, tokens or grid: what makes one vector.")
-    ] = "mean"
+    pooling: Annotated[str, typer.Option(metavar="NAME", help="mean, max, gem, tokens or grid.")] = "mean"
     image_size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side, a multiple of 32, if not the model's own.")
     ] = None
@@ -102,11 +98,11 @@ class SpaceOptions:
 class VoteOptions:
     """How the neighbours answer."""
 
-    k: Annotated[int, typer.Option("--k", metavar="N", help="Neighbours that vote.")] = 1
+    k: Annotated[int, typer.Option("--k", metavar="N", help="Number of neighbors that vote.")] = 1
     weights: Annotated[
         str, typer.Option(metavar="NAME", help="uniform, distance or softmax: how much each vote counts.")
     ] = "uniform"
-    temperature: Annotated[float, typer.Option(metavar="T", help="Of --weights softmax.")] = 0.07
+    temperature: Annotated[float, typer.Option(metavar="T", help="Temperature of --weights softmax.")] = 0.07
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ class StoreOptions:
 
     store: Annotated[
         str,
-        typer.Option(metavar="NAME", help="faiss, memory, chroma, pinecone, or one that a package brings."),
+        typer.Option(metavar="NAME", help="faiss, memory, chroma, pinecone, or one registered by a package."),
     ] = "faiss"
     store_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the store; may be repeated.")
@@ -131,10 +127,10 @@ class TableOptions:
         typer.Option(metavar="DIR", help="Where a CSV file's relative paths start, if elsewhere."),
     ] = None
     image_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The CSV file's column of paths, if not found.")
+        str | None, typer.Option(metavar="NAME", help="The CSV file's column of paths, if not detected.")
     ] = None
     label_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The CSV file's column of labels, if not found.")
+        str | None, typer.Option(metavar="NAME", help="The CSV file's column of labels, if not detected.")
     ] = None
 
     @property
@@ -145,19 +141,19 @@ class TableOptions:
         )
 
 
-Kept = Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder that index has written.")]
+Kept = Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder written by index.")]
 KeptOption = Annotated[
-    Path | None, typer.Option("--classifier", metavar="DIR", help="Folder that index has written.")
+    Path | None, typer.Option("--classifier", metavar="DIR", help="Folder written by index.")
 ]
 TrainOption = Annotated[
     Path | None,
-    typer.Option("--train", metavar="IMAGES", help="Labelled images of the same form, to fit on."),
+    typer.Option("--train", metavar="IMAGES", help="Labeled images of the same form, to fit on."),
 ]
 AllowRemote = Annotated[
     bool,
     typer.Option(
         "--allow-remote",
-        help="Also open a store at a server, or outside the folder, that the classifier names.",
+        help="Also open a store at a server, or a model of a hub, that the classifier names.",
     ),
 ]
 LimitTrain = Annotated[
@@ -168,10 +164,12 @@ LimitTest = Annotated[
 ]
 OnError = Annotated[
     str,
-    typer.Option(metavar="NAME", help="raise: stop at an image that cannot be decoded; skip: leave it out."),
+    typer.Option(
+        metavar="NAME", help="raise: stop at an image that cannot be decoded; skip: continue without it."
+    ),
 ]
 OpenClip = Annotated[bool, typer.Option("--open-clip/--no-open-clip", help="Also time open_clip as it is.")]
-PrintJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @dataclass(frozen=True)

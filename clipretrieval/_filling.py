@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-from clipretrieval._inputs import gather
+from clipretrieval._inputs import gather, none_left
 from clipretrieval._putting import Putter
 from clipretrieval._timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch
@@ -86,10 +86,7 @@ def fill(putter: Putter, timing: Timing, progress: Progress, flush_every: int | 
             putter.advise(error)
             raise
     if not putter.count:
-        raise InvalidInputError(
-            "there are no images to fit on; pass at least one"
-            + (f" that can be decoded ({len(source.skipped)} were skipped)" if source.skipped else "")
-        )
+        raise InvalidInputError(none_left("to fit on", source.skipped))
 
 
 class _Storing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clipretrieval._learner import Learner
     from clipretrieval.classifier import RetrievalClassifier
 
-__all__ = ["Source", "check_neighbors", "fit_source", "gather", "query_source"]
+__all__ = ["Source", "check_neighbors", "fit_source", "gather", "none_left", "query_source"]
 
 Batches = Iterator[tuple[EncodedBatch, FloatArray]]
 
@@ -128,6 +128,13 @@ def query_source(
     if len(labels) != len(rows):
         raise InvalidInputError(f"there are {len(rows)} vectors and {len(labels)} labels; pass one each")
     return _scaled(vector_batches(rows, labels), unit)
+
+
+def none_left(purpose: str, skipped: Sequence[SkippedImage]) -> str:
+    """Return what an error says where no image is left "to fit on"; the first that was skipped tells why."""
+    if not skipped:
+        return f"there are no images {purpose}; pass at least one"
+    return f"none of the {len(skipped)} images {purpose} could be decoded; the first: {skipped[0].reason}"
 
 
 def check_neighbors(near: Neighbors, n: int, k: int, store: VectorStore) -> Neighbors:

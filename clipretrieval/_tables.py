@@ -141,6 +141,8 @@ def read_table(
     """
     found = _opened(table)
     folder = None if root is None else check_path(root, "root")
+    if folder is not None and not folder.is_dir():
+        raise InvalidInputError(f"root: there is no folder {str(folder)!r} for relative paths to start from")
     if folder is None and found.lines is not None:
         folder = Path(os.fsdecode(table)).parent
     for name, wanted in (("image", image), ("label", label)):

@@ -39,7 +39,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         Usually a `~clipretrieval.StagedEncoder`. Without one, the classifier takes float arrays of
         shape (n, d) instead of images.
     store : str or VectorStore
-        A registered name (``"memory"``, ``"faiss"``, …), which makes a new store at every fit, or a
+        A registered name (``"memory"``, ``"faiss"``, …), which opens a store at every fit, or a
         store of your own, which is filled once.
     k : int
         Neighbours that vote, at least 1.

@@ -13,7 +13,7 @@ from sklearn.preprocessing import normalize
 
 from clipretrieval._asking import Asked, NoImagesError
 from clipretrieval._checks import check_bool
-from clipretrieval._inputs import gather
+from clipretrieval._inputs import gather, none_left
 from clipretrieval._progress import teller, told
 from clipretrieval._scoring import weighted_accuracy
 from clipretrieval._timing import Progress, Timing
@@ -296,8 +296,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
                     cosines = self.cosines(vectors)
                 yield batch, cosines
         if empty:
-            left_out = f" that can be decoded ({len(skipped)} were skipped)" if skipped else ""
-            raise NoImagesError(f"there are no images to classify; pass at least one{left_out}")
+            raise NoImagesError(none_left("to classify", skipped or ()))
 
     def _text_vectors(self) -> npt.NDArray[np.float64]:
         """Return each class's text vector, of length one, shape (n_classes, dim)."""

@@ -249,3 +249,17 @@ def test_columns_with_gaps_and_tables_as_labels_are_refused(frame: pd.DataFrame)
         iter_raw(frame, frame[["label"]])
     with pytest.raises(InvalidInputError, match=r"item number 0 is of the type dict.*pairs"):
         next(iter_raw(frame.to_dict("records")))
+
+
+def test_a_root_that_is_no_folder_is_named(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """A mistyped root is told as such, and not as images that cannot be read."""
+    with pytest.raises(InvalidInputError, match=r"root: there is no folder '.*picz'"):
+        read_table(frame, root=tmp_path / "picz")
+
+
+def test_where_no_image_can_be_read_the_first_tells_why(tmp_path: Path) -> None:
+    """A table whose paths lead nowhere is refused with the first path, also where such images are skipped."""
+    frame = pd.DataFrame({"path": [f"{tmp_path}/a.png", f"{tmp_path}/b.png"], "label": ["x", "y"]})
+    classifier = RetrievalClassifier(StagedEncoder(stage="pixel"), store="memory")
+    with pytest.raises(InvalidInputError, match=r"none of the 2 images to fit on could be decoded.*a\.png"):
+        classifier.fit(frame, on_error="skip")

@@ -157,7 +157,7 @@ def test_numbers_are_padded_as_neighbours_are(encoder: StagedEncoder) -> None:
 
 def test_nothing_that_can_be_decoded_is_no_question(classifier: RetrievalClassifier) -> None:
     """Where every image is skipped, there is no answer at all."""
-    with pytest.raises(NoImagesError, match="that can be decoded"):
+    with pytest.raises(NoImagesError, match="could be decoded; the first: cannot decode"):
         classifier.predict([BROKEN], on_error="skip")
 
 
