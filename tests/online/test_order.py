@@ -63,6 +63,7 @@ def test_images_may_be_divided_into_calls_in_any_way(labelled, data):
     assert answers(parts) == answers(fitted(sorted(labelled)))
 
 
+@pytest.mark.filterwarnings("ignore:.*stored under several labels:clipretrieval.ClipRetrievalWarning")
 @given(
     st.lists(st.tuples(st.sampled_from(POINTS), st.sampled_from("abc")), min_size=1, max_size=10), st.data()
 )
@@ -73,6 +74,7 @@ def test_under_several_labels_the_order_decides_only_who_of_the_equal_ones_votes
     assert answers(fitted(labelled), everything) == answers(fitted(shuffled), everything)
 
 
+@pytest.mark.filterwarnings("ignore:.*stored under several labels:clipretrieval.ClipRetrievalWarning")
 @given(st.permutations("abc"))
 def test_of_equal_images_the_first_answers_alone(labels):
     """At k=1 one of the equal images votes: the first of the call. A later call corrects that one's label."""
