@@ -232,11 +232,11 @@ def _named(classes: list[Any], most: int = 5) -> str:
 
 
 def tell_fitted(report: FitReport) -> None:
-    """Name the images of a fit that were skipped, and those that are equal under several labels."""
+    """Name the images of a fit that were skipped, and those that came under several labels."""
     for item in report.skipped:
         tell_skipped(item)
     for conflict in report.conflicts:
-        tell(f"equal images: {readable(conflict)}")
+        tell(f"equal images: {readable(conflict)} (the last label counts)")
     if report.n_conflicts > len(report.conflicts):
         tell(f"equal images: {report.n_conflicts - len(report.conflicts):,} more under several labels")
 

@@ -1,4 +1,4 @@
-"""Equal images that were given under several labels, found by their content ids while a fit goes on."""
+"""The labels that a fit was given, and those among them that are probably mistakes."""
 
 from __future__ import annotations
 
@@ -9,82 +9,57 @@ from typing import Any
 
 from clipretrieval._labels import class_array
 from clipretrieval.fitting import LabelConflict
-from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import Label
 
-__all__ = ["Conflicts", "describe_conflicts", "lookalikes"]
+__all__ = ["GivenLabels", "describe_conflicts", "lookalikes"]
 
-LISTED = 20
+CONFLICTS = 20
 """Conflicts that a report lists; all are counted."""
-COPIES = 10
-"""Copies that each of them lists, the first of each label."""
-LOOKED_UP = 1024
+LABELS = 10
+"""Labels that each of them lists."""
 
 
 @dataclass
-class Conflicts:
-    """Which contents are stored under more than one label.
+class GivenLabels:
+    """The label that each image of a fit was given last, by content id, and who was given several."""
 
-    Of each content the first label is kept, as it comes; of those that conflict, the ids of a few copies.
-    """
+    _last: dict[str, tuple[Label, str | None]] = field(default_factory=dict)
+    _several: dict[str, dict[Label, str | None]] = field(default_factory=dict)
+    _equal: dict[Label, Label] = field(default_factory=dict)
 
-    _first: dict[str, Label] = field(default_factory=dict)
-    _canon: dict[Label, Label] = field(default_factory=dict)
-    _found: dict[str, dict[Label, str]] = field(default_factory=dict)
-    _relabelled: dict[str, None] = field(default_factory=dict)
+    def __len__(self) -> int:
+        """Return the number of distinct images."""
+        return len(self._last)
 
-    def note(self, contents: Iterable[str], ids: Iterable[str], labels: Iterable[Label]) -> None:
-        """Take some images that have come: content ids, the ids they are stored under, and stored labels."""
-        for content, name, label in zip(contents, ids, labels, strict=True):
-            one = self._canon.setdefault(label, label)  # equal strings share their memory
-            first = self._first.setdefault(content, one)
-            if first != one:
-                copies = self._found.setdefault(content, {first: content})
-                if len(copies) < COPIES:
-                    copies.setdefault(one, name)
+    def label(self, content: str) -> Label | None:
+        """Return the label that an image was given last, None where it has not come."""
+        return self._last[content][0] if content in self._last else None
 
-    def note_relabelled(self, contents: Iterable[str]) -> None:
-        """Take the content ids of stored images that got another label: older copies may have kept theirs."""
-        self._relabelled.update(dict.fromkeys(contents))
+    def note(self, content: str, label: Label, source: str | None) -> None:
+        """Take an image that has come: its content id, stored label and path."""
+        before = self._last.get(content)
+        if before is not None and before[0] == label:
+            return
+        label = self._equal.setdefault(label, label)  # equal strings share their memory
+        self._last[content] = label, source
+        if before is not None:
+            labels = self._several.setdefault(content, dict([before]))
+            labels.pop(label, None)
+            labels[label] = source  # behind the others: it counts
+            if len(labels) > LABELS:
+                del labels[next(iter(labels))]
 
-    def count_and_list(self, store: VectorStore, kind: str) -> tuple[int, tuple[LabelConflict, ...]]:
-        """Return how many contents are stored under several labels, and the first of them."""
-        self._look_for_older_copies(store)
-        listed = list(self._found.values())[:LISTED]
-        records = store.get([name for copies in listed for name in copies.values()]) if listed else None
-        sources = {}
-        if records is not None:
-            paths = [metadata.get("source") for metadata in records.metadata]
-            sources = dict(zip(records.ids.tolist(), paths, strict=True))
+    def count_and_list(self, kind: str) -> tuple[int, tuple[LabelConflict, ...]]:
+        """Return how many images came under several labels, and the first of them."""
         conflicts = tuple(
             LabelConflict(
-                ids=tuple(copies.values()),
-                labels=tuple(class_array(copies, kind, sort=False).tolist()),
-                sources=tuple(
-                    path if isinstance(path := sources.get(name), str) else None for name in copies.values()
-                ),
+                ids=(content,) * len(labels),
+                labels=tuple(class_array(labels, kind, sort=False).tolist()),
+                sources=tuple(labels.values()),
             )
-            for copies in listed
+            for content, labels in list(self._several.items())[:CONFLICTS]
         )
-        return len(self._found), conflicts
-
-    def _look_for_older_copies(self, store: VectorStore) -> None:
-        """Compare contents that were relabelled with the copies that earlier fits have stored."""
-        asked = [content for content in self._relabelled if content not in self._found]
-        number = 2
-        while asked:
-            held: dict[str, Label] = {}
-            for start in range(0, len(asked), LOOKED_UP):
-                records = store.get([f"{content}-{number}" for content in asked[start : start + LOOKED_UP]])
-                held.update(zip(records.ids.tolist(), records.labels.tolist(), strict=True))
-            asked = [content for content in asked if f"{content}-{number}" in held]
-            for content in asked:
-                name = f"{content}-{number}"
-                if held[name] != self._first[content]:
-                    copies = self._found.setdefault(content, {self._first[content]: content})
-                    if len(copies) < COPIES:
-                        copies.setdefault(held[name], name)
-            number += 1
+        return len(self._several), conflicts
 
 
 def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[str]]:
@@ -113,7 +88,7 @@ def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[s
 def describe_conflicts(count: int, conflicts: Sequence[LabelConflict]) -> str:
     """Return one sentence on conflicts, with the first of them as an example."""
     return (
-        f"{count} {'image is' if count == 1 else 'images are'} stored under several labels, "
+        f"{count} {'image was' if count == 1 else 'images were'} given under several labels, "
         f"such as {conflicts[0]}"
     )
 

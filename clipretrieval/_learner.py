@@ -96,7 +96,7 @@ class Learner(BaseEstimator):
     ) -> Self:
         """Encode labelled images and store them.
 
-        Decoding, encoding and storing overlap, and only a few images are in memory at a time. What was
+        An image is stored once, however often it comes, with the label that came last. Decoding, encoding and storing overlap, and only a few images are in memory at a time. What was
         encoded before a failure (a picture that cannot be decoded, a generator that raises, Ctrl-C) is
         stored and flushed: the same call with ``resume=True`` goes on from there.
 
@@ -144,8 +144,8 @@ class Learner(BaseEstimator):
         Warns
         -----
         ClipRetrievalWarning
-            If equal images come under several labels (``fit_report_.conflicts`` lists them), labels differ in
-            case, spaces or Unicode normalisation alone, or there is only one class.
+            If an image comes under several labels (``fit_report_.conflicts`` lists such images), labels
+            differ in case, spaces or Unicode normalisation alone, or there is only one class.
         """
         overwrite, resume = check_bool(overwrite, "overwrite"), check_bool(resume, "resume")
         if overwrite and resume:
@@ -179,7 +179,8 @@ class Learner(BaseEstimator):
     ) -> Self:
         """Add labelled images, of known or of new classes.
 
-        An image that is already there changes nothing, but for its label where that is another now.
+        An image that is already there changes nothing, but for its label where that is another now. So images
+        may be divided into calls in any way.
 
         Parameters
         ----------
@@ -322,7 +323,7 @@ class Learner(BaseEstimator):
         self._made_of: Any = recipe(self) if onto is None else self._made_of
         self.n_features_in_ = int(store.dim or 0)
         self.skipped_: list[SkippedImage] = source.skipped
-        n_conflicts, conflicts = putter.conflicts.count_and_list(store, self._label_kind)
+        n_conflicts, conflicts = putter.given.count_and_list(self._label_kind)
         self.fit_report_ = FitReport(
             new=putter.new,
             already_there=putter.already_there,
@@ -339,8 +340,8 @@ class Learner(BaseEstimator):
         report = self.fit_report_
         if report.n_conflicts:
             warn_caller(
-                f"{describe_conflicts(report.n_conflicts, report.conflicts)}; their votes contradict each "
-                "other. fit_report_.conflicts lists them; correct them with relabel or forget"
+                f"{describe_conflicts(report.n_conflicts, report.conflicts)}; the last label counts. "
+                "fit_report_.conflicts lists them; correct them with relabel or forget"
             )
         groups = lookalikes(self.classes_.tolist(), known)
         if groups:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from clipretrieval._conflicts import Conflicts
+from clipretrieval._conflicts import GivenLabels
 from clipretrieval._inputs import Source
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import CLEARING, check_manifest, make_manifest, update_manifest
@@ -21,7 +21,6 @@ from clipretrieval.errors import (
     StoreLockedError,
     UnsupportedOperationError,
 )
-from clipretrieval.images import unique_ids
 from clipretrieval.stores import ScannableStore
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Label, Metric
@@ -68,8 +67,8 @@ class Putter:
         Whether what the store holds has still to go, as soon as the first batch has come.
     replacing : bool
         Whether it held anything that goes.
-    conflicts : Conflicts
-        Equal images that came under several labels.
+    given : GivenLabels
+        The images that have come.
     """
 
     store: VectorStore
@@ -85,8 +84,7 @@ class Putter:
     new: int = 0
     already_there: int = 0
     relabelled: int = 0
-    conflicts: Conflicts = field(default_factory=Conflicts)
-    _seen: dict[str, int] = field(default_factory=dict)
+    given: GivenLabels = field(default_factory=GivenLabels)
 
     def advise(self, error: BaseException) -> None:
         """Note on a failure what it has left of a store that was to be replaced."""
@@ -99,7 +97,7 @@ class Putter:
 
     @property
     def count(self) -> int:
-        """Images that have come."""
+        """Images that have come, repeats included."""
         return self.new + self.already_there + self.relabelled
 
     def known(self, ids: list[str]) -> set[str]:
@@ -134,13 +132,7 @@ class Putter:
         self.kind = kind
         self.classes.update(labels)
         self.write_manifest()
-        ids = unique_ids([item.id for item in items], self._seen)
-        if self.fresh:
-            self._upsert(ids, vectors[[item.row for item in items]], labels, items)
-            self.new += len(items)
-        else:
-            self._merge(ids, vectors, labels, items)
-        self.conflicts.note([item.id for item in items], ids, labels)
+        self._store(items, labels, vectors)
 
     def write_manifest(self, remove: Iterable[Label] = ()) -> None:
         """Keep the identity and the classes in the store, beside the classes of others.
@@ -173,44 +165,40 @@ class Putter:
             return not any(len(listing) for listing in store.scan())
         return store.count() == 0
 
-    def _merge(
-        self, ids: list[str], vectors: FloatArray, labels: list[Label], items: Sequence[_Item]
-    ) -> None:
-        held = _labels_of(self.store, ids)
-        changed = [place for place, name in enumerate(ids) if held.get(name, labels[place]) != labels[place]]
-        new = [place for place, name in enumerate(ids) if name not in held]
-        # A repeat of what is known was not encoded: its vector is that of the first.
-        copied = [place for place in new if items[place].row < 0]
-        originals = [ids[place] for place in changed] + [items[place].id for place in copied]
-        rows: dict[int, Any] = {place: vectors[items[place].row] for place in new if place not in set(copied)}
-        if originals:
-            records = self.store.get(sorted(set(originals)))
-            found = dict(zip(records.ids.tolist(), records.vectors, strict=True))
-            if len(found) < len(set(originals)):
+    def _store(self, items: Sequence[_Item], labels: Sequence[Label], vectors: FloatArray) -> None:
+        """Store each image once, under its last label; count all as if each came in a call of its own."""
+        given, due = self.given, dict[str, tuple[_Item, Label]]()
+        asked = [] if self.fresh else [item.id for item in items if given.label(item.id) is None]
+        held = _labels_of(self.store, list(dict.fromkeys(asked))) if asked else {}
+        for item, label in zip(items, labels, strict=True):
+            before = given.label(item.id)  # a store need not show yet what this fit has put there
+            before = held.get(item.id) if before is None else before
+            if before == label:
+                self.already_there += 1
+            else:
+                due[item.id] = item, label
+                self.new += before is None
+                self.relabelled += before is not None
+            given.note(item.id, label, item.source)
+        if not due:
+            return
+        rows = {item.id: item.row for item in items if item.row >= 0}
+        absent = [name for name in due if name not in rows]  # known images were not encoded
+        if absent:
+            records = self.store.get(absent)
+            if len(records) < len(absent):
                 raise StoreLockedError(
-                    f"another process has removed {len(set(originals)) - len(found)} of the images that are "
-                    "being added or labelled anew; call it again to store them"
+                    f"another process has removed {len(absent) - len(records)} of the images that are being "
+                    "added or labelled anew; call it again to store them"
                 )
-            for place, name in zip([*changed, *copied], originals, strict=True):
-                rows[place] = found[name]
-        places = sorted(rows)
-        if places:
-            self._upsert(
-                [ids[place] for place in places],
-                np.stack([rows[place] for place in places]),
-                [labels[place] for place in places],
-                [items[place] for place in places],
-            )
-        self.conflicts.note_relabelled(items[place].id for place in changed)
-        self.new += len(new)
-        self.relabelled += len(changed)
-        self.already_there += len(ids) - len(new) - len(changed)
-
-    def _upsert(
-        self, ids: list[str], vectors: FloatArray, labels: list[Label], items: Iterable[_Item]
-    ) -> None:
-        metadata = [{"source": _readable(item.source)} if item.source else {} for item in items]
-        self.store.upsert(ids, vectors, labels, metadata)
+            rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(vectors))})
+            vectors = np.concatenate([vectors, records.vectors])
+        self.store.upsert(
+            list(due),
+            vectors[[rows[name] for name in due]],
+            [label for _, label in due.values()],
+            [{"source": item.source} if item.source else {} for item, _ in due.values()],
+        )
 
 
 def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putter:
@@ -299,10 +287,10 @@ def _clear(store: VectorStore) -> dict[str, Any]:
 
 
 def _items(batch: EncodedBatch) -> list[_Item]:
-    """List a batch's images in the order of the source, which decides the suffixes of repeats."""
-    columns = (batch.indices, batch.ids, batch.labels, batch.sources, range(len(batch)))
+    """List a batch's images in the order of the source: the last label of an image counts."""
+    columns = (batch.indices, batch.ids, batch.labels, map(_readable, batch.sources), range(len(batch)))
     encoded = map(_Item, *columns)
-    known = (_Item(item.index, item.id, item.label, item.source, -1) for item in batch.known)
+    known = (_Item(item.index, item.id, item.label, _readable(item.source), -1) for item in batch.known)
     return sorted([*encoded, *known], key=lambda item: item.place)
 
 
@@ -311,6 +299,6 @@ def _labels_of(store: VectorStore, ids: list[str]) -> dict[str, Label]:
     return dict(zip(records.ids.tolist(), records.labels.tolist(), strict=True))
 
 
-def _readable(path: str) -> str:
+def _readable(path: str | None) -> str | None:
     """Write the bytes of a path that is not valid Unicode as escapes, so that every store can keep it."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+    return path and path.encode("utf-8", "backslashreplace").decode("utf-8")

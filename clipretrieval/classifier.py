@@ -77,8 +77,8 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
 
     Ties: a tie between classes goes to the one with the nearest neighbour, then to the first in
     ``classes_``. Neighbours at the same distance are taken in the order of their ids. These come from the
-    images' contents, so the order in which images are fitted changes no answer, with one exception: of equal
-    images under several labels in one call, the first has the first id, and answers alone at k=1.
+    images' contents, so neither the order in which images are fitted nor their division into calls changes an
+    answer, with one exception: of several labels that an image is given, the last one counts.
 
     Examples
     --------

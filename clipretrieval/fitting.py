@@ -17,18 +17,16 @@ _PARTS = ("decode", "encode", "store", "flush")
 
 @dataclass(frozen=True)
 class LabelConflict:
-    """One image that is stored several times, under different labels.
-
-    Its copies lie at the same distance from everything, so their labels vote against each other.
+    """One image that was given under several labels in one call: the last one counts.
 
     Attributes
     ----------
     ids : tuple of str
-        In the store: the first copy of each label, ten at most.
+        The image's id, once for each label.
     labels : tuple
-        The label of each, of the type that was fitted.
+        The labels, of the type that was fitted, in the order in which each was last given; the last ten.
     sources : tuple of (str or None)
-        The file's path of each, where it came from one.
+        The file's path under each label, where it came from one.
     """
 
     ids: tuple[str, ...]
@@ -40,22 +38,27 @@ class LabelConflict:
         return {"ids": list(self.ids), "labels": list(self.labels), "sources": list(self.sources)}
 
     def __str__(self) -> str:
-        copies = zip(self.ids, self.labels, self.sources, strict=True)
-        return " and ".join(f"{source or name} as {label!r}" for name, label, source in copies)
+        given = zip(self.ids, self.labels, self.sources, strict=True)
+        return " and ".join(f"{source or name} as {label!r}" for name, label, source in given)
 
 
 @dataclass(frozen=True, eq=False)
 class FitReport:
     """What one call of ``fit`` or ``partial_fit`` did.
 
+    An image is stored once, however often it comes. All are counted as if each came in a call of its own,
+    so that `new`, `already_there`, `relabelled` and the skipped ones add up to `images`.
+
     Attributes
     ----------
     new : int
         Images that were added to the store.
     already_there : int
-        Images that the store already held, with the same label; left as they were.
+        Images that the store already held with the same label, repeats within the call among them; left as
+        they were.
     relabelled : int
-        Images that it held with another label, and holds with the new one now.
+        Images that it held with another label, also one that was given earlier in the call, and holds with
+        the new one now.
     skipped : tuple of SkippedImage
         Images that could not be decoded, under ``on_error="skip"``.
     timing : Timing
@@ -64,7 +67,7 @@ class FitReport:
     seconds : float
         What the clock showed.
     n_conflicts : int
-        Images among those given that are stored several times, under different labels.
+        Images that were given under several labels in this call.
     conflicts : tuple of LabelConflict
         The first 20 of them.
     """
@@ -117,7 +120,7 @@ class FitReport:
             *(f"skipped: {item.reason}" for item in self.skipped),
         ]
         if self.n_conflicts:
-            lines.append(f"{self.n_conflicts} equal images under different labels:")
+            lines.append(f"{self.n_conflicts} images given under several labels; the last counts:")
             lines += [f"  {conflict}" for conflict in self.conflicts]
             if self.n_conflicts > len(self.conflicts):
                 lines.append(f"  … and {self.n_conflicts - len(self.conflicts)} more")

@@ -194,7 +194,7 @@ def _settle(index: Index, given: set[Any]) -> None:
         If it holds vectors of other pictures, which would answer too.
     """
     putter = index.putter
-    held, came = index.store.count(), putter.count
+    held, came = index.store.count(), len(putter.given)
     if held > came:
         raise InvalidInputError(
             f"the store {index.name!r} holds {held} vectors of the stage {index.stage!r}, {held - came} more "
