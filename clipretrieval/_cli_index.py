@@ -236,7 +236,7 @@ def tell_fitted(report: FitReport) -> None:
     for item in report.skipped:
         tell_skipped(item)
     for conflict in report.conflicts:
-        tell(f"equal images: {readable(conflict)} (the last label counts)")
+        tell(f"equal images: {readable(conflict)}")
     if report.n_conflicts > len(report.conflicts):
         tell(f"equal images: {report.n_conflicts - len(report.conflicts):,} more under several labels")
 

@@ -96,9 +96,10 @@ class Learner(BaseEstimator):
     ) -> Self:
         """Encode labelled images and store them.
 
-        An image is stored once, however often it comes, with the label that came last. Decoding, encoding and storing overlap, and only a few images are in memory at a time. What was
-        encoded before a failure (a picture that cannot be decoded, a generator that raises, Ctrl-C) is
-        stored and flushed: the same call with ``resume=True`` goes on from there.
+        An image is stored once, however often it comes, with the label that came last. Decoding, encoding and
+        storing overlap, and only a few images are in memory at a time. What was encoded before a failure (a
+        picture that cannot be decoded, a generator that raises, Ctrl-C) is stored and flushed: the same call
+        with ``resume=True`` goes on from there.
 
         Parameters
         ----------

@@ -124,7 +124,7 @@ def count_known(ids: Sequence[str], near: Neighbors) -> int:
     ids : sequence of str, length n
         Content ids.
     near : Neighbors
-        Each of shape (n, k). An old store may hold an image several times, then with a suffix behind a hyphen.
+        Each of shape (n, k). Old stores may hold repeats of an image, with a suffix behind a hyphen.
     """
     rows = near.ids.tolist()
     return sum(

@@ -145,7 +145,7 @@ def questions(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(questions())
 @pytest.mark.filterwarnings("ignore:there is only one class:clipretrieval.ClipRetrievalWarning")
-@pytest.mark.filterwarnings("ignore:.* stored under several labels:clipretrieval.ClipRetrievalWarning")
+@pytest.mark.filterwarnings("ignore:.* given under several labels:clipretrieval.ClipRetrievalWarning")
 def test_an_explanation_agrees_with_the_answer(drawn: dict[str, Any]) -> None:
     """Under all weightings and metrics the answer is predict's, and the shares sum to 1."""
     given_ = {name: drawn[name] for name in ("metric", "weights", "store", "temperature", "k")}
@@ -153,7 +153,7 @@ def test_an_explanation_agrees_with_the_answer(drawn: dict[str, Any]) -> None:
     found = classifier.explain(drawn["queries"], drawn["shown"])
     assert [each.answer for each in found] == classifier.predict(drawn["queries"]).tolist()
     near = classifier.kneighbors(drawn["queries"])
-    width = min(max(drawn["shown"] or 0, drawn["k"]), len(drawn["rows"]))
+    width = min(max(drawn["shown"] or 0, drawn["k"]), classifier.store_.count())
     for place, each in enumerate(found):
         shares = [one.share for one in each.neighbors]
         assert sum(shares) == pytest.approx(1)

@@ -25,8 +25,10 @@ def fitted(rows: Any, labels: Any, **how: Any) -> RetrievalClassifier:
 
 
 def test_equal_vectors_under_two_labels_are_counted_and_listed() -> None:
-    """A fit warns of equal inputs under two labels and reports both ids and labels."""
-    with pytest.warns(ClipRetrievalWarning, match="1 image is stored under several labels") as caught:
+    """A fit warns of equal inputs under two labels, reports both, and stores the last."""
+    with pytest.warns(
+        ClipRetrievalWarning, match="1 image was given under several labels, .*; the last label counts"
+    ) as caught:
         classifier = RetrievalClassifier(store="memory").fit(ROWS, ["a", "b", "c", "a"])
     assert caught[0].filename == __file__
     report = classifier.fit_report_
@@ -34,10 +36,11 @@ def test_equal_vectors_under_two_labels_are_counted_and_listed() -> None:
     (conflict,) = report.conflicts
     assert conflict.labels == ("a", "c")
     assert conflict.sources == (None, None)
-    assert conflict.ids[1] == f"{conflict.ids[0]}-2"
-    assert classifier.store_.get(conflict.ids).labels.tolist() == ["a", "c"]
+    assert conflict.ids[0] == conflict.ids[1]
+    assert classifier.store_.get(conflict.ids[:1]).labels.tolist() == ["c"]
+    assert (report.new, report.already_there, report.relabelled, classifier.store_.count()) == (3, 0, 1, 3)
     assert json.loads(json.dumps(report.to_dict()))["conflicts"] == [conflict.to_dict()]
-    assert "1 equal images under different labels" in str(report)
+    assert "1 images given under several labels; the last counts:" in str(report)
 
 
 def test_files_are_named(tmp_path: Path) -> None:
@@ -60,7 +63,7 @@ def test_repeats_under_one_label_are_no_conflict() -> None:
 
 @pytest.mark.parametrize("n", [3000, 6000])
 def test_conflicts_are_found_across_batches(n: int) -> None:
-    """Copies that are thousands of images apart, in other batches, are found; the list is bounded."""
+    """Repeats that are thousands of images apart, in other batches, are found; the list is bounded."""
     rows = np.arange(n, dtype=np.float32)[:, None].repeat(2, axis=1)
     classifier = fitted(np.concatenate([rows, rows[:30]]), [1] * n + [2] * 30)
     report = classifier.fit_report_
@@ -70,27 +73,48 @@ def test_conflicts_are_found_across_batches(n: int) -> None:
 
 
 def test_a_resumed_fit_finds_conflicts_with_what_is_stored() -> None:
-    """Copies of which one was stored before an interruption are found when the fit is resumed."""
+    """Repeats of which one was stored before an interruption are found when the fit is resumed."""
     store = MemoryStore()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ClipRetrievalWarning)
         RetrievalClassifier(store=store).fit(ROWS[:2], ["a", "b"])
     classifier = RetrievalClassifier(store=store)
-    with pytest.warns(ClipRetrievalWarning, match="stored under several labels"):
+    with pytest.warns(ClipRetrievalWarning, match="given under several labels"):
         classifier.fit(ROWS, ["a", "b", "c", "a"], resume=True)
     assert classifier.fit_report_.n_conflicts == 1
     assert classifier.fit_report_.conflicts[0].labels == ("a", "c")
 
 
-def test_relabelling_one_of_two_copies_by_partial_fit_is_told() -> None:
-    """A copy that gets another label by an addition conflicts with the one that keeps its own."""
+def test_a_correction_by_another_call_is_no_conflict() -> None:
+    """An image that a later call gives another label is relabelled without a warning."""
     classifier = fitted(ROWS, ["a", "b", "a", "a"])
-    with pytest.warns(ClipRetrievalWarning, match="as 'b' and .*-2 as 'a'"):
-        classifier.partial_fit(ROWS[:1], ["b"])
-    assert classifier.fit_report_.relabelled == 1
-    assert classifier.fit_report_.conflicts[0].labels == ("b", "a")
-    classifier.partial_fit(ROWS[:1] * 2, ["a", "a"])
-    assert classifier.fit_report_.n_conflicts == 0
+    classifier.partial_fit(ROWS[:1] * 2, ["b", "b"])
+    report = classifier.fit_report_
+    assert (report.new, report.already_there, report.relabelled, report.n_conflicts) == (0, 1, 1, 0)
+    assert classifier.predict(ROWS[:1]).tolist() == ["b"]
+
+
+def test_labels_are_listed_in_the_order_in_which_they_were_last_given() -> None:
+    """The last one listed counts, and has the file that it was last given with; ten labels are listed."""
+    classifier = fitted(ROWS[:1] * 5, ["a", "b", "b", "c", "a"])
+    assert classifier.fit_report_.conflicts[0].labels == ("b", "c", "a")
+    assert classifier.predict(ROWS[:1]).tolist() == ["a"]
+    (conflict,) = fitted(ROWS[:1] * 15, list(range(15))).fit_report_.conflicts
+    assert conflict.labels == tuple(range(5, 15))
+    assert len(conflict.ids) == len(conflict.sources) == 10
+
+
+def test_files_of_other_batches_are_named(tmp_path: Path) -> None:
+    """The path under each label is told also where the images are stored one by one."""
+    for name, shade in (("a", 1), ("b", 2), ("c", 1), ("d", 1)):
+        Image.new("L", (8, 8), shade).save(tmp_path / f"{name}.png")
+    paths = sorted(tmp_path.iterdir())
+    classifier = RetrievalClassifier(StagedEncoder(stage="pixel", pretrained=None), "memory")
+    with pytest.warns(ClipRetrievalWarning, match=r"a\.png as 0 and .*c\.png as 1; the last label counts"):
+        classifier.fit(paths, [0, 1, 1, 1], flush_every=1)
+    (conflict,) = classifier.fit_report_.conflicts
+    assert conflict.sources == (str(paths[0]), str(paths[2]))
+    assert classifier.store_.get(conflict.ids[:1]).metadata == [{"source": str(paths[2])}]
 
 
 def test_labels_that_look_alike_warn_at_fit() -> None:

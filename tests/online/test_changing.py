@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from colours import colour, pairs
+from PIL import Image
 
 from clipretrieval import (
     ClipRetrievalWarning,
@@ -117,13 +118,23 @@ def test_everything_may_be_forgotten_and_learned_anew(classifier):
     assert classifier.classes_.tolist() == ["a", "b"]
 
 
-def test_repeats_of_a_picture_are_all_forgotten(encoder, any_store):
-    """More copies than neighbours are looked at: the search for what is gone still tells them apart."""
+def test_equal_vectors_of_many_pictures_are_all_forgotten(encoder, any_store):
+    """More than are looked at as neighbours: the search for what is gone still tells them apart."""
+    images = [Image.new("RGB", (8 + size, 8), (0, 65, 40)) for size in range(21)]
+    classifier = RetrievalClassifier(encoder, any_store).fit(*pairs(range(60, 65)))
+    classifier.partial_fit(images, ["shade 1"] * 21)
+    ids = classifier.kneighbors([colour(65)], 21).ids[0].tolist()
+    assert classifier.forget(ids[:15]).remaining == 11
+    assert sorted(classifier.kneighbors([colour(65)], 6).ids[0].tolist()) == sorted(ids[15:])
+
+
+def test_a_picture_that_came_often_is_forgotten_at_once(encoder, any_store):
+    """It is one record, so that nothing of it is left under another id."""
     images, labels = pairs([*range(60, 70), *[65] * 20])
     classifier = RetrievalClassifier(encoder, any_store).fit(images, labels)
-    ids = classifier.kneighbors([colour(65)], 21).ids[0].tolist()
-    assert classifier.forget(ids[:15]).remaining == 15
-    assert sorted(classifier.kneighbors([colour(65)], 6).ids[0].tolist()) == sorted(ids[15:])
+    name = classifier.kneighbors([colour(65)]).ids[0, 0]
+    assert classifier.forget(name).remaining == 9
+    assert classifier.kneighbors([colour(65)]).distances[0, 0] > 0
 
 
 def test_a_store_that_only_says_that_it_deletes_is_found_out(encoder):
