@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipretrieval._labels import class_array
+from clipretrieval._labels import fitted_labels
 from clipretrieval.fitting import LabelConflict
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import Label
@@ -59,7 +59,7 @@ class Conflicts:
         conflicts = tuple(
             LabelConflict(
                 ids=tuple(copies.values()),
-                labels=tuple(class_array(copies, kind, sort=False).tolist()),
+                labels=tuple(fitted_labels(copies, kind)),
                 sources=tuple(
                     path if isinstance(path := sources.get(name), str) else None for name in copies.values()
                 ),

@@ -117,7 +117,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         """
         ballot, asked = open_ballot(self), Asked()
         found = asked.search(self, X, ballot=ballot, on_error=on_error, progress=progress)
-        codes = [vote(self, near, ballot)[0] for _, near in found]
+        codes = [vote(self, near, ballot).answers for _, near in found]
         labels = ballot.labels(np.concatenate(codes))
         return labels if on_error == "raise" else asked.placed([labels.astype(object)], None)
 
@@ -138,11 +138,17 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         """
         ballot, asked = open_ballot(self), Asked()
         found = asked.search(self, X, ballot=ballot, on_error=on_error, progress=progress)
-        parts = [vote(self, near, ballot)[1] for _, near in found]
-        # A class that turned up on the way has no votes in the batches before it.
-        scores = np.concatenate([np.pad(part, ((0, 0), (0, len(ballot) - part.shape[1]))) for part in parts])
-        shares: AnyArray = ballot.columns(scores / scores.sum(axis=1, keepdims=True))
-        return asked.placed([shares], np.nan)
+        parts = []
+        for _, near in found:
+            votes = vote(self, near, ballot)
+            parts.append((len(near), votes.candidates.rows, votes.candidates.codes, votes.shares))
+        shares = np.zeros((asked.count, len(ballot)))  # once: no other array has a column for each class
+        shares[[item.index for item in asked.skipped]] = np.nan
+        places, columns, first = np.array(asked.places), ballot.columns(), 0
+        for count, rows, codes, part in parts:
+            shares[places[first + rows], columns[codes]] = part
+            first += count
+        return shares
 
     def kneighbors(
         self,
