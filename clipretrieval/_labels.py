@@ -94,9 +94,8 @@ def stored_labels(labels: Iterable[Any], kind: str) -> list[Label]:
 def class_array(classes: Iterable[Label], kind: str, *, sort: bool = True) -> AnyArray:
     """Return distinct stored labels in an array of the type that was fitted, sorted unless told.
 
-    Strings have NumPy's fixed width, four bytes a character of the longest; where one is longer than `WIDEST`,
-    the array is of objects, which are str, so that one long label does not cost as much for each of the
-    others.
+    Strings have NumPy's fixed width, four bytes a character of the longest. Where one is longer than
+    `WIDEST`, the array is of objects, which are str: otherwise each label would take as much as that one.
     """
     listed = sorted(set(classes)) if sort else list(classes)
     if kind == "str" and max(map(len, map(str, listed)), default=0) > WIDEST:

@@ -64,7 +64,7 @@ def timed_parts(report: EvaluationReport) -> Iterator[tuple[str, str, Timing]]:
 
 
 def _confusion(report: EvaluationReport) -> dict[str, Any]:
-    """Return the whole matrix, unless it would be larger than all the rest, and its cells that are not zero."""
+    """Return the cells that are not zero, and the whole matrix where that is small enough."""
     found = report._confusion
     return {
         "confusion_matrix": found.matrix().tolist() if found.n_classes <= WHOLE_MATRIX else None,
