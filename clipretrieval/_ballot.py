@@ -19,7 +19,7 @@ from clipretrieval.types import AnyArray, Label, Neighbors
 if TYPE_CHECKING:
     from clipretrieval._learner import Learner
 
-__all__ = ["CLASSES_LOCK", "Ballot", "ClassIndex", "class_index", "take_up"]
+__all__ = ["CLASSES_LOCK", "Ballot", "ClassIndex", "class_index", "listed_classes", "take_up"]
 
 CLASSES_LOCK = threading.Lock()
 """Held while any classifier's ``classes_`` is replaced; a lock in an estimator could not be copied."""
@@ -87,6 +87,18 @@ def class_index(classifier: Learner, manifest: Mapping[str, Any]) -> ClassIndex:
         index = ClassIndex(classes, kind, {label: code for code, label in enumerate(labels)}, listed)
         _INDEXES[classifier] = index
         return index
+
+
+def listed_classes(classifier: Learner, stored: set[Label], kind: str) -> AnyArray:
+    """Return classes, as stored, in an array; the classifier's own where they are the same.
+
+    Called with `CLASSES_LOCK` held.
+    """
+    kept = _INDEXES.get(classifier)
+    same = kept is not None and kept.classes is getattr(classifier, "classes_", None)
+    if kept is not None and same and kept.kind == kind and kept.codes.keys() == stored:
+        return kept.classes
+    return class_array(stored, kind)
 
 
 def take_up(classifier: Learner, stored: Iterable[Label]) -> AnyArray:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipretrieval._labels import fitted_labels
+from clipretrieval._labels import class_array
 from clipretrieval.fitting import LabelConflict
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import Label
@@ -59,7 +59,7 @@ class Conflicts:
         conflicts = tuple(
             LabelConflict(
                 ids=tuple(copies.values()),
-                labels=tuple(fitted_labels(copies, kind)),
+                labels=tuple(class_array(copies, kind, sort=False).tolist()),
                 sources=tuple(
                     path if isinstance(path := sources.get(name), str) else None for name in copies.values()
                 ),
@@ -102,11 +102,13 @@ def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[s
     list of list of str
         Groups of two or more, sorted.
     """
+    met, old = set(classes), set(known)
+    if met <= old:
+        return []
     groups: dict[str, set[str]] = {}
-    for label in classes:
+    for label in met:
         if isinstance(label, str):
             groups.setdefault(_folded(label), set()).add(label)
-    old = set(known)
     return sorted(sorted(group) for group in groups.values() if len(group) > 1 and not group <= old)
 
 
