@@ -58,7 +58,9 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
-        The labels, sorted, of the type that was fitted.
+        The labels, sorted, of the type that was fitted. Strings have NumPy's fixed width, and are objects
+        (``dtype=object``) where one has more than 256 characters, for which each of the others would take as
+        much memory. `predict` returns the same dtype.
     store_ : VectorStore
         What was filled.
     n_features_in_ : int
