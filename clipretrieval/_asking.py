@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._ballot import CLASSES_LOCK, Ballot
+from clipretrieval._ballot import Ballot, class_index, take_up
 from clipretrieval._inputs import Batches, check_neighbors, gather, none_left, query_source
-from clipretrieval._labels import class_array, stored_labels
 from clipretrieval._manifest import (
     check_manifest,
     make_manifest,
-    manifest_classes,
     plain_fingerprint,
     vector_fingerprint,
+    view_manifest,
 )
 from clipretrieval._params import check_params
 from clipretrieval._progress import teller, told
+from clipretrieval._tally import Candidates, Votes
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
@@ -27,8 +27,8 @@ from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.stores import RefreshableStore
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import AnyArray, FloatArray, Label, Metric, Neighbors
-from clipretrieval.voting import choose_class, class_scores, vote_weights
+from clipretrieval.types import AnyArray, FloatArray, Metric, Neighbors
+from clipretrieval.voting import vote_weights
 
 if TYPE_CHECKING:
     from clipretrieval._learner import Learner
@@ -72,24 +72,14 @@ def check_fitted(classifier: Learner) -> None:
 
 def open_ballot(classifier: RetrievalClassifier) -> Ballot:
     """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
-    manifest = _current_store(classifier).read_manifest()
-    stored = manifest_classes(manifest)
+    manifest = view_manifest(_current_store(classifier))
     kinds = {classifier._label_kind, manifest.get("label_kind", classifier._label_kind)}
     if "str" in kinds and len(kinds) > 1:
         raise StoreError(
             f"the store was filled anew, with labels of the type {manifest['label_kind']} where this "
             f"classifier knows {classifier._label_kind}; attach to it with RetrievalClassifier.from_store"
         )
-    return Ballot.of(take_up(classifier, stored), classifier._label_kind, [])
-
-
-def take_up(classifier: Learner, stored: Iterable[Label]) -> AnyArray:
-    """Add classes, as stored, to those of the classifier, and return all of them."""
-    with CLASSES_LOCK:
-        known = stored_labels(classifier.classes_.tolist(), classifier._label_kind)
-        if not set(stored) <= set(known):
-            classifier.classes_ = class_array({*known, *stored}, classifier._label_kind)
-        return classifier.classes_
+    return Ballot(class_index(classifier, manifest))
 
 
 @dataclass
@@ -146,10 +136,19 @@ class Asked:
         joined: AnyArray = np.concatenate(parts)
         if not self.skipped:
             return joined
-        count = max(*self._places, *(item.index for item in self.skipped)) + 1
-        whole: AnyArray = np.full((count, *joined.shape[1:]), empty, dtype=joined.dtype)
-        whole[self._places] = joined
+        whole: AnyArray = np.full((self.count, *joined.shape[1:]), empty, dtype=joined.dtype)
+        whole[self.places] = joined
         return whole
+
+    @property
+    def places(self) -> list[int]:
+        """The place in the source of each image that was answered."""
+        return self._places
+
+    @property
+    def count(self) -> int:
+        """Images that have come, skipped ones included."""
+        return max(*self._places, *(item.index for item in self.skipped), -1) + 1
 
 
 def question_length(classifier: RetrievalClassifier, X: Any) -> int | None:
@@ -235,23 +234,16 @@ def look_up(store: VectorStore, vectors: FloatArray, k: int) -> Neighbors:
     return check_neighbors(near, len(vectors), k, store)
 
 
-def vote(classifier: RetrievalClassifier, near: Neighbors, ballot: Ballot) -> tuple[AnyArray, AnyArray]:
-    """Turn neighbours into chosen classes, by number, and the classes' scores.
-
-    Returns
-    -------
-    codes : ndarray of int64, shape (n,)
-    scores : ndarray of float64, shape (n, len(ballot))
-    """
-    codes = ballot.codes(near)
+def vote(classifier: RetrievalClassifier, near: Neighbors, ballot: Ballot) -> Votes:
+    """Count the votes of neighbours."""
     weights = vote_weights(
         near.distances,
         classifier.weights,
         metric=classifier.store_.metric,
         temperature=classifier.temperature,
     )
-    scores = class_scores(codes, weights, len(ballot))
-    return choose_class(scores, codes, near.distances), scores
+    codes = ballot.codes(near)
+    return Candidates.of(codes, near.distances, len(ballot)).votes(weights, near.distances)
 
 
 def _current_store(classifier: RetrievalClassifier) -> VectorStore:
@@ -278,7 +270,7 @@ def _check_store(classifier: RetrievalClassifier, k: int) -> int:
 def _check_manifest(classifier: Learner) -> None:
     """Refuse a store that a different encoder has filled, perhaps since the question began."""
     metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
-    check_manifest(classifier.store_.read_manifest(), _fingerprint(classifier), metric, normalize=unit)
+    check_manifest(view_manifest(classifier.store_), _fingerprint(classifier), metric, normalize=unit)
 
 
 def own_manifest(classifier: Learner) -> dict[str, Any]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["as_stored", "forget", "relabel"]
 
 BATCH = 1024
+SCANNED = 1000
+"""Records for each label up to which all are listed once, and not those of one label after the other."""
 REACH = 10
 """Neighbours looked at when a forgotten vector is searched for: it would be the first, or tied with it."""
 
@@ -181,9 +183,17 @@ def _make_certain(store: VectorStore, records: Records) -> int:
 
 def _emptied(store: VectorStore, labels: Iterable[Label]) -> list[Label]:
     """Return those labels of which no record is left; none where the store cannot tell."""
-    if not isinstance(store, ScannableStore):
+    left = list(labels)
+    if not left or not isinstance(store, ScannableStore):
         return []
-    return [label for label in labels if not _any(store.scan(label))]
+    if store.count() > SCANNED * len(left):
+        return [label for label in left if not _any(store.scan(label))]
+    for listing in store.scan():
+        held = set(listing.labels.tolist())
+        left = [label for label in left if label not in held]
+        if not left:
+            break
+    return left
 
 
 def _any(listings: Iterator[Any]) -> bool:

@@ -77,7 +77,7 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
 
 def _classes(store: VectorStore, kind: str) -> list[dict[str, Any]] | None:
     """Count the images of each class; None where the store cannot list what it holds."""
-    from clipretrieval._labels import class_array
+    from clipretrieval._labels import fitted_labels
     from clipretrieval._manifest import manifest_classes
     from clipretrieval.stores import ScannableStore
 
@@ -87,7 +87,7 @@ def _classes(store: VectorStore, kind: str) -> list[dict[str, Any]] | None:
     for listing in store.scan():
         counts.update(listing.labels.tolist())
     stored = sorted(counts)
-    names = class_array(stored, kind, sort=False).tolist()
+    names = fitted_labels(stored, kind)
     return [{"label": name, "images": counts[each]} for name, each in zip(names, stored, strict=True)]
 
 

@@ -77,11 +77,13 @@ def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[s
     list of list of str
         Groups of two or more, sorted.
     """
+    met, old = set(classes), set(known)
+    if met <= old:
+        return []
     groups: dict[str, set[str]] = {}
-    for label in classes:
+    for label in met:
         if isinstance(label, str):
             groups.setdefault(_folded(label), set()).add(label)
-    old = set(known)
     return sorted(sorted(group) for group in groups.values() if len(group) > 1 and not group <= old)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,13 @@ import numpy as np
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import AnyArray, Label
 
-__all__ = ["class_array", "label_kind", "stored_labels"]
+__all__ = ["WIDEST", "class_array", "fitted_labels", "label_kind", "stored_labels"]
+
+WIDEST = 256
+"""Characters of the longest label up to which labels have NumPy's fixed width; no folder's name is longer."""
 
 _KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
+_TYPES: dict[str, Callable[[Any], Any]] = {name: kind for kind, name in _KINDS.items()}
 _DTYPES: dict[str, Any] = {"bool": np.bool_, "int": np.int64, "float": np.float64, "str": np.str_}
 
 
@@ -88,8 +92,20 @@ def stored_labels(labels: Iterable[Any], kind: str) -> list[Label]:
 
 
 def class_array(classes: Iterable[Label], kind: str, *, sort: bool = True) -> AnyArray:
-    """Return distinct stored labels in an array of the type that was fitted, sorted unless told."""
-    return np.array(sorted(set(classes)) if sort else list(classes), dtype=_DTYPES[kind])
+    """Return distinct stored labels in an array of the type that was fitted, sorted unless told.
+
+    Strings have NumPy's fixed width, four bytes a character of the longest. Where one is longer than
+    `WIDEST`, the array is of objects, which are str: otherwise each label would take as much as that one.
+    """
+    listed = sorted(set(classes)) if sort else list(classes)
+    if kind == "str" and max(map(len, map(str, listed)), default=0) > WIDEST:
+        return np.array(listed, dtype=object)
+    return np.array(listed, dtype=_DTYPES[kind])
+
+
+def fitted_labels(labels: Iterable[Label], kind: str) -> list[Any]:
+    """Return stored labels as plain values of the type that was fitted."""
+    return [_TYPES[kind](label) for label in labels]
 
 
 def _plain(label: Any) -> Any:

@@ -11,11 +11,11 @@ from sklearn.base import BaseEstimator
 
 from clipretrieval import _changing, _filling, _inputs
 from clipretrieval._asking import check_fitted
-from clipretrieval._ballot import CLASSES_LOCK
+from clipretrieval._ballot import CLASSES_LOCK, listed_classes
 from clipretrieval._checks import check_bool, check_int, check_sequence
 from clipretrieval._conflicts import describe_conflicts, lookalikes
 from clipretrieval._exclusive import one_at_a_time, sole_writer
-from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._params import check_params, recipe, store_to_fill
 from clipretrieval._progress import check_progress, told
 from clipretrieval._putting import Existing, open_putter
@@ -320,7 +320,7 @@ class Learner(BaseEstimator):
         with CLASSES_LOCK:  # others may be asking, and take up classes
             self.store_ = store
             self._label_kind = str(putter.kind)
-            self.classes_ = class_array(putter.listed, self._label_kind)
+            self.classes_ = listed_classes(self, putter.listed, self._label_kind)
         self._made_of: Any = recipe(self) if onto is None else self._made_of
         self.n_features_in_ = int(store.dim or 0)
         self.skipped_: list[SkippedImage] = source.skipped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from clipretrieval._version import __version__
 from clipretrieval.encoding.fingerprint import differences
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("CLEARING", "check_manifest", "check_owner", "make_manifest", "manifest_classes"),
-    *("plain_fingerprint", "update_manifest", "vector_fingerprint"),
+    *("plain_fingerprint", "update_manifest", "vector_fingerprint", "view_manifest"),
 ]
 
 FORMAT_VERSION = 1
@@ -170,16 +170,28 @@ def update_manifest(
     StoreLockedError
         If another process is overwriting what it holds.
     """
-    found = store.read_manifest()
+    found = view_manifest(store)
     kept: Mapping[str, Any] = {}
     if found != replaces:
         check_owner(found, own)
         kept = found
-    classes = sorted({*manifest_classes(kept), *add} - {*remove})
+    listed = manifest_classes(kept)
+    wanted = {*listed, *add} - {*remove}
+    classes = listed if len(wanted) == len(listed) and wanted == {*listed} else sorted(wanted)
     content = {**own, **kept, "classes": classes}
     if content != found:
         store.write_manifest(content)
     return classes
+
+
+def view_manifest(store: VectorStore) -> Mapping[str, Any]:
+    """Return a store's manifest, only to be read: one that lies in this process is not parsed anew."""
+    from clipretrieval.stores._local import LocalStore
+
+    read = store.read_manifest
+    if getattr(read, "__func__", None) is LocalStore.read_manifest:  # not overridden, perhaps passed on
+        return cast("LocalStore", read.__self__)._view_manifest()  # type: ignore[attr-defined]
+    return read()
 
 
 def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:

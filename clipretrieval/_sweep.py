@@ -19,6 +19,7 @@ from clipretrieval._params import check_params
 from clipretrieval._progress import teller
 from clipretrieval._repr import short_repr
 from clipretrieval._tables import labelled_source
+from clipretrieval._tally import Candidates
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import Validation, count_known
 from clipretrieval._warning import warn_caller
@@ -27,7 +28,7 @@ from clipretrieval.evaluation.evaluating import check_kind, check_truth
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.types import Label, Metric, Neighbors
-from clipretrieval.voting import Weighting, choose_class, class_scores, vote_weights, weighting_name
+from clipretrieval.voting import Weighting, vote_weights, weighting_name
 
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
@@ -225,15 +226,13 @@ def _right_answers(
     settings: list[_Setting], near: Neighbors, truth: list[Label], ballot: Ballot, metric: Metric
 ) -> npt.NDArray[np.int64]:
     """Count the right answers of each setting among some images, shape (n_settings,)."""
-    codes = ballot.codes(near)
+    candidates = Candidates.of(ballot.codes(near), near.distances, len(ballot))
     wanted = ballot.numbers(truth)
     weigh = _weigher(near, metric)
     right = []
     for setting in settings:
-        first = codes[:, : setting.k]
-        scores = class_scores(first, weigh(setting), len(ballot))
-        answers = choose_class(scores, first, near.distances[:, : setting.k])
-        right.append((answers == wanted).sum())
+        votes = candidates.votes(weigh(setting), near.distances[:, : setting.k])
+        right.append((votes.answers == wanted).sum())
     return np.array(right, dtype=np.int64)
 
 

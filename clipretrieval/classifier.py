@@ -58,7 +58,9 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
-        The labels, sorted, of the type that was fitted.
+        The labels, sorted, of the type that was fitted. Strings have NumPy's fixed width, and are objects
+        (``dtype=object``) where one has more than 256 characters, for which each of the others would take as
+        much memory. `predict` returns the same dtype.
     store_ : VectorStore
         What was filled.
     n_features_in_ : int
@@ -117,7 +119,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         """
         ballot, asked = open_ballot(self), Asked()
         found = asked.search(self, X, ballot=ballot, on_error=on_error, progress=progress)
-        codes = [vote(self, near, ballot)[0] for _, near in found]
+        codes = [vote(self, near, ballot).answers for _, near in found]
         labels = ballot.labels(np.concatenate(codes))
         return labels if on_error == "raise" else asked.placed([labels.astype(object)], None)
 
@@ -138,11 +140,17 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         """
         ballot, asked = open_ballot(self), Asked()
         found = asked.search(self, X, ballot=ballot, on_error=on_error, progress=progress)
-        parts = [vote(self, near, ballot)[1] for _, near in found]
-        # A class that turned up on the way has no votes in the batches before it.
-        scores = np.concatenate([np.pad(part, ((0, 0), (0, len(ballot) - part.shape[1]))) for part in parts])
-        shares: AnyArray = ballot.columns(scores / scores.sum(axis=1, keepdims=True))
-        return asked.placed([shares], np.nan)
+        parts = []
+        for _, near in found:
+            votes = vote(self, near, ballot)
+            parts.append((len(near), votes.candidates.rows, votes.candidates.codes, votes.shares))
+        shares = np.zeros((asked.count, len(ballot)))  # once: no other array has a column for each class
+        shares[[item.index for item in asked.skipped]] = np.nan
+        places, columns, first = np.array(asked.places), ballot.columns(), 0
+        for count, rows, codes, part in parts:
+            shares[places[first + rows], columns[codes]] = part
+            first += count
+        return shares
 
     def kneighbors(
         self,

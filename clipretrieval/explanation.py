@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from clipretrieval._asking import QUERY_VECTORS, look_up, open_ballot, question_length, search_batches, vote
 from clipretrieval._checks import check_list
-from clipretrieval._confidence import check_measure, share_and_margin
+from clipretrieval._confidence import check_measure
 from clipretrieval._explanation_views import as_html, as_text, readable
-from clipretrieval._labels import class_array
+from clipretrieval._labels import fitted_labels
 from clipretrieval._params import check_k
 from clipretrieval._progress import teller, told
 from clipretrieval._repr import short_repr
@@ -165,13 +165,13 @@ def explain_stream(
         tell = teller(report, question_length(classifier, X), left_out)
         asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell)
         for batch, near in asked:
-            codes, scores = vote(classifier, near, ballot)
-            shares, margins = share_and_margin(scores, codes)
+            votes = vote(classifier, near, ballot)
+            shares, margins = votes.share_and_margin
             yield from explain_found(
                 classifier,
                 near,
                 queries=batch.sources,
-                answers=ballot.labels(codes).tolist(),
+                answers=ballot.labels(votes.answers).tolist(),
                 shares=shares.tolist(),
                 margins=margins.tolist(),
                 kind=ballot.kind,
@@ -304,9 +304,8 @@ def _joined(
 
 def _in_fitted_type(near: Neighbors, kind: str) -> list[list[Any]]:
     """Return the neighbours' labels as plain values; those of padding mean nothing."""
-    known = near.labels[near.valid].tolist()
     values = np.empty(near.labels.shape, dtype=object)
-    values[near.valid] = class_array(known, kind, sort=False).tolist()
+    values[near.valid] = fitted_labels(near.labels[near.valid].tolist(), kind)
     plain: list[list[Any]] = values.tolist()
     return plain
 

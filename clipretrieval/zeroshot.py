@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ __all__ = ["STAGE", "ZeroShotClassifier"]
 STAGE = "final"
 """The only stage whose vectors lie in one space with the texts'."""
 _TOGETHER = 1024
+_LARGEST = 32 * 2**20
+"""Bytes of the cosines that are computed together, unless those of one picture take more."""
 
 
 class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
@@ -163,8 +166,15 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
         asked = Asked()
-        cosines = np.concatenate(list(self._asked(asked, X, on_error, progress)))
-        return asked.placed([self.probabilities(cosines)], np.nan)
+        parts = deque(self.probabilities(each) for each in self._asked(asked, X, on_error, progress))
+        shares = np.empty((asked.count, parts[0].shape[1]))
+        shares[[item.index for item in asked.skipped]] = np.nan
+        done = 0
+        while parts:  # each goes as soon as it is taken: nothing is held twice
+            part = parts.popleft()
+            shares[asked.places[done : done + len(part)]] = part
+            done += len(part)
+        return shares
 
     def score(
         self,
@@ -282,13 +292,14 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         batch : EncodedBatch
         cosines : ndarray of float64, shape (len(batch), n_classes)
         """
-        self._text_vectors()  # what is wrong with the prompts shows before a picture is read
+        texts = self._text_vectors()  # what is wrong with the prompts shows before a picture is read
+        size = max(1, min(_TOGETHER, _LARGEST // (8 * len(texts))))
         encoder, timing = self.encoder_, timing if timing is not None else Timing()
         none = np.empty((0, encoder.stages[STAGE].dim), dtype=np.float32)
         stream = encoder.stream(X, y, stages=(STAGE,), on_error=on_error, skipped=skipped)
         empty = True
         for batch, vectors in gather(
-            ((batch, batch.vectors.get(STAGE, none)) for batch in stream), _TOGETHER, timing, tell
+            ((batch, batch.vectors.get(STAGE, none)) for batch in stream), size, timing, tell
         ):
             if len(batch):
                 empty = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn.neighbors import KNeighborsClassifier
 
 from clipretrieval import InvalidInputError, Metric, RetrievalClassifier
+from clipretrieval._confidence import share_and_margin
+from clipretrieval._tally import Candidates
+from clipretrieval.stores import MemoryStore
 from clipretrieval.voting import choose_class, class_scores, vote_weights, weighting_name
 
 CLASSES = 4
@@ -216,3 +220,62 @@ def test_inverse_distance_does_not_suit_inner_products():
     """Inner products have no zero point to take an inverse from."""
     with pytest.raises(InvalidInputError, match="softmax"):
         vote_weights(np.ones((1, 1), np.float32), "distance", metric=Metric.IP)
+
+
+@given(
+    case=neighbourhoods(),
+    weighting=st.sampled_from(
+        ["uniform", "distance", "softmax", lambda d: np.where(d < 1, 0.0, np.minimum(d, 1.7))]
+    ),
+    spread=st.sampled_from([1, 7, 10**9]),
+    narrower=st.integers(1, 7),
+)
+def test_votes_of_the_neighbours_classes_equal_those_of_all(case, weighting, spread, narrower):
+    """Answers, scores, shares and margins are those of a column for each class, for fewer neighbours too."""
+    codes, distances = case
+    candidates = Candidates.of(codes * spread, distances, CLASSES * spread)
+    first = slice(min(narrower, codes.shape[1]))
+    codes, distances = codes[:, first], distances[:, first]
+    try:
+        weights = vote_weights(distances, weighting)
+    except InvalidInputError:  # only zeros for a row
+        return
+    votes = candidates.votes(weights, distances)
+    scores = class_scores(codes, weights, CLASSES)
+    answers = choose_class(scores, codes, distances)
+    assert votes.answers.tolist() == (answers * spread).tolist()
+    table = np.zeros_like(scores)
+    table[candidates.rows, candidates.codes // spread] = votes.scores
+    np.testing.assert_array_equal(table, scores)
+    for ours, theirs in zip(votes.share_and_margin, share_and_margin(scores, answers), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-14, atol=1e-15)
+    table[candidates.rows, candidates.codes // spread] = votes.shares
+    np.testing.assert_allclose(table, scores / scores.sum(axis=1, keepdims=True), rtol=1e-14)
+
+
+class Growing(MemoryStore):
+    """A store that answers with classes which its manifest does not list yet, as another process may add."""
+
+    def search(self, vectors, k):
+        near = super().search(vectors, k)
+        renamed = np.where(near.labels == "b", "new" if len(vectors) == 1 else "ahead", near.labels)
+        return replace(near, labels=renamed.astype(object))
+
+
+def test_a_class_that_turns_up_has_its_column():
+    """Labels, shares and `classes_` have classes that are met while a question is answered."""
+    classifier = RetrievalClassifier(store=Growing(), k=2, weights="distance").fit(
+        [[0.0], [1.0], [2.0]], ["a", "b", "c"]
+    )
+    rows = np.array([[0.1]] * 4096 + [[1.2]])
+    shares = classifier.predict_proba(rows)
+    assert classifier.classes_.tolist() == ["a", "ahead", "b", "c", "new"]
+    weights = np.float32(rows[[0, -1]] - [[0.0, 1.0], [1.0, 2.0]]).astype(np.float64) ** -2
+    expected = weights / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares[0], [expected[0, 0], expected[0, 1], 0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(shares[-1], [0, 0, 0, expected[1, 1], expected[1, 0]], rtol=1e-5)
+    later = RetrievalClassifier.from_store(classifier.store_, k=1)
+    answers = later.predict(rows + 1)
+    assert (answers[0], answers[-1], answers.dtype) == ("ahead", "c", np.dtype("<U5"))
+    assert later.predict([[1.2]]).tolist() == ["new"]
+    assert later.classes_.tolist() == ["a", "ahead", "b", "c", "new"]

@@ -104,6 +104,6 @@ def _query(classifier: RetrievalClassifier) -> Any:
 
     def query(vectors: FloatArray) -> Any:
         wanted = min(int(classifier.k), classifier.store_.count())
-        return vote(classifier, classifier.store_.search(vectors, wanted), ballot)[0]
+        return vote(classifier, classifier.store_.search(vectors, wanted), ballot).answers
 
     return query

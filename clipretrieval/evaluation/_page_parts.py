@@ -12,7 +12,13 @@ from clipretrieval._explanation_views import readable
 from clipretrieval._repr import short_repr
 from clipretrieval.evaluation import _charts
 from clipretrieval.evaluation._report_json import timed_parts
-from clipretrieval.evaluation._report_views import MEASURE_HEAD, measure_rows, setting_rows, summary_rows
+from clipretrieval.evaluation._report_views import (
+    MEASURE_HEAD,
+    listed_classes,
+    measure_rows,
+    setting_rows,
+    summary_rows,
+)
 from clipretrieval.evaluation._svg import number
 from clipretrieval.evaluation._words import (
     best_words,
@@ -34,6 +40,9 @@ __all__ = ["COMPARISON_COLUMNS", "PageTable", "comparison_part", "report_part", 
 
 LARGEST_TABLE = 20
 """Classes up to which the confusion matrix is a table; more of them become a picture."""
+
+LARGEST_PICTURE = 1000
+"""Classes up to which it is a picture, with a pixel for each cell; of more it is left out."""
 
 PAIRS = 30
 """The most pairs of confused classes in the table."""
@@ -126,8 +135,8 @@ def report_part(
     name: str | None, report: EvaluationReport, picture: Callable[[str], str | None]
 ) -> dict[str, Any]:
     """Prepare a report: its figures, its charts as SVG, and what the page's script needs."""
-    matrix, classes = report.confusion_matrix, [readable(label) for label in report.classes.tolist()]
-    pairs = report.confused_pairs()
+    classes = [readable(label) for label in report.classes.tolist()]
+    pairs, listed = report.confused_pairs(), listed_classes(report)
     curve, shown = report.calibration, shown_measure(report)
     return {
         "name": name,
@@ -155,10 +164,12 @@ def report_part(
         # One neighbour, one vote: every answer is certain, and there is no curve to see.
         "one_confidence": curve is not None and len(curve.count) == 1,
         "single_vote": report.setting.get("k") == 1 and measure_name(report, "share") != "probability",
-        "per_class": report.per_class,
+        "per_class": listed[0],
+        "listed": listed[1],
         "pairs": pairs[:PAIRS],
         "more_pairs": max(0, len(pairs) - PAIRS),
-        "matrix": _matrix_rows(matrix, classes) if len(classes) <= LARGEST_TABLE else None,
+        "matrix": _matrix_rows(report, classes) if len(classes) <= LARGEST_TABLE else None,
+        "pictured": len(classes) <= LARGEST_PICTURE,
         "distance_unit": distance_unit(report),
         "mistakes": [_mistake(mistake, picture) for mistake in report.mistakes],
         "data": _data(report, classes),
@@ -193,12 +204,11 @@ def _data(report: EvaluationReport, classes: list[str]) -> dict[str, Any]:
         "wrong": int((~report.correct).sum()),
         "all": report.n_test,
     }
-    if len(classes) > LARGEST_TABLE:
-        rows, columns = report.confusion_matrix.nonzero()
-        counts = report.confusion_matrix[rows, columns]
+    if LARGEST_TABLE < len(classes) <= LARGEST_PICTURE:
+        cells = report._confusion
         found["classes"] = classes
-        found["cells"] = [rows.tolist(), columns.tolist(), counts.tolist()]
-        found["totals"] = report.confusion_matrix.sum(axis=1).tolist()
+        found["cells"] = [cells.true.tolist(), cells.answer.tolist(), cells.count.tolist()]
+        found["totals"] = cells.support.tolist()
     return found
 
 
@@ -216,7 +226,8 @@ def _points(found: Reliability) -> list[list[Any]]:
     return points
 
 
-def _matrix_rows(matrix: Any, classes: list[str]) -> list[dict[str, Any]]:
+def _matrix_rows(report: EvaluationReport, classes: list[str]) -> list[dict[str, Any]]:
+    matrix = report.confusion_matrix
     return [
         {
             "class": classes[row],

@@ -24,6 +24,9 @@ SCHEMA_VERSION = 1
 CURVE_POINTS = 200
 """The most points of the risk-coverage curve that are written down."""
 
+WHOLE_MATRIX = 1000
+"""Classes up to which the whole confusion matrix is written down."""
+
 _PARTS = ("decode", "encode", "store", "flush", "search")
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "faiss-cpu", "scikit-learn", "pillow")
 
@@ -40,7 +43,7 @@ def report_values(report: EvaluationReport) -> dict[str, Any]:
         **report.setting,
         "classes": report.classes.tolist(),
         "per_class": report.per_class,
-        "confusion_matrix": report.confusion_matrix.tolist(),
+        **_confusion(report),
         "distances": {
             "right": summarise_distances(report.distances[report.correct]).to_dict(),
             "wrong": summarise_distances(report.distances[~report.correct]).to_dict(),
@@ -58,6 +61,15 @@ def timed_parts(report: EvaluationReport) -> Iterator[tuple[str, str, Timing]]:
     """Yield the name, the part and the clock of all that was timed, of the fit first."""
     for prefix, timing in (("fit_", report.fit_timing), ("", report.timing)):
         yield from ((f"{prefix}{part}", part, timing) for part in _PARTS if part in timing.images)
+
+
+def _confusion(report: EvaluationReport) -> dict[str, Any]:
+    """Return the cells that are not zero, and the whole matrix where that is small enough."""
+    found = report._confusion
+    return {
+        "confusion_matrix": found.matrix().tolist() if found.n_classes <= WHOLE_MATRIX else None,
+        "confusion_cells": {name: getattr(found, name).tolist() for name in ("true", "answer", "count")},
+    }
 
 
 def _histogram(report: EvaluationReport) -> dict[str, Any]:

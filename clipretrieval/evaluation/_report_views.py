@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._explanation_views import readable
+from clipretrieval._explanation_views import readable, shortened
 from clipretrieval.evaluation._markdown import markdown_table
 from clipretrieval.evaluation._report_json import timed_parts
 from clipretrieval.evaluation._words import (
@@ -23,7 +23,16 @@ from clipretrieval.types import FloatArray
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
 
-__all__ = ["MEASURE_HEAD", "as_markdown", "as_text", "measure_rows", "setting_rows", "summary_rows"]
+__all__ = [
+    *("MEASURE_HEAD", "as_markdown", "as_text", "listed_classes", "measure_rows", "setting_rows"),
+    "summary_rows",
+]
+
+CLASSES = 1000
+"""The most classes that a reader is shown; JSON has all."""
+
+LONGEST = 60
+"""The most letters of a class's name in text, which is aligned to the longest."""
 
 PAIRS = 20
 """The most pairs of confused classes that Markdown lists."""
@@ -57,7 +66,7 @@ def as_text(report: EvaluationReport) -> str:
     if report.skipped:
         lines.append(f"{len(report.skipped)} images could not be decoded and were skipped")
     times = _timing_lines(report)
-    return "\n".join([*lines, "", *_class_lines(report.per_class), *(["", *times] if times else [])])
+    return "\n".join([*lines, "", *_class_lines(report), *(["", *times] if times else [])])
 
 
 def as_markdown(report: EvaluationReport) -> str:
@@ -68,8 +77,9 @@ def as_markdown(report: EvaluationReport) -> str:
             *(_percent(row[name]) for name in ("precision", "recall", "f1")),
             row["support"],
         ]
-        for row in report.per_class
+        for row in listed_classes(report)[0]
     ]
+    more = listed_classes(report)[1]
     pairs = [
         [row["true"], row["answer"], row["count"], _percent(row["share"])]
         for row in report.confused_pairs(PAIRS)
@@ -95,6 +105,7 @@ def as_markdown(report: EvaluationReport) -> str:
         markdown_table(("setting", "value"), setting_rows(report)),
         "## Classes",
         markdown_table(("class", "precision", "recall", "F1", "images"), classes),
+        *([more] if more else []),
     ]
     if pairs:
         sections += ["## Most confused", markdown_table(("true", "answer", "count", "of the class"), pairs)]
@@ -157,15 +168,29 @@ def setting_rows(report: EvaluationReport) -> list[tuple[str, str]]:
     return rows
 
 
-def _class_lines(per_class: list[dict[str, Any]]) -> list[str]:
-    width = max(5, *(len(str(row["class"])) for row in per_class))
+def listed_classes(report: EvaluationReport) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of `per_class` that readers are shown, and a sentence on the others, if any."""
+    rows = report.per_class
+    if len(rows) <= CLASSES:
+        return rows, ""
+    worst = np.argsort(-report._confusion.mistakes, kind="stable")[:CLASSES]
+    told = (
+        f"The {CLASSES:,} classes with the most incorrect answers, of {len(rows):,}; the JSON report has all."
+    )
+    return [rows[place] for place in sorted(worst.tolist())], told
+
+
+def _class_lines(report: EvaluationReport) -> list[str]:
+    per_class, more = listed_classes(report)
+    names = [shortened(row["class"], LONGEST) for row in per_class]
+    width = max(5, *map(len, names))
     rows = [f"{'class':<{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'support':>8}"]
     rows += [
-        f"{row['class']!s:<{width}} {row['precision']:>9.4f} {row['recall']:>7.4f} "
+        f"{name:<{width}} {row['precision']:>9.4f} {row['recall']:>7.4f} "
         f"{row['f1']:>7.4f} {row['support']:>8d}"
-        for row in per_class
+        for name, row in zip(names, per_class, strict=True)
     ]
-    return rows
+    return [*rows, more] if more else rows
 
 
 def _timing_lines(report: EvaluationReport) -> list[str]:

@@ -10,9 +10,8 @@ import numpy as np
 
 from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
 from clipretrieval._checks import check_bool, check_int
-from clipretrieval._confidence import share_and_margin
 from clipretrieval._labels import class_array, label_kind, stored_labels
-from clipretrieval._manifest import manifest_classes
+from clipretrieval._manifest import manifest_classes, view_manifest
 from clipretrieval._progress import teller, told
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
@@ -103,8 +102,8 @@ def _evaluate(
         kind = label_kind(batch.labels, kind)
         check_kind(kind, classifier._label_kind)
         true = stored_labels(batch.labels, kind)
-        codes, scores = vote(classifier, near, ballot)
-        share, margin = share_and_margin(scores, codes)
+        votes = vote(classifier, near, ballot)
+        codes, (share, margin) = votes.answers, votes.share_and_margin
         if mistakes:
             wrong = ballot.numbers(true) != codes
             vectors = batch.vectors[QUERY_VECTORS]
@@ -122,7 +121,8 @@ def _evaluate(
     y_pred = ballot.labels(np.concatenate(answers))
     y_true = class_array(truth, classifier._label_kind, sort=False)
     # Not the classifier's own: another one may have forgotten all images of a class since.
-    stored = class_array(manifest_classes(classifier.store_.read_manifest()), classifier._label_kind)
+    listed = manifest_classes(view_manifest(classifier.store_))
+    met = stored_labels(y_pred.tolist(), classifier._label_kind)
     if known:
         warn_caller(
             f"{known} of the {len(y_true)} images are stored in the classifier and find themselves, so the "
@@ -138,7 +138,7 @@ def _evaluate(
         sources=tuple(sources),
         positions=np.array(positions, dtype=np.int64),
         mistakes=_explained(worst, classifier, y_true, y_pred),
-        classes=np.unique(np.concatenate([stored, y_true, y_pred])),
+        classes=class_array({*listed, *truth, *met}, classifier._label_kind),
         setting=_setting(classifier),
         timing=timing,
         fit_timing=fitted.timing if fitted else Timing(),

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
-from sklearn.metrics import precision_recall_fscore_support
 
 from clipretrieval._checks import check_int, check_number
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.evaluation._confusion import Confusion
 from clipretrieval.types import AnyArray
 
 __all__ = [
@@ -103,22 +103,13 @@ def class_table(y_true: AnyArray, y_pred: AnyArray, classes: AnyArray) -> list[d
         ``class``, ``precision``, ``recall``, ``f1`` in [0, 1], ``support`` (true members) and
         ``predicted``. A ratio with nothing below the line is 0, as scikit-learn has it.
     """
-    precision, recall, f1, support = precision_recall_fscore_support(
-        y_true, y_pred, labels=classes, zero_division=0
-    )
-    names, counts = np.unique(y_pred, return_counts=True)
-    predicted = dict(zip(names.tolist(), counts.tolist(), strict=True))
-    return [
-        {
-            "class": name,
-            "precision": float(precision[i]),
-            "recall": float(recall[i]),
-            "f1": float(f1[i]),
-            "support": int(support[i]),
-            "predicted": predicted.get(name, 0),
-        }
-        for i, name in enumerate(classes.tolist())
-    ]
+    counts = Confusion.of(y_true, y_pred, classes)
+    support, predicted, correct = counts.support, counts.predicted, counts.correct
+    precision, recall = _ratio(correct, predicted), _ratio(correct, support)
+    f1 = _ratio(2 * correct, support + predicted)
+    columns = [column.tolist() for column in (precision, recall, f1, support, predicted)]
+    names = ("class", "precision", "recall", "f1", "support", "predicted")
+    return [dict(zip(names, row, strict=True)) for row in zip(classes.tolist(), *columns, strict=True)]
 
 
 def macro_averages(per_class: list[dict[str, Any]]) -> dict[str, float]:
@@ -161,17 +152,9 @@ def confused_pairs(matrix: AnyArray, classes: AnyArray, most: int | None = None)
         ``true``, ``answer``, ``count`` and ``share`` (of the true class's images, in (0, 1]). Pairs that
         occurred equally often are in the order of `classes`.
     """
-    most = None if most is None else check_int(most, "most", least=0)
-    errors = matrix * (1 - np.eye(len(classes), dtype=matrix.dtype))
-    rows, columns = np.nonzero(errors)
-    order = np.argsort(-errors[rows, columns], kind="stable")[:most]
-    names, totals = classes.tolist(), matrix.sum(axis=1)
-    return [
-        {
-            "true": names[row],
-            "answer": names[column],
-            "count": int(matrix[row, column]),
-            "share": float(matrix[row, column] / totals[row]),
-        }
-        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True)
-    ]
+    return Confusion.of_matrix(np.asarray(matrix)).pairs(classes, most)
+
+
+def _ratio(above: npt.NDArray[np.int64], below: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Divide counts; 0 where there is nothing below the line."""
+    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)

@@ -26,6 +26,8 @@ NAMED_CLASSES = 30
 """Classes up to which the confusion matrix names them."""
 COUNTED_CLASSES = 12
 """Classes up to which the confusion matrix shows its counts."""
+DRAWN_CELLS = 1000
+"""Cells along an edge of the confusion matrix at most; of more classes, neighbours share one."""
 
 
 def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: int = 40) -> Axes:
@@ -123,20 +125,26 @@ def plot_calibration(report: EvaluationReport, ax: Axes | None = None) -> Axes:
 
 
 def plot_confusion(report: EvaluationReport, ax: Axes | None = None) -> Axes:
-    """Draw the confusion matrix, each row in parts of its class; arguments as for `plot_distances`."""
+    """Draw the confusion matrix, each row in parts of its class; arguments as for `plot_distances`.
+
+    Of more than 1,000 classes, as many neighbours in their order share a row and a column as are needed.
+    """
     ax = _axes(ax)
-    matrix = report.confusion_matrix
+    n_classes = len(report.classes)
+    side = -(-n_classes // DRAWN_CELLS)
+    matrix = report._confusion.matrix(side)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = ax.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    end = side * len(matrix) - 0.5
+    image = ax.imshow(shares, vmin=0, vmax=1, cmap="Blues", extent=(-0.5, end, end, -0.5))
     figure = ax.get_figure()
     if figure is not None:
-        figure.colorbar(image, ax=ax, label="share of the class")
-    if len(report.classes) <= NAMED_CLASSES:
+        figure.colorbar(image, ax=ax, label="share of the class" if side == 1 else f"share of {side} classes")
+    if n_classes <= NAMED_CLASSES:
         # Dollars would begin a formula.
         names = [shortened(label, 24).replace("$", r"\$") for label in report.classes.tolist()]
         ax.set_xticks(range(len(names)), names, rotation=90)
         ax.set_yticks(range(len(names)), names)
-    if len(report.classes) <= COUNTED_CLASSES:
+    if n_classes <= COUNTED_CLASSES:
         for (row, column), count in np.ndenumerate(matrix):
             ink = "white" if shares[row, column] > 0.5 else "black"
             ax.text(column, row, f"{count}", ha="center", va="center", color=ink)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix
 
 from clipretrieval._confidence import check_measure
 from clipretrieval._frames import data_frame
@@ -21,10 +20,11 @@ from clipretrieval._repr import short_repr
 from clipretrieval._timing import Timing
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation import _report_views
+from clipretrieval.evaluation._confusion import Confusion
 from clipretrieval.evaluation._report_json import SCHEMA_VERSION, report_values
 from clipretrieval.evaluation._writing import written
 from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
-from clipretrieval.evaluation.metrics import class_table, confused_pairs, macro_averages, wilson_interval
+from clipretrieval.evaluation.metrics import class_table, macro_averages, wilson_interval
 from clipretrieval.evaluation.mistakes import Mistake
 from clipretrieval.evaluation.reliability import (
     DistanceHistogram,
@@ -103,13 +103,13 @@ class EvaluationReport:
                 "a report needs a true label, an answer and a distance for each of at least one image; got "
                 f"arrays of shape {', '.join(str(np.shape(row)) for row in rows)}"
             )
-        labels = np.unique(np.concatenate([self.y_true, self.y_pred]))
-        strange = labels[~np.isin(labels, self.classes)]
-        if len(strange):
-            raise InvalidInputError(
-                f"the label {strange.tolist()[0]!r} is none of the report's classes; list every label in "
-                "classes, sorted"
-            )
+        known = set(np.asarray(self.classes).tolist())
+        for label in [*np.asarray(self.y_true).tolist(), *np.asarray(self.y_pred).tolist()]:
+            if label not in known:
+                raise InvalidInputError(
+                    f"the label {label!r} is none of the report's classes; list every label in classes, "
+                    "sorted"
+                )
 
     @property
     def n_test(self) -> int:
@@ -133,12 +133,16 @@ class EvaluationReport:
         return wilson_interval(int(self.correct.sum()), self.n_test)
 
     @cached_property
+    def _confusion(self) -> Confusion:
+        return Confusion.of(self.y_true, self.y_pred, self.classes)
+
+    @property
     def confusion_matrix(self) -> AnyArray:
-        """Counts, shape (n_classes, n_classes): true classes in rows, answers in columns."""
-        if len(self.classes) == 1:  # scikit-learn warns of this one
-            return np.array([[self.n_test]])
-        matrix: AnyArray = confusion_matrix(self.y_true, self.y_pred, labels=self.classes)
-        return matrix
+        """Counts, int64 of shape (n_classes, n_classes): true classes in rows, answers in columns.
+
+        Made anew each time, 8 × n_classes² bytes: `confused_pairs` and `per_class` need none.
+        """
+        return self._confusion.matrix()
 
     @cached_property
     def per_class(self) -> list[dict[str, Any]]:
@@ -152,7 +156,7 @@ class EvaluationReport:
 
     def confused_pairs(self, most: int | None = None) -> list[dict[str, Any]]:
         """Return which classes were taken for which, most often first; see `metrics.confused_pairs`."""
-        return confused_pairs(self.confusion_matrix, self.classes, most)
+        return self._confusion.pairs(self.classes, most)
 
     def reliability(self, by: str) -> Reliability:
         """Tell how well a measure of confidence ranks the answers of this report.

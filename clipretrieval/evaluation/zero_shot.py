@@ -131,7 +131,8 @@ def check_labels(classifier: ZeroShotClassifier, labels: Sequence[Any]) -> list[
     kind, classes = label_kind(labels), classifier.classes_.tolist()
     found = stored_labels(labels, kind)
     same = kind == label_kind(classes)
-    unknown = [label for label in dict.fromkeys(labels) if not same or label not in set(classes)]
+    listed = set(classes)
+    unknown = [label for label in dict.fromkeys(labels) if not same or label not in listed]
     if unknown:
         shown = ", ".join(map(repr, classes[:10])) + (", …" if len(classes) > 10 else "")
         raise InvalidInputError(

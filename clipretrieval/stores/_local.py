@@ -40,6 +40,8 @@ class LocalStore(Guarded):
     Subclasses say where the rows lie (`_new_rows`) and may act before each write and at the close.
     """
 
+    _viewed: tuple[str, Mapping[str, Any]] | None = None
+
     def __init__(self, metric: Metric | str) -> None:
         super().__init__()
         self._metric = Metric.parse(metric)
@@ -49,7 +51,7 @@ class LocalStore(Guarded):
         self._dim: int | None = None
         self._table = RecordTable()
         self._rows: VectorRows | None = None
-        self._manifest = "{}"
+        self._manifest, self._viewed = "{}", None
         self._changed = False
 
     @property
@@ -212,6 +214,14 @@ class LocalStore(Guarded):
         self._require_open()
         found: dict[str, Any] = json.loads(self._manifest)
         return found
+
+    def _view_manifest(self) -> Mapping[str, Any]:
+        """Return what `read_manifest` does, parsed once for all readers, who must not change it."""
+        self._require_open()
+        text, viewed = self._manifest, self._viewed
+        if viewed is None or viewed[0] is not text:
+            self._viewed = viewed = (text, json.loads(text))
+        return viewed[1]
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a small JSON object beside the vectors, replacing the one before.

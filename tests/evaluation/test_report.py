@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from clipretrieval import EvaluationReport, InvalidInputError, RetrievalClassifier
 from clipretrieval._timing import Timing
-from clipretrieval.evaluation import class_table, summarise_distances, wilson_interval
+from clipretrieval.evaluation import class_table, confused_pairs, summarise_distances, wilson_interval
 from clipretrieval.stores import MemoryStore
 
 SETTING = {
@@ -229,3 +230,28 @@ def test_labels_outside_of_the_classes_are_refused(y_true, y_pred):
     """A report whose classes lack a label has no matrix that holds every image, and is refused."""
     with pytest.raises(InvalidInputError, match="is none of the report's classes"):
         replace(report(["a", "b"], ["a", "b"]), y_true=np.array(y_true), y_pred=np.array(y_pred))
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda n: st.tuples(*[hnp.arrays(np.int64, n, elements=st.integers(0, 4)) for _ in range(2)])
+    ),
+    st.booleans(),
+    st.integers(1, 7),
+)
+def test_confusions_equal_those_of_scikit_learn(case, objects, side):
+    """The matrix, the class table and the pairs are those of dense counting, whatever type labels have."""
+    names = np.array(list("badce"), dtype=object if objects else None)
+    y_true, y_pred = (names[codes] for codes in case)
+    found = replace(report(y_true, y_pred), classes=np.sort(names))
+    expected = confusion_matrix(y_true, y_pred, labels=np.sort(names))
+    np.testing.assert_array_equal(found.confusion_matrix, expected)
+    assert found.confused_pairs() == confused_pairs(expected, np.sort(names))
+    scores = precision_recall_fscore_support(y_true, y_pred, labels=np.sort(names), zero_division=0)
+    table = [[row[name] for row in found.per_class] for name in ("precision", "recall", "f1", "support")]
+    np.testing.assert_allclose(table, scores, rtol=1e-15)
+    blocks = np.add.reduceat(np.add.reduceat(expected, range(0, 5, side)), range(0, 5, side), axis=1)
+    np.testing.assert_array_equal(found._confusion.matrix(side), blocks)
+    part = class_table(y_true, y_pred, np.array(["b", "e", "z"]))
+    scores = precision_recall_fscore_support(y_true, y_pred, labels=["b", "e", "z"], zero_division=0)
+    np.testing.assert_allclose([row["f1"] for row in part], scores[2], rtol=1e-15)
