@@ -359,6 +359,39 @@ def test_pictures_that_are_gone_do_not_answer(encoder, photographs, tmp_path):
     assert renamed["mid"].report.classes.tolist() == ["flower", "house"]
 
 
+def test_pictures_that_repeat_answer_once(encoder, photographs, tmp_path):
+    """Each index holds a repeated picture once, under its last label; repeats hide no foreign vector."""
+    labels = ["temple"] * 4 + ["flower"] * 2
+
+    def run(pictures, labels, resume=True):
+        return compare(
+            pictures,
+            photographs[6:],
+            train_labels=labels,
+            test_labels=["flower", "flower"],
+            encoder=encoder,
+            stages=("pixel", "mid"),
+            stores={"kept": lambda stage: FaissStore(tmp_path / stage)},
+            resume=resume,
+            **QUICK,
+        )
+
+    often = [*photographs[:6], *photographs[:2], photographs[5]]
+    for resume in (False, True):
+        assert run(often, ["flower"] * 6 + labels[:2] + labels[5:], resume).n_train == 6
+        for stage in ("pixel", "mid"):
+            with FaissStore(tmp_path / stage) as store:
+                alone = RetrievalClassifier(stopped_at(encoder, stage), "memory").fit(
+                    photographs[:6], ["temple"] * 2 + ["flower"] * 4
+                )
+                near = alone.kneighbors(photographs[:6], 6)
+                held = RetrievalClassifier.from_store(store, stopped_at(encoder, stage))
+                assert held.kneighbors(photographs[:6], 6).ids.tolist() == near.ids.tolist()
+                assert held.kneighbors(photographs[:6], 6).labels.tolist() == near.labels.tolist()
+    with pytest.raises(InvalidInputError, match="holds 6 vectors of the stage 'pixel', 1 more than the 5"):
+        run([*photographs[:5], photographs[0]], ["temple"] * 3 + ["flower"] * 2 + ["temple"])
+
+
 def test_reports_have_no_times_of_shared_passes(compared):
     """A row's report tells no times, as its passes were shared; the row has those that were measured."""
     for name, report in compared.reports.items():

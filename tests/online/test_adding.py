@@ -283,3 +283,34 @@ def test_the_error_about_labels_says_whose_are_which(encoder, any_store):
     with pytest.raises(InvalidInputError, match="those given are str, and those that the store holds int"):
         classifier.partial_fit([colour(5)], [3], classes=["a"])
     assert any_store.count() == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*given under several labels:clipretrieval.ClipRetrievalWarning")
+def test_repeats_count_once_where_a_store_shows_its_writes_late(encoder):
+    """What one call has given is known without asking the store, which may show it after a flush alone."""
+
+    class Late(MemoryStore):
+        def __init__(self):
+            super().__init__()
+            self.waiting = []
+
+        def upsert(self, *record):
+            self.waiting.append(record)
+
+        def flush(self):
+            while self.waiting:
+                super().upsert(*self.waiting.pop(0))
+
+    store = Late()
+    classifier = RetrievalClassifier(encoder, store).partial_fit(*pairs(range(50)))
+    images = [*range(50), *range(100, 200), *range(50), *range(100, 200), *range(50)]
+    labels = ["a"] * 150 + ["shade 0"] * 50 + ["a"] * 50 + ["b"] * 50 + ["shade 0"] * 50
+    classifier.partial_fit([colour(number) for number in images], labels, flush_every=400)
+    assert counts(classifier.fit_report_) == (100, 100, 150)
+    held = {number: store.get([classifier.kneighbors([colour(number)]).ids[0, 0]]) for number in images}
+    assert {number: record.labels.tolist() for number, record in held.items()} == {
+        **{number: ["shade 0"] for number in range(50)},
+        **{number: ["a"] for number in range(100, 150)},
+        **{number: ["b"] for number in range(150, 200)},
+    }
+    assert store.count() == 150
