@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["SKIPPED", "forget", "index", "make_classifier", "tell_fitted", "tell_skipped"]
 
 SKIPPED = 3
-"""Exit status where images could not be decoded and all others were dealt with."""
+"""Exit status where images were skipped and all others were dealt with."""
 _FREE = (
     *("images", "classifier", "add", "resume", "flush_every", "allow_remote"),
     *("images_root", "image_column", "label_column"),
@@ -242,5 +242,5 @@ def tell_fitted(report: FitReport) -> None:
 
 
 def tell_skipped(item: SkippedImage) -> None:
-    """Name an image that could not be decoded, on the standard error."""
+    """Name an image that was skipped, on the standard error."""
     tell(f"skipped: {' '.join(item.reason.splitlines())}")

@@ -19,6 +19,7 @@ from clipretrieval._sources import open_labels
 from clipretrieval._streams import image_batches, vector_batches
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Timing
+from clipretrieval._unusable import check_rows, direction_needed, usable_pairs
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreError
 from clipretrieval.images import SkippedImage, check_on_error, count_hint
@@ -81,8 +82,10 @@ def fit_source(
     skipped: list[SkippedImage] = []
     if classifier.encoder is None:
         rows, labels = _fit_vectors(classifier, X, y, reset)
+        if on_error == "raise":  # before the store is touched
+            check_rows(rows, direction_needed(metric))
         return Source(
-            lambda known: _scaled(vector_batches(rows, labels), unit),
+            lambda known: _ready(classifier, vector_batches(rows, labels), on_error, skipped),
             vector_fingerprint(rows.shape[1]),
             metric,
             unit,
@@ -97,8 +100,11 @@ def fit_source(
             stored_labels(y, label_kind(y))
     encoder = classifier.encoder
     return Source(
-        lambda known: _scaled(
-            image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known, ahead=ahead), unit
+        lambda known: _ready(
+            classifier,
+            image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known, ahead=ahead),
+            on_error,
+            skipped,
         ),
         plain_fingerprint(encoder.fingerprint),
         metric,
@@ -113,28 +119,26 @@ def query_source(
 ) -> Batches:
     """Open what a fitted classifier is asked about."""
     check_on_error(on_error)
-    unit = bool(classifier.normalize)
     if classifier.encoder is not None:
-        return _scaled(image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped), unit)
+        batches = image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped)
+        return _ready(classifier, batches, on_error, skipped)
     try:
         with np.errstate(over="ignore"):
             rows = validate_data(classifier, X, reset=False, dtype=np.float32, order="C")
     except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
         raise _translated(error) from error
     warn_of_rounding(X, rows)
-    if y is None:
-        return _scaled(vector_batches(rows), unit)
-    labels = list(open_labels(y)[1])
-    if len(labels) != len(rows):
+    labels = None if y is None else list(open_labels(y)[1])
+    if labels is not None and len(labels) != len(rows):
         raise InvalidInputError(f"there are {len(rows)} vectors and {len(labels)} labels; pass one each")
-    return _scaled(vector_batches(rows, labels), unit)
+    return _ready(classifier, vector_batches(rows, labels), on_error, skipped)
 
 
 def none_left(purpose: str, skipped: Sequence[SkippedImage]) -> str:
     """Return what an error says where no image is left "to fit on"; the first that was skipped tells why."""
     if not skipped:
         return f"there are no images {purpose}; pass at least one"
-    return f"none of the {len(skipped)} images {purpose} could be decoded; the first: {skipped[0].reason}"
+    return f"none of the {len(skipped)} images {purpose} could be used; the first: {skipped[0].reason}"
 
 
 def check_neighbors(near: Neighbors, n: int, k: int, store: VectorStore) -> Neighbors:
@@ -201,6 +205,19 @@ def _joined(parts: list[tuple[EncodedBatch, FloatArray]]) -> tuple[EncodedBatch,
         known=[item for batch in batches for item in batch.known],
     )
     return joined, vectors
+
+
+def _ready(classifier: Learner, batches: Batches, on_error: str, skipped: list[SkippedImage]) -> Batches:
+    """Return the vectors as they are stored and searched, without those that cannot be."""
+    encoder = classifier.encoder
+    usable = usable_pairs(
+        batches,
+        direction_needed(Metric.parse(classifier.metric)),
+        encoder="" if encoder is None else f"{type(encoder).__name__}.encode",
+        on_error=on_error,
+        skipped=skipped,
+    )
+    return _scaled(usable, bool(classifier.normalize))
 
 
 def _scaled(batches: Batches, unit: bool) -> Batches:

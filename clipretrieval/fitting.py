@@ -57,7 +57,7 @@ class FitReport:
     relabelled : int
         Images that it held with another label, and holds with the new one now.
     skipped : tuple of SkippedImage
-        Images that could not be decoded, under ``on_error="skip"``.
+        Images that could not be decoded, or whose vector is of no use, under ``on_error="skip"``.
     timing : Timing
         Seconds and images of ``"decode"``, ``"encode"``, ``"store"`` and ``"flush"``. Storing runs beside
         the rest, so that the parts may add up to more than `seconds`.

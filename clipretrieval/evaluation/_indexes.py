@@ -18,6 +18,7 @@ from clipretrieval._manifest import plain_fingerprint
 from clipretrieval._params import check_store
 from clipretrieval._putting import Putter, open_putter
 from clipretrieval._timing import Progress, Timing
+from clipretrieval._unusable import direction_needed, usable_batches
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.views import stopped_at
@@ -28,11 +29,11 @@ from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.voting import Weighting
 
-__all__ = ["NO_IMAGES", "Index", "StoreMakers", "fill_indexes", "open_indexes", "store_makers"]
+__all__ = ["NO_IMAGES", "Index", "StoreMakers", "fill_indexes", "needs", "open_indexes", "store_makers"]
 
 StoreMakers: TypeAlias = Mapping[str, Callable[[str], VectorStore]]
 
-NO_IMAGES = "there are no images to learn from; pass at least one that can be decoded"
+NO_IMAGES = "there are no images to learn from; pass at least one that can be used"
 _PAUSE = 15.0
 """Seconds between two flushes, at least, …"""
 _SHARE = 20
@@ -152,13 +153,19 @@ def fill_indexes(
     given: set[Any] = set()
     putters = [index.putter for index in indexes]
     total = count_hint(images)
-    batches = encoder.stream(
-        images,
-        labels,
-        stages=tuple(dict.fromkeys(index.stage for index in indexes)),
+    batches = usable_batches(
+        encoder.stream(
+            images,
+            labels,
+            stages=tuple(dict.fromkeys(index.stage for index in indexes)),
+            on_error=on_error,
+            skipped=skipped,
+            known=None if any(putter.fresh for putter in putters) else _known_to_all(putters),
+        ),
+        needs(indexes),
+        encoder=type(encoder).__name__,
         on_error=on_error,
         skipped=skipped,
-        known=None if any(putter.fresh for putter in putters) else _known_to_all(putters),
     )
     flushed, took = time.monotonic(), 0.0
     try:
@@ -183,6 +190,12 @@ def fill_indexes(
     finally:
         _flush(indexes, timing)
     return timing, skipped
+
+
+def needs(indexes: list[Index]) -> dict[str, str]:
+    """Return what needs vectors with a direction, by their stage, as `usable_batches` takes it."""
+    found = {index.stage: direction_needed(index.putter.source.metric) for index in indexes}
+    return {stage: f"{need} at the stage {stage!r}" for stage, need in found.items() if need}
 
 
 def _settle(index: Index, given: set[Any]) -> None:
