@@ -13,7 +13,6 @@ import numpy as np
 from clipretrieval._checks import check_strings
 from clipretrieval._exclusive import sole_writer
 from clipretrieval._inputs import Source
-from clipretrieval._labels import stored_labels
 from clipretrieval._manifest import plain_fingerprint
 from clipretrieval._params import check_store
 from clipretrieval._putting import Putter, open_putter
@@ -100,9 +99,17 @@ def _maker(name: Any, metric: Metric) -> Callable[[str], VectorStore]:
 
 @contextmanager
 def open_indexes(
-    encoder: StagedEncoder, stages: Sequence[str], makers: StoreMakers, metric: Metric, resume: bool
+    encoder: StagedEncoder,
+    stages: Sequence[str],
+    makers: StoreMakers,
+    metric: Metric,
+    resume: bool,
+    named: bool = False,
 ) -> Iterator[list[Index]]:
-    """Open an index for each stage and store, and close them all behind the block."""
+    """Open an index for each stage and store, and close them all behind the block.
+
+    `named` is that of `Source`.
+    """
     indexes: list[Index] = []
     with ExitStack() as opened:
         for stage in stages:
@@ -117,7 +124,7 @@ def open_indexes(
                         f"the store {name!r} has the metric {str(store.metric)!r}; pass metric= to compare"
                     )
                 opened.enter_context(sole_writer(store))
-                source = Source(lambda known: iter(()), fingerprint, metric, False, None)
+                source = Source(lambda known: iter(()), fingerprint, metric, False, None, named=named)
                 putter = open_putter(store, source, "resume" if resume else "refuse")
                 indexes.append(Index(stage, name, view, store, putter))
         yield indexes
@@ -150,7 +157,6 @@ def fill_indexes(
         pictures than these.
     """
     timing, skipped, done = Timing(), list[SkippedImage](), 0
-    given: set[Any] = set()
     putters = [index.putter for index in indexes]
     total = count_hint(images)
     batches = usable_batches(
@@ -177,7 +183,6 @@ def fill_indexes(
                 for index in indexes if came else ():
                     index.putter.put(batch, batch.vectors.get(index.stage, _no_vectors(index)))
             done += came
-            given.update(batch.labels, (item.label for item in batch.known))
             if progress is not None:
                 progress(done + len(skipped), total)
             if time.monotonic() - flushed >= max(_PAUSE, _SHARE * took):
@@ -186,7 +191,7 @@ def fill_indexes(
         if not done:
             raise InvalidInputError(NO_IMAGES)
         for index in indexes:
-            _settle(index, given)
+            _settle(index)
     finally:
         _flush(indexes, timing)
     return timing, skipped
@@ -198,7 +203,7 @@ def needs(indexes: list[Index]) -> dict[str, str]:
     return {stage: f"{need} at the stage {stage!r}" for stage, need in found.items() if need}
 
 
-def _settle(index: Index, given: set[Any]) -> None:
+def _settle(index: Index) -> None:
     """Make certain that an index, which may have been begun before, holds what was given and no more.
 
     Raises
@@ -215,7 +220,6 @@ def _settle(index: Index, given: set[Any]) -> None:
             "begun, and their vectors would still answer. Begin anew with an empty store, or with another "
             "folder for the results"
         )
-    putter.classes = set(stored_labels(given, str(putter.kind)))
     putter.write_manifest(remove=putter.listed - putter.classes)  # those whose pictures were relabelled
 
 

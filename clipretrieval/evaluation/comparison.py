@@ -9,6 +9,7 @@ from typing import Any
 
 from clipretrieval._checks import check_bool
 from clipretrieval._progress import check_progress, told
+from clipretrieval._sources import check_class_names, class_names, has_named_labels
 from clipretrieval._timing import Progress
 from clipretrieval._unusable import usable_batches
 from clipretrieval.encoding.staged import StagedEncoder
@@ -105,11 +106,14 @@ def compare(
     open_clip, resume = check_bool(open_clip, "open_clip"), check_bool(resume, "resume")
     check_on_error(on_error)
     check_progress(progress)
+    named = train_labels is None and has_named_labels(train)
+    if train_labels is None and test_labels is None:
+        check_class_names(class_names(train), class_names(test))
     train, test = opened(train), opened(test)
     learnt, asked = check_both(train, train_labels, test, test_labels)
     baseline = open_baseline(zero_shot, encoder, learnt, asked)
     seconds: dict[str, float] = {}
-    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume)
+    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume, named)
     with told(progress, "encoding") as shown, indexed as indexes:
         fit_timing, skipped = fill_indexes(
             encoder, indexes, train, train_labels, on_error=on_error, progress=shown
