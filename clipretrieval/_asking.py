@@ -54,7 +54,7 @@ QUERY_VECTORS = "query"
 
 
 class NoImagesError(InvalidInputError):
-    """There was nothing to classify, or nothing of it could be decoded."""
+    """There was nothing to classify, or all of it was skipped."""
 
 
 def check_fitted(classifier: Learner) -> None:
@@ -127,8 +127,8 @@ class Asked:
         """Say how many images have no answer."""
         if self.skipped:
             warn_caller(
-                f"{len(self.skipped)} of {len(self.skipped) + len(self._places)} images could not be decoded "
-                f"and have an empty answer; the first: {self.skipped[0].reason}"
+                f"{len(self.skipped)} of {len(self.skipped) + len(self._places)} images were skipped and "
+                f"have an empty answer; the first: {self.skipped[0].reason}"
             )
 
     def placed(self, parts: Sequence[AnyArray], empty: Any) -> AnyArray:

@@ -10,7 +10,7 @@ import numpy as np
 from clipretrieval._asking import own_manifest
 from clipretrieval._ballot import CLASSES_LOCK
 from clipretrieval._checks import check_strings, check_text
-from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._labels import Spelling, class_array, label_kind, stored_labels
 from clipretrieval._manifest import check_owner, update_manifest
 from clipretrieval._sources import open_labels
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
@@ -124,7 +124,7 @@ def _check_store(classifier: Learner) -> None:
 
 def _ids_of(classifier: Learner, label: Any) -> list[str]:
     store = classifier.store_
-    wanted = as_stored(classifier, [label])[0]
+    wanted = Spelling(classifier.classes_.tolist()).apply(as_stored(classifier, [label]))[0]
     if not isinstance(store, ScannableStore):
         raise UnsupportedOperationError(
             f"{type(store).__name__} cannot list what it holds (it has no scan method); forget its images by "

@@ -30,7 +30,7 @@ __all__ = ["app", "let_go", "run"]
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 _KEYWORD = re.compile(
-    r"\b(model|pretrained|stage|pooling|metric|weights|device|precision)=(?:'([^']*)'|None)"
+    r"\b(model|pretrained|stage|pooling|metric|weights|device|precision|on_error)=(?:'([^']*)'|None)"
 )
 _LONG_WORD = re.compile(r"(\S{150})\S{150,}(\S{100})")
 _SWITCH = re.compile(r"\b(allow_known|allow_remote)=True")
@@ -138,7 +138,7 @@ def _refuse(message: str) -> int:
 def _in_options(message: str) -> str:
     """Write an advice for Python, such as ``pretrained='path'``, as the option that it is here."""
     message = _SWITCH.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
-    return _KEYWORD.sub(lambda found: f"--{found[1]} {found[2] or 'none'}", message)
+    return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2] or 'none'}", message)
 
 
 def _path_of(error: Any) -> str:

@@ -223,8 +223,10 @@ def check_classes(train: ImageFolder, test: ImageFolder, way_out: str) -> None:
 
 def fitted_labels(made: RetrievalClassifier, labels: Sequence[str]) -> list[Any]:
     """Return labels in the type that a classifier was fitted with, found by their names."""
+    from clipretrieval._labels import Spelling
+
     known = {str(each): each for each in made.classes_.tolist()}
-    return [known.get(label, label) for label in labels]
+    return [known.get(str(label), label) for label in Spelling(known).apply(list(labels))]
 
 
 def listed(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipretrieval._cli_index import SKIPPED, tell_skipped
+from clipretrieval._cli_index import SKIPPED, load_for_images, tell_skipped
 from clipretrieval._cli_interrupt import interruptible
 from clipretrieval._cli_options import AllowRemote, Kept
 from clipretrieval._cli_output import say, tell
@@ -56,11 +56,10 @@ def classify(
     for given in images:
         check_path(given, "IMAGE")
     with quiet_libraries(), interruptible():
-        from clipretrieval import RetrievalClassifier
         from clipretrieval._asking import NoImagesError
         from clipretrieval.explanation import explain_stream
 
-        made = RetrievalClassifier.load(classifier, allow_remote=allow_remote)
+        made = load_for_images(classifier, allow_remote)
         skipped: list[SkippedImage] = []
         empty: list[str] = []
         told = 0

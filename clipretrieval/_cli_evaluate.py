@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipretrieval import _cli_arguments
-from clipretrieval._cli_index import SKIPPED, make_classifier, tell_fitted, tell_skipped
+from clipretrieval._cli_index import SKIPPED, load_for_images, make_classifier, tell_fitted, tell_skipped
 from clipretrieval._cli_interrupt import interruptible
 from clipretrieval._cli_options import (
     AllowRemote,
@@ -203,15 +203,14 @@ def _ready(
     allow_remote: bool,
 ) -> RetrievalClassifier:
     """Return the classifier that is kept, or one that is fitted."""
-    from clipretrieval import RetrievalClassifier
     from clipretrieval._console import progress_bar
 
     if kept is not None:
-        return RetrievalClassifier.load(kept, allow_remote=allow_remote)
+        return load_for_images(kept, allow_remote)
     made = make()
     if train_set is not None:
         with progress_bar("fitting") as progress:
-            made.fit(train_set.paths, train_set.labels, on_error=on_error, progress=progress)
+            made.fit(train_set, on_error=on_error, progress=progress)
         tell_fitted(made.fit_report_)
     return made
 

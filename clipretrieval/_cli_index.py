@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from clipretrieval._timing import Progress
     from clipretrieval.images import ImageFolder, SkippedImage
 
-__all__ = ["SKIPPED", "forget", "index", "make_classifier", "tell_fitted", "tell_skipped"]
+__all__ = ["SKIPPED", "forget", "index", "load_for_images", "make_classifier", "tell_fitted", "tell_skipped"]
 
 SKIPPED = 3
-"""Exit status where images could not be decoded and all others were dealt with."""
+"""Exit status where images were skipped and all others were dealt with."""
 _FREE = (
     *("images", "classifier", "add", "resume", "flush_every", "allow_remote"),
     *("images_root", "image_column", "label_column"),
@@ -120,7 +120,7 @@ def _fit(
     made = make_classifier(settings.encoder, settings.space, settings.vote, settings.store, folder / VECTORS)
     try:
         made.fit(
-            *(labelled.paths, labelled.labels),
+            labelled,
             resume=resume,
             flush_every=flush_every,
             on_error="skip",
@@ -142,10 +142,9 @@ def _fit(
 def _add(
     folder: Path, labelled: ImageFolder, flush_every: int | None, allow_remote: bool
 ) -> RetrievalClassifier:
-    from clipretrieval import RetrievalClassifier
     from clipretrieval._console import progress_bar
 
-    made = RetrievalClassifier.load(folder, allow_remote=allow_remote)
+    made = load_for_images(folder, allow_remote)
     with closing(made.store_), progress_bar("adding") as progress:
         try:
             made.partial_fit(
@@ -159,6 +158,27 @@ def _add(
             tell("what was added is kept; run it again to add the rest")
             raise
         made.save(folder)
+    return made
+
+
+def load_for_images(folder: Path, allow_remote: bool) -> RetrievalClassifier:
+    """Load a kept classifier that can be given images.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has no encoder.
+    """
+    from clipretrieval import RetrievalClassifier
+    from clipretrieval.errors import InvalidInputError
+
+    made = RetrievalClassifier.load(folder, allow_remote=allow_remote)
+    if made.encoder is None:
+        made.store_.close()
+        raise InvalidInputError(
+            f"the classifier in {str(folder)!r} was fitted on vectors and has no encoder, so it takes no "
+            "images; use it in Python: RetrievalClassifier.load(…).predict(vectors)"
+        )
     return made
 
 
@@ -214,14 +234,15 @@ def forget(
 
         made = RetrievalClassifier.load(classifier, allow_remote=allow_remote)
         with closing(made.store_):
-            known = {str(each): each for each in made.classes_.tolist()}
-            unknown = [name for name in label or () if name not in known]
+            known = made.classes_.tolist()
+            named = list(dict.fromkeys(_cli_arguments.fitted_labels(made, label or ())))
+            unknown = [each for each in named if each not in known]
             if unknown:
                 raise InvalidInputError(
-                    f"there is no class {unknown[0]!r}; the classes are {_named(list(known), most=50)}"
+                    f"there is no class {unknown[0]!r}; the classes are {_named(known, most=50)}"
                 )
             reports = [made.forget(list(dict.fromkeys(image_id)))] if image_id else []
-            reports += [made.forget(label=known[name]) for name in dict.fromkeys(label or ())]
+            reports += [made.forget(label=each) for each in named]
             made.save(classifier)
     for report in reports:
         say(str(report))
@@ -242,5 +263,5 @@ def tell_fitted(report: FitReport) -> None:
 
 
 def tell_skipped(item: SkippedImage) -> None:
-    """Name an image that could not be decoded, on the standard error."""
+    """Name an image that was skipped, on the standard error."""
     tell(f"skipped: {' '.join(item.reason.splitlines())}")

@@ -10,9 +10,18 @@ from pathlib import Path
 from clipretrieval._checks import check_path
 from clipretrieval._decode import picture_extensions
 from clipretrieval._foreign_formats import FOREIGN_ENDINGS
+from clipretrieval._labels import composed
 from clipretrieval._repr import short_repr
 from clipretrieval._warning import warn_caller
 from clipretrieval.errors import InvalidInputError
+
+TOOL_FOLDERS = frozenset(
+    {
+        *("@eadir", "@recycle", "#recycle", "#snapshot"),  # network disks: thumbnails, waste, backups
+        *("$recycle.bin", "system volume information", "__macosx", "lost+found"),  # operating systems
+    }
+)
+"""Folders that are put beside a user's own, in lower case; hidden ones have names with a dot in front."""
 
 __all__ = ["ImageFolder", "is_folder", "list_pictures", "read_folder", "scan_folder"]
 
@@ -29,7 +38,8 @@ class ImageFolder:
     labels : tuple of str, length n, or None
         Each picture's class; None if the folder has no class folders.
     classes : tuple of str
-        The class folders that hold pictures, sorted; empty if there are none.
+        The names of the class folders that hold pictures, with composed letters (NFC), sorted; empty if
+        there are none.
     """
 
     root: Path
@@ -53,8 +63,11 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
     """List the pictures of a folder; each sub-folder that holds some is a class.
 
     Pictures are told by their extensions, in any case, and looked for at any depth below a class
-    folder. Hidden files and folders are passed over, links are followed, and no folder is entered twice
-    for one class. A folder whose sub-folders hold no pictures gives its own, without labels.
+    folder. Hidden files and folders are passed over, and so are those that systems put there (``@eaDir``,
+    ``@Recycle``, ``#recycle``, ``#snapshot``, ``$RECYCLE.BIN``, ``System Volume Information``,
+    ``__MACOSX``, ``lost+found``); links are followed, and no folder is entered twice for one class. Names
+    of folders that differ in their Unicode form alone are one class. A folder whose sub-folders hold no
+    pictures gives its own, without labels.
 
     Returns
     -------
@@ -88,17 +101,17 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
         )
     unreadable = tuple(ending for ending in FOREIGN_ENDINGS if ending not in extensions)
     folders, files = _list(root, (*extensions, *unreadable))
-    by_class = {
-        folder.name: sorted(_below(folder, root, (*extensions, *unreadable)), key=_parts)
-        for folder in folders
+    by_folder = {
+        folder: sorted(_below(folder, root, (*extensions, *unreadable)), key=_parts) for folder in folders
     }
-    left_out = sum(_drop(found, unreadable) for found in (files, *by_class.values()))
-    classes = tuple(sorted(name for name, found in by_class.items() if found))
-    if classes:
-        paths = tuple(picture for name in classes for picture in by_class[name])
-        labels = tuple(name for name in classes for _ in by_class[name])
-        remarks = _remarks(root, by_class, files) + _unread(root, left_out)
-        return ImageFolder(root, paths, labels, classes), remarks
+    left_out = sum(_drop(found, unreadable) for found in (files, *by_folder.values()))
+    # Two folders whose names differ in their Unicode form alone are one class.
+    named = sorted((composed(folder.name), folder) for folder, found in by_folder.items() if found)
+    if named:
+        paths = tuple(picture for _, folder in named for picture in by_folder[folder])
+        labels = tuple(name for name, folder in named for _ in by_folder[folder])
+        remarks = _remarks(root, by_folder, files) + _unread(root, left_out)
+        return ImageFolder(root, paths, labels, tuple(dict.fromkeys(labels))), remarks
     if not files:
         raise InvalidInputError(
             f"the folder {str(root)!r} holds no pictures; looked for files ending in {' '.join(extensions)}"
@@ -119,9 +132,9 @@ def list_pictures(path: str | os.PathLike[str]) -> list[Path]:
     return sorted(_below(root, None, picture_extensions()), key=_parts)
 
 
-def _remarks(root: Path, by_class: dict[str, list[Path]], beside: list[Path]) -> list[str]:
+def _remarks(root: Path, by_folder: dict[Path, list[Path]], beside: list[Path]) -> list[str]:
     remarks = []
-    empty = sorted(name for name, found in by_class.items() if not found)
+    empty = sorted(folder.name for folder, found in by_folder.items() if not found)
     if empty:
         named = ", ".join(map(repr, empty))
         remarks.append(f"no picture was found in these class folders of {str(root)!r}: {named}")
@@ -131,9 +144,9 @@ def _remarks(root: Path, by_class: dict[str, list[Path]], beside: list[Path]) ->
             "left out: move them into a class folder"
         )
     nested = {
-        name
-        for name, found in by_class.items()
-        if found and all(file.parent != root / name for file in found)
+        folder.name
+        for folder, found in by_folder.items()
+        if found and all(file.parent != folder for file in found)
     }
     if {"train", "test"} <= nested:
         remarks.append(
@@ -175,7 +188,7 @@ def _below(folder: Path, root: Path | None, extensions: tuple[str, ...]) -> Iter
 
 
 def _list(folder: Path, extensions: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the pictures directly in a folder, hidden ones left out.
+    """Return the folders and the pictures directly in a folder, without hidden ones and `TOOL_FOLDERS`.
 
     Broken links count as pictures if they are named so: decoding them says what is wrong.
     """
@@ -186,7 +199,8 @@ def _list(folder: Path, extensions: tuple[str, ...]) -> tuple[list[Path], list[P
                 if entry.name.startswith("."):
                     continue
                 if _is_folder(entry):
-                    folders.append(folder / entry.name)
+                    if entry.name.casefold() not in TOOL_FOLDERS:
+                        folders.append(folder / entry.name)
                 elif entry.name.lower().endswith(extensions):
                     files.append(folder / entry.name)
     except OSError as error:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.preprocessing import normalize
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
+from clipretrieval._checks import shown
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
+from clipretrieval._rgb import is_instance
 from clipretrieval._rounding import warn_of_rounding
-from clipretrieval._sources import open_labels
+from clipretrieval._sources import has_named_labels, means_folder, open_labels
 from clipretrieval._streams import image_batches, vector_batches
-from clipretrieval._tables import labelled_source
+from clipretrieval._tables import ImageTable, labelled_source
 from clipretrieval._timing import Timing
+from clipretrieval._unusable import check_rows, direction_needed, usable_pairs
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreError
-from clipretrieval.images import SkippedImage, check_on_error, count_hint
+from clipretrieval.images import ImageFolder, SkippedImage, check_on_error, count_hint, scan_folder
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Metric, Neighbors
 
@@ -51,6 +53,8 @@ class Source:
         Number of images, where it is known beforehand.
     skipped : list of SkippedImage
         Grows as the batches are read.
+    named : bool
+        Whether the labels are names of folders, or of a CSV file, which may have any Unicode form.
     """
 
     open: Callable[[KnownIds | None], Batches]
@@ -59,6 +63,7 @@ class Source:
     normalize: bool
     total: int | None
     skipped: list[SkippedImage] = field(default_factory=list)
+    named: bool = False
 
 
 def fit_source(
@@ -81,30 +86,39 @@ def fit_source(
     skipped: list[SkippedImage] = []
     if classifier.encoder is None:
         rows, labels = _fit_vectors(classifier, X, y, reset)
+        if on_error == "raise":  # before the store is touched
+            check_rows(rows, direction_needed(metric))
         return Source(
-            lambda known: _scaled(vector_batches(rows, labels), unit),
+            lambda known: _ready(classifier, vector_batches(rows, labels), on_error, skipped),
             vector_fingerprint(rows.shape[1]),
             metric,
             unit,
             len(rows),
             skipped,
         )
-    X = labelled_source(X, y)
+    named = y is None and has_named_labels(X)
+    X = labelled_source(scan_folder(X) if isinstance(X, str | PathLike) and means_folder(X) else X, y)
+    listed = X.labels if y is None and isinstance(X, ImageFolder | ImageTable) else None
     if y is not None:
         length, labels = open_labels(y)
         y = labels if length is None else list(labels)
-        if length:
-            stored_labels(y, label_kind(y))
+        listed = y if length else None
+    if listed:
+        stored_labels(listed, label_kind(listed))
     encoder = classifier.encoder
     return Source(
-        lambda known: _scaled(
-            image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known, ahead=ahead), unit
+        lambda known: _ready(
+            classifier,
+            image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known, ahead=ahead),
+            on_error,
+            skipped,
         ),
         plain_fingerprint(encoder.fingerprint),
         metric,
         unit,
         count_hint(X),
         skipped,
+        named,
     )
 
 
@@ -113,28 +127,27 @@ def query_source(
 ) -> Batches:
     """Open what a fitted classifier is asked about."""
     check_on_error(on_error)
-    unit = bool(classifier.normalize)
     if classifier.encoder is not None:
-        return _scaled(image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped), unit)
+        batches = image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped)
+        return _ready(classifier, batches, on_error, skipped)
+    _refuse_images(X)
     try:
         with np.errstate(over="ignore"):
             rows = validate_data(classifier, X, reset=False, dtype=np.float32, order="C")
     except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
         raise _translated(error) from error
     warn_of_rounding(X, rows)
-    if y is None:
-        return _scaled(vector_batches(rows), unit)
-    labels = list(open_labels(y)[1])
-    if len(labels) != len(rows):
+    labels = None if y is None else list(open_labels(y)[1])
+    if labels is not None and len(labels) != len(rows):
         raise InvalidInputError(f"there are {len(rows)} vectors and {len(labels)} labels; pass one each")
-    return _scaled(vector_batches(rows, labels), unit)
+    return _ready(classifier, vector_batches(rows, labels), on_error, skipped)
 
 
 def none_left(purpose: str, skipped: Sequence[SkippedImage]) -> str:
     """Return what an error says where no image is left "to fit on"; the first that was skipped tells why."""
     if not skipped:
         return f"there are no images {purpose}; pass at least one"
-    return f"none of the {len(skipped)} images {purpose} could be decoded; the first: {skipped[0].reason}"
+    return f"none of the {len(skipped)} images {purpose} could be used; the first: {skipped[0].reason}"
 
 
 def check_neighbors(near: Neighbors, n: int, k: int, store: VectorStore) -> Neighbors:
@@ -203,6 +216,19 @@ def _joined(parts: list[tuple[EncodedBatch, FloatArray]]) -> tuple[EncodedBatch,
     return joined, vectors
 
 
+def _ready(classifier: Learner, batches: Batches, on_error: str, skipped: list[SkippedImage]) -> Batches:
+    """Return the vectors as they are stored and searched, without those that cannot be."""
+    encoder = classifier.encoder
+    usable = usable_pairs(
+        batches,
+        direction_needed(Metric.parse(classifier.metric)),
+        encoder="" if encoder is None else f"{type(encoder).__name__}.encode",
+        on_error=on_error,
+        skipped=skipped,
+    )
+    return _scaled(usable, bool(classifier.normalize))
+
+
 def _scaled(batches: Batches, unit: bool) -> Batches:
     """Scale vectors to length one where that is asked for; a vector of zeros stays one."""
     if not unit:
@@ -211,12 +237,7 @@ def _scaled(batches: Batches, unit: bool) -> Batches:
 
 
 def _fit_vectors(classifier: Learner, X: Any, y: Any, reset: bool) -> tuple[FloatArray, Any]:
-    first = X[0] if isinstance(X, list | tuple) and X else X
-    if isinstance(first, str | Path | bytes):
-        raise InvalidInputError(
-            f"this classifier has no encoder, so it takes vectors, an array of shape (n, d), and not "
-            f"{str(first)[:80]!r}; for images pass one: RetrievalClassifier(StagedEncoder(…))"
-        )
+    _refuse_images(X)
     if y is None:
         raise InvalidInputError(
             "RetrievalClassifier requires y to be passed, but the target y is None; pass one label for "
@@ -229,13 +250,22 @@ def _fit_vectors(classifier: Learner, X: Any, y: Any, reset: bool) -> tuple[Floa
     try:
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
             rows, labels = validate_data(classifier, X, y, reset=reset, dtype=np.float32, order="C")
-        check_classification_targets(labels)
         labels = column_or_1d(labels)
     except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
         raise _translated(error) from error
     warn_of_rounding(X, rows)
     stored_labels(labels.tolist(), label_kind(labels.tolist()))
     return rows, labels
+
+
+def _refuse_images(X: Any) -> None:
+    """Refuse images where there is no encoder."""
+    first = X[0] if isinstance(X, list | tuple) and X else X
+    if isinstance(first, str | PathLike | bytes | Iterator) or is_instance(first, "PIL.Image", "Image"):
+        raise InvalidInputError(
+            f"this classifier has no encoder, so it takes vectors, an array of shape (n, d), and not "
+            f"{shown(first)}; for images pass one: RetrievalClassifier(StagedEncoder(…))"
+        )
 
 
 def _translated(error: Exception) -> InvalidInputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import AnyArray, Label
 
-__all__ = ["WIDEST", "class_array", "fitted_labels", "label_kind", "stored_labels"]
+__all__ = ["WIDEST", "Spelling", "class_array", "composed", "fitted_labels", "label_kind", "stored_labels"]
 
 WIDEST = 256
 """Characters of the longest label up to which labels have NumPy's fixed width; no folder's name is longer."""
@@ -83,12 +84,46 @@ def stored_labels(labels: Iterable[Any], kind: str) -> list[Label]:
             _check_text(label)
         return plain
     if kind == "float" and any(not math.isfinite(label) or label != int(label) for label in plain):
-        raise InvalidInputError("labels that are floats must be whole numbers; pass classes, not quantities")
+        raise InvalidInputError(
+            "Unknown label type: continuous. Labels that are floats must be whole numbers; pass classes, not "
+            "quantities"
+        )
     whole: list[Label] = [int(label) for label in plain]
     extremes = [int(label) for label in (min(plain), max(plain))] if plain else [0]
     if not -(2**63) <= extremes[0] <= extremes[-1] < 2**63:
         raise InvalidInputError("integer labels must fit 64 signed bits; pass smaller ones, or strings")
     return whole
+
+
+def composed(name: str) -> str:
+    """Return a name with composed letters (NFC); some file systems write accents on their own."""
+    return unicodedata.normalize("NFC", name)
+
+
+class Spelling:
+    """How classes are spelled, whatever Unicode form a label has.
+
+    Parameters
+    ----------
+    classes : iterable of int or of str
+        As stored.
+    """
+
+    def __init__(self, classes: Iterable[Label] = ()) -> None:
+        self._classes = set(classes)
+        self._forms: dict[str, str] = {}
+
+    def apply(self, labels: list[Label]) -> list[Label]:
+        """Return labels, each spelled as the class from which it differs in its Unicode form alone."""
+        if not self._classes:
+            return labels
+        strange = {label for label in labels if isinstance(label, str) and label not in self._classes}
+        if not strange:
+            return labels
+        if not self._forms:
+            self._forms = {composed(known): known for known in self._classes if isinstance(known, str)}
+        spelled: dict[Label, Label] = {label: self._forms.get(composed(label), label) for label in strange}
+        return [spelled.get(label, label) for label in labels]
 
 
 def class_array(classes: Iterable[Label], kind: str, *, sort: bool = True) -> AnyArray:

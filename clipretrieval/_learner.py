@@ -20,6 +20,7 @@ from clipretrieval._params import check_params, recipe, store_to_fill
 from clipretrieval._progress import check_progress, told
 from clipretrieval._putting import Existing, open_putter
 from clipretrieval._secrets import MaskedDict
+from clipretrieval._sources import check_class_names, class_names
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._warning import warn_caller
 from clipretrieval.encoding.base import Encoder
@@ -45,6 +46,8 @@ class Learner(BaseEstimator):
     n_features_in_: int
     fit_report_: FitReport
     _label_kind: str
+    _class_names: dict[int, str]
+    """Names of classes that were fitted by their numbers in a dataset."""
     _kept_in: dict[str, str | None]
     """Folders that this classifier was loaded from or saved to, and the digest of what was there then."""
 
@@ -303,6 +306,10 @@ class Learner(BaseEstimator):
         listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
         # The last quarter of an interval is for what is being encoded; see `fill`.
         ahead = None if interval is None else max(1, interval // 4)
+        names = class_names(X) if y is None else {}
+        if existing == "add":
+            check_class_names(getattr(self, "_class_names", {}), names)
+            names = {**getattr(self, "_class_names", {}), **names}
         source = _inputs.fit_source(self, X, y, on_error, reset=onto is None, ahead=ahead)
         store = onto if onto is not None else store_to_fill(self, existing != "refuse")
         closing = _filling.closed_on_failure(store, unless=(self.store, getattr(self, "store_", None)))
@@ -324,6 +331,7 @@ class Learner(BaseEstimator):
         self._made_of: Any = recipe(self) if onto is None else self._made_of
         self.n_features_in_ = int(store.dim or 0)
         self.skipped_: list[SkippedImage] = source.skipped
+        self._class_names = names
         n_conflicts, conflicts = putter.given.count_and_list(self._label_kind)
         self.fit_report_ = FitReport(
             new=putter.new,

@@ -11,8 +11,8 @@ import numpy as np
 
 from clipretrieval._conflicts import GivenLabels
 from clipretrieval._inputs import Source
-from clipretrieval._labels import label_kind, stored_labels
-from clipretrieval._manifest import CLEARING, check_manifest, make_manifest, update_manifest
+from clipretrieval._labels import Spelling, label_kind, stored_labels
+from clipretrieval._manifest import CLEARING, check_manifest, make_manifest, manifest_classes, update_manifest
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import (
     DimensionMismatchError,
@@ -69,6 +69,8 @@ class Putter:
         Whether it held anything that goes.
     given : GivenLabels
         The images that have come.
+    spelling : Spelling
+        Of the classes that the store held, where the labels are names.
     """
 
     store: VectorStore
@@ -85,6 +87,7 @@ class Putter:
     already_there: int = 0
     relabelled: int = 0
     given: GivenLabels = field(default_factory=GivenLabels)
+    spelling: Spelling = field(default_factory=Spelling)
 
     def advise(self, error: BaseException) -> None:
         """Note on a failure what it has left of a store that was to be replaced."""
@@ -117,7 +120,7 @@ class Putter:
         items = _items(batch)
         holder = "those given before them" if self.fresh else "those that the store holds"
         kind = label_kind([item.label for item in items], self.kind, holder)
-        labels = stored_labels([item.label for item in items], kind)
+        labels = self.spelling.apply(stored_labels([item.label for item in items], kind))
         if self.clearing:
             self.replaces = _clear(self.store)
             self.clearing = False
@@ -247,7 +250,8 @@ def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putte
             "missing, overwrite=True to replace them, or another store, or another path for it. To use "
             "what it holds as it is: RetrievalClassifier.from_store"
         )
-    return Putter(store, source, fresh=False, kind=manifest["label_kind"])
+    spelling = Spelling(manifest_classes(manifest) if source.named else ())
+    return Putter(store, source, fresh=False, kind=manifest["label_kind"], spelling=spelling)
 
 
 def _check_clearable(store: VectorStore, dim: int) -> None:

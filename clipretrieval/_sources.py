@@ -12,14 +12,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipretrieval._csv import is_csv_path
 from clipretrieval._decode import RawImage, picture_extensions
 from clipretrieval._folders import ImageFolder, is_folder, read_folder, scan_folder
 from clipretrieval._foreign_formats import FOREIGN_ENDINGS
+from clipretrieval._labels import composed
 from clipretrieval._rgb import CHANNELS, check_picture, is_instance, is_picture_like, is_tensor
 from clipretrieval._tables import ImageTable, column_values, is_table, read_table
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["count_hint", "iter_raw", "means_folder", "open_labels"]
+__all__ = [
+    "check_class_names",
+    "class_names",
+    "count_hint",
+    "has_named_labels",
+    "iter_raw",
+    "means_folder",
+    "open_labels",
+]
 
 _EXPECTED = (
     "expected the path of a folder, image or CSV file, encoded bytes, a PIL image, a uint8 array (HW, HWC, "
@@ -148,6 +158,39 @@ def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source
     if hasattr(images, "__getitem__") and (count := _length(images)) is not None:  # a map-style Dataset
         return _Source(lambda: _pairs(images[place] for place in range(count)), count)
     raise InvalidInputError(f"images is {_kind(images)}; {_EXPECTED}")
+
+
+def has_named_labels(images: Any) -> bool:
+    """Whether the labels that come with images are names of folders, or written in a CSV file."""
+    if isinstance(images, str | os.PathLike):
+        return is_csv_path(images) or means_folder(images)
+    return isinstance(images, ImageFolder)
+
+
+def class_names(images: Any) -> dict[int, str]:
+    """Return the names behind the integers of a torch dataset that has ``class_to_idx``; none of others."""
+    while any(is_instance(images, "torch.utils.data", kind) for kind in ("DataLoader", "Subset")):
+        images = images.dataset
+    numbers = getattr(images, "class_to_idx", None)
+    if not isinstance(numbers, Mapping) or getattr(images, "target_transform", None) is not None:
+        return {}
+    return {number: name for name, number in numbers.items() if isinstance(number, int)}
+
+
+def check_class_names(fitted: Mapping[int, str], given: Mapping[int, str]) -> None:
+    """Refuse a dataset in which an integer is another class than in the one that was fitted.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    for number, name in given.items():
+        if composed(fitted.get(number, name)) != composed(name):
+            raise InvalidInputError(
+                f"the label {number} is the class {name!r} in this dataset and was {fitted[number]!r} in the "
+                "one that was fitted: such datasets number the classes that a folder happens to have. Pass "
+                "the folders' paths instead of datasets: their labels are the classes' names"
+            )
 
 
 def means_folder(path: str | os.PathLike[str]) -> bool:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from clipretrieval._asking import check_fitted, open_ballot, search_batches
 from clipretrieval._ballot import Ballot
 from clipretrieval._checks import check_bool, check_sequence
-from clipretrieval._labels import label_kind, stored_labels
+from clipretrieval._labels import Spelling, label_kind, stored_labels
 from clipretrieval._params import check_params
 from clipretrieval._progress import teller
 from clipretrieval._repr import short_repr
@@ -141,7 +141,7 @@ def sweep(
     """Measure many settings with one search; see `RetrievalClassifier.sweep`."""
     check_fitted(classifier)
     allow_known = check_bool(allow_known, "allow_known")
-    check_truth(classifier, y)
+    check_truth(classifier, X, y)
     X = labelled_source(X, y) if classifier.encoder is not None else X
     settings = _settings(classifier, k, weights, temperature)
     before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
@@ -149,6 +149,7 @@ def sweep(
     timing, skipped = Timing(), list[SkippedImage]()
     tell = teller(progress, count_hint(X) if classifier.encoder is not None else None, skipped)
     ballot = open_ballot(classifier)
+    spelling = Spelling(classifier.classes_.tolist())
     right = np.zeros(len(settings), dtype=np.int64)
     kind: str | None = None
     done = 0
@@ -169,7 +170,7 @@ def sweep(
             _check_unknown(batch.ids, near, done)
         kind = label_kind(batch.labels, kind)
         check_kind(kind, classifier._label_kind)
-        truth = stored_labels(batch.labels, kind)
+        truth = spelling.apply(stored_labels(batch.labels, kind))
         right += _right_answers(settings, near, truth, ballot, classifier.store_.metric)
     classifier._tuned = before | part.ids
     return SweepResult(

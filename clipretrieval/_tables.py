@@ -12,6 +12,7 @@ from typing import Any
 
 from clipretrieval._checks import check_path, shown
 from clipretrieval._csv import is_csv_path, read_csv
+from clipretrieval._labels import composed
 from clipretrieval._rgb import is_instance, is_picture_like
 from clipretrieval.errors import InvalidInputError
 
@@ -307,7 +308,7 @@ def _labels(table: _Table, place: int, images: int) -> tuple[Any, ...]:
             )
     if table.lines is None:
         return tuple(values)
-    texts = [value.strip() for value in values]
+    texts = [composed(value.strip()) for value in values]
     if all(_INTEGER.fullmatch(text) for text in texts):
         return tuple(map(int, texts))
     return tuple(texts)

@@ -200,7 +200,7 @@ def explain_all(
         for item in sorted(skipped, key=lambda item: item.index):
             found.insert(item.index, None)
         warn_caller(
-            f"{len(skipped)} of {len(found)} images could not be decoded and have no explanation; the first: "
+            f"{len(skipped)} of {len(found)} images were skipped and have no explanation; the first: "
             f"{skipped[0].reason}"
         )
     return found

@@ -60,7 +60,7 @@ class FitReport:
         Images that it held with another label, also one that was given earlier in the call, and holds with
         the new one now.
     skipped : tuple of SkippedImage
-        Images that could not be decoded, under ``on_error="skip"``.
+        Images that could not be decoded, or whose vector is of no use, under ``on_error="skip"``.
     timing : Timing
         Seconds and images of ``"decode"``, ``"encode"``, ``"store"`` and ``"flush"``. Storing runs beside
         the rest, so that the parts may add up to more than `seconds`.

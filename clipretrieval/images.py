@@ -61,7 +61,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """A picture that could not be decoded and was passed over.
+    """An image that was passed over: it could not be decoded, or its vector is of no use.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class SkippedImage:
     source : str or None
         The file's path where there is one.
     reason : str
-        The message of the error: a sentence that names the picture.
+        What is wrong: a sentence that names the image.
     """
 
     index: int

@@ -18,13 +18,14 @@ from clipretrieval._inputs import gather, none_left
 from clipretrieval._progress import teller, told
 from clipretrieval._scoring import weighted_accuracy
 from clipretrieval._timing import Progress, Timing
+from clipretrieval._unusable import usable_batches
 from clipretrieval._warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import DimensionMismatchError
 from clipretrieval.images import SkippedImage, count_hint
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
-from clipretrieval.stores._validate import check_vectors
-from clipretrieval.types import AnyArray, FloatArray
+from clipretrieval.stores._validate import check_directions, check_vectors
+from clipretrieval.types import AnyArray, FloatArray, Metric
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +37,8 @@ __all__ = ["STAGE", "ZeroShotClassifier"]
 
 STAGE = "final"
 """The only stage whose vectors lie in one space with the texts'."""
+TEXT_NEEDS = {STAGE: "the cosine with a text"}
+"""What needs them to have a direction."""
 _TOGETHER = 1024
 _LARGEST = 32 * 2**20
 """Bytes of the cosines that are computed together, unless those of one picture take more."""
@@ -221,7 +224,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [−1, 1].
         """
-        rows, _ = check_vectors(vectors)
+        rows, norms = check_vectors(vectors)
+        check_directions(norms, Metric.COSINE)
         width = self.encoder_.stages[STAGE].dim
         if rows.shape[1] != width:
             raise DimensionMismatchError(
@@ -296,7 +300,13 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         size = max(1, min(_TOGETHER, _LARGEST // (8 * len(texts))))
         encoder, timing = self.encoder_, timing if timing is not None else Timing()
         none = np.empty((0, encoder.stages[STAGE].dim), dtype=np.float32)
-        stream = encoder.stream(X, y, stages=(STAGE,), on_error=on_error, skipped=skipped)
+        stream = usable_batches(
+            encoder.stream(X, y, stages=(STAGE,), on_error=on_error, skipped=skipped),
+            TEXT_NEEDS,
+            encoder=type(encoder).__name__,
+            on_error=on_error,
+            skipped=skipped,
+        )
         empty = True
         for batch, vectors in gather(
             ((batch, batch.vectors.get(STAGE, none)) for batch in stream), size, timing, tell

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from clipretrieval._folders import list_pictures
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.images import ImageFolder, count_hint, iter_images, iter_raw, scan_folder
 
@@ -163,3 +164,14 @@ def test_the_parent_of_train_and_test_is_remarked_on(tmp_path: Path, class_folde
     with pytest.warns(ClipRetrievalWarning, match="'train' and 'test', which were taken for classes"):
         found = scan_folder(class_folder)
     assert found.classes == ("test", "train")
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "#recycle", "@Recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found", ".thumbnails"]
+)
+def test_folders_that_systems_put_there_are_passed_over(tmp_path: Path, name: str) -> None:
+    """They are no class, nor are the images in them those of a class, and nothing is said of them."""
+    draw(*(tmp_path / place / "a.png" for place in ("dog", name, f"dog/{name}", f"dog/{name}/b.png")))
+    folder = scan_folder(tmp_path)
+    assert (folder.classes, names(folder)) == (("dog",), ["dog/a.png"])
+    assert [path.name for path in list_pictures(tmp_path)] == ["a.png"]

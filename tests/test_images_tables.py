@@ -261,5 +261,5 @@ def test_where_no_image_can_be_read_the_first_tells_why(tmp_path: Path) -> None:
     """A table whose paths lead nowhere is refused with the first path, also where such images are skipped."""
     frame = pd.DataFrame({"path": [f"{tmp_path}/a.png", f"{tmp_path}/b.png"], "label": ["x", "y"]})
     classifier = RetrievalClassifier(StagedEncoder(stage="pixel"), store="memory")
-    with pytest.raises(InvalidInputError, match=r"none of the 2 images to fit on could be decoded.*a\.png"):
+    with pytest.raises(InvalidInputError, match=r"none of the 2 images to fit on could be used.*a\.png"):
         classifier.fit(frame, on_error="skip")

@@ -104,7 +104,7 @@ def test_evaluations_take_a_bar(classifier: RetrievalClassifier, zero_shot: Zero
 def test_answers_keep_the_place_of_their_images(classifier: RetrievalClassifier) -> None:
     """Where an image is skipped its answer is empty, and the others stay where they belong."""
     asked = [BROKEN, TONES[2], BROKEN, TONES[0], BROKEN]
-    with pytest.warns(ClipRetrievalWarning, match="3 of 5 images could not be decoded") as caught:
+    with pytest.warns(ClipRetrievalWarning, match="3 of 5 images were skipped") as caught:
         labels = classifier.predict(asked, on_error="skip")
     assert labels.tolist() == [None, "bright", None, "dark", None]
     assert caught[0].filename == __file__
@@ -157,7 +157,9 @@ def test_numbers_are_padded_as_neighbours_are(encoder: StagedEncoder) -> None:
 
 def test_nothing_that_can_be_decoded_is_no_question(classifier: RetrievalClassifier) -> None:
     """Where every image is skipped, there is no answer at all."""
-    with pytest.raises(NoImagesError, match="could be decoded; the first: cannot decode"):
+    with pytest.raises(
+        NoImagesError, match="none of the 1 images to classify could be used; the first: cannot decode"
+    ):
         classifier.predict([BROKEN], on_error="skip")
 
 

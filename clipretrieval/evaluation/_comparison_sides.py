@@ -65,7 +65,7 @@ def answer(
         The encoded test images.
     baseline : ZeroShotClassifier or None
     skipped : sequence of SkippedImage
-        Test images that could not be decoded.
+        Test images that were skipped.
     """
     sides = [] if baseline is None else [_zero_shot_side(baseline, spool, tuple(skipped))]
     for index in indexes:

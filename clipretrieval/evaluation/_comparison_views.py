@@ -94,7 +94,7 @@ def _notes(report: ComparisonReport) -> list[str]:
     if plan:
         notes.append(f"encoded in {plan['precision']} on {plan['device']}")
     if report.skipped:
-        notes.append(f"{len(report.skipped)} images could not be decoded and were skipped")
+        notes.append(f"{len(report.skipped)} images were skipped")
     return notes
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from clipretrieval._checks import check_strings
 from clipretrieval._exclusive import sole_writer
 from clipretrieval._inputs import Source
-from clipretrieval._labels import stored_labels
 from clipretrieval._manifest import plain_fingerprint
 from clipretrieval._params import check_store
 from clipretrieval._putting import Putter, open_putter
 from clipretrieval._timing import Progress, Timing
+from clipretrieval._unusable import direction_needed, usable_batches
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.views import stopped_at
@@ -28,11 +28,11 @@ from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.voting import Weighting
 
-__all__ = ["NO_IMAGES", "Index", "StoreMakers", "fill_indexes", "open_indexes", "store_makers"]
+__all__ = ["NO_IMAGES", "Index", "StoreMakers", "fill_indexes", "needs", "open_indexes", "store_makers"]
 
 StoreMakers: TypeAlias = Mapping[str, Callable[[str], VectorStore]]
 
-NO_IMAGES = "there are no images to learn from; pass at least one that can be decoded"
+NO_IMAGES = "there are no images to learn from; pass at least one that can be used"
 _PAUSE = 15.0
 """Seconds between two flushes, at least, …"""
 _SHARE = 20
@@ -99,9 +99,17 @@ def _maker(name: Any, metric: Metric) -> Callable[[str], VectorStore]:
 
 @contextmanager
 def open_indexes(
-    encoder: StagedEncoder, stages: Sequence[str], makers: StoreMakers, metric: Metric, resume: bool
+    encoder: StagedEncoder,
+    stages: Sequence[str],
+    makers: StoreMakers,
+    metric: Metric,
+    resume: bool,
+    named: bool = False,
 ) -> Iterator[list[Index]]:
-    """Open an index for each stage and store, and close them all behind the block."""
+    """Open an index for each stage and store, and close them all behind the block.
+
+    `named` is that of `Source`.
+    """
     indexes: list[Index] = []
     with ExitStack() as opened:
         for stage in stages:
@@ -116,7 +124,7 @@ def open_indexes(
                         f"the store {name!r} has the metric {str(store.metric)!r}; pass metric= to compare"
                     )
                 opened.enter_context(sole_writer(store))
-                source = Source(lambda known: iter(()), fingerprint, metric, False, None)
+                source = Source(lambda known: iter(()), fingerprint, metric, False, None, named=named)
                 putter = open_putter(store, source, "resume" if resume else "refuse")
                 indexes.append(Index(stage, name, view, store, putter))
         yield indexes
@@ -149,16 +157,21 @@ def fill_indexes(
         pictures than these.
     """
     timing, skipped, done = Timing(), list[SkippedImage](), 0
-    given: set[Any] = set()
     putters = [index.putter for index in indexes]
     total = count_hint(images)
-    batches = encoder.stream(
-        images,
-        labels,
-        stages=tuple(dict.fromkeys(index.stage for index in indexes)),
+    batches = usable_batches(
+        encoder.stream(
+            images,
+            labels,
+            stages=tuple(dict.fromkeys(index.stage for index in indexes)),
+            on_error=on_error,
+            skipped=skipped,
+            known=None if any(putter.fresh for putter in putters) else _known_to_all(putters),
+        ),
+        needs(indexes),
+        encoder=type(encoder).__name__,
         on_error=on_error,
         skipped=skipped,
-        known=None if any(putter.fresh for putter in putters) else _known_to_all(putters),
     )
     flushed, took = time.monotonic(), 0.0
     try:
@@ -170,7 +183,6 @@ def fill_indexes(
                 for index in indexes if came else ():
                     index.putter.put(batch, batch.vectors.get(index.stage, _no_vectors(index)))
             done += came
-            given.update(batch.labels, (item.label for item in batch.known))
             if progress is not None:
                 progress(done + len(skipped), total)
             if time.monotonic() - flushed >= max(_PAUSE, _SHARE * took):
@@ -179,13 +191,19 @@ def fill_indexes(
         if not done:
             raise InvalidInputError(NO_IMAGES)
         for index in indexes:
-            _settle(index, given)
+            _settle(index)
     finally:
         _flush(indexes, timing)
     return timing, skipped
 
 
-def _settle(index: Index, given: set[Any]) -> None:
+def needs(indexes: list[Index]) -> dict[str, str]:
+    """Return what needs vectors with a direction, by their stage, as `usable_batches` takes it."""
+    found = {index.stage: direction_needed(index.putter.source.metric) for index in indexes}
+    return {stage: f"{need} at the stage {stage!r}" for stage, need in found.items() if need}
+
+
+def _settle(index: Index) -> None:
     """Make certain that an index, which may have been begun before, holds what was given and no more.
 
     Raises
@@ -202,7 +220,6 @@ def _settle(index: Index, given: set[Any]) -> None:
             "begun, and their vectors would still answer. Begin anew with an empty store, or with another "
             "folder for the results"
         )
-    putter.classes = set(stored_labels(given, str(putter.kind)))
     putter.write_manifest(remove=putter.listed - putter.classes)  # those whose pictures were relabelled
 
 

@@ -21,7 +21,7 @@ from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = ["NOTHING_ASKED", "check_both", "open_baseline", "opened"]
 
-NOTHING_ASKED = "there are no images to classify; pass at least one that can be decoded"
+NOTHING_ASKED = "there are no images to classify; pass at least one that can be used"
 
 
 def opened(images: Any) -> Any:

@@ -64,7 +64,7 @@ def as_text(report: EvaluationReport) -> str:
         plan = report.setting["plan"]
         lines.append(f"encoded in {plan['precision']} on {plan['device']}")
     if report.skipped:
-        lines.append(f"{len(report.skipped)} images could not be decoded and were skipped")
+        lines.append(f"{len(report.skipped)} images were skipped")
     times = _timing_lines(report)
     return "\n".join([*lines, "", *_class_lines(report), *(["", *times] if times else [])])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from timeit import default_timer
 from typing import Any, TypeVar
@@ -15,7 +15,6 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from clipretrieval._repr import short_repr
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.weights import load_visual
-from clipretrieval.errors import ImageDecodeError
 from clipretrieval.images import RawImage, decode
 from clipretrieval.types import FloatArray
 
@@ -39,12 +38,9 @@ class Sample:
     ----------
     most : int
     seed : int
-    max_pixels : int or None
-        The encoder's bound.
     """
 
-    def __init__(self, most: int, seed: int = 0, max_pixels: int | None = None) -> None:
-        self._max_pixels = max_pixels
+    def __init__(self, most: int, seed: int = 0) -> None:
         self._most, self._random, self._count = most, random.Random(seed), 0  # noqa: S311
         self.raws: list[RawImage] = []
 
@@ -58,10 +54,10 @@ class Sample:
                 self.raws[place] = raw
             yield raw.payload, raw.label
 
-    def pictures(self) -> list[Any]:
-        """Return those of the pictures that can be decoded, in the order of the source."""
-        kept = sorted(self.raws, key=lambda raw: raw.index)
-        return [raw.payload for raw in kept if _can_be_decoded(raw, self._max_pixels)]
+    def pictures(self, encoded: Iterable[int]) -> list[Any]:
+        """Return those of the pictures whose places are among `encoded`, in the order of the source."""
+        places = set(encoded)
+        return [raw.payload for raw in sorted(self.raws, key=lambda raw: raw.index) if raw.index in places]
 
 
 @dataclass
@@ -196,11 +192,3 @@ def _timed(work: Callable[[Given], Made], given: Given) -> tuple[Made, float]:
     started = default_timer()
     made = work(given)
     return made, default_timer() - started
-
-
-def _can_be_decoded(raw: RawImage, max_pixels: int | None) -> bool:
-    try:
-        decode(raw, max_pixels=max_pixels)
-    except ImageDecodeError:
-        return False
-    return True

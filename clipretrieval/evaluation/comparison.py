@@ -9,13 +9,15 @@ from typing import Any
 
 from clipretrieval._checks import check_bool
 from clipretrieval._progress import check_progress, told
+from clipretrieval._sources import check_class_names, class_names, has_named_labels
 from clipretrieval._timing import Progress
+from clipretrieval._unusable import usable_batches
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation import _speed
 from clipretrieval.evaluation._comparison_plan import Plan, check_plan
 from clipretrieval.evaluation._comparison_sides import Side, answer
-from clipretrieval.evaluation._indexes import StoreMakers, fill_indexes, open_indexes
+from clipretrieval.evaluation._indexes import StoreMakers, fill_indexes, needs, open_indexes
 from clipretrieval.evaluation._labels_ahead import NOTHING_ASKED, check_both, open_baseline, opened
 from clipretrieval.evaluation._significance import mcnemar_exact
 from clipretrieval.evaluation._spool import Spool
@@ -23,7 +25,7 @@ from clipretrieval.evaluation.comparison_report import ZERO_SHOT, ComparisonRepo
 from clipretrieval.images import SkippedImage, check_on_error, count_hint, iter_raw
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.voting import Weighting
-from clipretrieval.zeroshot import STAGE, ZeroShotClassifier
+from clipretrieval.zeroshot import STAGE, TEXT_NEEDS, ZeroShotClassifier
 
 __all__ = ["compare"]
 
@@ -104,11 +106,14 @@ def compare(
     open_clip, resume = check_bool(open_clip, "open_clip"), check_bool(resume, "resume")
     check_on_error(on_error)
     check_progress(progress)
+    named = train_labels is None and has_named_labels(train)
+    if train_labels is None and test_labels is None:
+        check_class_names(class_names(train), class_names(test))
     train, test = opened(train), opened(test)
     learnt, asked = check_both(train, train_labels, test, test_labels)
     baseline = open_baseline(zero_shot, encoder, learnt, asked)
     seconds: dict[str, float] = {}
-    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume)
+    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume, named)
     with told(progress, "encoding") as shown, indexed as indexes:
         fit_timing, skipped = fill_indexes(
             encoder, indexes, train, train_labels, on_error=on_error, progress=shown
@@ -117,14 +122,15 @@ def compare(
         if baseline is None and zero_shot:
             known = indexes[0].classifier(*plan.settings[0]).classes_.tolist()
             baseline = open_baseline(zero_shot, encoder, known, asked)
-        sample = _speed.Sample(plan.timed, max_pixels=encoder.max_pixels)
+        sample = _speed.Sample(plan.timed)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
         with closing(spool):
-            passed_over = _encode(encoder, spool, sample, test, test_labels, on_error, shown)
+            directed = {**needs(indexes), **(TEXT_NEEDS if baseline is not None else {})}
+            passed_over = _encode(encoder, spool, sample, test, test_labels, directed, on_error, shown)
             seconds["encode_test"] = time.perf_counter() - started - sum(seconds.values())
             sides = answer(indexes, plan, spool, baseline, passed_over)
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
-        speeds, whole = _measure(encoder, sides, sample.pictures(), plan, baseline, open_clip)
+        speeds, whole = _measure(encoder, sides, sample.pictures(spool.indices), plan, baseline, open_clip)
         seconds["measure"] = time.perf_counter() - started - sum(seconds.values())
         n_train = indexes[0].store.count()
         rows, name = _rows(sides, speeds, whole, n_train)
@@ -147,6 +153,7 @@ def _encode(
     sample: _speed.Sample,
     test: Any,
     labels: Any,
+    directed: Mapping[str, str],
     on_error: str,
     progress: Progress,
 ) -> list[SkippedImage]:
@@ -154,7 +161,10 @@ def _encode(
     total, skipped = count_hint(test), list[SkippedImage]()
     pairs = sample.passing(iter_raw(test, labels))
     stages = spool.stages
-    for batch in encoder.stream(pairs, stages=stages, on_error=on_error, skipped=skipped):
+    batches = encoder.stream(pairs, stages=stages, on_error=on_error, skipped=skipped)
+    for batch in usable_batches(
+        batches, directed, encoder=type(encoder).__name__, on_error=on_error, skipped=skipped
+    ):
         spool.add(batch)
         progress(len(spool) + len(skipped), total)
     if not len(spool):

@@ -97,7 +97,7 @@ class ComparisonReport:
     seconds : mapping
         Wall times of ``"fit"``, ``"encode_test"``, ``"answer"``, ``"measure"`` and ``"total"``.
     skipped : tuple of SkippedImage
-        Test images that could not be decoded, behind training ones.
+        Test images that were skipped, behind training ones.
     """
 
     rows: tuple[ComparisonRow, ...]

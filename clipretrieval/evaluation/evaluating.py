@@ -10,9 +10,10 @@ import numpy as np
 
 from clipretrieval._asking import QUERY_VECTORS, open_ballot, search_batches, vote
 from clipretrieval._checks import check_bool, check_int
-from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._labels import Spelling, class_array, label_kind, stored_labels
 from clipretrieval._manifest import manifest_classes, view_manifest
 from clipretrieval._progress import teller, told
+from clipretrieval._sources import check_class_names, class_names
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._validation import check_untuned
@@ -82,7 +83,7 @@ def _evaluate(
 ) -> EvaluationReport:
     started = time.perf_counter()
     timing, skipped = Timing(), list[SkippedImage]()
-    check_truth(classifier, y)
+    check_truth(classifier, X, y)
     X = labelled_source(X, y) if classifier.encoder is not None else X
     total = count_hint(X) if classifier.encoder is not None else None
     kind: str | None = None
@@ -93,6 +94,7 @@ def _evaluate(
     known = 0
     tell = teller(progress, total, skipped)
     ballot = open_ballot(classifier)
+    spelling = Spelling(classifier.classes_.tolist())
     batches = search_batches(
         classifier, X, y=y, ballot=ballot, on_error=on_error, skipped=skipped, timing=timing, tell=tell
     )
@@ -101,7 +103,7 @@ def _evaluate(
             check_untuned(classifier, batch.ids, len(truth))
         kind = label_kind(batch.labels, kind)
         check_kind(kind, classifier._label_kind)
-        true = stored_labels(batch.labels, kind)
+        true = spelling.apply(stored_labels(batch.labels, kind))
         votes = vote(classifier, near, ballot)
         codes, (share, margin) = votes.answers, votes.share_and_margin
         if mistakes:
@@ -159,10 +161,13 @@ def _explained(
         return ()
 
 
-def check_truth(classifier: RetrievalClassifier, y: Any) -> None:
-    """Refuse vectors, which bring no labels of their own, without any."""
-    if classifier.encoder is None and y is None:
+def check_truth(classifier: RetrievalClassifier, X: Any, y: Any) -> None:
+    """Refuse vectors, which bring no labels of their own, without any, and integers of other classes."""
+    if y is not None:
+        return
+    if classifier.encoder is None:
         raise InvalidInputError("the true labels are missing; pass one for each vector")
+    check_class_names(getattr(classifier, "_class_names", {}), class_names(X))
 
 
 def check_kind(kind: str, fitted: str) -> None:

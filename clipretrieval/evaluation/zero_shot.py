@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._confidence import share_and_margin
-from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._labels import Spelling, class_array, label_kind, stored_labels
 from clipretrieval._progress import teller, told
 from clipretrieval._tables import labelled_source
 from clipretrieval._timing import Progress, Timing
@@ -129,10 +129,10 @@ def check_labels(classifier: ZeroShotClassifier, labels: Sequence[Any]) -> list[
         If one is missing, or none of the classes.
     """
     kind, classes = label_kind(labels), classifier.classes_.tolist()
-    found = stored_labels(labels, kind)
+    found = Spelling(classes).apply(stored_labels(labels, kind))
     same = kind == label_kind(classes)
     listed = set(classes)
-    unknown = [label for label in dict.fromkeys(labels) if not same or label not in listed]
+    unknown = [label for label in dict.fromkeys(found) if not same or label not in listed]
     if unknown:
         shown = ", ".join(map(repr, classes[:10])) + (", …" if len(classes) > 10 else "")
         raise InvalidInputError(

@@ -21,7 +21,7 @@ from chromadb.config import Settings, System
 from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
-from clipretrieval._checks import check_bool, check_int, check_path, shown
+from clipretrieval._checks import check_bool, check_int, check_path, check_text, shown
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -237,6 +237,7 @@ def _own_client() -> Any:
 def _in_folder(path: str | Path, collection: str, create: bool) -> Connection:
     # Chroma tells its systems apart by the spelling of their paths.
     folder = check_path(path, "path").resolve()
+    check_text(str(folder), "the path of a Chroma folder")  # Chroma takes no other bytes than UTF-8
     where = f"collection {collection!r} of the Chroma folder {folder}"
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; ChromaStore needs a folder, or a path that is free")

@@ -19,7 +19,7 @@ from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["CAN_MAP", "PIECE_BYTES", "FlatRows", "read_index", "read_rows"]
 
-CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC")
+CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC") and hasattr(faiss, "ZeroCopyIOReader")
 # Each piece of a file waits for the interpreter, so they are large.
 PIECE_BYTES = 1 << 22
 UNIT_ROUNDOFF = 2.0**-24
@@ -150,13 +150,22 @@ def _search_by_products(
 def read_index(path: Path, mmap: bool) -> Any:
     """Read or map a FAISS index.
 
+    The file is opened here: FAISS takes no path that is not UTF-8, and on Windows none that is not ASCII.
+
     Raises
     ------
     StoreCorruptedError
         If FAISS cannot read it.
     """
     try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+        if not mmap:
+            with path.open("rb", buffering=0) as file:
+                return faiss.read_index(faiss.PyCallbackIOReader(file.read, PIECE_BYTES))  # type: ignore[attr-defined]
+        content = np.memmap(path, dtype=np.uint8, mode="r")
+        reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(content), content.size)  # type: ignore[attr-defined]
+        index: Any = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
+        object.__setattr__(index, "mapped_file", content)  # the index points into it; SWIG refuses new names
+        return index
     except (RuntimeError, MemoryError) as error:
         raise damaged(path, f"FAISS cannot read it ({error})") from error
 
