@@ -122,7 +122,8 @@ class Learner(BaseEstimator):
             The most images that are encoded twice if the process is killed and resumed. When left out, the
             store is flushed as often as a twentieth of the time allows.
         on_error : {"raise", "skip"}
-            What to do about an image that cannot be decoded. Skipped ones are listed in ``skipped_``.
+            What to do about an image that cannot be decoded, or whose vector cannot be used (NaN; all zeros
+            under the cosine metric). Skipped ones are listed in ``skipped_``.
         progress : callable or True, optional
             Called with (images done, total or None) after every batch. True shows a bar, on a terminal or in
             a notebook.

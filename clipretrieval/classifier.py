@@ -99,8 +99,9 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         ----------
         X : images, or array of shape (n, d) without an encoder
         on_error : {"raise", "skip"}
-            What to do about an image that cannot be decoded. Under ``"skip"`` its answer is empty, so that
-            each answer keeps the place of its image, and a warning says how many are.
+            What to do about an image that cannot be decoded, or whose vector cannot be used. Under ``"skip"``
+            its answer is empty, so that each answer keeps the place of its image, and a warning says how many
+            are.
         progress : callable or True, optional
             As for `fit`.
 
