@@ -20,6 +20,7 @@ from clipretrieval._manifest import (
 )
 from clipretrieval._params import check_params
 from clipretrieval._progress import teller, told
+from clipretrieval._rounding import watched_already
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
@@ -226,7 +227,8 @@ def look_up(store: VectorStore, vectors: FloatArray, k: int) -> Neighbors:
         If it holds vectors and answers what no store may.
     """
     for _ in range(ATTEMPTS):
-        near = store.search(vectors, k)
+        with watched_already():
+            near = store.search(vectors, k)
         # A row without a single neighbour: the store was empty at that moment, whatever it counted before.
         if near.distances.shape != (len(vectors), k) or near.valid[:, 0].all():
             break

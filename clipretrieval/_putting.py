@@ -13,6 +13,7 @@ from clipretrieval._conflicts import Conflicts
 from clipretrieval._inputs import Source
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import CLEARING, check_manifest, make_manifest, update_manifest
+from clipretrieval._rounding import watched_already
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import (
     DimensionMismatchError,
@@ -118,7 +119,7 @@ class Putter:
         """
         items = _items(batch)
         holder = "those given before them" if self.fresh else "those that the store holds"
-        kind = label_kind([item.label for item in items], self.kind, holder)
+        kind = label_kind([item.label for item in items], self.kind, holder, [item.place for item in items])
         labels = stored_labels([item.label for item in items], kind)
         if self.clearing:
             self.replaces = _clear(self.store)
@@ -210,7 +211,8 @@ class Putter:
         self, ids: list[str], vectors: FloatArray, labels: list[Label], items: Iterable[_Item]
     ) -> None:
         metadata = [{"source": _readable(item.source)} if item.source else {} for item in items]
-        self.store.upsert(ids, vectors, labels, metadata)
+        with watched_already():
+            self.store.upsert(ids, vectors, labels, metadata)
 
 
 def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putter:

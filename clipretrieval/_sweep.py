@@ -166,7 +166,7 @@ def sweep(
         done += len(batch)
         if not allow_known:
             _check_unknown(batch.ids, near, done)
-        kind = label_kind(batch.labels, kind)
+        kind = label_kind(batch.labels, kind, places=batch.indices)
         check_kind(kind, classifier._label_kind)
         truth = stored_labels(batch.labels, kind)
         right += _right_answers(settings, near, truth, ballot, classifier.store_.metric)

@@ -100,7 +100,7 @@ def _evaluate(
     for batch, near in batches:
         if not allow_tuned:
             check_untuned(classifier, batch.ids, len(truth))
-        kind = label_kind(batch.labels, kind)
+        kind = label_kind(batch.labels, kind, places=batch.indices)
         check_kind(kind, classifier._label_kind)
         true = stored_labels(batch.labels, kind)
         codes, scores = vote(classifier, near, ballot)
