@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,7 +23,7 @@ COMPARED = 4096
 """Rows that are compared together."""
 STEP, LEAST_STEP = 2.0**-23, 2.0**-149
 """Between neighbouring values of float32: relative to them, and at least."""
-SHARE_OF_SPREAD = 2.0**-22
+SHARE_OF_SPREAD = 2.0**-20
 """What part of a column's spread float32 tells apart, unless the column lies far from 0."""
 NOISE = 2.0**-40
 """Two float64 values that differ by less, relative to their size, may be the same one computed twice."""
@@ -212,6 +211,7 @@ def _merged(wide: npt.NDArray[Any], rows: FloatArray) -> tuple[int, int, int] | 
     exact: Any = np.longdouble if wide.dtype == np.longdouble else np.float64
     for start in range(0, len(pairs), COMPARED):
         part = pairs[start : start + COMPARED]
+        part = part[(rows[part[:, 0]] == rows[part[:, 1]]).all(axis=1)]
         left, right = (wide[np.ix_(part[:, side], coarse)].astype(exact) for side in (0, 1))
         bound = np.maximum(SHARE_OF_SPREAD * spread[coarse], NOISE * np.abs(left))
         found = np.argwhere(np.abs(left - right) > bound)
@@ -222,7 +222,7 @@ def _merged(wide: npt.NDArray[Any], rows: FloatArray) -> tuple[int, int, int] | 
 
 
 def _equal_pairs(rows: FloatArray, column: int) -> npt.NDArray[np.int64]:
-    """Return each row that equals one before it, with the first such, shape (n_pairs, 2).
+    """Return each row whose hash is that of one before it, with the first such, shape (n_pairs, 2).
 
     Parameters
     ----------
@@ -231,11 +231,14 @@ def _equal_pairs(rows: FloatArray, column: int) -> npt.NDArray[np.int64]:
         One with many values: only rows that share theirs are compared as a whole.
     """
     _, inverse, counts = np.unique(rows[:, column], return_inverse=True, return_counts=True)
-    first: dict[bytes, int] = {}
+    shared = np.flatnonzero(counts[inverse] > 1)
+    first: dict[int, int] = {}
     pairs = []
-    for place in np.flatnonzero(counts[inverse] > 1).tolist():
-        row = (rows[place] + np.float32(0)).tobytes()  # -0.0 becomes 0.0, its equal
-        before = first.setdefault(hashlib.blake2b(row, digest_size=16).digest(), place)
-        if before != place:
-            pairs.append((before, place))
+    for start in range(0, len(shared), COMPARED):
+        places = shared[start : start + COMPARED]
+        block = rows[places] + np.float32(0)  # -0.0 becomes 0.0, its equal
+        for place, row in zip(places.tolist(), block, strict=True):
+            before = first.setdefault(hash(row.tobytes()), place)
+            if before != place:
+                pairs.append((before, place))
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
