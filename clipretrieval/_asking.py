@@ -157,7 +157,8 @@ def question_length(classifier: RetrievalClassifier, X: Any) -> int | None:
     """Return how many images are asked about, where that is known without reading them."""
     if classifier.encoder is not None:
         return count_hint(X)
-    return len(X) if hasattr(X, "__len__") else None
+    shape = getattr(X, "shape", ())  # a sparse matrix has no length
+    return int(shape[0]) if shape else len(X) if hasattr(X, "__len__") else None
 
 
 def search_batches(

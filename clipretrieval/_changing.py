@@ -111,7 +111,7 @@ def as_stored(classifier: Learner, labels: Sequence[Any]) -> list[Label]:
             f"the labels given are of the type {kind}, but the classifier was fitted on {fitted}; pass "
             "labels of the same type"
         )
-    return stored_labels(labels, kind)
+    return stored_labels(labels, kind, fitted)
 
 
 def _check_store(classifier: Learner) -> None:

@@ -164,7 +164,9 @@ def column_list(values: Any, name: str) -> list[Any] | None:
             return None
         values = np.asarray(values)
     if values.ndim != 1:
-        raise InvalidInputError(f"{name} must be a sequence, of one dimension; found the shape {tuple(values.shape)}")
+        raise InvalidInputError(
+            f"{name} must be a sequence, of one dimension; found the shape {tuple(values.shape)}"
+        )
     # Of a datetime64 in nanoseconds tolist() makes an int.
     plain = values.dtype.kind not in "mM" and values.dtype != np.longdouble
     return list(values.tolist()) if plain else [plain_value(value) for value in values]

@@ -92,6 +92,8 @@ def label_kind(
             f"labels must all be of one type; found {' and '.join(sorted(kinds)) or 'no label at all'}"
         )
     kind = kinds.pop()
+    if kind == "float":
+        check_whole_floats(plain)
     if known not in (None, kind):
         raise InvalidInputError(
             f"labels must all be of one type: those given are {kind}, and {holder} {known}. Pass {known} "
@@ -101,30 +103,42 @@ def label_kind(
     return kind
 
 
-def stored_labels(labels: Iterable[Any], kind: str) -> list[Label]:
+def check_whole_floats(labels: Iterable[float]) -> None:
+    """Refuse numbers so large that floats cannot tell them from their neighbours."""
+    large = next((label for label in labels if math.isfinite(label) and abs(label) >= WHOLE_FLOATS), None)
+    if large is not None:
+        raise InvalidInputError(
+            f"labels that are floats must be smaller than 2**53, as floats beyond cannot tell whole numbers "
+            f"apart; found {shown(large)}. Fit on int, or on str"
+        )
+
+
+def stored_labels(labels: Iterable[Any], kind: str, fitted: str | None = None) -> list[Label]:
     """Turn labels of one kind into what a store keeps.
+
+    Parameters
+    ----------
+    labels : iterable of bool, int, float or str
+    kind : {"bool", "int", "float", "str"}
+    fitted : {"bool", "int", "float", "str"}, optional
+        The kind in which a classifier returns them, where that is another.
 
     Raises
     ------
     InvalidInputError
-        If a label cannot be kept as it is: a float that is no whole number or so large that others round to
-        it, an int beyond 64 bits, a string that is not valid Unicode or ends with NUL, which NumPy drops.
+        If a label cannot be kept as it is: a float that is no whole number, an int beyond 64 bits (where
+        floats were fitted, beyond 53), a string that is not valid Unicode or ends with NUL, as NumPy drops
+        that.
     """
     plain = _plain(labels)
     if kind == "str":
         for label in set(plain):
             _check_text(label)
         return plain
-    if kind == "float":
-        if any(not math.isfinite(label) or label != int(label) for label in plain):
-            raise InvalidInputError(
-                "labels that are floats must be whole numbers; pass classes, not quantities"
-            )
-        if any(abs(label) >= WHOLE_FLOATS for label in plain):
-            raise InvalidInputError(
-                "labels that are floats must be smaller than 2**53, from where on floats cannot tell whole "
-                "numbers apart; pass int, or strings"
-            )
+    if kind == "float" and any(not math.isfinite(label) or label != int(label) for label in plain):
+        raise InvalidInputError("labels that are floats must be whole numbers; pass classes, not quantities")
+    if fitted == "float":
+        check_whole_floats(plain)
     whole: list[Label] = [int(label) for label in plain]
     extremes = [int(label) for label in (min(plain), max(plain))] if plain else [0]
     if not -(2**63) <= extremes[0] <= extremes[-1] < 2**63:

@@ -168,7 +168,7 @@ def sweep(
             _check_unknown(batch.ids, near, done)
         kind = label_kind(batch.labels, kind, places=batch.indices)
         check_kind(kind, classifier._label_kind)
-        truth = stored_labels(batch.labels, kind)
+        truth = stored_labels(batch.labels, kind, classifier._label_kind)
         right += _right_answers(settings, near, truth, ballot, classifier.store_.metric)
     classifier._tuned = before | part.ids
     return SweepResult(

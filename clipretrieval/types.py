@@ -194,7 +194,8 @@ def as_label_array(labels: Sequence[Label]) -> AnyArray:
         except OverflowError as error:
             raise InvalidInputError("integer labels must fit 64 signed bits") from error
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise InvalidInputError(f"labels must be all int or all str; found {found}")
+    advice = "; decode them, as with label.decode()" if bytes in kinds else ""
+    raise InvalidInputError(f"labels must be all int or all str; found {found}{advice}")
 
 
 def _check_encodable(labels: list[Any]) -> None:

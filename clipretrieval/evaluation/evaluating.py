@@ -102,7 +102,7 @@ def _evaluate(
             check_untuned(classifier, batch.ids, len(truth))
         kind = label_kind(batch.labels, kind, places=batch.indices)
         check_kind(kind, classifier._label_kind)
-        true = stored_labels(batch.labels, kind)
+        true = stored_labels(batch.labels, kind, classifier._label_kind)
         codes, scores = vote(classifier, near, ballot)
         share, margin = share_and_margin(scores, codes)
         if mistakes:
