@@ -19,6 +19,7 @@ from clipretrieval._manifest import (
 )
 from clipretrieval._params import check_params
 from clipretrieval._progress import teller, told
+from clipretrieval._rounding import watched_already
 from clipretrieval._tally import Candidates, Votes
 from clipretrieval._timing import Progress, Timing
 from clipretrieval._warning import warn_caller
@@ -155,7 +156,8 @@ def question_length(classifier: RetrievalClassifier, X: Any) -> int | None:
     """Return how many images are asked about, where that is known without reading them."""
     if classifier.encoder is not None:
         return count_hint(X)
-    return len(X) if hasattr(X, "__len__") else None
+    shape = getattr(X, "shape", ())  # a sparse matrix has no length
+    return int(shape[0]) if shape else len(X) if hasattr(X, "__len__") else None
 
 
 def search_batches(
@@ -225,7 +227,8 @@ def look_up(store: VectorStore, vectors: FloatArray, k: int) -> Neighbors:
         If it holds vectors and answers what no store may.
     """
     for _ in range(ATTEMPTS):
-        near = store.search(vectors, k)
+        with watched_already():
+            near = store.search(vectors, k)
         # A row without a single neighbour: the store was empty at that moment, whatever it counted before.
         if near.distances.shape != (len(vectors), k) or near.valid[:, 0].all():
             break

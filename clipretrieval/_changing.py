@@ -12,6 +12,7 @@ from clipretrieval._ballot import CLASSES_LOCK
 from clipretrieval._checks import check_strings, check_text
 from clipretrieval._labels import Spelling, class_array, label_kind, stored_labels
 from clipretrieval._manifest import check_owner, update_manifest
+from clipretrieval._rounding import watched_already
 from clipretrieval._sources import open_labels
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
 from clipretrieval.fitting import ForgetReport
@@ -87,7 +88,8 @@ def relabel(classifier: Learner, ids: Any, labels: Any) -> int:
             chosen = records.ids[rows].tolist()
             touched.update(held[row] for row in rows)
             metadata = [records.metadata[row] for row in rows]
-            store.upsert(chosen, records.vectors[rows], [wanted[name] for name in chosen], metadata)
+            with watched_already():
+                store.upsert(chosen, records.vectors[rows], [wanted[name] for name in chosen], metadata)
         changed += len(rows)
     _update_classes(classifier, remove=_emptied(store, touched))
     store.flush()
@@ -111,7 +113,7 @@ def as_stored(classifier: Learner, labels: Sequence[Any]) -> list[Label]:
             f"the labels given are of the type {kind}, but the classifier was fitted on {fitted}; pass "
             "labels of the same type"
         )
-    return stored_labels(labels, kind)
+    return stored_labels(labels, kind, fitted)
 
 
 def _check_store(classifier: Learner) -> None:
@@ -170,7 +172,8 @@ def _make_certain(store: VectorStore, records: Records) -> int:
     left = store.get(gone).ids.tolist()
     searched = 0
     if not left and store.count():
-        near = store.search(records.vectors, min(REACH, store.count()))
+        with watched_already():
+            near = store.search(records.vectors, min(REACH, store.count()))
         left = sorted(set(near.ids[near.valid].tolist()) & set(gone))
         searched = len(gone)
     if left:

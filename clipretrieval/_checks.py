@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clipretrieval._foreign import column_list
 from clipretrieval._secrets import masked, masked_text
 from clipretrieval.errors import InvalidInputError
 
@@ -160,7 +161,7 @@ def check_sequence(values: Any, name: str, of: str) -> list[Any]:
 
     Parameters
     ----------
-    values : list, tuple, 1-D array, pandas Series or Index
+    values : list, tuple, 1-D array, tensor, Series, Index or Arrow array
         Whatever has an order and a length; an iterator is taken to its end.
     name : str
         What an error calls them.
@@ -179,10 +180,8 @@ def check_sequence(values: Any, name: str, of: str) -> list[Any]:
         raise InvalidInputError(f"{name} must be a sequence of {of}; got {shown(values)}")
     if isinstance(values, set | frozenset):
         raise InvalidInputError(f"{name} must be in an order, such as a list; got {shown(values)}")
-    items = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    if not isinstance(items, list):  # tolist() of a 0-D array
-        raise InvalidInputError(f"{name} must be a sequence of {of}; got {shown(values)}")
-    return items
+    items = column_list(values, name)
+    return list(values) if items is None else items
 
 
 def check_strings(values: Any, name: str) -> list[str]:

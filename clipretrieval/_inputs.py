@@ -8,22 +8,25 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.exceptions import DataConversionWarning
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import assert_all_finite, validate_data
 
 from clipretrieval._checks import shown
+from clipretrieval._foreign import as_array, dense_vectors, is_instance, plain_value
 from clipretrieval._labels import label_kind, stored_labels
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
-from clipretrieval._rgb import is_instance
-from clipretrieval._rounding import warn_of_rounding
+from clipretrieval._rounding import RangeWatch, warn_of_rounding
 from clipretrieval._sources import has_named_labels, means_folder, open_labels
 from clipretrieval._streams import image_batches, vector_batches
-from clipretrieval._tables import ImageTable, labelled_source
+from clipretrieval._tables import ImageTable, is_table, labelled_source, single_column
 from clipretrieval._timing import Timing
 from clipretrieval._unusable import check_rows, direction_needed, usable_pairs
+from clipretrieval._warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreError
 from clipretrieval.images import ImageFolder, SkippedImage, check_on_error, count_hint, scan_folder
+from clipretrieval.stores._exact import row_norms
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Metric, Neighbors
 
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Source", "check_neighbors", "fit_source", "gather", "none_left", "query_source"]
 
 Batches = Iterator[tuple[EncodedBatch, FloatArray]]
+
+LEAST_SQUARABLE, MOST_SQUARABLE = 2.0**-40, 2.0**40
+"""Values between these can be squared and added up in float32."""
 
 
 @dataclass
@@ -89,7 +95,7 @@ def fit_source(
         if on_error == "raise":  # before the store is touched
             check_rows(rows, direction_needed(metric))
         return Source(
-            lambda known: _ready(classifier, vector_batches(rows, labels), on_error, skipped),
+            lambda known: _ready(classifier, vector_batches(rows, labels), on_error, skipped, stored=True),
             vector_fingerprint(rows.shape[1]),
             metric,
             unit,
@@ -100,8 +106,8 @@ def fit_source(
     X = labelled_source(scan_folder(X) if isinstance(X, str | PathLike) and means_folder(X) else X, y)
     listed = X.labels if y is None and isinstance(X, ImageFolder | ImageTable) else None
     if y is not None:
-        length, labels = open_labels(y)
-        y = labels if length is None else list(labels)
+        length, each = open_labels(y)
+        y = each if length is None else list(each)
         listed = y if length else None
     if listed:
         stored_labels(listed, label_kind(listed))
@@ -112,6 +118,7 @@ def fit_source(
             image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known, ahead=ahead),
             on_error,
             skipped,
+            stored=True,
         ),
         plain_fingerprint(encoder.fingerprint),
         metric,
@@ -129,18 +136,11 @@ def query_source(
     check_on_error(on_error)
     if classifier.encoder is not None:
         batches = image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped)
-        return _ready(classifier, batches, on_error, skipped)
-    _refuse_images(X)
-    try:
-        with np.errstate(over="ignore"):
-            rows = validate_data(classifier, X, reset=False, dtype=np.float32, order="C")
-    except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
-        raise _translated(error) from error
-    warn_of_rounding(X, rows)
-    labels = None if y is None else list(open_labels(y)[1])
-    if labels is not None and len(labels) != len(rows):
-        raise InvalidInputError(f"there are {len(rows)} vectors and {len(labels)} labels; pass one each")
-    return _ready(classifier, vector_batches(rows, labels), on_error, skipped)
+    else:
+        rows = _checked_rows(classifier, X, reset=False)
+        labels = None if y is None else _vector_labels(y, len(rows))
+        batches = vector_batches(rows, labels)
+    return _ready(classifier, batches, on_error, skipped, stored=False)
 
 
 def none_left(purpose: str, skipped: Sequence[SkippedImage]) -> str:
@@ -216,45 +216,83 @@ def _joined(parts: list[tuple[EncodedBatch, FloatArray]]) -> tuple[EncodedBatch,
     return joined, vectors
 
 
-def _ready(classifier: Learner, batches: Batches, on_error: str, skipped: list[SkippedImage]) -> Batches:
+def _ready(
+    classifier: Learner, batches: Batches, on_error: str, skipped: list[SkippedImage], *, stored: bool
+) -> Batches:
     """Return the vectors as they are stored and searched, without those that cannot be."""
-    encoder = classifier.encoder
+    encoder, metric = classifier.encoder, Metric.parse(classifier.metric)
     usable = usable_pairs(
         batches,
-        direction_needed(Metric.parse(classifier.metric)),
+        direction_needed(metric),
         encoder="" if encoder is None else f"{type(encoder).__name__}.encode",
         on_error=on_error,
         skipped=skipped,
     )
-    return _scaled(usable, bool(classifier.normalize))
+    return _prepared(usable, bool(classifier.normalize), metric, stored=stored)
 
 
-def _scaled(batches: Batches, unit: bool) -> Batches:
-    """Scale vectors to length one where that is asked for; a vector of zeros stays one."""
+def _prepared(batches: Batches, unit: bool, metric: Metric, *, stored: bool) -> Batches:
+    """Scale vectors to length one where that is asked for, and watch the range of others."""
+    watch = RangeWatch(metric, stored=stored)
+    for batch, vectors in batches:
+        if unit:
+            yield batch, _unit(vectors)
+            continue
+        if len(vectors):
+            watch.see(vectors, row_norms(vectors))
+        yield batch, vectors
     if not unit:
-        return batches
-    return ((batch, normalize(vectors) if len(vectors) else vectors) for batch, vectors in batches)
+        watch.end()
 
 
-def _fit_vectors(classifier: Learner, X: Any, y: Any, reset: bool) -> tuple[FloatArray, Any]:
+def _unit(vectors: FloatArray) -> FloatArray:
+    """Scale rows to length one; a row of zeros stays one.
+
+    The squares of very large or small values leave float32. Such rows are multiplied by a power of two first,
+    which changes no digit.
+    """
+    if not len(vectors):
+        return vectors
+    largest = np.abs(vectors).max(axis=1)
+    far = (largest > 0) & ((largest < LEAST_SQUARABLE) | (largest > MOST_SQUARABLE))
+    if far.any():
+        vectors = vectors.copy()
+        vectors[far] = np.ldexp(vectors[far], -np.frexp(largest[far])[1][:, None])
+    scaled: FloatArray = normalize(vectors)
+    return scaled
+
+
+def _checked_rows(classifier: Learner, X: Any, *, reset: bool) -> FloatArray:
+    """Check vectors as scikit-learn does, and return them as float32, shape (n, d)."""
+    _refuse_images(X)
+    given = dense_vectors(X, "X")
+    if getattr(getattr(given, "dtype", None), "kind", "") in ("M", "m"):
+        raise InvalidInputError(f"vectors must be real numbers; found dtype {given.dtype}")
+    try:
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+            rows: FloatArray = validate_data(classifier, given, reset=reset, dtype=np.float32, order="C")
+    except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
+        raise _translated(error) from error
+    warn_of_rounding(given, rows)
+    return rows
+
+
+def _fit_vectors(classifier: Learner, X: Any, y: Any, reset: bool) -> tuple[FloatArray, list[Any]]:
     _refuse_images(X)
     if y is None:
         raise InvalidInputError(
             "RetrievalClassifier requires y to be passed, but the target y is None; pass one label for "
             "each vector"
         )
-    if isinstance(y, list | tuple) and y and not isinstance(y[0], list | tuple | np.ndarray):
-        kind = label_kind(y)  # before NumPy makes one type of several, or drops a character
-        if kind == "str":
-            stored_labels(y, kind)
-    try:
-        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
-            rows, labels = validate_data(classifier, X, y, reset=reset, dtype=np.float32, order="C")
-        labels = column_or_1d(labels)
-    except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
-        raise _translated(error) from error
-    warn_of_rounding(X, rows)
-    stored_labels(labels.tolist(), label_kind(labels.tolist()))
+    rows = _checked_rows(classifier, X, reset=reset)
+    labels = _vector_labels(y, len(rows))
+    kind = label_kind(labels)
+    if kind == "float":
+        try:
+            assert_all_finite(np.array(labels, dtype=np.float64), input_name="y")
+        except ValueError as error:
+            raise _translated(error) from error
+    stored_labels(labels, kind)
     return rows, labels
 
 
@@ -266,6 +304,35 @@ def _refuse_images(X: Any) -> None:
             f"this classifier has no encoder, so it takes vectors, an array of shape (n, d), and not "
             f"{shown(first)}; for images pass one: RetrievalClassifier(StagedEncoder(…))"
         )
+
+
+def _vector_labels(y: Any, count: int) -> list[Any]:
+    """Return one label for each of `count` vectors, as Python values that went through no other type.
+
+    A table of one column, or an array of shape (n, 1), is taken with scikit-learn's warning.
+    """
+    given: Any = y
+    first = y[0] if isinstance(y, list | tuple) and y else None
+    if is_table(y) and not isinstance(y, str | PathLike):
+        given = single_column(y)
+    elif len(getattr(y, "shape", ())) == 2 or (
+        isinstance(first, list | tuple | np.ndarray) and np.ndim(first)
+    ):
+        array = as_array(y, "y")
+        given = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else None
+    if given is None:
+        shape = "one of several columns" if is_table(y) else f"one of the shape {np.shape(y)}"
+        raise InvalidInputError(f"y should be a 1d array with one label for each vector; got {shape}")
+    if given is not y:
+        warn_caller(
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
+            "(n_samples, ), for example using ravel().",
+            DataConversionWarning,
+        )
+    labels = list(open_labels(given)[1])
+    if len(labels) != count:
+        raise InvalidInputError(f"there are {count} vectors and {len(labels)} labels; pass one each")
+    return [plain_value(label) for label in labels]
 
 
 def _translated(error: Exception) -> InvalidInputError:

@@ -150,7 +150,8 @@ class Learner(BaseEstimator):
         -----
         ClipRetrievalWarning
             If an image comes under several labels (``fit_report_.conflicts`` lists such images), labels
-            differ in case, spaces or Unicode normalisation alone, or there is only one class.
+            differ in case, spaces or Unicode normalisation alone, there is only one class, or float32 loses
+            what tells vectors apart.
         """
         overwrite, resume = check_bool(overwrite, "overwrite"), check_bool(resume, "resume")
         if overwrite and resume:

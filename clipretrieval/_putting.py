@@ -13,6 +13,7 @@ from clipretrieval._conflicts import GivenLabels
 from clipretrieval._inputs import Source
 from clipretrieval._labels import Spelling, label_kind, stored_labels
 from clipretrieval._manifest import CLEARING, check_manifest, make_manifest, manifest_classes, update_manifest
+from clipretrieval._rounding import watched_already
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import (
     DimensionMismatchError,
@@ -119,7 +120,7 @@ class Putter:
         """
         items = _items(batch)
         holder = "those given before them" if self.fresh else "those that the store holds"
-        kind = label_kind([item.label for item in items], self.kind, holder)
+        kind = label_kind([item.label for item in items], self.kind, holder, [item.place for item in items])
         labels = self.spelling.apply(stored_labels([item.label for item in items], kind))
         if self.clearing:
             self.replaces = _clear(self.store)
@@ -196,12 +197,13 @@ class Putter:
                 )
             rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(vectors))})
             vectors = np.concatenate([vectors, records.vectors])
-        self.store.upsert(
-            list(due),
-            vectors[[rows[name] for name in due]],
-            [label for _, label in due.values()],
-            [{"source": item.source} if item.source else {} for item, _ in due.values()],
-        )
+        with watched_already():
+            self.store.upsert(
+                list(due),
+                vectors[[rows[name] for name in due]],
+                [label for _, label in due.values()],
+                [{"source": item.source} if item.source else {} for item, _ in due.values()],
+            )
 
 
 def open_putter(store: VectorStore, source: Source, existing: Existing) -> Putter:

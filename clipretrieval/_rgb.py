@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clipretrieval._foreign import is_instance, is_tensor
 from clipretrieval.errors import InvalidInputError
 
 __all__ = [
@@ -217,17 +217,6 @@ def is_picture_like(obj: object) -> bool:
     """Whether the type of `obj` is one that a single picture may have."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
     return isinstance(obj, kinds) or is_tensor(obj)
-
-
-def is_tensor(obj: object) -> bool:
-    """Whether `obj` is a torch tensor."""
-    return is_instance(obj, "torch", "Tensor")
-
-
-def is_instance(obj: object, module: str, name: str) -> bool:
-    """Whether `obj` is of a class of a module that may not be loaded; this never loads it."""
-    cls = getattr(sys.modules.get(module), name, None)
-    return isinstance(cls, type) and isinstance(obj, cls)
 
 
 def _hwc_from_tensor(tensor: Any) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import accuracy_score
 
+from clipretrieval._foreign import as_array
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def weighted_accuracy(report: EvaluationReport, sample_weight: Any) -> float:
         return float(accuracy_score(report.y_true, report.y_pred))
     count = report.n_test + len(report.skipped)
     try:
-        weights = np.asarray(sample_weight)
+        weights = as_array(sample_weight, "sample_weight")
         numeric = weights.dtype.kind in "iuf" and bool((np.isfinite(weights) & (weights >= 0)).all())
     except ValueError:  # rows of different lengths
         numeric = False

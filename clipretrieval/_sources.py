@@ -15,9 +15,10 @@ import numpy as np
 from clipretrieval._csv import is_csv_path
 from clipretrieval._decode import RawImage, picture_extensions
 from clipretrieval._folders import ImageFolder, is_folder, read_folder, scan_folder
+from clipretrieval._foreign import column_list, is_instance, is_tensor, plain_value
 from clipretrieval._foreign_formats import FOREIGN_ENDINGS
-from clipretrieval._labels import composed
-from clipretrieval._rgb import CHANNELS, check_picture, is_instance, is_picture_like, is_tensor
+from clipretrieval._labels import check_labelled, composed
+from clipretrieval._rgb import CHANNELS, check_picture, is_picture_like
 from clipretrieval._tables import ImageTable, column_values, is_table, read_table
 from clipretrieval.errors import InvalidInputError
 
@@ -126,7 +127,7 @@ def _number(items: Iterator[_Item], labels: Iterator[Any] | None) -> Iterator[Ra
             if label is _ABSENT:
                 raise InvalidInputError(f"the labels ended after {index}, but there are more pictures")
         path = os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else None
-        yield RawImage(index, picture, None if label is _ABSENT else _plain(label), path)
+        yield RawImage(index, picture, None if label is _ABSENT else plain_value(label), path)
     if labels is not None and next(labels, _ABSENT) is not _ABSENT:
         raise InvalidInputError(f"the pictures ended after {index + 1}, but there are more labels")
 
@@ -297,33 +298,23 @@ def _loader_count(loader: Any) -> int | None:
 
 
 def open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
-    """Return how many labels there are, where that is known, and an iterator of them."""
-    if isinstance(labels, np.ndarray) or is_tensor(labels):
-        if labels.ndim != 1:
-            raise InvalidInputError(f"labels must have one dimension; found the shape {tuple(labels.shape)}")
-        labels = labels.tolist()
+    """Return how many labels there are, where that is known, and an iterator of them.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are of no accepted kind, or one of a column is missing; the message names its row.
+    """
     if is_table(labels):
         raise InvalidInputError(f"labels is {_kind(labels)}, a table; pass one column of it")
-    if (column := column_values(labels)) is not None:
+    if (column := column_list(labels, "labels")) is not None:
+        check_labelled(column)
         labels = column
     if isinstance(labels, (str, bytes, io.IOBase, Mapping, Set, type)) or not hasattr(labels, "__iter__"):
         raise InvalidInputError(
             f"labels is {_kind(labels)}; expected a sequence or iterator with one label for each picture"
         )
     return _length(labels), iter(labels)
-
-
-def _plain(label: Any) -> Any:
-    """Return the Python value of a NumPy scalar or of a tensor or array of one element."""
-    if isinstance(label, np.generic):
-        return label.item()
-    if isinstance(label, np.ndarray) or is_tensor(label):
-        if label.shape not in ((), (1,)):
-            raise InvalidInputError(
-                f"a label must be one int or str; found {_kind(label)} with the shape {tuple(label.shape)}"
-            )
-        return label.item()
-    return label
 
 
 def _length(obj: Any) -> int | None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from clipretrieval._decode import MAX_PIXELS
+from clipretrieval._foreign import as_array
+from clipretrieval._rounding import warn_of_rounding
 from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.images import DecodedImage, SkippedImage, iter_images
@@ -57,13 +59,14 @@ def image_batches(
     vectors : ndarray of float32, shape (n, dim)
         As the encoder made them: they may not be finite.
     """
+    check = _VectorCheck(encoder)
     stream = getattr(encoder, "stream", None)
     if callable(stream):
         wanted = {name: value for name, value in (("known", known), ("ahead", ahead)) if value is not None}
         asked = {name: value for name, value in wanted.items() if name in signature(stream).parameters}
         for batch in stream(images, labels, on_error=on_error, skipped=skipped, **asked):
             given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
-            yield batch, _checked(given, batch, encoder)
+            yield batch, check(given, batch)
         return
     bound = getattr(encoder, "max_pixels", MAX_PIXELS)
     source = iter_images(images, labels, on_error=on_error, skipped=skipped, max_pixels=bound)
@@ -87,7 +90,7 @@ def image_batches(
             ],
         )
         if items:
-            yield batch, _checked(given, batch, encoder)
+            yield batch, check(given, batch)
         if failure is not None:
             raise failure
         if ended:
@@ -134,24 +137,30 @@ def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[En
         yield batch, rows
 
 
-def _checked(given: Any, batch: EncodedBatch, encoder: Encoder) -> FloatArray:
-    """Return an encoder's vectors as our own float32 copy: it may use its buffer again."""
-    name = f"{type(encoder).__name__}.encode"
-    try:
-        found = np.asarray(given)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"{name} returned what is no array: {str(error).splitlines()[0]}") from error
-    if found.dtype.kind not in "fiu":
-        raise InvalidInputError(f"{name} returned {found.dtype}; expected real numbers, float32 at best")
-    if found.ndim != 2 or len(found) != len(batch):
-        raise InvalidInputError(
-            f"{name} returned shape {found.shape} for {len(batch)} images; expected "
-            f"({len(batch)}, {encoder.dim})"
-        )
-    if found.shape[1] != encoder.dim:
-        raise DimensionMismatchError(
-            f"{name} returned {found.shape[1]} dimensions, but the encoder's dim is {encoder.dim}"
-        )
-    with np.errstate(over="ignore"):
-        vectors: FloatArray = np.array(found, dtype=np.float32)
-    return vectors
+class _VectorCheck:
+    """Checks what an encoder returns for each batch, and warns once of what float32 loses of it."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._warned = False
+
+    def __call__(self, given: Any, batch: EncodedBatch) -> FloatArray:
+        """Return an encoder's vectors as our own float32 copy: it may use its buffer again."""
+        encoder = self._encoder
+        name = f"{type(encoder).__name__}.encode"
+        found = as_array(given, f"what {name} returned")
+        if found.dtype.kind not in "fiu":
+            raise InvalidInputError(f"{name} returned {found.dtype}; expected real numbers, float32 at best")
+        if found.ndim != 2 or len(found) != len(batch):
+            raise InvalidInputError(
+                f"{name} returned shape {found.shape} for {len(batch)} images; expected "
+                f"({len(batch)}, {encoder.dim})"
+            )
+        if found.shape[1] != encoder.dim:
+            raise DimensionMismatchError(
+                f"{name} returned {found.shape[1]} dimensions, but the encoder's dim is {encoder.dim}"
+            )
+        with np.errstate(over="ignore"):
+            vectors: FloatArray = np.array(found, dtype=np.float32)
+        self._warned = self._warned or warn_of_rounding(found, vectors, f"the vectors that {name} returned")
+        return vectors

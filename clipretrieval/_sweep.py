@@ -168,9 +168,9 @@ def sweep(
         done += len(batch)
         if not allow_known:
             _check_unknown(batch.ids, near, done)
-        kind = label_kind(batch.labels, kind)
+        kind = label_kind(batch.labels, kind, places=batch.indices)
         check_kind(kind, classifier._label_kind)
-        truth = spelling.apply(stored_labels(batch.labels, kind))
+        truth = spelling.apply(stored_labels(batch.labels, kind, classifier._label_kind))
         right += _right_answers(settings, near, truth, ballot, classifier.store_.metric)
     classifier._tuned = before | part.ids
     return SweepResult(

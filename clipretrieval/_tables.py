@@ -12,21 +12,18 @@ from typing import Any
 
 from clipretrieval._checks import check_path, shown
 from clipretrieval._csv import is_csv_path, read_csv
+from clipretrieval._foreign import is_instance, is_missing, series_list
 from clipretrieval._labels import composed
-from clipretrieval._rgb import is_instance, is_picture_like
+from clipretrieval._rgb import is_picture_like
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["ImageTable", "column_values", "is_table", "labelled_source", "read_table"]
+__all__ = ["ImageTable", "column_values", "is_table", "labelled_source", "read_table", "single_column"]
 
 IMAGE_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
 LABEL_NAMES = ("label", "class", "target", "y", "category")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _FRAMES = (("pandas", "DataFrame"), ("polars", "DataFrame"), ("datasets", "Dataset"))
 _ARROW = (("pyarrow", "Table"), ("pyarrow", "RecordBatch"))
-_NOTHING = ("NAType", "NaTType")
-"""What pandas has beside NaN for a value that is missing."""
-_COLUMNS = (("pandas", "Series"), ("pandas", "Index"), ("polars", "Series"))
-_ARROW_COLUMNS = (("pyarrow", "Array"), ("pyarrow", "ChunkedArray"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,18 +190,24 @@ def column_values(values: Any) -> list[Any] | None:
     InvalidInputError
         If one of them is missing.
     """
-    if any(is_instance(values, *kind) for kind in _COLUMNS):
-        listed = list(values.to_list())
-    elif any(is_instance(values, *kind) for kind in _ARROW_COLUMNS):
-        listed = list(values.to_pylist())
-    else:
-        return None
-    for row, value in enumerate(listed):
+    listed = series_list(values)
+    for row, value in enumerate(listed or ()):
         if _is_missing(value):
             raise InvalidInputError(
                 f"row {row} (counted from 0) of the {type(values).__name__} has no value; leave it out"
             )
     return listed
+
+
+def single_column(table: Any) -> Any:
+    """Return the values of a table's only column; None where it has several.
+
+    Parameters
+    ----------
+    table : pandas or polars DataFrame, pyarrow Table, or Hugging Face Dataset
+    """
+    found = _opened(table)
+    return list(found.values(0)) if len(found.names) == 1 else None
 
 
 class _LazyImages(Sequence[Any]):
@@ -315,10 +318,7 @@ def _labels(table: _Table, place: int, images: int) -> tuple[Any, ...]:
 
 
 def _is_missing(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    # NaN is not equal to itself.
-    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in _NOTHING
+    return not value.strip() if isinstance(value, str) else is_missing(value)
 
 
 def _folded(name: Any) -> str:

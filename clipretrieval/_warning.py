@@ -14,9 +14,9 @@ __all__ = ["warn_caller"]
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
-def warn_caller(message: str) -> None:
-    """Warn with a ClipRetrievalWarning, at the first line up the stack that is not the library's."""
+def warn_caller(message: str, category: type[Warning] = ClipRetrievalWarning) -> None:
+    """Warn at the first line up the stack that is not the library's."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, ClipRetrievalWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)

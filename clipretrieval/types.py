@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._checks import check_choice, check_sequence
+from clipretrieval._checks import check_choice, check_sequence, shown
+from clipretrieval._foreign import first_missing, plain_value
 from clipretrieval._frames import data_frame
 from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
@@ -176,8 +177,12 @@ def as_label_array(labels: Sequence[Label]) -> AnyArray:
     plain = check_sequence(labels, "labels", "int or of str")
     kinds = set(map(type, plain))
     if not kinds <= {str, int}:
-        plain = [item.item() if isinstance(item, np.generic) else item for item in plain]
+        plain = [plain_value(item) for item in plain]
         kinds = set(map(type, plain))
+        if (row := first_missing(plain)) is not None:
+            raise InvalidInputError(
+                f"labels must be int or str; labels[{row}] is missing ({shown(plain[row])})"
+            )
     if kinds <= {str}:
         _check_encodable(plain)
         packed = np.empty(len(plain), dtype=object)
@@ -189,7 +194,8 @@ def as_label_array(labels: Sequence[Label]) -> AnyArray:
         except OverflowError as error:
             raise InvalidInputError("integer labels must fit 64 signed bits") from error
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise InvalidInputError(f"labels must be all int or all str; found {found}")
+    advice = "; decode them, as with label.decode()" if bytes in kinds else ""
+    raise InvalidInputError(f"labels must be all int or all str; found {found}{advice}")
 
 
 def _check_encodable(labels: list[Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._checks import check_number, shown
+from clipretrieval._foreign import as_array
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray, Metric
 
@@ -154,7 +155,7 @@ def _nearest_of(tied: Any, codes: IntArray, distances: FloatArray) -> IntArray:
 def _called(weighting: Callable[[FloatArray], Any], distances: FloatArray, valid: Any) -> ScoreArray:
     given = weighting(distances.copy())
     try:
-        weights: ScoreArray = np.asarray(given).astype(np.float64, casting="same_kind")
+        weights: ScoreArray = as_array(given, "weights").astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
             f"the weights callable returned a {type(given).__name__} that is no array of real numbers; it "

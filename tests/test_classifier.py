@@ -291,8 +291,8 @@ def test_a_fit_that_is_cut_short_leaves_its_identity(picture, tmp_path):
         (lambda n: np.full((n, 3), 1e300), "infinite"),
         (lambda n: np.zeros((n, 3), complex), "complex"),
         (lambda n: np.full((n, 3), "a"), "expected real numbers"),
-        (lambda n: torch.zeros(n, 3, requires_grad=True), "no array"),
-        (lambda n: [[1], [1, 2]], "no array|shape"),
+        (lambda n: torch.zeros(n, 3).to_sparse(), "sparse tensor"),
+        (lambda n: [[1], [1, 2]], "differ in length"),
     ],
 )
 def test_an_encoder_that_returns_nonsense_is_named(picture, answer, message):
@@ -411,7 +411,7 @@ def nothing_stored(**options):
 @pytest.mark.parametrize(
     ("X", "y", "message"),
     [
-        (POINTS, [0, 1], "inconsistent"),
+        (POINTS, [0, 1], "5 vectors and 2 labels"),
         (POINTS, None, "target y is None"),
         (np.array([[0, np.nan]]), [0], "NaN"),
         (np.array([[0, np.inf]]), [0], "infinity"),

@@ -243,7 +243,7 @@ def test_columns_with_gaps_and_tables_as_labels_are_refused(frame: pd.DataFrame)
     """A Series without a value in a row, and a whole table as the labels, say so."""
     with pytest.raises(InvalidInputError, match=r"row 2 .* Series has no value"):
         iter_raw(pd.Series(["a.png", "b.png", None]))
-    with pytest.raises(InvalidInputError, match=r"row 1 .* Series has no value"):
+    with pytest.raises(InvalidInputError, match=r"row 1 .* has no label"):
         iter_raw(frame, pd.Series(["a", np.nan, "b", "c"]))
     with pytest.raises(InvalidInputError, match="DataFrame, a table; pass one column"):
         iter_raw(frame, frame[["label"]])

@@ -154,7 +154,8 @@ def write_folders(
     """
     out = check_path(out, "out")
     extension, size = check_choice(extension, "extension", list(_FORMATS)), check_side(size)
-    kinds = check_strings(kinds, "kinds")
+    kinds, seed = check_strings(kinds, "kinds"), check_int(seed, "seed", least=0)
+    train, test = check_int(train, "train"), check_int(test, "test")
     scenes = {
         "train": sample_scenes(train, seed, kinds=kinds),
         "test": sample_scenes(test, seed, kinds=kinds, first=train),

@@ -124,7 +124,7 @@ class StagedEncoder:
             self.device, precision, self._source.architecture, self.image_size, self.batch_size, compile
         )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        self._tower = Tower(self._source, seed, plan, self._prepare, pooling, self.image_size)
+        self._tower = Tower(self._source, self.seed, plan, self._prepare, pooling, self.image_size)
 
     @property
     def plan(self) -> InferencePlan:

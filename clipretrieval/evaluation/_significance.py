@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from clipretrieval._foreign import as_array
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import AnyArray
 
@@ -64,7 +65,7 @@ def mcnemar_exact(first: AnyArray, second: AnyArray) -> McNemar:
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
     percentages", Psychometrika 12 (1947), pages 153-157; the exact form by ``scipy.stats.binomtest``.
     """
-    one, other = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    one, other = (np.asarray(as_array(each, "correctness"), dtype=bool) for each in (first, second))
     if one.shape != other.shape or one.ndim != 1 or not len(one):
         raise InvalidInputError(
             "McNemar's test needs two equally long rows of right and wrong answers to the same images; got "

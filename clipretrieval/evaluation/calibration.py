@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sklearn import calibration as sklearn_calibration
 
 from clipretrieval._checks import check_int
+from clipretrieval._foreign import as_array
 from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
 
@@ -82,7 +83,8 @@ def calibration_curve(
     ------
     InvalidInputError
     """
-    shares, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    shares = np.asarray(as_array(confidence, "confidence"), dtype=np.float64)
+    right = np.asarray(as_array(correct, "correct"), dtype=np.bool_)
     if shares.ndim != 1 or shares.shape != right.shape or len(shares) == 0:
         raise InvalidInputError(
             "confidences and correctness must be of the same shape (n,), with n at least 1; got "

@@ -101,9 +101,9 @@ def _evaluate(
     for batch, near in batches:
         if not allow_tuned:
             check_untuned(classifier, batch.ids, len(truth))
-        kind = label_kind(batch.labels, kind)
+        kind = label_kind(batch.labels, kind, places=batch.indices)
         check_kind(kind, classifier._label_kind)
-        true = spelling.apply(stored_labels(batch.labels, kind))
+        true = spelling.apply(stored_labels(batch.labels, kind, classifier._label_kind))
         votes = vote(classifier, near, ballot)
         codes, (share, margin) = votes.answers, votes.share_and_margin
         if mistakes:

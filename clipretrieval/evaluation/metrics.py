@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 from clipretrieval._checks import check_int, check_number
+from clipretrieval._foreign import as_array
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation._confusion import Confusion
 from clipretrieval.types import AnyArray
@@ -81,7 +82,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 def summarise_distances(distances: npt.NDArray[np.floating[Any]]) -> DistanceSummary:
     """Summarise distances, shape (n,), n ≥ 0; infinite ones, where there was no neighbour, are left out."""
-    values = np.asarray(distances, dtype=np.float64)
+    values = np.asarray(as_array(distances, "distances"), dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) == 0:
         return DistanceSummary(0, *[math.nan] * 7)

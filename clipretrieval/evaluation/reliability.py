@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from clipretrieval._checks import check_int
 from clipretrieval._confidence import MEASURES, check_measure
+from clipretrieval._foreign import as_array
 from clipretrieval._repr import short_repr
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import wilson_interval
@@ -338,7 +339,7 @@ def accuracy_by_decile(
     InvalidInputError
     """
     doubts, right = _doubts(values, correct, by)
-    given, n = np.asarray(values, dtype=np.float64), len(doubts)
+    given, n = doubts if by == "distance" else -doubts, len(doubts)
     ordered = np.sort(doubts)
     # The limit of decile d is the ⌈d·n/10⌉-th surest value.
     limits = ordered[[-(-number * n // DECILES) - 1 for number in range(1, DECILES + 1)]]
@@ -373,7 +374,8 @@ def _doubts(values: npt.ArrayLike, correct: npt.ArrayLike, by: str) -> tuple[Flo
 
 
 def _checked(values: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    found, right = np.asarray(values, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    found = np.asarray(as_array(values, "values"), dtype=np.float64)
+    right = np.asarray(as_array(correct, "correct"), dtype=np.bool_)
     if found.ndim != 1 or found.shape != right.shape or len(found) == 0:
         raise InvalidInputError(
             "values and correctness must be of the same shape (n,), with n at least 1; got "

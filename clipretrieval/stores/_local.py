@@ -22,12 +22,11 @@ from clipretrieval.stores._undo import finish_removal, undo_write
 from clipretrieval.stores._validate import (
     check_batch,
     check_dim,
-    check_directions,
     check_k,
     check_label_kind,
     check_lookup_ids,
     check_manifest,
-    check_vectors,
+    check_queries,
 )
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
@@ -129,8 +128,7 @@ class LocalStore(Guarded):
         StoreError
             If the store is closed.
         """
-        queries, norms = check_vectors(vectors)
-        check_directions(norms, self._metric)
+        queries, norms = check_queries(vectors, self._metric)
         reach = check_k(k)
         with self._reading():
             check_dim(queries.shape[1], self._dim)

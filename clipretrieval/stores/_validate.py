@@ -6,13 +6,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._checks import check_int, check_sequence, check_strings
-from clipretrieval._rounding import warn_of_rounding
+from clipretrieval._checks import check_int, check_sequence, check_strings, shown
+from clipretrieval._foreign import as_array, is_missing
+from clipretrieval._rounding import warn_of_range, warn_of_rounding
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.stores._exact import row_norms
 from clipretrieval.types import AnyArray, FloatArray, Label, Metric, as_label_array
@@ -26,6 +29,7 @@ __all__ = [
     "check_label_kind",
     "check_lookup_ids",
     "check_manifest",
+    "check_queries",
     "check_vectors",
     "json_text",
     "label_kind",
@@ -76,6 +80,7 @@ def check_batch(
     names = _check_ids(ids)
     rows, norms = check_vectors(vectors)
     check_directions(norms, metric)
+    warn_of_range(rows, norms, metric, stored=True)
     packed = _check_labels(labels)
     texts = [NO_METADATA] * len(names) if metadata is None else _check_metadata(metadata)
     lengths = {"ids": len(names), "vectors": len(rows), "labels": len(packed), "metadata": len(texts)}
@@ -105,11 +110,10 @@ def check_vectors(vectors: Any) -> tuple[FloatArray, npt.NDArray[np.float64]]:
     InvalidInputError
         If they are anything else.
     """
-    try:
-        given = np.asarray(vectors)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidInputError("vectors must form a 2-D array; the rows differ in length") from error
-    if given.dtype.kind not in "fiu":
+    given = as_array(vectors, "vectors")
+    if given.dtype == object:
+        _check_numbers(given)
+    elif given.dtype.kind not in "fiub":
         raise InvalidInputError(f"vectors must be real numbers; found dtype {given.dtype}")
     if given.ndim != 2:
         raise InvalidInputError(
@@ -118,17 +122,34 @@ def check_vectors(vectors: Any) -> tuple[FloatArray, npt.NDArray[np.float64]]:
         )
     if not given.shape[0] or not given.shape[1]:
         raise InvalidInputError(f"vectors must not be empty; found shape {given.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        rows = np.ascontiguousarray(given, dtype=np.float32)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows: FloatArray = np.ascontiguousarray(given, dtype=np.float32)
+    except OverflowError as error:  # an int of hundreds of digits
+        raise InvalidInputError("vectors must fit float32; one holds a value beyond ±3.4e38") from error
     # The squares of float32 values cannot overflow in float64, so a norm is finite just where its row is.
     norms = row_norms(rows)
     finite = np.isfinite(norms)
     if not finite.all():
         row = int(np.argmin(finite))
-        if np.isfinite(given[row]).all():
+        if np.isfinite(given[row].astype(np.float64)).all():
             raise InvalidInputError(f"vectors must fit float32; row {row} holds a value beyond ±3.4e38")
         raise InvalidInputError(f"vectors must be finite; row {row} holds NaN or infinity")
     warn_of_rounding(given, rows)
+    return rows, norms
+
+
+def check_queries(vectors: Any, metric: Metric) -> tuple[FloatArray, npt.NDArray[np.float64]]:
+    """Return vectors to look up as float32 rows, with their norms; see `check_vectors`.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are anything else, or zero under the cosine metric.
+    """
+    rows, norms = check_vectors(vectors)
+    check_directions(norms, metric)
+    warn_of_range(rows, norms, metric, stored=False)
     return rows, norms
 
 
@@ -207,6 +228,14 @@ def json_text(value: Any, name: str) -> str:
             f"{plain!r} would come back as {returned!r}"
         )
     return text
+
+
+def _check_numbers(given: AnyArray) -> None:
+    """Refuse an array of Python objects that are not all real numbers; the message names the row."""
+    for place, value in np.ndenumerate(given):
+        if is_missing(value) or not isinstance(value, Real | Decimal | np.bool_):
+            where = f"row {place[0]} holds" if place else "found"
+            raise InvalidInputError(f"vectors must be real numbers; {where} {shown(value)}")
 
 
 def _check_ids(ids: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._checks import check_bool, check_int
+from clipretrieval._rounding import watched_already
 from clipretrieval.errors import (
     MissingDependencyError,
     StoreError,
@@ -18,12 +19,11 @@ from clipretrieval.stores._scan import check_label, listings
 from clipretrieval.stores._validate import (
     check_batch,
     check_dim,
-    check_directions,
     check_k,
     check_label_kind,
     check_lookup_ids,
     check_manifest,
-    check_vectors,
+    check_queries,
     storable_ids,
 )
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records, as_label_array
@@ -165,7 +165,8 @@ class ChromaStore(ChromaBase):
             with self._search.changing() as copy:
                 self._records.upsert(batch, plan)
                 if copy is not None:
-                    copy.upsert(batch.ids, batch.vectors, batch.labels.tolist())
+                    with watched_already():
+                        copy.upsert(batch.ids, batch.vectors, batch.labels.tolist())
             self._dim = dim
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
@@ -191,13 +192,13 @@ class ChromaStore(ChromaBase):
         StoreError
             If Chroma fails or the store is closed.
         """
-        queries, norms = check_vectors(vectors)
-        check_directions(norms, self._metric)
+        queries, _ = check_queries(vectors, self._metric)
         reach = check_k(k)
         with self._lock.read():
             self._require_open()
             check_dim(queries.shape[1], self._held_dim())
-            return self._search.search(queries, reach)
+            with watched_already():  # the copy in memory has a check of its own
+                return self._search.search(queries, reach)
 
     def get(self, ids: Sequence[str]) -> Records:
         """Return the records of `ids`, in that order; ids that are not stored are left out."""

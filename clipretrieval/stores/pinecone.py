@@ -11,11 +11,10 @@ from clipretrieval.stores._scan import check_label
 from clipretrieval.stores._validate import (
     check_batch,
     check_dim,
-    check_directions,
     check_k,
     check_lookup_ids,
     check_manifest,
-    check_vectors,
+    check_queries,
     storable_ids,
 )
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
@@ -180,8 +179,7 @@ class PineconeStore(PineconeBase):
         StoreError
             If the store is closed or the service fails.
         """
-        queries, norms = check_vectors(vectors)
-        check_directions(norms, self.metric)
+        queries, _ = check_queries(vectors, self.metric)
         wanted = check_k(k)
         self._require_open()
         space = self._session.find()

@@ -246,3 +246,11 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="at least 1"):
         write_folders(tmp_path / "out", test=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    """Seeds and sizes may be NumPy's integers, and mean the same folder as Python's."""
+    kinds = [np.str_(kind) for kind in KINDS[:2]]
+    whole = {name: np.int64(value) for name, value in {"train": 2, "test": 1, "seed": 3, "size": 16}.items()}
+    out = write_folders(tmp_path / "out", kinds=kinds, **whole)
+    assert write_folders(out, train=2, test=1, seed=3, size=16, kinds=KINDS[:2]) == out

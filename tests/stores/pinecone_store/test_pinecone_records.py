@@ -35,6 +35,7 @@ def test_labels_and_metadata_keep_their_types(make: Any) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e10, 1e30])
+@pytest.mark.filterwarnings("ignore:vectors have norms up to:clipretrieval.ClipRetrievalWarning")
 def test_vectors_come_back_bit_for_bit(make: Any, scale: float) -> None:
     """What goes as decimal text comes back as the same float32 values."""
     store = make()
