@@ -93,7 +93,7 @@ def test_a_report_takes_as_much_as_its_images_and_classes(many):
     """JSON, Markdown, the page and text of 4,000 classes stay below 500 bytes for each class and image."""
     wrong = np.random.default_rng(0).integers(0, MANY, 5000)
     answered = np.where(np.arange(5000) % 3, wrong, (wrong + 1) % MANY)
-    report = many.evaluate(line(MANY)[answered] + 1, [named(MANY)[place] for place in wrong])
+    report = many.evaluate(line(MANY)[answered] + 1, np.array(named(MANY))[wrong])
     matrix = report.confusion_matrix
     assert matrix.shape == (MANY, MANY)
     text = report.to_json()
@@ -108,7 +108,8 @@ def test_a_report_takes_as_much_as_its_images_and_classes(many):
     for written in (report.to_markdown(), str(report), report.to_html()):
         assert len(written) < 500 * (MANY + 5000)
         assert told in written
-    shown = np.array([name in str(report) for name in named(MANY)])
+    listed = set(str(report).split())
+    shown = np.array([name.split()[1] in listed for name in named(MANY)])
     assert shown.sum() == 1000
     assert mistakes[~shown].max() <= mistakes[shown].min()
     assert "<canvas" not in report.to_html()
@@ -141,14 +142,14 @@ def test_the_whole_matrix_is_written_up_to_a_thousand_classes():
 
 @pytest.mark.parametrize("store", ["memory", "faiss"])
 def test_a_label_of_great_length_costs_its_own_length(store, tmp_path):
-    """`classes_`, answers and the report of 5,000 classes hold 20,000 letters once."""
-    labels = [*named(4999), LONG]
-    rows = line(5000)
+    """`classes_`, answers and the report of 300 classes hold 20,000 letters once."""
+    labels = [*named(299), LONG]
+    rows = line(300)
     classifier = fitted(rows, labels, store)
     assert classifier.classes_.dtype == object
-    assert classifier.classes_.nbytes == 8 * 5000
+    assert classifier.classes_.nbytes == 8 * 300
     assert classifier.classes_.tolist() == sorted(labels)
-    assert np.searchsorted(classifier.classes_, LONG) == 4999
+    assert np.searchsorted(classifier.classes_, LONG) == 299
     assert np.unique(classifier.classes_).tolist() == sorted(labels)
     answers = classifier.predict(rows + 1)
     assert (answers.dtype, answers.tolist()) == (np.dtype(object), labels)
@@ -157,7 +158,7 @@ def test_a_label_of_great_length_costs_its_own_length(store, tmp_path):
     assert (short.accuracy, short.n_test) == (0.0, 9)
     report = classifier.evaluate(rows[-9:] + 1, labels[-9:])
     assert report.accuracy == 1.0
-    assert len(str(report)) < 10**6
+    assert len(str(report)) < 10**5
     assert report.to_csv().splitlines()[-1].split(",")[2] == LONG
     assert report.to_frame()["true"].tolist() == labels[-9:]
     assert json.loads(report.to_json())["classes"][-1] == LONG

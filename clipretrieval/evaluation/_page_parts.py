@@ -38,11 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPARISON_COLUMNS", "PageTable", "comparison_part", "report_part", "table_part"]
 
-LARGEST_TABLE = 20
-"""Classes up to which the confusion matrix is a table; more of them become a picture."""
-
-LARGEST_PICTURE = 1000
-"""Classes up to which it is a picture, with a pixel for each cell; of more it is left out."""
+LARGEST_TABLE, LARGEST_PICTURE = 20, 1000
+"""Classes up to which the confusion matrix is a table, or else a picture with a pixel for each cell."""
 
 PAIRS = 30
 """The most pairs of confused classes in the table."""

@@ -39,6 +39,7 @@ class LocalStore(Guarded):
     Subclasses say where the rows lie (`_new_rows`) and may act before each write and at the close.
     """
 
+    _own = Guarded._own | {"_viewed"}
     _viewed: tuple[str, Mapping[str, Any]] | None = None
 
     def __init__(self, metric: Metric | str) -> None:
