@@ -203,7 +203,8 @@ def _merged(wide: npt.NDArray[Any], rows: FloatArray) -> tuple[int, int, int] | 
         return None
     low, high = rows.min(axis=0).astype(np.float64), rows.max(axis=0).astype(np.float64)
     step = np.maximum(STEP * np.maximum(np.abs(low), np.abs(high)), LEAST_STEP)
-    spread = high - low
+    with np.errstate(invalid="ignore"):  # rows that are not finite are refused elsewhere
+        spread = high - low
     coarse = np.flatnonzero(step > SHARE_OF_SPREAD * (spread + step))
     if not len(coarse):
         return None
