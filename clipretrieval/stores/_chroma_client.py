@@ -22,6 +22,7 @@ from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
 from clipretrieval._checks import check_bool, check_int, check_path, shown
+from clipretrieval._open_files import remedy
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -109,7 +110,9 @@ class Connection:
                 finally:
                     os.close(descriptor)
         except OSError as error:
-            raise StoreUnavailableError(f"{self.where} cannot be flushed: {error}") from error
+            raise StoreUnavailableError(
+                f"{self.where} cannot be flushed: {error}; {remedy(error, 'check its permissions')}"
+            ) from error
 
 
 def connect(
@@ -268,7 +271,8 @@ def _client_of(system: System) -> Any:
     server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as Chroma asks for it
     system.start()
     client, admin = Client.__new__(Client), AdminClient.__new__(AdminClient)
-    client._server = admin._server = server
+    for each in (client, admin):  # what their constructors do, which list the system under a name
+        each._identifier, each._server = "clipretrieval", server
     client._admin_client = admin
     return client
 
@@ -358,6 +362,6 @@ def _locked(folder: Path) -> FileLock:
         ) from error
     except (OSError, NotImplementedError) as error:
         raise StoreUnavailableError(
-            f"the Chroma folder {folder} cannot be locked: {error}; check its permissions"
+            f"the Chroma folder {folder} cannot be locked: {error}; {remedy(error, 'check its permissions')}"
         ) from error
     return lock
