@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from clipretrieval._checks import check_int
 from clipretrieval._encoded import check_pixels, formats, open_encoded
 from clipretrieval._foreign_formats import foreign_format
+from clipretrieval._open_files import is_limit
 from clipretrieval._reading import read_file
 from clipretrieval._repr import short_repr
 from clipretrieval._rgb import (
@@ -28,7 +29,7 @@ from clipretrieval._rgb import (
     rotation,
     turned,
 )
-from clipretrieval.errors import ImageDecodeError, InvalidInputError
+from clipretrieval.errors import ImageDecodeError, InvalidInputError, StoreUnavailableError
 
 __all__ = [
     "MAX_PIXELS",
@@ -142,7 +143,7 @@ def decode(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImag
             picture_id = _bytes_id(encoded)
     # Damaged files make Pillow's plugins raise nearly anything: struct.error, SyntaxError, KeyError…
     except Exception as error:
-        raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error, raw, encoded)}") from error
+        raise _refusal("decode", raw, error, encoded) from error
     return DecodedImage(raw.index, image, picture_id, raw.label, raw.source)
 
 
@@ -178,7 +179,7 @@ def decode_pixels(
             return None
         check_pixels(pixel_size(pixels), max_pixels)
     except Exception as error:
-        raise ImageDecodeError(f"cannot decode {_name(raw)}: {_reason(error, raw)}") from error
+        raise _refusal("decode", raw, error) from error
     content = np.ascontiguousarray(pixels).data
     return pixels, _pixel_id(pixels.shape[1], pixels.shape[0], [content]) if identify else ""
 
@@ -216,7 +217,7 @@ def content_id(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> str:
             return _bytes_id(encoded)
         return _image_id(_rgb_from_memory(raw.payload, max_pixels))
     except Exception as error:
-        raise ImageDecodeError(f"cannot read {_name(raw)}: {_reason(error, raw)}") from error
+        raise _refusal("read", raw, error) from error
 
 
 def picture_extensions() -> tuple[str, ...]:
@@ -270,6 +271,15 @@ def _pixel_id(width: int, height: int, parts: Iterable[bytes | memoryview]) -> s
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def _refusal(
+    verb: str, raw: RawImage, error: Exception, encoded: bytes | None = None
+) -> ImageDecodeError | StoreUnavailableError:
+    """Return the error for a picture that could not be read or decoded, which may be no fault of its own."""
+    text = f"cannot {verb} {_name(raw)}: {_reason(error, raw, encoded)}"
+    # Another picture could not be opened either: it must not be skipped.
+    return StoreUnavailableError(text) if is_limit(error) else ImageDecodeError(text)
 
 
 def _name(raw: RawImage) -> str:

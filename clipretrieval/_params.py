@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from clipretrieval._checks import check_bool, check_int, check_mapping, check_number, shown
 from clipretrieval._secrets import MaskedDict
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, StoreError, StoreLockedError
 from clipretrieval.stores import create_store
 from clipretrieval.stores._validate import MOST_NEIGHBORS
-from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.base import LocatedStore, VectorStore
 from clipretrieval.stores.registry import existing_store
 from clipretrieval.types import Metric
 from clipretrieval.voting import WEIGHTINGS
@@ -130,16 +130,37 @@ def store_to_fill(classifier: Learner, again: bool) -> VectorStore:
     ----------
     classifier : Learner
     again : bool
-        Whether the fit goes on with, or replaces, what the store holds: then a store that a name made stays
-        the same for as long as the arguments that made it.
+        Whether the fit goes on with, or replaces, what the store holds.
+
+    Returns
+    -------
+    VectorStore
+        The one that the classifier has, if the same arguments made it and the fit goes on with it, or it is
+        what keeps a second one out of its folder. Else a new one; the one before is freed as soon as nobody
+        has it.
     """
-    if (
-        again
-        and hasattr(classifier, "store_")
-        and getattr(classifier, "_made_of", None) == recipe(classifier)
-    ):
-        return classifier.store_
-    return make_store(classifier)
+    held: VectorStore | None = getattr(classifier, "store_", None)
+    if getattr(classifier, "_made_of", None) != recipe(classifier) or _can_be_reopened(held):
+        held = None
+    if held is not None and again:
+        return held
+    try:
+        return make_store(classifier)
+    except StoreLockedError:
+        if held is None:
+            raise
+        return held
+
+
+def _can_be_reopened(store: VectorStore | None) -> bool:
+    """Tell whether somebody has closed a store that is still in its place."""
+    if not isinstance(store, LocatedStore) or store.location() is None:
+        return False
+    try:
+        store.count()
+    except StoreError:
+        return True
+    return False
 
 
 def recipe(classifier: Learner) -> tuple[Any, ...]:

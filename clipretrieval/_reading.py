@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from clipretrieval._open_files import REMEDY, is_limit
+
 __all__ = ["IrregularFileError", "file_sha256", "open_file", "parse_json", "read_file"]
 
 
@@ -41,7 +43,12 @@ def open_file(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO
     """
     # Opening a pipe without O_NONBLOCK waits for its writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        if is_limit(error):
+            raise OSError(error.errno, f"{error.strerror}; {REMEDY}", os.fspath(path)) from error
+        raise
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

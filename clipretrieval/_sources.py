@@ -252,25 +252,51 @@ def _unbatch(batch: Any, batched: bool, collated: bool) -> Iterator[_Item]:
 
     Parameters
     ----------
-    batch : tensor or sequence
-        NCHW; [NCHW, labels]; a list of single pictures or pairs; or, unbatched, one of these.
+    batch : tensor, array or sequence
+        NCHW or NHWC; [NCHW, labels]; [pictures, labels]; a list of single pictures or pairs; or, unbatched,
+        one of these.
     batched : bool
         Whether the loader batches; if not, a step may give a single picture.
     collated : bool
         Whether torch's own collation made the batch, which turns pairs into [pictures, labels].
     """
-    parts = [batch] if is_tensor(batch) else batch
+    parts = [batch] if is_tensor(batch) or isinstance(batch, np.ndarray) else batch
     if not isinstance(parts, (tuple, list)):
         yield _pair(parts)
         return
     first: Any = parts[0] if parts else None
     stacked = is_tensor(first) and (first.ndim == 4 or collated or (batched and first is batch))
-    if len(parts) <= 2 and (stacked or (collated and isinstance(first, (tuple, list)))):
+    stacked |= isinstance(first, np.ndarray) and first.ndim == 4
+    listed = isinstance(first, (tuple, list)) and (collated or _are_pictures(*parts))
+    if (stacked or listed) and len(parts) > 2:
+        raise InvalidInputError(
+            f"a DataLoader's batch has {len(parts)} parts; expected images, or (images, labels): leave out "
+            "the others in collate_fn"
+        )
+    if stacked or listed:
         yield from _from_columns(*parts)
     elif batched:
         yield from _pairs(parts)
     else:
         yield _pair(parts)
+
+
+def _are_pictures(first: Sequence[Any], *rest: Any) -> bool:
+    """Whether the first part of a batch lists its pictures, and is not one of its (picture, label) pairs.
+
+    A label may be text, as a path is: here, text is a picture only if it is named like one.
+    """
+    labels = rest[0] if rest else None
+    labelled = not (isinstance(labels, (tuple, list)) and labels and all(map(_is_picture, labels)))
+    return labelled and all(map(_is_picture, first))
+
+
+def _is_picture(obj: Any) -> bool:
+    if isinstance(obj, (str, os.PathLike)):
+        return Path(obj).suffix.lower() in picture_extensions()
+    if isinstance(obj, np.ndarray) or is_tensor(obj):
+        return bool(obj.ndim >= 2)
+    return is_picture_like(obj)
 
 
 def _from_columns(pictures: Any, labels: Any = None) -> Iterator[_Item]:

@@ -18,6 +18,7 @@ from clipretrieval._classifier_file import FILE, ClassifierFile
 from clipretrieval._consent import check_model
 from clipretrieval._keeping import PART, keep_store, open_store, place_inside
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
+from clipretrieval._open_files import remedy
 from clipretrieval._params import check_params, check_store
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
@@ -97,7 +98,8 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
         ) from error
     except OSError as error:
         raise StoreUnavailableError(
-            f"the classifier cannot be saved into {str(folder)!r}: {error.strerror or error}"
+            f"the classifier cannot be saved into {str(folder)!r}: {error.strerror or error}; "
+            + remedy(error, "check the folder's permissions and the free space")
         ) from error
 
 

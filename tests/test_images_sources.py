@@ -104,6 +104,57 @@ LABELLED = {
 }
 
 
+def listed(batch: Any) -> Any:
+    """A batch of pairs as a tuple of pictures and one of labels."""
+    return tuple(zip(*batch, strict=True))
+
+
+LISTED = {
+    "tuples": listed,
+    "lists": lambda batch: [[image for image, _ in batch], [label for _, label in batch]],
+    "labels as a tensor": lambda batch: (listed(batch)[0], torch.tensor(listed(batch)[1])),
+    "labels as an array": lambda batch: (listed(batch)[0], np.array(listed(batch)[1])),
+    "pairs": lambda batch: batch,
+    "a tuple of pairs": tuple,
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("kind", LISTED)
+def test_a_batch_may_list_its_pictures_and_then_its_labels(kind: str, size: int) -> None:
+    """Whatever `collate_fn` makes of pairs of PIL images, arrays, tensors or bytes, no picture is lost."""
+    sources: list[Any] = [[Image.fromarray(array) for array in BATCH], BATCH, NCHW, [*map(png, BATCH)]]
+    for images in sources:
+        pairs = list(zip(images, LABELS, strict=True))
+        loader = DataLoader(pairs, batch_size=size, collate_fn=LISTED[kind])
+        found = list(iter_images(loader))
+        assert np.array_equal([np.asarray(item.image) for item in found], BATCH)
+        assert [item.label for item in found] == LABELS
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("collate", [listed, lambda batch: batch, tuple, lambda batch: [*map(list, batch)]])
+def test_paths_and_labels_of_a_batch_are_told_apart_by_their_names(
+    collate: Any, size: int, tmp_path: Path
+) -> None:
+    """Two paths before two labels are no pair of a path and a label, though all of it is text."""
+    pairs = [(str(tmp_path / f"{place}.png"), f"class {place}") for place in range(5)]
+    for (path, _), array in zip(pairs, BATCH, strict=True):
+        Image.fromarray(array).save(path)
+    loader = DataLoader(pairs, batch_size=size, collate_fn=collate)
+    assert [(item.source, item.label) for item in iter_images(loader)] == pairs
+
+
+def test_a_batch_may_be_without_labels_or_pictures() -> None:
+    """Arrays of several pictures, lists beside None, and empty lists are taken for what they are."""
+    images = [Image.fromarray(array) for array in BATCH]
+    for collate in (np.stack, lambda batch: (batch,), lambda batch: (batch, None)):
+        found = list(iter_images(DataLoader(images, batch_size=2, collate_fn=collate)))
+        assert np.array_equal([np.asarray(item.image) for item in found], BATCH)
+        assert {item.label for item in found} == {None}
+    assert list(iter_images(DataLoader(images, collate_fn=lambda _: ([], [])))) == []
+
+
 @pytest.mark.parametrize("kind", UNLABELLED)
 def test_every_unlabelled_source_gives_the_same_pictures(kind: str) -> None:
     """Each kind of source yields its pictures in order, without labels, and takes labels beside it."""
@@ -188,6 +239,12 @@ def test_arrays_that_may_be_channels_first_are_refused(count: int) -> None:
         (DataLoader(NCHW[:, 0], batch_size=3, collate_fn=torch.stack), r"DataLoader.*\(3, 6, 7\)"),
         (DataLoader(TensorDataset(NCHW[:, 0], NCHW), batch_size=3), r"DataLoader.*\(3, 6, 7\)"),
         (DataLoader([(NCHW, LABELS[:4])], batch_size=None), "5 pictures but 4 labels"),
+        (DataLoader([((BATCH[0], BATCH[1]), [1])], batch_size=None), "2 pictures but 1 labels"),
+        (
+            DataLoader([(BATCH[:2], [1, 2], [3, 4])], batch_size=None),
+            r"3 parts; expected.*\(images, labels\)",
+        ),
+        (DataLoader([((BATCH[0],), ("a",), ("b",))], batch_size=None), "3 parts"),
         (DataLoader([{"image": 1}], batch_size=1), "dict"),
         (zip(BATCH, torch.eye(5), strict=True), r"label must be one int or str.*\(5,\)"),
     ],

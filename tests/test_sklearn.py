@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from clipretrieval import RetrievalClassifier, StagedEncoder
+from clipretrieval.errors import UnsupportedOperationError
+from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore
 
 # Checks that fail, each with the reason why it must.
 EXPECTED_FAILURES: dict[str, str] = {}
@@ -57,6 +59,37 @@ def test_works_in_grid_search_and_cross_validation(digits):
     assert grid.best_score_ > 0.93
     scores = cross_val_score(make_pipeline(StandardScaler(), RetrievalClassifier(store="memory")), X, y, cv=3)
     assert scores.min() > 0.9
+
+
+@pytest.mark.parametrize("kind", [MemoryStore, FaissStore, ChromaStore])
+def test_each_fold_has_an_empty_store_of_the_same_kind(kind):
+    """A clone's store in memory is empty, and the one that was passed keeps what was fitted into it."""
+    X, y = np.arange(40.0)[:, None], [place // 20 for place in range(40)]
+    options = {"index": "SQfp16", "recall": 0.9} if kind is FaissStore else {}
+    classifier = RetrievalClassifier(store=kind(metric="cosine", **options), metric="cosine")
+    X = np.hstack([X, X[::-1]])
+    classifier.fit(X, y)
+    copied = clone(classifier)
+    assert repr(copied.store) == repr(kind(metric="cosine", **options))
+    assert copied.fit(X[::2], y[::2]).store_.count() == 20
+    assert cross_val_score(classifier, X, y, cv=4, error_score="raise").min() >= 0.8
+    assert classifier.store.count() == 40
+    classifier.store.close()
+
+
+@pytest.mark.parametrize("kind", [FaissStore, ChromaStore])
+def test_a_store_in_a_folder_is_not_cloned(kind, tmp_path):
+    """Every fold would write into the one folder: the error says to pass the store by name."""
+    with kind(tmp_path / "data") as store, pytest.raises(UnsupportedOperationError, match="store='faiss'"):
+        clone(RetrievalClassifier(store=store))
+
+
+def test_folds_in_other_processes_make_their_stores_by_name(digits):
+    """With `n_jobs`, each worker opens Chroma itself, and the scores are those of one process."""
+    X, _, y, _ = digits
+    classifier = RetrievalClassifier(store="chroma")
+    scores = [cross_val_score(classifier, X[:200], y[:200], cv=4, n_jobs=jobs) for jobs in (None, 2)]
+    assert scores[0].tolist() == scores[1].tolist()
 
 
 def test_pictures_work_in_cross_validation(class_folder, tiny_model):

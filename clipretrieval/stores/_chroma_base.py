@@ -93,9 +93,10 @@ class ChromaBase(ClosedAtExit):
         return f"ChromaStore(metric={str(self._metric)!r}, dim={self._dim}, {state})"
 
     def __reduce__(self) -> Any:
-        raise UnsupportedOperationError(
-            f"{self!r} cannot be pickled or copied; open it elsewhere with ChromaStore(**store.location())"
-        )
+        again = "open it elsewhere with ChromaStore(**store.location())"
+        if self._connection.location is None:
+            again = "pass the store by name, store='chroma', where each process is to make one of its own"
+        raise UnsupportedOperationError(f"{self!r} cannot be pickled or copied; {again}")
 
     def _require_open(self) -> None:
         if self._closed:

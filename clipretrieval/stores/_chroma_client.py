@@ -6,11 +6,11 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import InitVar, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import chromadb
 import httpx
@@ -22,6 +22,7 @@ from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
 from clipretrieval._checks import check_bool, check_int, check_path, check_text, shown
+from clipretrieval._open_files import remedy
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -31,6 +32,7 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores._chroma_errors import translated
 from clipretrieval.stores._chroma_folder import DATABASE_NAME, FORMAT_KEY
+from clipretrieval.stores._release import Release, release_of
 from clipretrieval.stores._writer import require_plain
 from clipretrieval.types import Metric
 
@@ -69,8 +71,10 @@ class Connection:
     folder : Path or None
     location : dict or None
         The options that open the same place elsewhere.
+    free : callable
+        Frees all of it. Must not refer to the connection, which does so when it is dropped.
     release : callable
-        Frees all of it.
+        Frees all of it, once.
     """
 
     client: Any
@@ -79,7 +83,17 @@ class Connection:
     exclusive: bool
     folder: Path | None
     location: dict[str, Any] | None
-    release: Callable[[], None]
+    free: InitVar[Release]
+    release: Release = field(init=False)
+
+    def __post_init__(self, free: Release) -> None:
+        where = self.where
+
+        def told() -> None:
+            with translated(where):
+                free()
+
+        object.__setattr__(self, "release", release_of(self, told))
 
     def sync(self) -> None:
         """Have the system put a folder's database on the device, where SQLite has committed to it.
@@ -96,7 +110,9 @@ class Connection:
                 finally:
                     os.close(descriptor)
         except OSError as error:
-            raise StoreUnavailableError(f"{self.where} cannot be flushed: {error}") from error
+            raise StoreUnavailableError(
+                f"{self.where} cannot be flushed: {error}; {remedy(error, 'check its permissions')}"
+            ) from error
 
 
 def connect(
@@ -200,36 +216,63 @@ def open_collection(connection: Connection, metric: Metric, create: bool) -> Any
     return found
 
 
-def _settings() -> Any:
-    return Settings(anonymized_telemetry=False)
+class _Own(Settings):
+    """Settings that equal nobody else's: Chroma lets no client of a user's share a system of ours."""
+
+
+def _settings(**more: Any) -> Settings:
+    return _Own(anonymized_telemetry=False, **more)
+
+
+def _systems(settings: Settings) -> list[System]:
+    """Return the systems that Chroma lists under these settings."""
+    listed = list(SharedSystemClient._identifier_to_system.values())
+    return list({id(system): system for system in listed if system.settings is settings}.values())
+
+
+def _stop(systems: list[System]) -> None:
+    """Stop systems of ours, and strike them out of Chroma's list.
+
+    `Client.close` does less: of a server's client it leaves the HTTP sessions open and a system listed. It
+    also takes a lock, which the garbage collector may find held by the very thread in which it frees a store.
+    """
+    known, counts = SharedSystemClient._identifier_to_system, SharedSystemClient._identifier_to_refcount
+    for name, system in list(known.items()):
+        if any(system is each for each in systems):
+            known.pop(name, None)
+            counts.pop(name, None)
+    for system in systems:
+        for component in system._instances.values():
+            session = getattr(component, "_session", None)
+            if isinstance(session, httpx.Client):
+                session.close()
+        with suppress(AttributeError):  # of a system that could not start
+            system.stop()
 
 
 def _in_memory(collection: str) -> Connection:
     where = "Chroma's collection in memory"
-    with translated(where), _making:
-        client = _own_client()
-
-    def release() -> None:
-        with translated(where), _making:
-            client.close()
-
-    return Connection(client, collection, where, True, None, None, release)
-
-
-def _own_client() -> Any:
-    """Return a client of a system in memory that is its alone.
-
-    All that `chromadb.EphemeralClient` makes share one system in the process, with the settings of the first.
-    """
     system = System(_settings())
-    own = f"clipretrieval-{uuid4().hex}"
+    with translated(where):
+        try:
+            client = _client_of(system)
+        except BaseException:
+            _stop([system])
+            raise
+    return Connection(client, collection, where, True, None, None, partial(_stop, [system]))
+
+
+def _client_of(system: System) -> Any:
+    """Start a system in memory, and return a client of it.
+
+    All clients that `chromadb.EphemeralClient` makes share one system in the process, with the settings of
+    the first.
+    """
     server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as Chroma asks for it
     system.start()
-    SharedSystemClient._identifier_to_system[own] = system
     client, admin = Client.__new__(Client), AdminClient.__new__(AdminClient)
-    for each in (client, admin):  # what their constructors do, which give the system its name
-        each._identifier, each._server = own, server
-        SharedSystemClient._increment_refcount(own)
+    for each in (client, admin):  # what their constructors do, which list the system under a name
+        each._identifier, each._server = "clipretrieval", server
     client._admin_client = admin
     return client
 
@@ -253,35 +296,39 @@ def _in_folder(path: str | Path, collection: str, create: bool) -> Connection:
         lock = _locked(folder)
         undo.callback(lock.release)
         with translated(where), _making:
-            client = _persistent_client(str(folder))
+            client, systems = _persistent_client(str(folder))
         undo.pop_all()
 
-    def release() -> None:
+    def free() -> None:
         try:
-            with translated(where), _making:
-                client.close()
+            _stop(systems)
         finally:
             lock.release()
 
     location = {"path": str(folder), "collection": collection}
-    return Connection(client, collection, where, True, folder, location, release)
+    return Connection(client, collection, where, True, folder, location, free)
 
 
-def _persistent_client(folder: str) -> Any:
-    known = SharedSystemClient._identifier_to_system
+def _persistent_client(folder: str) -> tuple[Any, list[System]]:
     # The lock keeps other stores out, so any system of this process that is there is somebody's own client.
-    for system in list(known.values()):
-        settings = system.settings
-        if settings.is_persistent and os.path.realpath(settings.persist_directory) == folder:
+    for system in list(SharedSystemClient._identifier_to_system.values()):
+        held = system.settings
+        if held.is_persistent and os.path.realpath(held.persist_directory) == folder:
             raise StoreLockedError(
                 f"a Chroma client of this process holds the folder {folder}. Close it first, or hand it "
                 "over as client="
             )
+    settings = _settings()
+    return _listed(settings, lambda: chromadb.PersistentClient(path=folder, settings=settings))
+
+
+def _listed(settings: Settings, make: Callable[[], Any]) -> tuple[Any, list[System]]:
+    """Make a client with these settings, and return it with the systems that Chroma lists for it."""
     try:
-        return chromadb.PersistentClient(path=folder, settings=_settings())
+        return make(), _systems(settings)
     except BaseException:
         # Chroma keeps a system that failed to start, and gives it out again, broken.
-        known.pop(folder, None)
+        _stop(_systems(settings))
         raise
 
 
@@ -293,30 +340,14 @@ def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
         )
     port = check_int(port, "port", most=65535)
     where = f"collection {collection!r} of the Chroma server at {host}:{port}"
+    # Without the environment's credentials, which are for a server that its owner chose: see client=.
+    settings = _settings(chroma_client_auth_provider=None, chroma_client_auth_credentials=None)
     with translated(where), _making:
-        # Without the environment's credentials, which are for a server that its owner chose: see client=.
-        settings = Settings(
-            anonymized_telemetry=False,
-            chroma_client_auth_provider=None,
-            chroma_client_auth_credentials=None,
+        client, systems = _listed(
+            settings, lambda: chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=settings)
         )
-        client: Any = chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=settings)
-
-    def release() -> None:
-        with translated(where), _making:
-            client.close()
-            _close_sockets(client)
-
     location = {"host": host, "port": port, "ssl": ssl, "collection": collection}
-    return Connection(client, collection, where, False, None, location, release)
-
-
-def _close_sockets(client: Any) -> None:
-    """Close the HTTP sessions of a client and of the one inside it, which Chroma leaves open."""
-    for each in (client, getattr(client, "_admin_client", None)):
-        session = getattr(getattr(each, "_server", None), "_session", None)
-        if isinstance(session, httpx.Client):
-            session.close()
+    return Connection(client, collection, where, False, None, location, partial(_stop, systems))
 
 
 def _locked(folder: Path) -> FileLock:
@@ -332,6 +363,6 @@ def _locked(folder: Path) -> FileLock:
         ) from error
     except (OSError, NotImplementedError) as error:
         raise StoreUnavailableError(
-            f"the Chroma folder {folder} cannot be locked: {error}; check its permissions"
+            f"the Chroma folder {folder} cannot be locked: {error}; {remedy(error, 'check its permissions')}"
         ) from error
     return lock

@@ -14,6 +14,7 @@ from chromadb.errors import (
     RateLimitError,
 )
 
+from clipretrieval._open_files import REMEDY, few_left
 from clipretrieval.errors import (
     ClipRetrievalError,
     DimensionMismatchError,
@@ -28,6 +29,7 @@ __all__ = ["translated"]
 # SQLite's result codes, as Chroma spells them in its messages.
 DAMAGED = ("(code: 11)", "(code: 26)", "database disk image is malformed")
 BUSY = ("(code: 5)", "(code: 6)", "database is locked")
+TOO_MANY_OPEN = "Too many open files"
 WITHHELD = ("(code: 8)", "(code: 10)", "(code: 13)", "(code: 14)", "(os error ")
 
 
@@ -50,6 +52,8 @@ def translated(where: str) -> Iterator[None]:
         # A panic of Chroma's Rust code is no Exception, and its class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
+        if TOO_MANY_OPEN in str(error):
+            raise _exhausted(where, str(error)) from error
         raise StoreCorruptedError(
             f"Chroma broke down at {where}: {error}. Open it again; if that fails too, restore a copy"
         ) from error
@@ -73,8 +77,17 @@ def _translation(error: Exception, where: str) -> ClipRetrievalError:
         return StoreCorruptedError(f"{where} is damaged: {text}. Restore it from a copy, or fill a new one")
     if any(mark in text for mark in BUSY):
         return StoreLockedError(f"another program holds {where}: {text}. Close it there first")
+    # Chroma does not say why SQLite opens no file, nor always that it does not.
+    if TOO_MANY_OPEN in text or few_left():
+        return _exhausted(where, text)
     if any(mark in text for mark in WITHHELD):
         return StoreUnavailableError(
             f"{where} cannot be read or written: {text}. Check its permissions and the free space"
         )
     return StoreError(f"Chroma failed at {where}: {type(error).__name__}: {text}")
+
+
+def _exhausted(where: str, text: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"{where} cannot be opened or read: {text}. Perhaps too many files are open: {REMEDY}"
+    )

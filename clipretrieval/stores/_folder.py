@@ -26,6 +26,7 @@ import numpy as np
 
 from clipretrieval._atomic import TEMPORARY_SUFFIX
 from clipretrieval._checks import shown
+from clipretrieval._open_files import reason
 from clipretrieval._reading import IrregularFileError, file_sha256, open_file, read_file
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores._exact import row_norms
@@ -154,7 +155,7 @@ def find_manifest(folder: Path) -> FolderManifest | None:
     except NotADirectoryError:
         raise InvalidInputError(f"a store's path must be a folder; {folder} is a file") from None
     except OSError as error:
-        raise StoreUnavailableError(f"the store in {folder} cannot be read: {error}") from error
+        raise StoreUnavailableError(f"the store in {folder} cannot be read: {reason(error)}") from error
     names = names_in(folder)
     if any(GENERATION_FILE.fullmatch(name) for name in names):
         raise damaged(folder / MANIFEST_NAME, "it is missing")
@@ -215,7 +216,7 @@ def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
     except FileNotFoundError as error:  # after it was verified: a writer has put a new generation in force
         raise damaged(Path(error.filename or folder), "it is missing") from error
     except OSError as error:
-        raise StoreUnavailableError(f"the store in {folder} cannot be read: {error}") from error
+        raise StoreUnavailableError(f"the store in {folder} cannot be read: {reason(error)}") from error
     shape, expected = rows.view().shape, (manifest.count, manifest.dim)
     if shape != expected:
         raise damaged(vectors, f"it holds vectors of shape {shape}, not {expected}")
@@ -264,4 +265,4 @@ def names_in(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StoreUnavailableError(f"{folder} cannot be read: {error}") from error
+        raise StoreUnavailableError(f"{folder} cannot be read: {reason(error)}") from error

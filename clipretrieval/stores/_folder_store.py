@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clipretrieval._checks import check_bool, check_path
+from clipretrieval._open_files import reason
 from clipretrieval._repr import safe_repr
 from clipretrieval.errors import (
     FingerprintMismatchError,
@@ -270,7 +271,9 @@ class FolderStore(LocalStore):
             discard_unlisted(self._path)
         except OSError as error:
             lock.release()
-            raise StoreUnavailableError(f"the store in {self._path} cannot be written: {error}") from error
+            raise StoreUnavailableError(
+                f"the store in {self._path} cannot be written: {reason(error)}"
+            ) from error
         except BaseException:
             lock.release()
             raise

@@ -22,6 +22,7 @@ from clipretrieval._atomic import (
     sync_folder,
     write_text,
 )
+from clipretrieval._open_files import reason, remedy
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores._folder import (
     GENERATION_FILE,
@@ -65,7 +66,7 @@ def write_generation(
     except OSError as error:
         raise StoreUnavailableError(
             f"the store in {folder} could not be written: {error}; what was flushed before is intact. "
-            "Free some space or mend the folder, then flush again"
+            f"{remedy(error, 'free some space or mend the folder').capitalize()}, then flush again"
         ) from error
 
 
@@ -154,7 +155,7 @@ def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
             "then save again"
         ) from error
     except OSError as error:
-        raise StoreUnavailableError(f"the copy in {folder} could not be written: {error}") from error
+        raise StoreUnavailableError(f"the copy in {folder} could not be written: {reason(error)}") from error
     lock = WriterLock(folder)
     lock.acquire()
     try:

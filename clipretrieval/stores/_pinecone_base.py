@@ -9,7 +9,7 @@ from typing import Any
 from clipretrieval._checks import check_bool, check_choice, check_int, check_number, shown
 from clipretrieval._repr import safe_repr
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
-from clipretrieval.stores._context import ClosedAtExit
+from clipretrieval.stores._context import ClosedAtExit, unclonable
 from clipretrieval.stores._pinecone_calls import Calls
 from clipretrieval.stores._pinecone_host import control_plane
 from clipretrieval.stores._pinecone_index import MAX_DIMENSION
@@ -94,6 +94,9 @@ class PineconeBase(ClosedAtExit):
             f"{self!r} holds an API key and cannot be pickled or copied; open it again with "
             "PineconeStore(**store.location())"
         )
+
+    def __sklearn_clone__(self) -> PineconeBase:
+        raise unclonable(self)
 
     def _require_open(self) -> None:
         if self._closed:

@@ -19,6 +19,7 @@ from clipretrieval.stores._pinecone_calls import Calls
 from clipretrieval.stores._pinecone_host import check_host, control_plane, is_environments, is_own
 from clipretrieval.stores._pinecone_http import unretried
 from clipretrieval.stores._pinecone_key import ApiKey
+from clipretrieval.stores._release import release_of
 from clipretrieval.types import Metric
 
 __all__ = ["MAX_DIMENSION", "METRICS", "Description", "Project", "check_description"]
@@ -70,6 +71,7 @@ class Project:
             self._client = unretried(  # `Calls` retries
                 Pinecone(api_key=key.reveal(), host=host, additional_headers=headers)
             )
+            release_of(calls, self._client.close)  # which every request that is under way refers to
             return
         except PineconeError as error:
             told = calls.scrubbed(str(error))
@@ -154,7 +156,9 @@ class Project:
                 self._key.check(url)
         except InvalidInputError as error:
             raise StoreError(f"the address that Pinecone gives for the index is not used: {error}") from error
-        return unretried(self._client.index(host=host))
+        client = unretried(self._client.index(host=host))
+        release_of(self._calls, client.close)
+        return client
 
     def close(self) -> None:
         """Close the connections."""

@@ -30,6 +30,7 @@ CREATE TABLE records (
     norm REAL NOT NULL
 )
 """
+CANNOT_OPEN = "unable to open database file"
 # SQLite's own limit in bytes, which it takes as a C int.
 LONGEST_VALUE = 10**9
 SELECTION = "SELECT row, id, label, metadata, norm FROM records ORDER BY row"
@@ -73,6 +74,8 @@ def read_records(path: Path, count: int) -> RecordTable:
             if not isinstance(parse_json(text), dict):
                 raise InvalidInputError(f"metadata must be an object; got {shown(text)}")
     except (sqlite3.Error, InvalidInputError, ValueError) as error:
+        if str(error) == CANNOT_OPEN:  # says nothing of what is in it
+            raise OSError(f"SQLite could not open {path.name}: {error}") from error
         raise damaged(path, f"it is not a table of {count} records ({error})") from error
     return RecordTable.from_columns(ids, packed, np.array(norms), metadata)
 

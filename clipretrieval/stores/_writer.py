@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from clipretrieval._open_files import remedy
 from clipretrieval.errors import StoreLockedError, StoreUnavailableError
 
 __all__ = ["LOCK_NAME", "WriterLock", "require_plain"]
@@ -93,8 +94,8 @@ class WriterLock:
             ) from error
         except (OSError, NotImplementedError) as error:
             raise StoreUnavailableError(
-                f"the store in {self._folder} cannot be locked for writing: {error}; check the folder's "
-                "permissions, or open it with read_only=True"
+                f"the store in {self._folder} cannot be locked for writing: {error}; "
+                + remedy(error, "check the folder's permissions, or open it with read_only=True")
             ) from error
 
     def release(self) -> None:

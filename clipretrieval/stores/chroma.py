@@ -14,6 +14,7 @@ from clipretrieval.errors import (
     MissingDependencyError,
     StoreError,
 )
+from clipretrieval.stores._context import unclonable
 from clipretrieval.stores._locks import ReadWriteLock
 from clipretrieval.stores._scan import check_label, listings
 from clipretrieval.stores._validate import (
@@ -126,6 +127,12 @@ class ChromaStore(ChromaBase):
                 here.release()
             raise
         self._search = ChromaSearch(self._records, self._metric, here.exclusive, self._exact, exact_up_to)
+
+    def __sklearn_clone__(self) -> ChromaStore:
+        if self._connection.folder is not None or not self._connection.exclusive:
+            raise unclonable(self)
+        # Empty, as a clone is not fitted.
+        return type(self)(metric=self._metric, exact=self._exact, exact_up_to=self._exact_up_to)
 
     def upsert(
         self,

@@ -18,6 +18,7 @@ from clipretrieval.errors import (
     StoreUnavailableError,
     UnsupportedOperationError,
 )
+from clipretrieval.stores._context import unclonable
 from clipretrieval.stores._exact import unit_rows
 from clipretrieval.stores._folder import Layout, Snapshot, find_manifest
 from clipretrieval.stores._folder_manifest import FolderManifest
@@ -184,6 +185,12 @@ class FaissStore(FolderStore):
         if options is not None and self._asked_recall is not None:
             options["recall"] = self._asked_recall
         return options
+
+    def __sklearn_clone__(self) -> FaissStore:
+        if self._path is not None:
+            raise unclonable(self)
+        # Empty, as a clone is not fitted.
+        return type(self)(metric=self._metric, index=self._asked_index, recall=self._asked_recall)
 
     @safe_repr
     def __repr__(self) -> str:

@@ -77,6 +77,9 @@ class MemoryStore(LocalStore):
         store._adopt(snapshot)
         return store
 
+    def __sklearn_clone__(self) -> MemoryStore:
+        return type(self)(self._metric)  # empty, as a clone is not fitted
+
     def _new_rows(self, dim: int) -> VectorRows:
         return ArrayRows(dim)
 
