@@ -34,6 +34,7 @@ def test_searches_equal_memory(make: Any, metric: str) -> None:
         assert left.distances.tobytes() == right.distances.tobytes()
 
 
+@pytest.mark.filterwarnings("ignore:.*squared distances:clipretrieval.ClipRetrievalWarning")
 @pytest.mark.parametrize("scale", [1e-30, 1e15, 1e25])
 def test_scales_that_float32_products_lose(make: Any, scale: float) -> None:
     """Distances whose squares float32 cannot hold are MemoryStore's too."""

@@ -26,6 +26,7 @@ def test_upsert_replaces_wholly(make: Any) -> None:
     assert store.search(np.array([[7.0, 7, 7]]), 1).ids.tolist() == [["b"]]
 
 
+@pytest.mark.filterwarnings("ignore:.*squared distances:clipretrieval.ClipRetrievalWarning")
 @pytest.mark.parametrize("metric", METRICS)
 def test_get_returns_what_was_given(make: Any, metric: str) -> None:
     """Vectors come back bit for bit under l2 and ip, and to float32 rounding under cosine, however long."""
