@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,12 +22,14 @@ from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
 from clipretrieval._checks import check_bool, check_int, check_path, shown
+from clipretrieval._forks import ForkLock, in_this_process
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
     StoreCorruptedError,
     StoreLockedError,
     StoreUnavailableError,
+    UnsupportedOperationError,
 )
 from clipretrieval.stores._chroma_errors import translated
 from clipretrieval.stores._chroma_folder import DATABASE_NAME, FORMAT_KEY
@@ -50,7 +52,7 @@ GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
 NEVER = 10**9
 
 # Chroma makes the system that clients share without a lock of its own.
-_making = threading.Lock()
+_making = ForkLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,9 @@ class Connection:
     location : dict or None
         The options that open the same place elsewhere.
     release : callable
-        Frees all of it.
+        Frees all of it; does nothing in a forked process, where it is the parent's.
+    anew : callable or None
+        Returns another connection to the same collection; None where a forked process can have none.
     """
 
     client: Any
@@ -80,6 +84,43 @@ class Connection:
     folder: Path | None
     location: dict[str, Any] | None
     release: Callable[[], None]
+    anew: Callable[[], Connection] | None = None
+
+    def leave_to_parent(self) -> None:
+        """Do no harm, in a forked process, to what its parent goes on using."""
+        bindings = getattr(getattr(self.client, "_server", None), "bindings", None)
+        if bindings is not None:
+            # Freed, at the latest when this process ends, they would wait for threads that it does not have.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(bindings))
+        if self.exclusive:
+            # Chroma would give the same system to whoever opens the folder here once the parent has closed it.
+            SharedSystemClient._identifier_to_system.pop(self.client._identifier, None)
+
+    def in_forked_process(self) -> Connection:
+        """Return another connection, for a process that was forked from the one that made this.
+
+        Raises
+        ------
+        UnsupportedOperationError
+            If there can be none: the client is the caller's, or Chroma itself is in the process.
+        StoreUnavailableError
+            If the server cannot be reached.
+        """
+        if self.anew is not None:
+            return self.anew()
+        if not self.exclusive:
+            advice = "make a client in this process, and open a ChromaStore with it"
+        elif self.folder is None:
+            advice = "fill a store in this process, use MemoryStore or FaissStore, or run a server (host=)"
+        else:
+            advice = (
+                "open the folder in this process, once the other one has closed it, or run `chroma run` on it "
+                "and open it with host= and port="
+            )
+        raise UnsupportedOperationError(
+            f"{self.where} was opened in the process that this one was forked from, and cannot be used in "
+            f"both: {advice}"
+        )
 
     def sync(self) -> None:
         """Have the system put a folder's database on the device, where SQLite has committed to it.
@@ -206,14 +247,14 @@ def _settings() -> Any:
 
 def _in_memory(collection: str) -> Connection:
     where = "Chroma's collection in memory"
-    with translated(where), _making:
+    with translated(where), _making.current:
         client = _own_client()
 
     def release() -> None:
-        with translated(where), _making:
+        with translated(where), _making.current:
             client.close()
 
-    return Connection(client, collection, where, True, None, None, release)
+    return Connection(client, collection, where, True, None, None, in_this_process(release))
 
 
 def _own_client() -> Any:
@@ -251,19 +292,19 @@ def _in_folder(path: str | Path, collection: str, create: bool) -> Connection:
     with ExitStack() as undo:
         lock = _locked(folder)
         undo.callback(lock.release)
-        with translated(where), _making:
+        with translated(where), _making.current:
             client = _persistent_client(str(folder))
         undo.pop_all()
 
     def release() -> None:
         try:
-            with translated(where), _making:
+            with translated(where), _making.current:
                 client.close()
         finally:
             lock.release()
 
     location = {"path": str(folder), "collection": collection}
-    return Connection(client, collection, where, True, folder, location, release)
+    return Connection(client, collection, where, True, folder, location, in_this_process(release))
 
 
 def _persistent_client(folder: str) -> Any:
@@ -292,7 +333,7 @@ def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
         )
     port = check_int(port, "port", most=65535)
     where = f"collection {collection!r} of the Chroma server at {host}:{port}"
-    with translated(where), _making:
+    with translated(where), _making.current:
         # Without the environment's credentials, which are for a server that its owner chose: see client=.
         settings = Settings(
             anonymized_telemetry=False,
@@ -302,12 +343,15 @@ def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
         client: Any = chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=settings)
 
     def release() -> None:
-        with translated(where), _making:
+        with translated(where), _making.current:
             client.close()
             _close_sockets(client)
 
+    def anew() -> Connection:
+        return _at_server(host, port, ssl, collection)
+
     location = {"host": host, "port": port, "ssl": ssl, "collection": collection}
-    return Connection(client, collection, where, False, None, location, release)
+    return Connection(client, collection, where, False, None, location, in_this_process(release), anew)
 
 
 def _close_sockets(client: Any) -> None:

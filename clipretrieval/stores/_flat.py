@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._forks import after_fork
 from clipretrieval.stores._ann_format import check_index_file
 from clipretrieval.stores._ann_reader import MalformedIndexError, UnknownFormatError
 from clipretrieval.stores._exact import Shortlist
@@ -18,6 +20,9 @@ from clipretrieval.stores._table import Moves
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["CAN_MAP", "PIECE_BYTES", "FlatRows", "read_index", "read_rows"]
+
+# GNU's OpenMP, and FAISS with it, would wait for ever for threads that a forked process's first one lacks.
+after_fork(partial(faiss.omp_set_num_threads, 1))
 
 CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC")
 # Each piece of a file waits for the interpreter, so they are large.

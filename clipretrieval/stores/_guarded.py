@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
-from weakref import WeakSet
 
+from clipretrieval._forks import renew_after_fork
 from clipretrieval.errors import StoreError
 from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._locks import ReadWriteLock
@@ -17,9 +16,6 @@ from clipretrieval.stores._undo import Recovery
 __all__ = ["Guarded"]
 
 Self = TypeVar("Self", bound="Guarded")
-
-_living: WeakSet[Guarded] = WeakSet()
-"""All stores of this process, whose locks a forked one makes anew."""
 
 
 class Guarded(ClosedAtExit):
@@ -63,7 +59,10 @@ class Guarded(ClosedAtExit):
         as after any other interruption.
         """
         self._lock = ReadWriteLock()
-        _living.add(self)
+        renew_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._renew_locks()
 
     def _begin_write(self) -> None:
         """Refuse what may not be written; called with the lock held alone, before anything changes."""
@@ -113,12 +112,3 @@ class Guarded(ClosedAtExit):
     def _require_open(self) -> None:
         if self._closed:
             raise StoreError(f"this {type(self).__name__} is closed; open it anew")
-
-
-def _forked() -> None:
-    for store in _living:
-        store._renew_locks()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
