@@ -53,6 +53,13 @@ NEVER = 10**9
 
 # Chroma makes the system that clients share without a lock of its own.
 _making = ForkLock()
+_threads_of: int | None = None
+"""The process that has the threads of a Chroma outside of servers; None while no store has begun one."""
+FORKED = (
+    "a process that this one was forked from has used Chroma, whose threads stayed behind: here it would wait "
+    'for them for ever. Start this process by the method "spawn" or "forkserver" of multiprocessing, use '
+    "FaissStore or MemoryStore, or run `chroma run` on a folder and open it with host= and port="
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +95,10 @@ class Connection:
 
     def leave_to_parent(self) -> None:
         """Do no harm, in a forked process, to what its parent goes on using."""
-        bindings = getattr(getattr(self.client, "_server", None), "bindings", None)
+        bindings = _bindings(self.client)
         if bindings is not None:
             # Freed, at the latest when this process ends, they would wait for threads that it does not have.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(bindings))
-        if self.exclusive:
-            # Chroma would give the same system to whoever opens the folder here once the parent has closed it.
-            SharedSystemClient._identifier_to_system.pop(self.client._identifier, None)
 
     def in_forked_process(self) -> Connection:
         """Return another connection, for a process that was forked from the one that made this.
@@ -102,24 +106,17 @@ class Connection:
         Raises
         ------
         UnsupportedOperationError
-            If there can be none: the client is the caller's, or Chroma itself is in the process.
+            If there can be none: the client is the caller's, or Chroma itself was in that process.
         StoreUnavailableError
             If the server cannot be reached.
         """
         if self.anew is not None:
             return self.anew()
-        if not self.exclusive:
-            advice = "make a client in this process, and open a ChromaStore with it"
-        elif self.folder is None:
-            advice = "fill a store in this process, use MemoryStore or FaissStore, or run a server (host=)"
-        else:
-            advice = (
-                "open the folder in this process, once the other one has closed it, or run `chroma run` on it "
-                "and open it with host= and port="
-            )
+        if self.exclusive or _bindings(self.client) is not None:
+            raise UnsupportedOperationError(f"{self.where} cannot be used: {FORKED}")
         raise UnsupportedOperationError(
-            f"{self.where} was opened in the process that this one was forked from, and cannot be used in "
-            f"both: {advice}"
+            f"{self.where} cannot be used: its connection is that of the process that this one was forked "
+            "from. Make a client in this process, and open a ChromaStore with it"
         )
 
     def sync(self) -> None:
@@ -184,6 +181,8 @@ def connect(
         )
     if client is not None:
         where = f"collection {collection!r} of the given Chroma client"
+        if _bindings(client) is not None:
+            _require_threads(where)
         return Connection(client, collection, where, False, None, None, lambda: None)
     if host is not None:
         return _at_server(host, DEFAULT_PORT if port is None else port, ssl, collection)
@@ -241,12 +240,27 @@ def open_collection(connection: Connection, metric: Metric, create: bool) -> Any
     return found
 
 
+def _bindings(client: Any) -> Any:
+    """Return what a client has of Chroma itself; None where that is at a server."""
+    return getattr(getattr(client, "_server", None), "bindings", None)
+
+
+def _require_threads(where: str) -> None:
+    """Refuse a Chroma in a forked process: one pool of threads serves all of a process, and none replaces it."""
+    global _threads_of
+    if _threads_of is None:
+        _threads_of = os.getpid()
+    if _threads_of != os.getpid():
+        raise UnsupportedOperationError(f"{where} cannot be opened: {FORKED}")
+
+
 def _settings() -> Any:
     return Settings(anonymized_telemetry=False)
 
 
 def _in_memory(collection: str) -> Connection:
     where = "Chroma's collection in memory"
+    _require_threads(where)
     with translated(where), _making.current:
         client = _own_client()
 
@@ -279,6 +293,7 @@ def _in_folder(path: str | Path, collection: str, create: bool) -> Connection:
     # Chroma tells its systems apart by the spelling of their paths.
     folder = check_path(path, "path").resolve()
     where = f"collection {collection!r} of the Chroma folder {folder}"
+    _require_threads(where)
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; ChromaStore needs a folder, or a path that is free")
     if not create and not (folder / DATABASE_NAME).is_file():
