@@ -20,7 +20,7 @@ class Renewed(Protocol):
 
 _living: WeakSet[Renewed] = WeakSet()
 _forking_thread: int | None = None
-"""The one thread that a forked process begins with, by its identifier; None in a process that was not forked."""
+"""The thread that a forked process began with, by its identifier; None in a process that was not forked."""
 
 
 def after_fork(renew: Callable[[], object]) -> None:

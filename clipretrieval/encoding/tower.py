@@ -103,7 +103,7 @@ class Tower:
 
     @property
     def _visual(self) -> nn.Module:
-        # No cached_property: before Python 3.12 its lock would be held for ever in a process forked meanwhile.
+        # Before Python 3.12 a cached_property has a lock, which a process forked meanwhile would wait for.
         if self._loaded is None:
             self._loaded = load_visual(self.source, self._seed)
         return self._loaded

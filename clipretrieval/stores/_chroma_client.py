@@ -56,7 +56,7 @@ _making = ForkLock()
 _threads_of: int | None = None
 """The process that has the threads of a Chroma outside of servers; None while no store has begun one."""
 FORKED = (
-    "a process that this one was forked from has used Chroma, whose threads stayed behind: here it would wait "
+    "a process that this one was forked from used Chroma, whose threads stayed behind: here it would wait "
     'for them for ever. Start this process by the method "spawn" or "forkserver" of multiprocessing, use '
     "FaissStore or MemoryStore, or run `chroma run` on a folder and open it with host= and port="
 )
@@ -246,7 +246,7 @@ def _bindings(client: Any) -> Any:
 
 
 def _require_threads(where: str) -> None:
-    """Refuse a Chroma in a forked process: one pool of threads serves all of a process, and none replaces it."""
+    """Refuse a Chroma in a forked process: one pool of threads serves a process, and none replaces it."""
     global _threads_of
     if _threads_of is None:
         _threads_of = os.getpid()

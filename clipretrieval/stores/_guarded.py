@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 from clipretrieval._forks import renew_after_fork
@@ -64,6 +64,10 @@ class Guarded(ClosedAtExit):
     def _after_fork(self) -> None:
         self._renew_locks()
 
+    def _computing(self) -> AbstractContextManager[None]:
+        """Return what surrounds every use of the contents."""
+        return nullcontext()
+
     def _begin_write(self) -> None:
         """Refuse what may not be written; called with the lock held alone, before anything changes."""
         self._require_open()
@@ -72,29 +76,29 @@ class Guarded(ClosedAtExit):
     def _held(self) -> Iterator[None]:
         """Hold the contents as they are, whole; searches go on even where a writer waits."""
         while True:
-            with self._lock.hold():
+            with self._lock.hold(), self._computing():
                 if self._recovery is None:
                     yield
                     return
-            with self._lock.write():
+            with self._lock.write(), self._computing():
                 self._recover()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Hold the lock beside other readers, of a store that is open and whole."""
         while True:
-            with self._lock.read():
+            with self._lock.read(), self._computing():
                 if self._recovery is None:
                     self._require_open()
                     yield
                     return
-            with self._lock.write():
+            with self._lock.write(), self._computing():
                 self._recover()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Hold the lock alone; where the block is interrupted, either all is changed or nothing."""
-        with self._lock.write():
+        with self._lock.write(), self._computing():
             self._recover()
             self._begin_write()
             try:

@@ -28,7 +28,7 @@ def encoder(tiny_model: str) -> StagedEncoder:
 
 
 def test_a_forked_process_encodes_as_its_parent_has(encoder: Any, photographs: Any, tiny_model: str) -> None:
-    """One image, several, texts, a pass that goes on, and a new encoder: none waits for threads left behind."""
+    """One image, several, texts, a pass that goes on and a new encoder: none waits for other threads."""
     several, one = encoder.encode(photographs), encoder.encode(photographs[:1])
     texts, begun = encoder.text.encode(["a cat", "a dog"]), encoder.begin(photographs[:2])
     torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # the caller's own pool
