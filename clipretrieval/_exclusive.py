@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from clipretrieval._forks import after_fork
 from clipretrieval.stores import ExclusiveStore
 from clipretrieval.stores.base import VectorStore
 
@@ -68,5 +68,4 @@ def _forked() -> None:
     _turns.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+after_fork(_forked)

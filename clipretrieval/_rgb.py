@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from clipretrieval._foreign import is_instance, is_tensor
+from clipretrieval._forks import ForkLock
 from clipretrieval.errors import InvalidInputError
 
 __all__ = [
@@ -45,7 +45,7 @@ _STRIP = 2**18
 """Pixels that are converted at a time where a conversion takes several steps."""
 # Image.load() of one lazily opened image is not safe in two threads at once, and images cannot be
 # hashed: each is guarded by the lock that its identity falls on.
-_LOAD_LOCKS = tuple(threading.Lock() for _ in range(64))
+_LOAD_LOCKS = tuple(ForkLock() for _ in range(64))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -77,7 +77,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise InvalidInputError(
             f"image must be a PIL image; got an object of the type {type(image).__name__}"
         )
-    with _LOAD_LOCKS[id(image) // 16 % len(_LOAD_LOCKS)]:
+    with _LOAD_LOCKS[id(image) // 16 % len(_LOAD_LOCKS)].current:
         image.load()
         turn = rotation(image)
     rgb = turned(flat_rgb(image), turn)

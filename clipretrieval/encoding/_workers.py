@@ -7,11 +7,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-__all__ = ["SPARE_ITEMS", "in_chunks", "side_by_side", "usable_cores"]
+from clipretrieval._forks import ForkLock, in_forking_thread
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["SPARE_ITEMS", "in_chunks", "no_inherited_threads", "side_by_side", "usable_cores"]
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -19,7 +23,7 @@ Made = TypeVar("Made")
 SPARE_ITEMS = 2
 """Items waiting beyond those being worked on."""
 
-_setting = threading.Lock()
+_setting = ForkLock()
 
 
 def usable_cores() -> int:
@@ -72,6 +76,7 @@ def side_by_side(
         Items that are taken before the first result is asked for, if fewer than `workers` and the spare ones.
     """
     failure: Exception | None = None
+    process = os.getpid()
 
     def take() -> Given | None:
         nonlocal failure
@@ -85,7 +90,9 @@ def side_by_side(
     first = take()
     second = take() if first is not None and (room > 1 or inline) else None
     if first is not None and second is None and inline:
-        yield work(first)
+        with no_inherited_threads():
+            made = work(first)
+        yield made
     elif first is not None:
         workers = min(workers, room)
         settled = threading.Barrier(workers + 1)
@@ -107,11 +114,35 @@ def side_by_side(
                         waiting.append(pool.submit(work, item))
                 if waiting:
                     yield waiting.popleft().result()
+                if os.getpid() != process:
+                    raise InvalidInputError(
+                        "the threads that work ahead for this iterator are in the process that this one was "
+                        "forked from; begin another iterator here"
+                    )
         finally:
-            settled.abort()
-            pool.shutdown(wait=True, cancel_futures=True)
+            if os.getpid() == process:
+                settled.abort()
+                pool.shutdown(wait=True, cancel_futures=True)
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def no_inherited_threads() -> Iterator[None]:
+    """Have torch compute in the calling thread alone where its others stayed behind when it was forked.
+
+    GNU's OpenMP keeps a pool for each thread that it computes in, and a forked process's first thread would
+    wait for ever for the pool that its parent's had. Threads that the process begins have pools of their own.
+    """
+    threads = torch.get_num_threads() if in_forking_thread() else 1
+    if threads == 1:
+        yield
+        return
+    _take_threads(1)
+    try:
+        yield
+    finally:
+        _take_threads(threads)
 
 
 def _take_threads(threads: int) -> None:
@@ -120,7 +151,7 @@ def _take_threads(threads: int) -> None:
     `torch.set_num_threads` also sets what threads begin with that torch has not seen yet, so another thread
     puts that back at once.
     """
-    with _setting:
+    with _setting.current:
         default = torch.get_num_threads()
         torch.set_num_threads(threads)
         restoring = threading.Thread(target=torch.set_num_threads, args=(default,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -13,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from clipretrieval._forks import ForkLock
+from clipretrieval.encoding._workers import no_inherited_threads
 from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.pooling import reduce
 from clipretrieval.encoding.stages import Stage
@@ -35,7 +36,7 @@ def _undisturbed(
     @functools.wraps(method)
     def run(self: Engine, /, *args: Given.args, **kwargs: Given.kwargs) -> Made:
         kind = torch.device(self.plan.device).type
-        with torch.inference_mode(), torch.autocast(kind, enabled=False):
+        with torch.inference_mode(), torch.autocast(kind, enabled=False), no_inherited_threads():
             return method(self, *args, **kwargs)
 
     return run
@@ -84,7 +85,7 @@ class Engine:
         with torch.no_grad():
             self.units = build_units(visual, depth, plan, image_size, positions)
         self._compiled: dict[tuple[int, int], Segment] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     @_undisturbed
     def run(self, squares: torch.Tensor, stages: Iterable[Stage]) -> dict[str, FloatArray]:
@@ -138,7 +139,7 @@ class Engine:
             x = torch.cat([x, x[:1].expand(short, *x.shape[1:])]).contiguous(
                 memory_format=torch.channels_last
             )
-        with self._lock:
+        with self._lock.current:
             segment = self._compiled.get((start, stop))
             if segment is None:
                 units = self.units[start:stop]

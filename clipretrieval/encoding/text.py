@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import open_clip
@@ -13,7 +12,9 @@ import torch
 from torch import nn
 
 from clipretrieval._checks import check_strings, check_text, shown
+from clipretrieval._forks import ForkLock
 from clipretrieval.encoding._config import check_text_config
+from clipretrieval.encoding._workers import no_inherited_threads
 from clipretrieval.encoding.checkpoints import OPENAI_ONLY, is_openai
 from clipretrieval.encoding.weights import ModelSource, load_strictly, read_source
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
@@ -40,7 +41,9 @@ class TextEncoder:
 
     def __init__(self, source: ModelSource, seed: int, device: str) -> None:
         self._source, self._seed, self._device = source, seed, device
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
+        self._loaded: nn.Module | None = None
+        self._read_tokenizer: Any = None
 
     def encode(self, prompts: Sequence[str]) -> FloatArray:
         """Encode texts, in float32.
@@ -76,7 +79,7 @@ class TextEncoder:
                     f"{tokenizer.context_length}; shorten it"
                 )
         kind = torch.device(self._device).type
-        with torch.inference_mode(), torch.autocast(kind, enabled=False):
+        with torch.inference_mode(), torch.autocast(kind, enabled=False), no_inherited_threads():
             parts = [
                 clip.encode_text(tokenizer(texts[start : start + _BATCH]).to(self._device))
                 for start in range(0, len(texts), _BATCH)
@@ -89,8 +92,13 @@ class TextEncoder:
         """What cosines are multiplied by before the softmax: the inverse of the learned temperature."""
         return float(self._clip.logit_scale.detach().float().exp())
 
-    @cached_property
+    @property
     def _tokenizer(self) -> Any:
+        if self._read_tokenizer is None:
+            self._read_tokenizer = self._checked_tokenizer()
+        return self._read_tokenizer
+
+    def _checked_tokenizer(self) -> Any:
         clip = self._clip
         tokenizer = _make_tokenizer(int(clip.context_length))
         vocabulary = getattr(clip, "vocab_size", None) or clip.text.vocab_size
@@ -103,12 +111,11 @@ class TextEncoder:
 
     @property
     def _clip(self) -> Any:
-        with self._lock:
+        with self._lock.current, no_inherited_threads():
+            if self._loaded is None:
+                clip = load_clip(self._source, self._seed, text_only=True)
+                self._loaded = clip.to(self._device)
             return self._loaded
-
-    @cached_property
-    def _loaded(self) -> nn.Module:
-        return load_clip(self._source, self._seed, text_only=True).to(self._device)
 
 
 def load_clip(

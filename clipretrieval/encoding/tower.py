@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from torch import nn
 
+from clipretrieval._forks import ForkLock
+from clipretrieval.encoding._workers import no_inherited_threads
 from clipretrieval.encoding.engine import Engine
 from clipretrieval.encoding.fingerprint import hash_tensors, tensors_used
 from clipretrieval.encoding.plan import InferencePlan
@@ -53,13 +53,14 @@ class Tower:
         self.source, self._seed, self._plan = source, seed, plan
         self._preparation, self._pooling, self._image_size = preparation, pooling, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
+        self._loaded: nn.Module | None = None
         self.built: Engine | None = None
         self.text = TextEncoder(source, seed, plan.device)
 
     def engine(self, depth: int) -> Engine:
         """Return an engine that reaches at least `depth`; a deeper one replaces a shallower one."""
-        with self._lock:
+        with self._lock.current, no_inherited_threads():
             if self.built is None or self.built.depth < depth:
                 self.built = Engine(
                     self._visual,
@@ -75,7 +76,7 @@ class Tower:
     def weights_hash(self, stage: Stage, stages: Mapping[str, Stage]) -> str:
         """Hash the tensors that run up to a stage; see `clipretrieval.encoding.fingerprint`."""
         key = (stage.depth, stage.reduction == "tokens")
-        with self._lock:
+        with self._lock.current, no_inherited_threads():
             if key not in self._hashes:
                 self._hashes[key] = hash_tensors(tensors_used(self._visual, stage, stages))
             return self._hashes[key]
@@ -100,6 +101,9 @@ class Tower:
         """How the encoder runs: what was asked for, until it turns out that this machine cannot compile."""
         return self._plan if self.built is None else self.built.plan
 
-    @cached_property
+    @property
     def _visual(self) -> nn.Module:
-        return load_visual(self.source, self._seed)
+        # Before Python 3.12 a cached_property has a lock, which a process forked meanwhile would wait for.
+        if self._loaded is None:
+            self._loaded = load_visual(self.source, self._seed)
+        return self._loaded

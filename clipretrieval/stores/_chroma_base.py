@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipretrieval._forks import ForkLock
 from clipretrieval._repr import safe_repr
 from clipretrieval.errors import StoreError, UnsupportedOperationError
 from clipretrieval.stores._chroma_folder import holds_collection
@@ -31,6 +32,9 @@ class ChromaBase(ClosedAtExit):
     _exact_up_to: int | None
     _lock: ReadWriteLock
     _closed: bool
+    # Whether the connection is that of the process that this one was forked from.
+    _inherited: bool
+    _reconnecting: ForkLock
     _connection: Connection
     _search: ChromaSearch
 
@@ -67,6 +71,8 @@ class ChromaBase(ClosedAtExit):
                 return
             self._closed = True
             self._search.forget()
+            if self._inherited:
+                return
             try:
                 self._connection.sync()
             finally:
@@ -101,3 +107,18 @@ class ChromaBase(ClosedAtExit):
     def _require_open(self) -> None:
         if self._closed:
             raise StoreError("this ChromaStore is closed; open it anew")
+        if self._inherited:
+            with self._reconnecting.current:
+                if self._inherited:
+                    self._attach(self._connection.in_forked_process(), create=False)
+
+    def _attach(self, connection: Connection, create: bool) -> None:
+        """Open the collection and use the connection from now on; where that fails, release it."""
+        raise NotImplementedError
+
+    def _after_fork(self) -> None:
+        """Leave the connection to the parent: an answer to one process could be read by the other."""
+        self._lock = ReadWriteLock()
+        if not self._closed:
+            self._inherited = True
+            self._connection.leave_to_parent()

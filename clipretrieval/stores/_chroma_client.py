@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import InitVar, dataclass, field
@@ -22,6 +22,7 @@ from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
 from clipretrieval._checks import check_bool, check_int, check_path, check_text, shown
+from clipretrieval._forks import ForkLock
 from clipretrieval._open_files import remedy
 from clipretrieval.errors import (
     FingerprintMismatchError,
@@ -29,6 +30,7 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreLockedError,
     StoreUnavailableError,
+    UnsupportedOperationError,
 )
 from clipretrieval.stores._chroma_errors import translated
 from clipretrieval.stores._chroma_folder import DATABASE_NAME, FORMAT_KEY
@@ -52,7 +54,14 @@ GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
 NEVER = 10**9
 
 # Chroma makes the system that clients share without a lock of its own.
-_making = threading.Lock()
+_making = ForkLock()
+_threads_of: int | None = None
+"""The process that has the threads of a Chroma outside of servers; None while no store has begun one."""
+FORKED = (
+    "a process that this one was forked from used Chroma, whose threads stayed behind: here it would wait "
+    'for them for ever. Start this process by the method "spawn" or "forkserver" of multiprocessing, use '
+    "FaissStore or MemoryStore, or run `chroma run` on a folder and open it with host= and port="
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +83,9 @@ class Connection:
     free : callable
         Frees all of it. Must not refer to the connection, which does so when it is dropped.
     release : callable
-        Frees all of it, once.
+        Frees all of it, once; does nothing in a forked process, where it is the parent's.
+    anew : callable or None
+        Returns another connection to the same collection; None where a forked process can have none.
     """
 
     client: Any
@@ -84,6 +95,7 @@ class Connection:
     folder: Path | None
     location: dict[str, Any] | None
     free: InitVar[Release]
+    anew: Callable[[], Connection] | None = None
     release: Release = field(init=False)
 
     def __post_init__(self, free: Release) -> None:
@@ -94,6 +106,32 @@ class Connection:
                 free()
 
         object.__setattr__(self, "release", release_of(self, told))
+
+    def leave_to_parent(self) -> None:
+        """Do no harm, in a forked process, to what its parent goes on using."""
+        bindings = _bindings(self.client)
+        if bindings is not None:
+            # Freed, at the latest when this process ends, they would wait for threads that it does not have.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(bindings))
+
+    def in_forked_process(self) -> Connection:
+        """Return another connection, for a process that was forked from the one that made this.
+
+        Raises
+        ------
+        UnsupportedOperationError
+            If there can be none: the client is the caller's, or Chroma itself was in that process.
+        StoreUnavailableError
+            If the server cannot be reached.
+        """
+        if self.anew is not None:
+            return self.anew()
+        if self.exclusive or _bindings(self.client) is not None:
+            raise UnsupportedOperationError(f"{self.where} cannot be used: {FORKED}")
+        raise UnsupportedOperationError(
+            f"{self.where} cannot be used: its connection is that of the process that this one was forked "
+            "from. Make a client in this process, and open a ChromaStore with it"
+        )
 
     def sync(self) -> None:
         """Have the system put a folder's database on the device, where SQLite has committed to it.
@@ -159,6 +197,8 @@ def connect(
         )
     if client is not None:
         where = f"collection {collection!r} of the given Chroma client"
+        if _bindings(client) is not None:
+            _require_threads(where)
         return Connection(client, collection, where, False, None, None, lambda: None)
     if host is not None:
         return _at_server(host, DEFAULT_PORT if port is None else port, ssl, collection)
@@ -250,8 +290,23 @@ def _stop(systems: list[System]) -> None:
             system.stop()
 
 
+def _bindings(client: Any) -> Any:
+    """Return what a client has of Chroma itself; None where that is at a server."""
+    return getattr(getattr(client, "_server", None), "bindings", None)
+
+
+def _require_threads(where: str) -> None:
+    """Refuse a Chroma in a forked process: one pool of threads serves a process, and none replaces it."""
+    global _threads_of
+    if _threads_of is None:
+        _threads_of = os.getpid()
+    if _threads_of != os.getpid():
+        raise UnsupportedOperationError(f"{where} cannot be opened: {FORKED}")
+
+
 def _in_memory(collection: str) -> Connection:
     where = "Chroma's collection in memory"
+    _require_threads(where)
     system = System(_settings())
     with translated(where):
         try:
@@ -282,6 +337,7 @@ def _in_folder(path: str | Path, collection: str, create: bool) -> Connection:
     folder = check_path(path, "path").resolve()
     check_text(str(folder), "the path of a Chroma folder")  # Chroma takes no other bytes than UTF-8
     where = f"collection {collection!r} of the Chroma folder {folder}"
+    _require_threads(where)
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; ChromaStore needs a folder, or a path that is free")
     if not create and not (folder / DATABASE_NAME).is_file():
@@ -295,7 +351,7 @@ def _in_folder(path: str | Path, collection: str, create: bool) -> Connection:
     with ExitStack() as undo:
         lock = _locked(folder)
         undo.callback(lock.release)
-        with translated(where), _making:
+        with translated(where), _making.current:
             client, systems = _persistent_client(str(folder))
         undo.pop_all()
 
@@ -342,12 +398,16 @@ def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
     where = f"collection {collection!r} of the Chroma server at {host}:{port}"
     # Without the environment's credentials, which are for a server that its owner chose: see client=.
     settings = _settings(chroma_client_auth_provider=None, chroma_client_auth_credentials=None)
-    with translated(where), _making:
+    with translated(where), _making.current:
         client, systems = _listed(
             settings, lambda: chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=settings)
         )
+
+    def anew() -> Connection:
+        return _at_server(host, port, ssl, collection)
+
     location = {"host": host, "port": port, "ssl": ssl, "collection": collection}
-    return Connection(client, collection, where, False, None, location, partial(_stop, systems))
+    return Connection(client, collection, where, False, None, location, partial(_stop, systems), anew)
 
 
 def _locked(folder: Path) -> FileLock:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._forks import in_forking_thread
 from clipretrieval.stores._ann_format import check_index_file
 from clipretrieval.stores._ann_reader import MalformedIndexError, UnknownFormatError
 from clipretrieval.stores._exact import Shortlist
@@ -17,7 +19,7 @@ from clipretrieval.stores._folder_manifest import FolderManifest, damaged
 from clipretrieval.stores._table import Moves
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["CAN_MAP", "PIECE_BYTES", "FlatRows", "read_index", "read_rows"]
+__all__ = ["CAN_MAP", "PIECE_BYTES", "FlatRows", "no_inherited_threads", "read_index", "read_rows"]
 
 CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC") and hasattr(faiss, "ZeroCopyIOReader")
 # Each piece of a file waits for the interpreter, so they are large.
@@ -27,6 +29,23 @@ UNIT_ROUNDOFF = 2.0**-24
 LONGEST_SUM = 512
 # How many times quicker a matrix product is than FAISS's loop over pairs; measured from 256 dimensions up.
 PRODUCT_GAIN = 6
+
+
+@contextmanager
+def no_inherited_threads() -> Iterator[None]:
+    """Have FAISS compute in the calling thread alone where its others stayed behind when it was forked.
+
+    GNU's OpenMP would wait for them for ever. Threads that a forked process begins have others of their own.
+    """
+    threads = faiss.omp_get_max_threads() if in_forking_thread() else 1
+    if threads == 1:
+        yield
+        return
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 class FlatRows:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeVar
-from weakref import WeakSet
 
+from clipretrieval._forks import renew_after_fork
 from clipretrieval.errors import StoreError
 from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._locks import ReadWriteLock
@@ -17,9 +16,6 @@ from clipretrieval.stores._undo import Recovery
 __all__ = ["Guarded"]
 
 Self = TypeVar("Self", bound="Guarded")
-
-_living: WeakSet[Guarded] = WeakSet()
-"""All stores of this process, whose locks a forked one makes anew."""
 
 
 class Guarded(ClosedAtExit):
@@ -63,7 +59,14 @@ class Guarded(ClosedAtExit):
         as after any other interruption.
         """
         self._lock = ReadWriteLock()
-        _living.add(self)
+        renew_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._renew_locks()
+
+    def _computing(self) -> AbstractContextManager[None]:
+        """Return what surrounds every use of the contents."""
+        return nullcontext()
 
     def _begin_write(self) -> None:
         """Refuse what may not be written; called with the lock held alone, before anything changes."""
@@ -73,29 +76,29 @@ class Guarded(ClosedAtExit):
     def _held(self) -> Iterator[None]:
         """Hold the contents as they are, whole; searches go on even where a writer waits."""
         while True:
-            with self._lock.hold():
+            with self._lock.hold(), self._computing():
                 if self._recovery is None:
                     yield
                     return
-            with self._lock.write():
+            with self._lock.write(), self._computing():
                 self._recover()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Hold the lock beside other readers, of a store that is open and whole."""
         while True:
-            with self._lock.read():
+            with self._lock.read(), self._computing():
                 if self._recovery is None:
                     self._require_open()
                     yield
                     return
-            with self._lock.write():
+            with self._lock.write(), self._computing():
                 self._recover()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Hold the lock alone; where the block is interrupted, either all is changed or nothing."""
-        with self._lock.write():
+        with self._lock.write(), self._computing():
             self._recover()
             self._begin_write()
             try:
@@ -113,12 +116,3 @@ class Guarded(ClosedAtExit):
     def _require_open(self) -> None:
         if self._closed:
             raise StoreError(f"this {type(self).__name__} is closed; open it anew")
-
-
-def _forked() -> None:
-    for store in _living:
-        store._renew_locks()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)

@@ -248,7 +248,7 @@ class LocalStore(Guarded):
 
     def close(self) -> None:
         """Flush and free what the store holds; calling it again does nothing."""
-        with self._lock.write():
+        with self._lock.write(), self._computing():
             if not self._closed:
                 self._recover()
                 self._finish()

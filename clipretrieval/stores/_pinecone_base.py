@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from clipretrieval._checks import check_bool, check_choice, check_int, check_number, shown
+from clipretrieval._forks import ForkLock, renew_after_fork
 from clipretrieval._repr import safe_repr
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
 from clipretrieval.stores._context import ClosedAtExit, unclonable
@@ -40,7 +41,11 @@ class PineconeBase(ClosedAtExit):
         self._address = _checked(address)
         key.check(control_plane(address.host))
         self._closed = False
+        # Whether the connections are those of the process that this one was forked from.
+        self._inherited = False
+        self._reconnecting = ForkLock()
         self._session = Session(self._address, dim, key, Calls(key, timeout, concurrency))
+        renew_after_fork(self)
 
     @property
     def metric(self) -> Metric:
@@ -68,6 +73,9 @@ class PineconeBase(ClosedAtExit):
     def close(self) -> None:
         """Flush and close the connections, even if the flush fails; calling it again does nothing."""
         if self._closed:
+            return
+        if self._inherited:
+            self._closed = True
             return
         try:
             self.flush()
@@ -101,6 +109,15 @@ class PineconeBase(ClosedAtExit):
     def _require_open(self) -> None:
         if self._closed:
             raise StoreError("this PineconeStore is closed; open it anew")
+        if self._inherited:
+            with self._reconnecting.current:
+                if self._inherited:
+                    self._session.reconnect()
+                    self._inherited = False
+
+    def _after_fork(self) -> None:
+        """Leave the connections to the parent: an answer to one process could be read by the other."""
+        self._inherited = True
 
 
 def _checked(address: Address) -> Address:

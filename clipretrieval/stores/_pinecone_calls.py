@@ -107,6 +107,10 @@ class Calls:
             for ticket in self._tickets:
                 ticket.give_up()
 
+    def anew(self) -> Calls:
+        """Return what sends requests by the same rules, and has sent none."""
+        return Calls(self._key, self.timeout, self._workers)
+
     def deadline(self) -> float:
         """Return when what begins now has to be done, on the clock of `time.monotonic`."""
         return time.monotonic() + self.timeout

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
+
+from clipretrieval._forks import ForkLock
 
 __all__ = ["Marks", "Unseen"]
 
@@ -31,7 +32,7 @@ class Marks:
     """Keeps account of the writes to one namespace; threads may share it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._committed: int | None = None
         self._added: dict[str, int] = {}
         self._gone: dict[str, tuple[str, int]] = {}
@@ -41,12 +42,12 @@ class Marks:
     @property
     def doubtful(self) -> bool:
         """Whether there are records of which it is not known whether they are, or will be, stored."""
-        with self._lock:
+        with self._lock.current:
             return bool(self._doubted)
 
     def written(self, keys: list[str], number: int | None) -> None:
         """Note an upsert that the service accepted, with its number in the log if it gave one."""
-        with self._lock:
+        with self._lock.current:
             self._forget(keys)
             self._doubted.difference_update(keys)
             if number is None:
@@ -57,7 +58,7 @@ class Marks:
 
     def removed(self, names: dict[str, str]) -> None:
         """Note a delete that the service accepted, of keys with their true ids."""
-        with self._lock:
+        with self._lock.current:
             self._forget(names)
             self._doubted.difference_update(names)
             self._last += 1
@@ -65,14 +66,14 @@ class Marks:
 
     def doubted(self, keys: list[str], upsert: bool) -> None:
         """Note a write that may have been done or not, or may be done yet: nothing of it is looked for."""
-        with self._lock:
+        with self._lock.current:
             self._forget(keys)
             if upsert:
                 self._doubted.update(keys)
 
     def unseen(self) -> Unseen:
         """Return what has to be looked for now."""
-        with self._lock:
+        with self._lock.current:
             return Unseen(self._committed, dict(self._added), dict(self._gone))
 
     def seen(
@@ -82,7 +83,7 @@ class Marks:
         gone: dict[str, tuple[str, int]] | None = None,
     ) -> None:
         """Drop what was seen, unless it was written again meanwhile."""
-        with self._lock:
+        with self._lock.current:
             if committed is not None and self._committed == committed:
                 self._committed = None
             for key, mark in (added or {}).items():

@@ -17,8 +17,9 @@ def listed(space: Space, label: Label | None, check: Callable[[], None]) -> Iter
     """Yield ids and labels of all records, or of those with one label.
 
     The true ids and the labels are in the records' metadata, and the service returns these only together with
-    the vectors, where it does not search. `check` is called between requests, and may raise to end the scan.
+    the vectors, where it does not search. `check` is called before requests, and may raise to end the scan.
     """
+    check()
     space.settle()
     seen: set[str] = set()
     for found in _everything(space) if label is None else space.matching(label_condition(label)):

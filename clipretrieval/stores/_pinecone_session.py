@@ -48,6 +48,7 @@ class _Spaces:
     vectors: Space
     manifest: Space
     dim: int
+    host: str
 
 
 @dataclass(eq=False)
@@ -76,7 +77,7 @@ class Session:
     def __init__(self, address: Address, dim: int | None, key: ApiKey, calls: Calls) -> None:
         self._address, self.dim = address, dim
         self._state = _State()
-        self._calls = calls
+        self._key, self._calls = key, calls
         self._project = Project(key, address.host, calls)
         try:
             if self.find() is None and not address.create:
@@ -86,6 +87,18 @@ class Session:
         except BaseException:
             self.close()
             raise
+
+    def reconnect(self) -> None:
+        """Make all connections anew; those of before are left as they are, to the process that made them."""
+        calls = self._calls.anew()
+        project = Project(self._key, self._address.host, calls)
+        spaces = self._state.spaces
+        if spaces is not None:
+            client = project.open(spaces.host)
+            for space in (spaces.vectors, spaces.manifest):
+                space.reconnect(client, calls)
+        self._calls, self._project = calls, project
+        self._state = _State(spaces, self._state.label, manifest=self._state.manifest)
 
     def find(self) -> Space | None:
         """Return the vectors' namespace, also of an index made meanwhile; None while there is no index."""
@@ -178,12 +191,13 @@ class Session:
                 found = self._project.wait(address.index)
                 expected = dim if dim is not None else self.dim
                 check_description(found, address.index, address.metric, expected)
-                client = self._project.open(str(found.host))
+                host = str(found.host)
+                client = self._project.open(host)
                 vectors, manifest = (
                     Space(client, name, found.dim, self._calls)
                     for name in (address.namespace, MANIFEST_SPACE + address.namespace)
                 )
-                state.spaces = _Spaces(vectors, manifest, found.dim)
+                state.spaces = _Spaces(vectors, manifest, found.dim, host)
                 self.dim = found.dim
             return state.spaces
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import os
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
+from clipretrieval._forks import after_fork
 from clipretrieval.errors import StoreError
 
 __all__ = ["Release", "release_of"]
@@ -64,5 +64,4 @@ def _forked() -> None:
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+after_fork(_forked)

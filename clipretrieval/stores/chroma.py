@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._checks import check_bool, check_int
+from clipretrieval._forks import ForkLock, renew_after_fork
 from clipretrieval._rounding import watched_already
 from clipretrieval.errors import (
     MissingDependencyError,
@@ -31,7 +32,7 @@ from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, R
 
 try:
     from clipretrieval.stores._chroma_base import ChromaBase
-    from clipretrieval.stores._chroma_client import connect, open_collection
+    from clipretrieval.stores._chroma_client import Connection, connect, open_collection
     from clipretrieval.stores._chroma_records import ChromaRecords, pieces, texts
     from clipretrieval.stores._chroma_search import ChromaSearch
 except ModuleNotFoundError as error:
@@ -115,18 +116,10 @@ class ChromaStore(ChromaBase):
         self._exact = check_bool(exact, "exact")
         self._lock = ReadWriteLock()
         self._closed = False
-        self._exact_up_to = exact_up_to = (
-            None if exact_up_to is None else check_int(exact_up_to, "exact_up_to")
-        )
-        self._connection = here = connect(path, host, port, ssl, client, collection, create)
-        try:
-            self._records = ChromaRecords(here, open_collection(here, self._metric, create), self._metric)
-            self._dim = self._records.dim()
-        except BaseException:
-            with suppress(StoreError):  # the first failure says more
-                here.release()
-            raise
-        self._search = ChromaSearch(self._records, self._metric, here.exclusive, self._exact, exact_up_to)
+        self._exact_up_to = None if exact_up_to is None else check_int(exact_up_to, "exact_up_to")
+        self._reconnecting = ForkLock()
+        self._attach(connect(path, host, port, ssl, client, collection, create), create)
+        renew_after_fork(self)
 
     def __sklearn_clone__(self) -> ChromaStore:
         if self._connection.folder is not None or not self._connection.exclusive:
@@ -273,6 +266,21 @@ class ChromaStore(ChromaBase):
         with self._lock.write():
             self._require_open()
             self._records.write_manifest(text)
+
+    def _attach(self, connection: Connection, create: bool) -> None:
+        try:
+            collection = open_collection(connection, self._metric, create)
+            records = ChromaRecords(connection, collection, self._metric)
+            dim = records.dim()
+        except BaseException:
+            with suppress(StoreError):  # the first failure says more
+                connection.release()
+            raise
+        self._connection, self._records, self._dim = connection, records, dim
+        self._search = ChromaSearch(
+            records, self._metric, connection.exclusive, self._exact, self._exact_up_to
+        )
+        self._inherited = False
 
     def _held_dim(self) -> int | None:
         """Return the dimension, which another client of a server may have settled meanwhile."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ try:
     from clipretrieval.stores._ann_files import check_index_state, index_parts, kept_target, read_ann
     from clipretrieval.stores._ann_state import IndexInfo
     from clipretrieval.stores._factory import AUTO, FLAT, check_factory
-    from clipretrieval.stores._flat import CAN_MAP, FlatRows, read_rows
+    from clipretrieval.stores._flat import CAN_MAP, FlatRows, no_inherited_threads, read_rows
 except ModuleNotFoundError as error:
     if error.name != "faiss":
         raise
@@ -132,7 +133,8 @@ class FaissStore(FolderStore):
             raise InvalidInputError("mmap=True is for reading: give read_only=True too")
         if self._mmap and not CAN_MAP:
             raise UnsupportedOperationError("mmap=True needs a newer FAISS; run: pip install -U faiss-cpu")
-        self._open()
+        with self._computing():  # a folder's index may be measured or built anew
+            self._open()
 
     @classmethod
     def load(cls, path: str | Path, *, read_only: bool = True, mmap: bool = False) -> FaissStore:
@@ -209,6 +211,9 @@ class FaissStore(FolderStore):
             return flat
         return read_ann(folder, manifest, flat, self._asked_recall, self._mmap)
 
+    def _computing(self) -> AbstractContextManager[None]:
+        return no_inherited_threads()
+
     def _snapshot(self) -> Snapshot:
         snapshot = replace(super()._snapshot(), index=self._index)
         if self._index == FLAT:
@@ -259,7 +264,7 @@ class FaissStore(FolderStore):
     def _prepare(self) -> None:
         """Build the index of a folder that had another."""
         if self._is_unfinished():
-            with self._lock.write():
+            with self._lock.write(), self._computing():
                 self._recover()
                 self._require_open()
                 self._build()

@@ -1,0 +1,77 @@
+"""What a forked process makes anew: it has its parent's memory, and none of its parent's other threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+from weakref import WeakSet
+
+__all__ = ["ForkLock", "after_fork", "in_forking_thread", "in_this_process", "renew_after_fork"]
+
+
+class Renewed(Protocol):
+    """What is told, in a forked process, that it is a copy there."""
+
+    def _after_fork(self) -> None:
+        """Forget what the parent's threads hold; no other thread runs yet."""
+
+
+_living: WeakSet[Renewed] = WeakSet()
+_forking_thread: int | None = None
+"""The thread that a forked process began with, by its identifier; None in a process that was not forked."""
+
+
+def after_fork(renew: Callable[[], object]) -> None:
+    """Have a function called at the beginning of every process that is forked from this one."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew)
+
+
+def renew_after_fork(each: Renewed) -> None:
+    """Have an object's `_after_fork` called in every process that is forked while it lives."""
+    _living.add(each)
+
+
+def in_this_process(release: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that does nothing in a forked process, where what it releases is the parent's."""
+    process = os.getpid()
+
+    def run() -> None:
+        if os.getpid() == process:
+            release()
+
+    return run
+
+
+def in_forking_thread() -> bool:
+    """Tell whether this is a forked process's first thread, whose OpenMP threads stayed with the parent."""
+    return threading.get_ident() == _forking_thread
+
+
+class ForkLock:
+    """A lock that is free in a forked process, which lacks the thread that held it.
+
+    Attributes
+    ----------
+    current : threading.Lock
+        The one of this process, to be looked up whenever it is taken.
+    """
+
+    def __init__(self) -> None:
+        self._after_fork()
+        renew_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self.current = threading.Lock()
+
+
+def _forked() -> None:
+    global _forking_thread
+    _forking_thread = threading.get_ident()
+    for each in list(_living):
+        each._after_fork()
+
+
+after_fork(_forked)
