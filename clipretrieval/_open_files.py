@@ -9,8 +9,8 @@ from contextlib import ExitStack
 __all__ = ["REMEDY", "few_left", "is_limit", "reason", "remedy"]
 
 REMEDY = "close stores and files that this process no longer needs, or allow it more open files (ulimit -n)"
-# What SQLite opens for one statement, its journal included, and the least that Chroma starts with.
-FEW = 10
+# More than Chroma opens to start, and SQLite for one statement.
+FEW = 16
 
 
 def is_limit(error: BaseException) -> bool:

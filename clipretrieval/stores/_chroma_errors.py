@@ -52,7 +52,7 @@ def translated(where: str) -> Iterator[None]:
         # A panic of Chroma's Rust code is no Exception, and its class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
-        if TOO_MANY_OPEN in str(error):
+        if _at_limit(str(error)):
             raise _exhausted(where, str(error)) from error
         raise StoreCorruptedError(
             f"Chroma broke down at {where}: {error}. Open it again; if that fails too, restore a copy"
@@ -77,14 +77,18 @@ def _translation(error: Exception, where: str) -> ClipRetrievalError:
         return StoreCorruptedError(f"{where} is damaged: {text}. Restore it from a copy, or fill a new one")
     if any(mark in text for mark in BUSY):
         return StoreLockedError(f"another program holds {where}: {text}. Close it there first")
-    # Chroma does not say why SQLite opens no file, nor always that it does not.
-    if TOO_MANY_OPEN in text or few_left():
+    if _at_limit(text):
         return _exhausted(where, text)
     if any(mark in text for mark in WITHHELD):
         return StoreUnavailableError(
             f"{where} cannot be read or written: {text}. Check its permissions and the free space"
         )
     return StoreError(f"Chroma failed at {where}: {type(error).__name__}: {text}")
+
+
+def _at_limit(text: str) -> bool:
+    """Tell whether too many open files are the reason: Chroma does not say why SQLite fails to open one."""
+    return TOO_MANY_OPEN in text or few_left()
 
 
 def _exhausted(where: str, text: str) -> StoreUnavailableError:
