@@ -226,8 +226,8 @@ def _unbatch(batch: Any, batched: bool, collated: bool) -> Iterator[_Item]:
     listed = isinstance(first, (tuple, list)) and (collated or _are_pictures(*parts))
     if (stacked or listed) and len(parts) > 2:
         raise InvalidInputError(
-            f"a DataLoader's batch has {len(parts)} parts; expected images, or (images, labels): leave out the "
-            "others in collate_fn"
+            f"a DataLoader's batch has {len(parts)} parts; expected images, or (images, labels): leave the "
+            "others out in collate_fn"
         )
     if stacked or listed:
         yield from _from_columns(*parts)
