@@ -100,8 +100,10 @@ class ChromaBase(ClosedAtExit):
 
     def __reduce__(self) -> Any:
         again = "open it elsewhere with ChromaStore(**store.location())"
-        if self._connection.location is None:
-            again = "pass the store by name, store='chroma', where each process is to make one of its own"
+        if self._connection.location is None and self._connection.exclusive:
+            again = "to have an empty one for each process, pass it by name, store='chroma'"
+        elif self._connection.location is None:
+            again = "open it elsewhere with a client that is made there"
         raise UnsupportedOperationError(f"{self!r} cannot be pickled or copied; {again}")
 
     def _require_open(self) -> None:
