@@ -11,7 +11,7 @@ import numpy.typing as npt
 from clipretrieval._warning import warn_caller
 from clipretrieval.errors import StoreError
 from clipretrieval.stores import _factory
-from clipretrieval.stores._ann_index import AnnIndex
+from clipretrieval.stores._ann_index import EXTRA, AnnIndex
 from clipretrieval.stores._ann_state import AnnState, IndexInfo
 from clipretrieval.stores._ann_tune import tune
 from clipretrieval.stores._exact import Shortlist, row_norms
@@ -119,7 +119,7 @@ class AnnRows:
         if fetch + len(index.outliers) >= len(self.view()):
             return None
         found = index.search(queries, k, fetch, state.knobs)
-        return index.outliers.join(found, queries, k, self._flat, self._metric)
+        return index.outliers.join(found, queries, k + EXTRA, self._flat, self._metric)
 
     def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
         """Write each vector into the row of its place."""

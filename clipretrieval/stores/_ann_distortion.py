@@ -24,7 +24,9 @@ CodeArray = npt.NDArray[np.uint8]
 PIECE_ROWS = 1 << 13
 # A vector is left out where more is lost of it than so many times what is lost of all but a hundredth of the
 # vectors that the index was built with; measured on so many of these.
-TOLERANCE, COMMON_SHARE, SAMPLE = 2.0, 0.99, 4096
+TOLERANCE, SHARE, SAMPLE = 1.5, 0.99, 4096
+# Where others may be among them, most are still such vectors, of which seldom more is lost than this.
+MEDIAN_TOLERANCE = 3.0
 SEED = 0
 # The kinds of index to which codes may be added as they are, and come out as if the vectors had been.
 _TAKES_CODES = {
@@ -54,6 +56,11 @@ class Limits:
         within: npt.NDArray[np.bool_] = np.all(lost <= (self.code, self.list), axis=1)
         return within
 
+    def closed(self) -> Limits:
+        """Return limits that keep out what cannot be measured."""
+        code, centroid = (limit if np.isfinite(limit) else 0.0 for limit in (self.code, self.list))
+        return Limits(code, centroid)
+
 
 class Quantizer:
     """What a trained index makes of vectors: the transforms before it, its lists, and its codes.
@@ -71,6 +78,12 @@ class Quantizer:
         self._steps = chain(self._index) if transformed else []
         self._lists = isinstance(inner, faiss.IndexIVF)
         self._storage = faiss.downcast_index(inner.storage) if isinstance(inner, faiss.IndexHNSW) else inner
+        if hasattr(
+            inner, "fine_quantizer"
+        ):  # a null pointer in an index that FAISS has read, which it follows
+            own = next((name for name in ("pq", "rq", "lsq", "prq", "plsq") if hasattr(inner, name)), None)
+            if own is not None:
+                inner.fine_quantizer = getattr(inner, own)
 
     @property
     def is_lossless(self) -> bool:
@@ -114,13 +127,23 @@ class Quantizer:
                 lost[:, 1] = row_norms(turned - self._centroids(codes))
             if not self.is_lossless:
                 lost[:, 0] = self._lost(vectors, codes)
+        lost[np.isnan(lost)] = np.inf
         return codes, lost
 
-    def usual(self, rows: FloatArray) -> Limits:
-        """Return limits by what is lost of rows that the index is built with."""
+    def limits(self, rows: FloatArray, mixed: bool = False) -> Limits:
+        """Return limits by what is lost of rows.
+
+        Parameters
+        ----------
+        rows : ndarray of float32, shape (n, dim)
+            Those that the index is built with.
+        mixed : bool
+            Whether some of them may have come later.
+        """
         picks = np.random.default_rng(SEED).choice(len(rows), min(SAMPLE, len(rows)), replace=False)
         _, lost = self.encode(rows[np.sort(picks)])
-        most = TOLERANCE * np.quantile(lost, COMMON_SHARE, axis=0, method="lower")
+        share, tolerance = (0.5, MEDIAN_TOLERANCE) if mixed else (SHARE, TOLERANCE)
+        most = tolerance * np.quantile(lost, share, axis=0, method="lower")
         return Limits(float(most[0]), float(most[1]))
 
     def add(self, codes: CodeArray, places: npt.NDArray[np.int64]) -> None:
@@ -133,6 +156,9 @@ class Quantizer:
             decoded = self._storage.sa_decode(codes)
             for step in reversed(self._steps):
                 decoded = step.reverse_transform(decoded)
+                if isinstance(step, faiss.PCAMatrix):  # which does not put back what it drops of the mean
+                    mean = faiss.vector_to_array(step.mean)[None]
+                    decoded += mean - step.reverse_transform(step.apply(mean))
         except RuntimeError:  # FAISS cannot decode such codes, or not undo such a transform
             return np.inf
         return row_norms(vectors - decoded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import faiss as _faiss
@@ -19,7 +19,7 @@ from clipretrieval.stores._flat import PIECE_BYTES
 from clipretrieval.stores._table import Moves
 from clipretrieval.types import FloatArray
 
-__all__ = ["AnnIndex", "Knobs"]
+__all__ = ["EXTRA", "AnnIndex", "Knobs"]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
@@ -160,10 +160,9 @@ class AnnIndex:
 
     def build(self, rows: FloatArray) -> None:
         """Add all rows to the empty, trained index, after measuring what is usually lost of them."""
-        self.limits = self._quantizer.usual(rows)
+        self.limits = self._quantizer.limits(rows)
         self.write(rows, np.arange(len(rows)))
-        if not np.isfinite(self.limits.code):  # nothing will tell whether a code represents a later vector
-            self.limits = replace(self.limits, code=0.0)
+        self.limits = self.limits.closed()
 
     def leave_out(self, rows: FloatArray, built_with: int) -> bool:
         """Remove the outliers from an index that was written without looking for any.
@@ -173,21 +172,22 @@ class AnnIndex:
         rows : ndarray of float32, shape (n, dim)
             All of them.
         built_with : int
-            The number of rows when it was built: so many of the first show what is usually lost.
+            The number of rows when it was built: most of the first so many are the same.
 
         Returns
         -------
         bool
             False where its codes do not tell which rows are outliers.
         """
-        self.limits = self._quantizer.usual(rows[:built_with])
+        limits = self._quantizer.limits(rows[:built_with], mixed=True)
         fits = np.ones(len(rows), dtype=bool)
         for part in pieces(len(rows)):
-            fits[part] = self.limits.fits(self._quantizer.encode(rows[part])[1])
+            fits[part] = limits.fits(self._quantizer.encode(rows[part])[1])
         places = np.flatnonzero(~fits)
         self._leave(places)
         self.outliers.replace(places, fits[places])
-        return bool(np.isfinite(self.limits.code))
+        self.limits = limits.closed()
+        return self.limits == limits
 
     def write(self, vectors: FloatArray, places: IndexArray) -> None:
         """Put vectors under their rows, in the place of those that were there; outliers are left out."""
