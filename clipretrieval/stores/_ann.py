@@ -11,7 +11,7 @@ import numpy.typing as npt
 from clipretrieval._warning import warn_caller
 from clipretrieval.errors import StoreError
 from clipretrieval.stores import _factory
-from clipretrieval.stores._ann_index import AnnIndex
+from clipretrieval.stores._ann_index import EXTRA, AnnIndex
 from clipretrieval.stores._ann_state import AnnState, IndexInfo
 from clipretrieval.stores._ann_tune import tune
 from clipretrieval.stores._exact import Shortlist, row_norms
@@ -24,6 +24,8 @@ __all__ = ["DEFAULT_RECALL", "AnnRows"]
 
 # An index is built anew when this many times the vectors that it was built with have come or gone since.
 STALE_AFTER = 3
+# Or when it leaves out this share of the vectors, and more than `SMALLEST`: every search compares them all.
+MOST_OUTLIERS = 0.125
 # Its recall is measured again when this share of the vectors has come or gone since the last time.
 MEASURED_AFTER = 0.25
 # Between longer vectors squared distances leave float32, on which FAISS aborts the process.
@@ -36,6 +38,8 @@ DEFAULT_RECALL = 0.99
 class AnnRows:
     """Rows in a flat index, which holds the vectors, and an approximate one, which proposes candidates.
 
+    Vectors that the approximate index does not represent, since it was trained on others, are left out of it
+    and compared exactly; with many of them, and where its recall falls below the target, it is built anew.
     Until there are enough vectors to build it, there is no approximate index and searches are exact.
 
     Parameters
@@ -90,9 +94,9 @@ class AnnRows:
         index, state = self._index, self._state
         if index is None or state is None:
             return IndexInfo(FLAT)
-        names = ("factory", "trained_on", "nprobe", "ef_search", "over_fetch", "recall")
-        known = asdict(state)
-        return IndexInfo(**{name: known[name] for name in names}, tombstones=index.tombstones)
+        names = ("factory", "trained_on", "nprobe", "ef_search", "over_fetch", "recall", "measured_on")
+        known = {name: getattr(state, name) for name in names}
+        return IndexInfo(**known, tombstones=index.tombstones, outliers=len(index.outliers))
 
     def adopt(self, index: AnnIndex, state: AnnState) -> None:
         """Take over an index that was read from a file."""
@@ -112,7 +116,10 @@ class AnnRows:
         if index is None or state is None:
             return None
         fetch = state.knobs.fetch(k)
-        return None if fetch >= len(self.view()) else index.search(queries, k, fetch, state.knobs)
+        if fetch + len(index.outliers) >= len(self.view()):
+            return None
+        found = index.search(queries, k, fetch, state.knobs)
+        return index.outliers.join(found, queries, k + EXTRA, self._flat, self._metric)
 
     def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
         """Write each vector into the row of its place."""
@@ -151,7 +158,7 @@ class AnnRows:
         index = self._index
         if index is None or self._state is None:
             return self._flat.is_whole(count)
-        return self._flat.is_whole(count) and index.total == count + index.tombstones
+        return self._flat.is_whole(count) and index.is_whole(count)
 
     def dump(self, write: Callable[[bytes], object]) -> None:
         """Write the vectors in FAISS's format."""
@@ -165,17 +172,20 @@ class AnnRows:
     def maintain(self) -> None:
         """Build or measure the index where it is time to; called with the store's lock held alone."""
         count, state = len(self.view()), self._state
-        wanted = self._wanted()
+        wanted, outdated = self._wanted(), self._is_stale() or self._is_outgrown()
         if wanted is None:
-            if self._is_stale() or 2 * count <= _factory.AUTO_LIMIT:
+            if outdated or 2 * count <= _factory.AUTO_LIMIT:
                 self.drop_index()
-        elif self._index is None or state is None or self._is_stale():
+        elif self._index is None or state is None or outdated:
             self._build(wanted)
         elif state.written >= state.measure_at or state.target != self._target:
             if count < _factory.SMALLEST:  # removals have left too few to measure, or to need an index
                 self.drop_index()
             else:
                 self._measure(self._index, state)
+                if self._has_fallen(state):
+                    self._complaint, self._warned = None, False
+                    self._build(wanted)
         self._complain()
 
     def measure(self) -> None:
@@ -201,6 +211,17 @@ class AnnRows:
             return True
         return state.written >= STALE_AFTER * state.built_with
 
+    def _is_outgrown(self) -> bool:
+        """Tell whether the index leaves out too many vectors."""
+        count = len(self.view())
+        outliers = 0 if self._index is None else len(self._index.outliers)
+        return outliers > max(_factory.SMALLEST, MOST_OUTLIERS * count) or 2 * outliers > count
+
+    def _has_fallen(self, before: AnnState) -> bool:
+        """Tell whether the recall has fallen below a target that it had reached."""
+        now = self._state
+        return now is not None and now.recall < now.target == before.target <= before.recall
+
     def _build(self, factory: str) -> None:
         rows = self.view()
         index = make_index(factory, self.dim, self._metric)
@@ -217,7 +238,7 @@ class AnnRows:
             if sample:
                 picks = np.random.default_rng(SEED).choice(len(rows), sample, replace=False)
                 index.train(rows[np.sort(picks)])
-            built.write(rows, np.arange(len(rows)))
+            built.build(rows)
         except (RuntimeError, MemoryError) as error:
             self._give_up("build", str(error))
             return
@@ -238,6 +259,7 @@ class AnnRows:
                 **asdict(knobs),
                 recall=recall,
                 target=self._target,
+                measured_on=len(self.view()),
                 measure_at=state.written + int(MEASURED_AFTER * len(self.view())) + 1,
             ),
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import faiss as _faiss
 import numpy as np
+import numpy.typing as npt
 
 from clipretrieval._checks import check_number
 from clipretrieval._warning import warn_caller
@@ -24,6 +26,9 @@ from clipretrieval.stores._folder_manifest import MANIFEST_NAME, FolderManifest,
 from clipretrieval.stores._rows import dump_array, read_array
 
 __all__ = ["check_index_state", "index_parts", "kept_target", "read_ann"]
+
+# Much of what FAISS offers is missing in its type information.
+faiss: Any = _faiss
 
 # A store's tombstones are at most a quarter of an index; see `AnnRows`.
 MOST_TOTAL = 2
@@ -45,7 +50,10 @@ def index_parts(rows: AnnRows) -> tuple[dict[str, Part], dict[str, Any]]:
             dump_array(labels, write)
 
         parts["ann_labels"] = Part("ann", ".npy", dump)
-    return parts, {"target": rows.target, "built": asdict(state)}
+    known = replace(state, outliers=len(index.outliers))
+    if index.limits is not None:
+        known = replace(known, code_limit=index.limits.code, list_limit=index.limits.list)
+    return parts, {"target": rows.target, "built": asdict(known)}
 
 
 def check_index_state(folder: Path, manifest: FolderManifest) -> None:
@@ -110,7 +118,10 @@ def read_ann(
         lists = _has_lists(template)
         if lists != (labels is None):
             raise MalformedIndexError("the labels of its vectors are missing, or too many")
-        check_index_file(path, template, manifest.count, manifest.count * (1 if lists else MOST_TOTAL))
+        if state.outliers > manifest.count:
+            raise MalformedIndexError(f"{state.outliers} of {manifest.count} vectors cannot be outliers")
+        held = manifest.count - state.outliers
+        check_index_file(path, template, held, held if lists else manifest.count * MOST_TOTAL, manifest.count)
     except UnknownFormatError as error:
         warn_caller(
             f"{path} cannot be checked by this version of clipretrieval and is not used: {error}. Searches "
@@ -119,9 +130,21 @@ def read_ann(
         return rows
     except (MalformedIndexError, InvalidInputError, UnsupportedOperationError) as error:
         raise damaged(path, str(error)) from error
-    index = read_index(path, mmap)
-    kept = None if labels is None else _read_labels(folder / labels.name, manifest.count, int(index.ntotal))
-    rows.adopt(AnnIndex(state.factory, index, kept), state)
+    # What is mapped cannot be changed, as the lists of an index that may hold outliers are.
+    raw = read_index(path, mmap and (state.limits is not None or not lists))
+    kept = None
+    if labels is not None:
+        kept = _read_labels(folder / labels.name, manifest.count, int(raw.ntotal), state.outliers)
+    outliers = _rows_left_out(raw, manifest.count) if kept is None else np.flatnonzero(kept < 0)
+    index = AnnIndex(state.factory, raw, kept, outliers, state.limits)
+    if state.limits is None and not index.leave_out(flat.view(), state.built_with) and state.written:
+        warn_caller(
+            f"{path} holds vectors that came after the index {state.factory!r} was trained, and its codes do "
+            "not tell whether it represents them. Searches are exact until the store is next written to and "
+            "flushed"
+        )
+        return rows
+    rows.adopt(index, state)
     return rows
 
 
@@ -134,8 +157,21 @@ def _has_lists(index: Any) -> bool:
     return hasattr(inner_index(index), "nlist")
 
 
-def _read_labels(path: Path, count: int, total: int) -> Any:
+def _rows_left_out(index: Any, count: int) -> npt.NDArray[np.int64]:
+    """Return the rows that are in no inverted list."""
+    if int(index.ntotal) == count:
+        return np.empty(0, dtype=np.int64)
+    lists, out = inner_index(index).invlists, np.ones(count, dtype=bool)
+    for number in range(lists.nlist):
+        size = lists.list_size(number)
+        if size:
+            out[faiss.rev_swig_ptr(lists.get_ids(number), size)] = False
+    return np.flatnonzero(out)
+
+
+def _read_labels(path: Path, count: int, total: int, outliers: int) -> Any:
     labels = read_array(path, np.int64, (count,))
-    if not np.all((labels >= 0) & (labels < total)) or len(np.unique(labels)) < count:
-        raise damaged(path, f"its labels are not those of {count} vectors among {total}")
+    held = labels[labels != -1]
+    if not np.all((held >= 0) & (held < total)) or len(np.unique(held)) != count - outliers:
+        raise damaged(path, f"its labels are not those of {count - outliers} vectors among {total}")
     return labels

@@ -29,7 +29,13 @@ LARGEST = 4e18
 
 
 def check_index_file(
-    path: Path, template: Any, least: int, most: int | None = None, *, bounded: bool = True
+    path: Path,
+    template: Any,
+    least: int,
+    most: int | None = None,
+    rows: int | None = None,
+    *,
+    bounded: bool = True,
 ) -> None:
     """Check that FAISS can read, search and change an index.
 
@@ -40,8 +46,9 @@ def check_index_file(
     template : faiss.Index
         An empty index of the same factory string, dimension and metric.
     least, most : int
-        How many vectors it must hold; `most` is `least` when left out. Inverted lists must hold the ids from
-        0 on.
+        How many vectors it must hold; `most` is `least` when left out.
+    rows : int, optional
+        Inverted lists must hold different ids from 0 to `rows` - 1; `least` when left out.
     bounded : bool
         Whether to refuse vectors that are not finite or so long that FAISS cannot add to an index of them.
 
@@ -55,7 +62,8 @@ def check_index_file(
     """
     if not path.stat().st_size:  # which cannot be mapped
         raise MalformedIndexError("it is empty")
-    reader = IndexReader(np.memmap(path, dtype=np.uint8, mode="r"), LARGEST if bounded else math.inf)
+    content = np.memmap(path, dtype=np.uint8, mode="r")
+    reader = IndexReader(content, LARGEST if bounded else math.inf, least if rows is None else rows)
     _check_index(reader, template, range(least, (most or least) + 1))
     reader.end()
 
@@ -224,7 +232,7 @@ def _check_lists(reader: IndexReader, template: Any, total: int) -> None:
         if isinstance(template, faiss.IndexIVFFlat):
             reader.check_lengths("the vectors", codes.view("<f4"), template.d)
         ids.append(reader.array("the ids of a list", "<i8", size))
-    _check_ids(np.concatenate(ids), total)
+    _check_ids(np.concatenate(ids), total, reader.rows)
 
 
 def _check_blocks(reader: IndexReader, template: Any, total: int) -> None:
@@ -239,13 +247,13 @@ def _check_blocks(reader: IndexReader, template: Any, total: int) -> None:
         ids.append(reader.vector("the ids of a list", "<i8"))
         padded = -(-len(ids[-1]) // blocks.n_per_block)
         reader.vector("the codes of a list", "u1", padded * blocks.block_size)
-    _check_ids(np.concatenate(ids), total)
+    _check_ids(np.concatenate(ids), total, reader.rows)
 
 
-def _check_ids(ids: Any, total: int) -> None:
-    if len(ids) != total or not np.all((ids >= 0) & (ids < total)):
-        raise MalformedIndexError(f"its ids are not those of {total} rows")
-    if not np.all(np.bincount(ids, minlength=total) == 1):
+def _check_ids(ids: Any, total: int, rows: int) -> None:
+    if len(ids) != total or not np.all((ids >= 0) & (ids < rows)):
+        raise MalformedIndexError(f"its ids are not those of {total} of {rows} rows")
+    if np.any(np.bincount(ids) > 1):
         raise MalformedIndexError("it holds an id more than once")
 
 

@@ -32,10 +32,12 @@ class IndexReader:
     content : ndarray of uint8, shape (n,)
     largest : float
         How long vectors may be; with infinity, they are not looked at.
+    rows : int
+        How many rows the ids of inverted lists may name.
     """
 
-    def __init__(self, content: AnyArray, largest: float) -> None:
-        self._content, self._largest = content, largest
+    def __init__(self, content: AnyArray, largest: float, rows: int) -> None:
+        self._content, self._largest, self.rows = content, largest, rows
         self._place = 0
 
     def array(self, name: str, dtype: str, count: int) -> AnyArray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from clipretrieval._checks import check_int, check_number, shown
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.stores._ann_distortion import Limits
 from clipretrieval.stores._ann_index import Knobs
 from clipretrieval.stores._factory import check_factory
 
@@ -36,6 +37,10 @@ class IndexInfo:
         Recall@10 as measured on stored vectors; None for the exact index.
     tombstones : int
         Vectors that were removed but still lie in the index.
+    outliers : int
+        Vectors that the index, trained before they came, does not represent; each search compares them all.
+    measured_on : int or None
+        Number of vectors that were stored when the recall was measured; None where it is not known.
     """
 
     factory: str
@@ -45,6 +50,8 @@ class IndexInfo:
     over_fetch: int = 1
     recall: float | None = None
     tombstones: int = 0
+    outliers: int = 0
+    measured_on: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,13 @@ class AnnState:
         See `IndexInfo`.
     target : float
         The recall asked for.
+    measured_on : int or None
+        See `IndexInfo`.
+    outliers : int
+        Number of rows that are not in the index.
+    code_limit, list_limit : float or None
+        What may be lost of a vector that is added; see `Limits`. None where no version has looked for
+        outliers yet.
     """
 
     factory: str
@@ -77,6 +91,10 @@ class AnnState:
     over_fetch: int
     recall: float
     target: float
+    measured_on: int | None = None
+    outliers: int = 0
+    code_limit: float | None = None
+    list_limit: float | None = None
 
     @classmethod
     def from_values(cls, found: Any) -> AnnState:
@@ -88,10 +106,12 @@ class AnnState:
             If it holds anything else, or what no index can have.
         """
         names = {each.name for each in fields(cls)}
-        if not isinstance(found, dict) or found.keys() != names:
+        later = {each.name: each.default for each in fields(cls) if each.default is not MISSING}
+        if not isinstance(found, dict) or found.keys() not in (names, names - later.keys()):
             raise InvalidInputError(
                 f"what is known of an index must have {sorted(names)}; got {shown(found)}"
             )
+        found = {**later, **found}
         if check_factory(found["factory"]) != found["factory"]:
             raise InvalidInputError(f"{shown(found['factory'])} is no factory string that a store keeps")
 
@@ -100,6 +120,9 @@ class AnnState:
 
         def effort(name: str) -> int | None:
             return None if found[name] is None else check_int(found[name], name, most=MOST_EFFORT)
+
+        def limit(name: str) -> float | None:
+            return None if found[name] is None else check_number(found[name], name, least=0)
 
         return cls(
             factory=found["factory"],
@@ -112,7 +135,18 @@ class AnnState:
             over_fetch=check_int(found["over_fetch"], "over_fetch", most=MOST_EFFORT),
             recall=check_number(found["recall"], "recall", least=0, most=1),
             target=check_number(found["target"], "target", above=0, most=1),
+            measured_on=None if found["measured_on"] is None else count("measured_on"),
+            outliers=count("outliers"),
+            code_limit=limit("code_limit"),
+            list_limit=limit("list_limit"),
         )
+
+    @property
+    def limits(self) -> Limits | None:
+        """What may be lost of a vector that is added."""
+        if self.code_limit is None or self.list_limit is None:
+            return None
+        return Limits(self.code_limit, self.list_limit)
 
     @property
     def knobs(self) -> Knobs:

@@ -37,16 +37,24 @@ def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tupl
     sample = np.random.default_rng(SEED).choice(len(rows), min(SAMPLE, len(rows)), replace=False)
     queries = rows[sample]
     limits = _tenth_distances(queries, sample, flat, metric)
+
+    def near(found: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        within = pair_distances(queries, rows, found, metric) <= limits[:, None]
+        true: npt.NDArray[np.bool_] = np.logical_and(within, found != sample[:, None])
+        return true
+
+    nothing = np.empty((len(queries), 0), dtype=np.int64)
+    apart = near(index.outliers.join(nothing, queries, NEIGHBORS + 1, flat, metric)).sum(axis=1)
     best: tuple[Knobs, float] | None = None
     for effort in _ladder(index):
         depth, found = _candidates(index, queries, effort)
-        near = (pair_distances(queries, rows, found, metric) <= limits[:, None]) & (found != sample[:, None])
+        right = near(found)
         for over_fetch in _over_fetches(index):
             knobs = Knobs(effort.nprobe, effort.ef_search, over_fetch)
             reach = knobs.fetch(NEIGHBORS) + 1  # the query itself is among the candidates
             if over_fetch > 1 and reach > depth:
                 break
-            hits = near[:, :reach].sum(axis=1)
+            hits = apart + right[:, :reach].sum(axis=1)
             recall = float(np.minimum(hits, NEIGHBORS).mean() / min(NEIGHBORS, len(rows) - 1))
             if best is None or recall > best[1]:
                 best = knobs, recall

@@ -19,7 +19,17 @@ STORES = Path(sys.modules[MemoryStore.__module__].__file__ or "").parent
 # Where contents change, or are made whole again.
 CHANGING = {
     str(STORES / f"{name}.py")
-    for name in ("_local", "_undo", "_rows", "_table", "_flat", "_ann", "_ann_index", "_ann_tune")
+    for name in (
+        "_local",
+        "_undo",
+        "_rows",
+        "_table",
+        "_flat",
+        "_ann",
+        "_ann_index",
+        "_ann_outliers",
+        "_ann_tune",
+    )
 }
 KINDS: dict[str, Callable[[], Any]] = {
     "memory": MemoryStore,
