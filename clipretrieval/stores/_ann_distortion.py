@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval.stores._ann_transforms import chain
-from clipretrieval.stores._exact import row_norms
 from clipretrieval.types import FloatArray
 
 __all__ = ["Limits", "Quantizer", "pieces"]
@@ -24,7 +23,7 @@ CodeArray = npt.NDArray[np.uint8]
 PIECE_ROWS = 1 << 13
 # A vector is left out where more is lost of it than so many times what is lost of all but a hundredth of the
 # vectors that the index was built with; measured on so many of these.
-TOLERANCE, SHARE, SAMPLE = 1.5, 0.99, 4096
+TOLERANCE, SHARE, SAMPLE = 1.5, 0.99, 1024
 # Where others may be among them, most are still such vectors, of which seldom more is lost than this.
 MEDIAN_TOLERANCE = 3.0
 SEED = 0
@@ -80,7 +79,7 @@ class Quantizer:
         self._storage = faiss.downcast_index(inner.storage) if isinstance(inner, faiss.IndexHNSW) else inner
         if hasattr(
             inner, "fine_quantizer"
-        ):  # a null pointer in an index that FAISS has read, which it follows
+        ):  # where FAISS has read the index a null pointer, which it follows
             own = next((name for name in ("pq", "rq", "lsq", "prq", "plsq") if hasattr(inner, name)), None)
             if own is not None:
                 inner.fine_quantizer = getattr(inner, own)
@@ -124,7 +123,7 @@ class Quantizer:
         codes: CodeArray = self._storage.sa_encode(turned)
         with np.errstate(over="ignore", invalid="ignore"):
             if self._lists:
-                lost[:, 1] = row_norms(turned - self._centroids(codes))
+                lost[:, 1] = _lengths(turned - self._centroids(codes))
             if not self.is_lossless:
                 lost[:, 0] = self._lost(vectors, codes)
         lost[np.isnan(lost)] = np.inf
@@ -161,7 +160,7 @@ class Quantizer:
                     decoded += mean - step.reverse_transform(step.apply(mean))
         except RuntimeError:  # FAISS cannot decode such codes, or not undo such a transform
             return np.inf
-        return row_norms(vectors - decoded)
+        return _lengths(vectors - decoded)
 
     def _centroids(self, codes: CodeArray) -> FloatArray:
         """Return the centroid of each code's list, whose number its first bytes are."""
@@ -169,6 +168,12 @@ class Quantizer:
         numbers = codes[:, :width].astype(np.int64) @ (256 ** np.arange(width, dtype=np.int64))
         centroids: FloatArray = self._inner.quantizer.reconstruct_batch(numbers)
         return centroids
+
+
+def _lengths(rows: FloatArray) -> DoubleArray:
+    """Return the lengths of rows, in float32: those of an index are short enough."""
+    lengths: DoubleArray = np.sqrt(np.einsum("ij,ij->i", rows, rows)).astype(np.float64)
+    return lengths
 
 
 def pieces(count: int) -> list[slice]:

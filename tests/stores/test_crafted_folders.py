@@ -351,6 +351,20 @@ def test_every_label_of_a_row_is_a_vector(tmp_path: Path, value: int) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("index", ["IVF4,SQ8", "HNSW8,SQ8"])
+@pytest.mark.parametrize("outliers", [1, 701, -1, "1"])
+def test_the_outliers_are_those_that_the_index_lacks(tmp_path: Path, index: str, outliers: Any) -> None:
+    """A manifest that tells of another number of outliers than there are is refused."""
+    with FaissStore(tmp_path / "s", index=index) as store:
+        fill(store)
+    state = json.loads((tmp_path / "s" / "MANIFEST.json").read_text())["index_state"]
+    assert state["built"]["outliers"] == 0
+    state["built"]["outliers"] = outliers
+    seal(tmp_path / "s", index_state=state)
+    refuse(tmp_path / "s", "is damaged")
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF4,Flat", "PQ4x4", "IVF8,SQ4", "Flat", "PCA4,SQ8"])
 def test_an_index_is_the_one_that_is_named(tmp_path: Path, factory: str) -> None:
     """An index of another kind, size or dimension than the manifest names is not used."""
