@@ -259,8 +259,6 @@ ROWS: dict[str, Callable[[], Any]] = {
     "uint64": lambda: VECTORS.astype(np.uint64),
     "longdouble": lambda: VECTORS.astype(np.longdouble),
     "big-endian": lambda: VECTORS.astype(">f8"),
-    "objects": lambda: VECTORS.astype(int).astype(object),
-    "decimals": lambda: [[Decimal(0)], [Decimal(1)], [Decimal(2)]],
     "Int64": lambda: pd.DataFrame({"x": pd.array([0, 1, 2], dtype="Int64")}),
     "mixed columns": lambda: pd.DataFrame(
         {"x": pd.array([0, 1, 2], dtype="Int64"), "y": [True] * 3, "z": [0.5] * 3}

