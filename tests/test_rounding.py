@@ -188,7 +188,7 @@ def test_what_is_beyond_float32_is_refused(value: float) -> None:
     classifier.fit([[1.0, 0.0], [0.0, 1.0]], ["a", "b"])
     with pytest.raises(InvalidInputError):
         classifier.predict([[value, 0.0]])
-    with pytest.raises(InvalidInputError, match="must fit float32|must be real numbers"):
+    with pytest.raises(InvalidInputError, match=r"must fit float32|must be real numbers"):
         MemoryStore().upsert(["a"], [[value, 0.0]], ["a"])
 
 

@@ -13,7 +13,7 @@ from clipretrieval.errors import StoreError
 from clipretrieval.stores import _factory
 from clipretrieval.stores._ann_index import EXTRA, AnnIndex
 from clipretrieval.stores._ann_state import AnnState, IndexInfo
-from clipretrieval.stores._ann_tune import tune
+from clipretrieval.stores._ann_tune import finds_again, tune
 from clipretrieval.stores._exact import Shortlist, row_norms
 from clipretrieval.stores._factory import AUTO, FLAT, auto_factory, make_index, sizes
 from clipretrieval.stores._flat import FlatRows
@@ -26,6 +26,8 @@ __all__ = ["DEFAULT_RECALL", "AnnRows"]
 STALE_AFTER = 3
 # Or when it leaves out this share of the vectors, and more than `SMALLEST`: every search compares them all.
 MOST_OUTLIERS = 0.125
+# So many of the vectors written last are looked up among each other.
+RECENT = 256
 # Its recall is measured again when this share of the vectors has come or gone since the last time.
 MEASURED_AFTER = 0.25
 # Between longer vectors squared distances leave float32, on which FAISS aborts the process.
@@ -62,6 +64,7 @@ class AnnRows:
         self._failed_with = 0
         self._warned = False
         self._complaint: str | None = None
+        self._recent: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     @property
     def flat(self) -> FlatRows:
@@ -132,7 +135,17 @@ class AnnRows:
         elif self._is_stale():
             self.drop_index()  # it is built anew in any case: spare the work
         else:
-            self._try("extend", lambda index: index.write(vectors, places))
+            self._try("extend", lambda index: self._extend(index, vectors, places))
+
+    def _extend(self, index: AnnIndex, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
+        """Write rows into the index, but leave them out where a search would not find them."""
+        index.write(vectors, places)
+        state, known = self._state, np.setdiff1d(self._recent, places)
+        self._recent = np.concatenate([known, places])[-RECENT:]
+        if state is not None and not finds_again(
+            index, self._flat, self._metric, state.knobs, self._recent, min(state.recall, state.target)
+        ):
+            index.set_aside(np.union1d(self._recent, places))
 
     def remove(self, moves: Moves) -> None:
         """Move rows as planned and drop those after the last that is kept."""
@@ -141,6 +154,7 @@ class AnnRows:
             return
         moved = self._flat.view()[moves.sources]
         self._flat.remove(moves)
+        self._recent = self._recent[:0]  # rows have moved
         self._state = replace(self._state, written=self._state.written + moves.removed)
         self._try("shrink", lambda index: index.remove(moves, moved))
 
@@ -152,6 +166,7 @@ class AnnRows:
     def drop_index(self) -> None:
         """Search exactly until `maintain` builds the index anew."""
         self._index = self._state = None
+        self._recent = self._recent[:0]
 
     def is_whole(self, count: int) -> bool:
         """Tell whether there are `count` rows, and the index is over them all."""
@@ -224,26 +239,39 @@ class AnnRows:
 
     def _build(self, factory: str) -> None:
         rows = self.view()
-        index = make_index(factory, self.dim, self._metric)
-        least, most = sizes(index)
+        empty = make_index(factory, self.dim, self._metric)
+        least, most = sizes(empty)
         if len(rows) < max(least, 2 * self._failed_with) or (len(rows) < _factory.SMALLEST):
             self.drop_index()
             return
-        built = AnnIndex(factory, index)
-        sample = 0 if index.is_trained else min(len(rows), most)
+        built = AnnIndex(factory, empty)
+        sample = 0 if empty.is_trained else min(len(rows), most)
         try:
             if float(row_norms(rows).max()) > LONGEST:
                 self._give_up("build", TOO_LONG)
                 return
             if sample:
                 picks = np.random.default_rng(SEED).choice(len(rows), sample, replace=False)
-                index.train(rows[np.sort(picks)])
+                empty.train(rows[np.sort(picks)])
             built.build(rows)
         except (RuntimeError, MemoryError) as error:
             self._give_up("build", str(error))
             return
         self._failed_with = 0
+        before = np.empty(0, dtype=np.int64) if self._index is None else self._index.outliers.rows
         self._measure(built, AnnState(factory, sample, len(rows), 0, 0, None, None, 1, 0.0, self._target))
+        self._recent = self._recent[:0]
+        index, state = self._index, self._state
+        if index is None or state is None or not len(before) or state.recall < self._target:
+            return
+        some = np.random.default_rng(SEED).choice(before, min(RECENT, len(before)), replace=False)
+        if not finds_again(
+            index, self._flat, self._metric, state.knobs, some, min(state.recall, state.target)
+        ):
+            self._complaint = (
+                f"index={factory!r} does not find vectors that were added lately as well as the others: they "
+                "lie closer together than its codes resolve, or apart from its graph; give a finer index"
+            )
 
     def _measure(self, index: AnnIndex, state: AnnState) -> None:
         """Take `index` into service with what a search of it has to spend."""

@@ -215,6 +215,12 @@ class AnnIndex:
             self._rows, self._alive = np.concatenate([self._rows, kept]), None
         self.outliers.replace(places, fits)
 
+    def set_aside(self, places: IndexArray) -> None:
+        """Take rows out of the index, so that every search compares them exactly."""
+        places = np.setdiff1d(places, self.outliers.rows)
+        self._leave(places)
+        self.outliers.replace(places, np.zeros(len(places), dtype=bool))
+
     def remove(self, moves: Moves, moved: FloatArray) -> None:
         """Follow rows that were moved; `moved` are the vectors of ``moves.sources``."""
         known = ~np.isin(moves.sources, self.outliers.rows)

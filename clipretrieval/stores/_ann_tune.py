@@ -12,12 +12,58 @@ from clipretrieval.stores._exact import nearest, pair_distances, row_norms
 from clipretrieval.stores._flat import FlatRows
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["tune"]
+__all__ = ["finds_again", "tune"]
 
 # Recall is measured at ten neighbours of this many stored vectors.
 NEIGHBORS, SAMPLE = 10, 200
 MOST_OVER_FETCH, LEAST_EFFORT, MOST_EFFORT = 64, 32, 2048
 SEED = 0
+# Of vectors that were just written, so many are looked up again; by chance, so much less is found of few.
+LOOKED_UP, SLACK = 32, 0.05
+
+
+def finds_again(
+    index: AnnIndex,
+    flat: FlatRows,
+    metric: Metric,
+    knobs: Knobs,
+    places: npt.NDArray[np.int64],
+    recall: float,
+) -> bool:
+    """Tell whether searches find some rows among each other as well as they find others.
+
+    Codes and graphs that serve most vectors may confuse a small group that lies closer together than the
+    codes resolve, or apart from the graph. Each of a sample of the rows is looked up: those of the rows that
+    are nearer than its tenth neighbour found have to be among what was found.
+
+    Parameters
+    ----------
+    index : AnnIndex
+    flat : FlatRows
+        All rows.
+    metric : Metric
+    knobs : Knobs
+        What a search spends.
+    places : ndarray of int64, shape (n,)
+        The rows, unique.
+    recall : float
+        What is reached on others, in [0, 1].
+    """
+    if not index.total or not len(places):
+        return True
+    rows = flat.view()
+    sample = np.random.default_rng(SEED).choice(places, min(LOOKED_UP, len(places)), replace=False)
+    queries = rows[sample]
+    found = index.search(queries, NEIGHBORS, knobs.fetch(NEIGHBORS), knobs)
+    found = index.outliers.join(found, queries, NEIGHBORS, flat, metric)
+    distances = np.where(found < 0, np.inf, pair_distances(queries, rows, found, metric))
+    reach = min(NEIGHBORS, distances.shape[1]) - 1
+    limits = np.partition(distances, reach, axis=1)[:, reach, None]
+    among = np.broadcast_to(places, (len(sample), len(places)))
+    near = pair_distances(queries, rows, among, metric) < limits
+    known = np.array([np.isin(places, each) for each in found])
+    total, missed = int(near.sum()), int((near & ~known).sum())
+    return missed <= (1 - recall + SLACK) * total
 
 
 def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tuple[Knobs, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,7 @@ def write_without_outliers(folder: Path, index: str, centers: Any) -> Path:
         patch.setattr(
             "clipretrieval.stores._ann_distortion.Limits.fits", lambda _, lost: np.ones(len(lost), bool)
         )
+        patch.setattr("clipretrieval.stores._ann.finds_again", lambda *_: True)
         patch.setattr("clipretrieval.stores.faiss.index_parts", without)
         with pytest.warns(ClipRetrievalWarning) if index == "LSH" else nullcontext():
             store = filled(index, path=folder / "s")
@@ -212,3 +214,38 @@ def write_without_outliers(folder: Path, index: str, centers: Any) -> Path:
         store.delete([f"old{place}" for place in range(1950, 2000)])
         store.close()
     return folder / "s"
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 400])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("index", ["SQ8", "SQ4", "IVF16,SQ8", "HNSW16,SQ8", "HNSW16"])
+def test_classes_finer_than_the_codes_are_told_apart(index: str, metric: str, at_once: int) -> None:
+    """Vectors within the trained range, but closer together than codes resolve, get Flat's answers."""
+    rng = np.random.default_rng(3)
+    centers = np.full((2, 16), 0.5)
+    centers[1, 0] += 1e-3
+    count = 200 if at_once > 1 else 20
+    rows, queries = (
+        (centers[:, None] + 1e-4 * rng.standard_normal((2, each, 16))).reshape(-1, 16).astype(np.float32)
+        for each in (count, 100)
+    )
+    store, flat = filled(index, metric), filled("Flat", metric)
+    numbers = np.repeat([2, 3], count)
+    for start in range(0, len(rows), at_once):
+        for each in (store, flat):
+            part = slice(start, start + at_once)
+            add(each, f"new{start}-", rows[part], numbers[part])
+    near, right = store.search(queries, 1), flat.search(queries, 1)
+    assert np.mean(near.labels == right.labels) >= 0.99
+
+
+def test_a_rebuilt_index_that_confuses_them_is_told() -> None:
+    """With so many of them that the index is trained anew, a warning says what it does not find."""
+    rng = np.random.default_rng(3)
+    store = filled("SQ8")
+    rows = (0.5 + 1e-4 * rng.standard_normal((1500, 16))).astype(np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for start in range(0, 1500, 250):
+            add(store, f"new{start}-", rows[start : start + 250], [5] * 250)
+    assert any("does not find" in str(each.message) or "recall@10" in str(each.message) for each in caught)
