@@ -27,6 +27,8 @@ SHARE_OF_SPREAD = 2.0**-20
 """What part of a column's spread float32 tells apart, unless the column lies far from 0."""
 NOISE = 2.0**-40
 """Two float64 values that differ by less, relative to their size, may be the same one computed twice."""
+MOST_ROUNDED = 2.0**-5
+"""Beside the vectors' distances from their mean: rounding by more may change which is nearest."""
 LARGE = float(np.sqrt(np.finfo(np.float32).max)) / 2
 """Norm up to which no squared distance exceeds float32."""
 SMALL = float(np.sqrt(np.finfo(np.float32).tiny))
@@ -86,8 +88,17 @@ def warn_of_rounding(given: Any, rows: FloatArray, what: str = "vectors") -> boo
                 f"{CENTER if abs(value) > 1 else 'Multiply all vectors by the same number'}"
             )
             return True
-    merged = _merged(wide, rows) if kind in "fO" else None
+    if kind not in "fO":
+        return False
+    merged = _merged(wide, rows)
     if merged is None:
+        share = _rounded_share(wide, rows)
+        if share > MOST_ROUNDED:
+            warn_caller(
+                f"{what} are kept as float32, which rounds off {share:.0%} of what tells them apart: their "
+                f"distances from each other are small beside their values. {CENTER}"
+            )
+            return True
         return False
     one, other, column = merged
     values = " and ".join(str(wide[row, column]) for row in (one, other))
@@ -220,6 +231,22 @@ def _merged(wide: npt.NDArray[Any], rows: FloatArray) -> tuple[int, int, int] | 
             pair, column = found[0]
             return int(part[pair, 0]), int(part[pair, 1]), int(coarse[column])
     return None
+
+
+def _rounded_share(wide: npt.NDArray[Any], rows: FloatArray) -> float:
+    """Return how far rounding moves the rows, beside their distances from their mean (root mean squares)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = rows.min(axis=0).astype(np.float64), rows.max(axis=0).astype(np.float64)
+        sizes = np.maximum(np.abs(low), np.abs(high))
+        far = (high > low) & (STEP * sizes > MOST_ROUNDED * (high - low) / COMPARED**0.5)
+        if not far.any():
+            return 0.0
+        mean, lost, total = rows.mean(axis=0, dtype=np.float64), 0.0, 0.0
+        for start in range(0, len(rows), COMPARED):
+            part = wide[start : start + COMPARED].astype(np.float64)
+            lost += float(np.square(part - rows[start : start + COMPARED]).sum())
+            total += float(np.square(part - mean).sum())
+    return float(np.sqrt(lost / total)) if 0 < total < np.inf else 0.0
 
 
 def _equal_pairs(rows: FloatArray, column: int) -> npt.NDArray[np.int64]:

@@ -92,6 +92,16 @@ def test_rows_that_an_offset_makes_equal_are_told(X: Any) -> None:
         assert "Subtract the same offset" in message
 
 
+@pytest.mark.parametrize(("offset", "warns"), [(0, False), (1e5, False), (1e7, True)])
+def test_an_offset_that_blurs_distances_is_told(offset: float, warns: bool) -> None:
+    """Where rounding moves vectors by much of their distances, a fit says so and what to do."""
+    rows = np.random.default_rng(0).normal(size=(300, 64)) + offset
+    messages = told(lambda: RetrievalClassifier(store="memory").fit(rows, [0, 1, 2] * 100))
+    assert [("rounds off" in message, "Subtract the same offset" in message) for message in messages] == (
+        [(True, True)] if warns else []
+    )
+
+
 def test_an_encoder_of_float64_is_watched() -> None:
     """What float32 loses of a user's encoder is told once, and it is named."""
     encoder = Spots()
