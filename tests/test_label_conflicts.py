@@ -40,7 +40,7 @@ def test_equal_vectors_under_two_labels_are_counted_and_listed() -> None:
     assert classifier.store_.get(conflict.ids[:1]).labels.tolist() == ["c"]
     assert (report.new, report.already_there, report.relabelled, classifier.store_.count()) == (3, 0, 1, 3)
     assert json.loads(json.dumps(report.to_dict()))["conflicts"] == [conflict.to_dict()]
-    assert "1 images given under several labels; the last counts:" in str(report)
+    assert "1 image given under several labels; the last counts:" in str(report)
 
 
 def test_files_are_named(tmp_path: Path) -> None:
@@ -139,6 +139,22 @@ def test_labels_that_look_alike_warn_at_partial_fit_when_they_are_new() -> None:
         classifier.partial_fit([[2.0]], ["one"])
     classifier.partial_fit([[3.0]], ["one"])
     assert classifier.classes_.tolist() == ["One", "one", "two"]
+
+
+def test_labels_that_look_alike_warn_at_relabel_when_they_are_new() -> None:
+    """A correction to another spelling warns once, while both spellings are classes."""
+    classifier = fitted([[0.0], [1.0], [2.0], [3.0]], ["One", "One", "One", "two"])
+    ids = classifier.kneighbors([[0.0], [1.0], [2.0]], 1).ids[:, 0].tolist()
+    with pytest.warns(ClipRetrievalWarning) as caught:
+        assert classifier.relabel(ids[:1], ["one "]) == 1
+    (warning,) = caught
+    assert str(warning.message).startswith("1 group of labels differs in case, spaces or Unicode")
+    assert "'One' and 'one '" in str(warning.message)
+    assert warning.filename == __file__
+    assert classifier.relabel(ids[1:2], ["one "]) == 1
+    assert classifier.relabel(ids[2:], ["one "]) == 1  # which leaves nothing under the first spelling
+    assert classifier.relabel(ids, "ONE") == 3
+    assert classifier.classes_.tolist() == ["ONE", "two"]
 
 
 def test_numbers_have_no_lookalikes() -> None:
