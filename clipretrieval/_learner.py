@@ -358,9 +358,10 @@ class Learner(BaseEstimator):
         """Say which labels of the last fit are probably mistakes; groups of `known` classes are no news."""
         report = self.fit_report_
         if report.n_conflicts:
+            conflicts = describe_conflicts(report.n_conflicts, report.conflicts, vectors=self.encoder is None)
             warn_caller(
-                f"{describe_conflicts(report.n_conflicts, report.conflicts)}; the last label counts. "
-                "fit_report_.conflicts lists them; correct them with relabel or forget"
+                f"{conflicts}; the last label counts. fit_report_.conflicts lists them; correct them with "
+                "relabel or forget"
             )
         self._warn_of_lookalikes(known)
 
@@ -369,12 +370,13 @@ class Learner(BaseEstimator):
         groups = lookalikes(self.classes_.tolist(), known)
         if groups:
             listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
-            count = (
+            differ = (
                 "1 group of labels differs" if len(groups) == 1 else f"{len(groups)} groups of labels differ"
             )
             warn_caller(
-                f"{count} in case, spaces or Unicode normalisation alone, and each label is a class of its own: "
-                f"{listed}{'; …' if len(groups) > 5 else ''}. Where they mean the same, give them one spelling"
+                f"{differ} in case, spaces or Unicode normalisation alone, and each label is a class of its "
+                f"own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the same, give them one "
+                "spelling"
             )
 
     @property
