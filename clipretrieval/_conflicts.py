@@ -87,10 +87,20 @@ def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[s
     return sorted(sorted(group) for group in groups.values() if len(group) > 1 and not group <= old)
 
 
-def describe_conflicts(count: int, conflicts: Sequence[LabelConflict]) -> str:
-    """Return one sentence on conflicts, with the first of them as an example."""
+def describe_conflicts(count: int, conflicts: Sequence[LabelConflict], *, vectors: bool) -> str:
+    """Return one sentence on conflicts, with the first of them as an example.
+
+    Parameters
+    ----------
+    count : int
+    conflicts : sequence of LabelConflict
+    vectors : bool
+        Whether vectors were given, which are one if they are equal as float32, and not images.
+    """
+    noun = f"{'vector' if vectors else 'image'}{'' if count == 1 else 's'}"
+    equal = ", equal as float32," if vectors else ""
     return (
-        f"{count} {'image was' if count == 1 else 'images were'} given under several labels, "
+        f"{count} {noun}{equal} {'was' if count == 1 else 'were'} given under several labels, "
         f"such as {conflicts[0]}"
     )
 

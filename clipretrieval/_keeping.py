@@ -10,13 +10,14 @@ from typing import Any
 
 from clipretrieval._consent import asks_for, is_network_path
 from clipretrieval._secrets import MaskedDict, masked, without_secrets
+from clipretrieval._warning import warn_caller
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreUnavailableError
 from clipretrieval.stores import LocalFilesStore, LocatedStore, PortableStore, available_stores
 from clipretrieval.stores._folder_store import FolderStore
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.registry import existing_store, is_built_in, store_class
 
-__all__ = ["PART", "keep_store", "open_store", "place_inside"]
+__all__ = ["PART", "keep_store", "open_store", "place_inside", "warn_of_unsaved"]
 
 PART = r"store-[0-9a-f]{8}"
 """Names of the copies of stores inside saved classifiers."""
@@ -56,6 +57,20 @@ def keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
         store.save(folder / place)
         return {"name": name, "folder": place}
     return None
+
+
+def warn_of_unsaved(store: VectorStore) -> None:
+    """Say that a store of which `keep_store` returned None is missing from what was saved, and what to do."""
+    located = isinstance(store, LocatedStore) and store.location() is not None
+    in_memory = isinstance(store, LocatedStore) and not located and not isinstance(store, PortableStore)
+    lost = (
+        " It has no location: what it holds in memory is lost when the process ends. To keep it, fit a "
+        "classifier with a store at a path."
+    )
+    warn_caller(
+        f"the {type(store).__name__} is not part of what was saved; pass it again: "
+        f"RetrievalClassifier.load(path, store=your_store).{lost if in_memory else ''}"
+    )
 
 
 def place_inside(store: VectorStore, folder: Path) -> Path | None:

@@ -284,10 +284,18 @@ class Learner(BaseEstimator):
             were fitted. Nothing is changed.
         FingerprintMismatchError, StoreLockedError
             As for `forget`.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If a new class differs from another in case, spaces or Unicode normalisation alone.
         """
         check_fitted(self)
         with one_at_a_time(self), sole_writer(self.store_):
-            return _changing.relabel(self, ids, labels)
+            known = self.classes_.tolist()
+            changed = _changing.relabel(self, ids, labels)
+        self._warn_of_lookalikes(known)
+        return changed
 
     def _learn(
         self,
@@ -350,17 +358,25 @@ class Learner(BaseEstimator):
         """Say which labels of the last fit are probably mistakes; groups of `known` classes are no news."""
         report = self.fit_report_
         if report.n_conflicts:
+            conflicts = describe_conflicts(report.n_conflicts, report.conflicts, vectors=self.encoder is None)
             warn_caller(
-                f"{describe_conflicts(report.n_conflicts, report.conflicts)}; the last label counts. "
-                "fit_report_.conflicts lists them; correct them with relabel or forget"
+                f"{conflicts}; the last label counts. fit_report_.conflicts lists them; correct them with "
+                "relabel or forget"
             )
+        self._warn_of_lookalikes(known)
+
+    def _warn_of_lookalikes(self, known: Iterable[Any]) -> None:
+        """Name the classes that readers take for one; groups of `known` classes are no news."""
         groups = lookalikes(self.classes_.tolist(), known)
         if groups:
             listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
+            differ = (
+                "1 group of labels differs" if len(groups) == 1 else f"{len(groups)} groups of labels differ"
+            )
             warn_caller(
-                f"{len(groups)} groups of labels differ in case, spaces or Unicode normalisation alone, and "
-                f"are classes of their own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the "
-                "same, give them one spelling"
+                f"{differ} in case, spaces or Unicode normalisation alone, and each label is a class of its "
+                f"own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the same, give them one "
+                "spelling"
             )
 
     @property

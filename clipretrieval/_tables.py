@@ -178,7 +178,7 @@ def labelled_source(images: Any, labels: Any = None) -> Any:
     if is_table(images):
         images = read_table(images)
     if labels is None and isinstance(images, ImageTable) and images.labels is None:
-        raise InvalidInputError(f"the images have no labels: {images.unlabelled}")
+        raise InvalidInputError(f"the table's labels cannot be used: {images.unlabelled}")
     return images
 
 

@@ -120,7 +120,8 @@ class FitReport:
             *(f"skipped: {item.reason}" for item in self.skipped),
         ]
         if self.n_conflicts:
-            lines.append(f"{self.n_conflicts} images given under several labels; the last counts:")
+            images = "1 image" if self.n_conflicts == 1 else f"{self.n_conflicts} images"
+            lines.append(f"{images} given under several labels; the last counts:")
             lines += [f"  {conflict}" for conflict in self.conflicts]
             if self.n_conflicts > len(self.conflicts):
                 lines.append(f"  … and {self.n_conflicts - len(self.conflicts)} more")

@@ -16,7 +16,7 @@ from clipretrieval._attaching import adopt
 from clipretrieval._checks import check_bool, check_path
 from clipretrieval._classifier_file import FILE, ClassifierFile
 from clipretrieval._consent import check_model
-from clipretrieval._keeping import PART, keep_store, open_store, place_inside
+from clipretrieval._keeping import PART, keep_store, open_store, place_inside, warn_of_unsaved
 from clipretrieval._manifest import plain_fingerprint, vector_fingerprint
 from clipretrieval._open_files import remedy
 from clipretrieval._params import check_params, check_store
@@ -72,6 +72,11 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
         added would be lost.
     StoreUnavailableError
         If the folder cannot be written to, or the disk is full.
+
+    Warns
+    -----
+    ClipRetrievalWarning
+        If the store is not part of what was saved, and has to be passed to `load`.
     """
     if callable(classifier.weights):
         raise UnsupportedOperationError(
@@ -88,7 +93,7 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
         try:
             if not overwrite:
                 _check_unchanged(classifier, folder)
-            _save(classifier, folder)
+            kept = _save(classifier, folder)
         finally:
             lock.release()
     except NotDurableError as error:
@@ -101,9 +106,12 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
             f"the classifier cannot be saved into {str(folder)!r}: {error.strerror or error}; "
             + remedy(error, "check the folder's permissions and the free space")
         ) from error
+    if kept is None:
+        warn_of_unsaved(classifier.store_)
 
 
-def _save(classifier: RetrievalClassifier, folder: Path) -> None:
+def _save(classifier: RetrievalClassifier, folder: Path) -> dict[str, Any] | None:
+    """Return how the store can be opened again; see `keep_store`."""
     kept = keep_store(classifier.store_, folder)
     fields = {
         "params": {
@@ -134,6 +142,7 @@ def _save(classifier: RetrievalClassifier, folder: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)
         elif part.name.endswith(".tmp"):
             part.unlink(missing_ok=True)
+    return kept
 
 
 def _check_unchanged(classifier: RetrievalClassifier, folder: Path) -> None:

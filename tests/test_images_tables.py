@@ -126,7 +126,7 @@ def test_only_fitting_and_evaluating_need_labels(
     for words, table in reasons.items():
         assert classifier.predict(table).tolist() == LABELS
         for ask in (classifier.fit, classifier.partial_fit, classifier.evaluate, classifier.sweep):
-            with pytest.raises(InvalidInputError, match=f"no labels.*{words}"):
+            with pytest.raises(InvalidInputError, match=f"^the table's labels cannot be used: .*{words}"):
                 ask(table)
     with pytest.raises(InvalidInputError, match=r"row 1 .* is empty"):
         read_table(some, label="label")

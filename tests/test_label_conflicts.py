@@ -27,7 +27,8 @@ def fitted(rows: Any, labels: Any, **how: Any) -> RetrievalClassifier:
 def test_equal_vectors_under_two_labels_are_counted_and_listed() -> None:
     """A fit warns of equal inputs under two labels, reports both, and stores the last."""
     with pytest.warns(
-        ClipRetrievalWarning, match="1 image was given under several labels, .*; the last label counts"
+        ClipRetrievalWarning,
+        match="1 vector, equal as float32, was given under several labels, .*; the last label counts",
     ) as caught:
         classifier = RetrievalClassifier(store="memory").fit(ROWS, ["a", "b", "c", "a"])
     assert caught[0].filename == __file__
@@ -40,7 +41,16 @@ def test_equal_vectors_under_two_labels_are_counted_and_listed() -> None:
     assert classifier.store_.get(conflict.ids[:1]).labels.tolist() == ["c"]
     assert (report.new, report.already_there, report.relabelled, classifier.store_.count()) == (3, 0, 1, 3)
     assert json.loads(json.dumps(report.to_dict()))["conflicts"] == [conflict.to_dict()]
-    assert "1 images given under several labels; the last counts:" in str(report)
+    assert "1 image given under several labels; the last counts:" in str(report)
+
+
+def test_several_vectors_are_counted_in_the_plural() -> None:
+    """Vectors that are two only as float64 are told of as equal as float32."""
+    rows = [[1.0, 0.0], [1.0 + 1e-12, 0.0], [2.0, 0.0], [2.0, 0.0]]
+    with pytest.warns(ClipRetrievalWarning) as caught:
+        RetrievalClassifier(store="memory").fit(np.array(rows), ["a", "b", "a", "b"])
+    messages = [str(warning.message) for warning in caught]
+    assert any(m.startswith("2 vectors, equal as float32, were given under several") for m in messages)
 
 
 def test_files_are_named(tmp_path: Path) -> None:
@@ -50,7 +60,9 @@ def test_files_are_named(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), "red").save(tmp_path / label / "1.png")
         Image.new("RGB", (8, 8), (label == "cat" and "blue") or "green").save(tmp_path / label / "2.png")
     classifier = RetrievalClassifier(StagedEncoder(stage="pixel", pretrained=None), "memory")
-    with pytest.warns(ClipRetrievalWarning, match=r"cat.1\.png as 'cat' and .*dog.1\.png as 'dog'"):
+    with pytest.warns(
+        ClipRetrievalWarning, match=r"^1 image was given .*cat.1\.png as 'cat' and .*dog.1\.png as 'dog'"
+    ):
         classifier.fit(tmp_path)
     (conflict,) = classifier.fit_report_.conflicts
     assert conflict.sources == (str(tmp_path / "cat/1.png"), str(tmp_path / "dog/1.png"))
@@ -139,6 +151,22 @@ def test_labels_that_look_alike_warn_at_partial_fit_when_they_are_new() -> None:
         classifier.partial_fit([[2.0]], ["one"])
     classifier.partial_fit([[3.0]], ["one"])
     assert classifier.classes_.tolist() == ["One", "one", "two"]
+
+
+def test_labels_that_look_alike_warn_at_relabel_when_they_are_new() -> None:
+    """A correction to another spelling warns once, while both spellings are classes."""
+    classifier = fitted([[0.0], [1.0], [2.0], [3.0]], ["One", "One", "One", "two"])
+    ids = classifier.kneighbors([[0.0], [1.0], [2.0]], 1).ids[:, 0].tolist()
+    with pytest.warns(ClipRetrievalWarning) as caught:
+        assert classifier.relabel(ids[:1], ["one "]) == 1
+    (warning,) = caught
+    assert str(warning.message).startswith("1 group of labels differs in case, spaces or Unicode")
+    assert "'One' and 'one '" in str(warning.message)
+    assert warning.filename == __file__
+    assert classifier.relabel(ids[1:2], ["one "]) == 1
+    assert classifier.relabel(ids[2:], ["one "]) == 1  # which leaves nothing under the first spelling
+    assert classifier.relabel(ids, "ONE") == 3
+    assert classifier.classes_.tolist() == ["ONE", "two"]
 
 
 def test_numbers_have_no_lookalikes() -> None:

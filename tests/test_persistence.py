@@ -17,6 +17,7 @@ from saved_files import rewrite
 
 from clipretrieval import (
     ClipRetrievalError,
+    ClipRetrievalWarning,
     FingerprintMismatchError,
     InvalidInputError,
     NotFittedError,
@@ -151,7 +152,10 @@ def test_a_store_of_ones_own_has_to_be_given_again(tmp_path):
     """What the library cannot open by itself is asked for, and then used."""
     store = Forwarding(MemoryStore())
     fitted = RetrievalClassifier(store=store).fit(POINTS, LABELS)
-    fitted.save(tmp_path / "saved")
+    with pytest.warns(ClipRetrievalWarning, match="Forwarding is not part of what was saved") as caught:
+        fitted.save(tmp_path / "saved")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "lost" not in str(caught[0].message)
     with pytest.raises(InvalidInputError, match="store=your_store"):
         RetrievalClassifier.load(tmp_path / "saved")
     same_answers(fitted, RetrievalClassifier.load(tmp_path / "saved", store=store), QUERIES)

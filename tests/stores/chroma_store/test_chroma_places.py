@@ -15,6 +15,7 @@ import pytest
 from chroma_parts import fill, normal
 from chromadb.config import Settings
 
+from clipretrieval import ClipRetrievalWarning, RetrievalClassifier
 from clipretrieval.errors import (
     DimensionMismatchError,
     FingerprintMismatchError,
@@ -68,6 +69,30 @@ def test_stores_in_memory_are_apart() -> None:
         left.upsert(["a"], np.ones((1, 2)), [1])
         assert (left.count(), right.count()) == (1, 0)
         assert left.location() is None
+
+
+def test_saving_with_a_store_in_memory_warns_that_it_will_be_lost(tmp_path: Path) -> None:
+    """What was saved holds no vectors then, which the warning says, and the store can be passed to load."""
+    rows = np.eye(3)
+    with ChromaStore() as store:
+        fitted = RetrievalClassifier(store=store).fit(rows, ["a", "b", "c"])
+        with pytest.warns(ClipRetrievalWarning, match=r"load\(path, store=your_store\)\.") as caught:
+            fitted.save(tmp_path / "saved")
+        assert [warning.filename for warning in caught] == [__file__]
+        message = str(caught[0].message)
+        assert message.startswith("the ChromaStore is not part of what was saved; pass it again")
+        assert "lost when the process ends" in message
+        loaded = RetrievalClassifier.load(tmp_path / "saved", store=store)
+        assert loaded.predict(rows).tolist() == ["a", "b", "c"]
+
+
+def test_saving_with_a_store_in_a_folder_does_not_warn(tmp_path: Path) -> None:
+    """A store with a location is opened again by load."""
+    with ChromaStore(path=tmp_path / "store") as store:
+        RetrievalClassifier(store=store).fit(np.eye(2), ["a", "b"]).save(tmp_path / "saved")
+    loaded = RetrievalClassifier.load(tmp_path / "saved")
+    assert loaded.predict(np.eye(2)).tolist() == ["a", "b"]
+    loaded.store_.close()
 
 
 def test_a_store_in_memory_and_a_plain_client_leave_each_other_alone() -> None:
