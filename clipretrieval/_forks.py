@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["ForkLock", "after_fork", "in_forking_thread", "in_this_process", "renew_after_fork"]
+__all__ = ["ForkLock", "after_fork", "in_forking_thread", "renew_after_fork"]
 
 
 class Renewed(Protocol):
@@ -32,17 +32,6 @@ def after_fork(renew: Callable[[], object]) -> None:
 def renew_after_fork(each: Renewed) -> None:
     """Have an object's `_after_fork` called in every process that is forked while it lives."""
     _living.add(each)
-
-
-def in_this_process(release: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that does nothing in a forked process, where what it releases is the parent's."""
-    process = os.getpid()
-
-    def run() -> None:
-        if os.getpid() == process:
-            release()
-
-    return run
 
 
 def in_forking_thread() -> bool:

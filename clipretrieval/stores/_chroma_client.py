@@ -307,22 +307,26 @@ def _require_threads(where: str) -> None:
 def _in_memory(collection: str) -> Connection:
     where = "Chroma's collection in memory"
     _require_threads(where)
-    system = System(_settings())
     with translated(where):
-        try:
-            client = _client_of(system)
-        except BaseException:
-            _stop([system])
-            raise
-    return Connection(client, collection, where, True, None, None, partial(_stop, [system]))
+        client, systems = _client(_settings())
+    return Connection(client, collection, where, True, None, None, partial(_stop, systems))
+
+
+def _client(settings: Settings) -> tuple[Any, list[System]]:
+    """Return a client of a system of its own, and that.
+
+    All clients that `chromadb.EphemeralClient` makes share one system in the process, with the settings of
+    the first; `chromadb.HttpClient` leaves its connection open if the first request fails.
+    """
+    system = System(settings)
+    try:
+        return _client_of(system), [system]
+    except BaseException:
+        _stop([system])
+        raise
 
 
 def _client_of(system: System) -> Any:
-    """Start a system in memory, and return a client of it.
-
-    All clients that `chromadb.EphemeralClient` makes share one system in the process, with the settings of
-    the first.
-    """
     server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as Chroma asks for it
     system.start()
     client, admin = Client.__new__(Client), AdminClient.__new__(AdminClient)
@@ -375,13 +379,8 @@ def _persistent_client(folder: str) -> tuple[Any, list[System]]:
                 "over as client="
             )
     settings = _settings()
-    return _listed(settings, lambda: chromadb.PersistentClient(path=folder, settings=settings))
-
-
-def _listed(settings: Settings, make: Callable[[], Any]) -> tuple[Any, list[System]]:
-    """Make a client with these settings, and return it with the systems that Chroma lists for it."""
     try:
-        return make(), _systems(settings)
+        return chromadb.PersistentClient(path=folder, settings=settings), _systems(settings)
     except BaseException:
         # Chroma keeps a system that failed to start, and gives it out again, broken.
         _stop(_systems(settings))
@@ -397,11 +396,16 @@ def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
     port = check_int(port, "port", most=65535)
     where = f"collection {collection!r} of the Chroma server at {host}:{port}"
     # Without the environment's credentials, which are for a server that its owner chose: see client=.
-    settings = _settings(chroma_client_auth_provider=None, chroma_client_auth_credentials=None)
-    with translated(where), _making.current:
-        client, systems = _listed(
-            settings, lambda: chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=settings)
-        )
+    settings = _settings(
+        chroma_api_impl="chromadb.api.fastapi.FastAPI",
+        chroma_server_host=host,
+        chroma_server_http_port=port,
+        chroma_server_ssl_enabled=ssl,
+        chroma_client_auth_provider=None,
+        chroma_client_auth_credentials=None,
+    )
+    with translated(where):
+        client, systems = _client(settings)
 
     def anew() -> Connection:
         return _at_server(host, port, ssl, collection)
