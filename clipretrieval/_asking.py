@@ -94,10 +94,12 @@ class Asked:
     ----------
     skipped : list of SkippedImage
         Grows while images come.
+    places : list of int
+        The place in the source of each image that was answered.
     """
 
     skipped: list[SkippedImage] = field(default_factory=list)
-    _places: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
     def search(
         self,
@@ -122,13 +124,13 @@ class Asked:
 
     def note(self, batch: EncodedBatch) -> None:
         """Take the places of a batch's images."""
-        self._places += batch.indices
+        self.places += batch.indices
 
     def warn(self) -> None:
         """Say how many images have no answer."""
         if self.skipped:
             warn_caller(
-                f"{len(self.skipped)} of {len(self.skipped) + len(self._places)} images were skipped and "
+                f"{len(self.skipped)} of {len(self.skipped) + len(self.places)} images were skipped and "
                 f"have an empty answer; the first: {self.skipped[0].reason}"
             )
 
@@ -142,14 +144,9 @@ class Asked:
         return whole
 
     @property
-    def places(self) -> list[int]:
-        """The place in the source of each image that was answered."""
-        return self._places
-
-    @property
     def count(self) -> int:
         """Images that have come, skipped ones included."""
-        return max(*self._places, *(item.index for item in self.skipped), -1) + 1
+        return max(*self.places, *(item.index for item in self.skipped), -1) + 1
 
 
 def question_length(classifier: RetrievalClassifier, X: Any) -> int | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipretrieval._forks import ForkLock
 from clipretrieval._repr import safe_repr
 from clipretrieval.errors import StoreError, UnsupportedOperationError
+from clipretrieval.stores._chroma_client import Connection, open_collection
 from clipretrieval.stores._chroma_folder import holds_collection
+from clipretrieval.stores._chroma_records import ChromaRecords
+from clipretrieval.stores._chroma_search import ChromaSearch
 from clipretrieval.stores._context import ClosedAtExit
 from clipretrieval.stores._locks import ReadWriteLock
 from clipretrieval.types import Metric
-
-if TYPE_CHECKING:
-    from clipretrieval.stores._chroma_client import Connection
-    from clipretrieval.stores._chroma_search import ChromaSearch
 
 __all__ = ["DEFAULT_COLLECTION", "ChromaBase"]
 
@@ -36,6 +36,7 @@ class ChromaBase(ClosedAtExit):
     _inherited: bool
     _reconnecting: ForkLock
     _connection: Connection
+    _records: ChromaRecords
     _search: ChromaSearch
 
     @property
@@ -116,7 +117,19 @@ class ChromaBase(ClosedAtExit):
 
     def _attach(self, connection: Connection, create: bool) -> None:
         """Open the collection and use the connection from now on; where that fails, release it."""
-        raise NotImplementedError
+        try:
+            collection = open_collection(connection, self._metric, create)
+            records = ChromaRecords(connection, collection, self._metric)
+            dim = records.dim()
+        except BaseException:
+            with suppress(StoreError):  # the first failure says more
+                connection.release()
+            raise
+        self._connection, self._records, self._dim = connection, records, dim
+        self._search = ChromaSearch(
+            records, self._metric, connection.exclusive, self._exact, self._exact_up_to
+        )
+        self._inherited = False
 
     def _after_fork(self) -> None:
         """Leave the connection to the parent: an answer to one process could be read by the other."""

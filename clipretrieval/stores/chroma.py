@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from clipretrieval._forks import ForkLock, renew_after_fork
 from clipretrieval._rounding import watched_already
 from clipretrieval.errors import (
     MissingDependencyError,
-    StoreError,
 )
 from clipretrieval.stores._context import unclonable
 from clipretrieval.stores._locks import ReadWriteLock
@@ -32,9 +30,8 @@ from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, R
 
 try:
     from clipretrieval.stores._chroma_base import ChromaBase
-    from clipretrieval.stores._chroma_client import Connection, connect, open_collection
-    from clipretrieval.stores._chroma_records import ChromaRecords, pieces, texts
-    from clipretrieval.stores._chroma_search import ChromaSearch
+    from clipretrieval.stores._chroma_client import connect
+    from clipretrieval.stores._chroma_records import pieces, texts
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("chromadb", "httpx"):
         raise
@@ -266,21 +263,6 @@ class ChromaStore(ChromaBase):
         with self._lock.write():
             self._require_open()
             self._records.write_manifest(text)
-
-    def _attach(self, connection: Connection, create: bool) -> None:
-        try:
-            collection = open_collection(connection, self._metric, create)
-            records = ChromaRecords(connection, collection, self._metric)
-            dim = records.dim()
-        except BaseException:
-            with suppress(StoreError):  # the first failure says more
-                connection.release()
-            raise
-        self._connection, self._records, self._dim = connection, records, dim
-        self._search = ChromaSearch(
-            records, self._metric, connection.exclusive, self._exact, self._exact_up_to
-        )
-        self._inherited = False
 
     def _held_dim(self) -> int | None:
         """Return the dimension, which another client of a server may have settled meanwhile."""
