@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["ForkLock", "after_fork", "in_forking_thread", "renew_after_fork"]
+__all__ = ["ForkLock", "after_fork", "no_inherited_threads", "renew_after_fork"]
 
 
 class Renewed(Protocol):
@@ -34,9 +35,27 @@ def renew_after_fork(each: Renewed) -> None:
     _living.add(each)
 
 
-def in_forking_thread() -> bool:
-    """Tell whether this is a forked process's first thread, whose OpenMP threads stayed with the parent."""
-    return threading.get_ident() == _forking_thread
+@contextmanager
+def no_inherited_threads(threads: Callable[[], int], set_threads: Callable[[int], object]) -> Iterator[None]:
+    """Have a library compute in the calling thread alone where its others stayed behind at a fork.
+
+    GNU's OpenMP keeps a pool for each thread that it computes in, and a forked process's first thread would
+    wait for ever for the pool that its parent's had. Threads that the process begins have pools of their own.
+
+    Parameters
+    ----------
+    threads, set_threads : callable
+        Return, and set, the library's number of threads.
+    """
+    before = threads() if threading.get_ident() == _forking_thread else 1
+    if before == 1:
+        yield
+        return
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)
 
 
 class ForkLock:

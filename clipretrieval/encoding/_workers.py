@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import torch
 
-from clipretrieval._forks import ForkLock, in_forking_thread
+from clipretrieval._forks import ForkLock, no_inherited_threads
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["SPARE_ITEMS", "in_chunks", "no_inherited_threads", "side_by_side", "usable_cores"]
+__all__ = ["SPARE_ITEMS", "in_chunks", "side_by_side", "torch_alone", "usable_cores"]
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -90,7 +90,7 @@ def side_by_side(
     first = take()
     second = take() if first is not None and (room > 1 or inline) else None
     if first is not None and second is None and inline:
-        with no_inherited_threads():
+        with torch_alone():
             made = work(first)
         yield made
     elif first is not None:
@@ -128,21 +128,10 @@ def side_by_side(
 
 
 @contextmanager
-def no_inherited_threads() -> Iterator[None]:
-    """Have torch compute in the calling thread alone where its others stayed behind when it was forked.
-
-    GNU's OpenMP keeps a pool for each thread that it computes in, and a forked process's first thread would
-    wait for ever for the pool that its parent's had. Threads that the process begins have pools of their own.
-    """
-    threads = torch.get_num_threads() if in_forking_thread() else 1
-    if threads == 1:
+def torch_alone() -> Iterator[None]:
+    """Have torch compute without threads that stayed behind at a fork."""
+    with no_inherited_threads(torch.get_num_threads, _take_threads):
         yield
-        return
-    _take_threads(1)
-    try:
-        yield
-    finally:
-        _take_threads(threads)
 
 
 def _take_threads(threads: int) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from clipretrieval._forks import ForkLock
-from clipretrieval.encoding._workers import no_inherited_threads
+from clipretrieval.encoding._workers import torch_alone
 from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.pooling import reduce
 from clipretrieval.encoding.stages import Stage
@@ -36,7 +36,7 @@ def _undisturbed(
     @functools.wraps(method)
     def run(self: Engine, /, *args: Given.args, **kwargs: Given.kwargs) -> Made:
         kind = torch.device(self.plan.device).type
-        with torch.inference_mode(), torch.autocast(kind, enabled=False), no_inherited_threads():
+        with torch.inference_mode(), torch.autocast(kind, enabled=False), torch_alone():
             return method(self, *args, **kwargs)
 
     return run

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clipretrieval.encoding._workers import no_inherited_threads
+from clipretrieval.encoding._workers import torch_alone
 from clipretrieval.encoding.engine import Engine
 from clipretrieval.encoding.pipeline import Chunk, flatten_pixels
 from clipretrieval.encoding.stages import Stage, find_stage
@@ -51,7 +51,7 @@ class PartialPass:
         return len(self.ids)
 
     @classmethod
-    @no_inherited_threads()
+    @torch_alone()
     def start(cls, chunk: Chunk, stage: Stage, stages: Mapping[str, Stage], engine: Engine) -> PartialPass:
         """Begin with prepared pictures; both kinds of squares must be there."""
         squares = torch.from_numpy(chunk.squares["clip"])
@@ -62,7 +62,7 @@ class PartialPass:
         rows = np.arange(len(chunk.ids))
         return cls(stage.name, vectors, chunk.ids, rows, x, stage.depth, stages, engine)
 
-    @no_inherited_threads()
+    @torch_alone()
     def advance(self, stage: str, rows: Rows | None = None) -> PartialPass:
         """Take some of the pictures on to a deeper stage; nothing before it is computed again.
 

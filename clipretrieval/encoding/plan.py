@@ -11,7 +11,7 @@ import torch
 from clipretrieval._checks import check_choice, shown
 from clipretrieval._warning import warn_caller
 from clipretrieval.encoding import winograd
-from clipretrieval.encoding._workers import no_inherited_threads
+from clipretrieval.encoding._workers import torch_alone
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.errors import InvalidInputError
 
@@ -185,7 +185,7 @@ def _gains_by_winograd() -> bool:
     return _has_fast_bf16() and not _has_amx() and winograd.is_available()
 
 
-@no_inherited_threads()
+@torch_alone()
 def _has_fused_convolutions(dtype: torch.dtype) -> bool:
     """Whether oneDNN's fused convolutions, which inductor uses too, work here."""
     if not torch.backends.mkldnn.is_available():

@@ -14,7 +14,7 @@ from torch import nn
 from clipretrieval._checks import check_strings, check_text, shown
 from clipretrieval._forks import ForkLock
 from clipretrieval.encoding._config import check_text_config
-from clipretrieval.encoding._workers import no_inherited_threads
+from clipretrieval.encoding._workers import torch_alone
 from clipretrieval.encoding.checkpoints import OPENAI_ONLY, is_openai
 from clipretrieval.encoding.weights import ModelSource, load_strictly, read_source
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
@@ -79,7 +79,7 @@ class TextEncoder:
                     f"{tokenizer.context_length}; shorten it"
                 )
         kind = torch.device(self._device).type
-        with torch.inference_mode(), torch.autocast(kind, enabled=False), no_inherited_threads():
+        with torch.inference_mode(), torch.autocast(kind, enabled=False), torch_alone():
             parts = [
                 clip.encode_text(tokenizer(texts[start : start + _BATCH]).to(self._device))
                 for start in range(0, len(texts), _BATCH)
@@ -111,7 +111,7 @@ class TextEncoder:
 
     @property
     def _clip(self) -> Any:
-        with self._lock.current, no_inherited_threads():
+        with self._lock.current, torch_alone():
             if self._loaded is None:
                 clip = load_clip(self._source, self._seed, text_only=True)
                 self._loaded = clip.to(self._device)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from clipretrieval._forks import ForkLock
-from clipretrieval.encoding._workers import no_inherited_threads
+from clipretrieval.encoding._workers import torch_alone
 from clipretrieval.encoding.engine import Engine
 from clipretrieval.encoding.fingerprint import hash_tensors, tensors_used
 from clipretrieval.encoding.plan import InferencePlan
@@ -60,7 +60,7 @@ class Tower:
 
     def engine(self, depth: int) -> Engine:
         """Return an engine that reaches at least `depth`; a deeper one replaces a shallower one."""
-        with self._lock.current, no_inherited_threads():
+        with self._lock.current, torch_alone():
             if self.built is None or self.built.depth < depth:
                 self.built = Engine(
                     self._visual,
@@ -76,7 +76,7 @@ class Tower:
     def weights_hash(self, stage: Stage, stages: Mapping[str, Stage]) -> str:
         """Hash the tensors that run up to a stage; see `clipretrieval.encoding.fingerprint`."""
         key = (stage.depth, stage.reduction == "tokens")
-        with self._lock.current, no_inherited_threads():
+        with self._lock.current, torch_alone():
             if key not in self._hashes:
                 self._hashes[key] = hash_tensors(tensors_used(self._visual, stage, stages))
             return self._hashes[key]

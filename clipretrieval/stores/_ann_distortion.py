@@ -77,9 +77,8 @@ class Quantizer:
         self._steps = chain(self._index) if transformed else []
         self._lists = isinstance(inner, faiss.IndexIVF)
         self._storage = faiss.downcast_index(inner.storage) if isinstance(inner, faiss.IndexHNSW) else inner
-        if hasattr(
-            inner, "fine_quantizer"
-        ):  # where FAISS has read the index a null pointer, which it follows
+        # FAISS follows this pointer, which is null in an index that it has read.
+        if hasattr(inner, "fine_quantizer"):
             own = next((name for name in ("pq", "rq", "lsq", "prq", "plsq") if hasattr(inner, name)), None)
             if own is not None:
                 inner.fine_quantizer = getattr(inner, own)

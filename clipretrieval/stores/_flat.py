@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._forks import in_forking_thread
+from clipretrieval._forks import no_inherited_threads
 from clipretrieval.stores._ann_format import check_index_file
 from clipretrieval.stores._ann_reader import MalformedIndexError, UnknownFormatError
 from clipretrieval.stores._exact import Shortlist
@@ -19,7 +19,7 @@ from clipretrieval.stores._folder_manifest import FolderManifest, damaged
 from clipretrieval.stores._table import Moves
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["CAN_MAP", "PIECE_BYTES", "FlatRows", "no_inherited_threads", "read_index", "read_rows"]
+__all__ = ["CAN_MAP", "PIECE_BYTES", "FlatRows", "faiss_alone", "read_index", "read_rows"]
 
 CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC") and hasattr(faiss, "ZeroCopyIOReader")
 # Each piece of a file waits for the interpreter, so they are large.
@@ -31,21 +31,9 @@ LONGEST_SUM = 512
 PRODUCT_GAIN = 6
 
 
-@contextmanager
-def no_inherited_threads() -> Iterator[None]:
-    """Have FAISS compute in the calling thread alone where its others stayed behind when it was forked.
-
-    GNU's OpenMP would wait for them for ever. Threads that a forked process begins have others of their own.
-    """
-    threads = faiss.omp_get_max_threads() if in_forking_thread() else 1
-    if threads == 1:
-        yield
-        return
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
+def faiss_alone() -> AbstractContextManager[None]:
+    """Have FAISS compute without threads that stayed behind at a fork."""
+    return no_inherited_threads(faiss.omp_get_max_threads, faiss.omp_set_num_threads)
 
 
 class FlatRows:

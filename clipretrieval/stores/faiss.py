@@ -32,7 +32,7 @@ try:
     from clipretrieval.stores._ann_files import check_index_state, index_parts, kept_target, read_ann
     from clipretrieval.stores._ann_state import IndexInfo
     from clipretrieval.stores._factory import AUTO, FLAT, check_factory
-    from clipretrieval.stores._flat import CAN_MAP, FlatRows, no_inherited_threads, read_rows
+    from clipretrieval.stores._flat import CAN_MAP, FlatRows, faiss_alone, read_rows
 except ModuleNotFoundError as error:
     if error.name != "faiss":
         raise
@@ -212,7 +212,7 @@ class FaissStore(FolderStore):
         return read_ann(folder, manifest, flat, self._asked_recall, self._mmap)
 
     def _computing(self) -> AbstractContextManager[None]:
-        return no_inherited_threads()
+        return faiss_alone()
 
     def _snapshot(self) -> Snapshot:
         snapshot = replace(super()._snapshot(), index=self._index)
