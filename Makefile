@@ -26,15 +26,15 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 # The stamps lie in the environment and are touched last: an environment without them is not done.
-$(VENV)/installed: pyproject.toml hatch_build.py clipretrieval/encoding/winograd.c
+$(VENV)/installed: pyproject.toml hatch_build.py clipretrieval/encoding/engine/winograd.c
 	@.ci/install $(PYTHON) $(VENV) .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml hatch_build.py clipretrieval/encoding/winograd.c
+$(VENV)/installed-dev: pyproject.toml hatch_build.py clipretrieval/encoding/engine/winograd.c
 	@.ci/install $(PYTHON) $(VENV) '.[dev]'
 	@touch $(VENV)/installed $@
 
-$(VENV)/installed-docs: pyproject.toml hatch_build.py clipretrieval/encoding/winograd.c
+$(VENV)/installed-docs: pyproject.toml hatch_build.py clipretrieval/encoding/engine/winograd.c
 	@.ci/install $(PYTHON) $(VENV) '.[docs]'
 	@touch $(VENV)/installed $@
 
@@ -67,4 +67,4 @@ clean: ## remove what the targets wrote, except the environment
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
-	rm -rf $(VENV) clipretrieval/encoding/_winograd.so
+	rm -rf $(VENV) clipretrieval/encoding/engine/_winograd.so

@@ -14,8 +14,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("clipretrieval", "encoding", "winograd.c")
-LIBRARY = Path("clipretrieval", "encoding", "_winograd.so")
+SOURCE = Path("clipretrieval", "encoding", "engine", "winograd.c")
+LIBRARY = Path("clipretrieval", "encoding", "engine", "_winograd.so")
 FLAGS = ("-O3", "-std=c11", "-shared", "-fPIC", "-pthread")
 
 

@@ -87,7 +87,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             some = pictures[:64] if precision == "fp32" else pictures
             sides[f"{stage} {precision}"] = our_side(encoder, some, (stage,))
     if plan.winograd:
-        with patch("clipretrieval.encoding.winograd.is_available", return_value=False):
+        with patch("clipretrieval.encoding.engine.winograd.is_available", return_value=False):
             direct = make()
         sides |= {
             f"{stage} {plan.precision}, all products": our_side(direct, pictures, (stage,)) for stage in DEEP

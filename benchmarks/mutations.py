@@ -37,7 +37,8 @@ from _damage import damage, rewrite_checksums
 
 from clipretrieval import RetrievalClassifier
 from clipretrieval.errors import ClipRetrievalError, ClipRetrievalWarning
-from clipretrieval.stores import FaissStore, MemoryStore, _factory
+from clipretrieval.stores import FaissStore, MemoryStore
+from clipretrieval.stores.faiss import factory as _factory
 
 SUBJECTS = {"flat": "Flat", "lists": "IVF8,SQ8", "graph": "HNSW8", "codes": "PQ4x4", "classifier": None}
 COUNT, DIM, K = 640, 8, 5

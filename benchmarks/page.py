@@ -21,7 +21,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from clipretrieval import EvaluationReport
-from clipretrieval._timing import Timing
+from clipretrieval._util.timing import Timing
 
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),

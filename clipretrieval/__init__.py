@@ -6,15 +6,16 @@ used.
 
 from __future__ import annotations
 
-from clipretrieval._lazy import attach
+from clipretrieval._util.lazy import attach
 from clipretrieval._version import __version__
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long to import as all of this
 if TYPE_CHECKING:
     from typing import Any
 
-    from clipretrieval._sweep import SweepResult
     from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.comparison.comparison import compare
+    from clipretrieval.comparison.report import ComparisonReport
     from clipretrieval.encoding.staged import StagedEncoder
     from clipretrieval.errors import (
         ClipRetrievalError,
@@ -33,11 +34,10 @@ if TYPE_CHECKING:
         UnsupportedOperationError,
         WeightsUnavailableError,
     )
-    from clipretrieval.evaluation.comparison import compare
-    from clipretrieval.evaluation.comparison_report import ComparisonReport
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.explanation import Explanation
-    from clipretrieval.fitting import FitReport, ForgetReport
+    from clipretrieval.retrieval.reports import FitReport, ForgetReport
     from clipretrieval.types import Metric, Neighbors, Records
     from clipretrieval.zeroshot import ZeroShotClassifier
 
@@ -76,15 +76,15 @@ __all__ = [
 _lazy_getattr, _lazy_dir = attach(
     __name__,
     {
-        "_sweep": ["SweepResult"],
+        "evaluation.sweep": ["SweepResult"],
         "classifier": ["RetrievalClassifier"],
         "encoding.staged": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
-        "evaluation.comparison": ["compare"],
-        "evaluation.comparison_report": ["ComparisonReport"],
+        "comparison.comparison": ["compare"],
+        "comparison.report": ["ComparisonReport"],
         "evaluation.report": ["EvaluationReport"],
         "explanation": ["Explanation"],
-        "fitting": ["FitReport", "ForgetReport"],
+        "retrieval.reports": ["FitReport", "ForgetReport"],
         "types": ["Metric", "Neighbors", "Records"],
         "zeroshot": ["ZeroShotClassifier"],
     },

@@ -7,10 +7,10 @@ import html
 import io
 from typing import TYPE_CHECKING
 
-from clipretrieval._confidence import measure_text
-from clipretrieval._decode import RawImage, decode
-from clipretrieval._text import readable, shortened
+from clipretrieval._util.text import readable, shortened
 from clipretrieval.errors import ImageDecodeError
+from clipretrieval.heads.confidence import measure_text
+from clipretrieval.images.decoding import RawImage, decode
 
 if TYPE_CHECKING:
     from clipretrieval.explanation import Explanation

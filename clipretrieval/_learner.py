@@ -9,29 +9,31 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sklearn.base import BaseEstimator
 
-from clipretrieval import _changing, _filling, _inputs
-from clipretrieval._asking import check_fitted
-from clipretrieval._ballot import CLASSES_LOCK, listed_classes
-from clipretrieval._checks import check_bool, check_int, check_sequence
-from clipretrieval._conflicts import describe_conflicts, lookalikes
-from clipretrieval._exclusive import one_at_a_time, sole_writer
-from clipretrieval._labels import label_kind, stored_labels
-from clipretrieval._params import check_params, recipe, store_to_fill
-from clipretrieval._progress import check_progress, told
-from clipretrieval._putting import Existing, open_putter
-from clipretrieval._secrets import MaskedDict
-from clipretrieval._sources import check_class_names, class_names
-from clipretrieval._timing import Progress, Timing
-from clipretrieval._warning import warn_caller
+from clipretrieval._util.checks import check_bool, check_int, check_sequence
+from clipretrieval._util.labels import label_kind, stored_labels
+from clipretrieval._util.progress import check_progress, told
+from clipretrieval._util.secrets import MaskedDict
+from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.fitting import FitReport, ForgetReport
+from clipretrieval.heads.votes import Weighting
+from clipretrieval.images.sources import check_class_names, class_names
+from clipretrieval.retrieval import edit as _changing
+from clipretrieval.retrieval import fill as _filling
+from clipretrieval.retrieval import inputs as _inputs
+from clipretrieval.retrieval.ballot import CLASSES_LOCK, listed_classes
+from clipretrieval.retrieval.conflicts import describe_conflicts, lookalikes
+from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
+from clipretrieval.retrieval.parameters import check_params, recipe, store_to_fill
+from clipretrieval.retrieval.putter import Existing, open_putter
+from clipretrieval.retrieval.reports import FitReport, ForgetReport
+from clipretrieval.retrieval.retriever import check_fitted
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import AnyArray, Metric
-from clipretrieval.voting import Weighting
 
 if TYPE_CHECKING:
-    from clipretrieval.images import SkippedImage
+    from clipretrieval.images.stream import SkippedImage
 
 __all__ = ["Learner"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from clipretrieval._progress import told
-from clipretrieval._timing import Progress
-from clipretrieval.voting import Weighting
+from clipretrieval._util.progress import told
+from clipretrieval._util.timing import Progress
+from clipretrieval.heads.votes import Weighting
 
 if TYPE_CHECKING:
-    from clipretrieval._sweep import SweepResult
     from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.evaluation.sweep import SweepResult
 
 __all__ = ["Tuning"]
 
@@ -77,7 +77,7 @@ class Tuning:
         >>> result.best_params
         {'k': 1, 'weights': 'uniform'}
         """
-        from clipretrieval._sweep import sweep
+        from clipretrieval.evaluation.sweep import sweep
 
         with told(progress, "tuning") as shown:
             return sweep(

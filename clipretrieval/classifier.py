@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from sklearn.base import ClassifierMixin
 
-from clipretrieval._asking import Asked, check_fitted, open_ballot, vote
 from clipretrieval._learner import Learner
-from clipretrieval._params import check_k
-from clipretrieval._scoring import weighted_accuracy
-from clipretrieval._secrets import MaskedDict
-from clipretrieval._timing import Progress
 from clipretrieval._tuning import Tuning
+from clipretrieval._util.secrets import MaskedDict
+from clipretrieval._util.timing import Progress
 from clipretrieval.encoding.base import Encoder
+from clipretrieval.evaluation.scoring import weighted_accuracy
+from clipretrieval.retrieval.parameters import check_k
+from clipretrieval.retrieval.retriever import Asked, check_fitted, open_ballot, vote
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import AnyArray, Neighbors
 
@@ -44,7 +44,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
     k : int
         Neighbours that vote, at least 1.
     weights : {"uniform", "distance", "softmax"} or callable
-        How their votes count; see `clipretrieval.voting.vote_weights`.
+        How their votes count; see `clipretrieval.heads.votes.vote_weights`.
     temperature : float
         Of ``weights="softmax"``; positive.
     metric : {"l2", "cosine", "ip"}
@@ -294,7 +294,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             If labels are missing or of another type than those fitted, an image was tuned on, or
             `mistakes` is negative.
         """
-        from clipretrieval.evaluation.evaluating import evaluate
+        from clipretrieval.evaluation.evaluation import evaluate
 
         return evaluate(
             self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes
@@ -302,7 +302,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the fitted classifier into a folder, atomically; see `clipretrieval.persistence.save`."""
-        from clipretrieval.persistence import save
+        from clipretrieval.persistence.persistence import save
 
         check_fitted(self)
         save(self, path, overwrite=overwrite)
@@ -334,7 +334,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         FingerprintMismatchError
             If another encoder or metric filled it; the message names what differs.
         """
-        from clipretrieval._attaching import attach
+        from clipretrieval.retrieval.attaching import attach
 
         params = MaskedDict(params)  # tracebacks may be printed with local variables
         return attach(cls, store, encoder, params)
@@ -349,7 +349,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         allow_remote: bool = False,
     ) -> RetrievalClassifier:
         """Open a classifier that `save` wrote; see `clipretrieval.persistence.load`."""
-        from clipretrieval.persistence import load
+        from clipretrieval.persistence.persistence import load
 
         return load(cls, path, encoder, store=store, allow_remote=allow_remote)
 

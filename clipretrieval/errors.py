@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
 
-from clipretrieval._secrets import masked_urls
+from clipretrieval._util.secrets import masked_urls
 
 __all__ = [
     "ClipRetrievalError",

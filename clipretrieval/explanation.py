@@ -11,19 +11,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._asking import QUERY_VECTORS, look_up, open_ballot, question_length, search_batches, vote
-from clipretrieval._checks import check_list
-from clipretrieval._confidence import check_measure
 from clipretrieval._explanation_views import as_html, as_text, readable
-from clipretrieval._labels import fitted_labels
-from clipretrieval._params import check_k
-from clipretrieval._progress import teller, told
-from clipretrieval._repr import short_repr
-from clipretrieval._timing import Progress
-from clipretrieval._warning import warn_caller
-from clipretrieval.images import SkippedImage
+from clipretrieval._util.checks import check_list
+from clipretrieval._util.labels import fitted_labels
+from clipretrieval._util.progress import teller, told
+from clipretrieval._util.repr import short_repr
+from clipretrieval._util.timing import Progress
+from clipretrieval._util.warning import warn_caller
+from clipretrieval.heads.confidence import check_measure
+from clipretrieval.heads.votes import vote_weights
+from clipretrieval.images.stream import SkippedImage
+from clipretrieval.retrieval.parameters import check_k
+from clipretrieval.retrieval.retriever import (
+    QUERY_VECTORS,
+    look_up,
+    open_ballot,
+    question_length,
+    search_batches,
+    vote,
+)
 from clipretrieval.types import FloatArray, Neighbors
-from clipretrieval.voting import vote_weights
 
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from clipretrieval._checks import check_sequence, check_text, shown
-from clipretrieval._labels import class_array, label_kind, stored_labels
+from clipretrieval._util.checks import check_sequence, check_text, shown
+from clipretrieval._util.labels import class_array, label_kind, stored_labels
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import AnyArray
 

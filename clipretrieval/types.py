@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._checks import check_choice, check_sequence, shown
-from clipretrieval._foreign import first_missing, plain_value
-from clipretrieval._frames import data_frame
-from clipretrieval._repr import short_repr
+from clipretrieval._util.checks import check_choice, check_sequence, shown
+from clipretrieval._util.foreign import first_missing, plain_value
+from clipretrieval._util.frames import data_frame
+from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:

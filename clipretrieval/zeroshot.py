@@ -12,19 +12,19 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import normalize
 
-from clipretrieval._asking import Asked, NoImagesError
-from clipretrieval._checks import check_bool
-from clipretrieval._inputs import gather, none_left
-from clipretrieval._progress import teller, told
-from clipretrieval._scoring import weighted_accuracy
-from clipretrieval._timing import Progress, Timing
-from clipretrieval._unusable import usable_batches
-from clipretrieval._warning import warn_caller
+from clipretrieval._util.checks import check_bool
+from clipretrieval._util.progress import teller, told
+from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import DimensionMismatchError
-from clipretrieval.images import SkippedImage, count_hint
+from clipretrieval.evaluation.scoring import weighted_accuracy
+from clipretrieval.images.stream import SkippedImage, count_hint
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
-from clipretrieval.stores._validate import check_directions, check_vectors
+from clipretrieval.retrieval.inputs import gather, none_left
+from clipretrieval.retrieval.retriever import Asked, NoImagesError
+from clipretrieval.retrieval.unusable import usable_batches
+from clipretrieval.stores.checks import check_directions, check_vectors
 from clipretrieval.types import AnyArray, FloatArray, Metric
 
 if TYPE_CHECKING:

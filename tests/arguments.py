@@ -27,9 +27,10 @@ from clipretrieval import (
     persistence,
     prompts,
     types,
-    voting,
 )
-from clipretrieval.evaluation import page, reproduction
+from clipretrieval.comparison import reproduction
+from clipretrieval.evaluation import page
+from clipretrieval.heads import votes as voting
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, registry
 
 LONG = "long" * 1100

@@ -13,9 +13,9 @@ from clipretrieval.stores import registry
 
 MODULES = [
     *("clipretrieval", "clipretrieval.demo", "clipretrieval.encoding", "clipretrieval.evaluation"),
-    *("clipretrieval.explanation", "clipretrieval.fitting", "clipretrieval.images"),
+    *("clipretrieval.explanation", "clipretrieval.retrieval.reports", "clipretrieval.images"),
     *("clipretrieval.persistence", "clipretrieval.prompts", "clipretrieval.stores", "clipretrieval.types"),
-    "clipretrieval.voting",
+    "clipretrieval.heads.votes",
 ]
 RECORDS = "a record that the library makes, which takes what it is given"
 PROTOCOL = "a protocol, which does nothing"

@@ -18,8 +18,8 @@ from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 
 from clipretrieval import InvalidInputError, RetrievalClassifier
+from clipretrieval.heads.votes import vote_weights
 from clipretrieval.stores import MemoryStore
-from clipretrieval.voting import vote_weights
 
 VECTORS = np.array([[0.0], [1.0], [2.0]])
 LARGE = [2**53, 2**53 + 1, 2]

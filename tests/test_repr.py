@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from clipretrieval import ClipRetrievalError, EvaluationReport, RetrievalClassifier, StagedEncoder
+from clipretrieval.comparison.speed import Speed
 from clipretrieval.evaluation import (
     ComparisonReport,
     ComparisonRow,
@@ -18,7 +19,6 @@ from clipretrieval.evaluation import (
     calibration_curve,
     distance_histogram,
 )
-from clipretrieval.evaluation._speed import Speed
 from clipretrieval.images import iter_raw, scan_folder
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, PineconeStore
 from clipretrieval.testing import PineconeEmulator

@@ -18,8 +18,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from clipretrieval import InvalidInputError, RetrievalClassifier, errors
-from clipretrieval._checks import shown
-from clipretrieval._secrets import MaskedDict, is_secret, masked, masked_text, without_secrets
+from clipretrieval._util.checks import shown
+from clipretrieval._util.secrets import MaskedDict, is_secret, masked, masked_text, without_secrets
 from clipretrieval.stores import MemoryStore, create_store, register_store
 from clipretrieval.stores.registry import _registered
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clipretrieval._lazy import attach
+from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
+    from clipretrieval.demo.demo import DemoResult, OnlineStep, run_demo
     from clipretrieval.demo.drawing import render
     from clipretrieval.demo.embedded import demo_model
     from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
     from clipretrieval.demo.pictures import draw, draw_many, sample_scenes, write_folders
-    from clipretrieval.demo.running import DemoResult, OnlineStep, run_demo
     from clipretrieval.demo.scene import COLOURS, TEXTURES, Scene, sample_scene
 
 __all__ = [
@@ -47,7 +47,7 @@ __getattr__, __dir__ = attach(
         "embedded": ["demo_model"],
         "kinds": ["KINDS", "TRAINED_KINDS", "UNSEEN_KINDS"],
         "pictures": ["draw", "draw_many", "sample_scenes", "write_folders"],
-        "running": ["DemoResult", "OnlineStep", "run_demo"],
+        "demo": ["DemoResult", "OnlineStep", "run_demo"],
         "scene": ["COLOURS", "TEXTURES", "Scene", "sample_scene"],
     },
 )

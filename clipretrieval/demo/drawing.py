@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from clipretrieval._checks import check_int
+from clipretrieval._util.checks import check_int
 from clipretrieval.demo.kinds import outline
 from clipretrieval.demo.scene import COLOURS, Scene
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipretrieval._checks import check_choice, check_int, check_path, check_strings
-from clipretrieval._reading import parse_json, read_file
+from clipretrieval._util.checks import check_choice, check_int, check_path, check_strings
+from clipretrieval._util.reading import parse_json, read_file
 from clipretrieval._version import __version__
 from clipretrieval.demo.drawing import check_side, render
 from clipretrieval.demo.kinds import KINDS

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipretrieval._checks import check_choice
+from clipretrieval._util.checks import check_choice
 from clipretrieval.demo.kinds import KINDS
 
 __all__ = ["COLOURS", "TEXTURES", "Scene", "sample_scene"]

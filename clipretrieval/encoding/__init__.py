@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clipretrieval._lazy import attach
+from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.encoding.base import EncodedBatch, Encoder, StreamingEncoder

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from clipretrieval._repr import short_repr
+from clipretrieval._util.repr import short_repr
 from clipretrieval.types import FloatArray
 
 __all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"]

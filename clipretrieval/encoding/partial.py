@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clipretrieval.encoding._workers import torch_alone
-from clipretrieval.encoding.engine import Engine
+from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.pipeline import Chunk, flatten_pixels
 from clipretrieval.encoding.stages import Stage, find_stage
+from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray
 

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipretrieval._decode import MAX_PIXELS, decode_pixels
-from clipretrieval._rgb import pixel_size
-from clipretrieval.encoding._workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
 from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage
-from clipretrieval.encoding.engine import Engine
-from clipretrieval.encoding.plan import InferencePlan
+from clipretrieval.encoding.engine.engine import Engine
+from clipretrieval.encoding.engine.plan import InferencePlan
 from clipretrieval.encoding.preprocess import Picture, Preparation, Squares
 from clipretrieval.encoding.stages import Stage
+from clipretrieval.encoding.workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
 from clipretrieval.errors import ImageDecodeError
-from clipretrieval.images import RawImage, SkippedImage, decode
+from clipretrieval.images.decoding import MAX_PIXELS, decode_pixels
+from clipretrieval.images.rgb import pixel_size
+from clipretrieval.images.stream import RawImage, SkippedImage, decode
 from clipretrieval.types import FloatArray
 
 __all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]

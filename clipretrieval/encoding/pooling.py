@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from clipretrieval._checks import check_choice
+from clipretrieval._util.checks import check_choice
 from clipretrieval.encoding.stages import Stage
 
 __all__ = ["POOLINGS", "describe_pooling", "pooled_dim", "reduce"]

@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from clipretrieval._checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
-from clipretrieval._decode import MAX_PIXELS, check_max_pixels
-from clipretrieval._progress import check_progress, teller, told
-from clipretrieval._repr import safe_repr
-from clipretrieval._timing import Progress
-from clipretrieval._warning import warn_caller
-from clipretrieval.encoding._checks import check_size
+from clipretrieval._util.checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
+from clipretrieval._util.progress import check_progress, teller, told
+from clipretrieval._util.repr import safe_repr
+from clipretrieval._util.timing import Progress
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
+from clipretrieval.encoding.checks import check_size
+from clipretrieval.encoding.engine.plan import InferencePlan, make_plan, pick_device
 from clipretrieval.encoding.joining import joined
 from clipretrieval.encoding.partial import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
-from clipretrieval.encoding.plan import InferencePlan, make_plan, pick_device
 from clipretrieval.encoding.pooling import pooled_dim
 from clipretrieval.encoding.preprocess import Preparation
 from clipretrieval.encoding.stages import Stage, find_stage, stage_table
 from clipretrieval.encoding.text import TextEncoder
 from clipretrieval.encoding.tower import Tower
-from clipretrieval.encoding.weights import HF_HUB, LOCAL_DIR, resolve
+from clipretrieval.encoding.weights.sources import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images import RawImage, SkippedImage, check_on_error, count_hint, iter_raw
+from clipretrieval.images.decoding import MAX_PIXELS, check_max_pixels
+from clipretrieval.images.stream import RawImage, SkippedImage, check_on_error, count_hint, iter_raw
 from clipretrieval.types import FloatArray
 
 __all__ = ["StagedEncoder"]

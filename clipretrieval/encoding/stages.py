@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from clipretrieval._checks import shown
+from clipretrieval._util.checks import shown
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "stage_table"]

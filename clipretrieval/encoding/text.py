@@ -11,12 +11,12 @@ import open_clip
 import torch
 from torch import nn
 
-from clipretrieval._checks import check_strings, check_text, shown
-from clipretrieval._forks import ForkLock
-from clipretrieval.encoding._config import check_text_config
-from clipretrieval.encoding._workers import torch_alone
-from clipretrieval.encoding.checkpoints import OPENAI_ONLY, is_openai
-from clipretrieval.encoding.weights import ModelSource, load_strictly, read_source
+from clipretrieval._util.checks import check_strings, check_text, shown
+from clipretrieval._util.forks import ForkLock
+from clipretrieval.encoding.config import check_text_config
+from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai
+from clipretrieval.encoding.weights.sources import ModelSource, load_strictly, read_source
+from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 from clipretrieval.types import FloatArray
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from clipretrieval._forks import ForkLock
-from clipretrieval.encoding._workers import torch_alone
-from clipretrieval.encoding.engine import Engine
+from clipretrieval._util.forks import ForkLock
+from clipretrieval.encoding.engine.engine import Engine
+from clipretrieval.encoding.engine.plan import InferencePlan
 from clipretrieval.encoding.fingerprint import hash_tensors, tensors_used
-from clipretrieval.encoding.plan import InferencePlan
 from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
 from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.text import TextEncoder
-from clipretrieval.encoding.weights import ModelSource, load_visual
+from clipretrieval.encoding.weights.sources import ModelSource, load_visual
+from clipretrieval.encoding.workers import torch_alone
 
 __all__ = ["Tower"]
 

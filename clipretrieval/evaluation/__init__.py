@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clipretrieval._lazy import attach
+from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.evaluation._significance import McNemar, mcnemar_exact
+    from clipretrieval.comparison.comparison import compare
+    from clipretrieval.comparison.report import ComparisonReport, ComparisonRow
+    from clipretrieval.comparison.reproduction import Reproduction, reproduce
     from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
-    from clipretrieval.evaluation.comparison import compare
-    from clipretrieval.evaluation.comparison_report import ComparisonReport, ComparisonRow
-    from clipretrieval.evaluation.evaluating import evaluate
+    from clipretrieval.evaluation.evaluation import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
         class_table,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         wilson_interval,
     )
     from clipretrieval.evaluation.mistakes import Mistake
-    from clipretrieval.evaluation.page import PageTable, render_page, write_page
+    from clipretrieval.evaluation.page.render import PageTable, render_page, write_page
     from clipretrieval.evaluation.reliability import (
         DistanceHistogram,
         Reliability,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         risk_coverage,
     )
     from clipretrieval.evaluation.report import EvaluationReport
-    from clipretrieval.evaluation.reproduction import Reproduction, reproduce
+    from clipretrieval.evaluation.significance import McNemar, mcnemar_exact
 
 __all__ = [
     "CalibrationCurve",
@@ -70,11 +70,11 @@ __all__ = [
 _lazy_getattr, _lazy_dir = attach(
     __name__,
     {
-        "_significance": ["McNemar", "mcnemar_exact"],
+        "significance": ["McNemar", "mcnemar_exact"],
         "calibration": ["CalibrationCurve", "calibration_curve"],
-        "comparison": ["compare"],
-        "comparison_report": ["ComparisonReport", "ComparisonRow"],
-        "evaluating": ["evaluate"],
+        ".comparison.comparison": ["compare"],
+        ".comparison.report": ["ComparisonReport", "ComparisonRow"],
+        "evaluation": ["evaluate"],
         "metrics": [
             "DistanceSummary",
             "class_table",
@@ -96,7 +96,7 @@ _lazy_getattr, _lazy_dir = attach(
             "risk_coverage",
         ],
         "report": ["EvaluationReport"],
-        "reproduction": ["Reproduction", "reproduce"],
+        ".comparison.reproduction": ["Reproduction", "reproduce"],
     },
 )
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import calibration as sklearn_calibration
 
-from clipretrieval._checks import check_int
-from clipretrieval._foreign import as_array
-from clipretrieval._repr import short_repr
+from clipretrieval._util.checks import check_int
+from clipretrieval._util.foreign import as_array
+from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["CalibrationCurve", "calibration_curve"]

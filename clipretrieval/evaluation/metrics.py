@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from clipretrieval._checks import check_int, check_number
-from clipretrieval._foreign import as_array
+from clipretrieval._util.checks import check_int, check_number
+from clipretrieval._util.foreign import as_array
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation._confusion import Confusion
+from clipretrieval.evaluation.confusion import Confusion
 from clipretrieval.types import AnyArray
 
 __all__ = [

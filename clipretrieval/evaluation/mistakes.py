@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._explanation_views import readable
-from clipretrieval._repr import short_repr
+from clipretrieval._util.repr import short_repr
 from clipretrieval.explanation import Explanation, explain_found
 from clipretrieval.types import AnyArray, FloatArray, Neighbors
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipretrieval._explanation_views import shortened
 from clipretrieval.errors import InvalidInputError, MissingDependencyError
-from clipretrieval.evaluation._words import distance_axis
+from clipretrieval.evaluation.words import distance_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

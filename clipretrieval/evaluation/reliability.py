@@ -18,12 +18,12 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from clipretrieval._checks import check_int
-from clipretrieval._confidence import MEASURES, check_measure
-from clipretrieval._foreign import as_array
-from clipretrieval._repr import short_repr
+from clipretrieval._util.checks import check_int
+from clipretrieval._util.foreign import as_array
+from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import wilson_interval
+from clipretrieval.heads.confidence import MEASURES, check_measure
 
 __all__ = [
     "DistanceHistogram",

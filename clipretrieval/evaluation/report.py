@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._confidence import check_measure
-from clipretrieval._frames import data_frame
-from clipretrieval._repr import short_repr
-from clipretrieval._timing import Timing
+from clipretrieval._util.frames import data_frame
+from clipretrieval._util.repr import short_repr
+from clipretrieval._util.timing import Timing
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation import _report_views
-from clipretrieval.evaluation._confusion import Confusion
-from clipretrieval.evaluation._report_json import SCHEMA_VERSION, report_values
-from clipretrieval.evaluation._writing import written
+from clipretrieval.evaluation import text as _report_views
 from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
+from clipretrieval.evaluation.confusion import Confusion
 from clipretrieval.evaluation.metrics import class_table, macro_averages, wilson_interval
 from clipretrieval.evaluation.mistakes import Mistake
 from clipretrieval.evaluation.reliability import (
@@ -33,7 +30,10 @@ from clipretrieval.evaluation.reliability import (
     best_measure,
     distance_histogram,
 )
-from clipretrieval.images import SkippedImage
+from clipretrieval.evaluation.report_json import SCHEMA_VERSION, report_values
+from clipretrieval.evaluation.writing import written
+from clipretrieval.heads.confidence import check_measure
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import AnyArray, FloatArray
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ class EvaluationReport:
         InvalidInputError
             If the file cannot be written.
         """
-        from clipretrieval.evaluation.page import render_page
+        from clipretrieval.evaluation.page.render import render_page
 
         return written(path, render_page([(None, self)], title=title, pictures=pictures))
 
@@ -374,6 +374,6 @@ class EvaluationReport:
         )
 
     def _repr_html_(self) -> str:
-        from clipretrieval.evaluation._notebook import report_html
+        from clipretrieval.evaluation.notebook import report_html
 
         return report_html(self)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._confidence import share_and_margin
-from clipretrieval._labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._progress import teller, told
-from clipretrieval._tables import labelled_source
-from clipretrieval._timing import Progress, Timing
+from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
+from clipretrieval._util.progress import teller, told
+from clipretrieval._util.timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation._words import PROMPTS
 from clipretrieval.evaluation.report import EvaluationReport
-from clipretrieval.images import SkippedImage, count_hint
+from clipretrieval.evaluation.words import PROMPTS
+from clipretrieval.heads.confidence import share_and_margin
+from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.tables import labelled_source
 from clipretrieval.types import AnyArray, Label
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clipretrieval._lazy import attach
+from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.stores.base import (
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
         ScannableStore,
         VectorStore,
     )
-    from clipretrieval.stores.chroma import ChromaStore
-    from clipretrieval.stores.faiss import FaissStore
+    from clipretrieval.stores.chroma.store import ChromaStore
+    from clipretrieval.stores.faiss.store import FaissStore
     from clipretrieval.stores.memory import MemoryStore
-    from clipretrieval.stores.pinecone import (
+    from clipretrieval.stores.pinecone.store import (
         IncompleteDeleteError,
         IncompleteUpsertError,
         PineconeStore,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from clipretrieval._checks import check_path
-from clipretrieval.stores._folder import Layout, load
-from clipretrieval.stores._folder_manifest import FolderManifest
-from clipretrieval.stores._folder_write import save_copy
-from clipretrieval.stores._local import LocalStore
-from clipretrieval.stores._rows import ArrayRows, VectorRows, read_array
+from clipretrieval._util.checks import check_path
+from clipretrieval.stores.local.folder import Layout, load
+from clipretrieval.stores.local.folder_manifest import FolderManifest
+from clipretrieval.stores.local.folder_write import save_copy
+from clipretrieval.stores.local.rows import ArrayRows, VectorRows, read_array
+from clipretrieval.stores.local.store import LocalStore
 from clipretrieval.types import Metric
 
 __all__ = ["MemoryStore"]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from clipretrieval._checks import check_text, shown
-from clipretrieval._secrets import MaskedDict
-from clipretrieval._warning import warn_caller
+from clipretrieval._util.checks import check_text, shown
+from clipretrieval._util.secrets import MaskedDict
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import (
     ClipRetrievalError,
     InvalidInputError,

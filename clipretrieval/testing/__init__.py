@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clipretrieval._lazy import attach
+from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.testing.pinecone_emulator import PineconeEmulator
+    from clipretrieval.testing.pinecone_emulator.emulator import PineconeEmulator
     from clipretrieval.testing.stores import VectorStoreTests
 
 __all__ = ["PineconeEmulator", "VectorStoreTests"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.testing._contract_base import ContractBase, Stores, contents, names
+from clipretrieval.testing._base import ContractBase, Stores, contents, names
 from clipretrieval.types import Metric
 
 __all__ = ["RecordsContract"]

@@ -11,7 +11,7 @@ import pytest
 
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.base import ScannableStore, VectorStore
-from clipretrieval.testing._contract_base import ContractBase, names
+from clipretrieval.testing._base import ContractBase, names
 from clipretrieval.testing._contract_threads import MANY
 from clipretrieval.types import Label, Listing
 

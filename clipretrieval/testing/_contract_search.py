@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.testing._contract_base import ContractBase, Stores, names
-from clipretrieval.testing._contract_check import (
+from clipretrieval.testing._base import ContractBase, Stores, names
+from clipretrieval.testing._checks import (
     check_arrays,
     check_distances,
     check_labels,

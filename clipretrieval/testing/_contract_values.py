@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipretrieval.stores.base import PortableStore, VectorStore
-from clipretrieval.testing._contract_base import ContractBase, Stores, contents, names
+from clipretrieval.testing._base import ContractBase, Stores, contents, names
 from clipretrieval.types import Label
 
 __all__ = ["ValuesContract"]

@@ -36,13 +36,13 @@ pytest.register_assert_rewrite(
 )
 
 from clipretrieval.testing._contract_lasting import LastingContract, ManifestContract  # noqa: E402
-from clipretrieval.testing._contract_machine import MachineContract  # noqa: E402
 from clipretrieval.testing._contract_records import RecordsContract  # noqa: E402
 from clipretrieval.testing._contract_refusals import RefusalsContract  # noqa: E402
 from clipretrieval.testing._contract_scan import ScanContract  # noqa: E402
 from clipretrieval.testing._contract_search import PaddingContract, SearchContract  # noqa: E402
 from clipretrieval.testing._contract_threads import LargeContract, ThreadsContract  # noqa: E402
 from clipretrieval.testing._contract_values import ValuesContract  # noqa: E402
+from clipretrieval.testing._machine import MachineContract  # noqa: E402
 
 __all__ = ["VectorStoreTests"]
 

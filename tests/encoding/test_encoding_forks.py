@@ -12,8 +12,9 @@ import torch
 from forked import FORKS, ended_well, fork
 from PIL import Image
 
-from clipretrieval import StagedEncoder, _rgb
+from clipretrieval import StagedEncoder
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.images import rgb as _rgb
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipretrieval import EvaluationReport, Explanation
-from clipretrieval._timing import Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval.evaluation import Mistake
 from clipretrieval.explanation import ExplainedNeighbor
 

@@ -21,7 +21,7 @@ from clipretrieval import (
     RetrievalClassifier,
     StagedEncoder,
 )
-from clipretrieval._timing import Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval.stores import MemoryStore
 
 COLUMNS = ["source", "true", "predicted", "correct", "share", "margin", "distance"]

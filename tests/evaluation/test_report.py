@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from clipretrieval import EvaluationReport, InvalidInputError, RetrievalClassifier
-from clipretrieval._timing import Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval.evaluation import class_table, confused_pairs, summarise_distances, wilson_interval
 from clipretrieval.stores import MemoryStore
 

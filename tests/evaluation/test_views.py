@@ -31,7 +31,8 @@ from clipretrieval import (
     RetrievalClassifier,
     StoreUnavailableError,
 )
-from clipretrieval._timing import Timing
+from clipretrieval._util.timing import Timing
+from clipretrieval.comparison.speed import Speed
 from clipretrieval.evaluation import (
     ComparisonReport,
     ComparisonRow,
@@ -40,7 +41,6 @@ from clipretrieval.evaluation import (
     render_page,
     write_page,
 )
-from clipretrieval.evaluation._speed import Speed
 from clipretrieval.stores import MemoryStore
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text(encoding="utf-8"))

@@ -16,7 +16,8 @@ import pytest
 from forked import FORKS, GETS, ended_well, fork
 
 from clipretrieval.errors import StoreLockedError, UnsupportedOperationError
-from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, PineconeStore, _chroma_client
+from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, PineconeStore
+from clipretrieval.stores.chroma import client as _chroma_client
 from clipretrieval.testing import PineconeEmulator
 
 pytestmark = [

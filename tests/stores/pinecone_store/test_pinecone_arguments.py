@@ -11,7 +11,7 @@ from pinecone_parts import KEY
 
 from clipretrieval.errors import InvalidInputError, StoreUnavailableError
 from clipretrieval.stores import PineconeStore
-from clipretrieval.stores._pinecone_host import check_host, is_own
+from clipretrieval.stores.pinecone.host import check_host, is_own
 from clipretrieval.testing import PineconeEmulator
 
 
@@ -113,9 +113,9 @@ def test_an_index_that_the_service_says_is_elsewhere_does_not_get_the_environmen
 ) -> None:
     """The address of an index is checked as the control plane's is."""
     from clipretrieval.errors import StoreError
-    from clipretrieval.stores._pinecone_calls import Calls
-    from clipretrieval.stores._pinecone_index import Project
-    from clipretrieval.stores._pinecone_key import ApiKey
+    from clipretrieval.stores.pinecone.index import Project
+    from clipretrieval.stores.pinecone.key import ApiKey
+    from clipretrieval.stores.pinecone.requests import Calls
 
     monkeypatch.delenv("PINECONE_CONTROLLER_HOST", raising=False)
     monkeypatch.setenv("PINECONE_API_KEY", KEY)

@@ -15,7 +15,7 @@ from pinecone_parts import KEY, contents, names, normal, sent
 
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError
 from clipretrieval.stores import PineconeStore
-from clipretrieval.stores._pinecone_space import Space
+from clipretrieval.stores.pinecone.namespace import Space
 from clipretrieval.testing import PineconeEmulator
 
 

@@ -1,0 +1,118 @@
+"""How work that takes long tells how far it is: to a function of the caller's, or as a bar."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from clipretrieval._util.checks import shown
+from clipretrieval._util.timing import Progress
+from clipretrieval._util.warning import warn_caller
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["check_progress", "progress_bar", "teller", "told"]
+
+
+def check_progress(progress: Any) -> Progress | bool:
+    """Return a progress argument as a callable, or as a bool that asks for a bar or for nothing.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither callable, True, False nor None.
+    """
+    if progress is None or isinstance(progress, bool | np.bool_):
+        return bool(progress)
+    if not callable(progress) or isinstance(progress, type):
+        raise InvalidInputError(
+            "progress must be a function of (images done, total or None), True for a bar, or None; got "
+            f"{shown(progress)}"
+        )
+    found: Progress = progress
+    return found
+
+
+def told(progress: Progress | bool | None, what: str) -> AbstractContextManager[Progress]:
+    """Return a context that gives what is to be called with (images done, total or None).
+
+    Parameters
+    ----------
+    progress : callable, bool or None
+    what : str
+        What the bar says is being done: "fitting".
+
+    Raises
+    ------
+    InvalidInputError
+        If `progress` is something else.
+    """
+    checked = check_progress(progress)
+    if checked is True:
+        return progress_bar(what)
+    return nullcontext(_untold if checked is False else checked)
+
+
+def teller(progress: Progress, total: int | None, skipped: Sequence[Any]) -> Callable[[int], None]:
+    """Return what counts images that have come, and tells of them and of those skipped.
+
+    Parameters
+    ----------
+    progress : callable
+    total : int or None
+    skipped : list
+        Grows while images come.
+    """
+    arrived = 0
+
+    def tell(images: int) -> None:
+        nonlocal arrived
+        arrived += images
+        progress(arrived + len(skipped), total)
+
+    tell(0)
+    return tell
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Progress]:
+    """Show a bar while the block runs, in a notebook or on the standard error where that is a terminal.
+
+    Parameters
+    ----------
+    what : str
+        What is being done: "fitting".
+
+    Yields
+    ------
+    callable
+        To be called with (images done, total or None).
+
+    Warns
+    -----
+    ClipRetrievalWarning
+        In a notebook without ipywidgets, by which bars are shown there.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
+        warn_caller("a progress bar in a notebook needs ipywidgets; run: pip install ipywidgets")
+        yield _untold
+        return
+    # rich takes a pipe for a terminal where FORCE_COLOR is set, as it is on many build machines.
+    if not console.is_jupyter and not (console.is_terminal and sys.stderr.isatty()):
+        yield _untold
+        return
+    from clipretrieval._util.progress_bar import open_bar
+
+    with open_bar(console, what) as advance:
+        yield advance
+
+
+def _untold(done: int, total: int | None) -> None:
+    """Take what nobody wants to know."""

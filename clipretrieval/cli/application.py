@@ -1,0 +1,143 @@
+"""The commands as one program, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from clipretrieval._version import __version__
+from clipretrieval.cli import classify as _cli_classify
+from clipretrieval.cli import compare as _cli_compare
+from clipretrieval.cli import demo as _cli_demo
+from clipretrieval.cli import evaluate as _cli_evaluate
+from clipretrieval.cli import index as _cli_index
+from clipretrieval.cli import info as _cli_info
+from clipretrieval.cli import interrupt as _cli_interrupt
+from clipretrieval.cli.options import command
+from clipretrieval.cli.output import guard_terminal, say, tell
+
+__all__ = ["app", "let_go", "run"]
+
+# Typer brings a click of its own or uses the installed one, as its version has it; by way of a subclass that
+# it exports, the right one's UsageError is found.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+_KEYWORD = re.compile(
+    r"\b(model|pretrained|stage|pooling|metric|weights|device|precision|on_error)=(?:'([^']*)'|None)"
+)
+_LONG_WORD = re.compile(r"(\S{150})\S{150,}(\S{100})")
+_SWITCH = re.compile(r"\b(allow_known|allow_remote)=True")
+
+app = typer.Typer(
+    name="clipretrieval",
+    help="Classify images by retrieval with CLIP's ResNet image encoder, stopped early.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"clipretrieval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    pass
+
+
+for _function in (
+    _cli_demo.demo,
+    _cli_index.index,
+    _cli_classify.classify,
+    _cli_evaluate.evaluate,
+    _cli_evaluate.sweep,
+    _cli_info.info,
+    _cli_index.forget,
+    _cli_compare.compare,
+    _cli_compare.reproduce,
+):
+    app.command(_function.__name__)(command(_function))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status; a fault of ours keeps its traceback."""
+    guard_terminal()
+    try:
+        program = typer.main.get_command(app)
+        with program.make_context("clipretrieval", arguments) as context:
+            program.invoke(context)
+        _flush()
+    except typer.Exit as done:
+        return done.exit_code
+    except _UsageError as error:
+        return _refuse(f"{error.format_message().rstrip('.')}; see '{_path_of(error)} --help'")
+    except BrokenPipeError:
+        return 1
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or _cli_interrupt.was_interrupted():
+            # The keys may be pressed again, and nothing is left to interrupt.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            tell("interrupted")
+            return _cli_interrupt.INTERRUPTED
+        if isinstance(error, _mistakes()):
+            return _refuse(_told(error))
+        raise
+    return 0
+
+
+def let_go(stream: Any) -> None:
+    """Drop what cannot be written, or the interpreter would try once more at its end, and complain."""
+    if stream is None:  # closed before we began
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Return the exceptions that the user can do something about."""
+    from clipretrieval.errors import ClipRetrievalError
+
+    return ClipRetrievalError, OSError
+
+
+def _told(error: BaseException) -> str:
+    """Return an error's message; of one that is the operating system's own, what is wrong with what."""
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
+        return error.strerror if error.filename is None else f"{error.filename!r}: {error.strerror}"
+    return str(error)
+
+
+def _refuse(message: str) -> int:
+    line = _LONG_WORD.sub(r"\1…\2", " ".join(message.splitlines()))
+    tell(f"error: {_in_options(line)}")
+    return 2
+
+
+def _in_options(message: str) -> str:
+    """Write an advice for Python, such as ``pretrained='path'``, as the option that it is here."""
+    message = _SWITCH.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
+    return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2] or 'none'}", message)
+
+
+def _path_of(error: Any) -> str:
+    return error.ctx.command_path if error.ctx is not None else "clipretrieval"

@@ -1,0 +1,161 @@
+"""``clipretrieval classify``: a kept classifier, asked about images."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipretrieval._util.text import json_line, readable
+from clipretrieval.cli.index import SKIPPED, load_for_images, tell_skipped
+from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.cli.options import AllowRemote, Kept
+from clipretrieval.cli.output import say, tell
+
+if TYPE_CHECKING:
+    from clipretrieval.explanation import Explanation
+    from clipretrieval.images.stream import SkippedImage
+
+__all__ = ["classify"]
+
+
+def classify(
+    classifier: Kept,
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE…", help="Files, folders, or - for paths on the standard input."),
+    ],
+    top: Annotated[int, typer.Option(metavar="N", help="Classes to show per image.")] = 1,
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="share of the votes, margin over the next class, or distance (nearest neighbour): how sure "
+            "the answer is.",
+        ),
+    ] = "share",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also show the neighbors behind each answer.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each image.")] = False,
+    allow_remote: AllowRemote = False,
+) -> None:
+    """Classify images with a saved classifier."""
+    from clipretrieval._util.checks import check_choice, check_int, check_path
+    from clipretrieval.cli.console import quiet_libraries
+    from clipretrieval.errors import InvalidInputError
+    from clipretrieval.heads.confidence import MEASURES
+
+    check_int(top, "--top")
+    check_choice(by, "--by", MEASURES)
+    for given in images:
+        check_path(given, "IMAGE")
+    with quiet_libraries(), interruptible():
+        from clipretrieval.explanation import explain_stream
+        from clipretrieval.retrieval.retriever import NoImagesError
+
+        made = load_for_images(classifier, allow_remote)
+        skipped: list[SkippedImage] = []
+        empty: list[str] = []
+        told = 0
+        with closing(made.store_):
+            try:
+                for found in explain_stream(
+                    made, _paths(images, empty), on_error="skip", skipped=skipped, by=by
+                ):
+                    told = _tell_skipped(skipped, told, as_json)
+                    say(_line(found, top, explain) if as_json else _text(found, top, explain))
+            except NoImagesError as error:
+                if not skipped:  # else each was named
+                    raise InvalidInputError(f"there is nothing to classify: {'; '.join(empty)}") from error
+            _tell_skipped(skipped, told, as_json)
+    for reason in empty:
+        tell(f"warning: {reason}")
+    if skipped:
+        raise typer.Exit(SKIPPED)
+
+
+def _paths(images: list[str], empty: list[str]) -> Iterator[Path]:
+    """Yield the pictures that arguments stand for, as they are needed; `empty` receives what has none."""
+    from clipretrieval.images.folders import is_folder, list_pictures
+
+    for given in images:
+        if given == "-":
+            found = _paths_of_input()
+        elif is_folder(given):
+            found = iter(list_pictures(given))
+        else:
+            found = iter((Path(given),))
+        first = next(found, None)
+        if first is None:
+            what = "the standard input names" if given == "-" else f"the folder {given!r} holds"
+            empty.append(f"{what} no pictures")
+        else:
+            yield first
+            yield from found
+
+
+def _paths_of_input() -> Iterator[Path]:
+    for line in sys.stdin.buffer if sys.stdin is not None else ():
+        path = line.rstrip(b"\r\n")
+        if path:
+            yield Path(os.fsdecode(path))
+
+
+def _ranked(found: Explanation) -> list[tuple[Any, float]]:
+    """Return the classes that got votes, with their shares, the answer first."""
+    shares: dict[Any, float] = {}
+    for each in found.neighbors:
+        shares[each.label] = shares.get(each.label, 0.0) + each.share
+    shares[found.answer] = found.share
+    voted = [(label, share) for label, share in shares.items() if share > 0]
+    return sorted(voted, key=lambda item: (item[0] != found.answer, -item[1]))
+
+
+def _confidence(found: Explanation) -> str:
+    """Write how sure an answer is, by the measure that was asked for."""
+    if found.by == "distance":
+        return f"{found.distance:.4g}"
+    share = found.share if found.by == "share" else found.margin
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _line(found: Explanation, top: int, explain: bool) -> str:
+    content = found.to_dict()
+    shown = {
+        "path": str(found.query),
+        "label": content["answer"],
+        **{name: content[name] for name in ("share", "margin", "distance")},
+        "top": [{"label": label, "share": share} for label, share in _ranked(found)[:top]],
+        **({"neighbors": content["neighbors"]} if explain else {}),
+    }
+    return json_line(shown)
+
+
+def _text(found: Explanation, top: int, explain: bool) -> str:
+    if explain and top == 1:
+        return str(found)
+    cells = [
+        readable(found.query),
+        readable(found.answer),
+        _confidence(found),
+    ]
+    for label, share in _ranked(found)[1:top]:
+        cells += [readable(label), f"{share:.1%}"]
+    line = "\t".join(cells)
+    return f"{line}\n{found}" if explain else line
+
+
+def _tell_skipped(skipped: list[SkippedImage], told: int, as_json: bool) -> int:
+    """Name the images that were skipped since the last call."""
+    for item in skipped[told:]:
+        tell_skipped(item)
+        if as_json:
+            path = None if item.source is None else str(item.source)
+            say(json_line({"path": path, "error": item.reason}))
+    return len(skipped)

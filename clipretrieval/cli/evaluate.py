@@ -1,0 +1,235 @@
+"""``clipretrieval evaluate`` and ``sweep``: a classifier measured on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipretrieval._util.text import json_line
+from clipretrieval.cli import arguments as _cli_arguments
+from clipretrieval.cli.index import SKIPPED, load_for_images, make_classifier, tell_fitted, tell_skipped
+from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.cli.options import (
+    AllowRemote,
+    EncoderOptions,
+    KeptOption,
+    LimitTest,
+    LimitTrain,
+    OnError,
+    PrintJson,
+    ReportFiles,
+    SpaceOptions,
+    StoreOptions,
+    TableOptions,
+    TrainOption,
+    VoteOptions,
+)
+from clipretrieval.cli.output import say
+
+if TYPE_CHECKING:
+    from clipretrieval import RetrievalClassifier
+    from clipretrieval.evaluation.sweep import SweepResult
+    from clipretrieval.images.stream import ImageFolder, SkippedImage
+
+__all__ = ["evaluate", "sweep"]
+
+_FREE = (
+    *("test", "validation", "kept", "allow_remote", "limit_test", "limit_validation", "on_error"),
+    *("images_root", "image_column", "label_column", "json_file", "html_file", "markdown_file"),
+    *("predictions", "as_json", "allow_known"),
+)
+"""Arguments that may stand beside ``--classifier``."""
+_OWN_SETTINGS = "--classifier, which has its own settings"
+
+
+def evaluate(
+    context: typer.Context,
+    *,
+    test: Annotated[
+        Path,
+        typer.Option(
+            metavar="IMAGES", help="Folder with a sub-folder for each class, or a CSV file, to classify."
+        ),
+    ],
+    train: TrainOption = None,
+    kept: KeptOption = None,
+    encoder: EncoderOptions,
+    space: SpaceOptions,
+    vote: VoteOptions,
+    store: StoreOptions,
+    tables: TableOptions,
+    reports: ReportFiles,
+    limit_train: LimitTrain = None,
+    limit_test: LimitTest = None,
+    on_error: OnError = "raise",
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write each image's path, label and answer there, as CSV."),
+    ] = None,
+    allow_remote: AllowRemote = False,
+) -> None:
+    """Classify labeled images, and report accuracy and speed."""
+    from clipretrieval.cli.console import progress_bar, quiet_libraries
+
+    with quiet_libraries():
+        # What is found out at once comes first, so that a slip does not cost a download or a fit.
+        _cli_arguments.check_one_of(train, kept)
+        if kept is not None:
+            _cli_arguments.refuse_given(context, _FREE, _OWN_SETTINGS)
+        outputs = _cli_arguments.checked_outputs(
+            {**reports.named, "--predictions": predictions}, train, kept, test
+        )
+        test_set = _cli_arguments.labelled_images(test, tables, limit_test, "--limit-test")
+        train_set = _train_set(train, tables, limit_train)
+        with interruptible():
+            made = _ready(
+                train_set, kept, lambda: make_classifier(encoder, space, vote, store), on_error, allow_remote
+            )
+            with closing(made.store_), progress_bar("classifying") as progress:
+                report = made.evaluate(
+                    *(test_set.paths, _cli_arguments.fitted_labels(made, test_set.labels or ())),
+                    on_error=on_error,
+                    progress=progress,
+                )
+    try:
+        reports.write(report, outputs)
+        if predictions is not None:
+            report.to_csv(outputs["--predictions"])
+    finally:
+        for item in report.skipped:
+            tell_skipped(item)
+        say(str(report))
+    _end(made, train, report.skipped)
+
+
+def sweep(
+    context: typer.Context,
+    *,
+    validation: Annotated[
+        Path,
+        typer.Option(
+            metavar="IMAGES", help="Folder with a sub-folder for each class, or a CSV file, to tune on."
+        ),
+    ],
+    train: TrainOption = None,
+    kept: KeptOption = None,
+    encoder: EncoderOptions,
+    space: SpaceOptions,
+    store: StoreOptions,
+    tables: TableOptions,
+    k: Annotated[
+        str, typer.Option("--k", metavar="NUMBERS", help="Numbers of neighbors, comma-separated.")
+    ] = "1,5,20,50",
+    weights: Annotated[
+        str, typer.Option(metavar="NAMES", help="uniform, distance, softmax; comma-separated.")
+    ] = "uniform,distance,softmax",
+    temperature: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Temperatures of softmax, comma-separated.")
+    ] = "0.07",
+    limit_train: LimitTrain = None,
+    limit_validation: Annotated[
+        int | None, typer.Option(metavar="N", help="Tune on N images at most, taken in turn from each class.")
+    ] = None,
+    allow_known: Annotated[
+        bool,
+        typer.Option(
+            "--allow-known", help="Tune on images that are fitted too, though each votes for itself."
+        ),
+    ] = False,
+    on_error: OnError = "raise",
+    as_json: PrintJson = False,
+    allow_remote: AllowRemote = False,
+) -> None:
+    """Compare voting settings with a single search, and print the best first."""
+    from clipretrieval.cli.console import progress_bar, quiet_libraries
+
+    with quiet_libraries():
+        _cli_arguments.check_one_of(train, kept)
+        if kept is not None:
+            _cli_arguments.refuse_given(context, (*_FREE, "k", "weights", "temperature"), _OWN_SETTINGS)
+        tried: dict[str, Any] = {
+            "k": _cli_arguments.numbers(k, "--k", int),
+            "weights": _cli_arguments.listed(weights),
+            "temperature": _cli_arguments.numbers(temperature, "--temperature", float),
+        }
+        asked = _cli_arguments.labelled_images(validation, tables, limit_validation, "--limit-validation")
+        train_set = _train_set(train, tables, limit_train)
+        with interruptible():
+            made = _ready(
+                train_set,
+                kept,
+                lambda: make_classifier(encoder, space, VoteOptions(), store),
+                on_error,
+                allow_remote,
+            )
+            with closing(made.store_), progress_bar("classifying") as progress:
+                found = made.sweep(
+                    *(asked.paths, _cli_arguments.fitted_labels(made, asked.labels or ())),
+                    **tried,
+                    validation="all",
+                    allow_known=allow_known,
+                    on_error=on_error,
+                    progress=progress,
+                )
+    for item in found.skipped:
+        tell_skipped(item)
+    ranked = _ranked(found)
+    if as_json:
+        content = ranked.to_dict()
+        del content["held_out"]  # everything was tuned on
+        say(json_line(content))
+    else:
+        say(ranked.table())
+        say(f"on {ranked.rows[0]['n']} images; the best: {_as_options(ranked.best_params)}")
+    _end(made, train, found.skipped)
+
+
+def _train_set(train: Path | None, tables: TableOptions, limit: int | None) -> ImageFolder | None:
+    if train is None:
+        return None
+    return _cli_arguments.labelled_images(train, tables, limit, "--limit-train")
+
+
+def _ready(
+    train_set: ImageFolder | None,
+    kept: Path | None,
+    make: Callable[[], RetrievalClassifier],
+    on_error: str,
+    allow_remote: bool,
+) -> RetrievalClassifier:
+    """Return the classifier that is kept, or one that is fitted."""
+    from clipretrieval.cli.console import progress_bar
+
+    if kept is not None:
+        return load_for_images(kept, allow_remote)
+    made = make()
+    if train_set is not None:
+        with progress_bar("fitting") as progress:
+            made.fit(train_set, on_error=on_error, progress=progress)
+        tell_fitted(made.fit_report_)
+    return made
+
+
+def _end(made: RetrievalClassifier, train: Path | None, skipped: tuple[SkippedImage, ...]) -> None:
+    """End with the status that tells of images that were skipped, by the fit too."""
+    if skipped or (train is not None and made.fit_report_.skipped):
+        raise typer.Exit(SKIPPED)
+
+
+def _ranked(found: SweepResult) -> SweepResult:
+    """Return a result with its rows in the order of their accuracy, of equal ones the smallest k first."""
+    order = sorted(
+        range(len(found.rows)), key=lambda row: (-found.rows[row]["accuracy"], found.rows[row]["k"])
+    )
+    return replace(
+        found, rows=[found.rows[row] for row in order], params=[found.params[row] for row in order]
+    )
+
+
+def _as_options(params: dict[str, Any]) -> str:
+    return " ".join(f"--{name} {value}" for name, value in params.items())

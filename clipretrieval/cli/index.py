@@ -1,0 +1,267 @@
+"""``clipretrieval index`` and ``forget``: a classifier kept in a folder, and changed there."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipretrieval._util.text import readable
+from clipretrieval.cli import arguments as _cli_arguments
+from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.cli.options import (
+    AllowRemote,
+    EncoderOptions,
+    Kept,
+    SpaceOptions,
+    StoreOptions,
+    TableOptions,
+    VoteOptions,
+)
+from clipretrieval.cli.output import say, tell
+
+if TYPE_CHECKING:
+    from clipretrieval import FitReport, RetrievalClassifier
+    from clipretrieval._util.timing import Progress
+    from clipretrieval.cli.settings import Settings
+    from clipretrieval.images.stream import ImageFolder, SkippedImage
+
+__all__ = ["SKIPPED", "forget", "index", "load_for_images", "make_classifier", "tell_fitted", "tell_skipped"]
+
+SKIPPED = 3
+"""Exit status where images were skipped and all others were dealt with."""
+_FREE = (
+    *("images", "classifier", "add", "resume", "flush_every", "allow_remote"),
+    *("images_root", "image_column", "label_column"),
+)
+"""Arguments that may stand beside ``--add``."""
+
+
+def index(
+    context: typer.Context,
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES",
+            help="Folder with a sub-folder of images for each class, or a CSV file of paths.",
+        ),
+    ],
+    classifier: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER", help="Folder to save the classifier in.")
+    ],
+    encoder: EncoderOptions,
+    space: SpaceOptions,
+    vote: VoteOptions,
+    store: StoreOptions,
+    tables: TableOptions,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add the images to the classifier that is there.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run, with its settings.")
+    ] = False,
+    flush_every: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Encode at most N images again after a kill."),
+    ] = None,
+    allow_remote: AllowRemote = False,
+) -> None:
+    """Build a classifier from labeled images and save it in a folder, or add images to it."""
+    from clipretrieval.cli.console import progress_bar, quiet_libraries
+    from clipretrieval.errors import InvalidInputError
+
+    with quiet_libraries():
+        if add and resume:
+            raise InvalidInputError("--add and --resume exclude each other; pass one of them")
+        if add:
+            _cli_arguments.refuse_given(
+                context, _FREE, "--add: images are added with the settings that the classifier was made with"
+            )
+        labelled = _cli_arguments.labelled_images(images, tables, None, "")
+        with interruptible():
+            if add:
+                made = _add(classifier, labelled, flush_every, allow_remote)
+            else:
+                from clipretrieval.cli.settings import Settings, indexing
+
+                with (
+                    progress_bar("indexing") as bar,
+                    indexing(
+                        classifier,
+                        Settings(encoder, space, vote, store),
+                        images,
+                        tables.images_root,
+                        resume=resume,
+                        is_given=lambda name: _cli_arguments.is_given(context, name),
+                        progress=bar,
+                    ) as (settings, progress),
+                ):
+                    made = _fit(settings, classifier, labelled, resume, flush_every, progress)
+    report = made.fit_report_
+    tell_fitted(report)
+    say(str(report).splitlines()[0])
+    say(f"{len(made.classes_)} classes ({_named(made.classes_.tolist())}), kept in {readable(classifier)}")
+    if report.skipped:
+        raise typer.Exit(SKIPPED)
+
+
+def _fit(
+    settings: Settings,
+    folder: Path,
+    labelled: ImageFolder,
+    resume: bool,
+    flush_every: int | None,
+    progress: Progress,
+) -> RetrievalClassifier:
+    from clipretrieval.cli.settings import VECTORS, keeps
+
+    made = make_classifier(settings.encoder, settings.space, settings.vote, settings.store, folder / VECTORS)
+    try:
+        made.fit(
+            labelled,
+            resume=resume,
+            flush_every=flush_every,
+            on_error="skip",
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        store = settings.store.store
+        tell(
+            "what was encoded is kept; pass --resume to go on"
+            if keeps(store)
+            else f"nothing is kept: the store {store!r} is in memory until it is complete"
+        )
+        raise
+    with closing(made.store_):
+        made.save(folder)
+    return made
+
+
+def _add(
+    folder: Path, labelled: ImageFolder, flush_every: int | None, allow_remote: bool
+) -> RetrievalClassifier:
+    from clipretrieval.cli.console import progress_bar
+
+    made = load_for_images(folder, allow_remote)
+    with closing(made.store_), progress_bar("adding") as progress:
+        try:
+            made.partial_fit(
+                *(labelled.paths, _cli_arguments.fitted_labels(made, labelled.labels or ())),
+                flush_every=flush_every,
+                on_error="skip",
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            made.save(folder)  # a store in memory is kept as a copy, which lacks what was added until now
+            tell("what was added is kept; run it again to add the rest")
+            raise
+        made.save(folder)
+    return made
+
+
+def load_for_images(folder: Path, allow_remote: bool) -> RetrievalClassifier:
+    """Load a kept classifier that can be given images.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has no encoder.
+    """
+    from clipretrieval import RetrievalClassifier
+    from clipretrieval.errors import InvalidInputError
+
+    made = RetrievalClassifier.load(folder, allow_remote=allow_remote)
+    if made.encoder is None:
+        made.store_.close()
+        raise InvalidInputError(
+            f"the classifier in {str(folder)!r} was fitted on vectors and has no encoder, so it takes no "
+            "images; use it in Python: RetrievalClassifier.load(…).predict(vectors)"
+        )
+    return made
+
+
+def make_classifier(
+    encoder: EncoderOptions,
+    space: SpaceOptions,
+    vote: VoteOptions,
+    store: StoreOptions,
+    path: Path | None = None,
+) -> RetrievalClassifier:
+    """Make the classifier that the options describe.
+
+    Parameters
+    ----------
+    encoder, space, vote, store
+    path : Path, optional
+        Where the vectors are to lie if the options name no place, and the store takes one.
+    """
+    from dataclasses import asdict
+
+    from clipretrieval import RetrievalClassifier
+
+    options = _cli_arguments.store_options(store.store, store.store_option or [])
+    if path is not None and store.store in ("faiss", "chroma") and not {"path", "host"} & set(options):
+        options["path"] = str(path)
+    return RetrievalClassifier(
+        encoder.encoder(), store.store, **asdict(space), **asdict(vote), store_options=options
+    )
+
+
+def forget(
+    classifier: Kept,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Forget all images of this class; may be repeated."),
+    ] = None,
+    image_id: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--id", metavar="ID", help="Forget the image with this id, which classify --explain --json shows."
+        ),
+    ] = None,
+    allow_remote: AllowRemote = False,
+) -> None:
+    """Remove images from a saved classifier, and verify that they are gone."""
+    from clipretrieval.cli.console import quiet_libraries
+    from clipretrieval.errors import InvalidInputError
+
+    if not label and not image_id:
+        raise InvalidInputError("nothing was named to forget; pass --label CLASS or --id ID")
+    with quiet_libraries(), interruptible():
+        from clipretrieval import RetrievalClassifier
+
+        made = RetrievalClassifier.load(classifier, allow_remote=allow_remote)
+        with closing(made.store_):
+            known = made.classes_.tolist()
+            named = list(dict.fromkeys(_cli_arguments.fitted_labels(made, label or ())))
+            unknown = [each for each in named if each not in known]
+            if unknown:
+                raise InvalidInputError(
+                    f"there is no class {unknown[0]!r}; the classes are {_named(known, most=50)}"
+                )
+            reports = [made.forget(list(dict.fromkeys(image_id)))] if image_id else []
+            reports += [made.forget(label=each) for each in named]
+            made.save(classifier)
+    for report in reports:
+        say(str(report))
+
+
+def _named(classes: list[Any], most: int = 5) -> str:
+    return ", ".join(map(readable, classes[:most])) + (", …" if len(classes) > most else "")
+
+
+def tell_fitted(report: FitReport) -> None:
+    """Name the images of a fit that were skipped, and those that came under several labels."""
+    for item in report.skipped:
+        tell_skipped(item)
+    for conflict in report.conflicts:
+        tell(f"equal images: {readable(conflict)}")
+    if report.n_conflicts > len(report.conflicts):
+        tell(f"equal images: {report.n_conflicts - len(report.conflicts):,} more under several labels")
+
+
+def tell_skipped(item: SkippedImage) -> None:
+    """Name an image that was skipped, on the standard error."""
+    tell(f"skipped: {' '.join(item.reason.splitlines())}")

@@ -1,0 +1,176 @@
+"""``clipretrieval info``: what a kept classifier holds, without loading its encoder."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipretrieval._util.text import json_line, readable
+from clipretrieval._version import __version__
+from clipretrieval.cli.options import AllowRemote, Kept, PrintJson
+from clipretrieval.cli.output import say, tell
+
+if TYPE_CHECKING:
+    from clipretrieval.stores.base import VectorStore
+
+__all__ = ["info"]
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a folder holds; sizes in bytes, and None where something cannot be known."""
+
+    path: str
+    encoder: dict[str, Any] | None
+    dim: int
+    params: dict[str, Any]
+    store: dict[str, Any]
+    images: int | None
+    classes: list[dict[str, Any]] | None
+    size: int
+    versions: dict[str, Any]
+
+
+def info(classifier: Kept, as_json: PrintJson = False, allow_remote: AllowRemote = False) -> None:
+    """Show what a saved classifier holds: encoder, classes with their counts, store, size, versions."""
+    from clipretrieval.cli.console import quiet_libraries
+
+    with quiet_libraries():
+        found = _contents(classifier, allow_remote)
+    say(json_line(asdict(found)) if as_json else _text(found))
+
+
+def _contents(folder: Path, allow_remote: bool) -> _Contents:
+    from clipretrieval._util.secrets import masked
+    from clipretrieval.errors import InvalidInputError
+    from clipretrieval.persistence.persistence import describe
+    from clipretrieval.persistence.stores import open_store
+
+    content = describe(folder)
+    images, classes = None, None
+    try:
+        with closing(open_store(content.store, folder, allow_remote=allow_remote)) as store:
+            images, classes = store.count(), _classes(store, content.label_kind)
+    except InvalidInputError as error:  # it may be opened with consent only, or has to be passed
+        tell(f"warning: the store was not opened: {' '.join(str(error).splitlines())}")
+    return _Contents(
+        path=str(folder),
+        encoder=masked(content.encoder),
+        dim=content.n_features_in,
+        params=content.params,
+        store=masked(_place(content.store or {}, folder, images is not None)),
+        images=images,
+        classes=classes,
+        size=_size(folder),
+        versions={
+            "written_by": content.library_version,
+            "format": content.format_version,
+            "clipretrieval": __version__,
+        },
+    )
+
+
+def _classes(store: VectorStore, kind: str) -> list[dict[str, Any]] | None:
+    """Count the images of each class; None where the store cannot list what it holds."""
+    from clipretrieval._util.labels import fitted_labels
+    from clipretrieval.retrieval.manifest import manifest_classes
+    from clipretrieval.stores import ScannableStore
+
+    counts: Counter[Any] = Counter(dict.fromkeys(manifest_classes(store.read_manifest()), 0))
+    if not isinstance(store, ScannableStore):
+        return None
+    for listing in store.scan():
+        counts.update(listing.labels.tolist())
+    stored = sorted(counts)
+    names = fitted_labels(stored, kind)
+    return [{"label": name, "images": counts[each]} for name, each in zip(names, stored, strict=True)]
+
+
+def _place(kept: Mapping[str, Any], folder: Path, opened: bool) -> dict[str, Any]:
+    """Tell where a store lies, and how many bytes it has there."""
+    options = dict(kept.get("options") or {})
+    within = kept.get("folder") or options.pop("path", None)
+    options.pop("metric", None)
+    place = None if within is None else folder / str(within)
+    return {
+        "name": kept.get("name"),
+        "path": None if place is None else str(place),
+        "size": _size(place) if opened and place is not None else None,
+        "options": options,
+    }
+
+
+def _size(folder: Path) -> int:
+    """Return how many bytes the files below a folder have; links are not followed."""
+    size = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            status = (Path(root) / name).lstat()
+            size += status.st_size
+    return size
+
+
+def _text(found: _Contents) -> str:
+    rows = [
+        ("classifier", found.path),
+        ("encoder", _encoder_text(found.encoder)),
+        (
+            "vectors",
+            f"{'unknown' if found.images is None else f'{found.images:,}'} of dimension {found.dim:,}",
+        ),
+        ("settings", _listed(found.params)),
+        ("store", _store_text(found.store)),
+        ("size", _bytes(found.size)),
+        (
+            "versions",
+            f"written by clipretrieval {found.versions['written_by']} in format {found.versions['format']}; "
+            f"this is clipretrieval {found.versions['clipretrieval']}",
+        ),
+    ]
+    lines = [f"{name:<11} {readable(value)}" for name, value in rows]
+    if found.classes is None:
+        return "\n".join([*lines, f"{'classes':<11} unknown"])
+    counts = [(readable(each["label"]), f"{each['images']:,}") for each in found.classes]
+    width = max([len("class"), *(len(name) for name, _ in counts)])
+    return "\n".join(
+        [*lines, "", *(f"{name:<{width}} {count:>9}" for name, count in [("class", "images"), *counts])]
+    )
+
+
+def _encoder_text(encoder: dict[str, Any] | None) -> str:
+    if encoder is None:
+        return "none: it classifies vectors"
+    config = encoder["config"]
+    return f"{encoder['class']}, of your own" if config is None else _listed(config)
+
+
+def _store_text(store: dict[str, Any]) -> str:
+    if store["name"] is None:
+        return "one that has to be passed when it is loaded"
+    parts = [
+        f"in {store['path']}" if store["path"] is not None else "",
+        f"({_bytes(store['size'])})" if store["size"] is not None else "",
+        _listed(store["options"]),
+    ]
+    return " ".join([store["name"], *filter(None, parts)])
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_word(value)}" for name, value in values.items())
+
+
+def _word(value: Any) -> str:
+    words = {True: "yes", False: "no", None: "none"}
+    return words[value] if isinstance(value, bool) or value is None else str(value)
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

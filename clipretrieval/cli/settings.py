@@ -1,0 +1,256 @@
+"""What ``clipretrieval index`` was asked for, kept in the classifier's folder until it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from clipretrieval._util.reading import IrregularFileError, read_file
+from clipretrieval._util.secrets import masked_text
+from clipretrieval._util.timing import Progress
+from clipretrieval.cli.options import MACHINE, EncoderOptions, SpaceOptions, StoreOptions, VoteOptions
+from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
+
+__all__ = ["VECTORS", "Settings", "indexing", "keeps"]
+
+VECTORS = "vectors"
+"""Where the vectors lie inside the classifier's folder, if no other place is given."""
+_FORMAT, _FORMAT_VERSION = "clipretrieval.indexing", 1
+_LARGEST = 2**20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the classifier that comes out, and how it is computed."""
+
+    encoder: EncoderOptions
+    space: SpaceOptions
+    vote: VoteOptions
+    store: StoreOptions
+
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """What decides the classifier, as JSON values."""
+        found = {name: value for group in self._groups.values() for name, value in asdict(group).items()}
+        found["store_option"] = list(self.store.store_option or [])
+        return {name: value for name, value in found.items() if name not in MACHINE}
+
+    def with_lasting(self, values: dict[str, Any]) -> Settings:
+        """Return these settings with other values for what decides the classifier."""
+        return Settings(
+            **{
+                name: replace(
+                    group,
+                    **{each.name: values[each.name] for each in fields(group) if each.name in values},
+                )
+                for name, group in self._groups.items()
+            }
+        )
+
+    @property
+    def _groups(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@contextmanager
+def indexing(
+    folder: Path,
+    asked: Settings,
+    images: Path,
+    root: Path | None,
+    *,
+    resume: bool,
+    is_given: Callable[[str], bool],
+    progress: Progress,
+) -> Iterator[tuple[Settings, Progress]]:
+    """Keep in the folder what is being indexed, until the block has done it.
+
+    A block that fails or is interrupted leaves the note, unless nothing is there to go on with: no image is
+    done, or the store keeps nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        The classifier's.
+    asked : Settings
+    images, root : Path
+        What is indexed, and where the relative paths of a table start.
+    resume : bool
+    is_given : callable
+        Tells whether a setting was on the command line.
+    progress : callable
+
+    Yields
+    ------
+    settings : Settings
+        What was asked for, or what the command that was interrupted was asked for.
+    progress : callable
+        To be told of what is done.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder holds anything that indexing would replace or go beside, or settings or images are given
+        that are not those of the interrupted command.
+    """
+    from clipretrieval.persistence.persistence import INDEXING
+
+    note = folder / INDEXING
+    was_noted, was_there, lasting, most = note.exists(), folder.exists(), keeps(asked.store.store), 0
+
+    def watched(done: int, total: int | None) -> None:
+        nonlocal most
+        most = max(most, done)
+        progress(done, total)
+
+    try:
+        yield _begin(folder, asked, images, root, resume=resume, is_given=is_given), watched
+    except (ClipRetrievalError, KeyboardInterrupt):
+        if not was_noted and (most == 0 or not lasting):
+            with suppress(OSError):  # there is none
+                note.unlink()
+            if not was_there:
+                with suppress(OSError):  # there is none, or it is not empty
+                    folder.rmdir()
+        raise
+    note.unlink(missing_ok=True)
+
+
+def keeps(store: str) -> bool:
+    """Tell whether a store is filled at a place that outlasts the process: one that can say where it lies."""
+    from clipretrieval.stores.registry import store_class
+
+    return hasattr(store_class(store), "location")
+
+
+def _begin(
+    folder: Path,
+    asked: Settings,
+    images: Path,
+    root: Path | None,
+    *,
+    resume: bool,
+    is_given: Callable[[str], bool],
+) -> Settings:
+    """Write down what the command was asked for, or return what the one that was interrupted was."""
+    from clipretrieval._util.files import write_text
+    from clipretrieval.persistence.persistence import FILE, INDEXING, check_folder
+
+    noted = _read(folder / INDEXING)
+    if noted is not None:
+        if not resume:
+            raise InvalidInputError(
+                f"{str(folder)!r} holds what an interrupted index has left; pass --resume to go on with it, "
+                "or another folder"
+            )
+        _check_same_images(noted, images, root)
+        return asked.with_lasting(_same(asked.lasting, noted["settings"], is_given))
+    if (folder / FILE).exists():
+        raise InvalidInputError(
+            f"{str(folder)!r} holds a classifier already; pass --add to add images to it, or another folder"
+        )
+    if resume:
+        raise InvalidInputError(
+            f"{str(folder)!r} holds nothing to go on with; leave --resume out to begin there"
+        )
+    check_folder(folder, Path(VECTORS))
+    folder.mkdir(parents=True, exist_ok=True)
+    public = asked.lasting
+    public["store_option"] = [item for item in public["store_option"] if not _is_secret(item)]
+    content = {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "settings": public,
+        "images": str(images.absolute()),
+        "images_root": None if root is None else str(root.absolute()),
+    }
+    write_text(folder / INDEXING, json.dumps(content, indent=2) + "\n")
+    return asked
+
+
+def _is_secret(item: str) -> bool:
+    return masked_text(item) != item
+
+
+def _check_same_images(noted: dict[str, Any], images: Path, root: Path | None) -> None:
+    """Refuse to go on with other images; a note of an earlier version does not say which they were."""
+    for what, before, now in (
+        ("images", noted.get("images"), images),
+        ("--images-root", noted.get("images_root"), root),
+    ):
+        if "images" in noted and not _is_same_place(before, now):
+            raise InvalidInputError(
+                f"the interrupted index had the {what} {before!r} and now it is {now and str(now)!r}; pass "
+                "the same again to go on, or another folder to keep the classifier in"
+            )
+
+
+def _is_same_place(before: str | None, now: Path | None) -> bool:
+    if before is None or now is None:
+        return before is None and now is None
+    if before == str(now.absolute()):
+        return True
+    try:
+        return now.samefile(before)  # by way of a link
+    except OSError:
+        return False
+
+
+def _same(asked: dict[str, Any], noted: dict[str, Any], is_given: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the settings noted, with secrets as asked for now; refuse others than those."""
+    secrets = [item for item in asked["store_option"] if _is_secret(item)]
+    public = {**asked, "store_option": [item for item in asked["store_option"] if item not in secrets]}
+    for name, value in public.items():
+        if is_given(name) and value != noted[name]:
+            if name == "store_option" and not value:
+                continue  # nothing but secrets, which are not noted
+            before, now = _told(name, noted[name]), _told(name, value)
+            raise InvalidInputError(
+                f"the interrupted index had {before} and now it is {now}; leave the option out to go on with "
+                "what was asked for, or pass another folder"
+            )
+    return {**noted, "store_option": [*noted["store_option"], *secrets]}
+
+
+def _told(name: str, value: Any) -> str:
+    option = "--" + name.replace("_", "-")
+    if isinstance(value, list):
+        return " ".join(f"{option} {item}" for item in value) or f"no {option}"
+    if isinstance(value, bool):
+        return option if value else f"no {option}"
+    return f"no {option}" if value is None else f"{option} {value}"
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return what is noted, with this version's default for what an earlier one had no option for."""
+    default = Settings(EncoderOptions(), SpaceOptions(), VoteOptions(), StoreOptions()).lasting
+    try:
+        content = json.loads(read_file(file, _LARGEST))
+        if (content["format"], content["format_version"]) == (_FORMAT, _FORMAT_VERSION):
+            settings = {name: content["settings"].get(name, value) for name, value in default.items()}
+            _check_types(settings)
+            return {**content, "settings": settings}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, IrregularFileError) as error:
+        raise StoreCorruptedError(f"{file} is damaged ({error!r}); index into another folder") from error
+    raise StoreCorruptedError(f"{file} was not written by this version of clipretrieval; index anew")
+
+
+def _check_types(settings: dict[str, Any]) -> None:
+    """Refuse values that no option can have."""
+    for group in (EncoderOptions, SpaceOptions, VoteOptions, StoreOptions):
+        for name, kind in get_type_hints(group).items():
+            if name not in settings:
+                continue
+            value = settings[name]
+            if name == "store_option":
+                right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+            else:
+                right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            if not right:
+                raise TypeError(f"{name} is {value!r}")

@@ -1,0 +1,222 @@
+"""Put CLIP itself and its stages side by side on the same pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from clipretrieval._util.checks import check_bool
+from clipretrieval._util.progress import check_progress, told
+from clipretrieval._util.timing import Progress
+from clipretrieval.comparison import speed as _speed
+from clipretrieval.comparison.answers import Side, answer
+from clipretrieval.comparison.indexes import StoreMakers, fill_indexes, needs, open_indexes
+from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, open_baseline, opened
+from clipretrieval.comparison.plan import Plan, check_plan
+from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, ComparisonRow
+from clipretrieval.comparison.spool import Spool
+from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.evaluation.significance import mcnemar_exact
+from clipretrieval.heads.votes import Weighting
+from clipretrieval.images.sources import check_class_names, class_names, has_named_labels
+from clipretrieval.images.stream import SkippedImage, check_on_error, count_hint, iter_raw
+from clipretrieval.retrieval.unusable import usable_batches
+from clipretrieval.types import FloatArray, Metric
+from clipretrieval.zeroshot import STAGE, TEXT_NEEDS, ZeroShotClassifier
+
+__all__ = ["compare"]
+
+OPEN_CLIP = "open_clip"
+
+
+def compare(
+    train: Any,
+    test: Any,
+    *,
+    encoder: StagedEncoder | None = None,
+    stages: Sequence[str] = ("pixel", "mid", "late", "final"),
+    zero_shot: ZeroShotClassifier | bool | None = None,
+    stores: Sequence[str] | StoreMakers = ("faiss",),
+    k: int | Iterable[int] = (1,),
+    weights: Weighting | Iterable[Weighting] = ("uniform",),
+    metric: Metric | str = "l2",
+    train_labels: Any = None,
+    test_labels: Any = None,
+    timed_images: int = 1000,
+    single_images: int = 100,
+    open_clip: bool = True,
+    resume: bool = False,
+    on_error: str = "raise",
+    progress: Progress | bool | None = None,
+) -> ComparisonReport:
+    """Measure stages, stores and settings beside CLIP's own answer, accuracy against time.
+
+    Training and test images are encoded once for all stages. The accuracies are those of
+    `RetrievalClassifier.evaluate` and `ZeroShotClassifier.evaluate` on all test images. Seconds per 1,000
+    images are measured for each classifier by itself afterwards, as the study did: `timeit`'s clock,
+    1,000 images, averaged; the inference apart from the query.
+
+    Parameters
+    ----------
+    train, test
+        Labelled images as `RetrievalClassifier.fit` takes them, such as folders with a sub-folder for each
+        class.
+    encoder : StagedEncoder, optional
+        OpenAI's RN50 when left out.
+    stages : sequence of str
+    zero_shot : ZeroShotClassifier or bool, optional
+        The baseline, on the same `encoder`. True takes the labels as the classes' names and the study's
+        prompts.
+    stores : sequence of str, or mapping of name to callable
+        Registered names, or what makes an empty store for a stage. The stores are closed at the end.
+    k, weights
+        One or several, combined.
+    metric : {"l2", "cosine", "ip"}
+    train_labels, test_labels : sequence, optional
+        Where the images do not bring their labels.
+    timed_images, single_images : int
+        How many test images, drawn at random with a seed, are timed together, and one by one.
+    open_clip : bool
+        Whether open_clip as it comes is timed too, which takes several times as long as all else that is
+        timed: with the baseline's query, or else that of the first row at ``final``, or else none.
+    resume : bool
+        Go on with stores that hold a part of the images.
+    on_error : {"raise", "skip"}
+    progress : callable or True, optional
+        Called with (images done, total or None) while images are encoded. True shows a bar.
+
+    Returns
+    -------
+    ComparisonReport
+
+    Raises
+    ------
+    InvalidInputError
+        If an argument is none of the above, images or labels are missing, a test label is none of the
+        classes of `zero_shot`, or, with `resume`, a store holds vectors of other images. All of it but the
+        last shows before an image is read, as far as the labels are known then: those of folders and lists
+        are.
+    """
+    started = time.perf_counter()
+    encoder = encoder if encoder is not None else StagedEncoder()
+    plan = check_plan(encoder, stages, stores, k, weights, metric, zero_shot, timed_images, single_images)
+    open_clip, resume = check_bool(open_clip, "open_clip"), check_bool(resume, "resume")
+    check_on_error(on_error)
+    check_progress(progress)
+    named = train_labels is None and has_named_labels(train)
+    if train_labels is None and test_labels is None:
+        check_class_names(class_names(train), class_names(test))
+    train, test = opened(train), opened(test)
+    learnt, asked = check_both(train, train_labels, test, test_labels)
+    baseline = open_baseline(zero_shot, encoder, learnt, asked)
+    seconds: dict[str, float] = {}
+    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume, named)
+    with told(progress, "encoding") as shown, indexed as indexes:
+        fit_timing, skipped = fill_indexes(
+            encoder, indexes, train, train_labels, on_error=on_error, progress=shown
+        )
+        seconds["fit"] = time.perf_counter() - started
+        if baseline is None and zero_shot:
+            known = indexes[0].classifier(*plan.settings[0]).classes_.tolist()
+            baseline = open_baseline(zero_shot, encoder, known, asked)
+        sample = _speed.Sample(plan.timed)
+        spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
+        with closing(spool):
+            directed = {**needs(indexes), **(TEXT_NEEDS if baseline is not None else {})}
+            passed_over = _encode(encoder, spool, sample, test, test_labels, directed, on_error, shown)
+            seconds["encode_test"] = time.perf_counter() - started - sum(seconds.values())
+            sides = answer(indexes, plan, spool, baseline, passed_over)
+            seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
+        speeds, whole = _measure(encoder, sides, sample.pictures(spool.indices), plan, baseline, open_clip)
+        seconds["measure"] = time.perf_counter() - started - sum(seconds.values())
+        n_train = indexes[0].store.count()
+        rows, name = _rows(sides, speeds, whole, n_train)
+    return ComparisonReport(
+        rows=rows,
+        baseline=name,
+        n_train=n_train,
+        n_test=rows[0].report.n_test,
+        timed_images=min(plan.timed, rows[0].report.n_test),
+        open_clip=whole,
+        fit_timing=fit_timing,
+        seconds={**seconds, "total": time.perf_counter() - started},
+        skipped=(*skipped, *passed_over),
+    )
+
+
+def _encode(
+    encoder: StagedEncoder,
+    spool: Spool,
+    sample: _speed.Sample,
+    test: Any,
+    labels: Any,
+    directed: Mapping[str, str],
+    on_error: str,
+    progress: Progress,
+) -> list[SkippedImage]:
+    """Encode the test images once, at all stages, into the spool."""
+    total, skipped = count_hint(test), list[SkippedImage]()
+    pairs = sample.passing(iter_raw(test, labels))
+    stages = spool.stages
+    batches = encoder.stream(pairs, stages=stages, on_error=on_error, skipped=skipped)
+    for batch in usable_batches(
+        batches, directed, encoder=type(encoder).__name__, on_error=on_error, skipped=skipped
+    ):
+        spool.add(batch)
+        progress(len(spool) + len(skipped), total)
+    if not len(spool):
+        raise InvalidInputError(NOTHING_ASKED)
+    return skipped
+
+
+def _measure(
+    encoder: StagedEncoder,
+    sides: list[Side],
+    pictures: list[Any],
+    plan: Plan,
+    baseline: ZeroShotClassifier | None,
+    open_clip: bool,
+) -> tuple[dict[str, _speed.Speed], _speed.Speed | None]:
+    answerers = {side.name: side.answerer for side in sides}
+    if open_clip:
+        answerers[OPEN_CLIP] = _speed.open_clip_answerer(encoder, _query_behind(sides, baseline))
+    speeds = _speed.measure_speed(answerers, pictures, plan.singles)
+    return speeds, speeds.pop(OPEN_CLIP, None)
+
+
+def _query_behind(sides: list[Side], baseline: ZeroShotClassifier | None) -> Callable[[FloatArray], Any]:
+    """Return what answers vectors of the whole tower: CLIP's prompts, the index at `final`, or nothing."""
+    if baseline is not None:
+        return sides[0].answerer.query
+    ways = (side.answerer.query for side in sides if side.report.setting["stage"] == STAGE)
+    return next(ways, len)
+
+
+def _rows(
+    sides: list[Side],
+    speeds: Mapping[str, _speed.Speed],
+    whole: _speed.Speed | None,
+    n_train: int,
+) -> tuple[tuple[ComparisonRow, ...], str]:
+    """Compare every side with the baseline: the zero-shot answer, or else the last row."""
+    clip = speeds.get(ZERO_SHOT)
+    base = sides[0] if clip is not None else sides[-1]
+    rows = []
+    for side in sides:
+        speed = speeds[side.name]
+        vectors = len(side.report.classes) if side.name == ZERO_SHOT else n_train
+        rows.append(
+            ComparisonRow(
+                name=side.name,
+                report=side.report,
+                speed=speed,
+                bytes=4 * side.dim * vectors,
+                mcnemar=None if side is base else mcnemar_exact(side.report.correct, base.report.correct),
+                speedup=clip.total_s / speed.total_s if clip else None,
+                speedup_open_clip=whole.total_s / speed.total_s if whole else None,
+            )
+        )
+    return tuple(rows), base.name

@@ -1,0 +1,122 @@
+"""Labels that are known before any picture is read, so that what is wrong with them shows at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sized
+from typing import Any
+
+import numpy as np
+
+from clipretrieval._util.labels import label_kind, stored_labels
+from clipretrieval.comparison.indexes import NO_IMAGES
+from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.evaluation.evaluation import check_kind
+from clipretrieval.evaluation.zero_shot import check_labels
+from clipretrieval.images.sources import iter_raw, means_folder, open_labels
+from clipretrieval.images.stream import ImageFolder, scan_folder
+from clipretrieval.images.tables import ImageTable, is_table, labelled_source, read_table
+from clipretrieval.zeroshot import ZeroShotClassifier
+
+__all__ = ["NOTHING_ASKED", "check_both", "open_baseline", "opened"]
+
+NOTHING_ASKED = "there are no images to classify; pass at least one that can be used"
+
+
+def opened(images: Any) -> Any:
+    """Scan a folder or read a table, once for all; return anything else as it is.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such folder or no picture in it, or the table cannot be read.
+    """
+    if is_table(images):
+        return read_table(images)
+    if isinstance(images, str | os.PathLike) and means_folder(images):
+        return scan_folder(images)
+    return images
+
+
+def check_both(
+    train: Any, train_labels: Any, test: Any, test_labels: Any
+) -> tuple[list[Any] | None, list[Any] | None]:
+    """Return the labels of both sides, None where only reading the images would tell them.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no images, labels are missing, of several types or too many, or those of one side are
+        of another type than those of the other.
+    """
+    learnt = _checked("train", train, train_labels, NO_IMAGES)
+    asked = _checked("test", test, test_labels, NOTHING_ASKED)
+    if learnt is not None and asked is not None:
+        check_kind(asked[0], learnt[0])
+    return learnt and learnt[1], asked and asked[1]
+
+
+def open_baseline(
+    zero_shot: ZeroShotClassifier | bool | None,
+    encoder: StagedEncoder,
+    learnt: list[Any] | None,
+    asked: list[Any] | None,
+) -> ZeroShotClassifier | None:
+    """Make the zero-shot classifier and encode its prompts; None where there is none, or none yet.
+
+    Parameters
+    ----------
+    zero_shot, encoder
+        As for `compare`.
+    learnt, asked : list of labels, or None
+        Labels of the training and the test images, as far as they are known.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no text tower, prompts or classes are not as they should be, or a test label is none of
+        the classes.
+    """
+    if not zero_shot:
+        return None
+    if isinstance(zero_shot, ZeroShotClassifier):
+        baseline = zero_shot
+    elif learnt is None:
+        encoder.text.encode(["a"])  # whether it can be loaded shows before a picture is read
+        return None
+    else:
+        kind = label_kind(learnt)
+        if kind != "str":
+            raise InvalidInputError(
+                f"zero_shot=True takes the labels for the classes' names, and these are of the type {kind}; "
+                "pass zero_shot=ZeroShotClassifier(encoder, {label: name, …})"
+            )
+        baseline = ZeroShotClassifier(encoder, sorted(map(str, set(learnt))))
+    baseline.fit()
+    if asked is not None:
+        check_labels(baseline, asked)
+    return baseline
+
+
+def _checked(side: str, images: Any, labels: Any, empty: str) -> tuple[str, list[Any]] | None:
+    """Return the labels' type and the labels, or None."""
+    found = _labels(labelled_source(images, labels), labels)
+    if found is None:
+        return None
+    if not found:
+        raise InvalidInputError(empty)
+    try:
+        kind = label_kind(found)
+        stored_labels(found, kind)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{side}: {error}") from error
+    return kind, found
+
+
+def _labels(images: Any, labels: Any) -> list[Any] | None:
+    if labels is not None and not isinstance(labels, Sized):
+        return None  # an iterator gives its labels once
+    if isinstance(images, ImageFolder | ImageTable | list | tuple | np.ndarray):
+        return [raw.label for raw in iter_raw(images, labels)]
+    return None if labels is None else list(open_labels(labels)[1])

@@ -1,0 +1,194 @@
+"""How long answers take: in bulk as the study measured, and one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from timeit import default_timer
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from clipretrieval._util.repr import short_repr
+from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.weights.sources import load_visual
+from clipretrieval.images.stream import RawImage, decode
+from clipretrieval.types import FloatArray
+
+__all__ = ["OPEN_CLIP_BATCH", "Answerer", "Sample", "Speed", "measure_speed", "open_clip_answerer"]
+
+OPEN_CLIP_BATCH = 32
+"""Pictures together in open_clip as it comes."""
+_TURNS = 4
+"""Into how many parts the pictures are cut, after each of which the next side has its turn."""
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+class Sample:
+    """A uniform sample of a stream of pictures, taken as it goes by.
+
+    Vitter's algorithm R, with a seed.
+
+    Parameters
+    ----------
+    most : int
+    seed : int
+    """
+
+    def __init__(self, most: int, seed: int = 0) -> None:
+        self._most, self._random, self._count = most, random.Random(seed), 0  # noqa: S311
+        self.raws: list[RawImage] = []
+
+    def passing(self, raws: Iterator[RawImage]) -> Iterator[tuple[Any, Any]]:
+        """Yield pictures and labels, keeping some of the pictures."""
+        for raw in raws:
+            self._count += 1
+            if len(self.raws) < self._most:
+                self.raws.append(raw)
+            elif (place := self._random.randrange(self._count)) < self._most:
+                self.raws[place] = raw
+            yield raw.payload, raw.label
+
+    def pictures(self, encoded: Iterable[int]) -> list[Any]:
+        """Return those of the pictures whose places are among `encoded`, in the order of the source."""
+        places = set(encoded)
+        return [raw.payload for raw in sorted(self.raws, key=lambda raw: raw.index) if raw.index in places]
+
+
+@dataclass
+class Answerer:
+    """One of the things that are compared, in its two halves.
+
+    Attributes
+    ----------
+    infer : callable
+        Pictures to vectors.
+    query : callable
+        Vectors to answers.
+    """
+
+    infer: Callable[[list[Any]], FloatArray]
+    query: Callable[[FloatArray], Any]
+
+    def answer(self, pictures: list[Any]) -> Any:
+        """Answer pictures, both halves in one."""
+        return self.query(self.infer(pictures))
+
+
+@dataclass
+class Speed:
+    """Measured times.
+
+    Attributes
+    ----------
+    inference_s, query_s : float
+        Seconds per 1,000 pictures.
+    latencies_s : list of float
+        Of single pictures, from picture to answer.
+    """
+
+    inference_s: float
+    query_s: float
+    latencies_s: list[float] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        facts = {"inference_s": self.inference_s, "query_s": self.query_s}
+        return short_repr(self, **facts, latencies=len(self.latencies_s))
+
+    @property
+    def total_s(self) -> float:
+        """Seconds per 1,000 pictures."""
+        return self.inference_s + self.query_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; latencies in milliseconds, None where none was measured."""
+        p50, p95 = (
+            (1000 * float(value) for value in np.percentile(self.latencies_s, [50, 95]))
+            if self.latencies_s
+            else (None, None)
+        )
+        return {
+            "inference_s_per_1000": self.inference_s,
+            "query_s_per_1000": self.query_s,
+            "total_s_per_1000": self.total_s,
+            "p50_ms": p50,
+            "p95_ms": p95,
+        }
+
+
+def measure_speed(
+    answerers: Mapping[str, Answerer], pictures: list[Any], singles: int = 0
+) -> dict[str, Speed]:
+    """Measure each side by itself, behind a warm-up that does not count.
+
+    The sides take turns, a part of the pictures each time, so that a drift of the machine touches all of
+    them. Those that share their `infer` share its time: it runs once a turn.
+
+    Parameters
+    ----------
+    answerers : mapping of str to Answerer
+    pictures : list
+        At least one, all of which can be decoded.
+    singles : int
+        Of how many pictures the latency is measured, one by one; 0 of none.
+    """
+    for side in answerers.values():
+        side.query(side.infer(pictures[:2]))
+    totals = {name: [0.0, 0.0] for name in answerers}
+    size = -(-len(pictures) // _TURNS)
+    for start in range(0, len(pictures), size):
+        inferred: dict[Callable[[list[Any]], FloatArray], tuple[FloatArray, float]] = {}
+        for name, side in answerers.items():
+            if side.infer not in inferred:
+                inferred[side.infer] = _timed(side.infer, pictures[start : start + size])
+            vectors, seconds = inferred[side.infer]
+            totals[name][0] += seconds
+            totals[name][1] += _timed(side.query, vectors)[1]
+    scale = 1000 / len(pictures)
+    return {
+        name: Speed(
+            totals[name][0] * scale,
+            totals[name][1] * scale,
+            [_timed(side.answer, [picture])[1] for picture in pictures[:singles]],
+        )
+        for name, side in answerers.items()
+    }
+
+
+def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any]) -> Answerer:
+    """Run open_clip's own image tower as it comes: float32, the size the model was made for.
+
+    Parameters
+    ----------
+    encoder : StagedEncoder
+        Whose model and weights it has.
+    query : callable
+        Vectors to answers.
+    """
+    source = encoder._tower.source
+    visual = load_visual(source, encoder.seed).to(encoder.device)
+    transform = image_transform_v2(PreprocessCfg(**source.preprocess_cfg), is_train=False)
+
+    def infer(some: list[Any]) -> FloatArray:
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(some), OPEN_CLIP_BATCH):
+                raws = [RawImage(0, picture) for picture in some[start : start + OPEN_CLIP_BATCH]]
+                inputs = torch.stack(
+                    [transform(decode(raw, max_pixels=encoder.max_pixels).image) for raw in raws]
+                )
+                parts.append(visual(inputs.to(encoder.device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    return Answerer(infer, query)
+
+
+def _timed(work: Callable[[Given], Made], given: Given) -> tuple[Made, float]:
+    started = default_timer()
+    made = work(given)
+    return made, default_timer() - started

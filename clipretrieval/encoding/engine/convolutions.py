@@ -1,0 +1,160 @@
+"""Convolutions rebuilt for inference, each by the fastest kernel that the plan allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from clipretrieval.encoding.engine import winograd
+from clipretrieval.encoding.engine.plan import InferencePlan
+
+__all__ = ["Convolution", "fused_convolution", "pack_weight", "round_taps"]
+
+Pair = tuple[int, int]
+
+
+class Convolution(nn.Module):
+    """A convolution with its batch norm folded in, the residual added, and ReLU.
+
+    Parameters
+    ----------
+    convolution : nn.Conv2d
+    norm : nn.BatchNorm2d
+        Its statistics and affine map go into weight and bias: w' = w·γ/√(σ²+ε), b' = β − μ·γ/√(σ²+ε).
+    relu : bool
+    plan : InferencePlan
+    shape : tuple of int
+        (n, channels, height, width) of the inputs to come; fused weights are laid out for it.
+    dtype : torch.dtype, optional
+        Of weights and inputs, if not the plan's.
+    residual : bool
+        Whether `forward` will be given one.
+    pool : int
+        Side of the average pool behind it; 1 is none.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(
+        self,
+        convolution: nn.Module,
+        norm: nn.Module,
+        relu: bool,
+        plan: InferencePlan,
+        shape: tuple[int, ...],
+        *,
+        dtype: torch.dtype | None = None,
+        residual: bool = False,
+        pool: int = 1,
+    ) -> None:
+        super().__init__()
+        source: Any = convolution
+        statistics: Any = norm
+        fused, bias = fuse_conv_bn_weights(
+            source.weight,
+            source.bias,
+            statistics.running_mean,
+            statistics.running_var,
+            statistics.eps,
+            statistics.weight,
+            statistics.bias,
+        )
+        self.relu, self.pool = relu, pool
+        self.stride: Pair = source.stride
+        self.padding: Pair = source.padding
+        dtype = dtype or plan.dtype
+        suited = not residual and pool <= 2 and winograd.suits(shape, fused, self.padding, self.stride)
+        self.winograd = plan.winograd and dtype is torch.bfloat16 and suited
+        self.fused = plan.kernels == "onednn" and not self.winograd
+        if self.winograd:
+            weight = winograd.pack_weight(fused.detach())
+        else:
+            rounded = round_taps(fused.detach(), dtype)
+            weight = rounded.to(plan.device).contiguous(memory_format=torch.channels_last)
+        if self.fused:
+            weight = pack_weight(weight, self.padding, self.stride, shape)
+        self.register_buffer("weight", weight, persistent=False)
+        # oneDNN adds a float32 bias to bf16 products, but not where it adds a residual too.
+        exact = self.winograd or (self.fused and not residual)
+        self.register_buffer(
+            "bias", bias.detach().to(plan.device, torch.float32 if exact else dtype), persistent=False
+        )
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Convolve (n, c, h, w); `residual`, of the output's shape, may be overwritten."""
+        if self.winograd:
+            return winograd.convolve(x, self.weight, self.bias, relu=self.relu, pool=self.pool == 2)
+        if self.fused:
+            y = fused_convolution(
+                x, self.weight, self.bias, self.padding, self.stride, relu=self.relu, residual=residual
+            )
+        else:
+            y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+            y = y if residual is None else y + residual
+            y = functional.relu(y) if self.relu else y
+        return functional.avg_pool2d(y, self.pool) if self.pool > 1 else y
+
+
+def round_taps(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Round a convolution's weight so that the errors of each kernel's taps cancel.
+
+    What a tap loses in rounding is added to the next one before it is rounded (error diffusion). Neighbouring
+    pixels are alike, so it is the sum over the taps that counts: rounding 3×3 kernels to bf16 in this way
+    changes the vectors half as much as rounding each tap on its own.
+
+    Parameters
+    ----------
+    weight : tensor of float32, shape (out, in, height, width)
+    dtype : torch.dtype
+
+    Returns
+    -------
+    tensor of `dtype`, same shape
+        The taps of each kernel sum up to what they did, to within one rounding.
+    """
+    if dtype is weight.dtype:
+        return weight
+    taps = weight.flatten(2)
+    rounded = torch.empty_like(taps, dtype=dtype)
+    lost = torch.zeros_like(taps[..., 0])
+    for tap in range(taps.shape[-1]):
+        wanted = taps[..., tap] + lost
+        rounded[..., tap] = wanted
+        lost = wanted - rounded[..., tap].to(weight.dtype)
+    return rounded.view(weight.shape)
+
+
+def pack_weight(weight: torch.Tensor, padding: Pair, stride: Pair, shape: tuple[int, ...]) -> torch.Tensor:
+    """Lay a convolution's weight out as oneDNN wants it for inputs of `shape`."""
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+        weight, padding, stride, (1, 1), 1, list(shape)
+    )
+    return packed
+
+
+def fused_convolution(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    bias: torch.Tensor,
+    padding: Pair,
+    stride: Pair,
+    *,
+    relu: bool,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """Convolve, add and rectify in one oneDNN call; a `residual` is overwritten by the result."""
+    after = "relu" if relu else "none"
+    shared = (packed, bias, padding, stride, (1, 1), 1)
+    out: torch.Tensor
+    if residual is None:
+        out = torch.ops.mkldnn._convolution_pointwise(x, *shared, after, [], "")
+    else:
+        out = torch.ops.mkldnn._convolution_pointwise_.binary(
+            residual, x, *shared, "add", 1.0, "relu" if relu else None, [], ""
+        )
+    return out

@@ -1,0 +1,205 @@
+"""Run CLIP's image encoder as far as a stage needs, and no further."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clipretrieval._util.forks import ForkLock
+from clipretrieval.encoding.engine.plan import InferencePlan
+from clipretrieval.encoding.engine.units import build_units
+from clipretrieval.encoding.pooling import reduce
+from clipretrieval.encoding.stages import Stage
+from clipretrieval.encoding.workers import torch_alone
+from clipretrieval.errors import ClipRetrievalWarning
+from clipretrieval.types import FloatArray
+
+__all__ = ["Engine", "interpolate_positions"]
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+Segment = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _undisturbed(
+    method: Callable[Concatenate[Engine, Given], Made],
+) -> Callable[Concatenate[Engine, Given], Made]:
+    """Run a method without gradients, and without the caller's autocast, which would change the vectors."""
+
+    @functools.wraps(method)
+    def run(self: Engine, /, *args: Given.args, **kwargs: Given.kwargs) -> Made:
+        kind = torch.device(self.plan.device).type
+        with torch.inference_mode(), torch.autocast(kind, enabled=False), torch_alone():
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+class Engine:
+    """The first units of an image encoder, rebuilt to run by a plan; safe under threads.
+
+    Parameters
+    ----------
+    visual : open_clip.modified_resnet.ModifiedResNet
+        In float32; left as it is.
+    depth : int
+        How many units are ever needed; later ones are not even converted.
+    plan : InferencePlan
+    pooling : str
+        See `clipretrieval.encoding.pooling.reduce`.
+    mean, std : sequence of float, length 3
+        CLIP's normalisation, on values in [0, 1].
+    image_size : int
+        Side of the pictures that will come, in pixels.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        depth: int,
+        plan: InferencePlan,
+        *,
+        pooling: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+    ) -> None:
+        self.plan, self.depth, self.pooling = plan, depth, pooling
+        self.image_size = image_size
+        # (x / 255 − mean) / std as one product and one sum.
+        scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
+        shift = -255 * torch.tensor(mean, dtype=torch.float64) * scale
+        # A whole row of pixels at a time: three values alone are too short for vector instructions.
+        self.scale = scale.to(plan.device, torch.float32).repeat(image_size)
+        self.shift = shift.to(plan.device, torch.float32).repeat(image_size)
+        positions = visual.get_parameter("attnpool.positional_embedding").detach().float()
+        positions = interpolate_positions(positions, image_size // 32)
+        self.positions = positions.to(plan.device)
+        with torch.no_grad():
+            self.units = build_units(visual, depth, plan, image_size, positions)
+        self._compiled: dict[tuple[int, int], Segment] = {}
+        self._lock = ForkLock()
+
+    @_undisturbed
+    def run(self, squares: torch.Tensor, stages: Iterable[Stage]) -> dict[str, FloatArray]:
+        """Compute the vectors of some stages in one pass.
+
+        Parameters
+        ----------
+        squares : tensor of uint8, shape (n, size, size, 3)
+        stages : iterable of Stage
+            All but ``pixel``.
+
+        Returns
+        -------
+        dict of str to ndarray of float32, shape (n, dim of the stage)
+        """
+        x, done = self.normalise(squares), 0
+        vectors: dict[str, FloatArray] = {}
+        for stage in sorted(stages, key=lambda stage: stage.depth):
+            x, done = self.advance(x, done, stage.depth), stage.depth
+            vectors[stage.name] = self.reduce(x, stage)
+        return vectors
+
+    @_undisturbed
+    def normalise(self, squares: torch.Tensor) -> torch.Tensor:
+        """Turn bytes (n, size, size, 3) into the encoder's input (n, 3, size, size), channels last."""
+        x = squares.to(self.plan.device, non_blocking=True).float()
+        rows = torch.addcmul(self.shift, x.flatten(2), self.scale)
+        return rows.to(self.plan.edge_dtype).view(x.shape).permute(0, 3, 1, 2)
+
+    @_undisturbed
+    def advance(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Run the units from depth `start` to depth `stop`; `x` may be overwritten."""
+        if start == stop:
+            return x
+        if self.plan.compiled:
+            return self._compiled_segment(x, start, stop)
+        for unit in self.units[start:stop]:
+            x = unit(x)
+        return x
+
+    @_undisturbed
+    def reduce(self, x: torch.Tensor, stage: Stage) -> FloatArray:
+        """Make vectors of a stage's activations."""
+        vectors: FloatArray = reduce(x, stage, self.pooling, self.positions).cpu().numpy()
+        return vectors
+
+    def _compiled_segment(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        short = self.plan.inner_batch - len(x)
+        if short > 0:
+            # One shape, one compilation: what is missing is filled up, and dropped behind.
+            x = torch.cat([x, x[:1].expand(short, *x.shape[1:])]).contiguous(
+                memory_format=torch.channels_last
+            )
+        with self._lock.current:
+            segment = self._compiled.get((start, stop))
+            if segment is None:
+                units = self.units[start:stop]
+                segment = _compile(units, self.plan, x) if self.plan.compiled else None
+                if segment is None:  # none is tried again, and the plan says what runs
+                    self.plan = replace(self.plan, compiled=False)
+                    segment = nn.Sequential(*units)
+                else:
+                    self._compiled[start, stop] = segment
+        out = segment(x)
+        return out[: len(out) - short] if short > 0 else out
+
+
+def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor) -> Segment | None:
+    """Compile some units with their weights frozen; None, with a warning, where that does not work."""
+    plain = nn.Sequential(*units)
+    try:
+        import torch._dynamo.config as dynamo
+        import torch._inductor.config as inductor
+
+        settings: dict[str, Any] = {"freezing": True}
+        if plan.device == "cpu":
+            settings["cpp.threads"] = plan.threads
+        # Every encoder's segments share the code of nn.Sequential, and dynamo counts by code.
+        # Their names changed in torch 2.7.
+        name = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
+        limits = dynamo.patch({name: 1024, f"accumulated_{name}": 4096})
+        with limits, inductor.patch(settings), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compiled: Segment = torch.compile(plain, dynamic=False)
+            compiled(example.clone())
+        return compiled
+    except Exception as error:  # noqa: BLE001  a missing compiler, a bug in inductor: all mean "not here"
+        reason = (str(error) or repr(error)).splitlines()[0]
+        warnings.warn(
+            f"compile=True could not be honoured, so the encoder runs uncompiled: {reason}",
+            ClipRetrievalWarning,
+            stacklevel=2,  # a worker thread has no line of the caller's
+        )
+        return None
+
+
+def interpolate_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize a positional embedding to another grid, as open_clip does for its vision towers.
+
+    Parameters
+    ----------
+    positions : tensor of float32, shape (1 + old_side², channels)
+        The first row belongs to the mean token and is kept.
+    side : int
+
+    Returns
+    -------
+    tensor of float32, shape (1 + side², channels)
+        Bicubic, antialiased.
+    """
+    first, grid = positions[:1], positions[1:]
+    old = round(len(grid) ** 0.5)
+    if old == side:
+        return positions
+    grid = grid.T.reshape(1, -1, old, old)
+    grid = functional.interpolate(grid, (side, side), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, grid.reshape(grid.shape[1], -1).T])

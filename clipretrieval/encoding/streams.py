@@ -1,0 +1,166 @@
+"""One stream of encoded batches, whatever the encoder and the source."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from clipretrieval._util.foreign import as_array
+from clipretrieval._util.rounding import warn_of_rounding
+from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
+from clipretrieval.errors import DimensionMismatchError, InvalidInputError
+from clipretrieval.images.decoding import MAX_PIXELS
+from clipretrieval.images.stream import DecodedImage, SkippedImage, iter_images
+from clipretrieval.types import FloatArray
+
+__all__ = ["image_batches", "vector_batches"]
+
+_KEY = "vectors"
+_BATCH = 64
+_MOST_PIXELS = 2**26
+"""Of the pictures of a batch, at four bytes each; one picture may go beyond it."""
+_ROWS = 4096
+
+
+def image_batches(
+    encoder: Encoder,
+    images: Any,
+    labels: Any = None,
+    *,
+    on_error: str = "raise",
+    skipped: list[SkippedImage] | None = None,
+    known: KnownIds | None = None,
+    ahead: int | None = None,
+) -> Iterator[tuple[EncodedBatch, FloatArray]]:
+    """Encode a source of pictures with any encoder.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        One with a ``stream`` method reads its own pictures; any other gets lists of RGB pictures, of as
+        many pixels as its attribute ``max_pixels`` allows, if it has one.
+    images, labels
+        Whatever `clipretrieval.images.iter_images` takes.
+    on_error : {"raise", "skip"}
+    skipped : list, optional
+    known : callable, optional
+        Tells which pictures need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
+    ahead : int, optional
+        The most pictures that are encoded before they are asked for, if the encoder's ``stream`` takes it.
+
+    Yields
+    ------
+    batch : EncodedBatch
+    vectors : ndarray of float32, shape (n, dim)
+        As the encoder made them: they may not be finite.
+    """
+    check = _VectorCheck(encoder)
+    stream = getattr(encoder, "stream", None)
+    if callable(stream):
+        wanted = {name: value for name, value in (("known", known), ("ahead", ahead)) if value is not None}
+        asked = {name: value for name, value in wanted.items() if name in signature(stream).parameters}
+        for batch in stream(images, labels, on_error=on_error, skipped=skipped, **asked):
+            given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
+            yield batch, check(given, batch)
+        return
+    bound = getattr(encoder, "max_pixels", MAX_PIXELS)
+    source = iter_images(images, labels, on_error=on_error, skipped=skipped, max_pixels=bound)
+    most = _BATCH if ahead is None else max(1, min(_BATCH, ahead))
+    while True:
+        started = time.perf_counter()
+        items, failure, ended = _take(source, most)
+        decoded = time.perf_counter()
+        have = set(known([item.id for item in items])) if known is not None and items else set()
+        new = [item for item in items if item.id not in have]
+        given = encoder.encode([item.image for item in new]) if new else _none_of(encoder)
+        batch = EncodedBatch(
+            ids=[item.id for item in new],
+            vectors={_KEY: given},
+            labels=[item.label for item in new],
+            sources=[item.source for item in new],
+            indices=[item.index for item in new],
+            seconds={"decode": decoded - started, "encode": time.perf_counter() - decoded},
+            known=[
+                KnownImage(item.id, item.label, item.source, item.index) for item in items if item.id in have
+            ],
+        )
+        if items:
+            yield batch, check(given, batch)
+        if failure is not None:
+            raise failure
+        if ended:
+            return
+
+
+def _take(source: Iterator[DecodedImage], most: int) -> tuple[list[DecodedImage], Exception | None, bool]:
+    """Read some pictures, fewer of large ones; tell what the reading failed with, and whether it ended."""
+    items: list[DecodedImage] = []
+    pixels = 0
+    try:
+        for item in source:
+            items.append(item)
+            pixels += item.image.width * item.image.height
+            if len(items) == most or pixels >= _MOST_PIXELS:
+                return items, None, False
+    except Exception as error:  # noqa: BLE001  raised by the caller, behind what came before it
+        return items, error, True
+    return items, None, True
+
+
+def _none_of(encoder: Encoder) -> FloatArray:
+    return np.empty((0, encoder.dim), dtype=np.float32)
+
+
+def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[EncodedBatch, FloatArray]]:
+    """Cut vectors that need no encoding into batches; a row's id is a hash of its bytes.
+
+    Parameters
+    ----------
+    vectors : ndarray of float32, shape (n, dim)
+    labels : ndarray, shape (n,), optional
+    """
+    for start in range(0, len(vectors), _ROWS):
+        rows = np.ascontiguousarray(vectors[start : start + _ROWS])
+        given = [None] * len(rows) if labels is None else list(labels[start : start + _ROWS])
+        batch = EncodedBatch(
+            ids=[hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in rows],
+            vectors={_KEY: rows},
+            labels=given,
+            sources=[None] * len(rows),
+            indices=list(range(start, start + len(rows))),
+        )
+        yield batch, rows
+
+
+class _VectorCheck:
+    """Checks what an encoder returns for each batch, and warns once of what float32 loses of it."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._warned = False
+
+    def __call__(self, given: Any, batch: EncodedBatch) -> FloatArray:
+        """Return an encoder's vectors as our own float32 copy: it may use its buffer again."""
+        encoder = self._encoder
+        name = f"{type(encoder).__name__}.encode"
+        found = as_array(given, f"what {name} returned")
+        if found.dtype.kind not in "fiu":
+            raise InvalidInputError(f"{name} returned {found.dtype}; expected real numbers, float32 at best")
+        if found.ndim != 2 or len(found) != len(batch):
+            raise InvalidInputError(
+                f"{name} returned shape {found.shape} for {len(batch)} images; expected "
+                f"({len(batch)}, {encoder.dim})"
+            )
+        if found.shape[1] != encoder.dim:
+            raise DimensionMismatchError(
+                f"{name} returned {found.shape[1]} dimensions, but the encoder's dim is {encoder.dim}"
+            )
+        with np.errstate(over="ignore"):
+            vectors: FloatArray = np.array(found, dtype=np.float32)
+        self._warned = self._warned or warn_of_rounding(found, vectors, f"the vectors that {name} returned")
+        return vectors

@@ -1,0 +1,133 @@
+"""Checkpoint files: finding, recognising and reading them."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip import pretrained as catalogue
+
+from clipretrieval._util.files import file_sha256
+from clipretrieval.errors import WeightsUnavailableError
+
+__all__ = [
+    "OPENAI_ONLY",
+    "find_weights",
+    "is_openai",
+    "is_published",
+    "is_torchscript",
+    "read_state_dict",
+]
+
+OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
+"""Entries that only OpenAI's own checkpoints have."""
+_WEIGHT_FILES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
+
+
+def find_weights(folder: Path) -> Path | None:
+    """Prefer safetensors, then open_clip's own file names, then the alphabet."""
+    order = {".safetensors": 0, ".bin": 1, ".pt": 2, ".pth": 3}
+    found = [path for path in folder.iterdir() if path.suffix in order and path.is_file()]
+    rank = {name: place for place, name in enumerate(_WEIGHT_FILES)}
+    found.sort(key=lambda path: (order[path.suffix], rank.get(path.stem, len(rank)), path.name))
+    return found[0] if found else None
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read a checkpoint's tensors by name: safetensors, a state dict, or a TorchScript archive.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file is none of these.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        elif is_torchscript(path):
+            with warnings.catch_warnings():
+                # TorchScript is deprecated, yet it is the form in which OpenAI publishes its weights.
+                warnings.simplefilter("ignore")
+                content = dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsUnavailableError:
+        raise
+    except Exception as error:
+        # Torch and safetensors raise half a dozen unrelated types for a damaged or foreign file.
+        raise _unreadable(path, error) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content:
+        raise WeightsUnavailableError(f"{path} holds no state dict (a dict of tensors).")
+    if all(str(key).startswith("module.") for key in content):
+        content = {key[len("module.") :]: value for key, value in content.items()}
+    try:
+        sizes = {key: torch.as_tensor(content[key]) for key in OPENAI_ONLY if key in content}
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise WeightsUnavailableError(
+            f"{path} holds no number for one of {', '.join(OPENAI_ONLY)}: {error}"
+        ) from error
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    for key, value in tensors.items():
+        if value.is_sparse or value.is_quantized or value.is_complex() or value.is_meta:
+            raise WeightsUnavailableError(
+                f"{path} holds {key!r} as a tensor of another kind than plain numbers"
+            )
+    return tensors | sizes
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, whatever its name.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If it is a damaged archive.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def is_published(path: Path) -> bool:
+    """Whether a file is one that OpenAI published; its addresses carry the SHA-256 of what they give.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file cannot be read, or is large and nearly all of it is holes.
+    """
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    names = (name for name in open_clip.list_models() if name.startswith("RN"))
+    return any(digest in (catalogue.get_pretrained_url(name, "openai") or "") for name in names)
+
+
+def is_openai(state: dict[str, torch.Tensor]) -> bool:
+    """Whether tensors are OpenAI's: by their extra entries, or half-precision beside float32 norms."""
+    if any(key in state for key in OPENAI_ONLY):
+        return True
+    convolution, norm = state.get("visual.conv1.weight"), state.get("visual.bn1.weight")
+    if convolution is None or norm is None:
+        return False
+    return convolution.dtype == torch.float16 and norm.dtype == torch.float32
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsUnavailableError:
+    return WeightsUnavailableError(
+        f"{path} cannot be read as a checkpoint: {(str(error) or repr(error)).splitlines()[0]}. "
+        "Expected safetensors, a state dict of tensors only, or OpenAI's TorchScript archive."
+    )

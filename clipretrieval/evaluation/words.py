@@ -1,0 +1,84 @@
+"""What reports call a classifier's measures of confidence and its distances."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from clipretrieval.evaluation.page.svg import number
+
+if TYPE_CHECKING:
+    from clipretrieval.evaluation.report import EvaluationReport
+
+__all__ = [
+    *("PROMPTS", "best_words", "distance_axis", "distance_unit", "measure_axis", "measure_name"),
+    *("shown_measure", "threshold_words", "value_words"),
+]
+
+PROMPTS = "prompts"
+"""What the setting of a zero-shot report has in the place of a store."""
+
+_DISTANCES = {"l2": "squared Euclidean distance", "cosine": "cosine distance", "ip": "negative inner product"}
+
+
+def distance_unit(report: EvaluationReport) -> str:
+    """Return what a report's distances are."""
+    return _DISTANCES.get(str(report.setting.get("metric")), "distance")
+
+
+def distance_axis(report: EvaluationReport) -> str:
+    """Return what a report's distances are, and to what."""
+    joint = "with" if report.setting.get("metric") == "ip" else "to"
+    return f"{distance_unit(report)} {joint} the nearest {'prompt' if _zero_shot(report) else 'neighbour'}"
+
+
+def measure_name(report: EvaluationReport, by: str) -> str:
+    """Return what a measure is called beside the others."""
+    return ("probability" if _zero_shot(report) else "share of the votes") if by == "share" else by
+
+
+def measure_axis(report: EvaluationReport, by: str) -> str:
+    """Return what a chart's axis of a measure is called."""
+    if by == "distance":
+        return distance_axis(report)
+    if by == "margin":
+        return "margin to the second class"
+    return measure_name(report, by)
+
+
+def value_words(by: str, value: float | None) -> str:
+    """Write the value of a measure: shares and margins as percentages."""
+    if value is None or not math.isfinite(value):
+        return "any"
+    return number(value) if by == "distance" else f"{value:.2%}"
+
+
+def threshold_words(report: EvaluationReport, by: str) -> str:
+    """Begin the sentence that a threshold of a measure ends."""
+    if by == "distance":
+        return "Keep the answers up to a distance of"
+    return f"Keep the answers with a {measure_name(report, by)} of at least"
+
+
+def shown_measure(report: EvaluationReport) -> str:
+    """Return the measure to show first: the best one, or else the first one that tells answers apart."""
+    varied = [by for by, found in report.reliabilities.items() if not found.constant]
+    return report.best_measure or next(iter(varied), "distance")
+
+
+def best_words(report: EvaluationReport) -> str:
+    """Say which measure ranks the mistakes best, and what that is worth."""
+    if report.correct.all():
+        return "No answer is incorrect, so there is nothing to rank."
+    if not report.correct.any():
+        return "No answer is correct, so there is nothing to rank."
+    if report.best_measure is None:
+        return "On these images no measure ranks the mistakes better than chance."
+    return (
+        f"On these images the {measure_name(report, report.best_measure)} ranks the mistakes best. It was "
+        "chosen on the same images: a description, and no promise for others."
+    )
+
+
+def _zero_shot(report: EvaluationReport) -> bool:
+    return report.setting.get("store") == PROMPTS

@@ -1,0 +1,355 @@
+"""Everything that may hold pictures, as one stream of `RawImage`."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipretrieval._util.csv_files import is_csv_path
+from clipretrieval._util.foreign import column_list, is_instance, is_tensor, plain_value
+from clipretrieval._util.labels import check_labelled, composed
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.images.decoding import RawImage, picture_extensions
+from clipretrieval.images.folders import ImageFolder, is_folder, read_folder, scan_folder
+from clipretrieval.images.foreign_formats import FOREIGN_ENDINGS
+from clipretrieval.images.rgb import CHANNELS, check_picture, is_picture_like
+from clipretrieval.images.tables import ImageTable, column_values, is_table, read_table
+
+__all__ = [
+    "check_class_names",
+    "class_names",
+    "count_hint",
+    "has_named_labels",
+    "iter_raw",
+    "means_folder",
+    "open_labels",
+]
+
+_EXPECTED = (
+    "expected the path of a folder, image or CSV file, encoded bytes, a PIL image, a uint8 array (HW, HWC, "
+    "NHW or NHWC), a tensor (CHW or NCHW; uint8, or float in [0, 1]), a DataFrame or other table, a torch "
+    "Dataset or DataLoader, or a sequence or iterator of single pictures or of (picture, label) pairs"
+)
+_ABSENT: Any = object()
+
+
+class _Item(NamedTuple):
+    picture: Any
+    label: Any = _ABSENT
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where pictures come from: nothing is read from it before `items` is called."""
+
+    items: Callable[[], Iterator[_Item]]
+    count: int | None
+
+
+def iter_raw(images: Any, labels: Any = None) -> Iterator[RawImage]:
+    """Walk through a source of pictures without decoding any.
+
+    Only one picture (or one batch of a DataLoader) is held at a time. What a generator, Dataset or
+    DataLoader raises comes through unchanged.
+
+    Parameters
+    ----------
+    images : image-like
+        See `clipretrieval.images` for all that is accepted.
+    labels : sequence or iterator, optional
+        One label a picture. They replace the labels of a folder; with (picture, label) pairs they are
+        refused.
+
+    Yields
+    ------
+    RawImage
+
+    Raises
+    ------
+    InvalidInputError
+        At the call, if the source or the labels are of no accepted kind, or if both lengths are known
+        and differ. Later, if an item is no picture, or if pictures or labels end before the other.
+    """
+    source = _open(images, labelled=labels is None)
+    if labels is None:
+        return _number(source.items(), None)
+    label_count, label_iterator = open_labels(labels)
+    if source.count is not None and label_count is not None and source.count != label_count:
+        raise InvalidInputError(
+            f"there are {source.count} pictures but {label_count} labels: pass one label for each picture"
+        )
+    return _number(source.items(), label_iterator)
+
+
+def count_hint(images: Any) -> int | None:
+    """Return the number of pictures in a source where that is known without walking through it.
+
+    A folder is scanned. A DataLoader is counted through its sampler.
+
+    Returns
+    -------
+    int or None
+        None for iterators, generators, and datasets and samplers without a length.
+
+    Raises
+    ------
+    InvalidInputError
+        If the source is of no accepted kind, or is a folder without pictures.
+    """
+    return _open(images, quiet=True).count
+
+
+def _number(items: Iterator[_Item], labels: Iterator[Any] | None) -> Iterator[RawImage]:
+    index = -1
+    for index, (picture, label) in enumerate(items):
+        if isinstance(picture, Mapping):
+            raise InvalidInputError(
+                f"item number {index} is {_kind(picture)}; pass pairs instead, such as "
+                "((row['image'], row['label']) for row in rows)"
+            )
+        if not is_picture_like(picture):
+            raise InvalidInputError(f"item number {index} is {_kind(picture)}; {_EXPECTED}")
+        check_picture(picture)
+        if labels is not None:
+            if label is not _ABSENT:
+                raise InvalidInputError(
+                    "the source yields (picture, label) pairs and labels were passed as well: pass one or "
+                    "the other"
+                )
+            label = next(labels, _ABSENT)
+            if label is _ABSENT:
+                raise InvalidInputError(f"the labels ended after {index}, but there are more pictures")
+        path = os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else None
+        yield RawImage(index, picture, None if label is _ABSENT else plain_value(label), path)
+    if labels is not None and next(labels, _ABSENT) is not _ABSENT:
+        raise InvalidInputError(f"the pictures ended after {index + 1}, but there are more labels")
+
+
+def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source:
+    if is_table(images):
+        images = read_table(images)
+    elif isinstance(images, (str, os.PathLike)) and means_folder(images):
+        images = read_folder(images)[0] if quiet else scan_folder(images)
+    if isinstance(images, ImageFolder):
+        return _open_listed(images.paths, images.labels if labelled else None)
+    if isinstance(images, ImageTable):
+        return _open_listed(images.images, images.labels if labelled else None)
+    if (column := column_values(images)) is not None:
+        return _open_all(column)
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
+        return _open_array(images)
+    if is_tensor(images):
+        return _open_batch(images) if images.ndim == 4 else _open_all([images])
+    if is_picture_like(images) and not isinstance(images, np.ndarray):
+        return _open_all([images])
+    if is_instance(images, "torch.utils.data", "DataLoader"):
+        return _Source(lambda: _loader_items(images), _loader_count(images))
+    # An open file would give its lines, a mapping its keys, a set no order.
+    if isinstance(images, (io.IOBase, Mapping, Set, type)):
+        raise InvalidInputError(f"images is {_kind(images)}; {_EXPECTED}")
+    if hasattr(images, "__iter__"):
+        return _open_all(images)
+    if hasattr(images, "__getitem__") and (count := _length(images)) is not None:  # a map-style Dataset
+        return _Source(lambda: _pairs(images[place] for place in range(count)), count)
+    raise InvalidInputError(f"images is {_kind(images)}; {_EXPECTED}")
+
+
+def has_named_labels(images: Any) -> bool:
+    """Whether the labels that come with images are names of folders, or written in a CSV file."""
+    if isinstance(images, str | os.PathLike):
+        return is_csv_path(images) or means_folder(images)
+    return isinstance(images, ImageFolder)
+
+
+def class_names(images: Any) -> dict[int, str]:
+    """Return the names behind the integers of a torch dataset that has ``class_to_idx``; none of others."""
+    while any(is_instance(images, "torch.utils.data", kind) for kind in ("DataLoader", "Subset")):
+        images = images.dataset
+    numbers = getattr(images, "class_to_idx", None)
+    if not isinstance(numbers, Mapping) or getattr(images, "target_transform", None) is not None:
+        return {}
+    return {number: name for name, number in numbers.items() if isinstance(number, int)}
+
+
+def check_class_names(fitted: Mapping[int, str], given: Mapping[int, str]) -> None:
+    """Refuse a dataset in which an integer is another class than in the one that was fitted.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    for number, name in given.items():
+        if composed(fitted.get(number, name)) != composed(name):
+            raise InvalidInputError(
+                f"the label {number} is the class {name!r} in this dataset and was {fitted[number]!r} in the "
+                "one that was fitted: such datasets number the classes that a folder happens to have. Pass "
+                "the folders' paths instead of datasets: their labels are the classes' names"
+            )
+
+
+def means_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is, or was to be, a folder: a missing one counts unless it is named like a picture."""
+    if is_folder(path):
+        return True
+    named = Path(path).suffix.lower() in (*picture_extensions(), *FOREIGN_ENDINGS)
+    return not named and not os.path.lexists(path)
+
+
+def _open_all(items: Iterable[Any]) -> _Source:
+    return _Source(lambda: _pairs(items), _length(items))
+
+
+def _open_listed(images: Sequence[Any], labels: Sequence[Any] | None) -> _Source:
+    if labels is None:
+        return _open_all(images)
+    return _Source(lambda: map(_Item, images, labels), len(images))
+
+
+def _open_array(array: Any) -> _Source:
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] not in CHANNELS:
+        if array.shape[0] in (3, 4):
+            raise InvalidInputError(
+                f"an array of the shape {array.shape} may be one picture in CHW order or {array.shape[0]} "
+                "grey ones: use .transpose(1, 2, 0) on the one, or array[..., None] on the others"
+            )
+        return _open_batch(array)
+    return _open_batch(array) if array.ndim == 4 else _open_all([array])
+
+
+def _open_batch(batch: Any) -> _Source:
+    if len(batch):
+        check_picture(batch[0])
+    return _Source(lambda: (_Item(batch[place]) for place in range(len(batch))), len(batch))
+
+
+def _pairs(items: Iterable[Any]) -> Iterator[_Item]:
+    return map(_pair, items)
+
+
+def _pair(item: Any) -> _Item:
+    """Take a (picture, label) pair apart, and the (picture,) of a TensorDataset; leave all else whole."""
+    if isinstance(item, (tuple, list)) and 1 <= len(item) <= 2 and is_picture_like(item[0]):
+        return _Item(*item)
+    return _Item(item)
+
+
+def _loader_items(loader: Any) -> Iterator[_Item]:
+    batched = loader.batch_sampler is not None
+    default = getattr(sys.modules.get("torch.utils.data"), "default_collate", None)
+    for batch in loader:
+        yield from _unbatch(batch, batched, collated=batched and loader.collate_fn is default)
+
+
+def _unbatch(batch: Any, batched: bool, collated: bool) -> Iterator[_Item]:
+    """Take apart what one step of a DataLoader gave.
+
+    Parameters
+    ----------
+    batch : tensor, array or sequence
+        NCHW or NHWC; [NCHW, labels]; [pictures, labels]; a list of single pictures or pairs; or, unbatched,
+        one of these.
+    batched : bool
+        Whether the loader batches; if not, a step may give a single picture.
+    collated : bool
+        Whether torch's own collation made the batch, which turns pairs into [pictures, labels].
+    """
+    parts = [batch] if is_tensor(batch) or isinstance(batch, np.ndarray) else batch
+    if not isinstance(parts, (tuple, list)):
+        yield _pair(parts)
+        return
+    first: Any = parts[0] if parts else None
+    stacked = is_tensor(first) and (first.ndim == 4 or collated or (batched and first is batch))
+    stacked |= isinstance(first, np.ndarray) and first.ndim == 4
+    listed = isinstance(first, (tuple, list)) and (collated or _are_pictures(*parts))
+    if (stacked or listed) and len(parts) > 2:
+        raise InvalidInputError(
+            f"a DataLoader's batch has {len(parts)} parts; expected images, or (images, labels): leave out "
+            "the others in collate_fn"
+        )
+    if stacked or listed:
+        yield from _from_columns(*parts)
+    elif batched:
+        yield from _pairs(parts)
+    else:
+        yield _pair(parts)
+
+
+def _are_pictures(first: Sequence[Any], *rest: Any) -> bool:
+    """Whether the first part of a batch lists its pictures, and is not one of its (picture, label) pairs.
+
+    A label may be text, as a path is: here, text is a picture only if it is named like one.
+    """
+    labels = rest[0] if rest else None
+    labelled = not (isinstance(labels, (tuple, list)) and labels and all(map(_is_picture, labels)))
+    return labelled and all(map(_is_picture, first))
+
+
+def _is_picture(obj: Any) -> bool:
+    if isinstance(obj, (str, os.PathLike)):
+        return Path(obj).suffix.lower() in picture_extensions()
+    if isinstance(obj, np.ndarray) or is_tensor(obj):
+        return bool(obj.ndim >= 2)
+    return is_picture_like(obj)
+
+
+def _from_columns(pictures: Any, labels: Any = None) -> Iterator[_Item]:
+    if is_tensor(pictures) and pictures.ndim != 4:
+        raise InvalidInputError(
+            "a DataLoader's tensors must have the shape (pictures, channels, height, width); found "
+            f"{tuple(pictures.shape)}"
+        )
+    if labels is None:
+        yield from map(_Item, pictures)
+        return
+    count, label_iterator = open_labels(labels)
+    if count != len(pictures):
+        raise InvalidInputError(f"a DataLoader's batch has {len(pictures)} pictures but {count} labels")
+    yield from map(_Item, pictures, label_iterator)
+
+
+def _loader_count(loader: Any) -> int | None:
+    batches = loader.batch_sampler
+    # Another batch sampler may repeat or leave out what it likes, and without one a step may be a batch.
+    if not is_instance(batches, "torch.utils.data", "BatchSampler"):
+        return None
+    count = _length(batches.sampler)
+    return count - count % batches.batch_size if count is not None and batches.drop_last else count
+
+
+def open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
+    """Return how many labels there are, where that is known, and an iterator of them.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are of no accepted kind, or one of a column is missing; the message names its row.
+    """
+    if is_table(labels):
+        raise InvalidInputError(f"labels is {_kind(labels)}, a table; pass one column of it")
+    if (column := column_list(labels, "labels")) is not None:
+        check_labelled(column)
+        labels = column
+    if isinstance(labels, (str, bytes, io.IOBase, Mapping, Set, type)) or not hasattr(labels, "__iter__"):
+        raise InvalidInputError(
+            f"labels is {_kind(labels)}; expected a sequence or iterator with one label for each picture"
+        )
+    return _length(labels), iter(labels)
+
+
+def _length(obj: Any) -> int | None:
+    try:
+        return len(obj)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _kind(obj: Any) -> str:
+    length = f" of length {len(obj)}" if isinstance(obj, (tuple, list)) else ""
+    return f"of the type {type(obj).__name__}{length}"

@@ -1,0 +1,110 @@
+"""The labels that a fit was given, and those among them that are probably mistakes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipretrieval._util.labels import class_array
+from clipretrieval.retrieval.reports import LabelConflict
+from clipretrieval.types import Label
+
+__all__ = ["GivenLabels", "describe_conflicts", "lookalikes"]
+
+CONFLICTS = 20
+"""Conflicts that a report lists; all are counted."""
+LABELS = 10
+"""Labels that each of them lists."""
+
+
+@dataclass
+class GivenLabels:
+    """The label that each image of a fit was given last, by content id, and who was given several."""
+
+    _last: dict[str, tuple[Label, str | None]] = field(default_factory=dict)
+    _several: dict[str, dict[Label, str | None]] = field(default_factory=dict)
+    _equal: dict[Label, Label] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of distinct images."""
+        return len(self._last)
+
+    def label(self, content: str) -> Label | None:
+        """Return the label that an image was given last, None where it has not come."""
+        return self._last[content][0] if content in self._last else None
+
+    def note(self, content: str, label: Label, source: str | None) -> None:
+        """Take an image that has come: its content id, stored label and path."""
+        before = self._last.get(content)
+        if before is not None and before[0] == label:
+            return
+        label = self._equal.setdefault(label, label)  # equal strings share their memory
+        self._last[content] = label, source
+        if before is not None:
+            labels = self._several.setdefault(content, dict([before]))
+            labels.pop(label, None)
+            labels[label] = source  # behind the others: it counts
+            if len(labels) > LABELS:
+                del labels[next(iter(labels))]
+
+    def count_and_list(self, kind: str) -> tuple[int, tuple[LabelConflict, ...]]:
+        """Return how many images came under several labels, and the first of them."""
+        conflicts = tuple(
+            LabelConflict(
+                ids=(content,) * len(labels),
+                labels=tuple(class_array(labels, kind, sort=False).tolist()),
+                sources=tuple(labels.values()),
+            )
+            for content, labels in list(self._several.items())[:CONFLICTS]
+        )
+        return len(self._several), conflicts
+
+
+def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[str]]:
+    """Group labels that readers take for one: they differ in case, in spaces or as Unicode alone.
+
+    Parameters
+    ----------
+    classes : iterable
+        Labels; those that are no str have no lookalikes.
+    known : iterable
+        Labels that were there before: a group of these alone is no news.
+
+    Returns
+    -------
+    list of list of str
+        Groups of two or more, sorted.
+    """
+    met, old = set(classes), set(known)
+    if met <= old:
+        return []
+    groups: dict[str, set[str]] = {}
+    for label in met:
+        if isinstance(label, str):
+            groups.setdefault(_folded(label), set()).add(label)
+    return sorted(sorted(group) for group in groups.values() if len(group) > 1 and not group <= old)
+
+
+def describe_conflicts(count: int, conflicts: Sequence[LabelConflict], *, vectors: bool) -> str:
+    """Return one sentence on conflicts, with the first of them as an example.
+
+    Parameters
+    ----------
+    count : int
+    conflicts : sequence of LabelConflict
+    vectors : bool
+        Whether vectors were given, which are one if they are equal as float32, and not images.
+    """
+    noun = f"{'vector' if vectors else 'image'}{'' if count == 1 else 's'}"
+    equal = ", equal as float32," if vectors else ""
+    return (
+        f"{count} {noun}{equal} {'was' if count == 1 else 'were'} given under several labels, "
+        f"such as {conflicts[0]}"
+    )
+
+
+def _folded(label: str) -> str:
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    return " ".join(plain.split())

@@ -1,0 +1,212 @@
+"""Take images out of a fitted classifier's store, and correct their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipretrieval._util.checks import check_strings, check_text
+from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
+from clipretrieval._util.rounding import watched_already
+from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
+from clipretrieval.images.sources import open_labels
+from clipretrieval.retrieval.ballot import CLASSES_LOCK
+from clipretrieval.retrieval.manifest import check_owner, update_manifest
+from clipretrieval.retrieval.reports import ForgetReport
+from clipretrieval.retrieval.retriever import own_manifest
+from clipretrieval.stores import ScannableStore
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.types import Label, Records
+
+if TYPE_CHECKING:
+    from clipretrieval._learner import Learner
+
+__all__ = ["as_stored", "forget", "relabel"]
+
+BATCH = 1024
+SCANNED = 1000
+"""Records for each label up to which all are listed once, and not those of one label after the other."""
+REACH = 10
+"""Neighbours looked at when a forgotten vector is searched for: it would be the first, or tied with it."""
+
+
+def forget(classifier: Learner, ids: Any, label: Any) -> ForgetReport:
+    """Remove images by id or by label, and make certain that they are gone; see `Learner.forget`.
+
+    Called, as is `relabel`, inside of `sole_writer`.
+    """
+    store = classifier.store_
+    if (ids is None) == (label is None):
+        raise InvalidInputError("forget takes either ids or label=…, one of the two")
+    _check_store(classifier)
+    names = _ids_of(classifier, label) if ids is None else _checked_ids(ids)
+    if ids is not None:
+        _require(store, names)
+    touched: set[Label] = set()
+    searched = 0
+    for start in range(0, len(names), BATCH):
+        records = store.get(names[start : start + BATCH])
+        if not len(records):  # another process, of a store without a lock, was faster
+            continue
+        touched.update(records.labels.tolist())
+        store.delete(records.ids.tolist())
+        searched += _make_certain(store, records)
+    emptied = _emptied(store, touched)
+    _update_classes(classifier, remove=emptied)
+    store.flush()
+    return ForgetReport(
+        ids=tuple(names),
+        classes=class_array(emptied, classifier._label_kind),
+        searched=searched,
+        remaining=store.count(),
+    )
+
+
+def relabel(classifier: Learner, ids: Any, labels: Any) -> int:
+    """Give stored images other labels; see `Learner.relabel`."""
+    store = classifier.store_
+    _check_store(classifier)
+    names = _checked_ids(ids)
+    given = [labels] * len(names) if isinstance(labels, str) else list(open_labels(labels)[1])
+    if len(given) != len(names):
+        raise InvalidInputError(
+            f"there are {len(names)} ids and {len(given)} labels; pass one label for each id"
+        )
+    wanted = dict(zip(names, as_stored(classifier, given), strict=True))
+    _require(store, names)
+    touched: set[Label] = set()
+    changed = 0
+    # A new class goes into the manifest first, so that no record is ever without its class there.
+    _update_classes(classifier, add=wanted.values())
+    for start in range(0, len(names), BATCH):
+        records = store.get(names[start : start + BATCH])
+        held = records.labels.tolist()
+        rows = [row for row, name in enumerate(records.ids.tolist()) if held[row] != wanted[name]]
+        if rows:
+            chosen = records.ids[rows].tolist()
+            touched.update(held[row] for row in rows)
+            metadata = [records.metadata[row] for row in rows]
+            with watched_already():
+                store.upsert(chosen, records.vectors[rows], [wanted[name] for name in chosen], metadata)
+        changed += len(rows)
+    _update_classes(classifier, remove=_emptied(store, touched))
+    store.flush()
+    return changed
+
+
+def as_stored(classifier: Learner, labels: Sequence[Any]) -> list[Label]:
+    """Return labels as the store keeps them.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are of another type than those that were fitted.
+    """
+    if not labels:
+        return []
+    fitted = classifier._label_kind
+    kind = label_kind(labels)
+    if kind != fitted and not {kind, fitted} <= {"int", "float"}:
+        raise InvalidInputError(
+            f"the labels given are of the type {kind}, but the classifier was fitted on {fitted}; pass "
+            "labels of the same type"
+        )
+    return stored_labels(labels, kind, fitted)
+
+
+def _check_store(classifier: Learner) -> None:
+    """Refuse a store that holds by now what another kind of classifier has put there."""
+    manifest = classifier.store_.read_manifest()
+    if not manifest:
+        raise NotFittedError("the store has no manifest any more; fit the classifier again")
+    check_owner(manifest, own_manifest(classifier))
+
+
+def _ids_of(classifier: Learner, label: Any) -> list[str]:
+    store = classifier.store_
+    wanted = Spelling(classifier.classes_.tolist()).apply(as_stored(classifier, [label]))[0]
+    if not isinstance(store, ScannableStore):
+        raise UnsupportedOperationError(
+            f"{type(store).__name__} cannot list what it holds (it has no scan method); forget its images by "
+            "their ids"
+        )
+    names = [name for listing in store.scan(wanted) for name in listing.ids.tolist()]
+    if not names:
+        known = ", ".join(map(repr, classifier.classes_.tolist()[:10]))
+        raise InvalidInputError(
+            f"the store holds no image labelled {label!r}, so there is nothing to forget; its "
+            f"classes are {known}"
+        )
+    return names
+
+
+def _checked_ids(ids: Any) -> list[str]:
+    """Return ids once each, in their order."""
+    names = check_strings([ids] if isinstance(ids, str) else ids, "ids")
+    if not names:
+        raise InvalidInputError("there are no ids; pass at least one, such as those of kneighbors(…).ids[0]")
+    for name in names:
+        check_text(name, "an id")
+    return list(dict.fromkeys(names))
+
+
+def _require(store: VectorStore, names: list[str]) -> None:
+    """Refuse ids that the store does not hold, before anything is changed."""
+    held: set[str] = set()
+    for start in range(0, len(names), BATCH):
+        held.update(store.get(names[start : start + BATCH]).ids.tolist())
+    unknown = [name for name in names if name not in held]
+    if unknown:
+        listed = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+        raise InvalidInputError(
+            f"the store holds no image with the id {listed} ({len(unknown)} of {len(names)} ids are "
+            "unknown); nothing was changed. Ids are found with kneighbors or explain"
+        )
+
+
+def _make_certain(store: VectorStore, records: Records) -> int:
+    """Look for deleted records by id and by search, and return the number of searches."""
+    gone = records.ids.tolist()
+    left = store.get(gone).ids.tolist()
+    searched = 0
+    if not left and store.count():
+        with watched_already():
+            near = store.search(records.vectors, min(REACH, store.count()))
+        left = sorted(set(near.ids[near.valid].tolist()) & set(gone))
+        searched = len(gone)
+    if left:
+        raise StoreError(
+            f"{type(store).__name__}.delete left {len(left)} of {len(gone)} records behind, such as "
+            f"{left[0]!r}; another process has added them again, or the store has a fault of its own"
+        )
+    return searched
+
+
+def _emptied(store: VectorStore, labels: Iterable[Label]) -> list[Label]:
+    """Return those labels of which no record is left; none where the store cannot tell."""
+    left = list(labels)
+    if not left or not isinstance(store, ScannableStore):
+        return []
+    if store.count() > SCANNED * len(left):
+        return [label for label in left if not _any(store.scan(label))]
+    for listing in store.scan():
+        held = set(listing.labels.tolist())
+        left = [label for label in left if label not in held]
+        if not left:
+            break
+    return left
+
+
+def _any(listings: Iterator[Any]) -> bool:
+    return any(len(listing.ids) for listing in listings)
+
+
+def _update_classes(classifier: Learner, *, add: Iterable[Label] = (), remove: Iterable[Label] = ()) -> None:
+    """Change the classes that the manifest lists, and those of the classifier with them."""
+    classes = update_manifest(classifier.store_, own_manifest(classifier), add=add, remove=remove)
+    with CLASSES_LOCK:
+        fitted = stored_labels(classifier.classes_.tolist(), classifier._label_kind)
+        kept = (set(fitted) | set(classes)) - set(remove)
+        classifier.classes_ = class_array(kept, classifier._label_kind) if kept else np.array([])

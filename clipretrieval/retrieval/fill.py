@@ -1,0 +1,180 @@
+"""Read labelled images to their end into a store, which works beside the encoder."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any
+
+from clipretrieval._util.timing import Progress, Timing
+from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.errors import InvalidInputError, StoreError
+from clipretrieval.retrieval.inputs import gather, none_left
+from clipretrieval.retrieval.putter import Putter
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.types import FloatArray
+
+__all__ = ["closed_on_failure", "fill"]
+
+CHUNK = 1024
+"""Vectors that go into the store together."""
+WAITING = 4
+"""Chunks that wait for the store at most."""
+SHARE = 20
+"""Without an interval of the user's, a flush that took t seconds is followed by none for 20 t, …"""
+PAUSE = 5.0
+"""… nor for so many seconds."""
+
+
+@contextmanager
+def closed_on_failure(store: VectorStore, unless: tuple[Any, ...]) -> Iterator[None]:
+    """Close a store that was made for the block when it fails: nobody else could, and it may hold a lock."""
+    try:
+        yield
+    except BaseException:
+        if not any(store is held for held in unless):
+            with suppress(StoreError):  # what failed before is what the caller has to know
+                store.close()
+        raise
+
+
+def fill(putter: Putter, timing: Timing, progress: Progress, flush_every: int | None) -> None:
+    """Put everything that a source yields into a store, and flush it.
+
+    What was encoded before a failure is stored and flushed.
+
+    Parameters
+    ----------
+    putter : Putter
+    timing : Timing
+        Counts the seconds of ``"decode"``, ``"encode"``, ``"store"`` and ``"flush"``.
+    progress : callable
+    flush_every : int, optional
+        See `Learner.fit`.
+
+    Raises
+    ------
+    InvalidInputError
+        If the source yields nothing, or labels that are missing or of mixed types.
+    """
+    source = putter.source
+    size = CHUNK if flush_every is None else max(1, min(CHUNK, flush_every // 4))
+    with _Storing(putter, timing, flush_every) as storing:
+
+        def tell(images: int) -> None:
+            storing.expect(images)
+            progress(storing.arrived + len(source.skipped), source.total)
+
+        progress(0, source.total)
+        try:
+            for batch, vectors in gather(
+                source.open(None if putter.fresh else putter.known),
+                size,
+                timing,
+                tell,
+                # A failure before anything new is stored must not cost what is to be replaced.
+                keep=lambda: not putter.clearing,
+            ):
+                storing.put(batch, vectors)
+            storing.finish()
+        except BaseException as error:
+            storing.finish()
+            putter.advise(error)
+            raise
+    if not putter.count:
+        raise InvalidInputError(none_left("to fit on", source.skipped))
+
+
+class _Storing:
+    """Stores in a thread of its own, in order, never far behind the encoder.
+
+    With an interval of n images, the store is flushed after each half of it, and the encoder waits while
+    three quarters are not flushed: the last quarter is for what is being encoded just then.
+    """
+
+    def __init__(self, putter: Putter, timing: Timing, interval: int | None) -> None:
+        self._putter, self._timing, self._interval = putter, timing, interval
+        self._pool = ThreadPoolExecutor(1, "clipretrieval-store")
+        self._jobs: deque[Future[None]] = deque()
+        self._failed = False
+        self.arrived = 0  # images that were encoded
+        self._sent = self._asked = self._durable = 0  # of them: put, to be flushed, and flushed
+        self._flushed_at, self._flush_took = time.monotonic(), 0.0
+
+    def __enter__(self) -> _Storing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def expect(self, images: int) -> None:
+        """Count images that were encoded, and wait while too many of them are not flushed."""
+        self.arrived += images
+        if self._interval is not None:
+            while self._jobs and 4 * (self.arrived - self._durable) > 3 * self._interval:
+                self._settle()
+
+    def put(self, batch: EncodedBatch, vectors: FloatArray) -> None:
+        """Hand a chunk over to the store; wait where it is behind, and raise what failed in it."""
+        while len(self._jobs) >= WAITING:
+            self._settle()
+        images = len(batch) + len(batch.known)
+        self._sent += images
+        self._submit(lambda: self._put(batch, vectors, images))
+        if self._is_due():
+            self._ask()
+
+    def finish(self) -> None:
+        """Store and flush all that was handed over."""
+        while self._jobs:
+            self._settle()
+        if self._failed:
+            with suppress(Exception):  # what failed before is what the caller has to know
+                self._putter.store.flush()
+        elif self._sent:
+            self._putter.write_manifest()
+            self._ask()
+            self._settle()
+
+    def _is_due(self) -> bool:
+        if self._interval is not None:
+            return 2 * (self._sent - self._asked) >= self._interval
+        idle = self._asked == self._durable
+        return idle and time.monotonic() - self._flushed_at >= max(PAUSE, SHARE * self._flush_took)
+
+    def _ask(self) -> None:
+        upto = self._asked = self._sent
+        self._submit(lambda: self._flush(upto))
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        self._jobs.append(self._pool.submit(self._unless_failed, work))
+
+    def _unless_failed(self, work: Callable[[], None]) -> None:
+        if self._failed:  # what comes behind a failure is not stored: there would be a hole
+            return
+        try:
+            work()
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _settle(self) -> None:
+        self._jobs.popleft().result()
+
+    def _put(self, batch: EncodedBatch, vectors: FloatArray, images: int) -> None:
+        with self._timing.measure("store", images):
+            self._putter.put(batch, vectors)
+
+    def _flush(self, upto: int) -> None:
+        started = time.monotonic()
+        with self._timing.measure("flush", upto - self._durable):
+            self._putter.store.flush()
+        self._durable = upto
+        self._flushed_at = time.monotonic()
+        self._flush_took = self._flushed_at - started

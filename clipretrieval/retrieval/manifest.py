@@ -1,0 +1,233 @@
+"""The manifest that a classifier keeps in its store: who filled it, and with what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from clipretrieval._version import __version__
+from clipretrieval.encoding.fingerprint import differences
+from clipretrieval.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreCorruptedError,
+    StoreLockedError,
+)
+from clipretrieval.types import Label, Metric
+
+if TYPE_CHECKING:
+    from clipretrieval.stores.base import VectorStore
+
+__all__ = [
+    *("CLEARING", "check_manifest", "check_owner", "make_manifest", "manifest_classes"),
+    *("plain_fingerprint", "update_manifest", "vector_fingerprint", "view_manifest"),
+]
+
+FORMAT_VERSION = 1
+CLEARING = "clearing"
+"""Set in the manifest while what the store holds is being removed to make room for a new fit."""
+KINDS = ("bool", "int", "float", "str")
+
+
+def make_manifest(
+    fingerprint: Mapping[str, Any],
+    metric: Metric,
+    label_kind: str,
+    classes: Iterable[Label] = (),
+    *,
+    normalize: bool = False,
+) -> dict[str, Any]:
+    """Put together what a later fit, predict or load is compared with.
+
+    Parameters
+    ----------
+    fingerprint : mapping
+        The encoder's.
+    metric : Metric
+    label_kind : {"bool", "int", "float", "str"}
+    classes : iterable of int or of str
+        As stored.
+    normalize : bool
+        Whether the vectors were scaled to length one.
+
+    Returns
+    -------
+    dict of JSON values
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "library_version": __version__,
+        "encoder": dict(fingerprint),
+        "metric": str(metric),
+        "normalize": normalize,
+        "label_kind": label_kind,
+        "classes": sorted(set(classes)),
+    }
+
+
+def check_manifest(
+    manifest: Mapping[str, Any], fingerprint: Mapping[str, Any], metric: Metric, *, normalize: bool = False
+) -> None:
+    """Refuse a store that a different encoder or metric filled, or with vectors of another length.
+
+    Raises
+    ------
+    FingerprintMismatchError
+        The message names everything that differs.
+    StoreCorruptedError
+        If there is no manifest, or one of an unknown format.
+    """
+    version = manifest.get("format_version") if isinstance(manifest, Mapping) else None
+    if version != FORMAT_VERSION:
+        raise StoreCorruptedError(
+            f"the store's manifest has format version {version!r}; this "
+            f"version of the library (clipretrieval {__version__}) reads version {FORMAT_VERSION}. "
+            "Was the store filled by something else, or by a newer version?"
+        )
+    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in KINDS:
+        raise StoreCorruptedError(
+            "the store's manifest lacks the encoder's fingerprint or the labels' type; fill the store again"
+        )
+    found = differences(manifest["encoder"], fingerprint)
+    found += differences(
+        {"metric": manifest.get("metric"), "normalize": manifest.get("normalize", False)},
+        {"metric": str(metric), "normalize": normalize},
+    )
+    if found:
+        raise FingerprintMismatchError(
+            "the store was filled by a different encoder or metric, so its vectors cannot be compared with "
+            f"yours: {'; '.join(found)}. Use what it was filled with, or an empty store."
+        )
+
+
+def check_owner(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a store that another kind of classifier has filled, or that is being emptied for a new fit.
+
+    Parameters
+    ----------
+    manifest : mapping
+        What the store holds.
+    own : mapping
+        From `make_manifest`, of the one who is about to change the store.
+
+    Raises
+    ------
+    FingerprintMismatchError
+        If encoder, metric, the vectors' length or the labels' type differ.
+    StoreLockedError
+        If what the store holds is being overwritten, or that was interrupted.
+    StoreCorruptedError
+        If there is no manifest, or one of an unknown format.
+    """
+    check_manifest(manifest, own["encoder"], Metric(own["metric"]), normalize=own["normalize"])
+    if manifest.get(CLEARING):
+        raise StoreLockedError(
+            "what the store holds is being overwritten by another writer, or that was interrupted: wait for "
+            "it, or finish it by fit(…, resume=True) with the new images"
+        )
+    held, given = manifest["label_kind"], own["label_kind"]
+    if "str" in (held, given) and held != given:
+        raise FingerprintMismatchError(
+            f"the store was filled anew, with labels of the type {held} where this classifier has {given}; "
+            "attach to it with RetrievalClassifier.from_store"
+        )
+
+
+def update_manifest(
+    store: VectorStore,
+    own: Mapping[str, Any],
+    *,
+    add: Iterable[Label] = (),
+    remove: Iterable[Label] = (),
+    replaces: Mapping[str, Any] | None = None,
+) -> list[Label]:
+    """Bring a store's manifest up to date with a change, starting from what it is at this moment.
+
+    Nobody may write a manifest from memory alone: another process may have added classes since, or have
+    filled the store by another encoder, whose vectors would then be taken for those of this one.
+
+    Parameters
+    ----------
+    store : VectorStore
+    own : mapping
+        From `make_manifest`, of the one who changes the store.
+    add, remove : iterable of int or of str
+        Classes, as stored.
+    replaces : mapping, optional
+        The manifest of a store without records, which need not be of the same encoder, and goes. Where the
+        store has another by now, that is kept to.
+
+    Returns
+    -------
+    list of int or of str
+        The classes that the store lists now.
+
+    Raises
+    ------
+    FingerprintMismatchError
+        If the store was meanwhile filled by another encoder; nothing is written.
+    StoreLockedError
+        If another process is overwriting what it holds.
+    """
+    found = view_manifest(store)
+    kept: Mapping[str, Any] = {}
+    if found != replaces:
+        check_owner(found, own)
+        kept = found
+    listed = manifest_classes(kept)
+    wanted = {*listed, *add} - {*remove}
+    classes = listed if len(wanted) == len(listed) and wanted == {*listed} else sorted(wanted)
+    content = {**own, **kept, "classes": classes}
+    if content != found:
+        store.write_manifest(content)
+    return classes
+
+
+def view_manifest(store: VectorStore) -> Mapping[str, Any]:
+    """Return a store's manifest, only to be read: one that lies in this process is not parsed anew."""
+    from clipretrieval.stores.local.store import LocalStore
+
+    read = store.read_manifest
+    if getattr(read, "__func__", None) is LocalStore.read_manifest:  # not overridden, perhaps passed on
+        return cast("LocalStore", read.__self__)._view_manifest()  # type: ignore[attr-defined]
+    return read()
+
+
+def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:
+    """Return the classes that a manifest lists, as stored.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If they are no list, or not of the manifest's own type.
+    """
+    classes = manifest.get("classes", [])
+    kind: Any = str if manifest.get("label_kind", "str") == "str" else int
+    if not isinstance(classes, list) or any(type(label) is not kind for label in classes):
+        raise StoreCorruptedError("the store's manifest lists no usable classes; fill the store again")
+    return classes
+
+
+def vector_fingerprint(dim: int) -> dict[str, Any]:
+    """Stand in for an encoder's fingerprint when the classifier takes vectors as they are."""
+    return {"encoder": None, "dim": dim}
+
+
+def plain_fingerprint(fingerprint: Any) -> dict[str, Any]:
+    """Return a fingerprint as it will come back from a store: as plain JSON values.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no mapping, or holds anything that JSON does not.
+    """
+    try:
+        plain = json.loads(json.dumps(dict(fingerprint), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(
+            f"an encoder's fingerprint must be a mapping of JSON values (str, int, float, bool, None, list, "
+            f"dict); found {fingerprint!r:.100}: {error}"
+        ) from error
+    kept: dict[str, Any] = plain
+    return kept

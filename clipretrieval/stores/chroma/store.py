@@ -1,0 +1,271 @@
+"""A store on Chroma: in memory, in a folder, at a server, or through a client of the user's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipretrieval._util.checks import check_bool, check_int
+from clipretrieval._util.forks import ForkLock, renew_after_fork
+from clipretrieval._util.rounding import watched_already
+from clipretrieval.errors import (
+    MissingDependencyError,
+)
+from clipretrieval.stores.checks import (
+    check_batch,
+    check_dim,
+    check_k,
+    check_label_kind,
+    check_lookup_ids,
+    check_manifest,
+    check_queries,
+    storable_ids,
+)
+from clipretrieval.stores.context import unclonable
+from clipretrieval.stores.local.locks import ReadWriteLock
+from clipretrieval.stores.scan import check_label, listings
+from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records, as_label_array
+
+try:
+    from clipretrieval.stores.chroma.base import ChromaBase
+    from clipretrieval.stores.chroma.client import connect
+    from clipretrieval.stores.chroma.records import pieces, texts
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("chromadb", "httpx"):
+        raise
+    raise MissingDependencyError(
+        'ChromaStore needs chromadb, which is not installed; run: pip install "clipretrieval[chroma]"',
+        name=error.name,
+    ) from error
+
+__all__ = ["ChromaStore"]
+
+
+class ChromaStore(ChromaBase):
+    """Vectors in a Chroma collection, searched exactly up to a size and through Chroma's graph beyond.
+
+    Without `path`, `host` or `client` the collection is in this process's memory and lost with it. One store
+    at a time may use a folder. Threads may search while one writes.
+
+    Chroma's own search is approximate at every setting. An exact one therefore reads the vectors and compares
+    all of them here, with the answers of `MemoryStore`. They are read once, if the collection is this store's
+    alone (in memory or in a folder), and at every search if others may change it (at a server or through
+    `client`).
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        A folder for Chroma, made if it is not there.
+    host : str, optional
+        Name or address of a Chroma server.
+    port : int, optional
+        The server's port; 8000 if not given.
+    ssl : bool
+        Speak HTTPS to the server.
+    client : chromadb client, optional
+        One that the caller made and closes, for credentials, tenants or databases.
+    collection : str
+        The collection's name, made if it is not there. In memory every store has a collection of its own.
+    metric : {"l2", "cosine", "ip"} or Metric
+        Must be that of the collection. Under ``"cosine"`` `get` returns vectors to within float32 rounding.
+    exact : bool
+        Miss no neighbour. False searches Chroma's graph and computes the distances of what it finds exactly.
+    exact_up_to : int, optional
+        The most values (records × dimension) that an exact search compares; a larger collection is searched
+        through Chroma's graph, with a `ClipRetrievalWarning`. By default 2²⁷, or 2²³ where all searches read.
+    create : bool
+        Make the folder and the collection where they are not there. False is for what is to be read: a
+        mistyped path is then an error, and nothing is made.
+
+    Raises
+    ------
+    InvalidInputError
+        If the options contradict each other, or something else made the collection.
+    FingerprintMismatchError
+        If the collection has another metric.
+    StoreLockedError
+        If another store, or a Chroma client of this process, holds the folder.
+    StoreCorruptedError
+        If the folder is damaged.
+    StoreUnavailableError
+        If the server cannot be reached or the folder cannot be read or made, or, with ``create=False``, there
+        is no collection.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        ssl: bool = False,
+        client: Any = None,
+        collection: str = "clipretrieval",
+        metric: Metric | str = Metric.L2,
+        exact: bool = True,
+        exact_up_to: int | None = None,
+        create: bool = True,
+    ) -> None:
+        create = check_bool(create, "create")
+        self._metric = Metric.parse(metric)
+        self._exact = check_bool(exact, "exact")
+        self._lock = ReadWriteLock()
+        self._closed = False
+        self._exact_up_to = None if exact_up_to is None else check_int(exact_up_to, "exact_up_to")
+        self._reconnecting = ForkLock()
+        self._attach(connect(path, host, port, ssl, client, collection, create), create)
+        renew_after_fork(self)
+
+    def __sklearn_clone__(self) -> ChromaStore:
+        if self._connection.folder is not None or not self._connection.exclusive:
+            raise unclonable(self)
+        # Empty, as a clone is not fitted.
+        return type(self)(metric=self._metric, exact=self._exact, exact_up_to=self._exact_up_to)
+
+    def upsert(
+        self,
+        ids: Sequence[str],
+        vectors: FloatArray,
+        labels: Sequence[Label],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add vectors, replacing wholly those whose id is already there.
+
+        Parameters
+        ----------
+        ids : sequence of str, length n
+            Not empty, unique within the call.
+        vectors : array_like of real numbers, shape (n, dim)
+            Finite, also as float32. Under the cosine metric, not zero.
+        labels : sequence of int or of str, length n
+            Of the type that the store already holds.
+        metadata : sequence of mappings, length n, optional
+            JSON values.
+
+        Raises
+        ------
+        InvalidInputError
+            On any malformed argument, before anything is sent.
+        StoreError
+            If Chroma fails. A call of up to 5,461 records and 32 MiB is one request, stored wholly or not at
+            all; a larger one may then be stored in part: send it again.
+        """
+        batch = check_batch(ids, vectors, labels, metadata, self._metric)
+        with self._lock.write():
+            self._require_open()
+            dim = batch.vectors.shape[1]
+            check_dim(dim, self._held_dim())
+            check_label_kind(batch.labels, as_label_array(self._records.first().labels))
+            plan = self._records.plan(batch)
+            with self._search.changing() as copy:
+                self._records.upsert(batch, plan)
+                if copy is not None:
+                    with watched_already():
+                        copy.upsert(batch.ids, batch.vectors, batch.labels.tolist())
+            self._dim = dim
+
+    def search(self, vectors: FloatArray, k: int) -> Neighbors:
+        """Return the `k` nearest stored vectors of each query.
+
+        Parameters
+        ----------
+        vectors : array_like of real numbers, shape (n_queries, dim)
+            Finite. Under the cosine metric, not zero.
+        k : int
+            At least 1. May exceed the count: the rest is padded.
+
+        Returns
+        -------
+        Neighbors
+            Arrays of shape (n_queries, k), rows ascending, equal distances ordered by id. Distances are
+            computed in float64 and rounded to float32, also where the neighbours are approximate.
+
+        Raises
+        ------
+        InvalidInputError
+            On any malformed argument.
+        StoreError
+            If Chroma fails or the store is closed.
+        """
+        queries, _ = check_queries(vectors, self._metric)
+        reach = check_k(k)
+        with self._lock.read():
+            self._require_open()
+            check_dim(queries.shape[1], self._held_dim())
+            with watched_already():  # the copy in memory has a check of its own
+                return self._search.search(queries, reach)
+
+    def get(self, ids: Sequence[str]) -> Records:
+        """Return the records of `ids`, in that order; ids that are not stored are left out."""
+        names = check_lookup_ids(ids)
+        with self._lock.read():
+            self._require_open()
+            return self._records.get(storable_ids(names), self._held_dim() or 0)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove the records of `ids` and return how many of them were there."""
+        names = check_lookup_ids(ids)
+        with self._lock.write():
+            self._require_open()
+            with self._search.changing() as copy:
+                removed = self._records.delete(storable_ids(names))
+                if copy is not None:
+                    copy.delete(names)
+            return removed
+
+    def scan(self, label: Label | None = None) -> Iterator[Listing]:
+        """Go through all ids and labels, or those of one label.
+
+        One request settles at the beginning which records it goes through. Without `label`, theirs are read
+        on the way, a few thousand at a time.
+
+        Raises
+        ------
+        InvalidInputError
+            If `label` is neither int nor str.
+        StoreError
+            If Chroma fails or the store is closed.
+        """
+        wanted = check_label(label)
+        with self._lock.read():
+            self._require_open()
+            names = self._records.names(wanted)
+        if wanted is None:
+            return self._listed(names)
+        return listings(texts(names), as_label_array([wanted] * len(names)), wanted)
+
+    def _listed(self, names: list[str]) -> Iterator[Listing]:
+        for piece in pieces(names):
+            with self._lock.read():
+                self._require_open()
+                listing = self._records.labels(piece)
+            if len(listing):
+                yield listing
+
+    def count(self) -> int:
+        """Return the number of stored vectors."""
+        with self._lock.read():
+            self._require_open()
+            return self._records.count()
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""
+        with self._lock.read():
+            self._require_open()
+            found: dict[str, Any] = json.loads(self._records.read_manifest())
+            return found
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Keep a small JSON object in the collection's metadata, replacing the one before."""
+        text = check_manifest(manifest)
+        with self._lock.write():
+            self._require_open()
+            self._records.write_manifest(text)
+
+    def _held_dim(self) -> int | None:
+        """Return the dimension, which another client of a server may have settled meanwhile."""
+        if self._dim is None:
+            self._dim = self._records.dim()
+        return self._dim

@@ -1,0 +1,295 @@
+"""An approximate FAISS index whose vectors are numbered as a store's rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import faiss as _faiss
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.errors import StoreError
+from clipretrieval.stores.faiss.distortion import Limits, Quantizer, pieces
+from clipretrieval.stores.faiss.factory import inner_index
+from clipretrieval.stores.faiss.flat import PIECE_BYTES
+from clipretrieval.stores.faiss.format import is_checkable
+from clipretrieval.stores.faiss.outliers import Outliers
+from clipretrieval.stores.local.table import Moves
+from clipretrieval.types import FloatArray
+
+__all__ = ["EXTRA", "AnnIndex", "Knobs"]
+
+# Much of what FAISS offers is missing in its type information.
+faiss: Any = _faiss
+IndexArray = npt.NDArray[np.int64]
+
+# Beside k·over_fetch: ties and roundings at the end of a row.
+EXTRA = 8
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What a search may spend: the fields of `IndexInfo` of the same names."""
+
+    nprobe: int | None
+    ef_search: int | None
+    over_fetch: int
+
+    def fetch(self, k: int) -> int:
+        """Return how many candidates a search for `k` neighbours asks for."""
+        return k * self.over_fetch + EXTRA
+
+
+class AnnIndex:
+    """A trained index over rows 0 to n - 1, but for outliers, which its codes or lists do not represent.
+
+    Inverted lists remove vectors, so there a vector's label is its row, and a row that moves is
+    added anew. Other indexes number vectors in the order in which they were added, for ever: rows
+    and labels are mapped to each other, and the label of a vector that is gone is a tombstone.
+
+    Parameters
+    ----------
+    factory : str
+    index
+        The FAISS index.
+    labels : ndarray of int64, shape (n,), optional
+        Each row's label, -1 for an outlier; None where the index is empty, and for inverted lists.
+    outliers : ndarray of int64, shape (m,), optional
+        The rows that are not in the index, ascending.
+    limits : Limits, optional
+        What may be lost of a vector that is added; None before `build` or `leave_out`.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        index: Any,
+        labels: IndexArray | None = None,
+        outliers: IndexArray | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.factory = factory
+        self.outliers = Outliers(outliers)
+        self.limits = limits
+        self._index = index
+        self._bind()
+        self._labels: IndexArray = np.empty(0, dtype=np.int64) if labels is None else labels
+        self._rows: IndexArray = np.full(0 if self._ivf else index.ntotal, -1, dtype=np.int64)
+        if not self._ivf:
+            held = np.flatnonzero(self._labels >= 0)
+            self._rows[self._labels[held]] = held
+        self._alive: Any = None
+
+    def _bind(self) -> None:
+        """Look up what the index is made of; the parts live as long as `_index`."""
+        self._inner = inner_index(self._index)
+        self._wrapped = isinstance(faiss.downcast_index(self._index), faiss.IndexPreTransform)
+        self._ivf = isinstance(self._inner, faiss.IndexIVF)
+        self._hnsw = isinstance(self._inner, faiss.IndexHNSW)
+        self._quantizer = Quantizer(self._index, self._inner)
+
+    @property
+    def lists(self) -> int:
+        """The number of inverted lists; 0 where there are none."""
+        return int(self._inner.nlist) if self._ivf else 0
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether ``ef_search`` has a meaning."""
+        return self._hnsw
+
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether the index compares the vectors themselves, and not codes of them."""
+        return self._quantizer.is_lossless
+
+    @property
+    def is_checkable(self) -> bool:
+        """Whether the index may be kept in a file, which is checked before it is read."""
+        return is_checkable(self._index)
+
+    @property
+    def tombstones(self) -> int:
+        """The number of vectors in the index that are no rows any more."""
+        return 0 if self._ivf else len(self._rows) - len(self._labels) + len(self.outliers)
+
+    @property
+    def count(self) -> int:
+        """The number of rows, outliers included."""
+        return self.total + len(self.outliers) if self._ivf else len(self._labels)
+
+    @property
+    def total(self) -> int:
+        """The number of vectors in the index, tombstones included."""
+        return int(self._index.ntotal)
+
+    def is_whole(self, count: int) -> bool:
+        """Tell whether it is over `count` rows, and what is known of them agrees."""
+        return self.count == count and (self._ivf or len(self._rows) == self.total)
+
+    @property
+    def dim(self) -> int:
+        """The vectors' dimension."""
+        return int(self._index.d)
+
+    @property
+    def labels(self) -> IndexArray | None:
+        """Each row's label, if they are not the rows themselves."""
+        return None if self._ivf else self._labels
+
+    def search(self, queries: FloatArray, k: int, fetch: int, knobs: Knobs) -> IndexArray:
+        """Return about `fetch` rows, best first, among them probably the `k` nearest; -1 where there is none.
+
+        Raises
+        ------
+        StoreError
+            If FAISS fails.
+        """
+        length = min(fetch, self.total)
+        if not (self._ivf or self._hnsw):
+            length = min(fetch + self.tombstones, self.total)
+        try:
+            _, found = self._index.search(queries, length, params=self._parameters(k, length, knobs))
+        except (RuntimeError, MemoryError) as error:
+            raise StoreError(f"FAISS could not search its index {self.factory!r}: {error}") from error
+        if self._ivf:
+            return np.asarray(found, dtype=np.int64)
+        return np.where(found < 0, -1, self._rows[found])
+
+    def build(self, rows: FloatArray) -> None:
+        """Add all rows to the empty, trained index, after measuring what is usually lost of them."""
+        self.limits = self._quantizer.limits(rows)
+        self.write(rows, np.arange(len(rows)))
+        self.limits = self.limits.closed()
+
+    def leave_out(self, rows: FloatArray, built_with: int) -> bool:
+        """Remove the outliers from an index that was written without looking for any.
+
+        Parameters
+        ----------
+        rows : ndarray of float32, shape (n, dim)
+            All of them.
+        built_with : int
+            The number of rows when it was built: most of the first so many are the same.
+
+        Returns
+        -------
+        bool
+            False where its codes do not tell which rows are outliers.
+        """
+        limits = self._quantizer.limits(rows[:built_with], mixed=True)
+        fits = np.ones(len(rows), dtype=bool)
+        for part in pieces(len(rows)):
+            fits[part] = limits.fits(self._quantizer.encode(rows[part])[1])
+        places = np.flatnonzero(~fits)
+        self._leave(places)
+        self.outliers.replace(places, fits[places])
+        self.limits = limits.closed()
+        return self.limits == limits
+
+    def write(self, vectors: FloatArray, places: IndexArray) -> None:
+        """Put vectors under their rows, in the place of those that were there; outliers are left out."""
+        if self.limits is None:
+            raise ValueError("what may be lost of a vector is not known")
+        if not self._ivf:
+            more = int(places.max()) + 1 - len(self._labels)
+            self._labels = np.concatenate([self._labels, np.full(max(0, more), -1, dtype=np.int64)])
+        self._leave(places[places < self.count])
+        fits, by_codes = np.ones(len(places), dtype=bool), self._quantizer.takes_codes
+        for part in pieces(len(places)):
+            codes, lost = self._quantizer.encode(vectors[part])
+            fits[part] = self.limits.fits(lost)
+            if by_codes:
+                self._quantizer.add(codes[fits[part]], places[part][fits[part]])
+        if not fits.all():
+            vectors, kept = vectors[fits], places[fits]
+        else:
+            kept = places
+        if not by_codes:
+            self._add(vectors, kept)
+        if not self._ivf:
+            start = len(self._rows)
+            self._labels[kept] = np.arange(start, start + len(kept))
+            self._rows, self._alive = np.concatenate([self._rows, kept]), None
+        self.outliers.replace(places, fits)
+
+    def set_aside(self, places: IndexArray) -> None:
+        """Take rows out of the index, so that every search compares them exactly."""
+        places = np.setdiff1d(places, self.outliers.rows)
+        self._leave(places)
+        self.outliers.replace(places, np.zeros(len(places), dtype=bool))
+
+    def remove(self, moves: Moves, moved: FloatArray) -> None:
+        """Follow rows that were moved; `moved` are the vectors of ``moves.sources``."""
+        known = ~np.isin(moves.sources, self.outliers.rows)
+        sources, targets = moves.sources[known], moves.targets[known]
+        dropped = np.concatenate([moves.targets, np.arange(moves.kept, self.count)])
+        if self._ivf:
+            self._leave(dropped)
+            self._add(moved[known], targets)
+        else:
+            labels = self._labels[sources]
+            self._labels[sources] = -1
+            self._leave(dropped)
+            self._labels[targets], self._rows[labels] = labels, targets
+            self._labels = self._labels[: moves.kept].copy()
+        self.outliers.move(moves)
+
+    def _add(self, vectors: FloatArray, places: IndexArray) -> None:
+        if len(places) and self._ivf:
+            self._index.add_with_ids(vectors, places)
+        elif len(places):
+            self._index.add(vectors)
+
+    def _leave(self, places: IndexArray) -> None:
+        """Take the vectors of rows out of the index, or make tombstones of them."""
+        if self._ivf:
+            if len(places):
+                self._index.remove_ids(faiss.IDSelectorBatch(places))
+            return
+        gone = self._labels[places]
+        self._rows[gone[gone >= 0]] = -1
+        self._labels[places], self._alive = -1, None
+
+    def dump(self, write: Callable[[bytes], object]) -> None:
+        """Write the index in FAISS's format."""
+        faiss.write_index(self._index, faiss.PyCallbackIOWriter(write, PIECE_BYTES))
+
+    def _parameters(self, k: int, length: int, knobs: Knobs) -> Any:
+        """Return the parameters of one search: never is the index itself set, which others are searching."""
+        if self._ivf:
+            # Enough lists to hold k vectors four times over.
+            needed = -(-4 * k * self.lists // max(1, self.total))
+            chosen = faiss.SearchParametersIVF(nprobe=min(self.lists, max(knobs.nprobe or 1, needed)))
+        elif self._hnsw:
+            effort = max(knobs.ef_search or 0, 2 * length)
+            chosen = faiss.SearchParametersHNSW(efSearch=effort, sel=self._selector())
+        else:
+            return None
+        return faiss.SearchParametersPreTransform(index_params=chosen) if self._wrapped else chosen
+
+    def _selector(self) -> Any:
+        """Return what lets a graph's search return only vectors that are rows."""
+        if not self.tombstones:
+            return None
+        alive = self._alive
+        if alive is None:
+            bits = np.packbits(self._rows >= 0, bitorder="little")
+            alive = self._alive = faiss.IDSelectorBitmap(bits)
+        return alive
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "factory": self.factory,
+            "labels": self.labels,
+            "outliers": self.outliers.rows,
+            "limits": self.limits,
+            "index": faiss.serialize_index(self._index).tobytes(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        index = faiss.deserialize_index(np.frombuffer(state["index"], dtype=np.uint8))
+        kept = (state[name] for name in ("labels", "outliers", "limits"))
+        self.__init__(state["factory"], index, *kept)  # type: ignore[misc]
