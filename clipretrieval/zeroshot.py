@@ -19,7 +19,8 @@ from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import DimensionMismatchError
 from clipretrieval.evaluation.scoring import weighted_accuracy
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
 from clipretrieval.retrieval.inputs import gather, none_left
 from clipretrieval.retrieval.retriever import Asked, NoImagesError

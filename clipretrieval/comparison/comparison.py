@@ -21,8 +21,14 @@ from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.significance import mcnemar_exact
 from clipretrieval.heads.votes import Weighting
-from clipretrieval.images.sources import check_class_names, class_names, has_named_labels
-from clipretrieval.images.stream import SkippedImage, check_on_error, count_hint, iter_raw
+from clipretrieval.images.sources import (
+    check_class_names,
+    class_names,
+    count_hint,
+    has_named_labels,
+    iter_raw,
+)
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.unusable import usable_batches
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.zeroshot import STAGE, TEXT_NEEDS, ZeroShotClassifier

@@ -17,7 +17,8 @@ from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.views import stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.votes import Weighting
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.exclusive import sole_writer
 from clipretrieval.retrieval.inputs import Source
 from clipretrieval.retrieval.manifest import plain_fingerprint

@@ -29,7 +29,7 @@ from clipretrieval.comparison.results_folder import INDEXES, ResultsFolder
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.writing import written
-from clipretrieval.images.stream import ImageFolder
+from clipretrieval.images.folders import ImageFolder
 from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import json_text

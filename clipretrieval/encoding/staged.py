@@ -28,8 +28,9 @@ from clipretrieval.encoding.text import TextEncoder
 from clipretrieval.encoding.tower import Tower
 from clipretrieval.encoding.weights.sources import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.decoding import MAX_PIXELS, check_max_pixels
-from clipretrieval.images.stream import RawImage, SkippedImage, check_on_error, count_hint, iter_raw
+from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
+from clipretrieval.images.sources import count_hint, iter_raw
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.types import FloatArray
 
 __all__ = ["StagedEncoder"]

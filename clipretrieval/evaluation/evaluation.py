@@ -18,8 +18,8 @@ from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.validation import check_untuned
 from clipretrieval.heads.votes import weighting_name
-from clipretrieval.images.sources import check_class_names, class_names
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import check_class_names, class_names, count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.manifest import manifest_classes, view_manifest
 from clipretrieval.retrieval.retriever import QUERY_VECTORS, open_ballot, search_batches, vote

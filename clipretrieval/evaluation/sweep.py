@@ -23,7 +23,8 @@ from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.validation import Validation, count_known
 from clipretrieval.heads.tally import Candidates
 from clipretrieval.heads.votes import Weighting, vote_weights, weighting_name
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.ballot import Ballot
 from clipretrieval.retrieval.parameters import check_params

@@ -18,7 +18,8 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.words import PROMPTS
 from clipretrieval.heads.confidence import share_and_margin
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.types import AnyArray, Label
 

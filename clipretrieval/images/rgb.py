@@ -1,4 +1,4 @@
-"""Decoded pictures of any mode, array or tensor to RGB `PIL.Image.Image`."""
+"""Decoded images of any mode, array or tensor to RGB `PIL.Image.Image`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clipretrieval._util.foreign import is_instance, is_tensor
+from clipretrieval._util.foreign import is_tensor
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.errors import InvalidInputError
 
 __all__ = [
     "CHANNELS",
-    "check_picture",
+    "check_image",
     "flat_rgb",
-    "is_instance",
-    "is_picture_like",
-    "is_tensor",
+    "is_image_like",
     "pixel_size",
     "rgb_from_memory",
     "rgb_pixels",
@@ -51,9 +49,9 @@ _LOAD_LOCKS = tuple(ForkLock() for _ in range(64))
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an upright RGB copy of an image of any mode.
 
-    The EXIF orientation is applied. Transparency is composited over white. Greys of 16 bits are scaled
+    The EXIF orientation is applied. Transparency is composited over white. Grays of 16 bits are scaled
     from [0, 65535] to [0, 255] and rounded; so is mode ``I``, which is how some 16-bit files open.
-    Mode ``F`` is taken to be in [0, 255]. Values outside those ranges are clipped. Colour profiles are
+    Mode ``F`` is taken to be in [0, 255]. Values outside those ranges are clipped. Color profiles are
     not applied.
 
     Parameters
@@ -137,17 +135,17 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def rgb_from_memory(payload: Any) -> Image.Image:
-    """Return the RGB picture of a PIL image, a uint8 HWC or HW array, or a CHW tensor.
+    """Return the RGB image of a PIL image, a uint8 HWC or HW array, or a CHW tensor.
 
     Raises
     ------
     InvalidInputError
-        If dtype or shape are none that `check_picture` lets pass, or a float tensor's values are not
+        If dtype or shape are none that `check_image` lets pass, or a float tensor's values are not
         finite or not in [0, 1].
     """
     if isinstance(payload, Image.Image):
         return to_rgb(payload)
-    check_picture(payload)
+    check_image(payload)
     pixels = payload if isinstance(payload, np.ndarray) else _hwc_from_tensor(payload)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -165,16 +163,16 @@ def rgb_pixels(payload: Any) -> npt.NDArray[np.uint8] | None:
         As `rgb_from_memory` does.
     """
     if isinstance(payload, np.ndarray):
-        check_picture(payload)
+        check_image(payload)
         return payload if payload.ndim == 3 and payload.shape[2] == 3 else None
     if is_tensor(payload):
-        check_picture(payload)
+        check_image(payload)
         return _hwc_from_tensor(payload) if payload.shape[0] == 3 else None
     return None
 
 
-def check_picture(obj: Any) -> None:
-    """Refuse arrays and tensors that cannot be one picture, by dtype and shape alone.
+def check_image(obj: Any) -> None:
+    """Refuse arrays and tensors that cannot be one image, by dtype and shape alone.
 
     Raises
     ------
@@ -213,8 +211,8 @@ def pixel_size(payload: Any) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def is_picture_like(obj: object) -> bool:
-    """Whether the type of `obj` is one that a single picture may have."""
+def is_image_like(obj: object) -> bool:
+    """Whether the type of `obj` is one that a single image may have."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
     return isinstance(obj, kinds) or is_tensor(obj)
 

@@ -16,7 +16,8 @@ from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError
 from clipretrieval.heads.tally import Candidates, Votes
 from clipretrieval.heads.votes import vote_weights
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.ballot import Ballot, class_index, take_up
 from clipretrieval.retrieval.inputs import Batches, check_neighbors, gather, none_left, query_source
 from clipretrieval.retrieval.manifest import (
