@@ -11,9 +11,9 @@ from sklearn.base import BaseEstimator
 
 from clipretrieval._util.checks import check_bool, check_int, check_sequence
 from clipretrieval._util.labels import label_kind, stored_labels
-from clipretrieval._util.progress import check_progress, told
+from clipretrieval._util.progress import Progress, check_progress, told
 from clipretrieval._util.secrets import MaskedDict
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import InvalidInputError

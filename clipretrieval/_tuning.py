@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from clipretrieval._util.progress import told
-from clipretrieval._util.timing import Progress
+from clipretrieval._util.progress import Progress, told
 from clipretrieval.heads.votes import Weighting
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ import numpy.typing as npt
 from clipretrieval._explanation_views import as_html, as_text, readable
 from clipretrieval._util.checks import check_list
 from clipretrieval._util.labels import fitted_labels
-from clipretrieval._util.progress import teller, told
+from clipretrieval._util.progress import Progress, teller, told
 from clipretrieval._util.repr import short_repr
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.heads.confidence import check_measure
 from clipretrieval.heads.votes import vote_weights

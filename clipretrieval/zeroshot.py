@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import normalize
 
 from clipretrieval._util.checks import check_bool
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, teller, told
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import DimensionMismatchError

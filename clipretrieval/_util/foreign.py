@@ -1,19 +1,19 @@
-"""Values of other libraries (NumPy, torch, pandas, polars, Arrow), read without importing any of them."""
+"""Values of other libraries (NumPy, torch, pandas, polars, Arrow), none of which is loaded before its use."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, MissingDependencyError
 
 __all__ = [
-    *("as_array", "column_list", "dense_vectors", "first_missing", "is_instance", "is_missing"),
-    *("is_tensor", "plain_value", "series_list", "tensor_array"),
+    *("as_array", "column_list", "data_frame", "dense_vectors", "first_missing", "is_instance"),
+    *("is_missing", "is_tensor", "plain_value", "series_list", "tensor_array"),
 ]
 
 _SERIES = (("pandas", "Series"), ("pandas", "Index"), ("polars", "Series"))
@@ -199,6 +199,27 @@ def plain_value(value: Any, name: str = "a label") -> Any:
     if is_instance(value, "pyarrow", "Scalar"):
         return value.as_py()
     return value
+
+
+def data_frame(columns: Mapping[str, Any], index: Any = None, index_name: str | None = None) -> Any:
+    """Return a ``pandas.DataFrame`` of some columns.
+
+    Raises
+    ------
+    MissingDependencyError
+        If pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pandas":
+            raise
+        raise MissingDependencyError(
+            "to_frame needs pandas, which is not installed; run: pip install pandas", name=error.name
+        ) from error
+    frame = pd.DataFrame(dict(columns), index=index)
+    frame.index.name = index_name
+    return frame
 
 
 def _holds_tensor(rows: list[Any] | tuple[Any, ...]) -> bool:

@@ -6,16 +6,18 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["check_progress", "progress_bar", "teller", "told"]
+__all__ = ["Progress", "check_progress", "progress_bar", "teller", "told"]
+
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""Called with the number of images done and, where it is known, their total."""
 
 
 def check_progress(progress: Any) -> Progress | bool:
@@ -108,9 +110,26 @@ def progress_bar(what: str) -> Iterator[Progress]:
     if not console.is_jupyter and not (console.is_terminal and sys.stderr.isatty()):
         yield _untold
         return
-    from clipretrieval._util.progress_bar import open_bar
+    from rich import progress as rich_progress
+    from rich.text import Text
 
-    with open_bar(console, what) as advance:
+    class Rate(rich_progress.ProgressColumn):
+        def render(self, task: rich_progress.Task) -> Text:
+            return Text(f"{task.speed:.0f} images/s" if task.speed else "")
+
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        Rate(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
         yield advance
 
 

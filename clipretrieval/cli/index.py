@@ -24,7 +24,7 @@ from clipretrieval.cli.output import say, tell
 
 if TYPE_CHECKING:
     from clipretrieval import FitReport, RetrievalClassifier
-    from clipretrieval._util.timing import Progress
+    from clipretrieval._util.progress import Progress
     from clipretrieval.cli.settings import Settings
     from clipretrieval.images.folders import ImageFolder
     from clipretrieval.images.stream import SkippedImage

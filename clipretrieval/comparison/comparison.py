@@ -8,8 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from clipretrieval._util.checks import check_bool
-from clipretrieval._util.progress import check_progress, told
-from clipretrieval._util.timing import Progress
+from clipretrieval._util.progress import Progress, check_progress, told
 from clipretrieval.comparison import speed as _speed
 from clipretrieval.comparison.answers import Side, answer
 from clipretrieval.comparison.indexes import StoreMakers, fill_indexes, needs, open_indexes

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from clipretrieval._util.checks import check_strings
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress
+from clipretrieval._util.timing import Timing
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.views import stopped_at

@@ -10,10 +10,9 @@ from typing import Any
 
 from clipretrieval._util.checks import check_mapping, check_path, check_text
 from clipretrieval._util.checks import shown as quoted
-from clipretrieval._util.progress import check_progress, told
+from clipretrieval._util.progress import Progress, check_progress, told
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.secrets import MaskedDict
-from clipretrieval._util.timing import Progress
 from clipretrieval.comparison.comparison import compare
 from clipretrieval.comparison.report import ComparisonReport
 from clipretrieval.comparison.reproduction_report import (

@@ -11,9 +11,8 @@ import numpy as np
 from torch import nn
 
 from clipretrieval._util.checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
-from clipretrieval._util.progress import check_progress, teller, told
+from clipretrieval._util.progress import Progress, check_progress, teller, told
 from clipretrieval._util.repr import safe_repr
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.checks import check_size

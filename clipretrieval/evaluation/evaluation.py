@@ -10,8 +10,8 @@ import numpy as np
 
 from clipretrieval._util.checks import check_bool, check_int
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, teller, told
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes

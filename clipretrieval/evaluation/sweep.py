@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from clipretrieval._util.checks import check_bool, check_sequence
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.progress import teller
+from clipretrieval._util.progress import Progress, teller
 from clipretrieval._util.repr import short_repr
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.evaluation import check_kind, check_truth

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, teller, told
+from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from clipretrieval._util.checks import check_int
-from clipretrieval._util.open_files import is_limit
-from clipretrieval._util.reading import read_file
+from clipretrieval._util.files import read_file, too_many_open
 from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import ImageDecodeError, InvalidInputError, StoreUnavailableError
 from clipretrieval.images.encoded import check_pixels, open_encoded
@@ -271,7 +270,7 @@ def _refusal(
     """Return the error for an image that could not be read or decoded, which may be no fault of its own."""
     text = f"cannot {verb} {_name(raw)}: {_reason(error, raw, encoded)}"
     # Another image could not be opened either: it must not be skipped.
-    return StoreUnavailableError(text) if is_limit(error) else ImageDecodeError(text)
+    return StoreUnavailableError(text) if too_many_open(error) else ImageDecodeError(text)
 
 
 def _name(raw: RawImage) -> str:

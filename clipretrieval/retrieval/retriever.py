@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._util.progress import teller, told
+from clipretrieval._util.progress import Progress, teller, told
 from clipretrieval._util.rounding import watched_already
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError
