@@ -85,7 +85,7 @@ class Neighbors:
         return len(self.ids)
 
     def to_frame(self) -> DataFrame:
-        """Return a ``pandas.DataFrame`` with a row for each neighbour; padding is left out.
+        """Return a ``pandas.DataFrame`` with a row for each neighbor; padding is left out.
 
         Returns
         -------

@@ -219,12 +219,7 @@ def check_mapping(value: Any, name: str, *, optional: bool = True) -> dict[str, 
 
 
 def check_list(value: Any, name: str) -> None:
-    """Refuse what cannot receive records, such as those of skipped images; None is taken.
-
-    Raises
-    ------
-    InvalidInputError
-    """
+    """Refuse what cannot receive records, such as those of skipped images; None is taken."""
     if value is not None and not isinstance(value, list):
         raise InvalidInputError(f"{name} must be a list, which receives records, or None; got {shown(value)}")
 

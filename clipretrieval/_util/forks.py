@@ -40,7 +40,7 @@ def no_inherited_threads(threads: Callable[[], int], set_threads: Callable[[int]
     """Have a library compute in the calling thread alone where its others stayed behind at a fork.
 
     GNU's OpenMP keeps a pool for each thread that it computes in, and a forked process's first thread would
-    wait for ever for the pool that its parent's had. Threads that the process begins have pools of their own.
+    wait forever for the pool that its parent's had. Threads that the process begins have pools of their own.
 
     Parameters
     ----------
@@ -75,11 +75,11 @@ class ForkLock:
         self.current = threading.Lock()
 
 
-def _forked() -> None:
+def _renew_living() -> None:
     global _forking_thread
     _forking_thread = threading.get_ident()
     for each in list(_living):
         each._after_fork()
 
 
-after_fork(_forked)
+after_fork(_renew_living)

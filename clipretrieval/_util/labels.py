@@ -42,12 +42,8 @@ def check_labelled(labels: Sequence[Any], places: Sequence[int] | None = None) -
     ----------
     labels : sequence
     places : sequence of int, optional
-        Where the items lie that they belong to, for the message; when left out, in this order.
-
-    Raises
-    ------
-    InvalidInputError
-        The message names the first row without one.
+        Where the records lie that they belong to, for the message, which names the first one without a label;
+        when left out, in this order.
     """
     row = first_missing(labels)
     if row is None:
@@ -92,7 +88,7 @@ def label_kind(
     InvalidInputError
         If a label is missing or of another type, or the types are mixed.
     """
-    plain = _plain(labels)
+    plain = _plain_labels(labels)
     types = set(map(type, plain))
     if not types <= {bool, int, str}:
         check_labelled(plain, places)
@@ -118,7 +114,7 @@ def label_kind(
 
 
 def check_whole_floats(labels: Iterable[float]) -> None:
-    """Refuse numbers so large that floats cannot tell them from their neighbours."""
+    """Refuse numbers so large that floats cannot tell them from their neighbors."""
     large = next((label for label in labels if math.isfinite(label) and abs(label) >= WHOLE_FLOATS), None)
     if large is not None:
         raise InvalidInputError(
@@ -144,10 +140,10 @@ def stored_labels(labels: Iterable[Any], kind: str, fitted: str | None = None) -
         floats were fitted, beyond 53), a string that is not valid Unicode or ends with NUL, as NumPy drops
         that.
     """
-    plain = _plain(labels)
+    plain = _plain_labels(labels)
     if kind == "str":
         for label in set(plain):
-            _check_text(label)
+            _check_label_text(label)
         return plain
     if kind == "float" and any(not math.isfinite(label) or label != int(label) for label in plain):
         raise InvalidInputError(
@@ -211,12 +207,12 @@ def fitted_labels(labels: Iterable[Label], kind: str) -> list[Any]:
     return [_TYPES[kind](label) for label in labels]
 
 
-def _plain(labels: Iterable[Any]) -> list[Any]:
+def _plain_labels(labels: Iterable[Any]) -> list[Any]:
     listed = list(labels)
     return listed if set(map(type, listed)) <= set(_KINDS) else [plain_value(label) for label in listed]
 
 
-def _check_text(label: str) -> None:
+def _check_label_text(label: str) -> None:
     try:
         label.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -40,18 +40,14 @@ def check_progress(progress: Any) -> Progress | bool:
 
 
 def told(progress: Progress | bool | None, what: str) -> AbstractContextManager[Progress]:
-    """Return a context that gives what is to be called with (images done, total or None).
+    """Open what a progress argument asks for, to be called with (images done, total or None).
 
     Parameters
     ----------
     progress : callable, bool or None
+        As for `check_progress`.
     what : str
         What the bar says is being done: "fitting".
-
-    Raises
-    ------
-    InvalidInputError
-        If `progress` is something else.
     """
     checked = check_progress(progress)
     if checked is True:
@@ -60,15 +56,7 @@ def told(progress: Progress | bool | None, what: str) -> AbstractContextManager[
 
 
 def teller(progress: Progress, total: int | None, skipped: Sequence[Any]) -> Callable[[int], None]:
-    """Return what counts images that have come, and tells of them and of those skipped.
-
-    Parameters
-    ----------
-    progress : callable
-    total : int or None
-    skipped : list
-        Grows while images come.
-    """
+    """Return what counts images that have come, and tells of them and of `skipped`, which grows meanwhile."""
     arrived = 0
 
     def tell(images: int) -> None:

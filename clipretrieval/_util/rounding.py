@@ -22,7 +22,7 @@ EXACT = 2**24
 COMPARED = 4096
 """Rows that are compared together."""
 STEP, LEAST_STEP = 2.0**-23, 2.0**-149
-"""Between neighbouring values of float32: relative to them, and at least."""
+"""Between neighboring values of float32: relative to them, and at least."""
 SHARE_OF_SPREAD = 2.0**-20
 """What part of a column's spread float32 tells apart, unless the column lies far from 0."""
 NOISE = 2.0**-40
@@ -78,7 +78,7 @@ def warn_of_rounding(given: Any, rows: FloatArray, what: str = "vectors") -> boo
         return False
     for start in range(0, len(rows), COMPARED):
         part, kept = wide[start : start + COMPARED], rows[start : start + COMPARED]
-        lost = _lost(part, kept) if kind != "O" else _lost_objects(part, kept)
+        lost = _lost_values(part, kept) if kind != "O" else _lost_objects(part, kept)
         if lost.any():
             row, column = np.argwhere(lost)[0]
             value = part[row, column]
@@ -182,7 +182,7 @@ def watched_already() -> Iterator[None]:
         _watched.reset(token)
 
 
-def _lost(wide: npt.NDArray[Any], rows: FloatArray) -> npt.NDArray[np.bool_]:
+def _lost_values(wide: npt.NDArray[Any], rows: FloatArray) -> npt.NDArray[np.bool_]:
     """Return where whole numbers are not exact, and where a row of other values than zero becomes zero."""
     lost: npt.NDArray[np.bool_]
     if wide.dtype.kind in "iu":

@@ -1,4 +1,4 @@
-"""Secrets in options, addresses and messages: recognised, and hidden from whatever is printed or saved."""
+"""Secrets in options, addresses and messages: recognized, and hidden from whatever is printed or saved."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def read_csv(path: Path) -> CsvTable:
         If it cannot be read, has no rows or is no text, or if a line has too many or too few cells, or
         quotes that are never closed. The message names the line.
     """
-    text = _decoded(path, _content(path))
+    text = _decode_text(path, _content(path))
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=_delimiter(path, text), strict=True, skipinitialspace=True)
     names: list[str] = []
@@ -100,7 +100,7 @@ def _content(path: Path) -> bytes:
         raise InvalidInputError(f"cannot read {str(path)!r}: {reason}; expected a CSV file") from error
 
 
-def _decoded(path: Path, content: bytes) -> str:
+def _decode_text(path: Path, content: bytes) -> str:
     wide = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     content = content.removeprefix(BOM_UTF8)
     try:

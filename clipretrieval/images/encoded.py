@@ -67,19 +67,7 @@ def open_encoded(encoded: bytes, max_pixels: int | None) -> Iterator[Image.Image
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int | None) -> None:
-    """Refuse an image of too many pixels.
-
-    Parameters
-    ----------
-    size : (int, int)
-        Width and height.
-    max_pixels : int or None
-        The most that is accepted; None for no bound.
-
-    Raises
-    ------
-    InvalidInputError
-    """
+    """Refuse an image whose width and height make too many pixels; None is no bound."""
     width, height = size
     if max_pixels is not None and width * height > max_pixels:
         raise InvalidInputError(
@@ -118,8 +106,8 @@ def _png_is_complete(encoded: bytes, wanted: int, image: Image.Image) -> bool:
 
 def _png_bytes(encoded: bytes) -> int:
     """Return how many bytes the rows of a PNG take up before they are compressed."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", encoded, 16)
-    bits = depth * _CHANNELS.get(colour, 1)
+    width, height, depth, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", encoded, 16)
+    bits = depth * _CHANNELS.get(color, 1)
     total = 0
     for left, top, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // right), -(-(height - top) // down)

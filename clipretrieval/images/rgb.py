@@ -85,9 +85,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def flat_rgb(image: Image.Image) -> Image.Image:
     """Do what `to_rgb` does to a loaded image, apart from turning it; one that is RGB shares its pixels."""
     if image.mode.startswith("I"):
-        rgb = _in_strips(image, _grey_from_integers)
+        rgb = _in_strips(image, _gray_from_integers)
     elif image.mode == "F":
-        rgb = _in_strips(image, _grey_from_floats)
+        rgb = _in_strips(image, _gray_from_floats)
     elif image.mode in _ALPHA_MODES and image.has_transparency_data:
         rgb = _in_strips(image, _over_white)
     elif image.mode == "RGB":
@@ -135,17 +135,15 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def rgb_from_memory(payload: Any) -> Image.Image:
-    """Return the RGB image of a PIL image, a uint8 HWC or HW array, or a CHW tensor.
+    """Return the RGB image of what `check_image` lets pass: a PIL image, an array or a tensor.
 
     Raises
     ------
     InvalidInputError
-        If dtype or shape are none that `check_image` lets pass, or a float tensor's values are not
-        finite or not in [0, 1].
+        If a float tensor's values are not finite or not in [0, 1].
     """
     if isinstance(payload, Image.Image):
         return to_rgb(payload)
-    check_image(payload)
     pixels = payload if isinstance(payload, np.ndarray) else _hwc_from_tensor(payload)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -160,7 +158,7 @@ def rgb_pixels(payload: Any) -> npt.NDArray[np.uint8] | None:
     Raises
     ------
     InvalidInputError
-        As `rgb_from_memory` does.
+        As `check_image` and `rgb_from_memory` do.
     """
     if isinstance(payload, np.ndarray):
         check_image(payload)
@@ -234,16 +232,16 @@ def _hwc_from_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
     return np.asarray(values, dtype=np.uint8)
 
 
-def _grey_from_integers(image: Image.Image) -> Image.Image:
+def _gray_from_integers(image: Image.Image) -> Image.Image:
     wide = np.asarray(image).astype(np.int64)
-    grey = (np.clip(wide, 0, 65535) + 128) // 257  # rounds v * 255 / 65535
+    gray = (np.clip(wide, 0, 65535) + 128) // 257  # rounds v * 255 / 65535
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        grey[wide == transparent] = 255
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        gray[wide == transparent] = 255
+    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
 
 
-def _grey_from_floats(image: Image.Image) -> Image.Image:
+def _gray_from_floats(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise InvalidInputError("the picture (mode F) has values that are not finite")

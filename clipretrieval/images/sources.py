@@ -157,7 +157,7 @@ def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source
     if hasattr(images, "__iter__"):
         return _open_all(images)
     if hasattr(images, "__getitem__") and (count := _length(images)) is not None:  # a map-style Dataset
-        return _Source(lambda: _pairs(images[place] for place in range(count)), count)
+        return _Source(lambda: map(_pair, (images[place] for place in range(count))), count)
     raise InvalidInputError(f"images is {_kind(images)}; {_EXPECTED}")
 
 
@@ -203,7 +203,7 @@ def means_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def _open_all(items: Iterable[Any]) -> _Source:
-    return _Source(lambda: _pairs(items), _length(items))
+    return _Source(lambda: map(_pair, items), _length(items))
 
 
 def _open_listed(images: Sequence[Any], labels: Sequence[Any] | None) -> _Source:
@@ -227,10 +227,6 @@ def _open_batch(batch: Any) -> _Source:
     if len(batch):
         check_image(batch[0])
     return _Source(lambda: (_Sample(batch[place]) for place in range(len(batch))), len(batch))
-
-
-def _pairs(items: Iterable[Any]) -> Iterator[_Sample]:
-    return map(_pair, items)
 
 
 def _pair(item: Any) -> _Sample:
@@ -276,7 +272,7 @@ def _unbatch(batch: Any, batched: bool, collated: bool) -> Iterator[_Sample]:
     if stacked or listed:
         yield from _paired(*parts)
     elif batched:
-        yield from _pairs(parts)
+        yield from map(_pair, parts)
     else:
         yield _pair(parts)
 

@@ -196,7 +196,7 @@ def column_values(values: Any) -> list[Any] | None:
     """
     listed = series_list(values)
     for row, value in enumerate(listed or ()):
-        if _is_missing(value):
+        if _is_empty(value):
             raise InvalidInputError(
                 f"row {row} (counted from 0) of the {type(values).__name__} has no value; leave it out"
             )
@@ -279,7 +279,7 @@ def _open_table(table: Any) -> _Table:
 def _read_image(cell: Any, root: Path | None, table: _Table, place: int, row: int) -> Any:
     """Return what a cell says of an image, with its path joined with the root."""
     name = table.names[place]
-    if _is_missing(cell):
+    if _is_empty(cell):
         raise InvalidInputError(f"{table.row(row)} has no image: its cell of the column {name!r} is empty")
     found = _resolve(cell, root)
     if not is_image_like(found):
@@ -308,7 +308,7 @@ def _read_labels(table: _Table, place: int, images: int) -> tuple[Any, ...]:
         )
     values = list(table.values(place))
     for row, value in enumerate(values):
-        if _is_missing(value):
+        if _is_empty(value):
             raise InvalidInputError(
                 f"{table.row(row)} has no label: its cell of the column {name!r} is empty; give it one, or "
                 "leave the row out"
@@ -321,7 +321,7 @@ def _read_labels(table: _Table, place: int, images: int) -> tuple[Any, ...]:
     return tuple(texts)
 
 
-def _is_missing(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     return not value.strip() if isinstance(value, str) else is_missing(value)
 
 
