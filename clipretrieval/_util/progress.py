@@ -14,7 +14,7 @@ from clipretrieval._util.checks import shown
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["Progress", "check_progress", "progress_bar", "teller", "told"]
+__all__ = ["Progress", "check_progress", "image_counter", "open_progress", "progress_bar"]
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with the number of images done and, where it is known, their total."""
@@ -39,7 +39,7 @@ def check_progress(progress: Any) -> Progress | bool:
     return found
 
 
-def told(progress: Progress | bool | None, what: str) -> AbstractContextManager[Progress]:
+def open_progress(progress: Progress | bool | None, what: str) -> AbstractContextManager[Progress]:
     """Open what a progress argument asks for, to be called with (images done, total or None).
 
     Parameters
@@ -55,7 +55,7 @@ def told(progress: Progress | bool | None, what: str) -> AbstractContextManager[
     return nullcontext(_untold if checked is False else checked)
 
 
-def teller(progress: Progress, total: int | None, skipped: Sequence[Any]) -> Callable[[int], None]:
+def image_counter(progress: Progress, total: int | None, skipped: Sequence[Any]) -> Callable[[int], None]:
     """Return what counts images that have come, and tells of them and of `skipped`, which grows meanwhile."""
     arrived = 0
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["RangeWatch", "warn_of_range", "warn_of_rounding", "watched_already"]
+__all__ = ["RangeWatch", "warn_of_range", "warn_of_rounding", "without_range_warnings"]
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -173,7 +173,7 @@ def warn_of_range(rows: FloatArray, norms: DoubleArray, metric: Metric, *, store
 
 
 @contextmanager
-def watched_already() -> Iterator[None]:
+def without_range_warnings() -> Iterator[None]:
     """Keep a store from warning of what a classifier has looked at before."""
     token = _watched.set(True)
     try:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from clipretrieval._util.checks import check_bool
-from clipretrieval._util.progress import Progress, check_progress, told
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval.comparison import speed as _speed
 from clipretrieval.comparison.answers import Side, answer
 from clipretrieval.comparison.indexes import StoreMakers, fill_indexes, needs, open_indexes
@@ -119,7 +119,7 @@ def compare(
     baseline = open_baseline(zero_shot, encoder, learnt, asked)
     seconds: dict[str, float] = {}
     indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume, named)
-    with told(progress, "encoding") as shown, indexed as indexes:
+    with open_progress(progress, "encoding") as shown, indexed as indexes:
         fit_timing, skipped = fill_indexes(
             encoder, indexes, train, train_labels, on_error=on_error, progress=shown
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from clipretrieval._util.checks import check_mapping, check_path, check_text
 from clipretrieval._util.checks import shown as quoted
-from clipretrieval._util.progress import Progress, check_progress, told
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval.comparison.comparison import compare
@@ -170,7 +170,7 @@ def reproduce(
     _check_classes(train, test)
     results.check()
 
-    with told(progress, "encoding") as shown:
+    with open_progress(progress, "encoding") as shown:
 
         def tell(done: int, total: int | None) -> None:
             results.claim()  # something is stored now

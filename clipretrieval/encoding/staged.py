@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from clipretrieval._util.checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
-from clipretrieval._util.progress import Progress, check_progress, teller, told
+from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
 from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
@@ -223,8 +223,8 @@ class StagedEncoder:
         check_on_error(on_error)
         check_progress(progress)
         total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
-        with told(progress, "encoding") as shown_to:
-            tell = teller(shown_to, total, skipped)
+        with open_progress(progress, "encoding") as shown_to:
+            tell = image_counter(shown_to, total, skipped)
             batches = self._encode(
                 iter_raw(images), list(wanted.values()), on_error=on_error, skipped=skipped, identify=False
             )

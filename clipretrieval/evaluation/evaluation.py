@@ -10,7 +10,7 @@ import numpy as np
 
 from clipretrieval._util.checks import check_bool, check_int
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import Progress, teller, told
+from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError, StoreError
@@ -65,7 +65,7 @@ def evaluate(
         `mistakes` is negative.
     """
     allow_tuned, mistakes = check_bool(allow_tuned, "allow_tuned"), check_int(mistakes, "mistakes", least=0)
-    with told(progress, "evaluating") as shown:
+    with open_progress(progress, "evaluating") as shown:
         return _evaluate(
             classifier, X, y, on_error=on_error, progress=shown, allow_tuned=allow_tuned, mistakes=mistakes
         )
@@ -92,7 +92,7 @@ def _evaluate(
     sources, positions = list[str | None](), list[int]()
     worst = WorstMistakes(mistakes)
     known = 0
-    tell = teller(progress, total, skipped)
+    tell = image_counter(progress, total, skipped)
     ballot = open_ballot(classifier)
     spelling = Spelling(classifier.classes_.tolist())
     batches = search_batches(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from clipretrieval._util.checks import check_bool, check_sequence
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.progress import Progress, teller
+from clipretrieval._util.progress import Progress, image_counter
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
@@ -148,7 +148,7 @@ def sweep(
     before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
     part = Validation(validation, seed, before)
     timing, skipped = Timing(), list[SkippedImage]()
-    tell = teller(progress, count_hint(X) if classifier.encoder is not None else None, skipped)
+    tell = image_counter(progress, count_hint(X) if classifier.encoder is not None else None, skipped)
     ballot = open_ballot(classifier)
     spelling = Spelling(classifier.classes_.tolist())
     right = np.zeros(len(settings), dtype=np.int64)

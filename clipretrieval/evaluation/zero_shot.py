@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import Progress, teller, told
+from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
@@ -103,7 +103,7 @@ def evaluate(
     progress: Progress | bool | None = None,
 ) -> EvaluationReport:
     """Classify labelled images and measure; see `ZeroShotClassifier.evaluate`."""
-    with told(progress, "evaluating") as shown:
+    with open_progress(progress, "evaluating") as shown:
         return _evaluate(classifier, X, y, on_error=on_error, progress=shown)
 
 
@@ -112,7 +112,7 @@ def _evaluate(
 ) -> EvaluationReport:
     started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
     X = labelled_source(X, y)
-    tell = teller(progress, count_hint(X), skipped)
+    tell = image_counter(progress, count_hint(X), skipped)
     answers = Answers(classifier)
     for batch, cosines in classifier.cosine_batches(
         X, y, on_error=on_error, skipped=skipped, timing=timing, tell=tell
