@@ -44,15 +44,9 @@ class NotDurableError(OSError):
 
 
 def open_file(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
-    """Open a regular file for reading; never wait for anything.
+    """Open a regular file of at most `most` bytes for reading; never wait for anything.
 
     Links are followed, as whole folders of links are what model hubs and data versioning keep.
-
-    Parameters
-    ----------
-    path : str or path-like
-    most : int, optional
-        The most bytes that the file may have.
 
     Raises
     ------
@@ -82,15 +76,7 @@ def open_file(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO
 
 
 def read_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-    """Return the content of a regular file, of at most `most` bytes.
-
-    Raises
-    ------
-    IrregularFileError
-        If it is no regular file, or larger.
-    OSError
-        If it cannot be read.
-    """
+    """Return the content of a regular file of at most `most` bytes; see `open_file`."""
     with open_file(path, most) as file:
         content = file.read(-1 if most is None else most + 1)
     if most is not None and len(content) > most:
@@ -99,15 +85,10 @@ def read_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a regular file's content as 64 hexadecimal digits.
+    """Return the SHA-256 of a regular file's content as 64 hexadecimal digits; see `open_file`.
 
-    Raises
-    ------
-    IrregularFileError
-        If it is no regular file, or large and next to empty: a terabyte of nothing fits into any archive, and
-        takes an hour to read.
-    OSError
-        If it cannot be read.
+    Refused too is a file that is large and next to empty: a terabyte of nothing fits into any archive, and
+    takes an hour to read.
     """
     digest = hashlib.sha256()
     with open_file(path) as file:

@@ -51,19 +51,14 @@ def first_missing(values: Iterable[Any]) -> int | None:
 
 
 def tensor_array(tensor: Any, name: str) -> npt.NDArray[Any]:
-    """Return the values of a torch tensor, wherever it lies and whatever is derived from it.
+    """Return the values of a dense torch tensor, wherever it lies and whatever is derived from it.
 
-    Parameters
-    ----------
-    tensor : torch.Tensor
-        Dense. bfloat16, which NumPy lacks, becomes float32, which holds it exactly.
-    name : str
-        What an error calls it.
+    bfloat16, which NumPy lacks, becomes float32, which holds it exactly.
 
     Raises
     ------
     InvalidInputError
-        If it is sparse, or has no values.
+        If it is sparse, or has no values; `name` is what the message calls it.
     """
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided:
@@ -138,17 +133,7 @@ def series_list(values: Any) -> list[Any] | None:
 def column_list(values: Any, name: str) -> list[Any] | None:
     """Return the values of an array, tensor, Series, Index or Arrow array as a list.
 
-    Parameters
-    ----------
-    values : object
-    name : str
-        What an error calls it.
-
-    Returns
-    -------
-    list or None
-        Python's own values where they have the same meaning; None where `values` is anything else, such as
-        a list.
+    They are Python's own values where these have the same meaning. None for anything else, such as a list.
 
     Raises
     ------

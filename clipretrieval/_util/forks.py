@@ -41,11 +41,6 @@ def no_inherited_threads(threads: Callable[[], int], set_threads: Callable[[int]
 
     GNU's OpenMP keeps a pool for each thread that it computes in, and a forked process's first thread would
     wait forever for the pool that its parent's had. Threads that the process begins have pools of their own.
-
-    Parameters
-    ----------
-    threads, set_threads : callable
-        Return, and set, the library's number of threads.
     """
     before = threads() if threading.get_ident() == _forking_thread else 1
     if before == 1:

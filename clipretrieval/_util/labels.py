@@ -66,22 +66,19 @@ def label_kind(
     holder: str = "those given before them",
     places: Sequence[int] | None = None,
 ) -> str:
-    """Tell the common type of some labels.
+    """Tell the common type of some labels: ``"bool"``, ``"int"``, ``"float"`` or ``"str"``.
+
+    Scalars of NumPy and Arrow, and tensors of one element, count as what they hold.
 
     Parameters
     ----------
     labels : iterable of bool, int, float or str
-        Scalars of NumPy and Arrow, and tensors of one element, count as what they hold.
     known : str, optional
         The kind that they have to be of.
     holder : str
         Whose kind that is, in an error's words.
     places : sequence of int, optional
         As for `check_labelled`.
-
-    Returns
-    -------
-    {"bool", "int", "float", "str"}
 
     Raises
     ------
@@ -165,13 +162,7 @@ def composed(name: str) -> str:
 
 
 class Spelling:
-    """How classes are spelled, whatever Unicode form a label has.
-
-    Parameters
-    ----------
-    classes : iterable of int or of str
-        As stored.
-    """
+    """How classes, given as they are stored, are spelled, whatever Unicode form a label has."""
 
     def __init__(self, classes: Iterable[Label] = ()) -> None:
         self._classes = set(classes)

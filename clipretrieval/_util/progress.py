@@ -45,7 +45,7 @@ def open_progress(progress: Progress | bool | None, what: str) -> AbstractContex
     Parameters
     ----------
     progress : callable, bool or None
-        As for `check_progress`.
+        See `check_progress`.
     what : str
         What the bar says is being done: "fitting".
     """
@@ -71,11 +71,6 @@ def image_counter(progress: Progress, total: int | None, skipped: Sequence[Any])
 @contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
     """Show a bar while the block runs, in a notebook or on the standard error where that is a terminal.
-
-    Parameters
-    ----------
-    what : str
-        What is being done: "fitting".
 
     Yields
     ------

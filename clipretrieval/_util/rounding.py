@@ -43,7 +43,7 @@ _watched: ContextVar[bool] = ContextVar("watched", default=False)
 
 
 def warn_of_rounding(given: Any, rows: FloatArray, what: str = "vectors") -> bool:
-    """Warn where float32 loses more than the last digits of a value.
+    """Warn where float32 loses more than the last digits of a value; return whether it has warned.
 
     That is where whole numbers are rounded, a vector's values vanish, or different rows become equal because
     of an offset: the columns' distance from 0 takes the digits that tell the rows apart.
@@ -56,11 +56,6 @@ def warn_of_rounding(given: Any, rows: FloatArray, what: str = "vectors") -> boo
         What became of it.
     what : str
         What the warning calls them.
-
-    Returns
-    -------
-    bool
-        Whether it has warned.
 
     Warns
     -----

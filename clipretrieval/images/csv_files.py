@@ -51,13 +51,7 @@ def read_csv(path: Path) -> CsvTable:
 
     The encoding is UTF-8, or UTF-16 where a byte order mark says so. A file that ends in ``.tsv`` is
     separated by tabs; any other by the one of comma, semicolon and tab that gives its first line the most
-    columns. Blanks behind a separator do not count; lines without any text are skipped.
-
-    Raises
-    ------
-    InvalidInputError
-        If it cannot be read, has no rows or is no text, or if a line has too many or too few cells, or
-        quotes that are never closed. The message names the line.
+    columns. Blanks behind a separator do not count; lines without any text are skipped. Errors name the line.
     """
     text = _decode_text(path, _content(path))
     lines = io.StringIO(text, newline="")

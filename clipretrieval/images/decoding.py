@@ -97,13 +97,7 @@ class DecodedImage:
 
 
 def check_max_pixels(value: Any) -> int | None:
-    """Return a bound on the pixels of an image, None for no bound.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is no whole number of at least 1.
-    """
+    """Return a bound on the pixels of an image, at least 1; None is no bound."""
     return None if value is None else check_int(value, "max_pixels")
 
 
@@ -158,18 +152,13 @@ def decode_pixels(
     identify : bool
         Without it the id is left empty, which spares the hashing.
     max_pixels : int or None
-        As for `decode`.
+        As for `decode`, and so are the errors.
 
     Returns
     -------
     pixels : ndarray of uint8, shape (height, width, 3)
         May share memory with the payload.
     image_id : str
-
-    Raises
-    ------
-    ImageDecodeError
-        As `decode` does.
     """
     try:
         pixels = rgb_pixels(raw.payload)

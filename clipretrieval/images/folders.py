@@ -119,13 +119,7 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
 
 
 def list_images(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the images of a folder, at any depth, in the order of their paths.
-
-    Raises
-    ------
-    InvalidInputError
-        If the folder, or one below it, cannot be listed.
-    """
+    """Return the images of a folder, at any depth, in the order of their paths."""
     root = Path(os.fsdecode(path))
     return sorted(_below(root, None, image_extensions()), key=_parts)
 

@@ -91,12 +91,7 @@ def foreign_format(
     path : path or None
         Whose extension tells the kind where the bytes do not.
     readable : collection of str
-        File extensions that Pillow can read here: an image of such a kind is damaged instead.
-
-    Returns
-    -------
-    str or None
-        A sentence without its end; None where it is no such image.
+        File extensions that Pillow can read here: an image of such a kind is damaged instead, and gives None.
     """
     kind = _by_content(encoded)
     if kind is None and path is not None:

@@ -154,11 +154,6 @@ def rgb_pixels(payload: Any) -> npt.NDArray[np.uint8] | None:
     """Return the pixels of an array or tensor that is RGB as it stands, shape (height, width, 3).
 
     None for anything that has to go through `rgb_from_memory`. May share memory with the payload.
-
-    Raises
-    ------
-    InvalidInputError
-        As `check_image` and `rgb_from_memory` do.
     """
     if isinstance(payload, np.ndarray):
         check_image(payload)
@@ -170,13 +165,7 @@ def rgb_pixels(payload: Any) -> npt.NDArray[np.uint8] | None:
 
 
 def check_image(obj: Any) -> None:
-    """Refuse arrays and tensors that cannot be one image, by dtype and shape alone.
-
-    Raises
-    ------
-    InvalidInputError
-        Saying which dtypes and shapes are accepted.
-    """
+    """Refuse arrays and tensors that cannot be one image, by dtype and shape alone."""
     if isinstance(obj, np.ndarray):
         if obj.dtype != np.uint8:
             raise InvalidInputError(

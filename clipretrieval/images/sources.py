@@ -179,12 +179,7 @@ def class_names(images: Any) -> dict[int, str]:
 
 
 def check_class_names(fitted: Mapping[int, str], given: Mapping[int, str]) -> None:
-    """Refuse a dataset in which an integer is another class than in the one that was fitted.
-
-    Raises
-    ------
-    InvalidInputError
-    """
+    """Refuse a dataset in which an integer is another class than in the one that was fitted."""
     for number, name in given.items():
         if composed(fitted.get(number, name)) != composed(name):
             raise InvalidInputError(
@@ -320,13 +315,7 @@ def _loader_count(loader: Any) -> int | None:
 
 
 def open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
-    """Return how many labels there are, where that is known, and an iterator of them.
-
-    Raises
-    ------
-    InvalidInputError
-        If they are of no accepted kind, or one of a column is missing; the message names its row.
-    """
+    """Return how many labels there are, where that is known, and an iterator of them; refuse other things."""
     if is_table(labels):
         raise InvalidInputError(f"labels is {_kind(labels)}, a table; pass one column of it")
     if (column := column_list(labels, "labels")) is not None:

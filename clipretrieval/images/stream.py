@@ -73,10 +73,10 @@ def iter_images(
     check_max_pixels(max_pixels)
     check_list(skipped, "skipped")
     # Checked here, at the call; the images are decoded as they are asked for.
-    return _decoded(iter_raw(images, labels), on_error, skipped, max_pixels)
+    return _decode_each(iter_raw(images, labels), on_error, skipped, max_pixels)
 
 
-def _decoded(
+def _decode_each(
     raw_images: Iterator[RawImage],
     on_error: str,
     skipped: list[SkippedImage] | None,

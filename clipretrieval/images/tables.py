@@ -153,12 +153,12 @@ def read_table(
         _LazyImages(found.values(place), folder)
         if found.lazy
         else tuple(
-            _read_image(cell, folder, found, place, row) for row, cell in enumerate(found.values(place))
+            _image_cell(cell, folder, found, place, row) for row, cell in enumerate(found.values(place))
         )
     )
     columns = tuple(map(str, found.names))
     try:
-        labels = _read_labels(found, found.find("label", label, LABEL_NAMES), place)
+        labels = _label_cells(found, found.find("label", label, LABEL_NAMES), place)
     except InvalidInputError as error:
         if label is not None:
             raise
@@ -172,13 +172,7 @@ def is_table(value: Any) -> bool:
 
 
 def labelled_source(images: Any, labels: Any = None) -> Any:
-    """Open a table whose own labels are needed, and return any other source as it is.
-
-    Raises
-    ------
-    InvalidInputError
-        As `read_table` does, or if `labels` is None and the table has none; the message says why.
-    """
+    """Open a table whose own labels are needed, refuse one without, return any other source as it is."""
     if is_table(images):
         images = read_table(images)
     if labels is None and isinstance(images, ImageTable) and images.labels is None:
@@ -187,13 +181,7 @@ def labelled_source(images: Any, labels: Any = None) -> Any:
 
 
 def column_values(values: Any) -> list[Any] | None:
-    """Return the values of a Series or of an Arrow array; None for anything else.
-
-    Raises
-    ------
-    InvalidInputError
-        If one of them is missing.
-    """
+    """Return the values of a Series or of an Arrow array, none of them missing; None for anything else."""
     listed = series_list(values)
     for row, value in enumerate(listed or ()):
         if _is_empty(value):
@@ -204,12 +192,7 @@ def column_values(values: Any) -> list[Any] | None:
 
 
 def single_column(table: Any) -> Any:
-    """Return the values of a table's only column; None where it has several.
-
-    Parameters
-    ----------
-    table : pandas or polars DataFrame, pyarrow Table, or Hugging Face Dataset
-    """
+    """Return the values of the only column of what `read_table` takes; None where it has several."""
     found = _open_table(table)
     return list(found.values(0)) if len(found.names) == 1 else None
 
@@ -276,7 +259,7 @@ def _open_table(table: Any) -> _Table:
     )
 
 
-def _read_image(cell: Any, root: Path | None, table: _Table, place: int, row: int) -> Any:
+def _image_cell(cell: Any, root: Path | None, table: _Table, place: int, row: int) -> Any:
     """Return what a cell says of an image, with its path joined with the root."""
     name = table.names[place]
     if _is_empty(cell):
@@ -300,7 +283,7 @@ def _resolve(cell: Any, root: Path | None) -> Any:
     return cell
 
 
-def _read_labels(table: _Table, place: int, images: int) -> tuple[Any, ...]:
+def _label_cells(table: _Table, place: int, images: int) -> tuple[Any, ...]:
     name = table.names[place]
     if place == images:
         raise InvalidInputError(
