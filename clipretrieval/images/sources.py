@@ -225,7 +225,7 @@ def _open_batch(batch: Any) -> _Source:
 
 
 def _pair(item: Any) -> _Sample:
-    """Take a (image, label) pair apart, and the (image,) of a TensorDataset; leave all else whole."""
+    """Take an (image, label) pair apart, and the (image,) of a TensorDataset; leave all else whole."""
     if isinstance(item, (tuple, list)) and 1 <= len(item) <= 2 and is_image_like(item[0]):
         return _Sample(*item)
     return _Sample(item)
