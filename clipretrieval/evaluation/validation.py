@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipretrieval._util.checks import check_int, check_number
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray, Neighbors
-
-if TYPE_CHECKING:
-    from clipretrieval.classifier import RetrievalClassifier
 
 __all__ = ["Validation", "check_untuned", "count_known"]
 
@@ -91,12 +88,13 @@ class Validation:
         return int.from_bytes(digest, "big") < self.fraction * 2.0**64
 
 
-def check_untuned(classifier: RetrievalClassifier, ids: Sequence[str], before: int) -> None:
+def check_untuned(tuned: frozenset[str], ids: Sequence[str], before: int) -> None:
     """Refuse to measure on images that settings were tuned on since the last fit.
 
     Parameters
     ----------
-    classifier : RetrievalClassifier
+    tuned : frozenset of str
+        Content ids of the images that were tuned on.
     ids : sequence of str
         Content ids of the images that have just come.
     before : int
@@ -106,7 +104,6 @@ def check_untuned(classifier: RetrievalClassifier, ids: Sequence[str], before: i
     ------
     InvalidInputError
     """
-    tuned: frozenset[str] = getattr(classifier, "_tuned", frozenset())
     met = sum(image in tuned for image in ids)
     if met:
         raise InvalidInputError(

@@ -13,8 +13,8 @@ from typing import Any
 from clipretrieval._util.timing import Progress, Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError, StoreError
+from clipretrieval.retrieval.index_writer import IndexWriter
 from clipretrieval.retrieval.inputs import gather, none_left
-from clipretrieval.retrieval.putter import Putter
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray
 
@@ -42,28 +42,28 @@ def closed_on_failure(store: VectorStore, unless: tuple[Any, ...]) -> Iterator[N
         raise
 
 
-def fill(putter: Putter, timing: Timing, progress: Progress, flush_every: int | None) -> None:
+def fill(writer: IndexWriter, timing: Timing, progress: Progress, flush_every: int | None) -> None:
     """Put everything that a source yields into a store, and flush it.
 
     What was encoded before a failure is stored and flushed.
 
     Parameters
     ----------
-    putter : Putter
+    writer : IndexWriter
     timing : Timing
         Counts the seconds of ``"decode"``, ``"encode"``, ``"store"`` and ``"flush"``.
     progress : callable
     flush_every : int, optional
-        See `Learner.fit`.
+        See `RetrievalClassifier.fit`.
 
     Raises
     ------
     InvalidInputError
         If the source yields nothing, or labels that are missing or of mixed types.
     """
-    source = putter.source
+    source = writer.source
     size = CHUNK if flush_every is None else max(1, min(CHUNK, flush_every // 4))
-    with _Storing(putter, timing, flush_every) as storing:
+    with _Storing(writer, timing, flush_every) as storing:
 
         def tell(images: int) -> None:
             storing.expect(images)
@@ -72,20 +72,20 @@ def fill(putter: Putter, timing: Timing, progress: Progress, flush_every: int | 
         progress(0, source.total)
         try:
             for batch, vectors in gather(
-                source.open(None if putter.fresh else putter.known),
+                source.open(None if writer.fresh else writer.known),
                 size,
                 timing,
                 tell,
                 # A failure before anything new is stored must not cost what is to be replaced.
-                keep=lambda: not putter.clearing,
+                keep=lambda: not writer.clearing,
             ):
                 storing.put(batch, vectors)
             storing.finish()
         except BaseException as error:
             storing.finish()
-            putter.advise(error)
+            writer.advise(error)
             raise
-    if not putter.count:
+    if not writer.count:
         raise InvalidInputError(none_left("to fit on", source.skipped))
 
 
@@ -96,8 +96,8 @@ class _Storing:
     three quarters are not flushed: the last quarter is for what is being encoded just then.
     """
 
-    def __init__(self, putter: Putter, timing: Timing, interval: int | None) -> None:
-        self._putter, self._timing, self._interval = putter, timing, interval
+    def __init__(self, writer: IndexWriter, timing: Timing, interval: int | None) -> None:
+        self._writer, self._timing, self._interval = writer, timing, interval
         self._pool = ThreadPoolExecutor(1, "clipretrieval-store")
         self._jobs: deque[Future[None]] = deque()
         self._failed = False
@@ -136,9 +136,9 @@ class _Storing:
             self._settle()
         if self._failed:
             with suppress(Exception):  # what failed before is what the caller has to know
-                self._putter.store.flush()
+                self._writer.store.flush()
         elif self._sent:
-            self._putter.write_manifest()
+            self._writer.write_manifest()
             self._ask()
             self._settle()
 
@@ -169,12 +169,12 @@ class _Storing:
 
     def _put(self, batch: EncodedBatch, vectors: FloatArray, images: int) -> None:
         with self._timing.measure("store", images):
-            self._putter.put(batch, vectors)
+            self._writer.put(batch, vectors)
 
     def _flush(self, upto: int) -> None:
         started = time.monotonic()
         with self._timing.measure("flush", upto - self._durable):
-            self._putter.store.flush()
+            self._writer.store.flush()
         self._durable = upto
         self._flushed_at = time.monotonic()
         self._flush_took = self._flushed_at - started

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
-from sklearn.preprocessing import normalize
+from sklearn.preprocessing import normalize as normalize_rows
 from sklearn.utils.validation import assert_all_finite, validate_data
 
 from clipretrieval._util.checks import shown
@@ -18,23 +19,20 @@ from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval._util.rounding import RangeWatch, warn_of_rounding
 from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.encoding.base import EncodedBatch, KnownIds
+from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds
 from clipretrieval.encoding.streams import image_batches, vector_batches
-from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreError
+from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.images.sources import has_named_labels, means_folder, open_labels
 from clipretrieval.images.stream import ImageFolder, SkippedImage, check_on_error, count_hint, scan_folder
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, single_column
 from clipretrieval.retrieval.manifest import plain_fingerprint, vector_fingerprint
 from clipretrieval.retrieval.unusable import check_rows, direction_needed, usable_pairs
-from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.exact import row_norms
-from clipretrieval.types import FloatArray, Metric, Neighbors
+from clipretrieval.types import FloatArray, Metric
 
-if TYPE_CHECKING:
-    from clipretrieval._learner import Learner
-    from clipretrieval.classifier import RetrievalClassifier
-
-__all__ = ["Source", "check_neighbors", "fit_source", "gather", "none_left", "query_source"]
+__all__ = [
+    *("FitSource", "check_vectors", "gather", "none_left", "open_fit_source", "ready", "vector_labels"),
+]
 
 Batches = Iterator[tuple[EncodedBatch, FloatArray]]
 
@@ -43,7 +41,7 @@ LEAST_SQUARABLE, MOST_SQUARABLE = 2.0**-40, 2.0**40
 
 
 @dataclass
-class Source:
+class FitSource:
     """Labelled vectors on their way into a store.
 
     Attributes
@@ -72,33 +70,47 @@ class Source:
     named: bool = False
 
 
-def fit_source(
-    classifier: Learner, X: Any, y: Any, on_error: str, *, reset: bool = True, ahead: int | None = None
-) -> Source:
+def open_fit_source(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    *,
+    encoder: Encoder | None,
+    metric: Metric,
+    normalize: bool,
+    on_error: str,
+    reset: bool = True,
+    ahead: int | None = None,
+) -> FitSource:
     """Check what `fit` was given, as far as that goes without reading it.
 
     Parameters
     ----------
-    classifier : Learner
+    estimator : BaseEstimator
+        Whose number and names of features vectors must have, or get.
     X, y, on_error
         As for `fit`.
+    encoder : Encoder or None
+    metric : Metric
+    normalize : bool
     reset : bool
         Whether vectors may have another dimension than those before.
     ahead : int, optional
         The most images that are encoded before they are asked for.
     """
     check_on_error(on_error)
-    metric, unit = Metric.parse(classifier.metric), bool(classifier.normalize)
     skipped: list[SkippedImage] = []
-    if classifier.encoder is None:
-        rows, labels = _fit_vectors(classifier, X, y, reset)
+    if encoder is None:
+        rows, labels = _fit_vectors(estimator, X, y, reset)
         if on_error == "raise":  # before the store is touched
             check_rows(rows, direction_needed(metric))
-        return Source(
-            lambda known: _ready(classifier, vector_batches(rows, labels), on_error, skipped, stored=True),
+        return FitSource(
+            lambda known: ready(
+                vector_batches(rows, labels), None, metric, normalize, on_error, skipped, stored=True
+            ),
             vector_fingerprint(rows.shape[1]),
             metric,
-            unit,
+            normalize,
             len(rows),
             skipped,
         )
@@ -111,36 +123,23 @@ def fit_source(
         listed = y if length else None
     if listed:
         stored_labels(listed, label_kind(listed))
-    encoder = classifier.encoder
-    return Source(
-        lambda known: _ready(
-            classifier,
+    return FitSource(
+        lambda known: ready(
             image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known, ahead=ahead),
+            encoder,
+            metric,
+            normalize,
             on_error,
             skipped,
             stored=True,
         ),
         plain_fingerprint(encoder.fingerprint),
         metric,
-        unit,
+        normalize,
         count_hint(X),
         skipped,
         named,
     )
-
-
-def query_source(
-    classifier: RetrievalClassifier, X: Any, y: Any, on_error: str, skipped: list[SkippedImage]
-) -> Batches:
-    """Open what a fitted classifier is asked about."""
-    check_on_error(on_error)
-    if classifier.encoder is not None:
-        batches = image_batches(classifier.encoder, X, y, on_error=on_error, skipped=skipped)
-    else:
-        rows = _checked_rows(classifier, X, reset=False)
-        labels = None if y is None else _vector_labels(y, len(rows))
-        batches = vector_batches(rows, labels)
-    return _ready(classifier, batches, on_error, skipped, stored=False)
 
 
 def none_left(purpose: str, skipped: Sequence[SkippedImage]) -> str:
@@ -148,28 +147,6 @@ def none_left(purpose: str, skipped: Sequence[SkippedImage]) -> str:
     if not skipped:
         return f"there are no images {purpose}; pass at least one"
     return f"none of the {len(skipped)} images {purpose} could be used; the first: {skipped[0].reason}"
-
-
-def check_neighbors(near: Neighbors, n: int, k: int, store: VectorStore) -> Neighbors:
-    """Refuse what no store may answer.
-
-    Raises
-    ------
-    StoreError
-        If shapes are wrong, a distance is NaN, rows do not ascend, or a query found nothing.
-    """
-    fault = ""
-    if not near.ids.shape == near.distances.shape == near.labels.shape == (n, k):
-        fault = (
-            f"arrays of shape {near.ids.shape}, {near.distances.shape} and {near.labels.shape}, not {(n, k)}"
-        )
-    elif np.isnan(near.distances).any() or (near.distances[:, 1:] < near.distances[:, :-1]).any():
-        fault = "distances that are NaN or do not ascend"
-    elif not np.isfinite(near.distances[:, 0]).all():
-        fault = "no neighbour at all for a query, though it counts some"
-    if fault:
-        raise StoreError(f"{type(store).__name__}.search returned {fault}; the store has a fault of its own")
-    return near
 
 
 def gather(
@@ -216,11 +193,17 @@ def _joined(parts: list[tuple[EncodedBatch, FloatArray]]) -> tuple[EncodedBatch,
     return joined, vectors
 
 
-def _ready(
-    classifier: Learner, batches: Batches, on_error: str, skipped: list[SkippedImage], *, stored: bool
+def ready(
+    batches: Batches,
+    encoder: Encoder | None,
+    metric: Metric,
+    normalize: bool,
+    on_error: str,
+    skipped: list[SkippedImage],
+    *,
+    stored: bool,
 ) -> Batches:
     """Return the vectors as they are stored and searched, without those that cannot be."""
-    encoder, metric = classifier.encoder, Metric.parse(classifier.metric)
     usable = usable_pairs(
         batches,
         direction_needed(metric),
@@ -228,7 +211,7 @@ def _ready(
         on_error=on_error,
         skipped=skipped,
     )
-    return _prepared(usable, bool(classifier.normalize), metric, stored=stored)
+    return _prepared(usable, normalize, metric, stored=stored)
 
 
 def _prepared(batches: Batches, unit: bool, metric: Metric, *, stored: bool) -> Batches:
@@ -258,11 +241,11 @@ def _unit(vectors: FloatArray) -> FloatArray:
     if far.any():
         vectors = vectors.copy()
         vectors[far] = np.ldexp(vectors[far], -np.frexp(largest[far])[1][:, None])
-    scaled: FloatArray = normalize(vectors)
+    scaled: FloatArray = normalize_rows(vectors)
     return scaled
 
 
-def _checked_rows(classifier: Learner, X: Any, *, reset: bool) -> FloatArray:
+def check_vectors(estimator: BaseEstimator | None, X: Any, *, reset: bool) -> FloatArray:
     """Check vectors as scikit-learn does, and return them as float32, shape (n, d)."""
     _refuse_images(X)
     given = dense_vectors(X, "X")
@@ -270,22 +253,22 @@ def _checked_rows(classifier: Learner, X: Any, *, reset: bool) -> FloatArray:
         raise InvalidInputError(f"vectors must be real numbers; found dtype {given.dtype}")
     try:
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
-            rows: FloatArray = validate_data(classifier, given, reset=reset, dtype=np.float32, order="C")
+            rows: FloatArray = validate_data(estimator, given, reset=reset, dtype=np.float32, order="C")
     except (ValueError, OverflowError) as error:  # a TypeError stays one, as scikit-learn has it
         raise _translated(error) from error
     warn_of_rounding(given, rows)
     return rows
 
 
-def _fit_vectors(classifier: Learner, X: Any, y: Any, reset: bool) -> tuple[FloatArray, list[Any]]:
+def _fit_vectors(estimator: BaseEstimator, X: Any, y: Any, reset: bool) -> tuple[FloatArray, list[Any]]:
     _refuse_images(X)
     if y is None:
         raise InvalidInputError(
             "RetrievalClassifier requires y to be passed, but the target y is None; pass one label for "
             "each vector"
         )
-    rows = _checked_rows(classifier, X, reset=reset)
-    labels = _vector_labels(y, len(rows))
+    rows = check_vectors(estimator, X, reset=reset)
+    labels = vector_labels(y, len(rows))
     kind = label_kind(labels)
     if kind == "float":
         try:
@@ -306,7 +289,7 @@ def _refuse_images(X: Any) -> None:
         )
 
 
-def _vector_labels(y: Any, count: int) -> list[Any]:
+def vector_labels(y: Any, count: int) -> list[Any]:
     """Return one label for each of `count` vectors, as Python values that went through no other type.
 
     A table of one column, or an array of shape (n, 1), is taken with scikit-learn's warning.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from clipretrieval.stores.base import VectorStore
 
 __all__ = [
-    *("CLEARING", "check_manifest", "check_owner", "make_manifest", "manifest_classes"),
+    *("CLEARING", "check_manifest", "check_owner", "check_vectors_only", "make_manifest"),
+    "manifest_classes",
     *("plain_fingerprint", "update_manifest", "vector_fingerprint", "view_manifest"),
 ]
 
@@ -207,6 +208,22 @@ def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:
     if not isinstance(classes, list) or any(type(label) is not kind for label in classes):
         raise StoreCorruptedError("the store's manifest lists no usable classes; fill the store again")
     return classes
+
+
+def check_vectors_only(manifest: Mapping[str, Any]) -> None:
+    """Ask for the encoder of a store that holds more than plain vectors.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    filler = manifest.get("encoder")
+    if isinstance(filler, Mapping) and filler.get("encoder") is not None:
+        what = ", ".join(f"{key}={filler[key]!r}" for key in ("encoder", "stage") if key in filler)
+        raise InvalidInputError(
+            f"an encoder filled this store ({what}); pass the same one: RetrievalClassifier.from_store("
+            "store, encoder)"
+        )
 
 
 def vector_fingerprint(dim: int) -> dict[str, Any]:
