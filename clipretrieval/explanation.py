@@ -19,12 +19,13 @@ from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable, shortened
 from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
+from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.heads.confidence import check_measure, measure_text
 from clipretrieval.heads.voting import Voting
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.thumbnail import THUMBNAIL, thumbnail
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.retriever import QUERY_VECTORS, Retriever
+from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import FloatArray, Neighbors
@@ -195,7 +196,7 @@ def explain_stream(
                 answers=ballot.labels(votes.answers).tolist(),
                 shares=shares.tolist(),
                 margins=margins.tolist(),
-                vectors=batch.vectors[QUERY_VECTORS],
+                vectors=batch.vectors[VECTORS],
                 shown=shown,
                 by=by,
             )

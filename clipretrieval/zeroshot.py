@@ -20,6 +20,7 @@ from clipretrieval._util.progress import teller, told
 from clipretrieval._util.timing import Progress, Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.streams import gather
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.scoring import weighted_accuracy
@@ -29,7 +30,7 @@ from clipretrieval.images.stream import SkippedImage, count_hint
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
 from clipretrieval.retrieval.answer_places import AnswerPlaces
-from clipretrieval.retrieval.inputs import gather, none_left
+from clipretrieval.retrieval.inputs import none_left
 from clipretrieval.retrieval.retriever import NoImagesError
 from clipretrieval.retrieval.unusable import usable_batches
 from clipretrieval.stores.checks import check_directions, check_vectors
@@ -317,7 +318,6 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         texts = self._text_vectors()  # what is wrong with the prompts shows before a picture is read
         size = max(1, min(_TOGETHER, _LARGEST // (8 * len(texts))))
         encoder, timing = self.encoder_, timing if timing is not None else Timing()
-        none = np.empty((0, encoder.stages[STAGE].dim), dtype=np.float32)
         stream = usable_batches(
             encoder.stream(X, y, stages=(STAGE,), on_error=on_error, skipped=skipped),
             TEXT_NEEDS,
@@ -326,13 +326,11 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             skipped=skipped,
         )
         empty = True
-        for batch, vectors in gather(
-            ((batch, batch.vectors.get(STAGE, none)) for batch in stream), size, timing, tell
-        ):
+        for batch in gather(stream, size, timing, tell):
             if len(batch):
                 empty = False
                 with timing.measure("search", len(batch)):
-                    cosines = self.cosines(vectors)
+                    cosines = self.cosines(batch.vectors[STAGE])
                 yield batch, cosines
         if empty:
             raise NoImagesError(none_left("to classify", skipped or ()))

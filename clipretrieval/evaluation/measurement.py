@@ -15,6 +15,7 @@ from clipretrieval._util.progress import teller
 from clipretrieval._util.timing import Progress, Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
@@ -28,7 +29,7 @@ from clipretrieval.retrieval.classes import Ballot
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import manifest_classes, view_manifest
 from clipretrieval.retrieval.reports import FitReport
-from clipretrieval.retrieval.retriever import QUERY_VECTORS, Retriever
+from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.types import AnyArray, FloatArray, Label, Neighbors
 
 __all__ = ["Measurement", "check_kind", "check_truth", "evaluate", "measure"]
@@ -114,7 +115,7 @@ class Measurement:
         codes, (share, margin) = votes.answers, votes.share_and_margin
         if self._worst is not None:
             wrong = ballot.numbers(truth) != codes
-            vectors = batch.vectors[QUERY_VECTORS]
+            vectors = batch.vectors[VECTORS]
             self._worst.add(len(self._truth), wrong, share, margin, near, batch.sources, vectors)
         if index.encoder is not None:
             own = near.ids == np.array(batch.ids, dtype=object)[:, None]
