@@ -13,9 +13,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence
 from clipretrieval._util.labels import label_kind, stored_labels
-from clipretrieval._util.progress import check_progress, told
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
@@ -592,7 +592,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             check_bool(allow_tuned, "allow_tuned"),
             check_int(mistakes, "mistakes", least=0),
         )
-        with told(progress, "evaluating") as shown:
+        with open_progress(progress, "evaluating") as shown:
             retriever, head = self._ask()
             return measure(
                 retriever,
@@ -667,7 +667,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         from clipretrieval.evaluation.sweep import sweep
 
-        with told(progress, "tuning") as shown:
+        with open_progress(progress, "tuning") as shown:
             result, self._tuned = sweep(
                 self.retriever_,
                 X,
@@ -983,7 +983,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             if listed:
                 writer.kind = label_kind(listed, writer.kind, "those that the store holds")
                 writer.classes.update(stored_labels(listed, writer.kind))
-            with told(progress, "fitting") as shown:
+            with open_progress(progress, "fitting") as shown:
                 fill(
                     [writer],
                     source.open(known_to_all([writer])),

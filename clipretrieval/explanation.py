@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from clipretrieval._util.checks import check_list
 from clipretrieval._util.labels import fitted_labels
-from clipretrieval._util.progress import teller, told
+from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable, shortened
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.heads.confidence import check_measure, measure_text
@@ -181,8 +180,8 @@ def explain_stream(
     retriever, head = classifier.retriever_, classifier.head_
     head.check()
     ballot = retriever.index.ballot()
-    with told(progress, "explaining") as report:
-        tell = teller(report, retriever.count_hint(X), left_out)
+    with open_progress(progress, "explaining") as report:
+        tell = image_counter(report, retriever.count_hint(X), left_out)
         for batch, near in retriever.search(
             X, head.k, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell
         ):

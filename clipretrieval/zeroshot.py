@@ -16,8 +16,8 @@ from sklearn.preprocessing import normalize
 
 from clipretrieval._util.checks import check_bool
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import gather
@@ -26,7 +26,8 @@ from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.evaluation.words import PROMPTS
 from clipretrieval.heads.confidence import share_and_margin
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
 from clipretrieval.retrieval.answer_places import AnswerPlaces
@@ -213,8 +214,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         self, places: AnswerPlaces, X: Any, on_error: str, progress: Progress | bool | None
     ) -> Iterator[npt.NDArray[np.float64]]:
         """Yield the cosines of each batch, and note what was skipped."""
-        with told(progress, "classifying") as shown:
-            tell = teller(shown, count_hint(X), places.skipped)
+        with open_progress(progress, "classifying") as shown:
+            tell = image_counter(shown, count_hint(X), places.skipped)
             for batch, cosines in self.cosine_batches(
                 X, on_error=on_error, skipped=places.skipped, tell=tell
             ):
@@ -278,10 +279,10 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             If labels are missing, or one is none of the classes.
         """
         check_bool(allow_tuned, "allow_tuned")
-        with told(progress, "evaluating") as shown:
+        with open_progress(progress, "evaluating") as shown:
             started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
             X = labelled_source(X, y)
-            tell = teller(shown, count_hint(X), skipped)
+            tell = image_counter(shown, count_hint(X), skipped)
             answers = ZeroShotAnswers(self)
             for batch, cosines in self.cosine_batches(
                 X, y, on_error=on_error, skipped=skipped, timing=timing, tell=tell

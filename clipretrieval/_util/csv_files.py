@@ -10,7 +10,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipretrieval._util.reading import read_file
+from clipretrieval._util.files import read_file
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["CsvTable", "is_csv_path", "read_csv"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipretrieval._util.reading import file_sha256
+from clipretrieval._util.files import file_sha256
 
 __all__ = ["NotDurableError", "file_sha256", "replacing", "sync_folder", "write_bytes", "write_text"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.timing import Progress
+from clipretrieval._util.progress import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from clipretrieval._util.timing import Progress as ProgressCallback
+from clipretrieval._util.progress import Progress as ProgressCallback
 
 __all__ = ["open_bar"]
 

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clipretrieval._util.open_files import REMEDY, is_limit
+from clipretrieval._util.files import REMEDY, too_many_open
 
 __all__ = ["IrregularFileError", "file_sha256", "open_file", "parse_json", "read_file"]
 
@@ -46,7 +46,7 @@ def open_file(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO
     try:
         descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
-        if is_limit(error):
+        if too_many_open(error):
             raise OSError(error.errno, f"{error.strerror}; {REMEDY}", os.fspath(path)) from error
         raise
     try:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from clipretrieval._util.checks import check_strings
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress
+from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.views import stopped_at
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.exclusive import sole_writer
 from clipretrieval.retrieval.fill import fill, known_to_all
 from clipretrieval.retrieval.index_writer import Existing, IndexWriter, open_writer

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import teller
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import VECTORS
@@ -22,8 +22,8 @@ from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.validation import check_untuned
 from clipretrieval.heads.votes import weighting_name
 from clipretrieval.heads.voting import Voting
-from clipretrieval.images.sources import check_class_names, class_names
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import check_class_names, class_names, count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.classes import Ballot
 from clipretrieval.retrieval.labelled_index import LabelledIndex
@@ -221,7 +221,7 @@ def measure(
     index = retriever.index
     check_truth(index, X, y)
     X = labelled_source(X, y) if index.encoder is not None else X
-    tell = teller(progress, count_hint(X) if index.encoder is not None else None, skipped)
+    tell = image_counter(progress, count_hint(X) if index.encoder is not None else None, skipped)
     ballot = index.ballot()
     measurement = Measurement(index, head, ballot, tuned=tuned, mistakes=mistakes)
     for batch, near in retriever.search(

@@ -7,23 +7,12 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.images.stream import (
-        DecodedImage,
-        ImageFolder,
-        ImageTable,
-        RawImage,
-        SkippedImage,
-        check_on_error,
-        content_id,
-        count_hint,
-        decode,
-        iter_images,
-        iter_raw,
-        read_table,
-        scan_folder,
-        to_rgb,
-        unique_ids,
-    )
+    from clipretrieval.images.decoding import DecodedImage, RawImage, content_id, decode
+    from clipretrieval.images.folders import ImageFolder, scan_folder
+    from clipretrieval.images.rgb import to_rgb
+    from clipretrieval.images.sources import count_hint, iter_raw
+    from clipretrieval.images.stream import SkippedImage, check_on_error, iter_images, unique_ids
+    from clipretrieval.images.tables import ImageTable, read_table
 
 __all__ = [
     "DecodedImage",

@@ -14,12 +14,11 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from clipretrieval._util.checks import check_int
-from clipretrieval._util.open_files import is_limit
-from clipretrieval._util.reading import read_file
+from clipretrieval._util.files import read_file, too_many_open
 from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import ImageDecodeError, InvalidInputError, StoreUnavailableError
 from clipretrieval.images.encoded import check_pixels, formats, open_encoded
-from clipretrieval.images.foreign_formats import foreign_format
+from clipretrieval.images.formats import foreign_format
 from clipretrieval.images.rgb import (
     check_picture,
     flat_rgb,
@@ -279,7 +278,7 @@ def _refusal(
     """Return the error for a picture that could not be read or decoded, which may be no fault of its own."""
     text = f"cannot {verb} {_name(raw)}: {_reason(error, raw, encoded)}"
     # Another picture could not be opened either: it must not be skipped.
-    return StoreUnavailableError(text) if is_limit(error) else ImageDecodeError(text)
+    return StoreUnavailableError(text) if too_many_open(error) else ImageDecodeError(text)
 
 
 def _name(raw: RawImage) -> str:

@@ -12,8 +12,7 @@ from clipretrieval._util.labels import composed
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.decoding import picture_extensions
-from clipretrieval.images.foreign_formats import FOREIGN_ENDINGS
+from clipretrieval.images.formats import FOREIGN_ENDINGS, image_extensions
 
 TOOL_FOLDERS = frozenset(
     {
@@ -93,7 +92,7 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
 def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
     """Do what `scan_folder` does, and return its warnings instead of giving them."""
     root = check_path(path, "path")
-    extensions = picture_extensions()
+    extensions = image_extensions()
     if not is_folder(root):
         raise InvalidInputError(
             f"there is no folder {str(root)!r}; pass one that holds pictures, or sub-folders of "
@@ -129,7 +128,7 @@ def list_pictures(path: str | os.PathLike[str]) -> list[Path]:
         If the folder, or one below it, cannot be listed.
     """
     root = Path(os.fsdecode(path))
-    return sorted(_below(root, None, picture_extensions()), key=_parts)
+    return sorted(_below(root, None, image_extensions()), key=_parts)
 
 
 def _remarks(root: Path, by_folder: dict[Path, list[Path]], beside: list[Path]) -> list[str]:

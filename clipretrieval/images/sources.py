@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipretrieval._util.csv_files import is_csv_path
 from clipretrieval._util.foreign import column_list, is_instance, is_tensor, plain_value
 from clipretrieval._util.labels import check_labelled, composed
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.decoding import RawImage, picture_extensions
+from clipretrieval.images.csv_files import is_csv_path
+from clipretrieval.images.decoding import RawImage
 from clipretrieval.images.folders import ImageFolder, is_folder, read_folder, scan_folder
-from clipretrieval.images.foreign_formats import FOREIGN_ENDINGS
+from clipretrieval.images.formats import FOREIGN_ENDINGS, image_extensions
 from clipretrieval.images.rgb import CHANNELS, check_picture, is_picture_like
 from clipretrieval.images.tables import ImageTable, column_values, is_table, read_table
 
@@ -198,7 +198,7 @@ def means_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a path is, or was to be, a folder: a missing one counts unless it is named like a picture."""
     if is_folder(path):
         return True
-    named = Path(path).suffix.lower() in (*picture_extensions(), *FOREIGN_ENDINGS)
+    named = Path(path).suffix.lower() in (*image_extensions(), *FOREIGN_ENDINGS)
     return not named and not os.path.lexists(path)
 
 
@@ -293,7 +293,7 @@ def _are_pictures(first: Sequence[Any], *rest: Any) -> bool:
 
 def _is_picture(obj: Any) -> bool:
     if isinstance(obj, (str, os.PathLike)):
-        return Path(obj).suffix.lower() in picture_extensions()
+        return Path(obj).suffix.lower() in image_extensions()
     if isinstance(obj, np.ndarray) or is_tensor(obj):
         return bool(obj.ndim >= 2)
     return is_picture_like(obj)

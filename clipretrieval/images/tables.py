@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_path, shown
-from clipretrieval._util.csv_files import is_csv_path, read_csv
 from clipretrieval._util.foreign import is_instance, is_missing, series_list
 from clipretrieval._util.labels import composed
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.images.csv_files import is_csv_path, read_csv
 from clipretrieval.images.rgb import is_picture_like
 
 __all__ = ["ImageTable", "column_values", "is_table", "labelled_source", "read_table", "single_column"]

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.rounding import watched_already
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import (
@@ -209,7 +209,7 @@ class IndexWriter:
             encoded = records.vectors[:0] if vectors is None else vectors
             rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(encoded))})
             vectors = np.concatenate([encoded, records.vectors])
-        with watched_already():
+        with without_range_warnings():
             self.store.upsert(
                 list(due),
                 cast("FloatArray", vectors)[[rows[name] for name in due]],

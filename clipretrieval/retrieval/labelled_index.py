@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipretrieval._util.rounding import watched_already
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreError
@@ -161,7 +161,7 @@ class LabelledIndex:
             If it holds vectors and answers what no store may.
         """
         for _ in range(ATTEMPTS):
-            with watched_already():
+            with without_range_warnings():
                 near = self.store.search(vectors, k)
             # A row without a single neighbor: the store was empty at that moment, whatever it counted before.
             if near.distances.shape != (len(vectors), k) or near.valid[:, 0].all():

@@ -8,12 +8,13 @@ from typing import Any
 
 from sklearn.base import BaseEstimator
 
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import VECTORS, gather, image_batches, vector_batches
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.stream import SkippedImage, check_on_error, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import Ballot
 from clipretrieval.retrieval.inputs import check_vectors, none_left, ready, vector_labels
@@ -63,8 +64,8 @@ class Retriever:
         progress: Progress | bool | None = None,
     ) -> Iterator[Neighbors]:
         """Yield the neighbors of each batch; note the places of its images, and warn of what was skipped."""
-        with told(progress, "searching") as shown:
-            tell = teller(shown, self.count_hint(X), places.skipped)
+        with open_progress(progress, "searching") as shown:
+            tell = image_counter(shown, self.count_hint(X), places.skipped)
             for batch, near in self.search(
                 X, k, ballot=ballot, pad=pad, on_error=on_error, skipped=places.skipped, tell=tell
             ):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clipretrieval.images.formats import foreign_format
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,7 +24,6 @@ from sklearn.datasets import load_sample_image
 from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 from clipretrieval.images import RawImage, content_id, decode, iter_images
-from clipretrieval.images.foreign_formats import foreign_format
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clipretrieval._util.reading import IrregularFileError, open_file, parse_json, read_file
+from clipretrieval._util.files import IrregularFileError, open_file, read_file
+from clipretrieval._util.text import parse_json
 
 
 def test_a_file_is_read_through_a_link(tmp_path: Path) -> None:
