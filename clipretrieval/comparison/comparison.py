@@ -125,7 +125,7 @@ def compare(
         )
         seconds["fit"] = time.perf_counter() - started
         if baseline is None and zero_shot:
-            known = indexes[0].classifier(*plan.settings[0]).classes_.tolist()
+            known = indexes[0].open().classes.labels.tolist()
             baseline = open_baseline(zero_shot, encoder, known, asked)
         sample = _speed.Sample(plan.timed)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
