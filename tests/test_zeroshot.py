@@ -27,7 +27,7 @@ from clipretrieval import (
 )
 from clipretrieval.encoding import tower
 from clipretrieval.encoding.text import load_clip
-from clipretrieval.encoding.weights import resolve
+from clipretrieval.encoding.weights.sources import resolve
 from clipretrieval.prompts import PHOTO_PROMPT, fill
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

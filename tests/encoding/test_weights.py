@@ -20,7 +20,7 @@ from torch import nn
 
 from clipretrieval import InvalidInputError, StagedEncoder, WeightsUnavailableError
 from clipretrieval.encoding.text import load_clip
-from clipretrieval.encoding.weights import resolve
+from clipretrieval.encoding.weights.sources import resolve
 
 
 def activations(clip: nn.Module) -> set[type]:

@@ -10,9 +10,8 @@ import torch
 
 from clipretrieval._util.checks import check_choice, shown
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.encoding.engine import winograd
+from clipretrieval.encoding.engine import onednn, winograd
 from clipretrieval.encoding.stages import Architecture
-from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["PRECISIONS", "InferencePlan", "make_plan", "pick_device"]
@@ -140,7 +139,7 @@ def make_plan(
     streams = min(cores, _MOST_STREAMS)
     fitting = _CACHED_WORK // (image_size * image_size * architecture.width)
     inner = max(1, min(batch_size, fitting))
-    fused = not compiled and _has_fused_convolutions(_DTYPES[chosen])
+    fused = not compiled and onednn.can_fuse(_DTYPES[chosen])
     return InferencePlan(
         str(device),
         chosen,
@@ -183,24 +182,3 @@ def _has_amx() -> bool:
 def _gains_by_winograd() -> bool:
     """Whether the kernel runs and oneDNN has nothing better: AMX multiplies several times as fast."""
     return _has_fast_bf16() and not _has_amx() and winograd.is_available()
-
-
-@torch_alone()
-def _has_fused_convolutions(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's fused convolutions, which inductor uses too, work here."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    from clipretrieval.encoding.engine.convolutions import fused_convolution, pack_weight
-
-    try:
-        x = torch.ones(1, 4, 4, 4, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        weight = torch.ones(4, 4, 1, 1, dtype=dtype)
-        bias = torch.zeros(4, dtype=dtype)
-        with torch.inference_mode():
-            packed = pack_weight(weight, (0, 0), (1, 1), x.shape)
-            out = fused_convolution(x, packed, bias, (0, 0), (1, 1), relu=True, residual=x.clone())
-            plain = fused_convolution(x, packed, bias.float(), (0, 0), (1, 1), relu=True, residual=None)
-        return bool((out == 5).all() and (plain == 4).all())
-    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
-        # Private operators of torch: gone or changed in another release, the plain ones serve.
-        return False
