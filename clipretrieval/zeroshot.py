@@ -30,7 +30,7 @@ from clipretrieval.types import AnyArray, FloatArray, Metric
 if TYPE_CHECKING:
     from torch import nn
 
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.evaluation.report import EvaluationReport
 
 __all__ = ["STAGE", "ZeroShotClassifier"]
@@ -112,7 +112,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     @property
     def encoder_(self) -> StagedEncoder:
         """What encodes the pictures: `encoder` itself where it is one."""
-        from clipretrieval.encoding.staged import StagedEncoder
+        from clipretrieval.encoding.staged_encoder import StagedEncoder
 
         if isinstance(self.encoder, StagedEncoder):
             return self.encoder

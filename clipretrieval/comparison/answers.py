@@ -12,7 +12,7 @@ from clipretrieval.comparison.indexes import Index
 from clipretrieval.comparison.plan import Plan
 from clipretrieval.comparison.report import ZERO_SHOT
 from clipretrieval.comparison.spool import Remembering, Replay, Spool
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.evaluation.evaluation import evaluate
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.zero_shot import Answers

@@ -13,8 +13,7 @@ import numpy as np
 from clipretrieval._util.checks import check_strings
 from clipretrieval._util.timing import Progress, Timing
 from clipretrieval.classifier import RetrievalClassifier
-from clipretrieval.encoding.staged import StagedEncoder
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.votes import Weighting
 from clipretrieval.images.stream import SkippedImage, count_hint

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Neighbors
 

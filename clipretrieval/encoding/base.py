@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from clipretrieval._util.repr import short_repr
 from clipretrieval.types import FloatArray
 
-__all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"]
+__all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder", "join_batches"]
 
 KnownIds: TypeAlias = Callable[[list[str]], Collection[str]]
 """Called with content ids, from any thread: those of them whose pictures need no encoding."""
@@ -97,6 +99,22 @@ class EncodedBatch:
 
     def __repr__(self) -> str:
         return short_repr(self, n=len(self.ids), vectors=sorted(self.vectors), known=len(self.known))
+
+
+def join_batches(batches: Sequence[EncodedBatch]) -> EncodedBatch:
+    """Make one batch of several, with their vectors and the sums of their seconds."""
+    filled = [batch for batch in batches if batch.ids]
+    stages = filled[0].vectors if filled else ()
+    parts = {part: None for batch in batches for part in batch.seconds}  # in their order
+    return EncodedBatch(
+        ids=[name for batch in batches for name in batch.ids],
+        vectors={stage: np.concatenate([batch.vectors[stage] for batch in filled]) for stage in stages},
+        labels=[label for batch in batches for label in batch.labels],
+        sources=[source for batch in batches for source in batch.sources],
+        indices=[index for batch in batches for index in batch.indices],
+        seconds={part: sum(batch.seconds.get(part, 0.0) for batch in batches) for part in parts},
+        known=[image for batch in batches for image in batch.known],
+    )
 
 
 class StreamingEncoder(Encoder, Protocol):

@@ -13,10 +13,13 @@ from typing import Any, Literal, TypeAlias
 from clipretrieval._util.checks import shown
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "stage_table"]
+__all__ = ["LARGEST_SIDE", "PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "stage_table"]
 
 PIXEL_SIZE = 32
 """Side of the square picture that the ``pixel`` stage flattens, in pixels."""
+
+LARGEST_SIDE = 4096
+"""Of the images that an encoder takes, in pixels: beyond it, a single one's activations take gigabytes."""
 
 STUDY_STAGES = ("pixel", "mid", "late", "final")
 """The stopping points of the published study, with the whole encoder last."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from inspect import signature
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from clipretrieval._util.foreign import as_array
 from clipretrieval._util.rounding import warn_of_rounding
-from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
+from clipretrieval._util.timing import Timing
+from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage, join_batches
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS
 from clipretrieval.images.stream import DecodedImage, SkippedImage, iter_images
 from clipretrieval.types import FloatArray
 
-__all__ = ["image_batches", "vector_batches"]
+__all__ = ["Batches", "gather", "image_batches", "vector_batches"]
+
+Batches: TypeAlias = Iterator[tuple[EncodedBatch, FloatArray]]
 
 _KEY = "vectors"
 _BATCH = 64
@@ -36,7 +40,7 @@ def image_batches(
     skipped: list[SkippedImage] | None = None,
     known: KnownIds | None = None,
     ahead: int | None = None,
-) -> Iterator[tuple[EncodedBatch, FloatArray]]:
+) -> Batches:
     """Encode a source of pictures with any encoder.
 
     Parameters
@@ -116,7 +120,7 @@ def _none_of(encoder: Encoder) -> FloatArray:
     return np.empty((0, encoder.dim), dtype=np.float32)
 
 
-def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[EncodedBatch, FloatArray]]:
+def vector_batches(vectors: FloatArray, labels: Any = None) -> Batches:
     """Cut vectors that need no encoding into batches; a row's id is a hash of its bytes.
 
     Parameters
@@ -135,6 +139,45 @@ def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[En
             indices=list(range(start, start + len(rows))),
         )
         yield batch, rows
+
+
+def gather(
+    batches: Batches,
+    size: int,
+    timing: Timing,
+    tell: Callable[[int], None] | None = None,
+    keep: Callable[[], bool] = lambda: True,
+) -> Batches:
+    """Join small batches until `size` images are together; count the time they took to come, and `tell`.
+
+    What came before a failure or Ctrl-C is still yielded, if `keep` says so.
+    """
+    waiting: list[tuple[EncodedBatch, FloatArray]] = []
+    held = 0
+    try:
+        for batch, vectors in batches:
+            for part, seconds in batch.seconds.items():
+                timing.add(part, seconds, len(batch))
+            waiting.append((batch, vectors))
+            came = len(batch) + len(batch.known)
+            held += came
+            if tell is not None:
+                tell(came)
+            if held >= size:
+                yield _join_pairs(waiting)
+                waiting, held = [], 0
+    except (Exception, KeyboardInterrupt):
+        if waiting and keep():
+            yield _join_pairs(waiting)
+        raise
+    if waiting:
+        yield _join_pairs(waiting)
+
+
+def _join_pairs(pairs: list[tuple[EncodedBatch, FloatArray]]) -> tuple[EncodedBatch, FloatArray]:
+    # Without the vectors as the encoder made them, and the seconds, which are counted already.
+    batch = join_batches([replace(batch, vectors={}, seconds={}) for batch, _ in pairs])
+    return batch, np.concatenate([vectors for _, vectors in pairs])
 
 
 class _VectorCheck:

@@ -204,10 +204,10 @@ def _plan(encoder: Any) -> dict[str, Any] | None:
     """Return how the encoder runs, where it says so; nothing runs at the ``pixel`` stage."""
     if (
         getattr(encoder, "stage", None) in (None, "pixel")
-        or "clipretrieval.encoding.engine.plan" not in sys.modules
+        or "clipretrieval.encoding.engine.inference_plan" not in sys.modules
     ):
         return None
-    from clipretrieval.encoding.engine.plan import InferencePlan
+    from clipretrieval.encoding.engine.inference_plan import InferencePlan
 
     plan = getattr(encoder, "plan", None)
     return plan.to_dict() if isinstance(plan, InferencePlan) else None

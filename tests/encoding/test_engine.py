@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError, StagedEncoder
 from clipretrieval.encoding.engine.convolutions import round_taps
-from clipretrieval.encoding.engine.plan import InferencePlan
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.units import QueryPool
 
 DEEP = ("stem", "layer2", "mid", "late", "final")

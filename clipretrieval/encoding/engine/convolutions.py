@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from clipretrieval.encoding.engine import onednn, winograd
-from clipretrieval.encoding.engine.plan import InferencePlan
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
 
 __all__ = ["Convolution", "round_taps"]
 

@@ -10,18 +10,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from clipretrieval._util.forks import ForkLock
-from clipretrieval.encoding.engine.plan import InferencePlan
-from clipretrieval.encoding.engine.units import build_units
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.engine.units import build_units, read_positions
 from clipretrieval.encoding.pooling import reduce
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import ClipRetrievalWarning
 from clipretrieval.types import FloatArray
 
-__all__ = ["Engine", "interpolate_positions"]
+__all__ = ["Engine"]
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -79,8 +78,7 @@ class Engine:
         # A whole row of pixels at a time: three values alone are too short for vector instructions.
         self.scale = scale.to(plan.device, torch.float32).repeat(image_size)
         self.shift = shift.to(plan.device, torch.float32).repeat(image_size)
-        positions = visual.get_parameter("attnpool.positional_embedding").detach().float()
-        positions = interpolate_positions(positions, image_size // 32)
+        positions = read_positions(visual, image_size)
         self.positions = positions.to(plan.device)
         with torch.no_grad():
             self.units = build_units(visual, depth, plan, image_size, positions)
@@ -180,26 +178,3 @@ def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor)
             stacklevel=2,  # a worker thread has no line of the caller's
         )
         return None
-
-
-def interpolate_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
-    """Resize a positional embedding to another grid, as open_clip does for its vision towers.
-
-    Parameters
-    ----------
-    positions : tensor of float32, shape (1 + old_side², channels)
-        The first row belongs to the mean token and is kept.
-    side : int
-
-    Returns
-    -------
-    tensor of float32, shape (1 + side², channels)
-        Bicubic, antialiased.
-    """
-    first, grid = positions[:1], positions[1:]
-    old = round(len(grid) ** 0.5)
-    if old == side:
-        return positions
-    grid = grid.T.reshape(1, -1, old, old)
-    grid = functional.interpolate(grid, (side, side), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([first, grid.reshape(grid.shape[1], -1).T])

@@ -16,23 +16,21 @@ from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
-from clipretrieval.encoding.checks import check_size
-from clipretrieval.encoding.engine.plan import InferencePlan, make_plan, pick_device
-from clipretrieval.encoding.joining import joined
-from clipretrieval.encoding.partial import PartialPass
+from clipretrieval.encoding.engine.inference_plan import InferencePlan, make_plan, pick_device
+from clipretrieval.encoding.partial_pass import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.pooling import pooled_dim
-from clipretrieval.encoding.preprocess import Preparation
-from clipretrieval.encoding.stages import Stage, find_stage, stage_table
-from clipretrieval.encoding.text import TextEncoder
+from clipretrieval.encoding.preparation import Preparation
+from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, find_stage, stage_table
+from clipretrieval.encoding.text_encoder import TextEncoder
 from clipretrieval.encoding.tower import Tower
-from clipretrieval.encoding.weights.sources import HF_HUB, LOCAL_DIR, resolve
+from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS, check_max_pixels
 from clipretrieval.images.stream import RawImage, SkippedImage, check_on_error, count_hint, iter_raw
 from clipretrieval.types import FloatArray
 
-__all__ = ["StagedEncoder"]
+__all__ = ["StagedEncoder", "stopped_at"]
 
 
 class StagedEncoder:
@@ -117,7 +115,7 @@ class StagedEncoder:
         self.device = pick_device(device)
         self._stages = stage_table(self._source.architecture)
         self._stage = find_stage(self._stages, stage)
-        self.image_size = check_size(image_size, self._source.size)
+        self.image_size = _checked_side(image_size, self._source.size)
         self._dim = pooled_dim(self._stage, pooling)
         self.compile = compile
         plan = make_plan(
@@ -228,7 +226,7 @@ class StagedEncoder:
             batches = self._encode(
                 iter_raw(images), list(wanted.values()), on_error=on_error, skipped=skipped, identify=False
             )
-            vectors = joined(_counted(batches, places, tell), tuple(wanted), total)
+            vectors = _collect(_counted(batches, places, tell), tuple(wanted), total)
         if not skipped:
             return vectors
         warn_caller(
@@ -296,7 +294,7 @@ class StagedEncoder:
         chunk = prepare_chunk(
             list(iter_raw(images)), every, self._prepare, "raise", max_pixels=self.max_pixels
         )
-        if not chunk.ids:
+        if not chunk.batch.ids:
             raise InvalidInputError("there are no images to encode; pass at least one")
         return PartialPass.start(chunk, found, self._stages, self._tower.engine(every[-1].depth))
 
@@ -378,6 +376,32 @@ class StagedEncoder:
         )
 
 
+def stopped_at(encoder: StagedEncoder, stage: str) -> StagedEncoder:
+    """Return the same encoder, stopped at another stage; weights and engine are shared.
+
+    Raises
+    ------
+    InvalidInputError
+        If the model has no such stage.
+    """
+    found = find_stage(encoder.stages, stage)
+    view = object.__new__(type(encoder))
+    vars(view).update({**vars(encoder), "_stage": found, "_dim": pooled_dim(found, encoder.pooling)})
+    return view
+
+
+def _checked_side(image_size: int | None, own: int) -> int:
+    """Return the images' side in pixels, the model's own where none is asked for."""
+    if image_size is None:
+        return own
+    side = check_int(image_size, "image_size", least=32, most=LARGEST_SIDE)
+    if side % 32:
+        raise InvalidInputError(
+            f"image_size must be a multiple of 32, at least 32; got {side} (the model's own is {own})"
+        )
+    return side
+
+
 def _counted(
     batches: Iterator[EncodedBatch], places: list[int], tell: Callable[[int], None]
 ) -> Iterator[EncodedBatch]:
@@ -386,6 +410,38 @@ def _counted(
         places += batch.indices
         tell(len(batch))
         yield batch
+
+
+def _collect(
+    batches: Iterator[EncodedBatch], stages: tuple[str, ...], count: int | None
+) -> dict[str, FloatArray]:
+    """Put vectors into one array per stage as they come, so that none is held twice.
+
+    Parameters
+    ----------
+    batches : iterator of EncodedBatch
+    stages : tuple of str
+    count : int or None
+        How many images will come, if that is known; more or fewer are no error.
+    """
+    whole: dict[str, FloatArray] = {}
+    filled = 0
+    for batch in batches:
+        end = filled + len(batch)
+        for stage in stages:
+            part = batch.vectors[stage]
+            if stage not in whole:
+                whole[stage] = np.empty((max(count or 0, end), part.shape[1]), dtype=np.float32)
+            elif end > len(whole[stage]):
+                # In place: the system moves pages of large arrays and does not copy them.
+                whole[stage].resize((end + end // 4, part.shape[1]), refcheck=False)
+            whole[stage][filled:end] = part
+        filled = end
+    if not filled:
+        raise InvalidInputError("there are no images to encode; pass at least one")
+    for rows in whole.values():
+        rows.resize((filled, rows.shape[1]), refcheck=False)
+    return whole
 
 
 def _spread(rows: FloatArray, places: list[int], skipped: list[SkippedImage]) -> FloatArray:

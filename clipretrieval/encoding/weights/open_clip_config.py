@@ -9,7 +9,7 @@ from typing import Any
 
 from clipretrieval._util.checks import shown
 from clipretrieval._util.reading import parse_json, read_file
-from clipretrieval.encoding.checks import LARGEST_SIDE
+from clipretrieval.encoding.stages import LARGEST_SIDE
 from clipretrieval.encoding.weights.download import ADVICE
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 

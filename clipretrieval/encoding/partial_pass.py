@@ -59,8 +59,8 @@ class PartialPass:
         x, vectors = _go_on(engine, parts, 0, stage)
         if stage.depth == 0:
             vectors = flatten_pixels(chunk.squares["pixel"])
-        rows = np.arange(len(chunk.ids))
-        return cls(stage.name, vectors, chunk.ids, rows, x, stage.depth, stages, engine)
+        ids = chunk.batch.ids
+        return cls(stage.name, vectors, ids, np.arange(len(ids)), x, stage.depth, stages, engine)
 
     @torch_alone()
     def advance(self, stage: str, rows: Rows | None = None) -> PartialPass:
