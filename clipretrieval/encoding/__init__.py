@@ -1,4 +1,4 @@
-"""Pictures to vectors: CLIP's ResNet image encoder, stopped where it is told to."""
+"""Images to vectors: CLIP's ResNet image encoder, stopped where it is told to."""
 
 from __future__ import annotations
 

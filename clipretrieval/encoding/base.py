@@ -14,13 +14,13 @@ from clipretrieval.types import FloatArray
 __all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder", "join_batches"]
 
 KnownIds: TypeAlias = Callable[[list[str]], Collection[str]]
-"""Called with content ids, from any thread: those of them whose pictures need no encoding."""
+"""Called with content ids, from any thread: those of them whose images need no encoding."""
 
 
 class Encoder(Protocol):
-    """Turns pictures into vectors.
+    """Turns images into vectors.
 
-    Anything with these three members serves as ``RetrievalClassifier(encoder=…)``; pictures reach
+    Anything with these three members serves as ``RetrievalClassifier(encoder=…)``; images reach
     `encode` as a list of RGB `PIL.Image.Image`.
     """
 
@@ -38,13 +38,13 @@ class Encoder(Protocol):
         ...
 
     def encode(self, images: Any) -> FloatArray:
-        """Return one vector a picture: float32, shape (n, dim)."""
+        """Return one vector per image: float32, shape (n, dim)."""
         ...
 
 
 @dataclass(frozen=True)
 class KnownImage:
-    """A picture that was decoded, found to be known, and not encoded.
+    """An image that was decoded, found to be known, and not encoded.
 
     Attributes
     ----------
@@ -66,14 +66,14 @@ class KnownImage:
 
 @dataclass(frozen=True, eq=False)
 class EncodedBatch:
-    """Some pictures' vectors, with what is known of each picture.
+    """Some images' vectors, with what is known of each image.
 
     Attributes
     ----------
     ids : list of str, length n
         Content ids (see `clipretrieval.images`).
     vectors : dict of str to ndarray of float32, shape (n, dim of the stage)
-        One array a stage that was asked for.
+        One array for each stage that was asked for.
     labels : list, length n
         None where the source gave no label.
     sources : list of (str or None), length n
@@ -81,9 +81,9 @@ class EncodedBatch:
     indices : list of int, length n
         Places in the source, counted from 0, skipped ones included.
     seconds : dict
-        Time spent on this batch: ``"decode"`` (waiting for pictures) and ``"encode"``.
+        Time spent on this batch: ``"decode"`` (waiting for images) and ``"encode"``.
     known : list of KnownImage
-        Pictures of the same part of the source that needed no encoding; not counted in the length.
+        Images of the same part of the source that needed no encoding; not counted in the length.
     """
 
     ids: list[str]
@@ -118,7 +118,7 @@ def join_batches(batches: Sequence[EncodedBatch]) -> EncodedBatch:
 
 
 class StreamingEncoder(Encoder, Protocol):
-    """Optional: an encoder that reads its own pictures, ahead of the computation."""
+    """Optional: an encoder that reads its own images, ahead of the computation."""
 
     @property
     def stage(self) -> str:

@@ -15,15 +15,10 @@ __all__ = ["differences", "hash_tensors"]
 def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Hash named tensors by value, whatever device or precision holds them.
 
-    Parameters
-    ----------
-    tensors : iterable of (name, tensor)
-        The order does not matter.
-
     Returns
     -------
     str
-        ``"sha256:"`` and 64 hexadecimal digits over the names, the shapes and the float32 values.
+        ``"sha256:"`` and 64 hexadecimal digits over names, shapes and float32 values, in the names' order.
     """
     import torch
 
@@ -46,7 +41,7 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str
     Returns
     -------
     list of str
-        One ``"stage: stored 'mid', given 'late'"`` a difference; empty for equal fingerprints.
+        One ``"stage: stored 'mid', given 'late'"`` for each difference; empty for equal fingerprints.
     """
     found: list[str] = []
     for key in sorted({*stored, *given}):

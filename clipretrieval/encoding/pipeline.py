@@ -1,6 +1,6 @@
-"""Decode ahead of the encoder, keep the order, hold only a few pictures at a time.
+"""Decode ahead of the encoder, keep the order, hold only a few images at a time.
 
-Pictures travel in *chunks* of the plan's inner batch. On a CPU the same worker decodes a chunk and encodes
+Images travel in *chunks* of the plan's inner batch. On a CPU the same worker decodes a chunk and encodes
 it, one worker a core: nobody waits for anybody, and decoding costs what it costs and no more. On a GPU
 workers only decode, and the caller's thread feeds the device.
 """
@@ -19,7 +19,7 @@ import torch
 from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage, join_batches
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
-from clipretrieval.encoding.preparation import Picture, Preparation, Squares
+from clipretrieval.encoding.preparation import Preparation, RgbImage, Squares
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
 from clipretrieval.errors import ImageDecodeError
@@ -31,9 +31,9 @@ from clipretrieval.types import FloatArray
 __all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
 
 _MOST_DECODERS = 16
-"""Threads that decode for a GPU: each holds a batch of pictures ready."""
+"""Threads that decode for a GPU: each holds a batch of images ready."""
 _MOST_PIXELS = 2**24
-"""Once pictures of so many pixels are decoded they are cut and given up; a pixel takes four bytes."""
+"""Once images of so many pixels are decoded they are cut and given up; a pixel takes four bytes."""
 
 
 @dataclass
@@ -63,33 +63,26 @@ def encode_source(
     ahead: int | None = None,
     max_pixels: int | None = MAX_PIXELS,
 ) -> Iterator[EncodedBatch]:
-    """Encode a source of pictures in order.
+    """Encode a source of images in order.
 
     Parameters
     ----------
     raws : iterator of RawImage
         Read no further ahead than a few chunks.
-    stages : list of Stage
-    preparation : Preparation
     engine : Engine or None
         None where only the ``pixel`` stage is wanted.
-    plan : InferencePlan
     batch_size : int
-        Pictures that a batch has at least, the last one aside.
+        Images that a batch has at least, the last one aside.
     on_error, skipped
         See `clipretrieval.images.iter_images`.
     identify : bool
         Whether content ids are wanted; hashing pixels takes a few per cent of the encoder's own time.
     known : callable, optional
-        Tells which pictures are only decoded.
+        Tells which images are only decoded.
     ahead : int, optional
-        The most pictures that are encoded, or being encoded, before they are asked for.
+        The most images that are encoded, or being encoded, before they are asked for.
     max_pixels : int or None
         See `clipretrieval.images.decode`.
-
-    Yields
-    ------
-    EncodedBatch
     """
     caller = threading.get_ident()
     workers = plan.streams if plan.device == "cpu" else min(usable_cores(), _MOST_DECODERS)
@@ -138,9 +131,9 @@ def prepare_chunk(
     known: KnownIds | None = None,
     max_pixels: int | None = MAX_PIXELS,
 ) -> Chunk:
-    """Decode a chunk and cut its squares; pictures that cannot be decoded are skipped or raised.
+    """Decode a chunk and cut its squares; images that cannot be decoded are skipped or raised.
 
-    Pictures that are `known` are decoded, for their ids, and not cut. Of large pictures only a few are in
+    Images that are `known` are decoded, for their ids, and not cut. Of large images only a few are in
     memory at once.
     """
     pixel = any(stage.depth == 0 for stage in stages)
@@ -148,22 +141,22 @@ def prepare_chunk(
     chunk = Chunk()
     batch = chunk.batch
     parts: list[Squares] = []
-    waiting: list[tuple[RawImage, Picture, str]] = []
+    waiting: list[tuple[RawImage, RgbImage, str]] = []
 
     def cut() -> None:
         have = set(known([name for _, _, name in waiting])) if known is not None and waiting else set()
-        pictures: list[Picture] = []
-        for raw, picture, name in waiting:
+        images: list[RgbImage] = []
+        for raw, image, name in waiting:
             if name in have:
                 batch.known.append(KnownImage(name, raw.label, raw.source, raw.index))
                 continue
-            pictures.append(picture)
+            images.append(image)
             batch.ids.append(name)
             batch.labels.append(raw.label)
             batch.sources.append(raw.source)
             batch.indices.append(raw.index)
-        if pictures:
-            parts.append(preparation.batch(pictures, pixel=pixel, clip=clip))
+        if images:
+            parts.append(preparation.batch(images, pixel=pixel, clip=clip))
         waiting.clear()
 
     held = 0
@@ -188,8 +181,8 @@ def prepare_chunk(
 
 def _decode_checked(
     raw: RawImage, preparation: Preparation, identify: bool, max_pixels: int | None
-) -> tuple[Picture, str]:
-    found: tuple[Picture, str] | None = decode_pixels(raw, identify=identify, max_pixels=max_pixels)
+) -> tuple[RgbImage, str]:
+    found: tuple[RgbImage, str] | None = decode_pixels(raw, identify=identify, max_pixels=max_pixels)
     if found is None:
         whole = decode(raw, max_pixels=max_pixels)
         found = (whole.image, whole.id)

@@ -1,4 +1,4 @@
-"""The encoder that users hold: pictures in, vectors of the wanted stages out."""
+"""The encoder that users hold: images in, vectors of the wanted stages out."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class StagedEncoder:
     device : str
         ``"auto"`` takes CUDA, then MPS, then the CPU.
     batch_size : int
-        Pictures a batch, at least 1. On a CPU the encoder works in smaller ones: see `plan`.
+        Images per batch, at least 1. On a CPU the encoder works in smaller ones: see `plan`.
     compile : bool
         Have torch.compile build the encoder at its first use, which takes tens of seconds.
     seed : int
@@ -151,7 +151,7 @@ class StagedEncoder:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How pictures are prepared, in open_clip's words (``size``, ``mean``, ``std``, …)."""
+        """How images are prepared, in open_clip's words (``size``, ``mean``, ``std``, …)."""
         return dict(self._prepare.cfg)
 
     @property
@@ -171,17 +171,17 @@ class StagedEncoder:
     def encode(
         self, images: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
     ) -> FloatArray:
-        """Encode pictures at this encoder's stage.
+        """Encode images at this encoder's stage.
 
         Parameters
         ----------
         images : image-like, sequence, iterator, dataset or folder
             Whatever `clipretrieval.images.iter_images` takes.
         on_error : {"raise", "skip"}
-            What to do about a picture that cannot be decoded. Under ``"skip"`` its row is NaN, so that each
-            row keeps the place of its picture, and a warning says how many are.
+            What to do about an image that cannot be decoded. Under ``"skip"`` its row is NaN, so that each
+            row keeps the place of its image, and a warning says how many are.
         progress : callable or True, optional
-            Called with (pictures done, total or None). True shows a bar, on a terminal or in a notebook.
+            Called with (images done, total or None). True shows a bar, on a terminal or in a notebook.
 
         Returns
         -------
@@ -190,7 +190,7 @@ class StagedEncoder:
         Raises
         ------
         ImageDecodeError
-            If a picture cannot be decoded; the message names it.
+            If an image cannot be decoded; the message names it.
         InvalidInputError
             If `images` is not image-like, or empty.
         """
@@ -204,7 +204,7 @@ class StagedEncoder:
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> dict[str, FloatArray]:
-        """Encode pictures at several stages in one pass.
+        """Encode images at several stages in one pass.
 
         Parameters
         ----------
@@ -246,7 +246,7 @@ class StagedEncoder:
         known: KnownIds | None = None,
         ahead: int | None = None,
     ) -> Iterator[EncodedBatch]:
-        """Yield encoded batches in the order of the source, decoding ahead and holding only a few pictures.
+        """Yield encoded batches in the order of the source, decoding ahead and holding only a few images.
 
         Parameters
         ----------
@@ -255,13 +255,13 @@ class StagedEncoder:
         stages : tuple of str, optional
             This encoder's own stage alone when left out.
         on_error : {"raise", "skip"}
-            What to do about a picture that cannot be decoded.
+            What to do about an image that cannot be decoded.
         skipped : list, optional
-            Receives a record of each picture that was passed over.
+            Receives a record of each image that was passed over.
         known : callable, optional
-            Tells which pictures, by content id, need no encoding: they come as ``batch.known``.
+            Tells which images, by content id, need no encoding: they come as ``batch.known``.
         ahead : int, optional
-            The most pictures that are encoded before they are asked for; a few batches when left out.
+            The most images that are encoded before they are asked for; a few batches when left out.
         """
         names = (self.stage,) if stages is None else self._names(stages)
         wanted = [find_stage(self._stages, name) for name in names]
@@ -274,12 +274,12 @@ class StagedEncoder:
         return self._encode(raws, wanted, on_error=on_error, **options)
 
     def begin(self, images: Any, stage: str | None = None) -> PartialPass:
-        """Encode pictures up to a stage and keep what is needed to go on from there.
+        """Encode images up to a stage and keep what is needed to go on from there.
 
         Parameters
         ----------
         images : as for `encode`
-            A batch of them: their activations are held in memory, about 0.4 MB a picture at RN50's
+            A batch of them: their activations are held in memory, about 0.4 MB per image at RN50's
             ``mid`` in bf16.
         stage : str, optional
             This encoder's own when left out.
@@ -287,7 +287,7 @@ class StagedEncoder:
         Returns
         -------
         PartialPass
-            Its ``vectors`` are those of the stage; its ``advance`` takes some of the pictures deeper.
+            Its ``vectors`` are those of the stage; its ``advance`` takes some of the images deeper.
         """
         found = find_stage(self._stages, self.stage if stage is None else stage)
         every = list(self._stages.values())
@@ -405,7 +405,7 @@ def _checked_side(image_size: int | None, own: int) -> int:
 def _counted(
     batches: Iterator[EncodedBatch], places: list[int], tell: Callable[[int], None]
 ) -> Iterator[EncodedBatch]:
-    """Note where each picture was in the source, and tell of it, on the way."""
+    """Note where each image was in the source, and tell of it, on the way."""
     for batch in batches:
         places += batch.indices
         tell(len(batch))
@@ -417,12 +417,7 @@ def _collect(
 ) -> dict[str, FloatArray]:
     """Put vectors into one array per stage as they come, so that none is held twice.
 
-    Parameters
-    ----------
-    batches : iterator of EncodedBatch
-    stages : tuple of str
-    count : int or None
-        How many images will come, if that is known; more or fewer are no error.
+    More or fewer than `count` may come.
     """
     whole: dict[str, FloatArray] = {}
     filled = 0
@@ -445,7 +440,7 @@ def _collect(
 
 
 def _spread(rows: FloatArray, places: list[int], skipped: list[SkippedImage]) -> FloatArray:
-    """Put rows in the places of their pictures, with NaN where one was skipped."""
+    """Put rows in the places of their images, with NaN where one was skipped."""
     count = max(*places, *(item.index for item in skipped)) + 1
     whole: FloatArray = np.full((count, rows.shape[1]), np.nan, dtype=np.float32)
     whole[places] = rows

@@ -27,7 +27,7 @@ Batches: TypeAlias = Iterator[tuple[EncodedBatch, FloatArray]]
 _KEY = "vectors"
 _BATCH = 64
 _MOST_PIXELS = 2**26
-"""Of the pictures of a batch, at four bytes each; one picture may go beyond it."""
+"""Of the images of a batch, at four bytes each; one image may go beyond it."""
 _ROWS = 4096
 
 
@@ -41,21 +41,21 @@ def image_batches(
     known: KnownIds | None = None,
     ahead: int | None = None,
 ) -> Batches:
-    """Encode a source of pictures with any encoder.
+    """Encode a source of images with any encoder.
 
     Parameters
     ----------
     encoder : Encoder
-        One with a ``stream`` method reads its own pictures; any other gets lists of RGB pictures, of as
+        One with a ``stream`` method reads its own images; any other gets lists of RGB images, of as
         many pixels as its attribute ``max_pixels`` allows, if it has one.
     images, labels
         Whatever `clipretrieval.images.iter_images` takes.
-    on_error : {"raise", "skip"}
-    skipped : list, optional
+    on_error, skipped
+        As for `iter_images`.
     known : callable, optional
-        Tells which pictures need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
+        Tells which images need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
     ahead : int, optional
-        The most pictures that are encoded before they are asked for, if the encoder's ``stream`` takes it.
+        The most images that are encoded before they are asked for, if the encoder's ``stream`` takes it.
 
     Yields
     ------
@@ -102,7 +102,7 @@ def image_batches(
 
 
 def _take(source: Iterator[DecodedImage], most: int) -> tuple[list[DecodedImage], Exception | None, bool]:
-    """Read some pictures, fewer of large ones; tell what the reading failed with, and whether it ended."""
+    """Read some images, fewer of large ones; tell what the reading failed with, and whether it ended."""
     items: list[DecodedImage] = []
     pixels = 0
     try:
@@ -121,13 +121,7 @@ def _none_of(encoder: Encoder) -> FloatArray:
 
 
 def vector_batches(vectors: FloatArray, labels: Any = None) -> Batches:
-    """Cut vectors that need no encoding into batches; a row's id is a hash of its bytes.
-
-    Parameters
-    ----------
-    vectors : ndarray of float32, shape (n, dim)
-    labels : ndarray, shape (n,), optional
-    """
+    """Cut vectors that need no encoding into batches; a vector's id is a hash of its bytes."""
     for start in range(0, len(vectors), _ROWS):
         rows = np.ascontiguousarray(vectors[start : start + _ROWS])
         given = [None] * len(rows) if labels is None else list(labels[start : start + _ROWS])

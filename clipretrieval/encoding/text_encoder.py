@@ -1,4 +1,4 @@
-"""CLIP's text tower: prompts to vectors that lie beside those of the pictures."""
+"""CLIP's text tower: prompts to vectors that lie beside those of the images."""
 
 from __future__ import annotations
 
@@ -33,10 +33,8 @@ class TextEncoder:
 
     Parameters
     ----------
-    source : ModelSource
     seed : int
         Of random weights, as for the image encoder.
-    device : str
     """
 
     def __init__(self, source: ModelSource, seed: int, device: str) -> None:
@@ -129,8 +127,6 @@ def load_clip(
 
     Parameters
     ----------
-    source : ModelSource
-    seed : int
     quick_gelu : bool, optional
         Overrides what was found out.
     text_only : bool

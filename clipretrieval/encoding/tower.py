@@ -27,17 +27,11 @@ class Tower:
 
     Parameters
     ----------
-    source : ModelSource
-    seed : int
-    plan : InferencePlan
     preparation : Preparation
-        Whose ``mean`` and ``std`` normalise the pictures.
-    pooling : str
-    image_size : int
+        Whose ``mean`` and ``std`` normalize the images.
 
     Attributes
     ----------
-    source : ModelSource
     text : TextEncoder
         The text tower that belongs to the image encoder.
     """

@@ -23,8 +23,6 @@ class Convolution(nn.Module):
     convolution : nn.Conv2d
     norm : nn.BatchNorm2d
         Its statistics and affine map go into weight and bias: w' = w·γ/√(σ²+ε), b' = β − μ·γ/√(σ²+ε).
-    relu : bool
-    plan : InferencePlan
     shape : tuple of int
         (n, channels, height, width) of the inputs to come; fused weights are laid out for it.
     dtype : torch.dtype, optional
@@ -101,14 +99,13 @@ class Convolution(nn.Module):
 def round_taps(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Round a convolution's weight so that the errors of each kernel's taps cancel.
 
-    What a tap loses in rounding is added to the next one before it is rounded (error diffusion). Neighbouring
+    What a tap loses in rounding is added to the next one before it is rounded (error diffusion). Neighboring
     pixels are alike, so it is the sum over the taps that counts: rounding 3×3 kernels to bf16 in this way
     changes the vectors half as much as rounding each tap on its own.
 
     Parameters
     ----------
     weight : tensor of float32, shape (out, in, height, width)
-    dtype : torch.dtype
 
     Returns
     -------

@@ -50,13 +50,12 @@ class Engine:
         In float32; left as it is.
     depth : int
         How many units are ever needed; later ones are not even converted.
-    plan : InferencePlan
     pooling : str
         See `clipretrieval.encoding.pooling.reduce`.
     mean, std : sequence of float, length 3
-        CLIP's normalisation, on values in [0, 1].
+        CLIP's normalization, on values in [0, 1].
     image_size : int
-        Side of the pictures that will come, in pixels.
+        Side of the images that will come, in pixels.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class Engine:
         -------
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
-        x, done = self.normalise(squares), 0
+        x, done = self.normalize(squares), 0
         vectors: dict[str, FloatArray] = {}
         for stage in sorted(stages, key=lambda stage: stage.depth):
             x, done = self.advance(x, done, stage.depth), stage.depth
@@ -107,7 +106,7 @@ class Engine:
         return vectors
 
     @_undisturbed
-    def normalise(self, squares: torch.Tensor) -> torch.Tensor:
+    def normalize(self, squares: torch.Tensor) -> torch.Tensor:
         """Turn bytes (n, size, size, 3) into the encoder's input (n, 3, size, size), channels last."""
         x = squares.to(self.plan.device, non_blocking=True).float()
         rows = torch.addcmul(self.shift, x.flatten(2), self.scale)

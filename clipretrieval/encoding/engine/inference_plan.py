@@ -20,7 +20,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _CACHED_WORK = 4 * 224 * 224 * 64
-"""Pictures × pixels × width that keep a block's activations in a core's cache: RN50 by fours."""
+"""Images × pixels × width that keep a block's activations in a core's cache: RN50 by fours."""
 _MOST_STREAMS = 16
 
 
@@ -34,7 +34,7 @@ class InferencePlan:
     precision : {"fp32", "bf16", "fp16"}
         Of weights and activations. Poolings and softmax are in float32 always.
     inner_batch : int
-        Pictures that go through the encoder together, whatever the caller's batch.
+        Images that go through the encoder together, whatever the caller's batch.
     streams : int
         Inner batches that run side by side, each on `threads` cores of its own.
     threads : int
@@ -114,18 +114,6 @@ def make_plan(
     compiled: bool,
 ) -> InferencePlan:
     """Choose precision, batch and kernels for a device.
-
-    Parameters
-    ----------
-    device : torch.device
-    precision : {"auto", "fp32", "bf16", "fp16"}
-    architecture : Architecture
-    image_size, batch_size : int
-    compiled : bool
-
-    Returns
-    -------
-    InferencePlan
 
     Raises
     ------

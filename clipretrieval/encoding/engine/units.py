@@ -80,7 +80,6 @@ class QueryPool(nn.Module):
     ----------
     pool : open_clip.modified_resnet.AttentionPool2d
     positions : tensor of float32, shape (1 + side², channels)
-    plan : InferencePlan
     """
 
     positions: torch.Tensor
@@ -138,13 +137,8 @@ def build_units(
         In float32.
     depth : int
         See `clipretrieval.encoding.stages.Stage`.
-    plan : InferencePlan
-    image_size : int
     positions : tensor of float32, shape (1 + (image_size / 32)², channels)
-
-    Returns
-    -------
-    list of nn.Module, length `depth`
+        See `read_positions`.
     """
     blocks = [
         block for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4) for block in layer
@@ -181,15 +175,7 @@ def read_positions(visual: nn.Module, image_size: int) -> torch.Tensor:
 def tensors_used(
     visual: nn.Module, stage: Stage, stages: Mapping[str, Stage]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the named tensors that run up to a stage; counters of training steps do not.
-
-    Parameters
-    ----------
-    visual : open_clip.modified_resnet.ModifiedResNet
-    stage : Stage
-    stages : mapping of str to Stage
-        The model's whole table.
-    """
+    """Yield the named tensors that run up to a stage; counters of training steps do not."""
     unit_depth = {name: found.depth for name, found in stages.items() if "." in name}
     for name, tensor in visual.state_dict().items():
         if name.endswith("num_batches_tracked"):

@@ -78,7 +78,7 @@ class ModelSource:
 
     @property
     def size(self) -> int:
-        """Side in pixels of the pictures that the model was made for."""
+        """Side in pixels of the images that the model was made for."""
         size = self.preprocess_cfg["size"]
         return int(size[0] if isinstance(size, list | tuple) else size)
 
@@ -162,9 +162,8 @@ def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
 
     Parameters
     ----------
-    source : ModelSource
     seed : int
-        Seed of the random weights where `source` names none.
+        Of random weights, where `source` names none.
 
     Raises
     ------

@@ -148,7 +148,7 @@ class _Fields:
         return int(value)
 
     def side(self, field: str, value: Any) -> int:
-        """Check the side of square pictures; open_clip writes it as a number or as two equal ones."""
+        """Check the side of square images; open_clip writes it as a number or as two equal ones."""
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
         if (
