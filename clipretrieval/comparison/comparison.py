@@ -16,7 +16,7 @@ from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, ope
 from clipretrieval.comparison.plan import Plan, check_plan
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, ComparisonRow
 from clipretrieval.comparison.spool import Spool
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.significance import mcnemar_exact
 from clipretrieval.heads.votes import Weighting

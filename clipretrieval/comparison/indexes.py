@@ -10,8 +10,7 @@ from typing import Any, TypeAlias
 from clipretrieval._util.checks import check_strings
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
-from clipretrieval.encoding.staged import StagedEncoder
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage

@@ -265,7 +265,7 @@ def _plan(encoder: Any) -> dict[str, Any] | None:
         or "clipretrieval.encoding.engine.plan" not in sys.modules
     ):
         return None
-    from clipretrieval.encoding.engine.plan import InferencePlan
+    from clipretrieval.encoding.engine.inference_plan import InferencePlan
 
     plan = getattr(encoder, "plan", None)
     return plan.to_dict() if isinstance(plan, InferencePlan) else None
