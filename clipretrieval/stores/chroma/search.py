@@ -27,8 +27,8 @@ class ChromaSearch:
 
     Parameters
     ----------
-    records : ChromaRecords
-    metric : Metric
+    records, metric
+        Of the collection.
     exclusive : bool
         Whether only the owner of this object changes the collection, so that a copy of it stays true.
     exact : bool
@@ -59,7 +59,7 @@ class ChromaSearch:
         self._copy = None
 
     def search(self, queries: FloatArray, k: int) -> Neighbors:
-        """Return the `k` nearest records of each query; rows are padded only where there are fewer."""
+        """Return the `k` nearest records of each query, padded only where there are fewer."""
         count = self._records.count()
         length = min(count, k + k // 4 + 32)
         # Where the graph would be asked for all records, comparing all of them costs less.
