@@ -21,7 +21,7 @@ import httpx
 from chromadb.api import ServerAPI
 from chromadb.api.models.Collection import Collection
 from chromadb.api.shared_system_client import SharedSystemClient
-from chromadb.config import Settings, System
+from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings, System
 
 from clipretrieval.errors import StoreLockedError
 
@@ -80,6 +80,9 @@ class OwnClient:
                 SharedSystemClient._identifier_to_system[folder] = self._system
             self._server = self._system.instance(ServerAPI)  # type: ignore[type-abstract]  # as Chroma asks for it
             self._system.start()
+            if folder is not None:  # a folder may lack them, as a client's constructor sees too
+                self._server.get_tenant(DEFAULT_TENANT)
+                self._server.get_database(DEFAULT_DATABASE)
         except BaseException:
             self.close()
             raise
