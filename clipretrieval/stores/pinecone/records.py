@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -14,12 +14,13 @@ import orjson
 
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.stores.checks import NO_METADATA, Batch
-from clipretrieval.types import FloatArray, Label
+from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Records, as_label_array
 
 __all__ = [
     "ID_FIELD",
-    "MAX_BYTES",
     "MAX_COUNT",
+    "as_listing",
+    "as_records",
     "by_url",
     "check_limits",
     "chunks",
@@ -28,8 +29,9 @@ __all__ = [
     "key_of",
     "label_condition",
     "label_of",
-    "metadata_of",
     "name_of",
+    "packed_labels",
+    "packed_names",
     "per_answer",
 ]
 
@@ -184,8 +186,46 @@ def is_zero(fields: Mapping[str, Any] | None) -> bool:
     return (fields or {}).get(ZERO) is True
 
 
-def metadata_of(key: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the metadata of a record, as they were given."""
+def as_records(names: Sequence[str], found: dict[str, Any], dim: int | None) -> Records:
+    """Put fetched records in the order of the ids that were asked for."""
+    held = [(name, key) for name in names if (key := key_of(name)) in found]
+    vectors = np.empty((len(held), dim or 0), dtype=np.float32)
+    for row, (_, key) in enumerate(held):
+        vectors[row] = 0.0 if is_zero(found[key].metadata) else found[key].values
+    labels = packed_labels([label_of(key, found[key].metadata) for _, key in held])
+    metadata = [_metadata_of(key, found[key].metadata) for _, key in held]
+    return Records(packed_names([name for name, _ in held]), vectors, labels, metadata)
+
+
+def as_listing(found: dict[str, Any]) -> Listing:
+    """Return the true ids and the labels of fetched records."""
+    names = [name_of(key, record.metadata) for key, record in found.items()]
+    labels = [label_of(key, record.metadata) for key, record in found.items()]
+    return Listing(packed_names(names), packed_labels(labels))
+
+
+def packed_labels(labels: Sequence[Label]) -> AnyArray:
+    """Return labels as an array.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If they are of mixed types.
+    """
+    try:
+        return as_label_array(labels)
+    except InvalidInputError as error:
+        raise StoreCorruptedError(f"the labels in the Pinecone index are damaged: {error}") from error
+
+
+def packed_names(names: Sequence[str]) -> AnyArray:
+    """Return ids as an array of objects."""
+    packed = np.empty(len(names), dtype=object)
+    packed[:] = names
+    return packed
+
+
+def _metadata_of(key: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         found = json.loads((fields or {}).get(METADATA, NO_METADATA))
     except (TypeError, ValueError):
