@@ -67,7 +67,7 @@ def fetch_manifest(namespace: Namespace) -> str | None:
     """
     fields = _head(namespace)
     while True:
-        text = _joined(namespace, fields)
+        text = _assembled(namespace, fields)
         if not fields or text is not None:
             return text
         known, fields = fields, _head(namespace)
@@ -84,7 +84,7 @@ def _head(namespace: Namespace) -> dict[str, Any]:
     return {} if head is None else dict(head.metadata or {"digest": None})
 
 
-def _joined(namespace: Namespace, fields: dict[str, Any]) -> str | None:
+def _assembled(namespace: Namespace, fields: dict[str, Any]) -> str | None:
     """Return the text that a first piece belongs to; None if a piece is missing, as after a newer write."""
     try:
         digest, count = str(fields["digest"]), int(fields["pieces"])

@@ -72,21 +72,21 @@ def refusal(plane: str, status: int, message: str, headers: Mapping[str, str] | 
 
 def unauthorized() -> Answer:
     """Return the answer to a missing or wrong key."""
-    return _plain(401, "Unauthorized")
+    return _text_answer(401, "Unauthorized")
 
 
 def throttled(headers: Mapping[str, str]) -> Answer:
     """Return the answer to too many requests."""
-    return _plain(429, "Too many requests", headers)
+    return _text_answer(429, "Too many requests", headers)
 
 
 def over_quota(plane: str) -> Answer:
     """Return the answer to what a project's quota or plan does not allow."""
     if plane == "control":
         return refusal(plane, 403, "Increase your quota or upgrade to create more indexes.")
-    return _plain(403, "Request failed. The limit of your plan is reached; upgrade to continue.")
+    return _text_answer(403, "Request failed. The limit of your plan is reached; upgrade to continue.")
 
 
-def _plain(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+def _text_answer(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
     """Return an error of the layer before both planes, for keys and rates, which answers in plain text."""
     return Answer(status, message.encode(), {"Content-Type": "text/plain; charset=utf-8", **(headers or {})})
