@@ -11,7 +11,7 @@ from clipretrieval._util.checks import shown
 from clipretrieval._util.secrets import MASK
 from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 
-__all__ = ["ApiKey", "check_host", "control_plane", "is_environments", "is_own"]
+__all__ = ["ApiKey", "check_host", "control_plane", "is_from_environment", "is_own"]
 
 KEY_VARIABLE = "PINECONE_API_KEY"
 # Where the SDK, too, looks for the control plane's address.
@@ -66,7 +66,7 @@ class ApiKey:
         ------
         InvalidInputError
         """
-        if self._from_environment and not is_own(url) and not is_environments(url):
+        if self._from_environment and not is_own(url) and not is_from_environment(url):
             raise InvalidInputError(
                 f"{KEY_VARIABLE} is sent to Pinecone's own hosts alone, and host={url!r} is none of them; "
                 "pass the key for it as api_key=…, or name the host in the environment too, as "
@@ -130,7 +130,7 @@ def is_own(url: str) -> bool:
     return split.scheme == "https" and f".{split.hostname}".endswith(OWN_DOMAIN)
 
 
-def is_environments(url: str) -> bool:
+def is_from_environment(url: str) -> bool:
     """Tell whether a checked address is the one that the environment names for its key."""
     named = os.environ.get(HOST_VARIABLE)
     return bool(named) and _origin(check_host(named, HOST_VARIABLE)) == _origin(url)

@@ -9,9 +9,9 @@ from clipretrieval.errors import StoreCorruptedError
 from clipretrieval.stores.pinecone.namespace import Namespace
 from clipretrieval.stores.pinecone.records import ID_FIELD
 
-__all__ = ["MANIFEST_SPACE", "fetch_manifest", "replace_manifest"]
+__all__ = ["MANIFEST_NAMESPACE", "fetch_manifest", "replace_manifest"]
 
-MANIFEST_SPACE = "__clipretrieval_manifest__"
+MANIFEST_NAMESPACE = "__clipretrieval_manifest__"
 """How the names of the manifests' namespaces begin; that of the vectors' namespace follows."""
 
 HEAD = "manifest"
@@ -19,7 +19,7 @@ HEAD = "manifest"
 PIECE_LENGTH = 16_000
 
 
-def replace_manifest(namespace: Namespace, text: str, dim: int) -> None:
+def replace_manifest(namespace: Namespace, text: str) -> None:
     """Replace the manifest.
 
     The first piece goes last and names the others by their digest, so a reader finds the old text or the new.
@@ -28,12 +28,11 @@ def replace_manifest(namespace: Namespace, text: str, dim: int) -> None:
     """
     digest = hashlib.sha256(text.encode()).hexdigest()
     pieces = [text[start : start + PIECE_LENGTH] for start in range(0, max(1, len(text)), PIECE_LENGTH)]
-    vector = [1.0, *[0.0] * (dim - 1)]
     keys = [HEAD, *(f"{digest}:{place}" for place in range(1, len(pieces)))]
     records = [
         {
             "id": key,
-            "values": vector,
+            "values": namespace.unit,
             "metadata": {ID_FIELD: key, "text": piece, "digest": digest, "pieces": str(len(pieces))},
         }
         for key, piece in zip(keys, pieces, strict=True)

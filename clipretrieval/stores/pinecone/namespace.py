@@ -13,7 +13,7 @@ from pinecone import NotFoundError
 
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.errors import StoreError, StoreUnavailableError
-from clipretrieval.stores.pinecone.records import ID_FIELD, MAX_COUNT, by_url, per_answer
+from clipretrieval.stores.pinecone.records import ID_FIELD, MAX_COUNT, fetch_parts, per_answer
 from clipretrieval.stores.pinecone.requests import Failure, Requests
 
 __all__ = ["DEFAULT_NAMESPACE", "Namespace"]
@@ -40,11 +40,16 @@ class Namespace:
     name : str
     dim : int
     requests : Requests
+
+    Attributes
+    ----------
+    unit : list of float
+        A vector for queries and records of which only the metadata matter.
     """
 
     def __init__(self, index: Any, name: str, dim: int, requests: Requests) -> None:
         self._index, self._name, self._requests = index, name, requests
-        self._probe = [1.0, *[0.0] * (dim - 1)]
+        self.unit = [1.0, *[0.0] * (dim - 1)]
         self._most = per_answer(dim)
         self._writes = _Writes()
 
@@ -117,13 +122,13 @@ class Namespace:
 
     def fetch(self, keys: list[str], deadline: float | None = None) -> dict[str, Any]:
         """Return the records that are there, by key."""
-        parts = self._fetched(list(by_url(keys, self._most)), deadline)
-        return {key: record for part in parts for key, record in part.items()}
+        found = self._fetched(fetch_parts(keys, self._most), deadline)
+        return {key: record for part in found for key, record in part.items()}
 
     def metadata(self, keys: list[str]) -> dict[str, Any]:
         """Return the metadata of the records that are there, by key; their vectors are read and let go."""
-        parts = self._fetched(list(by_url(keys, self._most)), None)
-        return {key: record.metadata for part in parts for key, record in part.items()}
+        found = self._fetched(fetch_parts(keys, self._most), None)
+        return {key: record.metadata for part in found for key, record in part.items()}
 
     def first(self) -> str | None:
         """Return the key of some record; None if there is none."""
@@ -273,7 +278,7 @@ class Namespace:
     def _probed(self, names: list[str] | None, deadline: float) -> Any:
         """Query for one record, of those ids if any are given."""
         condition = None if names is None else {ID_FIELD: {"$in": names}}
-        call = partial(self._index.query, vector=self._probe, top_k=1, namespace=self._name, filter=condition)
+        call = partial(self._index.query, vector=self.unit, top_k=1, namespace=self._name, filter=condition)
         return self._requests.send("when it was asked for what it shows", call, deadline)
 
     # A listing may go on in a forked process: the client is looked up for each page.

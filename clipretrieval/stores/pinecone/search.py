@@ -10,8 +10,8 @@ import numpy as np
 
 from clipretrieval.stores.pinecone.namespace import Namespace
 from clipretrieval.stores.pinecone.records import (
-    in_json,
     is_zero,
+    json_numbers,
     label_of,
     name_of,
     packed_labels,
@@ -102,7 +102,7 @@ class NeighborSearch:
             bare = reach >= self._bare_from
             if bare:
                 self._bare.add(place)
-            yield in_json(self._queries[place]), reach, not bare
+            yield json_numbers(self._queries[place]), reach, not bare
 
     def _complete(self) -> None:
         """Read the metadata of matches that came without, as far as they may be among the nearest."""
@@ -118,7 +118,7 @@ class NeighborSearch:
             self._found[place] = self._ranked(place, whole)
 
     def _ranked(self, place: int, matches: Iterable[Match]) -> Ranked:
-        query = in_json(self._queries[place])
+        query = json_numbers(self._queries[place])
         return sorted(
             ((_distance(each, query, self._metric), each) for each in matches), key=lambda pair: pair[0]
         )

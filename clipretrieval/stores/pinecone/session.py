@@ -21,8 +21,14 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.stores.checks import Batch, check_dim, check_label_kind
-from clipretrieval.stores.pinecone.api_key import ApiKey, check_host, control_plane, is_environments, is_own
-from clipretrieval.stores.pinecone.manifest import MANIFEST_SPACE, fetch_manifest, replace_manifest
+from clipretrieval.stores.pinecone.api_key import (
+    ApiKey,
+    check_host,
+    control_plane,
+    is_from_environment,
+    is_own,
+)
+from clipretrieval.stores.pinecone.manifest import MANIFEST_NAMESPACE, fetch_manifest, replace_manifest
 from clipretrieval.stores.pinecone.namespace import DEFAULT_NAMESPACE, Namespace
 from clipretrieval.stores.pinecone.records import label_of
 from clipretrieval.stores.pinecone.requests import Requests, without_retries
@@ -82,9 +88,9 @@ class Address:
                 f"a namespace must be ASCII, of at most {MAX_NAMESPACE_LENGTH} characters; got "
                 f"{shown(namespace)}"
             )
-        if namespace.startswith(MANIFEST_SPACE):
+        if namespace.startswith(MANIFEST_NAMESPACE):
             raise InvalidInputError(
-                f"namespaces that begin with {MANIFEST_SPACE!r} are reserved for manifests"
+                f"namespaces that begin with {MANIFEST_NAMESPACE!r} are reserved for manifests"
             )
         check_choice(self.cloud, "cloud", CLOUDS)
         if not isinstance(self.region, str) or not REGION.fullmatch(self.region):
@@ -98,7 +104,6 @@ class Address:
 class _OpenIndex:
     vectors: Namespace
     manifest: Namespace
-    dim: int
     host: str
 
 
@@ -200,8 +205,7 @@ class Session:
             if self.find() is None and self.dim is None:
                 self._state.manifest = text
                 return
-            index = self._open(self.dim)
-            replace_manifest(index.manifest, text, index.dim)
+            replace_manifest(self._open(self.dim).manifest, text)
             self._state.manifest = None
 
     def settle(self) -> None:
@@ -245,9 +249,9 @@ class Session:
                 client = self._project.open(host)
                 vectors, manifest = (
                     Namespace(client, name, found.dim, self._requests)
-                    for name in (address.namespace, MANIFEST_SPACE + address.namespace)
+                    for name in (address.namespace, MANIFEST_NAMESPACE + address.namespace)
                 )
-                state.index = _OpenIndex(vectors, manifest, found.dim, host)
+                state.index = _OpenIndex(vectors, manifest, host)
                 self.dim = found.dim
             return state.index
 
@@ -255,7 +259,7 @@ class Session:
         """Send a manifest that waits; from then on it is read from the service."""
         state = self._state
         if state.manifest is not None and state.index is not None:
-            replace_manifest(state.index.manifest, state.manifest, state.index.dim)
+            replace_manifest(state.index.manifest, state.manifest)
             state.manifest = None
 
 
@@ -293,7 +297,7 @@ class Project:
         plane = control_plane(host)
         self._is_service = is_own(plane)
         # Without others, the SDK sends those of PINECONE_ADDITIONAL_HEADERS, which may be secret too.
-        trusted = self._is_service or is_environments(plane)
+        trusted = self._is_service or is_from_environment(plane)
         headers = None if trusted else {"Accept": "application/json"}
         try:
             self._client = without_retries(  # `Requests` retries

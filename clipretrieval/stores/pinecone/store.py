@@ -35,9 +35,9 @@ try:
         as_listing,
         as_records,
         check_limits,
-        chunks,
         key_of,
         label_condition,
+        upsert_parts,
     )
     from clipretrieval.stores.pinecone.requests import Requests
     from clipretrieval.stores.pinecone.search import MAX_TOP_K, NeighborSearch, as_neighbors
@@ -193,7 +193,7 @@ class PineconeStore:
         check_limits(batch)
         self._require_open()
         with self._session.prepared(batch) as namespace:
-            failed, reason = _failures(namespace.upsert(chunks(batch)))
+            failed, reason = _failures(namespace.upsert(upsert_parts(batch)))
         if reason is not None:
             raise IncompleteUpsertError(
                 f"{len(failed)} of {len(batch.ids)} vectors are not known to be stored ({_some(failed)}): "

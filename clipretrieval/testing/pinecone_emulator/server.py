@@ -23,8 +23,7 @@ from clipretrieval.testing.pinecone_emulator.answers import (
     Refused,
     over_quota,
     refusal,
-    throttled,
-    unauthorized,
+    text_answer,
 )
 
 __all__ = ["FaultPlan", "Faults", "PlaneServer", "ReceivedRequest"]
@@ -209,18 +208,6 @@ class _Handler(BaseHTTPRequestHandler):
     server: PlaneServer
 
     def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_PATCH(self) -> None:
-        self._serve()
-
-    def do_DELETE(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
         length = self.headers.get("Content-Length", "0")
         body = self.rfile.read(int(length)) if length.isdecimal() else b""
         split = urlsplit(self.path)
@@ -233,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(plan.delay)
             waiting = {"Retry-After": f"{plan.retry_after:g}"}
             if fault == "429":
-                answer = throttled(waiting)
+                answer = text_answer(429, "Too many requests", waiting)
             elif fault == "503":
                 answer = refusal(server.plane.plane, 503, "The service is unavailable", waiting)
             elif fault == "quota":
@@ -243,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 answer = self._answer(split.path, parameters, body)
         else:
-            answer = unauthorized()
+            answer = text_answer(401, "Unauthorized")
         status = None if fault == "cut" else answer.status
         server.record(
             ReceivedRequest(server.index, self.command, split.path, parameters, body, status, fault)
@@ -253,6 +240,8 @@ class _Handler(BaseHTTPRequestHandler):
             _break(self.connection)
         else:
             self._send(answer)
+
+    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names that the base class looks for
 
     def _answer(self, path: str, parameters: Mapping[str, list[str]], body: bytes) -> Answer:
         try:
