@@ -95,7 +95,7 @@ class PineconeStore:
     wrote, and `flush` waits for it explicitly. The service may report a count with some more delay.
 
     Neighbors and distances are the service's: its search is approximate, its arithmetic float32. Threads may
-    share the store. The verbs are those of `VectorStore`; it is a context manager.
+    share the store. Its verbs are those of `~clipretrieval.stores.VectorStore`, and it is a context manager.
 
     Parameters
     ----------
@@ -138,8 +138,9 @@ class PineconeStore:
     -----
     A vector must be zero or have a value of magnitude 1e-8 or more, and id, label and metadata of a record
     must fit 40,000 bytes. A search for more than 10,000 neighbors raises UnsupportedOperationError where the
-    store holds more. An `upsert` of which some vectors are not known to be stored raises
-    `IncompleteUpsertError`, and a `delete` likewise `IncompleteDeleteError`: their ``ids`` can be sent again.
+    store holds more. Where some vectors are not known to be stored, `upsert` raises
+    `~clipretrieval.stores.IncompleteUpsertError`, and `delete` likewise
+    `~clipretrieval.stores.IncompleteDeleteError`: their ``ids`` can be sent again.
     """
 
     def __init__(
