@@ -10,9 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clipretrieval._util.checks import check_path
 from clipretrieval._util.reading import file_sha256
+from clipretrieval.errors import InvalidInputError
 
-__all__ = ["NotDurableError", "file_sha256", "replacing", "sync_folder", "write_bytes", "write_text"]
+__all__ = [
+    "NotDurableError",
+    "file_sha256",
+    "replacing",
+    "sync_folder",
+    "write_bytes",
+    "write_report",
+    "write_text",
+]
 
 TEMPORARY_SUFFIX = ".tmp"
 # So much of a file's name is in that of its temporary file, which may have 255 bytes in all.
@@ -87,6 +97,27 @@ def write_bytes(path: str | Path, content: bytes, *, follow: bool = True) -> Non
 def write_text(path: str | Path, content: str, *, follow: bool = True) -> None:
     """Replace the file `path` by one that holds `content` in UTF-8, atomically and durably."""
     write_bytes(path, content.encode("utf-8"), follow=follow)
+
+
+def write_report(path: str | Path | None, text: str, what: str = "report") -> str:
+    """Return a text, once it is written to `path` where that is given, atomically and with a last line break.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be written, or not be synced to the disk; the message says which.
+    """
+    if path is not None:
+        path = check_path(path, "path")
+        try:
+            write_text(path, text + "\n")
+        except NotDurableError as error:
+            raise InvalidInputError(f"the {what} may not be on the disk: {error.strerror}") from error
+        except OSError as error:
+            raise InvalidInputError(
+                f"the {what} cannot be written to {str(path)!r}: {error.strerror or error}"
+            ) from error
+    return text
 
 
 def sync_folder(folder: str | Path) -> None:

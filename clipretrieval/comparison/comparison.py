@@ -19,7 +19,7 @@ from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, Compari
 from clipretrieval.comparison.spool import Spool
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.significance import mcnemar_exact
+from clipretrieval.evaluation.metrics import mcnemar_exact
 from clipretrieval.heads.votes import Weighting
 from clipretrieval.images.sources import check_class_names, class_names, has_named_labels
 from clipretrieval.images.stream import SkippedImage, check_on_error, count_hint, iter_raw
