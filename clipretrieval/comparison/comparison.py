@@ -130,7 +130,7 @@ def compare(
             seconds["encode_test"] = time.perf_counter() - started - sum(seconds.values())
             sides = answer(indexes, plan, spool, baseline, passed_over)
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
-        speeds, whole = _measure(encoder, sides, sample.pictures(spool.indices), plan, baseline, open_clip)
+        speeds, whole = _measure(encoder, sides, sample.images(spool.indices), plan, baseline, open_clip)
         seconds["measure"] = time.perf_counter() - started - sum(seconds.values())
         n_train = indexes[0].store.count()
         rows, name = _rows(sides, speeds, whole, n_train)

@@ -46,7 +46,7 @@ def reproduce(
     open_clip: bool = True,
     progress: Progress | bool | None = None,
 ) -> Reproduction:
-    """Run the study on labelled pictures: k = 1, squared Euclidean distance, the study's ten prompts.
+    """Run the study on labeled images: k = 1, squared Euclidean distance, the study's ten prompts.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def reproduce(
     ------
     InvalidInputError
         If a folder has no class folders, the test images have a class that the training images lack, `out`
-        belongs to a run with other settings, or the indexes there hold pictures that are not in `train`.
+        belongs to a run with other settings, or the indexes there hold images that are not in `train`.
     """
     _check_folders(train, test)
     folder, store = check_path(out, "out"), check_text(store, "store")
@@ -198,7 +198,7 @@ def _check_folders(train: Any, test: Any) -> None:
 
 
 def _check_classes(train: ImageFolder, test: ImageFolder) -> None:
-    """Refuse folders without class folders, and classes that nothing could be learnt of."""
+    """Refuse folders without class folders, and classes that nothing could be learned of."""
     for given in (train, test):
         if given.labels is None:
             raise InvalidInputError(

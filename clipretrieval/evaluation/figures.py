@@ -127,7 +127,7 @@ class Figures:
         ----------
         by : {"share", "margin", "distance"}
             The answered class's share of the votes; how far that is ahead of the second class's share; or the
-            distance to the nearest neighbour.
+            distance to the nearest neighbor.
 
         Returns
         -------

@@ -107,7 +107,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 
 def summarise_distances(distances: npt.NDArray[np.floating[Any]]) -> DistanceSummary:
-    """Summarise distances, shape (n,), n ≥ 0; infinite ones, where there was no neighbour, are left out."""
+    """Summarize distances, shape (n,), n ≥ 0; infinite ones, where there was no neighbor, are left out."""
     values = np.asarray(as_array(distances, "distances"), dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) == 0:

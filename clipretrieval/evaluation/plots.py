@@ -18,7 +18,7 @@ from clipretrieval.evaluation.figures import Figures
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw", "draw_confusion"]
+__all__ = ["draw_chart", "draw_confusion"]
 
 RIGHT, WRONG = "#1f6fb2", "#c8501e"
 REFERENCE: dict[str, Any] = {"color": "0.5", "linestyle": "--"}
@@ -31,7 +31,7 @@ DRAWN_CELLS = 1000
 """Cells along an edge of the confusion matrix at most; of more classes, neighbors share one."""
 
 
-def draw(chart: Chart, ax: Axes | None = None) -> Axes:
+def draw_chart(chart: Chart, ax: Axes | None = None) -> Axes:
     """Draw a chart on axes, those of a new figure where none are given, and return them.
 
     Raises

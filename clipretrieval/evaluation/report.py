@@ -45,13 +45,13 @@ _PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "faiss-cpu", "s
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport(Figures):
-    """A classifier's answers on labelled images, and what follows from them.
+    """A classifier's answers on labeled images, and what follows from them.
 
     Attributes
     ----------
     y_true, y_pred : ndarray, shape (n_test,)
     distances : ndarray of float32, shape (n_test,)
-        From each image to its nearest neighbour, in the store's metric; ``+inf`` where there was none.
+        From each image to its nearest neighbor, in the store's metric; ``+inf`` where there was none.
     classes : ndarray, shape (n_classes,)
         Every label fitted or met, sorted.
     setting : mapping
@@ -243,7 +243,7 @@ class EvaluationReport(Figures):
         MissingDependencyError
             If matplotlib is not installed.
         """
-        return plots.draw(charts.histogram_chart(self, bins=bins), ax)
+        return plots.draw_chart(charts.histogram_chart(self, bins=bins), ax)
 
     def plot_risk_coverage(self, ax: Axes | None = None, *, by: str = "distance") -> Axes:
         """Draw the share of incorrect answers over the share that is kept.
@@ -266,11 +266,11 @@ class EvaluationReport(Figures):
         MissingDependencyError
             If matplotlib is not installed.
         """
-        return plots.draw(charts.risk_chart(self, by), ax)
+        return plots.draw_chart(charts.risk_chart(self, by), ax)
 
     def plot_deciles(self, ax: Axes | None = None, *, by: str = "distance") -> Axes:
         """Draw the accuracy of each tenth, with its interval; arguments as for `plot_risk_coverage`."""
-        return plots.draw(charts.decile_chart(self, by), ax)
+        return plots.draw_chart(charts.decile_chart(self, by), ax)
 
     def plot_calibration(self, ax: Axes | None = None) -> Axes:
         """Draw the accuracy over the confidence; arguments as for `plot_distances`.
@@ -288,7 +288,7 @@ class EvaluationReport(Figures):
                 "this report has no confidence to compare with; make it with `evaluate`, which notes the "
                 "shares"
             )
-        return plots.draw(chart, ax)
+        return plots.draw_chart(chart, ax)
 
     def plot_confusion(self, ax: Axes | None = None) -> Axes:
         """Draw the confusion matrix, each row in parts of its class; arguments as for `plot_distances`.

@@ -50,7 +50,7 @@ def report_text(report: Figures) -> str:
         f"accuracy {report.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
         f"{int(report.correct.sum())} of {report.n_test} images",
         "model {model}, stage {stage}, dim {dim}; store {store}, metric {metric}".format(**shown)
-        # A zero-shot answer rests on prompts: nothing is stored, and no neighbours vote.
+        # A zero-shot answer rests on prompts: nothing is stored, and no neighbors vote.
         + (", k {k}, weights {weights}, {n_train} stored vectors".format(**shown) if s["n_train"] else ""),
         f"median {distance_axis(report)}: correct {_median(correct)}, incorrect {_median(incorrect)}",
     ]

@@ -26,7 +26,6 @@ from clipretrieval.evaluation.text import (
 from clipretrieval.evaluation.words import (
     best_words,
     distance_unit,
-    measure_axis,
     measure_name,
     number_words,
     shown_measure,
@@ -36,8 +35,8 @@ from clipretrieval.evaluation.words import (
 
 __all__ = ["COMPARISON_COLUMNS", "PageTable", "comparison_part", "report_part", "table_part"]
 
-LARGEST_TABLE, LARGEST_PICTURE = 20, 1000
-"""Classes up to which the confusion matrix is a table, or else a picture with a pixel for each cell."""
+LARGEST_TABLE, LARGEST_CANVAS = 20, 1000
+"""Classes up to which the confusion matrix is a table, or else drawn with a pixel for each cell."""
 
 CURVE_POINTS = 400
 """The most points of a curve, and the most places of a slider: more than a screen can tell apart."""
@@ -129,7 +128,7 @@ def comparison_part(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return table_part(PageTable("Side by side", COMPARISON_COLUMNS, rows), best="accuracy")
 
 
-def report_part(name: str | None, report: Figures, picture: Callable[[str], str | None]) -> dict[str, Any]:
+def report_part(name: str | None, report: Figures, thumbnail: Callable[[str], str | None]) -> dict[str, Any]:
     """Prepare a report: its figures, its charts as SVG, and what the page's script needs."""
     classes = [readable(label) for label in report.classes.tolist()]
     pairs, listed = report.confused_pairs(), shown_classes(report)
@@ -158,8 +157,7 @@ def report_part(name: str | None, report: Figures, picture: Callable[[str], str 
         "calibration_chart": calibration and draw_svg(calibration),
         "share_name": measure_name(report, "share"),
         "calibration": curve.rows() if curve is not None else [],
-        "ece": curve.ece if curve is not None else None,
-        # One neighbour, one vote: every answer is certain, and there is no curve to see.
+        # One neighbor, one vote: every answer is certain, and there is no curve to see.
         "one_confidence": curve is not None and len(curve.count) == 1,
         "single_vote": report.setting.get("k") == 1 and measure_name(report, "share") != "probability",
         "per_class": listed[0],
@@ -167,9 +165,9 @@ def report_part(name: str | None, report: Figures, picture: Callable[[str], str 
         "pairs": pairs[:PAIRS],
         "more_pairs": max(0, len(pairs) - PAIRS),
         "matrix": _matrix_rows(report, classes) if len(classes) <= LARGEST_TABLE else None,
-        "pictured": len(classes) <= LARGEST_PICTURE,
+        "on_canvas": len(classes) <= LARGEST_CANVAS,
         "distance_unit": distance_unit(report),
-        "mistakes": [_mistake_part(mistake, picture) for mistake in report.mistakes],
+        "mistakes": [_mistake_part(mistake, thumbnail) for mistake in report.mistakes],
         "data": _data(report, classes),
     }
 
@@ -183,7 +181,6 @@ def _measure_part(report: Figures, found: Reliability, shown: bool) -> dict[str,
         "shown": shown,
         "constant": found.constant,
         "best": by == report.best_measure,
-        "axis": measure_axis(report, by),
         "threshold": threshold_words(report, by),
         "histogram": draw_svg(histogram_chart(report, by)),
         "risk": draw_svg(risk_chart(report, by, points=CURVE_POINTS)),
@@ -196,13 +193,13 @@ def _measure_part(report: Figures, found: Reliability, shown: bool) -> dict[str,
 
 
 def _data(report: Figures, classes: list[str]) -> dict[str, Any]:
-    """Return the sliders' points, each exact, and the matrix where it is a picture."""
+    """Return the sliders' points, each exact, and the matrix where it is drawn."""
     found: dict[str, Any] = {
         "points": {by: _points(each) for by, each in report.reliabilities.items()},
         "wrong": int((~report.correct).sum()),
         "all": report.n_test,
     }
-    if LARGEST_TABLE < len(classes) <= LARGEST_PICTURE:
+    if LARGEST_TABLE < len(classes) <= LARGEST_CANVAS:
         cells = report._confusion
         found["classes"] = classes
         found["cells"] = [cells.true.tolist(), cells.answer.tolist(), cells.count.tolist()]
@@ -238,7 +235,7 @@ def _matrix_rows(report: Figures, classes: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _mistake_part(mistake: Mistake, picture: Callable[[str], str | None]) -> dict[str, Any]:
+def _mistake_part(mistake: Mistake, thumbnail: Callable[[str], str | None]) -> dict[str, Any]:
     explanation = mistake.explanation
     return {
         "index": mistake.index,
@@ -247,7 +244,7 @@ def _mistake_part(mistake: Mistake, picture: Callable[[str], str | None]) -> dic
         "share": explanation.share,
         "distance": mistake.distance,
         "query": explanation.query,
-        "picture": explanation.query and picture(explanation.query),
+        "thumbnail": explanation.query and thumbnail(explanation.query),
         "neighbors": [
             {
                 "label": each.label,
@@ -255,7 +252,7 @@ def _mistake_part(mistake: Mistake, picture: Callable[[str], str | None]) -> dic
                 "voted": each.share > 0,
                 "right": each.label == mistake.truth,
                 "source": each.source,
-                "picture": each.source and picture(each.source),
+                "thumbnail": each.source and thumbnail(each.source),
             }
             for each in explanation.neighbors[:LISTED_NEIGHBORS]
         ],

@@ -1,6 +1,6 @@
 """Evaluation reports as one HTML page that needs nothing else: no network, no other file.
 
-The page holds its style, its script and its pictures. A policy within it forbids every request, and every
+The page holds its style, its script and its images. A policy within it forbids every request, and every
 script but its own. All that comes from a user (names of classes, paths, titles) is escaped.
 """
 
@@ -105,8 +105,8 @@ def render_page(
             check_text(pair[0], "a report's name", empty=True)
     if not (named or comparison or tables):
         raise InvalidInputError("a page needs at least one report or table; pass one")
-    picture = _pictures() if pictures else lambda path: None
-    parts = [report_part(name, report, picture) for name, report in named]
+    read = _thumbnails() if pictures else lambda path: None
+    parts = [report_part(name, report, read) for name, report in named]
     script = _file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     several = len(parts) > 1 or bool(comparison) or bool(tables)
@@ -149,8 +149,8 @@ def write_page(
     write_report(path, render_page(reports, **options), "page")
 
 
-def _pictures() -> Callable[[str], str | None]:
-    """Return what reads thumbnails, each file once for a page: stages are wrong about the same pictures."""
+def _thumbnails() -> Callable[[str], str | None]:
+    """Return what reads thumbnails, each file once for a page: stages are wrong about the same images."""
 
     @cache
     def read(path: str) -> str | None:
