@@ -106,14 +106,7 @@ def reproduce(
 
 
 class _ResultsFolder:
-    """A folder for one run, interrupted or not.
-
-    Parameters
-    ----------
-    path : Path
-    settings : mapping of JSON values
-        What tells a run from others.
-    """
+    """A folder for one run, interrupted or not; its settings, JSON values, tell it from others."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self._note = path, path / _RUN
@@ -121,13 +114,7 @@ class _ResultsFolder:
         self._claimed = False
 
     def check(self) -> None:
-        """Make the folder if it is not there, and refuse one that belongs to another run.
-
-        Raises
-        ------
-        InvalidInputError
-            If it does, or cannot be used.
-        """
+        """Make the folder where there is none; refuse one of another run, or that cannot be used."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = read_file(self._note, LARGEST_NOTE).decode("utf-8") if self._note.exists() else None
@@ -147,13 +134,7 @@ class _ResultsFolder:
             self._claimed = True
 
     def claim(self) -> None:
-        """Write down whose the folder is, if that is not done yet.
-
-        Raises
-        ------
-        InvalidInputError
-            If it cannot be written.
-        """
+        """Write down whose the folder is, if that is not done yet."""
         if self._claimed:
             return
         try:

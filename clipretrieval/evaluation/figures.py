@@ -36,8 +36,8 @@ _PARTS = ("decode", "encode", "store", "flush", "search")
 class Figures:
     """What text, pages and charts show of an evaluation.
 
-    Its attributes are described at `EvaluationReport`, which adds what writes them down: so these writers can
-    know the figures, and the report its writers.
+    `EvaluationReport`, which documents the attributes, adds the methods that write a report. What they call
+    takes `Figures`, and so needs to know nothing of the report.
     """
 
     y_true: AnyArray
