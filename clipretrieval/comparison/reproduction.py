@@ -9,16 +9,14 @@ from typing import Any
 
 from clipretrieval._util.checks import check_mapping, check_path, check_text
 from clipretrieval._util.checks import shown as quoted
-from clipretrieval._util.files import write_text
-from clipretrieval._util.progress import check_progress, told
-from clipretrieval._util.reading import read_file
+from clipretrieval._util.files import read_file, write_text
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict, without_secrets
-from clipretrieval._util.timing import Progress
 from clipretrieval.comparison.comparison import compare
 from clipretrieval.comparison.reproduction_report import Reproduction, what_differs
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.stream import ImageFolder
+from clipretrieval.images.folders import ImageFolder
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import json_text
 from clipretrieval.stores.registry import create_store
@@ -85,7 +83,7 @@ def reproduce(
     _check_classes(train, test)
     results.check()
 
-    with told(progress, "encoding") as shown:
+    with open_progress(progress, "encoding") as shown:
 
         def tell(done: int, total: int | None) -> None:
             results.claim()  # something is stored now
@@ -159,7 +157,7 @@ class _ResultsFolder:
         settings = json.loads(self._text)
         differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
         if differing:
-            told = ", ".join(
+            open_progress = ", ".join(
                 f"{key} was {known.get(key)!r} and is {settings.get(key)!r}" for key in differing
             )
             raise InvalidInputError(

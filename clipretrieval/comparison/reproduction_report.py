@@ -17,7 +17,7 @@ from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import is_published
 from clipretrieval.encoding.weights.sources import HF_HUB
 from clipretrieval.errors import InvalidInputError, MissingDependencyError
-from clipretrieval.images.stream import ImageFolder
+from clipretrieval.images.folders import ImageFolder
 
 __all__ = ["FILES", "Reproduction", "check_histograms", "reproduction_text", "what_differs"]
 

@@ -22,7 +22,7 @@ from clipretrieval.demo.pictures import write_folders
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.stream import ImageFolder, scan_folder
+from clipretrieval.images.folders import ImageFolder, scan_folder
 
 __all__ = ["DemoResult", "OnlineStep", "run_demo"]
 
