@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from clipretrieval._version import __version__
 from clipretrieval.encoding.fingerprint import differences
@@ -14,10 +14,9 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreLockedError,
 )
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.base import view_manifest as view_manifest
 from clipretrieval.types import Label, Metric
-
-if TYPE_CHECKING:
-    from clipretrieval.stores.base import VectorStore
 
 __all__ = [
     *("CLEARING", "check_manifest", "check_owner", "make_manifest", "manifest_classes"),
@@ -182,16 +181,6 @@ def update_manifest(
     if content != found:
         store.write_manifest(content)
     return classes
-
-
-def view_manifest(store: VectorStore) -> Mapping[str, Any]:
-    """Return a store's manifest, only to be read: one that lies in this process is not parsed anew."""
-    from clipretrieval.stores.local.store import LocalStore
-
-    read = store.read_manifest
-    if getattr(read, "__func__", None) is LocalStore.read_manifest:  # not overridden, perhaps passed on
-        return cast("LocalStore", read.__self__)._view_manifest()  # type: ignore[attr-defined]
-    return read()
 
 
 def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:

@@ -1,13 +1,11 @@
-"""Stores as context managers, and as arguments of what scikit-learn clones."""
+"""Stores as context managers."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import TypeVar
 
-from clipretrieval.errors import UnsupportedOperationError
-
-__all__ = ["ClosedAtExit", "unclonable"]
+__all__ = ["ClosedAtExit"]
 
 Self = TypeVar("Self", bound="ClosedAtExit")
 
@@ -26,11 +24,3 @@ class ClosedAtExit:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def unclonable(store: object) -> UnsupportedOperationError:
-    """Return the error for a store of which a clone cannot have an empty one: it lies in a certain place."""
-    return UnsupportedOperationError(
-        f"{store!r} cannot be cloned: every clone would write to the same place. Cross-validation and "
-        "grid search need a store for each fit: pass it by name, such as store='faiss', without a path"
-    )

@@ -13,19 +13,19 @@ from clipretrieval._util.rounding import watched_already
 from clipretrieval.errors import (
     MissingDependencyError,
 )
+from clipretrieval.stores.base import listings, unclonable
 from clipretrieval.stores.checks import (
     check_batch,
     check_dim,
     check_k,
+    check_label,
     check_label_kind,
     check_lookup_ids,
-    check_manifest,
     check_queries,
+    json_text,
     storable_ids,
 )
-from clipretrieval.stores.context import unclonable
 from clipretrieval.stores.local.locks import ReadWriteLock
-from clipretrieval.stores.scan import check_label, listings
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records, as_label_array
 
 try:
@@ -259,7 +259,7 @@ class ChromaStore(ChromaBase):
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a small JSON object in the collection's metadata, replacing the one before."""
-        text = check_manifest(manifest)
+        text = json_text(manifest, "the manifest")
         with self._lock.write():
             self._require_open()
             self._records.write_manifest(text)

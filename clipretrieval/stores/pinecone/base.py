@@ -10,7 +10,8 @@ from clipretrieval._util.checks import check_bool, check_choice, check_int, chec
 from clipretrieval._util.forks import ForkLock, renew_after_fork
 from clipretrieval._util.repr import safe_repr
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
-from clipretrieval.stores.context import ClosedAtExit, unclonable
+from clipretrieval.stores.base import unclonable
+from clipretrieval.stores.context import ClosedAtExit
 from clipretrieval.stores.pinecone.host import control_plane
 from clipretrieval.stores.pinecone.index import MAX_DIMENSION
 from clipretrieval.stores.pinecone.key import ApiKey

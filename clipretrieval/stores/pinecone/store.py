@@ -11,12 +11,12 @@ from clipretrieval.stores.checks import (
     check_batch,
     check_dim,
     check_k,
+    check_label,
     check_lookup_ids,
-    check_manifest,
     check_queries,
+    json_text,
     storable_ids,
 )
-from clipretrieval.stores.scan import check_label
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
 try:
@@ -294,6 +294,6 @@ class PineconeStore(PineconeBase):
         StoreError
             If the store is closed or the service fails.
         """
-        text = check_manifest(manifest)
+        text = json_text(manifest, "the manifest")
         self._require_open()
         self._session.replace_manifest(text)
