@@ -81,7 +81,11 @@ def check_batch(
     check_directions(norms, metric)
     warn_of_range(rows, norms, metric, stored=True)
     packed = as_label_array(labels)
-    texts = [NO_METADATA] * len(names) if metadata is None else _check_metadata(metadata)
+    if metadata is None:
+        texts = [NO_METADATA] * len(names)
+    else:
+        given = check_sequence(metadata, "metadata", "mappings, one for each record")
+        texts = [json_text(each, f"metadata[{place}]") for place, each in enumerate(given)]
     lengths = {"ids": len(names), "vectors": len(rows), "labels": len(packed), "metadata": len(texts)}
     if len(set(lengths.values())) > 1:
         if metadata is None:
@@ -256,8 +260,3 @@ def _check_ids(ids: Sequence[str]) -> list[str]:
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise InvalidInputError(f"ids must be unique within a call; {twice!r} is there more than once")
     return names
-
-
-def _check_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
-    items = check_sequence(metadata, "metadata", "mappings, one for each record")
-    return [json_text(item, f"metadata[{place}]") for place, item in enumerate(items)]

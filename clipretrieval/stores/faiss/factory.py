@@ -95,7 +95,7 @@ def check_factory(text: str) -> str:
     reason = ""
     parts = {int(number) for number in re.findall(r"\d+", factory) if int(number) <= 256}
     for dim in (*TRIAL_DIMS, *(16 * number for number in sorted(parts))):
-        index, reason = _attempt(factory, dim, Metric.L2)
+        index, reason = _try_to_make(factory, dim, Metric.L2)
         if index is not None:
             _check_kind(factory, index)
             return factory
@@ -112,14 +112,14 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
     UnsupportedOperationError
         If FAISS has no such index for the metric, or the store cannot use it.
     """
-    index, reason = _attempt(factory, dim, metric)
+    index, reason = _try_to_make(factory, dim, metric)
     wanted = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
     if index is not None and inner_index(index).metric_type != wanted:
         index, reason = None, "FAISS takes it for l2"
     if index is not None:
         _check_kind(factory, index)
         return index
-    if metric is not Metric.L2 and _attempt(factory, dim, Metric.L2)[0] is not None:
+    if metric is not Metric.L2 and _try_to_make(factory, dim, Metric.L2)[0] is not None:
         raise UnsupportedOperationError(
             f"FAISS has no index {factory!r} for the metric {str(metric)!r} ({reason}); give another index, "
             "say 'HNSW32', or metric='l2'"
@@ -185,7 +185,7 @@ def _code_centroids(index: Any) -> int:
     return 0
 
 
-def _attempt(factory: str, dim: int, metric: Metric) -> tuple[Any, str]:
+def _try_to_make(factory: str, dim: int, metric: Metric) -> tuple[Any, str]:
     """Make an index; return it and no reason, or None and FAISS's reason."""
     kind = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
     if _is_too_large(factory, dim):

@@ -113,21 +113,18 @@ class AnnIndex:
         self.outliers = _Outliers(outliers)
         self.limits = limits
         self._index = index
-        self._bind()
+        # Parts of the index, which live as long as it does.
+        self._inner = inner_index(index)
+        self._wrapped = isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
+        self._ivf = isinstance(self._inner, faiss.IndexIVF)
+        self._hnsw = isinstance(self._inner, faiss.IndexHNSW)
+        self._quantizer = _Quantizer(index, self._inner)
         self._labels: IndexArray = np.empty(0, dtype=np.int64) if labels is None else labels
         self._rows: IndexArray = np.full(0 if self._ivf else index.ntotal, -1, dtype=np.int64)
         if not self._ivf:
             held = np.flatnonzero(self._labels >= 0)
             self._rows[self._labels[held]] = held
         self._alive: Any = None
-
-    def _bind(self) -> None:
-        """Look up what the index is made of; the parts live as long as `_index`."""
-        self._inner = inner_index(self._index)
-        self._wrapped = isinstance(faiss.downcast_index(self._index), faiss.IndexPreTransform)
-        self._ivf = isinstance(self._inner, faiss.IndexIVF)
-        self._hnsw = isinstance(self._inner, faiss.IndexHNSW)
-        self._quantizer = _Quantizer(self._index, self._inner)
 
     @property
     def lists(self) -> int:

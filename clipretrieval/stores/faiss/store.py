@@ -396,7 +396,7 @@ class FaissStore(LocalStore):
         folder.release()
 
     def _layout(self) -> Layout:
-        read = partial(_read, recall=self._asked_recall, mmap=self._mmap)
+        read = partial(_read_vectors, recall=self._asked_recall, mmap=self._mmap)
         return Layout("FaissStore", "index", ".faiss", read, check_index_state)
 
     def _snapshot(self) -> Snapshot:
@@ -450,7 +450,7 @@ class FaissStore(LocalStore):
         return (rows * norms[:, None]).astype(np.float32)
 
 
-def _read(folder: Path, manifest: FolderManifest, recall: float | None, mmap: bool) -> VectorRows:
+def _read_vectors(folder: Path, manifest: FolderManifest, recall: float | None, mmap: bool) -> VectorRows:
     flat = read_rows(folder, manifest, mmap)
     if manifest.index == FLAT:
         return flat

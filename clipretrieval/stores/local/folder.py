@@ -181,13 +181,13 @@ def read_generation(folder: Path, layout: Layout) -> tuple[FolderManifest, Snaps
     for _ in range(ATTEMPTS - 1):
         manifest = _existing_manifest(folder, layout)
         try:
-            return manifest, _read(folder, manifest, layout)
+            return manifest, _read_files(folder, manifest, layout)
         except StoreCorruptedError:
             # A writer may have replaced the generation between reading the manifest and the files.
             if find_manifest(folder) == manifest:
                 raise
     manifest = _existing_manifest(folder, layout)
-    return manifest, _read(folder, manifest, layout)
+    return manifest, _read_files(folder, manifest, layout)
 
 
 def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
@@ -201,7 +201,7 @@ def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
     return manifest
 
 
-def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
+def _read_files(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
     if layout.check is not None:
         layout.check(folder, manifest)
     if not manifest.count:
