@@ -11,7 +11,7 @@ from clipretrieval.errors import ClipRetrievalWarning
 
 __all__ = ["warn_caller"]
 
-PACKAGE = f"{Path(__file__).parent}{os.sep}"
+PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 def warn_caller(message: str, category: type[Warning] = ClipRetrievalWarning) -> None:
