@@ -14,7 +14,7 @@ from chromadb.errors import (
     RateLimitError,
 )
 
-from clipretrieval._util.open_files import REMEDY, few_left
+from clipretrieval._util.files import REMEDY, few_left
 from clipretrieval.errors import (
     ClipRetrievalError,
     DimensionMismatchError,

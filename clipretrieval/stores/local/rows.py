@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.reading import open_file
+from clipretrieval._util.files import open_file
 from clipretrieval.stores.exact import IndexArray, Shortlist
 from clipretrieval.stores.local.folder_manifest import damaged
 from clipretrieval.stores.local.table import Moves, grown, shrunk

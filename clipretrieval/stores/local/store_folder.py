@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from clipretrieval._util.files import reason
 from clipretrieval._util.forks import renew_after_fork
-from clipretrieval._util.open_files import reason
 from clipretrieval.errors import (
     FingerprintMismatchError,
     StoreError,
