@@ -161,7 +161,7 @@ class _ResultsFolder:
                 f"{key} was {known.get(key)!r} and is {settings.get(key)!r}" for key in differing
             )
             raise InvalidInputError(
-                f"{str(self.path)!r} holds a run with other settings ({differences}); pass another folder for the "
+                f"{str(self.path)!r} holds a run with other settings ({differences}); pass another folder "
                 "results, or the same settings to go on with that run"
             )
 
