@@ -162,7 +162,7 @@ class _ResultsFolder:
             )
             raise InvalidInputError(
                 f"{str(self.path)!r} holds a run with other settings ({differences}); pass another folder "
-                "results, or the same settings to go on with that run"
+                "for the results, or the same settings to go on with that run"
             )
 
 
