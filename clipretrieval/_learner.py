@@ -30,6 +30,7 @@ from clipretrieval.retrieval.putter import Existing, open_putter
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.retriever import check_fitted
 from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.types import AnyArray, Metric
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Learner(BaseEstimator):
     def __init__(
         self,
         encoder: Encoder | None = None,
-        store: str | VectorStore = "faiss",
+        store: str | VectorStore = DEFAULT_STORE,
         *,
         k: int = 1,
         weights: Weighting = "uniform",

@@ -24,6 +24,7 @@ from clipretrieval.heads.votes import Weighting
 from clipretrieval.images.sources import check_class_names, class_names, has_named_labels
 from clipretrieval.images.stream import SkippedImage, check_on_error, count_hint, iter_raw
 from clipretrieval.retrieval.unusable import usable_batches
+from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.zeroshot import STAGE, TEXT_NEEDS, ZeroShotClassifier
 
@@ -39,7 +40,7 @@ def compare(
     encoder: StagedEncoder | None = None,
     stages: Sequence[str] = ("pixel", "mid", "late", "final"),
     zero_shot: ZeroShotClassifier | bool | None = None,
-    stores: Sequence[str] | StoreMakers = ("faiss",),
+    stores: Sequence[str] | StoreMakers = (DEFAULT_STORE,),
     k: int | Iterable[int] = (1,),
     weights: Weighting | Iterable[Weighting] = ("uniform",),
     metric: Metric | str = "l2",

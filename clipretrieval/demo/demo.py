@@ -166,7 +166,7 @@ def _add_online(train: ImageFolder, test: ImageFolder) -> OnlineStep:
     pairs = list(zip(train.paths, train.labels or (), strict=True))
     unseen = [pair for pair in pairs if pair[1] in UNSEEN_KINDS]
     encoder = StagedEncoder(demo_model(), stage="late")
-    classifier = RetrievalClassifier(encoder, "faiss", k=1)
+    classifier = RetrievalClassifier(encoder, k=1)
     classifier.fit([pair for pair in pairs if pair[1] in TRAINED_KINDS])
     with closing(classifier.store_):
         before = classifier.score(test)

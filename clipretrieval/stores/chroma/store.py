@@ -94,6 +94,9 @@ class ChromaStore(ChromaBase):
         is no collection.
     """
 
+    place_options = ("path", "host")
+    part_option = "collection"
+
     def __init__(
         self,
         path: str | Path | None = None,

@@ -112,6 +112,8 @@ class FaissStore(FolderStore):
     [[0], [1]]
     """
 
+    place_options = ("path",)
+
     def __init__(
         self,
         path: str | Path | None = None,

@@ -98,6 +98,8 @@ class PineconeStore(PineconeBase):
         there is no index.
     """
 
+    part_option = "namespace"
+
     def __init__(
         self,
         index: str,
