@@ -30,7 +30,6 @@ from clipretrieval.retrieval.putter import Existing, open_putter
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.retriever import check_fitted
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.types import AnyArray, Metric
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Learner(BaseEstimator):
     def __init__(
         self,
         encoder: Encoder | None = None,
-        store: str | VectorStore = DEFAULT_STORE,
+        store: str | VectorStore = "faiss",
         *,
         k: int = 1,
         weights: Weighting = "uniform",
