@@ -17,8 +17,8 @@ from clipretrieval.comparison.comparison import compare
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport
 from clipretrieval.comparison.views import as_html
 from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
+from clipretrieval.demo.images import write_folders
 from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
-from clipretrieval.demo.pictures import write_folders
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.errors import InvalidInputError
@@ -38,9 +38,9 @@ class OnlineStep:
     Attributes
     ----------
     added : int
-        Pictures of the new kinds that were added.
+        Images of the new kinds that were added.
     before, after : float
-        Accuracy on the test pictures of all kinds, in [0, 1].
+        Accuracy on the test images of all kinds, in [0, 1].
     seconds : float
         Wall time of adding them.
     """
@@ -58,7 +58,7 @@ class DemoResult:
     Attributes
     ----------
     pictures : Path
-        Folder of the pictures, with ``train`` and ``test``.
+        Folder of the images, with ``train`` and ``test``.
     page : Path
         The report as an HTML page.
     comparison : ComparisonReport
@@ -79,7 +79,7 @@ class DemoResult:
         return short_repr(self, page=str(self.page), rows=len(self.comparison.rows), seconds=self.seconds)
 
     def accuracy(self, name: str, kinds: Collection[str] | None = None) -> float:
-        """Return the share of right answers on the test pictures of all kinds, or of some.
+        """Return the share of right answers on the test images of all kinds, or of some.
 
         Parameters
         ----------
@@ -147,17 +147,17 @@ def run_demo(
     seed: int = 0,
     tell: Callable[[str], None] | None = None,
 ) -> DemoResult:
-    """Draw pictures, classify them at every stage, and add two kinds that the model never saw.
+    """Draw images, classify them at every stage, and add two kinds that the model never saw.
 
     Parameters
     ----------
     out : str or Path
-        Folder to write ``pictures`` and ``report.html`` to. Pictures that an earlier run with the same
+        Folder to write ``pictures`` and ``report.html`` to. Images that an earlier run with the same
         settings left there are used again.
     train, test : int
-        Pictures of each kind to fit on, and to classify.
+        Images of each kind to fit on, and to classify.
     seed : int
-        Of the pictures; from 0 to 19,999, which training did not use.
+        Of the images; from 0 to 19,999, which training did not use.
     tell : callable, optional
         Called with a line about each step before it begins.
 
@@ -168,7 +168,7 @@ def run_demo(
     Raises
     ------
     InvalidInputError
-        If the folder for the pictures holds something else, or a number is out of range.
+        If the folder for the images holds something else, or a number is out of range.
     """
     out, seed = check_path(out, "out"), check_int(seed, "seed", least=0, most=FIRST_TRAINING_SEED - 1)
     train, test = check_int(train, "train"), check_int(test, "test")
