@@ -87,7 +87,7 @@ def run(arguments: list[str]) -> int:
     except typer.Exit as done:
         return done.exit_code
     except _UsageError as error:
-        return _refuse(f"{error.format_message().rstrip('.')}; see '{_path_of(error)} --help'")
+        return _end_with(f"{error.format_message().rstrip('.')}; see '{_path_of(error)} --help'")
     except BrokenPipeError:
         return 1
     except BaseException as error:
@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> int:
             tell("interrupted")
             return interrupt.INTERRUPTED
         if isinstance(error, ClipRetrievalError | OSError):  # something that the user can mend
-            return _refuse(_message_of(error))
+            return _end_with(_message_of(error))
         raise
     return 0
 
@@ -119,7 +119,7 @@ def _message_of(error: BaseException) -> str:
     return str(error)
 
 
-def _refuse(message: str) -> int:
+def _end_with(message: str) -> int:
     line = _LONG_WORD.sub(r"\1…\2", " ".join(message.splitlines()))
     tell(f"error: {_in_options(line)}")
     return 2

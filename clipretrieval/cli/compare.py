@@ -82,7 +82,7 @@ def compare_command(
         learn = training_images(train, tables, limit_train, "--limit-train")
         ask = labelled_images(test, tables, limit_test, "--limit-test")
         if zero_shot:
-            _check_classes(learn, ask)
+            _check_asked_classes(learn, ask)
         with interruptible():
             from clipretrieval.comparison.comparison import compare
             from clipretrieval.prompts import STUDY_PROMPT
@@ -173,7 +173,7 @@ def reproduce_command(
     say(f"\nwritten: {', '.join(str(path) for path in written)}")
 
 
-def _check_classes(train: ImageFolder, test: ImageFolder) -> None:
+def _check_asked_classes(train: ImageFolder, test: ImageFolder) -> None:
     """Refuse classes to be answered that nothing can be learned of."""
     unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:

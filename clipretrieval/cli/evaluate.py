@@ -93,7 +93,7 @@ def evaluate_command(
         test_set = labelled_images(test, tables, limit_test, "--limit-test")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
-            made = _ready(
+            made = _fitted_or_kept(
                 train_set, kept, lambda: make_classifier(encoder, space, vote, store), on_error, allow_remote
             )
             with closing(made.store_), progress_bar("classifying") as progress:
@@ -166,7 +166,7 @@ def sweep_command(
         asked = labelled_images(validation, tables, limit_validation, "--limit-validation")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
-            made = _ready(
+            made = _fitted_or_kept(
                 train_set,
                 kept,
                 lambda: make_classifier(encoder, space, VoteOptions(), store),
@@ -208,7 +208,7 @@ def _train_set(train: Path | None, tables: TableOptions, limit: int | None) -> I
     return labelled_images(train, tables, limit, "--limit-train")
 
 
-def _ready(
+def _fitted_or_kept(
     train_set: ImageFolder | None,
     kept: Path | None,
     make: Callable[[], RetrievalClassifier],

@@ -106,7 +106,8 @@ def index_command(
     report = made.fit_report_
     tell_fitted(report)
     say(str(report).splitlines()[0])
-    say(f"{len(made.classes_)} classes ({_named(made.classes_.tolist())}), kept in {readable(classifier)}")
+    classes = _class_names(made.classes_.tolist())
+    say(f"{len(made.classes_)} classes ({classes}), kept in {readable(classifier)}")
     if report.skipped:
         raise typer.Exit(SKIPPED)
 
@@ -192,7 +193,7 @@ def forget_command(
             unknown = [each for each in named if each not in known]
             if unknown:
                 raise InvalidInputError(
-                    f"there is no class {unknown[0]!r}; the classes are {_named(known, most=50)}"
+                    f"there is no class {unknown[0]!r}; the classes are {_class_names(known, most=50)}"
                 )
             reports = [made.forget(list(dict.fromkeys(image_id)))] if image_id else []
             reports += [made.forget(label=each) for each in named]
@@ -201,5 +202,5 @@ def forget_command(
         say(str(report))
 
 
-def _named(classes: list[Any], most: int = 5) -> str:
+def _class_names(classes: list[Any], most: int = 5) -> str:
     return ", ".join(map(readable, classes[:most])) + (", …" if len(classes) > most else "")

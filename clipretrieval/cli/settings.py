@@ -116,10 +116,10 @@ def indexing(
         progress(done, total)
 
     try:
-        noted = _read(note)
+        noted = _read_note(note)
         if noted is None:
             _check_new(folder, resume)
-            _write(note, asked, images, root)
+            _write_note(note, asked, images, root)
             settings = asked
         elif resume:
             _check_same_images(noted, images, root)
@@ -161,7 +161,7 @@ def _check_new(folder: Path, resume: bool) -> None:
     check_folder(folder, Path(VECTORS))
 
 
-def _write(note: Path, asked: Settings, images: Path, root: Path | None) -> None:
+def _write_note(note: Path, asked: Settings, images: Path, root: Path | None) -> None:
     """Write down what the command was asked for, but for secrets."""
     from clipretrieval._util.files import write_text
 
@@ -222,7 +222,7 @@ def _same(asked: dict[str, Any], noted: dict[str, Any], is_given: Callable[[str]
     return {**noted, "store_option": [*noted["store_option"], *secrets]}
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read_note(file: Path) -> dict[str, Any] | None:
     """Return what is noted, with this version's default for what an earlier one had no option for."""
     default = Settings(EncoderOptions(), SpaceOptions(), VoteOptions(), StoreOptions()).lasting
     try:

@@ -134,7 +134,7 @@ def store_class(name: str) -> type[Any]:
 
         known = ", ".join(repr(each) for each in sorted(entries))
         raise UnknownStoreError(f"no store is called {shown(name)}; known stores: {known}")
-    return _load(name, entries[name])
+    return _imported(name, entries[name])
 
 
 def create_store(name: str, **options: Any) -> VectorStore:
@@ -212,7 +212,7 @@ def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "unknown"
 
 
-def _load(name: str, entry: _Entry) -> type[Any]:
+def _imported(name: str, entry: _Entry) -> type[Any]:
     if isinstance(entry.target, type):
         return entry.target
     module, _, member = entry.target.partition(":")

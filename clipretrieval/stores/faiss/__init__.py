@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipretrieval._util.lazy import attach
 
@@ -11,4 +11,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FaissStore", "IndexInfo"]
 
-__getattr__, __dir__ = attach(__name__, {"store": __all__})
+_lazy_getattr, _lazy_dir = attach(
+    __name__,
+    {
+        "store": ["FaissStore", "IndexInfo"],
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    return _lazy_getattr(name)
+
+
+def __dir__() -> list[str]:
+    return _lazy_dir()
