@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from typing import TYPE_CHECKING
 
 from clipretrieval._util.text import readable, shortened
-from clipretrieval.errors import ImageDecodeError
 from clipretrieval.heads.confidence import measure_text
-from clipretrieval.images.decoding import RawImage, decode
+from clipretrieval.images.thumbnail import THUMBNAIL, thumbnail
 
 if TYPE_CHECKING:
     from clipretrieval.explanation import Explanation
 
-__all__ = ["as_html", "as_text", "readable", "shortened", "thumbnail"]
+__all__ = ["as_html", "as_text", "readable", "shortened"]
 
 WIDEST_PATH = 48
 WIDEST_LABEL = 28
 WIDEST_ID = 16
-THUMBNAIL = 96
-"""The longer side of a thumbnail, in pixels."""
 
 _BOX = f"width:{THUMBNAIL}px;height:{THUMBNAIL}px;display:flex;align-items:center;justify-content:center;"
 _CARD = "margin:0;width:128px;font:12px/1.4 sans-serif;overflow-wrap:anywhere;"
@@ -93,18 +88,6 @@ def _picture(path: str | None) -> str:
         return f'<div style="{_BOX}"><img alt="{name}" src="data:image/jpeg;base64,{found}"></div>'
     text = "no file" if path is None else f"not readable: {shortened(path, WIDEST_PATH)}"
     return f'<div style="{_BOX}border:1px dashed #999;color:#777">{_escaped(text)}</div>'
-
-
-def thumbnail(path: str) -> str | None:
-    """Return a small JPEG of a file in base64; None where there is no picture any more."""
-    try:
-        image = decode(RawImage(0, path)).image
-    except ImageDecodeError:
-        return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=85)
-    return base64.b64encode(encoded.getvalue()).decode("ascii")
 
 
 def _escaped(text: str) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from clipretrieval._util.progress import told
-from clipretrieval._util.timing import Progress
+from clipretrieval._util.progress import Progress, open_progress
 from clipretrieval.heads.votes import Weighting
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Tuning:
         """
         from clipretrieval.evaluation.sweep import sweep
 
-        with told(progress, "tuning") as shown:
+        with open_progress(progress, "tuning") as shown:
             return sweep(
                 cast("RetrievalClassifier", self),
                 X,

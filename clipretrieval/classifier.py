@@ -10,8 +10,8 @@ from sklearn.base import ClassifierMixin
 
 from clipretrieval._learner import Learner
 from clipretrieval._tuning import Tuning
+from clipretrieval._util.progress import Progress
 from clipretrieval._util.secrets import MaskedDict
-from clipretrieval._util.timing import Progress
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.retrieval.parameters import check_k

@@ -14,9 +14,8 @@ import numpy.typing as npt
 from clipretrieval._explanation_views import as_html, as_text, readable
 from clipretrieval._util.checks import check_list
 from clipretrieval._util.labels import fitted_labels
-from clipretrieval._util.progress import teller, told
+from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.repr import short_repr
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.heads.confidence import check_measure
 from clipretrieval.heads.votes import vote_weights
@@ -168,8 +167,8 @@ def explain_stream(
     check_list(skipped, "skipped")
     left_out = skipped if skipped is not None else []
     ballot = open_ballot(classifier)
-    with told(progress, "explaining") as report:
-        tell = teller(report, question_length(classifier, X), left_out)
+    with open_progress(progress, "explaining") as report:
+        tell = image_counter(report, question_length(classifier, X), left_out)
         asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell)
         for batch, near in asked:
             votes = vote(classifier, near, ballot)
@@ -199,7 +198,7 @@ def explain_all(
 ) -> list[Explanation | None]:
     """Explain the answers for all images together; see `RetrievalClassifier.explain`."""
     skipped = list[SkippedImage]()
-    with told(progress, "explaining") as shown:
+    with open_progress(progress, "explaining") as shown:
         found: list[Explanation | None] = list(
             explain_stream(classifier, X, k, by=by, on_error=on_error, skipped=skipped, progress=shown)
         )

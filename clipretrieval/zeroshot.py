@@ -13,13 +13,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import normalize
 
 from clipretrieval._util.checks import check_bool
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import DimensionMismatchError
 from clipretrieval.evaluation.scoring import weighted_accuracy
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
 from clipretrieval.retrieval.inputs import gather, none_left
 from clipretrieval.retrieval.retriever import Asked, NoImagesError
@@ -205,8 +206,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         self, asked: Asked, X: Any, on_error: str, progress: Progress | bool | None
     ) -> Iterator[npt.NDArray[np.float64]]:
         """Yield the cosines of each batch, and note what was skipped."""
-        with told(progress, "classifying") as shown:
-            tell = teller(shown, count_hint(X), asked.skipped)
+        with open_progress(progress, "classifying") as shown:
+            tell = image_counter(shown, count_hint(X), asked.skipped)
             for batch, cosines in self.cosine_batches(X, on_error=on_error, skipped=asked.skipped, tell=tell):
                 asked.note(batch)
                 yield cosines

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clipretrieval.comparison.report import ComparisonReport
     from clipretrieval.encoding.staged import StagedEncoder
     from clipretrieval.evaluation.report import EvaluationReport
-    from clipretrieval.images.stream import ImageFolder
+    from clipretrieval.images.folders import ImageFolder
 
 __all__ = [
     *("MACHINE", "AllowRemote", "EncoderOptions", "KeptArgument", "KeptOption", "LimitTest", "LimitTrain"),
@@ -388,9 +388,9 @@ def _is_part(target: Path, given: Path) -> bool:
         return True
     if not target.is_relative_to(given):
         return False
-    from clipretrieval.images.decoding import picture_extensions
+    from clipretrieval.images.formats import image_extensions
 
-    return (given / "classifier.json").exists() or target.name.lower().endswith(picture_extensions())
+    return (given / "classifier.json").exists() or target.name.lower().endswith(image_extensions())
 
 
 def _checked_output(path: Path, option: str) -> Path:
@@ -421,8 +421,8 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
     InvalidInputError
         If there are none, they have no labels, or `limit`, which `option` gave, is less than 1.
     """
-    from clipretrieval._util.csv_files import is_csv_path
-    from clipretrieval.images.stream import scan_folder
+    from clipretrieval.images.csv_files import is_csv_path
+    from clipretrieval.images.folders import scan_folder
 
     if limit is not None and limit < 1:
         raise InvalidInputError(f"{option} must be at least 1; got {limit}")
@@ -444,7 +444,8 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
 
 
 def _images_of_table(path: Path, tables: TableOptions) -> ImageFolder:
-    from clipretrieval.images.stream import ImageFolder, read_table
+    from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.images.tables import read_table
 
     table = read_table(path, image=tables.image_column, label=tables.label_column, root=tables.images_root)
     if table.labels is None:
@@ -456,7 +457,7 @@ def _images_of_table(path: Path, tables: TableOptions) -> ImageFolder:
 
 def _limited(folder: ImageFolder, limit: int | None) -> ImageFolder:
     """Keep so many images, going round the classes."""
-    from clipretrieval.images.stream import ImageFolder
+    from clipretrieval.images.folders import ImageFolder
 
     if limit is None:
         return folder

@@ -29,7 +29,7 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.registry import DEFAULT_STORE
 
 if TYPE_CHECKING:
-    from clipretrieval.images.stream import ImageFolder
+    from clipretrieval.images.folders import ImageFolder
 
 __all__ = ["compare_command", "reproduce_command"]
 

@@ -42,7 +42,8 @@ from clipretrieval.errors import InvalidInputError
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.evaluation.sweep import SweepResult
-    from clipretrieval.images.stream import ImageFolder, SkippedImage
+    from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.images.stream import SkippedImage
 
 __all__ = ["evaluate_command", "sweep_command"]
 

@@ -30,10 +30,10 @@ from clipretrieval.cli.interrupt import interruptible
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from clipretrieval._util.timing import Progress
+    from clipretrieval._util.progress import Progress
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.cli.settings import Settings
-    from clipretrieval.images.stream import ImageFolder
+    from clipretrieval.images.folders import ImageFolder
 
 __all__ = ["forget_command", "index_command"]
 

@@ -11,13 +11,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from clipretrieval._util.checks import check_strings
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress
+from clipretrieval._util.timing import Timing
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.views import stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.votes import Weighting
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.exclusive import sole_writer
 from clipretrieval.retrieval.inputs import Source
 from clipretrieval.retrieval.manifest import plain_fingerprint

@@ -14,8 +14,8 @@ from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.evaluation import check_kind
 from clipretrieval.evaluation.zero_shot import check_labels
+from clipretrieval.images.folders import ImageFolder, scan_folder
 from clipretrieval.images.sources import iter_raw, means_folder, open_labels
-from clipretrieval.images.stream import ImageFolder, scan_folder
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, read_table
 from clipretrieval.zeroshot import ZeroShotClassifier
 

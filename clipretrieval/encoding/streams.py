@@ -14,8 +14,8 @@ from clipretrieval._util.foreign import as_array
 from clipretrieval._util.rounding import warn_of_rounding
 from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
-from clipretrieval.images.decoding import MAX_PIXELS
-from clipretrieval.images.stream import DecodedImage, SkippedImage, iter_images
+from clipretrieval.images.decoding import MAX_PIXELS, DecodedImage
+from clipretrieval.images.stream import SkippedImage, iter_images
 from clipretrieval.types import FloatArray
 
 __all__ = ["image_batches", "vector_batches"]

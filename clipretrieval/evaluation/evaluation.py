@@ -10,16 +10,16 @@ import numpy as np
 
 from clipretrieval._util.checks import check_bool, check_int
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.validation import check_untuned
 from clipretrieval.heads.votes import weighting_name
-from clipretrieval.images.sources import check_class_names, class_names
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import check_class_names, class_names, count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.manifest import manifest_classes, view_manifest
 from clipretrieval.retrieval.retriever import QUERY_VECTORS, open_ballot, search_batches, vote
@@ -65,7 +65,7 @@ def evaluate(
         `mistakes` is negative.
     """
     allow_tuned, mistakes = check_bool(allow_tuned, "allow_tuned"), check_int(mistakes, "mistakes", least=0)
-    with told(progress, "evaluating") as shown:
+    with open_progress(progress, "evaluating") as shown:
         return _evaluate(
             classifier, X, y, on_error=on_error, progress=shown, allow_tuned=allow_tuned, mistakes=mistakes
         )
@@ -92,7 +92,7 @@ def _evaluate(
     sources, positions = list[str | None](), list[int]()
     worst = WorstMistakes(mistakes)
     known = 0
-    tell = teller(progress, total, skipped)
+    tell = image_counter(progress, total, skipped)
     ballot = open_ballot(classifier)
     spelling = Spelling(classifier.classes_.tolist())
     batches = search_batches(

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from clipretrieval._util.checks import check_bool, check_sequence
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.progress import teller
+from clipretrieval._util.progress import Progress, image_counter
 from clipretrieval._util.repr import short_repr
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.evaluation import check_kind, check_truth
@@ -23,7 +23,8 @@ from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.validation import Validation, count_known
 from clipretrieval.heads.tally import Candidates
 from clipretrieval.heads.votes import Weighting, vote_weights, weighting_name
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.ballot import Ballot
 from clipretrieval.retrieval.parameters import check_params
@@ -147,7 +148,7 @@ def sweep(
     before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
     part = Validation(validation, seed, before)
     timing, skipped = Timing(), list[SkippedImage]()
-    tell = teller(progress, count_hint(X) if classifier.encoder is not None else None, skipped)
+    tell = image_counter(progress, count_hint(X) if classifier.encoder is not None else None, skipped)
     ballot = open_ballot(classifier)
     spelling = Spelling(classifier.classes_.tolist())
     right = np.zeros(len(settings), dtype=np.int64)

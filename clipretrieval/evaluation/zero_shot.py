@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.words import PROMPTS
 from clipretrieval.heads.confidence import share_and_margin
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.types import AnyArray, Label
 
@@ -102,7 +103,7 @@ def evaluate(
     progress: Progress | bool | None = None,
 ) -> EvaluationReport:
     """Classify labelled images and measure; see `ZeroShotClassifier.evaluate`."""
-    with told(progress, "evaluating") as shown:
+    with open_progress(progress, "evaluating") as shown:
         return _evaluate(classifier, X, y, on_error=on_error, progress=shown)
 
 
@@ -111,7 +112,7 @@ def _evaluate(
 ) -> EvaluationReport:
     started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
     X = labelled_source(X, y)
-    tell = teller(progress, count_hint(X), skipped)
+    tell = image_counter(progress, count_hint(X), skipped)
     answers = Answers(classifier)
     for batch, cosines in classifier.cosine_batches(
         X, y, on_error=on_error, skipped=skipped, timing=timing, tell=tell

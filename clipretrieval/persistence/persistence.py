@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipretrieval._util.checks import check_bool, check_path
-from clipretrieval._util.files import NotDurableError
-from clipretrieval._util.open_files import remedy
+from clipretrieval._util.files import NotDurableError, remedy
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
     InvalidInputError,

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress
+from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.retrieval.inputs import gather, none_left

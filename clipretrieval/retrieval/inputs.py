@@ -21,8 +21,9 @@ from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.streams import image_batches, vector_batches
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreError
-from clipretrieval.images.sources import has_named_labels, means_folder, open_labels
-from clipretrieval.images.stream import ImageFolder, SkippedImage, check_on_error, count_hint, scan_folder
+from clipretrieval.images.folders import ImageFolder, scan_folder
+from clipretrieval.images.sources import count_hint, has_named_labels, means_folder, open_labels
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, single_column
 from clipretrieval.retrieval.manifest import plain_fingerprint, vector_fingerprint
 from clipretrieval.retrieval.unusable import check_rows, direction_needed, usable_pairs

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.rounding import watched_already
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import (
     DimensionMismatchError,
@@ -203,7 +203,7 @@ class Putter:
                 )
             rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(vectors))})
             vectors = np.concatenate([vectors, records.vectors])
-        with watched_already():
+        with without_range_warnings():
             self.store.upsert(
                 list(due),
                 vectors[[rows[name] for name in due]],

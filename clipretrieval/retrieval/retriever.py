@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.rounding import watched_already
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.rounding import without_range_warnings
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError
 from clipretrieval.heads.tally import Candidates, Votes
 from clipretrieval.heads.votes import vote_weights
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.ballot import Ballot, class_index, take_up
 from clipretrieval.retrieval.inputs import Batches, check_neighbors, gather, none_left, query_source
 from clipretrieval.retrieval.manifest import (
@@ -113,8 +114,8 @@ class Asked:
     ) -> Iterator[tuple[EncodedBatch, Neighbors]]:
         """Yield what `search_batches` does, and warn at the end of what was skipped."""
         total = question_length(classifier, X)
-        with told(progress, "searching") as shown:
-            tell = teller(shown, total, self.skipped)
+        with open_progress(progress, "searching") as shown:
+            tell = image_counter(shown, total, self.skipped)
             for batch, near in search_batches(
                 classifier, X, k, ballot=ballot, on_error=on_error, skipped=self.skipped, tell=tell
             ):
@@ -224,7 +225,7 @@ def look_up(store: VectorStore, vectors: FloatArray, k: int) -> Neighbors:
         If it holds vectors and answers what no store may.
     """
     for _ in range(ATTEMPTS):
-        with watched_already():
+        with without_range_warnings():
             near = store.search(vectors, k)
         # A row without a single neighbour: the store was empty at that moment, whatever it counted before.
         if near.distances.shape != (len(vectors), k) or near.valid[:, 0].all():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from clipretrieval._explanation_views import readable, shortened, thumbnail
+from clipretrieval._explanation_views import readable, shortened
 from clipretrieval._util.checks import (
     check_bool,
     check_path,
@@ -40,6 +40,7 @@ from clipretrieval.evaluation.page.parts import (
 )
 from clipretrieval.evaluation.page.svg import number
 from clipretrieval.evaluation.writing import written
+from clipretrieval.images.thumbnail import thumbnail
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
