@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipretrieval._util.lazy import attach
 
@@ -23,7 +23,7 @@ __all__ = [
     "stage_table",
 ]
 
-_lazy_getattr, _lazy_dir = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
         "base": ["EncodedBatch", "Encoder", "StreamingEncoder"],
@@ -32,11 +32,3 @@ _lazy_getattr, _lazy_dir = attach(
         "stages": ["Architecture", "Stage", "stage_table"],
     },
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()
