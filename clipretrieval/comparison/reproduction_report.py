@@ -13,7 +13,7 @@ from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import is_published
 from clipretrieval.encoding.weights.sources import HF_HUB
 from clipretrieval.evaluation.markdown import markdown_table
-from clipretrieval.images.stream import ImageFolder
+from clipretrieval.images.folders import ImageFolder
 
 if TYPE_CHECKING:
     from clipretrieval.comparison.reproduction import Reproduction

@@ -23,7 +23,7 @@ from clipretrieval.encoding.staged import StagedEncoder
 from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.writing import written
-from clipretrieval.images.stream import ImageFolder, scan_folder
+from clipretrieval.images.folders import ImageFolder, scan_folder
 
 __all__ = ["DemoResult", "OnlineStep", "run_demo"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.reading import parse_json, read_file
+from clipretrieval._util.files import read_file
+from clipretrieval._util.text import parse_json
 from clipretrieval.encoding.checks import LARGEST_SIDE
 from clipretrieval.encoding.weights.download import ADVICE
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError

@@ -23,9 +23,9 @@ from clipretrieval.encoding.preprocess import Picture, Preparation, Squares
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
 from clipretrieval.errors import ImageDecodeError
-from clipretrieval.images.decoding import MAX_PIXELS, decode_pixels
+from clipretrieval.images.decoding import MAX_PIXELS, RawImage, decode, decode_pixels
 from clipretrieval.images.rgb import pixel_size
-from clipretrieval.images.stream import RawImage, SkippedImage, decode
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
 
 __all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]

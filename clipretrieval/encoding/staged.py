@@ -11,9 +11,8 @@ import numpy as np
 from torch import nn
 
 from clipretrieval._util.checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
-from clipretrieval._util.progress import check_progress, teller, told
+from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
 from clipretrieval._util.repr import safe_repr
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.checks import check_size
@@ -28,8 +27,9 @@ from clipretrieval.encoding.text import TextEncoder
 from clipretrieval.encoding.tower import Tower
 from clipretrieval.encoding.weights.sources import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.decoding import MAX_PIXELS, check_max_pixels
-from clipretrieval.images.stream import RawImage, SkippedImage, check_on_error, count_hint, iter_raw
+from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
+from clipretrieval.images.sources import count_hint, iter_raw
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.types import FloatArray
 
 __all__ = ["StagedEncoder"]
@@ -223,8 +223,8 @@ class StagedEncoder:
         check_on_error(on_error)
         check_progress(progress)
         total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
-        with told(progress, "encoding") as shown_to:
-            tell = teller(shown_to, total, skipped)
+        with open_progress(progress, "encoding") as shown_to:
+            tell = image_counter(shown_to, total, skipped)
             batches = self._encode(
                 iter_raw(images), list(wanted.values()), on_error=on_error, skipped=skipped, identify=False
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -12,15 +13,17 @@ import numpy as np
 
 from clipretrieval._util.foreign import as_array
 from clipretrieval._util.rounding import warn_of_rounding
+from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
-from clipretrieval.images.decoding import MAX_PIXELS
-from clipretrieval.images.stream import DecodedImage, SkippedImage, iter_images
+from clipretrieval.images.decoding import MAX_PIXELS, DecodedImage
+from clipretrieval.images.stream import SkippedImage, iter_images
 from clipretrieval.types import FloatArray
 
-__all__ = ["image_batches", "vector_batches"]
+__all__ = ["VECTORS", "gather", "image_batches", "vector_batches"]
 
-_KEY = "vectors"
+VECTORS = "vectors"
+"""Under which name a batch of one kind of vectors holds them."""
 _BATCH = 64
 _MOST_PIXELS = 2**26
 """Of the pictures of a batch, at four bytes each; one picture may go beyond it."""
@@ -36,7 +39,7 @@ def image_batches(
     skipped: list[SkippedImage] | None = None,
     known: KnownIds | None = None,
     ahead: int | None = None,
-) -> Iterator[tuple[EncodedBatch, FloatArray]]:
+) -> Iterator[EncodedBatch]:
     """Encode a source of pictures with any encoder.
 
     Parameters
@@ -55,9 +58,8 @@ def image_batches(
 
     Yields
     ------
-    batch : EncodedBatch
-    vectors : ndarray of float32, shape (n, dim)
-        As the encoder made them: they may not be finite.
+    EncodedBatch
+        With the vectors, under the name `VECTORS`, as the encoder made them: they may not be finite.
     """
     check = _VectorCheck(encoder)
     stream = getattr(encoder, "stream", None)
@@ -66,7 +68,7 @@ def image_batches(
         asked = {name: value for name, value in wanted.items() if name in signature(stream).parameters}
         for batch in stream(images, labels, on_error=on_error, skipped=skipped, **asked):
             given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
-            yield batch, check(given, batch)
+            yield replace(batch, vectors={VECTORS: check(given, batch)})
         return
     bound = getattr(encoder, "max_pixels", MAX_PIXELS)
     source = iter_images(images, labels, on_error=on_error, skipped=skipped, max_pixels=bound)
@@ -80,7 +82,7 @@ def image_batches(
         given = encoder.encode([item.image for item in new]) if new else _none_of(encoder)
         batch = EncodedBatch(
             ids=[item.id for item in new],
-            vectors={_KEY: given},
+            vectors={},
             labels=[item.label for item in new],
             sources=[item.source for item in new],
             indices=[item.index for item in new],
@@ -90,7 +92,7 @@ def image_batches(
             ],
         )
         if items:
-            yield batch, check(given, batch)
+            yield replace(batch, vectors={VECTORS: check(given, batch)})
         if failure is not None:
             raise failure
         if ended:
@@ -116,7 +118,7 @@ def _none_of(encoder: Encoder) -> FloatArray:
     return np.empty((0, encoder.dim), dtype=np.float32)
 
 
-def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[EncodedBatch, FloatArray]]:
+def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[EncodedBatch]:
     """Cut vectors that need no encoding into batches; a row's id is a hash of its bytes.
 
     Parameters
@@ -127,14 +129,58 @@ def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[En
     for start in range(0, len(vectors), _ROWS):
         rows = np.ascontiguousarray(vectors[start : start + _ROWS])
         given = [None] * len(rows) if labels is None else list(labels[start : start + _ROWS])
-        batch = EncodedBatch(
+        yield EncodedBatch(
             ids=[hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in rows],
-            vectors={_KEY: rows},
+            vectors={VECTORS: rows},
             labels=given,
             sources=[None] * len(rows),
             indices=list(range(start, start + len(rows))),
         )
-        yield batch, rows
+
+
+def gather(
+    batches: Iterable[EncodedBatch],
+    size: int,
+    timing: Timing,
+    tell: Callable[[int], None] | None = None,
+    keep: Callable[[], bool] = lambda: True,
+) -> Iterator[EncodedBatch]:
+    """Join small batches until `size` images are together; count the time they took to come, and `tell`.
+
+    What came before a failure or Ctrl-C is still yielded, if `keep` says so.
+    """
+    waiting: list[EncodedBatch] = []
+    try:
+        for batch in batches:
+            for part, seconds in batch.seconds.items():
+                timing.add(part, seconds, len(batch))
+            waiting.append(batch)
+            if tell is not None:
+                tell(len(batch) + len(batch.known))
+            if sum(len(each) + len(each.known) for each in waiting) >= size:
+                yield _joined(waiting)
+                waiting = []
+    except (Exception, KeyboardInterrupt):
+        if waiting and keep():
+            yield _joined(waiting)
+        raise
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[EncodedBatch]) -> EncodedBatch:
+    names = {name for batch in batches for name in batch.vectors}
+    return EncodedBatch(
+        ids=[image for batch in batches for image in batch.ids],
+        vectors={
+            name: np.concatenate([batch.vectors[name] for batch in batches if name in batch.vectors])
+            for name in names
+        },
+        labels=[label for batch in batches for label in batch.labels],
+        sources=[source for batch in batches for source in batch.sources],
+        indices=[index for batch in batches for index in batch.indices],
+        known=[image for batch in batches for image in batch.known],
+    )
 
 
 class _VectorCheck:

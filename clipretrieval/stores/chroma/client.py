@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clipretrieval._util.checks import check_bool, check_int, check_path, check_text, shown
-from clipretrieval._util.open_files import remedy
+from clipretrieval._util.files import remedy
 from clipretrieval.errors import (
     InvalidInputError,
     StoreLockedError,
