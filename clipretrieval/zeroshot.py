@@ -40,7 +40,7 @@ from clipretrieval.types import AnyArray, FloatArray, Label, Metric
 if TYPE_CHECKING:
     from torch import nn
 
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
 
 __all__ = ["STAGE", "TEXT_NEEDS", "ZeroShotAnswers", "ZeroShotClassifier", "check_true_labels"]
 
@@ -121,7 +121,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     @property
     def encoder_(self) -> StagedEncoder:
         """What encodes the pictures: `encoder` itself where it is one."""
-        from clipretrieval.encoding.staged import StagedEncoder
+        from clipretrieval.encoding.staged_encoder import StagedEncoder
 
         if isinstance(self.encoder, StagedEncoder):
             return self.encoder

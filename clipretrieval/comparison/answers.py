@@ -12,8 +12,8 @@ from clipretrieval.comparison.indexes import StageIndex
 from clipretrieval.comparison.plan import Plan
 from clipretrieval.comparison.report import ZERO_SHOT
 from clipretrieval.comparison.spool import Spool
+from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.encoding.streams import VECTORS
-from clipretrieval.encoding.views import stopped_at
 from clipretrieval.evaluation.measurement import Measurement
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.heads.voting import TEMPERATURE, Voting

@@ -16,9 +16,9 @@ from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, ope
 from clipretrieval.comparison.plan import Plan, check_plan
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, ComparisonRow
 from clipretrieval.comparison.spool import Spool
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.significance import mcnemar_exact
+from clipretrieval.evaluation.metrics import mcnemar_exact
 from clipretrieval.heads.votes import Weighting
 from clipretrieval.images.sources import (
     check_class_names,
@@ -29,6 +29,7 @@ from clipretrieval.images.sources import (
 )
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.unusable import usable_batches
+from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.zeroshot import STAGE, TEXT_NEEDS, ZeroShotClassifier
 
@@ -44,7 +45,7 @@ def compare(
     encoder: StagedEncoder | None = None,
     stages: Sequence[str] = ("pixel", "mid", "late", "final"),
     zero_shot: ZeroShotClassifier | bool | None = None,
-    stores: Sequence[str] | StoreMakers = ("faiss",),
+    stores: Sequence[str] | StoreMakers = (DEFAULT_STORE,),
     k: int | Iterable[int] = (1,),
     weights: Weighting | Iterable[Weighting] = ("uniform",),
     metric: Metric | str = "l2",
@@ -135,7 +136,7 @@ def compare(
             seconds["encode_test"] = time.perf_counter() - started - sum(seconds.values())
             sides = answer(indexes, plan, spool, baseline, passed_over)
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
-        speeds, whole = _measure(encoder, sides, sample.pictures(spool.indices), plan, baseline, open_clip)
+        speeds, whole = _measure(encoder, sides, sample.images(spool.indices), plan, baseline, open_clip)
         seconds["measure"] = time.perf_counter() - started - sum(seconds.values())
         n_train = indexes[0].store.count()
         rows, name = _rows(sides, speeds, whole, n_train)

@@ -10,13 +10,12 @@ from typing import Any, TypeAlias
 from clipretrieval._util.checks import check_strings
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
-from clipretrieval.encoding.staged import StagedEncoder
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.exclusive import sole_writer
-from clipretrieval.retrieval.fill import fill, known_to_all
+from clipretrieval.retrieval.fill import known_to_all, store_images
 from clipretrieval.retrieval.index_writer import Existing, IndexWriter, open_writer
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import Origin, plain_fingerprint
@@ -164,7 +163,7 @@ def fill_indexes(
         on_error=on_error,
         skipped=skipped,
     )
-    fill(
+    store_images(
         writers,
         batches,
         total=count_hint(images),

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval.comparison.indexes import NO_IMAGES
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.measurement import check_kind
 from clipretrieval.images.folders import ImageFolder, scan_folder

@@ -14,7 +14,7 @@ import numpy as np
 from clipretrieval._util.foreign import as_array
 from clipretrieval._util.rounding import warn_of_rounding
 from clipretrieval._util.timing import Timing
-from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
+from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage, join_batches
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS, DecodedImage
 from clipretrieval.images.stream import SkippedImage, iter_images
@@ -26,7 +26,7 @@ VECTORS = "vectors"
 """Under which name a batch of one kind of vectors holds them."""
 _BATCH = 64
 _MOST_PIXELS = 2**26
-"""Of the pictures of a batch, at four bytes each; one picture may go beyond it."""
+"""Of the images of a batch, at four bytes each; one image may go beyond it."""
 _ROWS = 4096
 
 
@@ -40,21 +40,21 @@ def image_batches(
     known: KnownIds | None = None,
     ahead: int | None = None,
 ) -> Iterator[EncodedBatch]:
-    """Encode a source of pictures with any encoder.
+    """Encode a source of images with any encoder.
 
     Parameters
     ----------
     encoder : Encoder
-        One with a ``stream`` method reads its own pictures; any other gets lists of RGB pictures, of as
+        One with a ``stream`` method reads its own images; any other gets lists of RGB images, of as
         many pixels as its attribute ``max_pixels`` allows, if it has one.
     images, labels
         Whatever `clipretrieval.images.iter_images` takes.
-    on_error : {"raise", "skip"}
-    skipped : list, optional
+    on_error, skipped
+        As for `iter_images`.
     known : callable, optional
-        Tells which pictures need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
+        Tells which images need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
     ahead : int, optional
-        The most pictures that are encoded before they are asked for, if the encoder's ``stream`` takes it.
+        The most images that are encoded before they are asked for, if the encoder's ``stream`` takes it.
 
     Yields
     ------
@@ -100,7 +100,7 @@ def image_batches(
 
 
 def _take(source: Iterator[DecodedImage], most: int) -> tuple[list[DecodedImage], Exception | None, bool]:
-    """Read some pictures, fewer of large ones; tell what the reading failed with, and whether it ended."""
+    """Read some images, fewer of large ones; tell what the reading failed with, and whether it ended."""
     items: list[DecodedImage] = []
     pixels = 0
     try:
@@ -119,13 +119,7 @@ def _none_of(encoder: Encoder) -> FloatArray:
 
 
 def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[EncodedBatch]:
-    """Cut vectors that need no encoding into batches; a row's id is a hash of its bytes.
-
-    Parameters
-    ----------
-    vectors : ndarray of float32, shape (n, dim)
-    labels : ndarray, shape (n,), optional
-    """
+    """Cut vectors that need no encoding into batches; a vector's id is a hash of its bytes."""
     for start in range(0, len(vectors), _ROWS):
         rows = np.ascontiguousarray(vectors[start : start + _ROWS])
         given = [None] * len(rows) if labels is None else list(labels[start : start + _ROWS])
@@ -150,37 +144,25 @@ def gather(
     What came before a failure or Ctrl-C is still yielded, if `keep` says so.
     """
     waiting: list[EncodedBatch] = []
+    held = 0
     try:
         for batch in batches:
             for part, seconds in batch.seconds.items():
                 timing.add(part, seconds, len(batch))
             waiting.append(batch)
+            came = len(batch) + len(batch.known)
+            held += came
             if tell is not None:
-                tell(len(batch) + len(batch.known))
-            if sum(len(each) + len(each.known) for each in waiting) >= size:
-                yield _joined(waiting)
-                waiting = []
+                tell(came)
+            if held >= size:
+                yield replace(join_batches(waiting), seconds={})  # these are counted
+                waiting, held = [], 0
     except (Exception, KeyboardInterrupt):
         if waiting and keep():
-            yield _joined(waiting)
+            yield replace(join_batches(waiting), seconds={})  # these are counted
         raise
     if waiting:
-        yield _joined(waiting)
-
-
-def _joined(batches: list[EncodedBatch]) -> EncodedBatch:
-    names = {name for batch in batches for name in batch.vectors}
-    return EncodedBatch(
-        ids=[image for batch in batches for image in batch.ids],
-        vectors={
-            name: np.concatenate([batch.vectors[name] for batch in batches if name in batch.vectors])
-            for name in names
-        },
-        labels=[label for batch in batches for label in batch.labels],
-        sources=[source for batch in batches for source in batch.sources],
-        indices=[index for batch in batches for index in batch.indices],
-        known=[image for batch in batches for image in batch.known],
-    )
+        yield replace(join_batches(waiting), seconds={})  # these are counted
 
 
 class _VectorCheck:

@@ -27,9 +27,10 @@ from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.classes import Ballot
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.manifest import manifest_classes, view_manifest
+from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.retrieval.reports import FitReport
 from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.stores.base import view_manifest
 from clipretrieval.types import AnyArray, FloatArray, Label, Neighbors
 
 __all__ = ["Measurement", "check_kind", "check_truth", "evaluate", "measure"]
@@ -265,7 +266,7 @@ def _plan(encoder: Any) -> dict[str, Any] | None:
         or "clipretrieval.encoding.engine.plan" not in sys.modules
     ):
         return None
-    from clipretrieval.encoding.engine.plan import InferencePlan
+    from clipretrieval.encoding.engine.inference_plan import InferencePlan
 
     plan = getattr(encoder, "plan", None)
     return plan.to_dict() if isinstance(plan, InferencePlan) else None
