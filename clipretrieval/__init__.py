@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.comparison import compare
     from clipretrieval.comparison.report import ComparisonReport
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.errors import (
         ClipRetrievalError,
         ClipRetrievalWarning,
@@ -76,7 +76,7 @@ __getattr__, __dir__ = attach(
     {
         "evaluation.sweep": ["SweepResult"],
         "classifier": ["RetrievalClassifier"],
-        "encoding.staged": ["StagedEncoder"],
+        "encoding.staged_encoder": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
         "comparison.comparison": ["compare"],
         "comparison.report": ["ComparisonReport"],

@@ -31,7 +31,7 @@ from clipretrieval.stores.registry import DEFAULT_STORE, options_within, store_c
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.report import ComparisonReport
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.images.folders import ImageFolder
 
@@ -76,7 +76,7 @@ class WeightsOptions:
 
     def encoder(self, **stage: str) -> StagedEncoder:
         """Make the encoder, at a stage."""
-        from clipretrieval.encoding.staged import StagedEncoder
+        from clipretrieval.encoding.staged_encoder import StagedEncoder
 
         given = {**asdict(self), **stage}
         given["pretrained"] = None if self.pretrained.lower() == "none" else self.pretrained

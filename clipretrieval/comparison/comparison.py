@@ -16,7 +16,7 @@ from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, ope
 from clipretrieval.comparison.plan import Plan, check_plan
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, ComparisonRow
 from clipretrieval.comparison.spool import Spool
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.significance import mcnemar_exact
 from clipretrieval.heads.votes import Weighting
@@ -126,7 +126,7 @@ def compare(
         )
         seconds["fit"] = time.perf_counter() - started
         if baseline is None and zero_shot:
-            known = indexes[0].classifier(*plan.settings[0]).classes_.tolist()
+            known = indexes[0].open().classes.labels.tolist()
             baseline = open_baseline(zero_shot, encoder, known, asked)
         sample = _speed.Sample(plan.timed)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))

@@ -25,7 +25,7 @@ from clipretrieval.comparison.reproduction_report import (
     what_differs,
 )
 from clipretrieval.comparison.results_folder import INDEXES, ResultsFolder
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.writing import written
 from clipretrieval.images.folders import ImageFolder

@@ -13,8 +13,8 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipretrieval._util.repr import short_repr
-from clipretrieval.encoding.staged import StagedEncoder
-from clipretrieval.encoding.weights.sources import load_visual
+from clipretrieval.encoding.staged_encoder import StagedEncoder
+from clipretrieval.encoding.weights.model_source import load_visual
 from clipretrieval.images.decoding import RawImage, decode
 from clipretrieval.types import FloatArray
 

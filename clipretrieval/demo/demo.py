@@ -19,7 +19,7 @@ from clipretrieval.comparison.views import as_html
 from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
 from clipretrieval.demo.images import write_folders
 from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.writing import written

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from clipretrieval.comparison.report import ComparisonReport, ComparisonRow
     from clipretrieval.comparison.reproduction import Reproduction, reproduce
     from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
-    from clipretrieval.evaluation.evaluation import evaluate
+    from clipretrieval.evaluation.measurement import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
         class_table,
@@ -74,7 +74,7 @@ _lazy_getattr, _lazy_dir = attach(
         "calibration": ["CalibrationCurve", "calibration_curve"],
         ".comparison.comparison": ["compare"],
         ".comparison.report": ["ComparisonReport", "ComparisonRow"],
-        "evaluation": ["evaluate"],
+        "measurement": ["evaluate"],
         "metrics": [
             "DistanceSummary",
             "class_table",

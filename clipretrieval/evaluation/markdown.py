@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from clipretrieval._explanation_views import shortened
+from clipretrieval._util.text import shortened
 
 __all__ = ["markdown_table", "plain"]
 

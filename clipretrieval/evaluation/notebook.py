@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clipretrieval._explanation_views import shortened
+from clipretrieval._util.text import shortened
 from clipretrieval.comparison.views import comparison_table
 from clipretrieval.evaluation.text import MEASURE_HEAD, measure_rows, summary_rows
 from clipretrieval.evaluation.words import best_words

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._explanation_views import shortened
+from clipretrieval._util.text import shortened
 from clipretrieval.errors import InvalidInputError, MissingDependencyError
 from clipretrieval.evaluation.words import distance_axis
 

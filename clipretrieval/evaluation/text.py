@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipretrieval._explanation_views import readable, shortened
+from clipretrieval._util.text import readable, shortened
 from clipretrieval.evaluation.markdown import markdown_table
 from clipretrieval.evaluation.report_json import timed_parts
 from clipretrieval.evaluation.words import (

@@ -20,7 +20,7 @@ from clipretrieval import (
     NotFittedError,
     RetrievalClassifier,
 )
-from clipretrieval.retrieval.ballot import CLASSES_LOCK
+from clipretrieval.retrieval.classes import CLASSES_LOCK
 from clipretrieval.stores import FaissStore, MemoryStore
 
 LETTERS = list(string.ascii_lowercase)

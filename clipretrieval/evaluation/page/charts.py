@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 from markupsafe import Markup
 
-from clipretrieval._explanation_views import shortened
+from clipretrieval._util.text import shortened
 from clipretrieval.evaluation.page.svg import BOTTOM, HEIGHT, TOP, Frame, number
 from clipretrieval.evaluation.reliability import distance_histogram
 from clipretrieval.evaluation.words import measure_axis, measure_name, value_words

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from clipretrieval._explanation_views import readable
 from clipretrieval._util.repr import short_repr
+from clipretrieval._util.text import readable
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.mistakes import LISTED_NEIGHBORS, Mistake
 from clipretrieval.evaluation.page import charts as _charts

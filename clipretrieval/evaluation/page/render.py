@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from clipretrieval._explanation_views import readable, shortened
 from clipretrieval._util.checks import (
     check_bool,
     check_path,
@@ -28,6 +27,7 @@ from clipretrieval._util.checks import (
     check_text,
     shown,
 )
+from clipretrieval._util.text import readable, shortened
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.page import charts as _charts
