@@ -76,7 +76,7 @@ class OwnClient:
         self._server: Any = None
         self._system = System(OwnSettings(anonymized_telemetry=False, **settings))
         try:
-            if folder is not None:  # Chroma then refuses it to clients of the user's
+            if folder is not None:  # Chroma then refuses the folder to clients of the user's
                 SharedSystemClient._identifier_to_system[folder] = self._system
             self._server = self._system.instance(ServerAPI)  # type: ignore[type-abstract]  # as Chroma asks for it
             self._system.start()
@@ -112,7 +112,7 @@ class OwnClient:
         systems = SharedSystemClient._identifier_to_system
         if self._folder is not None and systems.get(self._folder) is self._system:
             systems.pop(self._folder, None)
-        session = getattr(self._server, "_session", None)
+        session = getattr(self._server, "_session", None)  # of FastAPI, whose `stop` leaves it open
         if isinstance(session, httpx.Client):
             session.close()
         with suppress(AttributeError):  # of a system that could not start

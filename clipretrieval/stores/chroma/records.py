@@ -22,7 +22,7 @@ from clipretrieval.stores.chroma.errors import translated
 from clipretrieval.stores.exact import row_norms, unit_rows
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Records, as_label_array
 
-__all__ = ["FORMAT_KEY", "ChromaRecords", "Found", "chunks"]
+__all__ = ["FORMAT_KEY", "ChromaRecords", "Found", "id_chunks"]
 
 # Of the collection's metadata.
 FORMAT_KEY = "clipretrieval:format"
@@ -185,10 +185,10 @@ class ChromaRecords:
     def delete(self, ids: list[str]) -> int:
         """Delete the records of the ids and return how many of them were there."""
         removed = 0
-        for chunk in chunks(list(dict.fromkeys(ids))):
+        for chunk in id_chunks(list(dict.fromkeys(ids))):
             with translated(self.where):
                 there = self._collection.get(ids=chunk, include=[])["ids"]
-                for part in chunks(there, self._most):
+                for part in id_chunks(there, self._most):
                     self._collection.delete(ids=part)
                     removed += len(part)
         return removed
@@ -211,7 +211,7 @@ class ChromaRecords:
 
     def fetch(self, ids: list[str], dim: int) -> Iterator[Found]:
         """Yield the records of distinct ids, those that are there, one answer at a time."""
-        for chunk in chunks(ids, max(1, min(LOOKUP_IDS, ANSWER_VALUES // dim))):
+        for chunk in id_chunks(ids, max(1, min(LOOKUP_IDS, ANSWER_VALUES // dim))):
             with translated(self.where):
                 answer = self._collection.get(ids=chunk, include=["embeddings", "metadatas"])
             if answer["ids"]:
@@ -309,7 +309,7 @@ class ChromaRecords:
         return metadatas
 
 
-def chunks(ids: list[str], most: int = LOOKUP_IDS) -> Iterator[list[str]]:
+def id_chunks(ids: list[str], most: int = LOOKUP_IDS) -> Iterator[list[str]]:
     """Cut ids into parts that one request may hold."""
     for start in range(0, len(ids), most):
         yield ids[start : start + most]

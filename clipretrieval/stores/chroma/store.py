@@ -29,7 +29,7 @@ from clipretrieval.stores.checks import (
 )
 from clipretrieval.stores.chroma.client import Connection, connect
 from clipretrieval.stores.chroma.internals import holds_collection
-from clipretrieval.stores.chroma.records import FORMAT_KEY, ChromaRecords, chunks
+from clipretrieval.stores.chroma.records import FORMAT_KEY, ChromaRecords, id_chunks
 from clipretrieval.stores.chroma.search import ChromaSearch
 from clipretrieval.stores.local.locks import ReadWriteLock
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records, as_label_array
@@ -205,7 +205,7 @@ class ChromaStore:
         return listings(np.array(found, dtype=object), as_label_array([wanted] * len(found)), wanted)
 
     def _listings(self, ids: list[str]) -> Iterator[Listing]:
-        for chunk in chunks(ids):
+        for chunk in id_chunks(ids):
             with self._lock.read():
                 self._require_open()
                 listing = self._records.listing(chunk)
