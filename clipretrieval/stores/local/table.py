@@ -193,7 +193,7 @@ class RecordTable:
     def take(self, rows: IndexArray) -> tuple[AnyArray, AnyArray]:
         """Return ids and labels of `rows`, of any shape; ``""`` and ``-1`` or ``""`` where a row is -1."""
         labels = self.labels if self._count else np.empty(0, dtype=object)
-        return _gathered(self.ids, rows, ""), _taken(labels, rows, "" if labels.dtype == object else -1)
+        return _gathered(self.ids, rows, ""), _gathered(labels, rows, "" if labels.dtype == object else -1)
 
     def metadata(self, rows: IndexArray) -> list[dict[str, Any]]:
         """Return fresh copies of the metadata of `rows`."""
