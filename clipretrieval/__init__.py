@@ -11,12 +11,10 @@ from clipretrieval._version import __version__
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long to import as all of this
 if TYPE_CHECKING:
-    from typing import Any
-
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.comparison import compare
     from clipretrieval.comparison.report import ComparisonReport
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.errors import (
         ClipRetrievalError,
         ClipRetrievalWarning,
@@ -73,12 +71,12 @@ __all__ = [
     "compare",
 ]
 
-_lazy_getattr, _lazy_dir = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
         "evaluation.sweep": ["SweepResult"],
         "classifier": ["RetrievalClassifier"],
-        "encoding.staged": ["StagedEncoder"],
+        "encoding.staged_encoder": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
         "comparison.comparison": ["compare"],
         "comparison.report": ["ComparisonReport"],
@@ -89,11 +87,3 @@ _lazy_getattr, _lazy_dir = attach(
         "zeroshot": ["ZeroShotClassifier"],
     },
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()

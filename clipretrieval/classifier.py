@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 
-from clipretrieval._learner import Learner
-from clipretrieval._tuning import Tuning
+from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence
+from clipretrieval._util.labels import label_kind, stored_labels
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
-from clipretrieval._util.timing import Progress
+from clipretrieval._util.timing import Timing
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
+from clipretrieval.errors import (
+    InvalidInputError,
+    NotFittedError,
+    StoreLockedError,
+    UnsupportedOperationError,
+)
 from clipretrieval.evaluation.scoring import weighted_accuracy
-from clipretrieval.retrieval.parameters import check_k
-from clipretrieval.retrieval.retriever import Asked, check_fitted, open_ballot, vote
+from clipretrieval.heads.votes import Weighting
+from clipretrieval.heads.voting import TEMPERATURE, Voting
+from clipretrieval.images.sources import check_class_names, class_names
+from clipretrieval.images.stream import SkippedImage
+from clipretrieval.retrieval.answer_places import AnswerPlaces
+from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
+from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
+from clipretrieval.retrieval.edit import forget_records, relabel_records
+from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
+from clipretrieval.retrieval.fill import closed_on_failure, known_to_all, store_images
+from clipretrieval.retrieval.index_writer import Existing, open_writer
+from clipretrieval.retrieval.inputs import none_left, open_fit_source
+from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.retrieval.manifest import check_vectors_only
+from clipretrieval.retrieval.parameters import can_be_reopened, check_encoder, check_store, make_store
+from clipretrieval.retrieval.reports import FitReport, ForgetReport
+from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import AnyArray, Neighbors
+from clipretrieval.stores.checks import check_k
+from clipretrieval.stores.registry import DEFAULT_STORE
+from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.explanation import Explanation
 
 __all__ = ["RetrievalClassifier"]
 
+Self = TypeVar("Self", bound="RetrievalClassifier")
 
-class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
+
+class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     """Classify images by the votes of the nearest labelled ones.
 
     A scikit-learn estimator. Nothing is trained: fitting encodes the images and puts the vectors, with
@@ -44,7 +75,7 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
     k : int
         Neighbours that vote, at least 1.
     weights : {"uniform", "distance", "softmax"} or callable
-        How their votes count; see `clipretrieval.heads.votes.vote_weights`.
+        How their votes count; see `clipretrieval.heads.vote_weights`.
     temperature : float
         Of ``weights="softmax"``; positive.
     metric : {"l2", "cosine", "ip"}
@@ -70,7 +101,11 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
     fit_timing_ : Timing
         Seconds and images of each part, from ``fit_report_``.
     skipped_ : list of SkippedImage
-        What the last fit passed over under ``on_error="skip"``.
+        What the last fit skipped under ``on_error="skip"``.
+    retriever_ : Retriever
+        What looks images up: the encoder, and the index that was filled.
+    head_ : Voting
+        What decides by the neighbors.
 
     Notes
     -----
@@ -89,6 +124,369 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
     >>> classifier.predict([[0.1, 0.2], [0.9, 0.7]]).tolist()
     ['low', 'high']
     """
+
+    store_: VectorStore
+    n_features_in_: int
+    fit_report_: FitReport
+    skipped_: list[SkippedImage]
+    _classes: Classes
+    _class_names: Mapping[int, str]
+    """Names of classes that were fitted by their numbers in a dataset."""
+    _made_of: Any
+    """What decided which store was made; see `_store_recipe`."""
+    _tuned: frozenset[str]
+    """Content ids of the images that `sweep` has tuned on since the last fit."""
+    _saved_in: dict[str, str | None]
+    """Folders that this classifier was loaded from or saved to, and the digest of what was there then."""
+
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        store: str | VectorStore = DEFAULT_STORE,
+        *,
+        k: int = 1,
+        weights: Weighting = "uniform",
+        temperature: float = TEMPERATURE,
+        metric: Metric | str = "l2",
+        normalize: bool = False,
+        store_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.store = store
+        self.k = k
+        self.weights = weights
+        self.temperature = temperature
+        self.metric = metric
+        self.normalize = normalize
+        self.store_options = store_options
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's arguments by name; `store_options` is printed with its secrets masked."""
+        params: dict[str, Any] = super().get_params(deep)
+        options = params["store_options"]
+        if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
+            params["store_options"] = MaskedDict(options)
+        return params
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        if isinstance(state["store_options"], Mapping):
+            state["store_options"] = MaskedDict(state["store_options"])  # pickles have no secrets
+        return state
+
+    def fit(
+        self: Self,
+        X: Any,
+        y: Any = None,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        flush_every: int | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Encode labelled images and store them.
+
+        An image is stored once, however often it comes, with the label that came last. Decoding, encoding and
+        storing overlap, and only a few images are in memory at a time. What was encoded before a failure (a
+        picture that cannot be decoded, a generator that raises, Ctrl-C) is stored and flushed: the same call
+        with ``resume=True`` goes on from there.
+
+        Parameters
+        ----------
+        X : images, or array of shape (n, d) without an encoder
+            Whatever `clipretrieval.images.iter_images` takes: paths, pictures, arrays, a folder with
+            a sub-folder for each class, a dataset, an iterator; also of pairs (image, label).
+        y : sequence of int or of str, length n, optional
+            May be left out where `X` brings the labels.
+        overwrite : bool
+            Replace what the store holds, as soon as the first new images are encoded. A fit that fails before
+            leaves all of it, and only ``overwrite=True`` replaces it then; one that fails later is gone on
+            with by ``resume=True``. From Python 3.11 on, a note on the exception tells which it was.
+        resume : bool
+            Keep what the store holds, and encode only images that are not there. One that is there with
+            another label gets the new one.
+        flush_every : int, optional
+            The most images that are encoded twice if the process is killed and resumed. When left out, the
+            store is flushed as often as a twentieth of the time allows.
+        on_error : {"raise", "skip"}
+            What to do about an image that cannot be decoded, or whose vector cannot be used (NaN; all zeros
+            under the cosine metric). Skipped ones are listed in ``skipped_``.
+        progress : callable or True, optional
+            Called with (images done, total or None) after every batch. True shows a bar, on a terminal or in
+            a notebook.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself; ``fit_report_`` tells what was done.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are no images, labels are missing, too many or of mixed types, or the store already
+            holds vectors and neither `overwrite` nor `resume` is given.
+        FingerprintMismatchError
+            If, with `resume`, a different encoder or metric filled the store.
+        StoreLockedError
+            If another process writes to the store: one in a folder is held from the beginning of the fit, and
+            one that has no lock is compared with what it was before anything is put there.
+        ImageDecodeError
+            If an image cannot be decoded.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If an image comes under several labels (``fit_report_.conflicts`` lists such images), labels
+            differ in case, spaces or Unicode normalisation alone, there is only one class, or float32 loses
+            what tells vectors apart.
+        """
+        overwrite, resume = check_bool(overwrite, "overwrite"), check_bool(resume, "resume")
+        if overwrite and resume:
+            raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
+        with one_at_a_time(self), self._restored_on_failure():
+            self._learn(
+                X,
+                y,
+                existing="replace" if overwrite else "resume" if resume else "refuse",
+                flush_every=flush_every,
+                on_error=on_error,
+                progress=progress,
+            )
+            self._tuned = frozenset()
+        warn_of_labels(self.fit_report_, self.classes_.tolist(), vectors=self.encoder is None)
+        if len(self.classes_) == 1:
+            warn_caller(
+                f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that"
+            )
+        return self
+
+    def partial_fit(
+        self: Self,
+        X: Any,
+        y: Any = None,
+        *,
+        classes: Any = None,
+        flush_every: int | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Add labelled images, of known or of new classes.
+
+        An image that is already there changes nothing, but for its label where that is another now. So images
+        may be divided into calls in any way.
+
+        Parameters
+        ----------
+        X, y, flush_every, on_error, progress
+            As for `fit`.
+        classes : sequence of int or of str, optional
+            Classes to be listed in ``classes_`` before they have an image.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself; ``fit_report_`` tells what was done.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `fit`, or if overwriting the store was interrupted: ``fit(…, resume=True)`` finishes that.
+        FingerprintMismatchError
+            If a different encoder or metric filled the store.
+        StoreLockedError
+            As for `fit`.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            As for `fit`, of what is new.
+        """
+        known = getattr(self, "classes_", ())
+        with one_at_a_time(self), self._restored_on_failure():
+            self._learn(
+                X,
+                y,
+                existing="add",
+                onto=getattr(self, "store_", None),
+                classes=classes,
+                flush_every=flush_every,
+                on_error=on_error,
+                progress=progress,
+            )
+        warn_of_labels(self.fit_report_, self.classes_.tolist(), known=known, vectors=self.encoder is None)
+        return self
+
+    def _learn(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        existing: Existing,
+        onto: VectorStore | None = None,
+        classes: Any = None,
+        flush_every: int | None,
+        on_error: str,
+        progress: Progress | bool | None,
+    ) -> None:
+        """Store labelled images, in the store `onto` or the one that the arguments stand for."""
+        started, timing = time.perf_counter(), Timing()
+        metric = self._check_params()
+        check_progress(progress)
+        interval = None if flush_every is None else check_int(flush_every, "flush_every")
+        listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
+        # The last quarter of an interval is for what is being encoded; see `store_images`.
+        ahead = None if interval is None else max(1, interval // 4)
+        names = class_names(X) if y is None else {}
+        if existing == "add":
+            known = getattr(self, "_class_names", {})
+            check_class_names(known, names)
+            names = {**known, **names}
+        source = open_fit_source(
+            self,
+            X,
+            y,
+            encoder=self.encoder,
+            metric=metric,
+            normalize=bool(self.normalize),
+            on_error=on_error,
+            reset=onto is None,
+            ahead=ahead,
+        )
+        store = onto if onto is not None else self._store_to_fill(existing != "refuse")
+        with ExitStack() as entered:
+            entered.enter_context(
+                closed_on_failure(store, unless=(self.store, getattr(self, "store_", None)))
+            )
+            if existing == "refuse":  # what it holds says more than that somebody else may hold the store
+                open_writer(store, source.origin, existing, named=source.named)
+            entered.enter_context(sole_writer(store))
+            writer = open_writer(store, source.origin, existing, named=source.named)
+            if listed:
+                writer.kind = label_kind(listed, writer.kind, "those that the store holds")
+                writer.classes.update(stored_labels(listed, writer.kind))
+            with open_progress(progress, "fitting") as shown:
+                store_images(
+                    [writer],
+                    source.open(known_to_all([writer])),
+                    total=source.total,
+                    skipped=source.skipped,
+                    timing=timing,
+                    progress=shown,
+                    flush_every=interval,
+                )
+            if not writer.count:
+                raise InvalidInputError(none_left("to fit on", source.skipped))
+        with CLASSES_LOCK:  # others may be asking, and take up classes
+            kind = str(writer.kind)
+            before = getattr(self, "_classes", None)
+            self.store_ = store
+            self._classes = (
+                Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
+            )
+        if onto is None:
+            self._made_of = self._store_recipe()
+        self.n_features_in_ = int(store.dim or 0)
+        self.skipped_ = source.skipped
+        self._class_names = names
+        n_conflicts, conflicts = writer.given.count_and_list(kind)
+        self.fit_report_ = FitReport(
+            new=writer.new,
+            already_there=writer.already_there,
+            relabelled=writer.relabelled,
+            skipped=tuple(source.skipped),
+            timing=timing,
+            seconds=time.perf_counter() - started,
+            n_conflicts=n_conflicts,
+            conflicts=conflicts,
+        )
+
+    def _store_to_fill(self, again: bool) -> VectorStore:
+        """Return the store that a fit goes into.
+
+        It is the one that the classifier has, if the same arguments made it and the fit goes on with it or
+        replaces what it holds (`again`), or it is what keeps a second one out of its folder. Else it is a new
+        one; the one before is freed as soon as nobody has it.
+        """
+        held: VectorStore | None = getattr(self, "store_", None)
+        if getattr(self, "_made_of", None) != self._store_recipe() or can_be_reopened(held):
+            held = None
+        if held is not None and again:
+            return held
+        try:
+            return make_store(self.store, self.store_options, Metric.parse(self.metric))
+        except StoreLockedError:
+            if held is None:
+                raise
+            return held
+
+    def forget(self, ids: Any = None, *, label: Any = None) -> ForgetReport:
+        """Remove images by their ids, or all of a class, and make certain that they are gone.
+
+        Each is asked for by its id again, and its vector is searched for again; that takes the time of
+        as many queries.
+
+        Parameters
+        ----------
+        ids : str or sequence of str, optional
+            As `kneighbors` and `explain` return them.
+        label : int or str, optional
+            Instead of ids: the class to forget.
+
+        Returns
+        -------
+        ForgetReport
+
+        Raises
+        ------
+        InvalidInputError
+            If an id is unknown (the message names it), or no image has the label. Nothing is changed.
+        UnsupportedOperationError
+            If `label` is given and the store cannot list what it holds.
+        FingerprintMismatchError
+            If a different encoder or metric has filled the store anew.
+        StoreLockedError
+            If another process writes to the store.
+        StoreError
+            If the store still finds what it has deleted.
+        """
+        index = self._index()
+        with one_at_a_time(self), sole_writer(index.store):
+            return forget_records(index, ids, label)
+
+    def relabel(self, ids: Any, labels: Any) -> int:
+        """Give stored images other labels.
+
+        Parameters
+        ----------
+        ids : str or sequence of str
+            As `kneighbors` and `explain` return them.
+        labels : sequence of int or of str, one for each id; or one str for all
+
+        Returns
+        -------
+        int
+            How many labels changed.
+
+        Raises
+        ------
+        InvalidInputError
+            If an id is unknown (the message names it), or labels are of another type than those that
+            were fitted. Nothing is changed.
+        FingerprintMismatchError, StoreLockedError
+            As for `forget`.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If a new class differs from another in case, spaces or Unicode normalisation alone.
+        """
+        index = self._index()
+        with one_at_a_time(self), sole_writer(index.store):
+            known = self.classes_.tolist()
+            changed = relabel_records(index, ids, labels)
+        warn_of_lookalikes(self.classes_.tolist(), known)
+        return changed
 
     def predict(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -118,11 +516,12 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         FingerprintMismatchError
             If the store was meanwhile filled by a different encoder.
         """
-        ballot, asked = open_ballot(self), Asked()
-        found = asked.search(self, X, ballot=ballot, on_error=on_error, progress=progress)
-        codes = [vote(self, near, ballot).answers for _, near in found]
+        retriever, head = self._ask()
+        ballot, places = retriever.index.ballot(), AnswerPlaces()
+        found = retriever.answer(X, head.k, places, ballot=ballot, on_error=on_error, progress=progress)
+        codes = [head.votes(near, ballot).answers for near in found]
         labels = ballot.labels(np.concatenate(codes))
-        return labels if on_error == "raise" else asked.placed([labels.astype(object)], None)
+        return labels if on_error == "raise" else places.arrange([labels.astype(object)], None)
 
     def predict_proba(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -139,17 +538,17 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         ndarray of float64, shape (n, n_classes)
             In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        ballot, asked = open_ballot(self), Asked()
-        found = asked.search(self, X, ballot=ballot, on_error=on_error, progress=progress)
+        retriever, head = self._ask()
+        ballot, places = retriever.index.ballot(), AnswerPlaces()
         parts = []
-        for _, near in found:
-            votes = vote(self, near, ballot)
+        for near in retriever.answer(X, head.k, places, ballot=ballot, on_error=on_error, progress=progress):
+            votes = head.votes(near, ballot)
             parts.append((len(near), votes.candidates.rows, votes.candidates.codes, votes.shares))
-        shares = np.zeros((asked.count, len(ballot)))  # once: no other array has a column for each class
-        shares[[item.index for item in asked.skipped]] = np.nan
-        places, columns, first = np.array(asked.places), ballot.columns(), 0
+        shares = np.zeros((places.count, len(ballot)))  # once: no other array has a column for each class
+        shares[[image.index for image in places.skipped]] = np.nan
+        answered, columns, first = np.array(places.places), ballot.columns(), 0
         for count, rows, codes, part in parts:
-            shares[places[first + rows], columns[codes]] = part
+            shares[answered[first + rows], columns[codes]] = part
             first += count
         return shares
 
@@ -177,13 +576,14 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             ids, distances and labels, each of shape (n, k). The row of a skipped image is padded: see
             `Neighbors.valid`.
         """
-        k, asked = self.k if k is None else check_k(k), Asked()
-        parts = [near for _, near in asked.search(self, X, k, on_error=on_error, progress=progress)]
+        k, places = self.k if k is None else check_k(k), AnswerPlaces()
+        retriever, _ = self._ask()
+        parts = list(retriever.answer(X, k, places, pad=True, on_error=on_error, progress=progress))
         labels = [part.labels for part in parts]
         return Neighbors(
-            ids=asked.placed([part.ids for part in parts], ""),
-            distances=asked.placed([part.distances for part in parts], np.inf),
-            labels=asked.placed(labels, "" if labels[0].dtype == object else -1),
+            ids=places.arrange([part.ids for part in parts], ""),
+            distances=places.arrange([part.distances for part in parts], np.inf),
+            labels=places.arrange(labels, "" if labels[0].dtype == object else -1),
         )
 
     @overload
@@ -294,18 +694,160 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
             If labels are missing or of another type than those fitted, an image was tuned on, or
             `mistakes` is negative.
         """
-        from clipretrieval.evaluation.evaluation import evaluate
+        from clipretrieval.evaluation.measurement import measure
 
-        return evaluate(
-            self, X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes
+        allow_tuned, mistakes = (
+            check_bool(allow_tuned, "allow_tuned"),
+            check_int(mistakes, "mistakes", least=0),
         )
+        with open_progress(progress, "evaluating") as shown:
+            retriever, head = self._ask()
+            return measure(
+                retriever,
+                head,
+                X,
+                y,
+                store_name=self.store if isinstance(self.store, str) else type(self.store).__name__,
+                on_error=on_error,
+                progress=shown,
+                tuned=frozenset() if allow_tuned else getattr(self, "_tuned", frozenset()),
+                mistakes=mistakes,
+                fit_report=getattr(self, "fit_report_", None),  # a loaded classifier has none
+            )
+
+    def sweep(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        k: int | Iterable[int] = (1, 5, 20, 50),
+        weights: Weighting | Iterable[Weighting] = ("uniform", "distance", "softmax"),
+        temperature: float | Iterable[float] = (0.07,),
+        validation: float | str | None = None,
+        allow_known: bool = False,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+        seed: int = 0,
+    ) -> SweepResult:
+        """Measure the accuracy of many settings with one search, at the largest k.
+
+        Each accuracy is what `evaluate` gives with the setting on the same images. All images are
+        encoded; those of the validation part are searched.
+
+        Parameters
+        ----------
+        X, y, on_error, progress
+            As for `fit`; images that are not in the store.
+        k, weights, temperature
+            What to try, one value or several, combined. The temperature is that of softmax alone.
+        validation : float in (0, 1], "all" or None
+            The share of the images that settings are tuned on, drawn by their content; None: a half.
+            ``"all"`` where `X` is a validation set of your own. `evaluate` refuses these images until
+            the next fit.
+        allow_known : bool
+            Whether to tune on images that the store holds, each of which votes for itself.
+        seed : int
+            Of the draw.
+
+        Returns
+        -------
+        SweepResult
+
+        Raises
+        ------
+        InvalidInputError
+            If a setting is none that the classifier takes, the validation part is empty, an image of it
+            is in the store, or labels are missing or of another type than those fitted.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If a k is more than the store holds; all vectors are used then.
+
+        Examples
+        --------
+        >>> from clipretrieval import RetrievalClassifier
+        >>> points, sides = [[0.0], [1.0], [4.0], [5.0]], ["left", "left", "right", "right"]
+        >>> classifier = RetrievalClassifier(store="memory").fit(points, sides)
+        >>> result = classifier.sweep([[0.4], [4.6]], ["left", "right"], k=[1, 3], validation="all")
+        >>> result.best_params
+        {'k': 1, 'weights': 'uniform'}
+        """
+        from clipretrieval.evaluation.sweep import sweep
+
+        with open_progress(progress, "tuning") as shown:
+            result, self._tuned = sweep(
+                self.retriever_,
+                X,
+                y,
+                k=k,
+                weights=weights,
+                temperature=temperature,
+                validation=validation,
+                allow_known=allow_known,
+                tuned=getattr(self, "_tuned", frozenset()),
+                on_error=on_error,
+                progress=shown,
+                seed=seed,
+            )
+            return result
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the fitted classifier into a folder, atomically; see `clipretrieval.persistence.save`."""
+        """Write a fitted classifier into a folder.
+
+        A store that lives only in this process is copied into the folder. A store that other processes can
+        open (a folder, a server) is flushed and named, without secrets. Any other has to be handed to
+        `load` again. The folder changes in one step, when ``classifier.json`` is replaced.
+
+        Parameters
+        ----------
+        path : str or Path
+            Made if missing. An earlier classifier in it is replaced; anything else in it stays.
+        overwrite : bool
+            Replace the classifier in it also where another one was saved there since this one was loaded from
+            there or saved to it.
+
+        Raises
+        ------
+        UnsupportedOperationError
+            If ``weights`` is a callable, which cannot be written down.
+        InvalidInputError
+            If `path` is no path, a file, or a folder that holds other things, or a parameter is wrong.
+        StoreLockedError
+            If another process is saving into the folder; or, without `overwrite`, has saved there since:
+            what it added would be lost.
+        StoreUnavailableError
+            If the folder cannot be written to, or the disk is full.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If the store is not part of what was saved, and has to be passed to `load`.
+        """
         from clipretrieval.persistence.persistence import save
 
-        check_fitted(self)
-        save(self, path, overwrite=overwrite)
+        index = self._index()
+        if callable(self.weights):
+            raise UnsupportedOperationError(
+                "weights is a callable, which cannot be saved; set weights to one of the named rules before "
+                "saving, or pass your callable again after loading"
+            )
+        metric = self._check_params()  # they may have been set since it was fitted
+        self._saved_in = dict(getattr(self, "_saved_in", {}))
+        save(
+            index,
+            path,
+            params={
+                "k": int(self.k),
+                "weights": self.weights,
+                "temperature": float(self.temperature),
+                "metric": str(metric),
+                "normalize": bool(self.normalize),
+            },
+            feature_names=getattr(self, "feature_names_in_", ()),
+            saved_in=self._saved_in,
+            overwrite=overwrite,
+        )
 
     @classmethod
     def from_store(
@@ -334,10 +876,32 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         FingerprintMismatchError
             If another encoder or metric filled it; the message names what differs.
         """
-        from clipretrieval.retrieval.attaching import attach
-
         params = MaskedDict(params)  # tracebacks may be printed with local variables
-        return attach(cls, store, encoder, params)
+        opened = store if not isinstance(store, str) else None
+        try:
+            if opened is None:
+                probe = cls(encoder, store, **params)
+                metric = probe._check_params()
+                opened = make_store(store, probe.store_options, metric, existing=True)
+            check_store(opened)
+            manifest = opened.read_manifest()
+            if not manifest:
+                raise InvalidInputError(
+                    f"no classifier has filled this {type(opened).__name__}: it holds {opened.count()} "
+                    "vectors and no manifest. Fit one on it first, or check which store this is"
+                )
+            own = {"metric": opened.metric, "normalize": bool(manifest.get("normalize", False))}
+            classifier = cls(encoder, store, **{**own, **params})
+            metric = classifier._check_params()
+            if encoder is None:
+                check_vectors_only(manifest)
+            index = LabelledIndex.open(opened, encoder, metric, bool(classifier.normalize))
+            classifier._take(index)
+        except BaseException:
+            if isinstance(store, str) and opened is not None:
+                opened.close()
+            raise
+        return classifier
 
     @classmethod
     def load(
@@ -348,10 +912,131 @@ class RetrievalClassifier(Tuning, ClassifierMixin, Learner):
         store: VectorStore | None = None,
         allow_remote: bool = False,
     ) -> RetrievalClassifier:
-        """Open a classifier that `save` wrote; see `clipretrieval.persistence.load`."""
+        """Open a classifier that `save` wrote.
+
+        The folder may come from anybody: without `allow_remote`, nothing that it says makes this connect to a
+        host, read a key, or make or change a file.
+
+        Parameters
+        ----------
+        path : str or Path
+        encoder : Encoder, optional
+            The one that was saved, built again from its arguments, when left out. One of your own has to
+            be given again.
+        store : VectorStore, optional
+            Likewise.
+        allow_remote : bool
+            Trust whoever saved it, and open also a store at a server or one that would be made, and a model
+            of a hub. A key from the environment is not sent to any host but the service's own.
+
+        Returns
+        -------
+        RetrievalClassifier
+
+        Raises
+        ------
+        InvalidInputError
+            If the folder holds no saved classifier, or an encoder, a store or `allow_remote` has to be given.
+        StoreCorruptedError
+            If what it holds is damaged.
+        StoreUnavailableError
+            If it cannot be read, or its store is gone.
+        FingerprintMismatchError
+            If the encoder is not the one that filled the store; the message names what differs.
+        """
         from clipretrieval.persistence.persistence import load
 
-        return load(cls, path, encoder, store=store, allow_remote=allow_remote)
+        saved = load(path, encoder, store=store, allow_remote=allow_remote)
+        classifier = cls(saved.index.encoder, saved.store, **saved.params)
+        classifier._take(saved.index)
+        if saved.feature_names:
+            classifier.feature_names_in_ = np.array(saved.feature_names, dtype=object)
+        classifier._saved_in = saved.saved_in
+        return classifier
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "store_")
+
+    @property
+    def classes_(self) -> AnyArray:
+        """The labels, sorted, of the type that was fitted."""
+        if not hasattr(self, "_classes"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute 'classes_'")
+        return self._classes.labels
+
+    @property
+    def retriever_(self) -> Retriever:
+        """What looks images up: the encoder, and the index that was filled."""
+        return Retriever(self._index(), self)
+
+    @property
+    def head_(self) -> Voting:
+        """What decides by the neighbors: the votes that `k`, `weights` and `temperature` describe."""
+        return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
+
+    def _ask(self) -> tuple[Retriever, Voting]:
+        """Return what answers a question, once the arguments, which may be others by now, are checked."""
+        retriever = self.retriever_
+        self._check_params()
+        return retriever, self.head_
+
+    def _index(self) -> LabelledIndex:
+        """Return what was filled, with the encoder and the metric that the arguments name now."""
+        if not hasattr(self, "store_"):
+            raise NotFittedError(
+                "this RetrievalClassifier is not fitted yet; call fit with labelled images, or load a saved "
+                "one"
+            )
+        return LabelledIndex(
+            self.store_,
+            self.encoder,
+            Metric.parse(self.metric),
+            bool(self.normalize),
+            self._classes,
+            self.n_features_in_,
+            self._change_classes,
+            getattr(self, "_class_names", {}),
+        )
+
+    def _change_classes(self, add: Iterable[Label], remove: Iterable[Label]) -> Classes:
+        with CLASSES_LOCK:
+            self._classes = self._classes.changed(add, remove)
+            return self._classes
+
+    def _take(self, index: LabelledIndex) -> None:
+        """Become fitted with an index that is filled already."""
+        self.store_ = index.store
+        self._classes = index.classes
+        self.n_features_in_ = index.dim
+        self._made_of = self._store_recipe()
+
+    def _check_params(self) -> Metric:
+        """Refuse constructor arguments that cannot work; scikit-learn has them checked at fit."""
+        check_k(self.k)
+        metric = Metric.parse(self.metric)
+        self.head_.check()
+        check_bool(self.normalize, "normalize")
+        check_encoder(self.encoder)
+        return metric
+
+    def _store_recipe(self) -> tuple[Any, ...]:
+        """Return what decides which store the arguments stand for."""
+        options = MaskedDict(check_mapping(self.store_options, "store_options"))
+        return (self.store, options, str(Metric.parse(self.metric)))
+
+    @property
+    def fit_timing_(self) -> Timing:
+        """Seconds and images of each part of the last fit."""
+        return self.fit_report_.timing
+
+    @contextmanager
+    def _restored_on_failure(self) -> Iterator[None]:
+        """Leave the estimator as it was when the block fails, the fit before it included."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            for name in set(vars(self)) - set(before):
+                delattr(self, name)
+            self.__dict__.update(before)  # by name: other threads may be asking
+            raise

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
+import html
 import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._explanation_views import as_html, as_text, readable
 from clipretrieval._util.checks import check_list
 from clipretrieval._util.labels import fitted_labels
-from clipretrieval._util.progress import teller, told
+from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.repr import short_repr
-from clipretrieval._util.timing import Progress
+from clipretrieval._util.text import readable, shortened
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.heads.confidence import check_measure
-from clipretrieval.heads.votes import vote_weights
+from clipretrieval.encoding.streams import VECTORS
+from clipretrieval.heads.confidence import check_measure, measure_text
+from clipretrieval.heads.voting import Voting
 from clipretrieval.images.stream import SkippedImage
-from clipretrieval.retrieval.parameters import check_k
-from clipretrieval.retrieval.retriever import (
-    QUERY_VECTORS,
-    look_up,
-    open_ballot,
-    question_length,
-    search_batches,
-    vote,
-)
+from clipretrieval.images.thumbnail import THUMBNAIL, thumbnail
+from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.checks import check_k
 from clipretrieval.types import FloatArray, Neighbors
-
-if TYPE_CHECKING:
-    from clipretrieval.classifier import RetrievalClassifier
-    from clipretrieval.stores.base import VectorStore
 
 __all__ = ["ExplainedNeighbor", "Explanation", "explain_found", "explain_stream"]
 
 LOOKED_UP = 4096
 """Records whose metadata are read together: `get` returns their vectors too."""
+WIDEST_PATH = 48
+WIDEST_LABEL = 28
+WIDEST_ID = 16
+
+_BOX = f"width:{THUMBNAIL}px;height:{THUMBNAIL}px;display:flex;align-items:center;justify-content:center;"
+_CARD = "margin:0;width:128px;font:12px/1.4 sans-serif;overflow-wrap:anywhere;"
 
 
 @dataclass(frozen=True)
@@ -114,18 +113,29 @@ class Explanation:
         }
 
     def __str__(self) -> str:
-        return as_text(self)
+        """Return an aligned table under a line with the answer."""
+        return _as_text(self)
 
     def __repr__(self) -> str:
         facts = {"answer": self.answer, "share": self.share, "distance": self.distance}
         return short_repr(self, **facts, neighbors=len(self.neighbors), query=self.query)
 
     def _repr_html_(self) -> str:
-        return as_html(self)
+        return _as_html(self)
+
+
+class Fitted(Protocol):
+    """A classifier that has something to look up, and decides by what it finds."""
+
+    @property
+    def retriever_(self) -> Retriever: ...
+
+    @property
+    def head_(self) -> Voting: ...
 
 
 def explain_stream(
-    classifier: RetrievalClassifier,
+    classifier: Fitted,
     X: Any,
     k: int | None = None,
     on_error: str = "raise",
@@ -167,29 +177,32 @@ def explain_stream(
     shown, by = 0 if k is None else check_k(k), check_measure(by)
     check_list(skipped, "skipped")
     left_out = skipped if skipped is not None else []
-    ballot = open_ballot(classifier)
-    with told(progress, "explaining") as report:
-        tell = teller(report, question_length(classifier, X), left_out)
-        asked = search_batches(classifier, X, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell)
-        for batch, near in asked:
-            votes = vote(classifier, near, ballot)
+    retriever, head = classifier.retriever_, classifier.head_
+    head.check()
+    ballot = retriever.index.ballot()
+    with open_progress(progress, "explaining") as report:
+        tell = image_counter(report, retriever.count_hint(X), left_out)
+        for batch, near in retriever.search(
+            X, head.k, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell
+        ):
+            votes = head.votes(near, ballot)
             shares, margins = votes.share_and_margin
             yield from explain_found(
-                classifier,
+                retriever.index,
+                head,
                 near,
                 queries=batch.sources,
                 answers=ballot.labels(votes.answers).tolist(),
                 shares=shares.tolist(),
                 margins=margins.tolist(),
-                kind=ballot.kind,
-                vectors=batch.vectors[QUERY_VECTORS],
+                vectors=batch.vectors[VECTORS],
                 shown=shown,
                 by=by,
             )
 
 
 def explain_all(
-    classifier: RetrievalClassifier,
+    classifier: Fitted,
     X: Any,
     k: int | None = None,
     *,
@@ -199,13 +212,12 @@ def explain_all(
 ) -> list[Explanation | None]:
     """Explain the answers for all images together; see `RetrievalClassifier.explain`."""
     skipped = list[SkippedImage]()
-    with told(progress, "explaining") as shown:
-        found: list[Explanation | None] = list(
-            explain_stream(classifier, X, k, by=by, on_error=on_error, skipped=skipped, progress=shown)
-        )
+    found: list[Explanation | None] = list(
+        explain_stream(classifier, X, k, by=by, on_error=on_error, skipped=skipped, progress=progress)
+    )
     if skipped:
-        for item in sorted(skipped, key=lambda item: item.index):
-            found.insert(item.index, None)
+        for image in sorted(skipped, key=lambda image: image.index):
+            found.insert(image.index, None)
         warn_caller(
             f"{len(skipped)} of {len(found)} images were skipped and have no explanation; the first: "
             f"{skipped[0].reason}"
@@ -214,14 +226,14 @@ def explain_all(
 
 
 def explain_found(
-    classifier: RetrievalClassifier,
+    index: LabelledIndex,
+    head: Voting,
     near: Neighbors,
     *,
     queries: Sequence[str | os.PathLike[str] | None],
     answers: Sequence[Any],
     shares: Sequence[float],
     margins: Sequence[float],
-    kind: str,
     vectors: FloatArray,
     shown: int,
     by: str = "share",
@@ -230,15 +242,14 @@ def explain_found(
 
     Parameters
     ----------
-    classifier : RetrievalClassifier
+    index : LabelledIndex
+    head : Voting
     near : Neighbors
         Those that voted, each of shape (n, k).
     queries : sequence of (path or None), length n
     answers : sequence, length n
     shares, margins : sequence of float, length n
         The answers' parts of all votes, and how far these are ahead of the second classes'.
-    kind : {"bool", "int", "float", "str"}
-        The type of the labels that were fitted.
     vectors : ndarray of float32, shape (n, dim)
         Searched again where more neighbours are to be shown than voted.
     shown : int
@@ -249,13 +260,12 @@ def explain_found(
     ------
     Explanation
     """
-    store = classifier.store_
-    votes = _shares(classifier, near)
+    store, votes = index.store, head.shares(near)
     width = min(shown, store.count())
     if width > near.ids.shape[1]:
         # A search of its own: with another k an approximate store may find others to vote.
-        near, votes = _joined(near, votes, look_up(store, vectors, width), width)
-    labels, sources = _in_fitted_type(near, kind), _sources(store, near)
+        near, votes = _joined(near, votes, index.look_up(vectors, width), width)
+    labels, sources = _in_fitted_type(near, index.classes.kind), _sources(store, near)
     for row, query in enumerate(queries):
         neighbors = tuple(
             ExplainedNeighbor(
@@ -269,19 +279,6 @@ def explain_found(
         )
         path = None if query is None else os.fspath(query)
         yield Explanation(path, answers[row], shares[row], neighbors, margins[row], by)
-
-
-def _shares(classifier: RetrievalClassifier, near: Neighbors) -> npt.NDArray[np.float64]:
-    """Return each neighbour's part of the votes of its row, shape (n, k)."""
-    weights = vote_weights(
-        near.distances,
-        classifier.weights,
-        metric=classifier.store_.metric,
-        temperature=classifier.temperature,
-    )
-    weights = weights / weights.max(axis=1, keepdims=True)  # so that the greatest of them have a finite sum
-    shares: npt.NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-    return shares
 
 
 def _joined(
@@ -328,3 +325,71 @@ def _sources(store: VectorStore, near: Neighbors) -> dict[str, str]:
             if isinstance(source, str):
                 found[name] = source
     return found
+
+
+def _as_text(explanation: Explanation) -> str:
+    """Return an explanation as an aligned table under a line with the answer."""
+    lines = [_headline(explanation)]
+    header = ("share", "distance", "label", "id", "source")
+    rows = [
+        (
+            f"{each.share:.1%}",
+            f"{each.distance:.4g}",
+            shortened(each.label, WIDEST_LABEL),
+            shortened(each.id, WIDEST_ID),
+            "-" if each.source is None else shortened(each.source, WIDEST_PATH),
+        )
+        for each in explanation.neighbors
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        numbers = [text.rjust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
+        words = [text.ljust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join(("", *numbers, *words)).rstrip())
+    return "\n".join(lines)
+
+
+def _as_html(explanation: Explanation) -> str:
+    """Return an explanation as HTML that needs nothing from elsewhere: thumbnails are within it."""
+    cards = [
+        _card(
+            each.source,
+            [shortened(each.label, WIDEST_LABEL), f"{each.share:.1%} · {each.distance:.4g}"],
+            faint=not each.share,
+        )
+        for each in explanation.neighbors
+    ]
+    asked = _card(explanation.query, ["asked"])
+    return (
+        f'<div><p style="font:13px sans-serif">{html.escape(_headline(explanation))}</p>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:8px">{asked}'
+        '<div style="border-left:1px solid #999"></div>'
+        f"{''.join(cards)}</div></div>"
+    )
+
+
+def _headline(explanation: Explanation) -> str:
+    where = "" if explanation.query is None else f" for {shortened(explanation.query, WIDEST_PATH)}"
+    answer = shortened(explanation.answer, WIDEST_LABEL)
+    value = getattr(explanation, explanation.by)
+    sure = "" if value is None else f" ({measure_text(explanation.by, value)})"
+    return f"{answer}{where}{sure}"
+
+
+def _card(path: str | None, lines: list[str], faint: bool = False) -> str:
+    """Return a picture with a caption, and its path where the mouse rests on it."""
+    title = "" if path is None else f' title="{html.escape(readable(path))}"'
+    caption = "<br>".join(html.escape(line) for line in lines)
+    opacity = "opacity:0.55;" if faint else ""
+    return (
+        f'<figure style="{_CARD}{opacity}"{title}>{_picture(path)}<figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _picture(path: str | None) -> str:
+    found = None if path is None else thumbnail(path)
+    if found is not None:
+        name = html.escape(shortened(path, WIDEST_PATH))
+        return f'<div style="{_BOX}"><img alt="{name}" src="data:image/jpeg;base64,{found}"></div>'
+    text = "no file" if path is None else f"not readable: {shortened(path, WIDEST_PATH)}"
+    return f'<div style="{_BOX}border:1px dashed #999;color:#777">{html.escape(text)}</div>'

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,27 +15,34 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import normalize
 
 from clipretrieval._util.checks import check_bool
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import DimensionMismatchError
+from clipretrieval.encoding.streams import gather
+from clipretrieval.errors import DimensionMismatchError, InvalidInputError
+from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.scoring import weighted_accuracy
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.evaluation.words import PROMPTS
+from clipretrieval.heads.confidence import share_and_margin
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
+from clipretrieval.images.tables import labelled_source
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
-from clipretrieval.retrieval.inputs import gather, none_left
-from clipretrieval.retrieval.retriever import Asked, NoImagesError
+from clipretrieval.retrieval.answer_places import AnswerPlaces
+from clipretrieval.retrieval.inputs import none_left
+from clipretrieval.retrieval.retriever import NoImagesError
 from clipretrieval.retrieval.unusable import usable_batches
 from clipretrieval.stores.checks import check_directions, check_vectors
-from clipretrieval.types import AnyArray, FloatArray, Metric
+from clipretrieval.types import AnyArray, FloatArray, Label, Metric
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clipretrieval.encoding.staged import StagedEncoder
-    from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
 
-__all__ = ["STAGE", "ZeroShotClassifier"]
+__all__ = ["STAGE", "TEXT_NEEDS", "ZeroShotAnswers", "ZeroShotClassifier", "check_true_labels"]
 
 STAGE = "final"
 """The only stage whose vectors lie in one space with the texts'."""
@@ -112,7 +121,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     @property
     def encoder_(self) -> StagedEncoder:
         """What encodes the pictures: `encoder` itself where it is one."""
-        from clipretrieval.encoding.staged import StagedEncoder
+        from clipretrieval.encoding.staged_encoder import StagedEncoder
 
         if isinstance(self.encoder, StagedEncoder):
             return self.encoder
@@ -148,10 +157,10 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         ImageDecodeError
         WeightsUnavailableError
         """
-        asked = Asked()
-        codes = [cosines.argmax(axis=1) for cosines in self._asked(asked, X, on_error, progress)]
+        places = AnswerPlaces()
+        codes = [cosines.argmax(axis=1) for cosines in self._cosines_of(places, X, on_error, progress)]
         labels: AnyArray = self.classes_[np.concatenate(codes)]
-        return labels if on_error == "raise" else asked.placed([labels.astype(object)], None)
+        return labels if on_error == "raise" else places.arrange([labels.astype(object)], None)
 
     def predict_proba(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -168,14 +177,14 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        asked = Asked()
-        parts = deque(self.probabilities(each) for each in self._asked(asked, X, on_error, progress))
-        shares = np.empty((asked.count, parts[0].shape[1]))
-        shares[[item.index for item in asked.skipped]] = np.nan
+        places = AnswerPlaces()
+        parts = deque(self.probabilities(each) for each in self._cosines_of(places, X, on_error, progress))
+        shares = np.empty((places.count, parts[0].shape[1]))
+        shares[[item.index for item in places.skipped]] = np.nan
         done = 0
         while parts:  # each goes as soon as it is taken: nothing is held twice
             part = parts.popleft()
-            shares[asked.places[done : done + len(part)]] = part
+            shares[places.places[done : done + len(part)]] = part
             done += len(part)
         return shares
 
@@ -201,16 +210,18 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         report = self.evaluate(X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned)
         return weighted_accuracy(report, sample_weight)
 
-    def _asked(
-        self, asked: Asked, X: Any, on_error: str, progress: Progress | bool | None
+    def _cosines_of(
+        self, places: AnswerPlaces, X: Any, on_error: str, progress: Progress | bool | None
     ) -> Iterator[npt.NDArray[np.float64]]:
         """Yield the cosines of each batch, and note what was skipped."""
-        with told(progress, "classifying") as shown:
-            tell = teller(shown, count_hint(X), asked.skipped)
-            for batch, cosines in self.cosine_batches(X, on_error=on_error, skipped=asked.skipped, tell=tell):
-                asked.note(batch)
+        with open_progress(progress, "classifying") as shown:
+            tell = image_counter(shown, count_hint(X), places.skipped)
+            for batch, cosines in self.cosine_batches(
+                X, on_error=on_error, skipped=places.skipped, tell=tell
+            ):
+                places.places += batch.indices
                 yield cosines
-        asked.warn()
+        places.warn()
 
     def cosines(self, vectors: FloatArray) -> npt.NDArray[np.float64]:
         """Compare vectors of the stage ``final`` with each class's text.
@@ -267,10 +278,19 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         InvalidInputError
             If labels are missing, or one is none of the classes.
         """
-        from clipretrieval.evaluation.zero_shot import evaluate
-
         check_bool(allow_tuned, "allow_tuned")
-        return evaluate(self, X, y, on_error=on_error, progress=progress)
+        with open_progress(progress, "evaluating") as shown:
+            started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
+            X = labelled_source(X, y)
+            tell = image_counter(shown, count_hint(X), skipped)
+            answers = ZeroShotAnswers(self)
+            for batch, cosines in self.cosine_batches(
+                X, y, on_error=on_error, skipped=skipped, timing=timing, tell=tell
+            ):
+                answers.add(cosines, batch)
+            return answers.report(
+                timing=timing, seconds=time.perf_counter() - started, skipped=tuple(skipped)
+            )
 
     def cosine_batches(
         self,
@@ -299,7 +319,6 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         texts = self._text_vectors()  # what is wrong with the prompts shows before a picture is read
         size = max(1, min(_TOGETHER, _LARGEST // (8 * len(texts))))
         encoder, timing = self.encoder_, timing if timing is not None else Timing()
-        none = np.empty((0, encoder.stages[STAGE].dim), dtype=np.float32)
         stream = usable_batches(
             encoder.stream(X, y, stages=(STAGE,), on_error=on_error, skipped=skipped),
             TEXT_NEEDS,
@@ -308,13 +327,11 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             skipped=skipped,
         )
         empty = True
-        for batch, vectors in gather(
-            ((batch, batch.vectors.get(STAGE, none)) for batch in stream), size, timing, tell
-        ):
+        for batch in gather(stream, size, timing, tell):
             if len(batch):
                 empty = False
                 with timing.measure("search", len(batch)):
-                    cosines = self.cosines(vectors)
+                    cosines = self.cosines(batch.vectors[STAGE])
                 yield batch, cosines
         if empty:
             raise NoImagesError(none_left("to classify", skipped or ()))
@@ -355,3 +372,108 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         """Leave out what can be computed again."""
         state = super().__getstate__()
         return {key: value for key, value in state.items() if key not in ("_made", "_texts")}
+
+
+@dataclass
+class ZeroShotAnswers:
+    """Answers batch by batch: of each image the class, its cosine and its probability, and no more.
+
+    Parameters
+    ----------
+    classifier : ZeroShotClassifier
+    """
+
+    classifier: ZeroShotClassifier
+    _truth: list[Label] = field(default_factory=list)
+    _codes: list[AnyArray] = field(default_factory=list)
+    _nearest: list[AnyArray] = field(default_factory=list)
+    _shares: list[AnyArray] = field(default_factory=list)
+    _margins: list[AnyArray] = field(default_factory=list)
+    _sources: list[str | None] = field(default_factory=list)
+    _positions: list[int] = field(default_factory=list)
+
+    def add(self, cosines: npt.NDArray[np.float64], batch: EncodedBatch) -> None:
+        """Take a batch.
+
+        Parameters
+        ----------
+        cosines : ndarray of float64, shape (n, n_classes)
+        batch : EncodedBatch
+            With the true labels.
+
+        Raises
+        ------
+        InvalidInputError
+            If a label is missing, or none of the classes.
+        """
+        self._truth += check_true_labels(self.classifier, batch.labels)
+        codes = cosines.argmax(axis=1)
+        self._codes.append(codes)
+        self._nearest.append(cosines[np.arange(len(codes)), codes])
+        probabilities = self.classifier.probabilities(cosines)
+        self._shares.append(probabilities.max(axis=1))
+        self._margins.append(share_and_margin(probabilities, codes)[1])
+        self._sources += batch.sources
+        self._positions += batch.indices
+
+    def report(self, **rest: Any) -> EvaluationReport:
+        """Make a report of all batches.
+
+        Parameters
+        ----------
+        **rest
+            The report's ``timing``, ``seconds`` and ``skipped``.
+        """
+        classes = self.classifier.classes_
+        return EvaluationReport(
+            y_true=class_array(self._truth, label_kind(classes.tolist()), sort=False),
+            y_pred=classes[np.concatenate(self._codes)],
+            distances=(1 - np.concatenate(self._nearest)).astype(np.float32),
+            confidence=np.concatenate(self._shares),
+            margin=np.concatenate(self._margins),
+            sources=tuple(self._sources),
+            positions=np.array(self._positions, dtype=np.int64),
+            classes=classes,
+            setting=_setting(self.classifier),
+            **rest,
+        )
+
+
+def check_true_labels(classifier: ZeroShotClassifier, labels: Sequence[Any]) -> list[Label]:
+    """Return true labels as they are stored.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is missing, or none of the classes.
+    """
+    kind, classes = label_kind(labels), classifier.classes_.tolist()
+    found = Spelling(classes).apply(stored_labels(labels, kind))
+    same = kind == label_kind(classes)
+    listed = set(classes)
+    unknown = [label for label in dict.fromkeys(found) if not same or label not in listed]
+    if unknown:
+        shown = ", ".join(map(repr, classes[:10])) + (", …" if len(classes) > 10 else "")
+        raise InvalidInputError(
+            f"the label {unknown[0]!r} is none of the {len(classes)} classes ({shown}), so no answer can be "
+            "right for it; pass class_names that have it, where labels are numbers as a mapping "
+            "{label: name}"
+        )
+    return found
+
+
+def _setting(classifier: ZeroShotClassifier) -> dict[str, Any]:
+    encoder = classifier.encoder_
+    return {
+        "n_train": 0,
+        "model": encoder.model if isinstance(encoder.model, str) else None,
+        "pretrained": encoder.pretrained,
+        "stage": "zero-shot",
+        "plan": encoder.plan.to_dict(),
+        "dim": encoder.stages["final"].dim,
+        "store": PROMPTS,
+        "metric": "cosine",
+        "k": 1,
+        "weights": "softmax",
+        "prompts": classifier.prompts_,
+    }

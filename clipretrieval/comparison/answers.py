@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipretrieval._util.timing import Timing
 from clipretrieval.comparison import speed as _speed
-from clipretrieval.comparison.indexes import Index
+from clipretrieval.comparison.indexes import StageIndex
 from clipretrieval.comparison.plan import Plan
 from clipretrieval.comparison.report import ZERO_SHOT
-from clipretrieval.comparison.spool import Remembering, Replay, Spool
-from clipretrieval.encoding.views import stopped_at
-from clipretrieval.evaluation.evaluation import evaluate
+from clipretrieval.comparison.spool import Spool
+from clipretrieval.encoding.staged_encoder import stopped_at
+from clipretrieval.encoding.streams import VECTORS
+from clipretrieval.evaluation.measurement import Measurement
 from clipretrieval.evaluation.report import EvaluationReport
-from clipretrieval.evaluation.zero_shot import Answers
+from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.images.stream import SkippedImage
-from clipretrieval.retrieval.retriever import open_ballot, vote
-from clipretrieval.types import FloatArray
-from clipretrieval.zeroshot import STAGE, ZeroShotClassifier
-
-if TYPE_CHECKING:
-    from clipretrieval.classifier import RetrievalClassifier
+from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.types import FloatArray, Neighbors
+from clipretrieval.zeroshot import STAGE, ZeroShotAnswers, ZeroShotClassifier
 
 __all__ = ["Side", "answer"]
 
@@ -35,8 +33,7 @@ class Side:
     ----------
     name : str
     report : EvaluationReport
-        Of its answers to all test images. Without times: the passes are shared, and what a side takes by
-        itself is measured apart.
+        Of its answers to all test images.
     answerer : Answerer
     dim : int
         Of the vectors that are searched.
@@ -49,7 +46,7 @@ class Side:
 
 
 def answer(
-    indexes: list[Index],
+    indexes: list[StageIndex],
     plan: Plan,
     spool: Spool,
     baseline: ZeroShotClassifier | None,
@@ -59,7 +56,7 @@ def answer(
 
     Parameters
     ----------
-    indexes : list of Index
+    indexes : list of StageIndex
     plan : Plan
     spool : Spool
         The encoded test images.
@@ -68,26 +65,43 @@ def answer(
         Test images that were skipped.
     """
     sides = [] if baseline is None else [_zero_shot_side(baseline, spool, tuple(skipped))]
-    for index in indexes:
-        most = min(plan.most, index.store.count())
-        remembered = Remembering(index.store, most)
-        replay = Replay(index.encoder, spool)
-        infer = index.encoder.encode
-        for number, way in plan.settings:
-            classifier = index.classifier(number, way)
-            asked = index.classifier(number, way)
-            asked.encoder, asked.store_ = replay, remembered
-            report = replace(
-                evaluate(asked, range(len(spool))), timing=Timing(), seconds=0.0, skipped=tuple(skipped)
-            )
-            name = plan.name(index.stage, index.name, number, way)
-            answerer = _speed.Answerer(infer, _query(classifier))
-            sides.append(Side(name, report, answerer, index.encoder.dim))
+    for stage_index in indexes:
+        sides += _sides_of(stage_index, plan, spool, tuple(skipped))
     return sides
 
 
+def _sides_of(
+    stage_index: StageIndex, plan: Plan, spool: Spool, skipped: tuple[SkippedImage, ...]
+) -> list[Side]:
+    """Answer all test images by each setting; the nearest k of more neighbors are the first of them."""
+    index = stage_index.open()
+    heads = [Voting(k, weights, TEMPERATURE, index.metric) for k, weights in plan.settings]
+    ballot = index.ballot()
+    counts = [min(head.k, index.count_for(head.k)) for head in heads]
+    measurements = [Measurement(index, head, ballot) for head in heads]
+    for batch in spool.batches(stage_index.stage):
+        vectors = batch.vectors[stage_index.stage]
+        near = index.look_up(vectors, max(counts))
+        index.check_manifest()
+        batch = replace(batch, vectors={VECTORS: vectors})
+        for count, measurement in zip(counts, measurements, strict=True):
+            measurement.add(batch, _first(near, count))
+    sides = []
+    for head, measurement in zip(heads, measurements, strict=True):
+        # Without times: the passes are shared, and what a side takes by itself is measured apart.
+        report = measurement.report(stage_index.name, timing=Timing(), skipped=skipped)
+        name = plan.name(stage_index.stage, stage_index.name, head.k, head.weights)
+        answerer = _speed.Answerer(stage_index.encoder.encode, _query(index, head))
+        sides.append(Side(name, report, answerer, stage_index.encoder.dim))
+    return sides
+
+
+def _first(near: Neighbors, k: int) -> Neighbors:
+    return Neighbors(near.ids[:, :k], near.distances[:, :k], near.labels[:, :k])
+
+
 def _zero_shot_side(baseline: ZeroShotClassifier, spool: Spool, skipped: tuple[SkippedImage, ...]) -> Side:
-    answers = Answers(baseline)
+    answers = ZeroShotAnswers(baseline)
     for batch in spool.batches(STAGE):
         answers.add(baseline.cosines(batch.vectors[STAGE]), batch)
     report = answers.report(timing=Timing(), skipped=skipped)
@@ -99,11 +113,11 @@ def _zero_shot_side(baseline: ZeroShotClassifier, spool: Spool, skipped: tuple[S
     return Side(ZERO_SHOT, report, _speed.Answerer(encoder.encode, query), encoder.dim)
 
 
-def _query(classifier: RetrievalClassifier) -> Any:
-    ballot = open_ballot(classifier)
+def _query(index: LabelledIndex, head: Voting) -> Any:
+    ballot = index.ballot()
 
     def query(vectors: FloatArray) -> Any:
-        wanted = min(int(classifier.k), classifier.store_.count())
-        return vote(classifier, classifier.store_.search(vectors, wanted), ballot).answers
+        near = index.store.search(vectors, min(head.k, index.store.count()))
+        return head.votes(near, ballot).answers
 
     return query

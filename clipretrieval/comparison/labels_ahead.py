@@ -10,14 +10,13 @@ import numpy as np
 
 from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval.comparison.indexes import NO_IMAGES
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.evaluation import check_kind
-from clipretrieval.evaluation.zero_shot import check_labels
+from clipretrieval.evaluation.measurement import check_kind
+from clipretrieval.images.folders import ImageFolder, scan_folder
 from clipretrieval.images.sources import iter_raw, means_folder, open_labels
-from clipretrieval.images.stream import ImageFolder, scan_folder
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, read_table
-from clipretrieval.zeroshot import ZeroShotClassifier
+from clipretrieval.zeroshot import ZeroShotClassifier, check_true_labels
 
 __all__ = ["NOTHING_ASKED", "check_both", "open_baseline", "opened"]
 
@@ -95,7 +94,7 @@ def open_baseline(
         baseline = ZeroShotClassifier(encoder, sorted(map(str, set(learnt))))
     baseline.fit()
     if asked is not None:
-        check_labels(baseline, asked)
+        check_true_labels(baseline, asked)
     return baseline
 
 

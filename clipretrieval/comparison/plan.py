@@ -9,11 +9,11 @@ from typing import Any
 
 from clipretrieval._util.checks import check_int, check_sequence, check_strings
 from clipretrieval.comparison.indexes import StoreMakers, store_makers
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import find_stage
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.heads.votes import Weighting, weighting_name
-from clipretrieval.retrieval.parameters import check_k, check_weights
+from clipretrieval.heads.votes import Weighting, check_weighting, weighting_name
+from clipretrieval.stores.checks import check_k
 from clipretrieval.types import Metric
 from clipretrieval.zeroshot import ZeroShotClassifier
 
@@ -100,7 +100,7 @@ def check_plan(
     single = isinstance(weights, str | bytes) or callable(weights) or not isinstance(weights, Iterable)
     ways = [weights] if single else check_sequence(weights, "weights", "weightings")
     for way in ways:
-        check_weights(way, kind)
+        check_weighting(way, kind)
     ways = list(dict.fromkeys(ways))
     settings = list(dict.fromkeys(product(numbers, ways)))
     if not settings:

@@ -9,19 +9,17 @@ from typing import Any
 
 from clipretrieval._util.checks import check_mapping, check_path, check_text
 from clipretrieval._util.checks import shown as quoted
-from clipretrieval._util.files import write_text
-from clipretrieval._util.progress import check_progress, told
-from clipretrieval._util.reading import read_file
+from clipretrieval._util.files import read_file, write_text
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict, without_secrets
-from clipretrieval._util.timing import Progress
 from clipretrieval.comparison.comparison import compare
 from clipretrieval.comparison.reproduction_report import Reproduction, what_differs
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.stream import ImageFolder
+from clipretrieval.images.folders import ImageFolder
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import json_text
-from clipretrieval.stores.registry import create_store
+from clipretrieval.stores.registry import DEFAULT_STORE, create_store, options_within, store_class
 from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = ["STAGES", "reproduce"]
@@ -40,7 +38,7 @@ def reproduce(
     encoder: StagedEncoder,
     out: str | Path,
     *,
-    store: str = "faiss",
+    store: str = DEFAULT_STORE,
     store_options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     open_clip: bool = True,
@@ -85,7 +83,7 @@ def reproduce(
     _check_classes(train, test)
     results.check()
 
-    with told(progress, "encoding") as shown:
+    with open_progress(progress, "encoding") as shown:
 
         def tell(done: int, total: int | None) -> None:
             results.claim()  # something is stored now
@@ -159,12 +157,12 @@ class _ResultsFolder:
         settings = json.loads(self._text)
         differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
         if differing:
-            told = ", ".join(
+            differences = ", ".join(
                 f"{key} was {known.get(key)!r} and is {settings.get(key)!r}" for key in differing
             )
             raise InvalidInputError(
-                f"{str(self.path)!r} holds a run with other settings ({told}); pass another folder for the "
-                "results, or the same settings to go on with that run"
+                f"{str(self.path)!r} holds a run with other settings ({differences}); pass another folder "
+                "for the results, or the same settings to go on with that run"
             )
 
 
@@ -196,14 +194,13 @@ def _check_classes(train: ImageFolder, test: ImageFolder) -> None:
 
 def _open_store(store: str, stage: str, folder: Path, options: dict[str, Any]) -> VectorStore:
     """Open the store of one stage, in a place of its own."""
-    if store in ("faiss", "chroma") and "host" not in options:
-        options.setdefault("path", str(folder / INDEXES))
+    options = options_within(folder / INDEXES, store, options)
     if isinstance(options.get("path"), str | Path):
         place = Path(options["path"]) / stage
         place.parent.mkdir(parents=True, exist_ok=True)
         options["path"] = str(place)
         return create_store(store, **options)
-    key = {"chroma": "collection", "pinecone": "namespace"}.get(store)
+    key = getattr(store_class(store), "part_option", None)
     if key:
         options[key] = f"{options.get(key, 'study')}-{stage}"
     return create_store(store, **options)

@@ -12,12 +12,12 @@ from clipretrieval._util.files import replacing, write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.tables import aligned_table, markdown_table, number_cell
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, comparison_page
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import is_published
-from clipretrieval.encoding.weights.sources import HF_HUB
+from clipretrieval.encoding.weights.model_source import HF_HUB
 from clipretrieval.errors import InvalidInputError, MissingDependencyError
-from clipretrieval.images.stream import ImageFolder
+from clipretrieval.images.folders import ImageFolder
 
 __all__ = ["FILES", "Reproduction", "check_histograms", "reproduction_text", "what_differs"]
 

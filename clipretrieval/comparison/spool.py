@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +9,8 @@ from typing import Any
 import numpy as np
 
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.encoding.staged import StagedEncoder
-from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import FloatArray, Neighbors
 
-__all__ = ["Remembering", "Replay", "Spool"]
+__all__ = ["Spool"]
 
 _ROWS = 1024
 
@@ -71,54 +67,3 @@ class Spool:
         """Remove the files."""
         for file in self._files.values():
             file.close()
-
-
-class Replay:
-    """An encoder that has seen its pictures already: it yields what a spool holds, whatever it is given.
-
-    Parameters
-    ----------
-    encoder : StagedEncoder
-        Whose every other attribute it has.
-    spool : Spool
-    """
-
-    def __init__(self, encoder: StagedEncoder, spool: Spool) -> None:
-        self._encoder, self._spool = encoder, spool
-
-    def stream(self, images: Any, labels: Any = None, **_: Any) -> Iterator[EncodedBatch]:
-        """Yield the spool's batches."""
-        return self._spool.batches(self._encoder.stage)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
-
-
-class Remembering:
-    """A store that answers the same queries from memory, so that many settings need one search.
-
-    The nearest k of more neighbours are the first of them, as in `RetrievalClassifier.sweep`.
-
-    Parameters
-    ----------
-    store : VectorStore
-    most : int
-        Neighbours that are looked up, whatever fewer are asked for.
-    """
-
-    def __init__(self, store: VectorStore, most: int) -> None:
-        self._store, self._most = store, most
-        self._found: dict[bytes, Neighbors] = {}
-
-    def search(self, vectors: FloatArray, k: int) -> Neighbors:
-        """Look queries up once."""
-        if k > self._most:
-            return self._store.search(vectors, k)
-        key = hashlib.blake2b(np.ascontiguousarray(vectors).tobytes(), digest_size=16).digest()
-        if key not in self._found:
-            self._found[key] = self._store.search(vectors, self._most)
-        near = self._found[key]
-        return Neighbors(near.ids[:, :k], near.distances[:, :k], near.labels[:, :k])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)

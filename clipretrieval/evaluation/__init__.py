@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from clipretrieval.comparison.reproduction import reproduce
     from clipretrieval.comparison.reproduction_report import Reproduction
     from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
-    from clipretrieval.evaluation.evaluation import evaluate
+    from clipretrieval.evaluation.measurement import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
         McNemar,
@@ -78,7 +78,7 @@ __getattr__, __dir__ = attach(
         ".comparison.reproduction": ["reproduce"],
         ".comparison.reproduction_report": ["Reproduction"],
         "calibration": ["CalibrationCurve", "calibration_curve"],
-        "evaluation": ["evaluate"],
+        "measurement": ["evaluate"],
         "metrics": [
             "DistanceSummary",
             "McNemar",

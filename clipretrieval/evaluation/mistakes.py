@@ -5,18 +5,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._explanation_views import readable
 from clipretrieval._util.repr import short_repr
+from clipretrieval._util.text import readable
 from clipretrieval.explanation import Explanation, explain_found
+from clipretrieval.heads.voting import Voting
+from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import AnyArray, FloatArray, Neighbors
-
-if TYPE_CHECKING:
-    from clipretrieval.classifier import RetrievalClassifier
 
 __all__ = ["Mistake", "WorstMistakes"]
 
@@ -115,7 +114,7 @@ class WorstMistakes:
             push(self._heap, (*rank, found))
 
     def explained(
-        self, classifier: RetrievalClassifier, kind: str, y_true: AnyArray, y_pred: AnyArray
+        self, index: LabelledIndex, head: Voting, y_true: AnyArray, y_pred: AnyArray
     ) -> Iterator[Mistake]:
         """Yield the mistakes, the worst first, given the labels of all images answered."""
         ranked = sorted(self._heap, reverse=True)
@@ -129,13 +128,13 @@ class WorstMistakes:
             )
         )
         explanations = explain_found(
-            classifier,
+            index,
+            head,
             near,
             queries=[item.query for item in found],
             answers=y_pred[[item.index for item in found]].tolist(),
             shares=[share for share, *_ in ranked],
             margins=[item.margin for item in found],
-            kind=kind,
             vectors=np.stack([item.vector for item in found]),
             shown=SHOWN_NEIGHBORS,
         )

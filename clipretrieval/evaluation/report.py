@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipretrieval._util.files import write_report
-from clipretrieval._util.frames import data_frame
+from clipretrieval._util.foreign import data_frame
 from clipretrieval._util.repr import short_repr
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError

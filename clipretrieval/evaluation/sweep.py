@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.checks import check_bool, check_sequence
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.progress import teller
+from clipretrieval._util.progress import Progress, image_counter
 from clipretrieval._util.repr import short_repr
-from clipretrieval._util.timing import Progress, Timing
-from clipretrieval._util.warning import warn_caller
+from clipretrieval._util.timing import Timing
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.evaluation import check_kind, check_truth
+from clipretrieval.evaluation.measurement import check_kind, check_truth
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.validation import Validation, count_known
 from clipretrieval.heads.tally import Candidates
 from clipretrieval.heads.votes import Weighting, vote_weights, weighting_name
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.heads.voting import Voting
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
-from clipretrieval.retrieval.ballot import Ballot
-from clipretrieval.retrieval.parameters import check_params
-from clipretrieval.retrieval.retriever import check_fitted, open_ballot, search_batches
+from clipretrieval.retrieval.classes import Ballot
+from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.types import Label, Metric, Neighbors
-
-if TYPE_CHECKING:
-    from clipretrieval.classifier import RetrievalClassifier
 
 __all__ = ["SweepResult", "sweep"]
 
@@ -125,38 +121,41 @@ class SweepResult:
 
 
 def sweep(
-    classifier: RetrievalClassifier,
+    retriever: Retriever,
     X: Any,
-    y: Any = None,
+    y: Any,
     *,
     k: int | Iterable[int],
     weights: Weighting | Iterable[Weighting],
     temperature: float | Iterable[float],
-    validation: float | str | None = None,
-    allow_known: bool = False,
-    on_error: str = "raise",
+    validation: float | str | None,
+    allow_known: bool,
+    tuned: frozenset[str],
+    on_error: str,
     progress: Progress,
-    seed: int = 0,
-) -> SweepResult:
-    """Measure many settings with one search; see `RetrievalClassifier.sweep`."""
-    check_fitted(classifier)
+    seed: int,
+) -> tuple[SweepResult, frozenset[str]]:
+    """Measure many settings with one search; see `RetrievalClassifier.sweep`.
+
+    `tuned` has the content ids of the images that were tuned on before; those that are now too are returned
+    with them.
+    """
+    index = retriever.index
     allow_known = check_bool(allow_known, "allow_known")
-    check_truth(classifier, X, y)
-    X = labelled_source(X, y) if classifier.encoder is not None else X
-    settings = _settings(classifier, k, weights, temperature)
-    before: frozenset[str] = getattr(classifier, "_tuned", frozenset())
-    part = Validation(validation, seed, before)
+    check_truth(index, X, y)
+    X = labelled_source(X, y) if index.encoder is not None else X
+    settings = _settings(index.metric, k, weights, temperature)
+    part = Validation(validation, seed, tuned)
     timing, skipped = Timing(), list[SkippedImage]()
-    tell = teller(progress, count_hint(X) if classifier.encoder is not None else None, skipped)
-    ballot = open_ballot(classifier)
-    spelling = Spelling(classifier.classes_.tolist())
+    tell = image_counter(progress, count_hint(X) if index.encoder is not None else None, skipped)
+    ballot = index.ballot()
+    spelling = Spelling(index.classes.labels.tolist())
     right = np.zeros(len(settings), dtype=np.int64)
     kind: str | None = None
     done = 0
-    batches = search_batches(
-        classifier,
+    batches = retriever.search(
         X,
-        _widest(classifier, settings),
+        max(setting.k for setting in settings),
         y=y,
         ballot=ballot,
         on_error=on_error,
@@ -169,31 +168,29 @@ def sweep(
         if not allow_known:
             _check_unknown(batch.ids, near, done)
         kind = label_kind(batch.labels, kind, places=batch.indices)
-        check_kind(kind, classifier._label_kind)
-        truth = spelling.apply(stored_labels(batch.labels, kind, classifier._label_kind))
-        right += _right_answers(settings, near, truth, ballot, classifier.store_.metric)
-    classifier._tuned = before | part.ids
-    return SweepResult(
+        check_kind(kind, index.classes.kind)
+        truth = spelling.apply(stored_labels(batch.labels, kind, index.classes.kind))
+        right += _right_answers(settings, near, truth, ballot, index.metric)
+    result = SweepResult(
         rows=[_row(setting, int(count), done) for setting, count in zip(settings, right, strict=True)],
         held_out=np.array(part.held_out, dtype=np.int64),
         params=[setting.params for setting in settings],
         timing=timing,
         skipped=tuple(skipped),
     )
+    return result, tuned | part.ids
 
 
-def _settings(classifier: RetrievalClassifier, k: Any, weights: Any, temperature: Any) -> list[_Setting]:
+def _settings(metric: Metric, k: Any, weights: Any, temperature: Any) -> list[_Setting]:
     """Combine what was given, each combination once, refusing what the classifier itself would refuse."""
     given = {"k": k, "weights": weights, "temperature": temperature}
     axes = {name: _listed(values, name) for name, values in given.items()}
     for name, values in axes.items():
         if not values:
             raise InvalidInputError(f"{name} holds nothing to try; pass at least one value")
-    trial = copy.copy(classifier)
     settings: list[_Setting] = []
     for number, weighting, warmth in product(*axes.values()):
-        trial.k, trial.weights, trial.temperature = number, weighting, warmth
-        check_params(trial)
+        Voting(number, weighting, warmth, metric).check()
         softmax = isinstance(weighting, str) and weighting == "softmax"
         setting = _Setting(int(number), weighting, float(warmth) if softmax else None)
         if setting not in settings:
@@ -204,14 +201,6 @@ def _settings(classifier: RetrievalClassifier, k: Any, weights: Any, temperature
 def _listed(values: Any, name: str) -> list[Any]:
     single = isinstance(values, str | bytes) or callable(values) or not isinstance(values, Iterable)
     return [values] if single else check_sequence(values, name, "values to try")
-
-
-def _widest(classifier: RetrievalClassifier, settings: list[_Setting]) -> int:
-    """Return how many neighbours to look up: as many as `predict` would at the largest k."""
-    largest, count = max(setting.k for setting in settings), classifier.store_.count()
-    if largest > count > 0:
-        warn_caller(f"k={largest} is more than the {count} vectors in the store; all {count} are used")
-    return min(largest, count)
 
 
 def _check_unknown(ids: list[str], near: Neighbors, done: int) -> None:

@@ -17,7 +17,10 @@ from clipretrieval._util.foreign import as_array
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["WEIGHTINGS", "Weighting", "choose_class", "class_scores", "vote_weights", "weighting_name"]
+__all__ = [
+    *("WEIGHTINGS", "Weighting", "check_weighting", "choose_class", "class_scores"),
+    *("vote_weights", "weighting_name"),
+]
 
 Weighting: TypeAlias = str | Callable[[FloatArray], npt.ArrayLike]
 ScoreArray: TypeAlias = npt.NDArray[np.float64]
@@ -79,16 +82,32 @@ def vote_weights(
     metric, temperature = Metric.parse(metric), check_number(temperature, "temperature", above=0)
     if callable(weighting) and not isinstance(weighting, type):
         return _called(weighting, distances, valid)
+    check_weighting(weighting, metric)
+    if weighting == "uniform":
+        return valid.astype(np.float64)
+    if weighting == "distance":
+        return _inverse(distances, valid)
+    return _softmax(distances, valid, metric, temperature)
+
+
+def check_weighting(weighting: Any, metric: Metric) -> None:
+    """Refuse what is no weighting, or none that goes with the metric.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if callable(weighting) and not isinstance(weighting, type):
+        return
     if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
         raise InvalidInputError(
             f"unknown weights {shown(weighting)}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass "
             "a callable"
         )
-    if weighting == "uniform":
-        return valid.astype(np.float64)
-    if weighting == "distance":
-        return _inverse(distances, valid, metric)
-    return _softmax(distances, valid, metric, temperature)
+    if weighting == "distance" and metric == Metric.IP:
+        raise InvalidInputError(
+            "weights='distance' needs distances that are not negative; with metric='ip' use 'softmax'"
+        )
 
 
 def class_scores(codes: IntArray, weights: ScoreArray, n_classes: int) -> ScoreArray:
@@ -179,11 +198,7 @@ def _called(weighting: Callable[[FloatArray], Any], distances: FloatArray, valid
     return weights
 
 
-def _inverse(distances: FloatArray, valid: Any, metric: Metric) -> ScoreArray:
-    if metric == Metric.IP:
-        raise InvalidInputError(
-            "weights='distance' needs distances that are not negative; with metric='ip' use 'softmax'"
-        )
+def _inverse(distances: FloatArray, valid: Any) -> ScoreArray:
     exact = distances <= 0
     with np.errstate(divide="ignore"):
         weights = 1.0 / distances.astype(np.float64)

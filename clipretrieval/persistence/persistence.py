@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from clipretrieval._util.checks import check_bool, check_path
-from clipretrieval._util.files import NotDurableError
-from clipretrieval._util.open_files import remedy
+from clipretrieval._util.files import NotDurableError, remedy
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
     InvalidInputError,
@@ -20,80 +19,85 @@ from clipretrieval.errors import (
     StoreError,
     StoreLockedError,
     StoreUnavailableError,
-    UnsupportedOperationError,
 )
+from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.persistence import classifier_file as _classifier_file
 from clipretrieval.persistence.classifier_file import FILE, ClassifierFile
 from clipretrieval.persistence.consent import check_model
 from clipretrieval.persistence.stores import PART, keep_store, open_store, place_inside, warn_of_unsaved
-from clipretrieval.retrieval.attaching import adopt
-from clipretrieval.retrieval.manifest import plain_fingerprint, vector_fingerprint
-from clipretrieval.retrieval.parameters import check_params, check_store
+from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.retrieval.parameters import check_encoder, check_store
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
 from clipretrieval.types import Metric
 
-if TYPE_CHECKING:
-    from clipretrieval.classifier import RetrievalClassifier
-
-__all__ = ["FILE", "INDEXING", "check_folder", "load", "save"]
+__all__ = ["FILE", "INDEXING", "SavedClassifier", "check_folder", "describe", "load", "save"]
 
 INDEXING = "indexing.json"
 """What the command line keeps in the folder while it fills it."""
 _FILES = f"{re.escape(FILE)}|{re.escape(INDEXING)}"
 OWN = rf"{PART}|{re.escape(LOCK_NAME)}|{re.escape(INDEXING)}|\.({PART}|{_FILES})\..*\.tmp"
 _ATTEMPTS = 10
+_DEFAULTS = {"k": 1, "weights": "uniform", "temperature": TEMPERATURE, "metric": "l2", "normalize": False}
+"""Of what a file of the first format may lack."""
 
 
-def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write a fitted classifier into a folder.
+@dataclass(frozen=True, eq=False)
+class SavedClassifier:
+    """What a folder holds of a classifier, opened.
 
-    A store that lives only in this process is copied into the folder. A store that other processes can
-    open (a folder, a server) is flushed and named, without secrets. Any other has to be handed to
-    `load` again. The folder changes in one step, when ``classifier.json`` is replaced.
+    Attributes
+    ----------
+    index : LabelledIndex
+    params : mapping
+        The arguments that are about answering.
+    store : str or VectorStore
+        What the classifier's argument of this name was.
+    feature_names : sequence of str
+    saved_in : dict of str to (str or None)
+        As for `save`.
+    """
+
+    index: LabelledIndex
+    params: Mapping[str, Any]
+    store: str | VectorStore
+    feature_names: Sequence[str]
+    saved_in: dict[str, str | None]
+
+
+def save(
+    index: LabelledIndex,
+    path: str | Path,
+    *,
+    params: Mapping[str, Any],
+    feature_names: Sequence[str],
+    saved_in: dict[str, str | None],
+    overwrite: bool,
+) -> None:
+    """Write a fitted classifier into a folder; see `RetrievalClassifier.save`.
 
     Parameters
     ----------
-    classifier : RetrievalClassifier
-    path : str or Path
-        Made if missing. An earlier classifier in it is replaced; anything else in it stays.
-    overwrite : bool
-        Replace the classifier in it also where another one was saved there since this one was loaded from
-        there or saved to it.
-
-    Raises
-    ------
-    UnsupportedOperationError
-        If ``weights`` is a callable, which cannot be written down.
-    InvalidInputError
-        If `path` is no path, a file, or a folder that holds other things, or a parameter is wrong.
-    StoreLockedError
-        If another process is saving into the folder; or, without `overwrite`, has saved there since: what it
-        added would be lost.
-    StoreUnavailableError
-        If the folder cannot be written to, or the disk is full.
-
-    Warns
-    -----
-    ClipRetrievalWarning
-        If the store is not part of what was saved, and has to be passed to `load`.
+    index : LabelledIndex
+    path, overwrite
+        As for `RetrievalClassifier.save`.
+    params : mapping
+        The arguments that are about answering, as JSON values.
+    feature_names : sequence of str
+    saved_in : dict of str to (str or None)
+        Folders that the classifier was loaded from or saved to, and the digest of what was there then; gets
+        this one.
     """
-    if callable(classifier.weights):
-        raise UnsupportedOperationError(
-            "weights is a callable, which cannot be saved; set weights to one of the named rules before "
-            "saving, or pass your callable again after loading"
-        )
     folder, overwrite = check_path(path, "path"), check_bool(overwrite, "overwrite")
-    check_params(classifier)  # they may have been set since it was fitted
     try:
-        check_folder(folder, place_inside(classifier.store_, folder))
+        check_folder(folder, place_inside(index.store, folder))
         folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder)
         lock.acquire()
         try:
             if not overwrite:
-                _check_unchanged(classifier, folder)
-            kept = _save(classifier, folder)
+                _check_unchanged(saved_in, folder)
+            kept = _save(index, folder, params, feature_names, saved_in)
         finally:
             lock.release()
     except NotDurableError as error:
@@ -107,36 +111,36 @@ def save(classifier: RetrievalClassifier, path: str | Path, *, overwrite: bool =
             + remedy(error, "check the folder's permissions and the free space")
         ) from error
     if kept is None:
-        warn_of_unsaved(classifier.store_)
+        warn_of_unsaved(index.store)
 
 
-def _save(classifier: RetrievalClassifier, folder: Path) -> dict[str, Any] | None:
+def _save(
+    index: LabelledIndex,
+    folder: Path,
+    params: Mapping[str, Any],
+    feature_names: Sequence[str],
+    saved_in: dict[str, str | None],
+) -> dict[str, Any] | None:
     """Return how the store can be opened again; see `keep_store`."""
-    kept = keep_store(classifier.store_, folder)
+    kept = keep_store(index.store, folder)
     fields = {
-        "params": {
-            "k": int(classifier.k),
-            "weights": classifier.weights,
-            "temperature": float(classifier.temperature),
-            "metric": str(Metric.parse(classifier.metric)),
-            "normalize": bool(classifier.normalize),
-        },
-        "encoder": _describe_encoder(classifier),
-        "label_kind": classifier._label_kind,
-        "n_features_in": int(classifier.n_features_in_),
-        "feature_names_in": list(getattr(classifier, "feature_names_in_", [])) or None,
+        "params": dict(params),
+        "encoder": _describe_encoder(index.encoder),
+        "label_kind": index.classes.kind,
+        "n_features_in": index.dim,
+        "feature_names_in": list(feature_names) or None,
         "store": kept,
     }
     try:
         _classifier_file.write(folder, fields)
     except NotDurableError:  # the new file is in place, and names the store
-        _remember(classifier, folder, _classifier_file.digest_in(folder))
+        saved_in[_place(folder)] = _classifier_file.digest_in(folder)
         raise
     except BaseException:
         if kept is not None and "folder" in kept:
             shutil.rmtree(folder / kept["folder"], ignore_errors=True)
         raise
-    _remember(classifier, folder, _classifier_file.digest_in(folder))
+    saved_in[_place(folder)] = _classifier_file.digest_in(folder)
     for part in _own_things(folder):
         if part.is_dir() and (kept is None or part.name != kept.get("folder")):
             shutil.rmtree(part, ignore_errors=True)
@@ -145,9 +149,9 @@ def _save(classifier: RetrievalClassifier, folder: Path) -> dict[str, Any] | Non
     return kept
 
 
-def _check_unchanged(classifier: RetrievalClassifier, folder: Path) -> None:
+def _check_unchanged(saved_in: Mapping[str, str | None], folder: Path) -> None:
     """Refuse to replace what was saved into a folder since a classifier was loaded from there."""
-    known = getattr(classifier, "_kept_in", {}).get(str(folder.resolve()))
+    known = saved_in.get(_place(folder))
     if known is None:
         return
     try:
@@ -162,58 +166,21 @@ def _check_unchanged(classifier: RetrievalClassifier, folder: Path) -> None:
         )
 
 
-def _remember(classifier: RetrievalClassifier, folder: Path, digest: str | None) -> None:
-    classifier._kept_in = {**getattr(classifier, "_kept_in", {}), str(folder.resolve()): digest}
+def _place(folder: Path) -> str:
+    return str(folder.resolve())
 
 
 def load(
-    cls: type[RetrievalClassifier],
-    path: str | Path,
-    encoder: Encoder | None = None,
-    *,
-    store: VectorStore | None = None,
-    allow_remote: bool = False,
-) -> RetrievalClassifier:
-    """Open a classifier that `save` wrote.
-
-    The folder may come from anybody: without `allow_remote`, nothing that it says makes this connect to a
-    host, read a key, or make or change a file.
-
-    Parameters
-    ----------
-    cls : type
-    path : str or Path
-    encoder : Encoder, optional
-        The one that was saved, built again from its arguments, when left out. One of your own has to
-        be given again.
-    store : VectorStore, optional
-        Likewise.
-    allow_remote : bool
-        Trust whoever saved it, and open also a store at a server or one that would be made, and a model of a
-        hub. A key from the environment is not sent to any host but the service's own.
-
-    Returns
-    -------
-    RetrievalClassifier
-
-    Raises
-    ------
-    InvalidInputError
-        If the folder holds no saved classifier, or an encoder, a store or `allow_remote` has to be given.
-    StoreCorruptedError
-        If what it holds is damaged.
-    StoreUnavailableError
-        If it cannot be read, or its store is gone.
-    FingerprintMismatchError
-        If the encoder is not the one that filled the store; the message names what differs.
-    """
+    path: str | Path, encoder: Encoder | None, *, store: VectorStore | None, allow_remote: bool
+) -> SavedClassifier:
+    """Open what `save` wrote; see `RetrievalClassifier.load`."""
     folder, allow_remote = check_path(path, "path"), check_bool(allow_remote, "allow_remote")
     if store is not None:
         check_store(store)
     for _ in range(_ATTEMPTS):
         content = describe(folder)
         try:
-            return _load(cls, folder, content, encoder, store, allow_remote)
+            return _load(folder, content, encoder, store, allow_remote)
         except (StoreCorruptedError, StoreUnavailableError):
             # Another process may have saved anew between our reading of the two.
             if describe(folder) == content:
@@ -222,13 +189,12 @@ def load(
 
 
 def _load(
-    cls: type[RetrievalClassifier],
     folder: Path,
     content: ClassifierFile,
     encoder: Encoder | None,
     store: VectorStore | None,
     allow_remote: bool,
-) -> RetrievalClassifier:
+) -> SavedClassifier:
     opened: VectorStore | None = store
     try:
         if opened is None:
@@ -236,25 +202,25 @@ def _load(
         named = opened if store is not None or content.store is None else str(content.store["name"])
         if encoder is None:
             encoder = _rebuild_encoder(content, folder, allow_remote)
-        classifier = cls(encoder, named, **content.params)
-        check_params(classifier)
-        dim = content.n_features_in
+        check_encoder(encoder)
+        params, dim = {**_DEFAULTS, **content.params}, content.n_features_in
+        metric = Metric(params["metric"])
+        Voting(params["k"], params["weights"], params["temperature"], metric).check()
         if store is None and opened.dim not in (None, dim):
             raise StoreCorruptedError(
                 f"{content.path} is damaged: n_features_in is {dim}, and its store holds vectors of "
                 f"dimension {opened.dim}. Restore the folder from a copy"
             )
-        fingerprint = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
-        adopt(classifier, opened, fingerprint, content.label_kind)
+        index = LabelledIndex.open(
+            opened, encoder, metric, params["normalize"], dim=dim, kind=content.label_kind
+        )
     except BaseException:
         if store is None and opened is not None:
             opened.close()
         raise
-    classifier.n_features_in_ = dim
-    if content.feature_names_in:
-        classifier.feature_names_in_ = np.array(content.feature_names_in, dtype=object)
-    _remember(classifier, folder, content.digest)
-    return classifier
+    return SavedClassifier(
+        index, params, named, content.feature_names_in or (), {_place(folder): content.digest}
+    )
 
 
 def check_folder(folder: Path, store: Path | None) -> None:
@@ -289,11 +255,10 @@ def _own_things(folder: Path) -> list[Path]:
     return [child for child in folder.iterdir() if re.fullmatch(OWN, child.name)]
 
 
-def _describe_encoder(classifier: RetrievalClassifier) -> dict[str, Any] | None:
-    encoder = classifier.encoder
+def _describe_encoder(encoder: Encoder | None) -> dict[str, Any] | None:
     if encoder is None:
         return None
-    ours = getattr(sys.modules.get("clipretrieval.encoding.staged"), "StagedEncoder", None)
+    ours = getattr(sys.modules.get("clipretrieval.encoding.staged_encoder"), "StagedEncoder", None)
     config = encoder.config() if type(encoder) is ours else None  # type: ignore[attr-defined]
     if config is not None and not isinstance(config["model"], str):
         config = None  # a model in memory: it has to be given again
@@ -311,7 +276,7 @@ def _rebuild_encoder(content: ClassifierFile, folder: Path, allow_remote: bool) 
         )
     if not allow_remote:
         check_model(config, folder)
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
 
     try:
         return StagedEncoder.from_config(config)

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from clipretrieval._util.checks import check_strings, check_text
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.rounding import watched_already
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
 from clipretrieval.images.sources import open_labels
-from clipretrieval.retrieval.ballot import CLASSES_LOCK
+from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_owner, update_manifest
 from clipretrieval.retrieval.reports import ForgetReport
-from clipretrieval.retrieval.retriever import own_manifest
-from clipretrieval.stores import ScannableStore
-from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.types import Label, Records
 
-if TYPE_CHECKING:
-    from clipretrieval._learner import Learner
-
-__all__ = ["as_stored", "forget", "relabel"]
+__all__ = ["forget_records", "relabel_records"]
 
 BATCH = 1024
 SCANNED = 1000
@@ -32,16 +25,16 @@ REACH = 10
 """Neighbours looked at when a forgotten vector is searched for: it would be the first, or tied with it."""
 
 
-def forget(classifier: Learner, ids: Any, label: Any) -> ForgetReport:
-    """Remove images by id or by label, and make certain that they are gone; see `Learner.forget`.
+def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:
+    """Remove images by id or by label, and make certain that they are gone; see `RetrievalClassifier.forget`.
 
-    Called, as is `relabel`, inside of `sole_writer`.
+    Called, as is `relabel_records`, inside of `sole_writer`.
     """
-    store = classifier.store_
+    store = index.store
     if (ids is None) == (label is None):
         raise InvalidInputError("forget takes either ids or label=…, one of the two")
-    _check_store(classifier)
-    names = _ids_of(classifier, label) if ids is None else _checked_ids(ids)
+    _check_owner(index)
+    names = _ids_of(index, label) if ids is None else _checked_ids(ids)
     if ids is not None:
         _require(store, names)
     touched: set[Label] = set()
@@ -54,32 +47,32 @@ def forget(classifier: Learner, ids: Any, label: Any) -> ForgetReport:
         store.delete(records.ids.tolist())
         searched += _make_certain(store, records)
     emptied = _emptied(store, touched)
-    _update_classes(classifier, remove=emptied)
+    _update_classes(index, remove=emptied)
     store.flush()
     return ForgetReport(
         ids=tuple(names),
-        classes=class_array(emptied, classifier._label_kind),
+        classes=class_array(emptied, index.classes.kind),
         searched=searched,
         remaining=store.count(),
     )
 
 
-def relabel(classifier: Learner, ids: Any, labels: Any) -> int:
-    """Give stored images other labels; see `Learner.relabel`."""
-    store = classifier.store_
-    _check_store(classifier)
+def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
+    """Give stored images other labels; see `RetrievalClassifier.relabel`."""
+    store = index.store
+    _check_owner(index)
     names = _checked_ids(ids)
     given = [labels] * len(names) if isinstance(labels, str) else list(open_labels(labels)[1])
     if len(given) != len(names):
         raise InvalidInputError(
             f"there are {len(names)} ids and {len(given)} labels; pass one label for each id"
         )
-    wanted = dict(zip(names, as_stored(classifier, given), strict=True))
+    wanted = dict(zip(names, _as_stored(index, given), strict=True))
     _require(store, names)
     touched: set[Label] = set()
     changed = 0
     # A new class goes into the manifest first, so that no record is ever without its class there.
-    _update_classes(classifier, add=wanted.values())
+    _update_classes(index, add=wanted.values())
     for start in range(0, len(names), BATCH):
         records = store.get(names[start : start + BATCH])
         held = records.labels.tolist()
@@ -88,15 +81,15 @@ def relabel(classifier: Learner, ids: Any, labels: Any) -> int:
             chosen = records.ids[rows].tolist()
             touched.update(held[row] for row in rows)
             metadata = [records.metadata[row] for row in rows]
-            with watched_already():
+            with without_range_warnings():
                 store.upsert(chosen, records.vectors[rows], [wanted[name] for name in chosen], metadata)
         changed += len(rows)
-    _update_classes(classifier, remove=_emptied(store, touched))
+    _update_classes(index, remove=_emptied(store, touched))
     store.flush()
     return changed
 
 
-def as_stored(classifier: Learner, labels: Sequence[Any]) -> list[Label]:
+def _as_stored(index: LabelledIndex, labels: Sequence[Any]) -> list[Label]:
     """Return labels as the store keeps them.
 
     Raises
@@ -106,7 +99,7 @@ def as_stored(classifier: Learner, labels: Sequence[Any]) -> list[Label]:
     """
     if not labels:
         return []
-    fitted = classifier._label_kind
+    fitted = index.classes.kind
     kind = label_kind(labels)
     if kind != fitted and not {kind, fitted} <= {"int", "float"}:
         raise InvalidInputError(
@@ -116,17 +109,17 @@ def as_stored(classifier: Learner, labels: Sequence[Any]) -> list[Label]:
     return stored_labels(labels, kind, fitted)
 
 
-def _check_store(classifier: Learner) -> None:
+def _check_owner(index: LabelledIndex) -> None:
     """Refuse a store that holds by now what another kind of classifier has put there."""
-    manifest = classifier.store_.read_manifest()
+    manifest = index.store.read_manifest()
     if not manifest:
         raise NotFittedError("the store has no manifest any more; fit the classifier again")
-    check_owner(manifest, own_manifest(classifier))
+    check_owner(manifest, index.manifest())
 
 
-def _ids_of(classifier: Learner, label: Any) -> list[str]:
-    store = classifier.store_
-    wanted = Spelling(classifier.classes_.tolist()).apply(as_stored(classifier, [label]))[0]
+def _ids_of(index: LabelledIndex, label: Any) -> list[str]:
+    store = index.store
+    wanted = Spelling(index.classes.labels.tolist()).apply(_as_stored(index, [label]))[0]
     if not isinstance(store, ScannableStore):
         raise UnsupportedOperationError(
             f"{type(store).__name__} cannot list what it holds (it has no scan method); forget its images by "
@@ -134,7 +127,7 @@ def _ids_of(classifier: Learner, label: Any) -> list[str]:
         )
     names = [name for listing in store.scan(wanted) for name in listing.ids.tolist()]
     if not names:
-        known = ", ".join(map(repr, classifier.classes_.tolist()[:10]))
+        known = ", ".join(map(repr, index.classes.labels.tolist()[:10]))
         raise InvalidInputError(
             f"the store holds no image labelled {label!r}, so there is nothing to forget; its "
             f"classes are {known}"
@@ -172,7 +165,7 @@ def _make_certain(store: VectorStore, records: Records) -> int:
     left = store.get(gone).ids.tolist()
     searched = 0
     if not left and store.count():
-        with watched_already():
+        with without_range_warnings():
             near = store.search(records.vectors, min(REACH, store.count()))
         left = sorted(set(near.ids[near.valid].tolist()) & set(gone))
         searched = len(gone)
@@ -203,10 +196,8 @@ def _any(listings: Iterator[Any]) -> bool:
     return any(len(listing.ids) for listing in listings)
 
 
-def _update_classes(classifier: Learner, *, add: Iterable[Label] = (), remove: Iterable[Label] = ()) -> None:
-    """Change the classes that the manifest lists, and those of the classifier with them."""
-    classes = update_manifest(classifier.store_, own_manifest(classifier), add=add, remove=remove)
-    with CLASSES_LOCK:
-        fitted = stored_labels(classifier.classes_.tolist(), classifier._label_kind)
-        kept = (set(fitted) | set(classes)) - set(remove)
-        classifier.classes_ = class_array(kept, classifier._label_kind) if kept else np.array([])
+def _update_classes(index: LabelledIndex, *, add: Iterable[Label] = (), remove: Iterable[Label] = ()) -> None:
+    """Change the classes that the manifest lists, and those that are known of the index with them."""
+    remove = set(remove)
+    listed = update_manifest(index.store, index.manifest(), add=add, remove=remove)
+    index.update_classes(add=listed, remove=remove)

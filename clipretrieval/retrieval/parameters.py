@@ -1,26 +1,18 @@
-"""Constructor arguments of a classifier, checked, and the store that they stand for."""
+"""What an estimator is given as its encoder and its store, checked; a store is made of a name."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_number, shown
+from clipretrieval._util.checks import check_mapping, shown
 from clipretrieval._util.secrets import MaskedDict
-from clipretrieval.errors import InvalidInputError, StoreError, StoreLockedError
-from clipretrieval.heads.votes import WEIGHTINGS
-from clipretrieval.stores import create_store
+from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.stores.base import LocatedStore, VectorStore
-from clipretrieval.stores.checks import MOST_NEIGHBORS
-from clipretrieval.stores.registry import existing_store
+from clipretrieval.stores.registry import create_store, existing_store
 from clipretrieval.types import Metric
 
-if TYPE_CHECKING:
-    from clipretrieval._learner import Learner
-
-__all__ = [
-    *("check_k", "check_params", "check_store", "check_weights"),
-    *("make_store", "recipe", "store_to_fill"),
-]
+__all__ = ["can_be_reopened", "check_encoder", "check_store", "make_store"]
 
 _STORE_MEMBERS = (
     *("metric", "dim", "upsert", "search", "get", "delete", "count"),
@@ -29,14 +21,13 @@ _STORE_MEMBERS = (
 _ENCODER_MEMBERS = ("dim", "fingerprint", "encode")
 
 
-def check_params(classifier: Learner) -> None:
-    """Refuse constructor arguments that cannot work; scikit-learn has them checked at fit."""
-    check_k(classifier.k)
-    metric = Metric.parse(classifier.metric)
-    check_weights(classifier.weights, metric)
-    check_number(classifier.temperature, "temperature", above=0)
-    check_bool(classifier.normalize, "normalize")
-    encoder = classifier.encoder
+def check_encoder(encoder: Any) -> None:
+    """Refuse what is neither an encoder nor None.
+
+    Raises
+    ------
+    InvalidInputError
+    """
     missing = [] if encoder is None else [name for name in _ENCODER_MEMBERS if not hasattr(encoder, name)]
     if isinstance(encoder, type):
         missing = ["an instance: it is a class"]
@@ -48,50 +39,22 @@ def check_params(classifier: Learner) -> None:
         )
 
 
-def check_k(k: Any) -> int:
-    """Return `k` as an int.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not a whole number from 1 to a million.
-    """
-    return check_int(k, "k", most=MOST_NEIGHBORS)
-
-
-def check_weights(weights: Any, metric: Metric) -> None:
-    """Refuse what is no weighting, or none that goes with the metric.
-
-    Raises
-    ------
-    InvalidInputError
-    """
-    if callable(weights) and not isinstance(weights, type):
-        return
-    if not isinstance(weights, str) or weights not in WEIGHTINGS:
-        raise InvalidInputError(
-            f"unknown weights {shown(weights)}; choose one of {', '.join(map(repr, WEIGHTINGS))}, or pass a "
-            "callable"
-        )
-    if weights == "distance" and metric == Metric.IP:
-        raise InvalidInputError(
-            "weights='distance' needs distances that are not negative; with metric='ip' use 'softmax'"
-        )
-
-
-def make_store(classifier: Learner, *, existing: bool = False) -> VectorStore:
+def make_store(
+    store: str | VectorStore, options: Mapping[str, Any] | None, metric: Metric, *, existing: bool = False
+) -> VectorStore:
     """Make the store that a name stands for, or check the one that was given.
 
     Parameters
     ----------
-    classifier : Learner
+    store : str or VectorStore
+    options : mapping or None
+        Arguments for the store that a name makes.
+    metric : Metric
     existing : bool
         Whether it must be there already, so that nothing may be made for it.
     """
-    store = classifier.store
     # Tracebacks may be printed with local variables.
-    options = MaskedDict(check_mapping(classifier.store_options, "store_options"))
-    metric = Metric.parse(classifier.metric)
+    options = MaskedDict(check_mapping(options, "store_options"))
     if "metric" in options and Metric.parse(options["metric"]) != metric:
         raise InvalidInputError(
             f"store_options say metric={str(options['metric'])!r} and the classifier {str(metric)!r}; pass "
@@ -123,36 +86,7 @@ def check_store(store: Any) -> None:
         )
 
 
-def store_to_fill(classifier: Learner, again: bool) -> VectorStore:
-    """Return the store that a fit goes into.
-
-    Parameters
-    ----------
-    classifier : Learner
-    again : bool
-        Whether the fit goes on with, or replaces, what the store holds.
-
-    Returns
-    -------
-    VectorStore
-        The one that the classifier has, if the same arguments made it and the fit goes on with it, or it is
-        what keeps a second one out of its folder. Else a new one; the one before is freed as soon as nobody
-        has it.
-    """
-    held: VectorStore | None = getattr(classifier, "store_", None)
-    if getattr(classifier, "_made_of", None) != recipe(classifier) or _can_be_reopened(held):
-        held = None
-    if held is not None and again:
-        return held
-    try:
-        return make_store(classifier)
-    except StoreLockedError:
-        if held is None:
-            raise
-        return held
-
-
-def _can_be_reopened(store: VectorStore | None) -> bool:
+def can_be_reopened(store: VectorStore | None) -> bool:
     """Tell whether somebody has closed a store that is still in its place."""
     if not isinstance(store, LocatedStore) or store.location() is None:
         return False
@@ -161,9 +95,3 @@ def _can_be_reopened(store: VectorStore | None) -> bool:
     except StoreError:
         return True
     return False
-
-
-def recipe(classifier: Learner) -> tuple[Any, ...]:
-    """Return what decides which store `make_store` makes."""
-    options = MaskedDict(check_mapping(classifier.store_options, "store_options"))
-    return (classifier.store, options, str(Metric.parse(classifier.metric)))

@@ -56,14 +56,14 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "base": [
-            *("ExclusiveStore", "Listing", "LocalFilesStore", "LocatedStore", "Neighbors"),
-            *("PortableStore", "Records"),
-            *("RefreshableStore", "ScannableStore", "VectorStore"),
+            *("ExclusiveStore", "LocalFilesStore", "LocatedStore", "PortableStore", "RefreshableStore"),
+            *("ScannableStore", "VectorStore"),
         ],
         "chroma": ["ChromaStore"],
         "faiss": ["FaissStore"],
         "memory": ["MemoryStore"],
         "pinecone": ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"],
         "registry": ["available_stores", "create_store", "register_store"],
+        ".types": ["Listing", "Neighbors", "Records"],
     },
 )

@@ -22,7 +22,7 @@ from clipretrieval import (
 )
 from clipretrieval.comparison.speed import Answerer, Sample, measure_speed
 from clipretrieval.encoding import pipeline
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.evaluation import compare, mcnemar_exact, wilson_interval
 from clipretrieval.images import iter_raw
 from clipretrieval.stores import FaissStore, MemoryStore
@@ -125,7 +125,7 @@ def test_pictures_are_encoded_once_for_all_stages(encoder, class_folder, monkeyp
     seen = []
     real = pipeline._encode_chunk
     monkeypatch.setattr(
-        pipeline, "_encode_chunk", lambda chunk, *rest: seen.extend(chunk.ids) or real(chunk, *rest)
+        pipeline, "_encode_chunk", lambda chunk, *rest: seen.extend(chunk.batch.ids) or real(chunk, *rest)
     )
     compare(
         class_folder / "train",

@@ -10,8 +10,6 @@ import pytest
 from sklearn.metrics import accuracy_score, classification_report
 
 from clipretrieval import RetrievalClassifier
-from clipretrieval.retrieval.ballot import class_index
-from clipretrieval.retrieval.manifest import view_manifest
 from clipretrieval.stores import FaissStore, MemoryStore
 
 LONG = "x" * 20_000
@@ -72,14 +70,14 @@ def test_shares_take_their_own_size_once(many):
 
 
 def test_what_follows_from_the_classes_is_kept_between_questions():
-    """The same index serves the next question, and another one as soon as the classes are others."""
+    """The same object serves the next question, and another one as soon as the classes are others."""
     mine = RetrievalClassifier(store="memory").fit([[0.0], [1.0]], ["a", "c"])
-    first = class_index(mine, view_manifest(mine.store_))
+    first = mine.retriever_.index.classes
     mine.predict([[0.1]])
-    assert class_index(mine, view_manifest(mine.store_)) is first
+    assert mine.retriever_.index.classes is first
     mine.partial_fit([[0.2]], ["a"])
-    assert class_index(mine, view_manifest(mine.store_)) is first
-    assert mine.classes_ is first.classes
+    assert mine.retriever_.index.classes is first
+    assert mine.classes_ is first.labels
     RetrievalClassifier.from_store(mine.store_).partial_fit([[2.0]], ["b"])
     assert mine.predict([[2.0], [1.0]]).tolist() == ["b", "c"]
     assert mine.classes_.tolist() == ["a", "b", "c"]

@@ -19,7 +19,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from clipretrieval._explanation_views import thumbnail
 from clipretrieval._util.checks import (
     check_bool,
     check_path,
@@ -42,6 +41,7 @@ from clipretrieval.evaluation.page.parts import (
 )
 from clipretrieval.evaluation.page.svg import time_chart
 from clipretrieval.evaluation.words import number_words
+from clipretrieval.images.thumbnail import thumbnail
 
 __all__ = ["COMPARISON_COLUMNS", "PageTable", "render_page", "write_page"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_int, shown
-from clipretrieval._util.reading import parse_json
+from clipretrieval._util.text import parse_json
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.types import Metric
 
@@ -60,7 +60,7 @@ class FolderManifest:
     count : int
         Number of records.
     files : dict of str to FileEntry
-        ``"vectors"``, ``"records"`` and what else `Snapshot.parts` names; empty where there are no records.
+        ``"vectors"``, ``"records"`` and what else `Snapshot.files` names; empty where there are no records.
     user : str
         The user's manifest as JSON text.
     state : dict, optional

@@ -1,0 +1,447 @@
+"""The encoder that users hold: images in, vectors of the wanted stages out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from clipretrieval._util.checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
+from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
+from clipretrieval._util.repr import safe_repr
+from clipretrieval._util.warning import warn_caller
+from clipretrieval.encoding.base import EncodedBatch, KnownIds
+from clipretrieval.encoding.engine.inference_plan import InferencePlan, make_plan, pick_device
+from clipretrieval.encoding.partial_pass import PartialPass
+from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
+from clipretrieval.encoding.pooling import pooled_dim
+from clipretrieval.encoding.preparation import Preparation
+from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, find_stage, stage_table
+from clipretrieval.encoding.text_encoder import TextEncoder
+from clipretrieval.encoding.tower import Tower
+from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR, resolve
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
+from clipretrieval.images.sources import count_hint, iter_raw
+from clipretrieval.images.stream import SkippedImage, check_on_error
+from clipretrieval.types import FloatArray
+
+__all__ = ["StagedEncoder", "stopped_at"]
+
+
+class StagedEncoder:
+    """CLIP's ResNet image encoder, stopped at a stage.
+
+    Weights are read at the first use that needs them; the ``pixel`` stage never does.
+
+    Parameters
+    ----------
+    model : str or nn.Module
+        A ModifiedResNet that open_clip knows (``"RN50"``, ``"RN101"``, ``"RN50x4"``, …),
+        ``"local-dir:PATH"`` for a folder in open_clip's form, ``"hf-hub:ORG/NAME"``, or a model that was
+        built with open_clip, which is left as it is: its weights are copied at the first use.
+    pretrained : str, path or None
+        An open_clip tag (``"openai"``), a checkpoint's path (safetensors, a state dict, or OpenAI's
+        TorchScript archive), or None for random weights. Ignored by the two schemes above.
+    stage : str
+        ``"pixel"``, ``"mid"``, ``"late"``, ``"final"``, or a block: ``"stem"``, ``"layer1"`` …
+        ``"layer4"``, ``"layer3.2"``.
+    pooling : {"mean", "max", "gem", "tokens", "grid"}
+        What makes one vector of a grid or of tokens; see `clipretrieval.encoding.pooling.reduce`. The
+        study's is the mean.
+    image_size : int, optional
+        Side in pixels, a multiple of 32, when not the model's own. The positional embedding is
+        interpolated to it.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        ``"auto"`` takes bf16 on a CPU with instructions for it, fp16 on CUDA, fp32 elsewhere.
+    device : str
+        ``"auto"`` takes CUDA, then MPS, then the CPU.
+    batch_size : int
+        Images per batch, at least 1. On a CPU the encoder works in smaller ones: see `plan`.
+    compile : bool
+        Have torch.compile build the encoder at its first use, which takes tens of seconds.
+    seed : int
+        Seed of the weights when `pretrained` is None.
+    max_pixels : int or None, default 75,000,000
+        The most pixels (width × height) that an image may have: one of more is refused as one that cannot be
+        decoded is, before it is decoded. None for no bound. See `clipretrieval.images.decode`.
+
+    Raises
+    ------
+    InvalidInputError
+        If an argument is not one of the above; the message lists what is.
+
+    Attributes
+    ----------
+    plan : InferencePlan
+        How the encoder runs on this machine.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module = "RN50",
+        pretrained: str | Path | None = "openai",
+        stage: str = "late",
+        *,
+        pooling: str = "mean",
+        image_size: int | None = None,
+        precision: str = "auto",
+        device: str = "auto",
+        batch_size: int = 64,
+        compile: bool = False,  # noqa: A002  torch's own word
+        seed: int = 0,
+        max_pixels: int | None = MAX_PIXELS,
+        _trusted: bool = True,
+    ) -> None:
+        self.batch_size = check_int(batch_size, "batch_size")
+        self.seed = check_int(seed, "seed", least=0)
+        self.max_pixels = check_max_pixels(max_pixels)
+        compile = check_bool(compile, "compile")  # noqa: A001
+        if pretrained is not None and not isinstance(pretrained, str | Path):
+            raise InvalidInputError(
+                "pretrained must be a tag such as 'openai', a checkpoint's path, or None; got "
+                f"{shown(pretrained)}"
+            )
+        self._source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
+        self.model = model
+        named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
+        self.pretrained = str(pretrained) if pretrained is not None and named else None
+        self.pooling = pooling
+        self.precision = precision
+        self.device = pick_device(device)
+        self._stages = stage_table(self._source.architecture)
+        self._stage = find_stage(self._stages, stage)
+        self.image_size = _checked_side(image_size, self._source.size)
+        self._dim = pooled_dim(self._stage, pooling)
+        self.compile = compile
+        plan = make_plan(
+            self.device, precision, self._source.architecture, self.image_size, self.batch_size, compile
+        )
+        self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
+        self._tower = Tower(self._source, self.seed, plan, self._prepare, pooling, self.image_size)
+
+    @property
+    def plan(self) -> InferencePlan:
+        """How the encoder runs on this machine; uncompiled once a compilation has failed."""
+        return self._tower.plan
+
+    @property
+    def stage(self) -> str:
+        """The stage whose vectors `encode` returns."""
+        return self._stage.name
+
+    @property
+    def stages(self) -> Mapping[str, Stage]:
+        """Every stage of this model by name, shallowest first."""
+        return self._stages
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the vectors that `encode` returns."""
+        return self._dim
+
+    @property
+    def text(self) -> TextEncoder:
+        """The text tower that was trained with these weights, read at its own first use."""
+        return self._tower.text
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are prepared, in open_clip's words (``size``, ``mean``, ``std``, …)."""
+        return dict(self._prepare.cfg)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the vectors; see `fingerprint_of`."""
+        return self.fingerprint_of(self.stage)
+
+    def fingerprint_of(self, stage: str) -> dict[str, Any]:
+        """Return what decides the vectors of `stage`, as JSON values.
+
+        Model and weights are known by what they are, not by their name or place: the architecture's
+        numbers, and a hash of the tensors that run. So the ``pixel`` stage, which runs none, has the same
+        fingerprint under every model. Precision and device are left out.
+        """
+        return self._tower.describe(find_stage(self._stages, stage), self._stages)
+
+    def encode(
+        self, images: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
+    ) -> FloatArray:
+        """Encode images at this encoder's stage.
+
+        Parameters
+        ----------
+        images : image-like, sequence, iterator, dataset or folder
+            Whatever `clipretrieval.images.iter_images` takes.
+        on_error : {"raise", "skip"}
+            What to do about an image that cannot be decoded. Under ``"skip"`` its row is NaN, so that each
+            row keeps the place of its image, and a warning says how many are.
+        progress : callable or True, optional
+            Called with (images done, total or None). True shows a bar, on a terminal or in a notebook.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, dim)
+
+        Raises
+        ------
+        ImageDecodeError
+            If an image cannot be decoded; the message names it.
+        InvalidInputError
+            If `images` is not image-like, or empty.
+        """
+        return self.encode_stages(images, (self.stage,), on_error=on_error, progress=progress)[self.stage]
+
+    def encode_stages(
+        self,
+        images: Any,
+        stages: Iterable[str],
+        *,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> dict[str, FloatArray]:
+        """Encode images at several stages in one pass.
+
+        Parameters
+        ----------
+        images, on_error, progress
+            As for `encode`.
+        stages : sequence of str
+            At least one.
+
+        Returns
+        -------
+        dict of str to ndarray of float32, shape (n, dim of the stage)
+        """
+        wanted = {name: find_stage(self._stages, name) for name in self._names(stages)}
+        check_on_error(on_error)
+        check_progress(progress)
+        total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
+        with open_progress(progress, "encoding") as shown_to:
+            tell = image_counter(shown_to, total, skipped)
+            batches = self._encode(
+                iter_raw(images), list(wanted.values()), on_error=on_error, skipped=skipped, identify=False
+            )
+            vectors = _collect(_counted(batches, places, tell), tuple(wanted), total)
+        if not skipped:
+            return vectors
+        warn_caller(
+            f"{len(skipped)} of {len(skipped) + len(places)} pictures could not be decoded, and their "
+            f"vectors are NaN; the first: {skipped[0].reason}"
+        )
+        return {name: _spread(rows, places, skipped) for name, rows in vectors.items()}
+
+    def stream(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        stages: tuple[str, ...] | None = None,
+        on_error: str = "raise",
+        skipped: list[SkippedImage] | None = None,
+        known: KnownIds | None = None,
+        ahead: int | None = None,
+    ) -> Iterator[EncodedBatch]:
+        """Yield encoded batches in the order of the source, decoding ahead and holding only a few images.
+
+        Parameters
+        ----------
+        images, labels
+            Whatever `clipretrieval.images.iter_images` takes.
+        stages : tuple of str, optional
+            This encoder's own stage alone when left out.
+        on_error : {"raise", "skip"}
+            What to do about an image that cannot be decoded.
+        skipped : list, optional
+            Receives a record of each image that was passed over.
+        known : callable, optional
+            Tells which images, by content id, need no encoding: they come as ``batch.known``.
+        ahead : int, optional
+            The most images that are encoded before they are asked for; a few batches when left out.
+        """
+        names = (self.stage,) if stages is None else self._names(stages)
+        wanted = [find_stage(self._stages, name) for name in names]
+        check_on_error(on_error)
+        check_list(skipped, "skipped")
+        if known is not None and not callable(known):
+            raise InvalidInputError(f"known must be a function of content ids, or None; got {shown(known)}")
+        limit = None if ahead is None else check_int(ahead, "ahead")
+        raws, options = iter_raw(images, labels), {"skipped": skipped, "known": known, "ahead": limit}
+        return self._encode(raws, wanted, on_error=on_error, **options)
+
+    def begin(self, images: Any, stage: str | None = None) -> PartialPass:
+        """Encode images up to a stage and keep what is needed to go on from there.
+
+        Parameters
+        ----------
+        images : as for `encode`
+            A batch of them: their activations are held in memory, about 0.4 MB per image at RN50's
+            ``mid`` in bf16.
+        stage : str, optional
+            This encoder's own when left out.
+
+        Returns
+        -------
+        PartialPass
+            Its ``vectors`` are those of the stage; its ``advance`` takes some of the images deeper.
+        """
+        found = find_stage(self._stages, self.stage if stage is None else stage)
+        every = list(self._stages.values())
+        chunk = prepare_chunk(
+            list(iter_raw(images)), every, self._prepare, "raise", max_pixels=self.max_pixels
+        )
+        if not chunk.batch.ids:
+            raise InvalidInputError("there are no images to encode; pass at least one")
+        return PartialPass.start(chunk, found, self._stages, self._tower.engine(every[-1].depth))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> StagedEncoder:
+        """Build an encoder from what `config` returned, which may have come from a file.
+
+        A TorchScript archive that it names is opened only if it is one of OpenAI's own.
+        """
+        given = check_mapping(config, "config", optional=False)
+        taken = set(signature(cls).parameters)
+        if not set(given) <= taken:
+            raise InvalidInputError(
+                f"config has {shown(min(set(given) - taken))}, which is no argument of StagedEncoder; pass "
+                "what its config() returned"
+            )
+        return cls(**{**given, "_trusted": False})
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that build this encoder again: JSON values, paths in full.
+
+        A model that was passed as a module is returned as that.
+        """
+        return {
+            **self._source.arguments(self.model, self.pretrained),
+            "stage": self.stage,
+            "pooling": self.pooling,
+            "image_size": self.image_size,
+            "precision": self.precision,
+            "compile": self.compile,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            **({} if self.max_pixels == MAX_PIXELS else {"max_pixels": self.max_pixels}),
+        }
+
+    def _names(self, stages: Any) -> list[str]:
+        # A mapping such as `StagedEncoder.stages` stands for its keys.
+        names = check_strings(list(stages) if isinstance(stages, Mapping) else stages, "stages")
+        if not names:
+            raise InvalidInputError("stages is empty; pass at least one, such as ['mid']")
+        return names
+
+    def _encode(
+        self, raws: Iterator[RawImage], stages: list[Stage], **options: Any
+    ) -> Iterator[EncodedBatch]:
+        depth = max((stage.depth for stage in stages), default=0)
+        return encode_source(
+            raws,
+            stages,
+            self._prepare,
+            self._tower.engine(depth) if depth > 0 else None,
+            self.plan,
+            batch_size=self.batch_size,
+            max_pixels=self.max_pixels,
+            **options,
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and "_tower" in vars(self):
+            raise AttributeError(f"a StagedEncoder never changes; make a new one with another {name}")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the arguments; whoever unpickles reads the weights again."""
+        return {**self.config(), "device": str(self.device)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        type(self).__init__(self, **state)
+
+    def __sklearn_clone__(self) -> StagedEncoder:
+        return self  # an encoder never changes once it is made
+
+    @safe_repr
+    def __repr__(self) -> str:
+        model = self.model if isinstance(self.model, str) else type(self.model).__name__
+        return (
+            f"StagedEncoder({model!r}, pretrained={self.pretrained!r}, stage={self.stage!r}, "
+            f"dim={self.dim}, device={str(self.device)!r})"
+        )
+
+
+def stopped_at(encoder: StagedEncoder, stage: str) -> StagedEncoder:
+    """Return the same encoder, stopped at another stage; weights and engine are shared.
+
+    Raises
+    ------
+    InvalidInputError
+        If the model has no such stage.
+    """
+    found = find_stage(encoder.stages, stage)
+    view = object.__new__(type(encoder))
+    vars(view).update({**vars(encoder), "_stage": found, "_dim": pooled_dim(found, encoder.pooling)})
+    return view
+
+
+def _checked_side(image_size: int | None, own: int) -> int:
+    """Return the images' side in pixels, the model's own where none is asked for."""
+    if image_size is None:
+        return own
+    side = check_int(image_size, "image_size", least=32, most=LARGEST_SIDE)
+    if side % 32:
+        raise InvalidInputError(
+            f"image_size must be a multiple of 32, at least 32; got {side} (the model's own is {own})"
+        )
+    return side
+
+
+def _counted(
+    batches: Iterator[EncodedBatch], places: list[int], tell: Callable[[int], None]
+) -> Iterator[EncodedBatch]:
+    """Note where each image was in the source, and tell of it, on the way."""
+    for batch in batches:
+        places += batch.indices
+        tell(len(batch))
+        yield batch
+
+
+def _collect(
+    batches: Iterator[EncodedBatch], stages: tuple[str, ...], count: int | None
+) -> dict[str, FloatArray]:
+    """Put vectors into one array per stage as they come, so that none is held twice.
+
+    More or fewer than `count` may come.
+    """
+    whole: dict[str, FloatArray] = {}
+    filled = 0
+    for batch in batches:
+        end = filled + len(batch)
+        for stage in stages:
+            part = batch.vectors[stage]
+            if stage not in whole:
+                whole[stage] = np.empty((max(count or 0, end), part.shape[1]), dtype=np.float32)
+            elif end > len(whole[stage]):
+                # In place: the system moves pages of large arrays and does not copy them.
+                whole[stage].resize((end + end // 4, part.shape[1]), refcheck=False)
+            whole[stage][filled:end] = part
+        filled = end
+    if not filled:
+        raise InvalidInputError("there are no images to encode; pass at least one")
+    for rows in whole.values():
+        rows.resize((filled, rows.shape[1]), refcheck=False)
+    return whole
+
+
+def _spread(rows: FloatArray, places: list[int], skipped: list[SkippedImage]) -> FloatArray:
+    """Put rows in the places of their images, with NaN where one was skipped."""
+    count = max(*places, *(item.index for item in skipped)) + 1
+    whole: FloatArray = np.full((count, rows.shape[1]), np.nan, dtype=np.float32)
+    whole[places] = rows
+    return whole

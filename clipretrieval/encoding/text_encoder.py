@@ -1,0 +1,208 @@
+"""CLIP's text tower: prompts to vectors that lie beside those of the images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import open_clip
+import torch
+from torch import nn
+
+from clipretrieval._util.checks import check_strings, check_text, shown
+from clipretrieval._util.forks import ForkLock
+from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai
+from clipretrieval.encoding.weights.model_source import ModelSource, load_strictly, read_source
+from clipretrieval.encoding.weights.open_clip_config import check_text_config
+from clipretrieval.encoding.workers import torch_alone
+from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
+from clipretrieval.types import FloatArray
+
+__all__ = ["TextEncoder", "load_clip"]
+
+_BATCH = 256
+_VISUAL = "visual."
+
+
+class TextEncoder:
+    """The text tower of a CLIP model, loaded when it is first needed; safe under threads.
+
+    Without the image encoder, which a `~clipretrieval.StagedEncoder` holds already.
+
+    Parameters
+    ----------
+    seed : int
+        Of random weights, as for the image encoder.
+    """
+
+    def __init__(self, source: ModelSource, seed: int, device: str) -> None:
+        self._source, self._seed, self._device = source, seed, device
+        self._lock = ForkLock()
+        self._loaded: nn.Module | None = None
+        self._read_tokenizer: Any = None
+
+    def encode(self, prompts: Sequence[str]) -> FloatArray:
+        """Encode texts, in float32.
+
+        Parameters
+        ----------
+        prompts : sequence of str, length n
+
+        Returns
+        -------
+        ndarray of float32, shape (n, dim of ``final``)
+            As CLIP gives them: not of length one.
+
+        Raises
+        ------
+        InvalidInputError
+            If a prompt is no str, or longer than the model can read; or if the model's text tower does not
+            read CLIP's own tokens.
+        WeightsUnavailableError
+            If the weights cannot be had, or are those of an image tower alone.
+        """
+        texts = [prompts] if isinstance(prompts, str) else check_strings(prompts, "prompts")
+        if not texts:
+            raise InvalidInputError("prompts is empty; pass at least one")
+        for text in texts:
+            check_text(text, "a prompt", empty=True)
+        clip, tokenizer = self._clip, self._tokenizer
+        for text in texts:
+            needed = len(tokenizer.encode(text)) + 2  # the marks of start and end
+            if needed > tokenizer.context_length:
+                raise InvalidInputError(
+                    f"the prompt {text[:60]!r}… has {needed} tokens, and the model reads "
+                    f"{tokenizer.context_length}; shorten it"
+                )
+        kind = torch.device(self._device).type
+        with torch.inference_mode(), torch.autocast(kind, enabled=False), torch_alone():
+            parts = [
+                clip.encode_text(tokenizer(texts[start : start + _BATCH]).to(self._device))
+                for start in range(0, len(texts), _BATCH)
+            ]
+        vectors: FloatArray = torch.cat(parts).float().cpu().numpy()
+        return vectors
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before the softmax: the inverse of the learned temperature."""
+        return float(self._clip.logit_scale.detach().float().exp())
+
+    @property
+    def _tokenizer(self) -> Any:
+        if self._read_tokenizer is None:
+            self._read_tokenizer = self._checked_tokenizer()
+        return self._read_tokenizer
+
+    def _checked_tokenizer(self) -> Any:
+        clip = self._clip
+        tokenizer = _make_tokenizer(int(clip.context_length))
+        vocabulary = getattr(clip, "vocab_size", None) or clip.text.vocab_size
+        if vocabulary != tokenizer.vocab_size:
+            raise InvalidInputError(
+                f"the model's text tower knows {vocabulary} tokens and CLIP's tokenizer makes "
+                f"{tokenizer.vocab_size}; zero-shot answers need a text tower that reads CLIP's own tokens"
+            )
+        return tokenizer
+
+    @property
+    def _clip(self) -> Any:
+        with self._lock.current, torch_alone():
+            if self._loaded is None:
+                clip = load_clip(self._source, self._seed, text_only=True)
+                self._loaded = clip.to(self._device)
+            return self._loaded
+
+
+def load_clip(
+    source: ModelSource, seed: int = 0, quick_gelu: bool | None = None, *, text_only: bool = False
+) -> nn.Module:
+    """Build a CLIP model, with the activation its text tower was trained with.
+
+    OpenAI's weights need QuickGELU, which neither their model names nor most copies of the files
+    say: it is taken from open_clip's catalogue for a tag, and for a file from what only OpenAI's have
+    (a TorchScript archive, its extra entries, or half-precision convolutions beside float32 norms).
+
+    Parameters
+    ----------
+    quick_gelu : bool, optional
+        Overrides what was found out.
+    text_only : bool
+        Leave the image tower out; ``visual`` is then the identity.
+
+    Returns
+    -------
+    open_clip.CLIP
+        In float32 on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    InvalidInputError
+        If the model has no text tower, or one that is not CLIP's own.
+    WeightsUnavailableError
+        If the weights cannot be had, do not fit, or are those of an image tower alone.
+    """
+    if source.module is not None:
+        return _copied(source.module, text_only).float().eval().requires_grad_(False)
+    _check_text_tower(source)
+    check_text_config(source.model_cfg, source.config)
+    state = read_source(source)
+    if quick_gelu is None:
+        quick_gelu = bool(
+            source.model_cfg.get("quick_gelu", False)
+            or (source.tag or {}).get("quick_gelu", False)
+            or (state is not None and is_openai(state))
+        )
+    config = {key: source.model_cfg[key] for key in ("embed_dim", "vision_cfg", "text_cfg")}
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds every GPU too.
+        torch.default_generator.manual_seed(seed)
+        # The image tower is built even where it is left out: random text weights come behind its own.
+        try:
+            clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
+        except Exception as error:  # fields that open_clip, of whatever version, does not know
+            raise WeightsUnavailableError(
+                f"the model_cfg in {source.config} describes no CLIP model that can be built: {error}"
+            ) from error
+    if text_only:
+        clip.visual = nn.Identity()
+    if state is not None:
+        kept = {
+            key: value
+            for key, value in state.items()
+            if key not in OPENAI_ONLY and not (text_only and key.startswith(_VISUAL))
+        }
+        if "token_embedding.weight" not in kept:
+            raise WeightsUnavailableError(
+                f"{source.path or 'the checkpoint'} holds an image tower alone; zero-shot answers need the "
+                "text tower as well: pass a checkpoint of the whole CLIP model"
+            )
+        load_strictly(clip, kept, source)
+    return clip.float().eval().requires_grad_(False)
+
+
+@cache
+def _make_tokenizer(length: int) -> Any:
+    """Make CLIP's tokenizer; reading its vocabulary takes half a second."""
+    return open_clip.SimpleTokenizer(context_length=length)
+
+
+def _copied(model: nn.Module, text_only: bool) -> nn.Module:
+    """Copy a model that the caller built, which stays as it is."""
+    if not hasattr(model, "encode_text"):
+        raise InvalidInputError(
+            f"{type(model).__name__} has no text tower; zero-shot answers need the whole CLIP model"
+        )
+    spared = {id(model.visual): nn.Identity()} if text_only else {}
+    return copy.deepcopy(model, spared)
+
+
+def _check_text_tower(source: ModelSource) -> None:
+    text = source.model_cfg.get("text_cfg")
+    if not isinstance(text, dict) or not text or "hf_model_name" in text or "hf_tokenizer_name" in text:
+        raise InvalidInputError(
+            "the model's text tower is not CLIP's own; zero-shot answers need one that reads CLIP's tokens "
+            f"(model_cfg.text_cfg in {source.config}: {shown(text)})"
+        )

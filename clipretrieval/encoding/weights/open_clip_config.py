@@ -1,0 +1,171 @@
+"""What an ``open_clip_config.json`` says, checked field by field: it may come from anybody."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clipretrieval._util.checks import shown
+from clipretrieval._util.files import read_file
+from clipretrieval._util.text import parse_json
+from clipretrieval.encoding.stages import LARGEST_SIDE
+from clipretrieval.encoding.weights.download import ADVICE
+from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
+
+__all__ = ["check_text_config", "read_config"]
+
+MOST_BYTES = 2**20
+"""Of a configuration; real ones have some hundred."""
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "random")
+RESIZE_MODES = ("shortest", "longest", "squash")
+
+Check = Callable[[Any], bool]
+
+
+def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a model's configuration.
+
+    Parameters
+    ----------
+    file : Path
+        An ``open_clip_config.json``.
+
+    Returns
+    -------
+    model_cfg, preprocess_cfg : dict
+        As open_clip takes them; the second may be empty.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file cannot be read, or a field is missing or holds what no model can be built of; the message
+        names the file and the field.
+    InvalidInputError
+        If the model is none of CLIP's ResNets.
+    """
+    content = _read_json(file)
+    fields = _Fields(file)
+    model = fields.mapping(content, "model_cfg")
+    vision = fields.mapping(model, "vision_cfg", "model_cfg.")
+    if not (isinstance(vision.get("layers"), list) and len(vision["layers"]) == 4):
+        raise InvalidInputError(
+            f"{str(file.parent)!r} is not a CLIP ResNet (ModifiedResNet): model_cfg.vision_cfg.layers in "
+            f"{file} must be four whole numbers; found {shown(vision.get('layers'))}"
+        )
+    inside = "model_cfg.vision_cfg."
+    for place, blocks in enumerate(vision["layers"]):
+        fields.whole(f"{inside}layers[{place}]", blocks, 1, 100)
+    width = fields.whole(f"{inside}width", vision.get("width", 64), 2, 1024)
+    if width % 2:
+        fields.refuse(f"{inside}width", width, "an even number")
+    head = fields.whole(f"{inside}head_width", vision.get("head_width", 64), 1, 32 * 1024)
+    heads = width * 32 // head
+    if not heads or width * 32 % heads:
+        fields.refuse(f"{inside}head_width", head, f"a divisor of 32 × the width, {width * 32}")
+    vision["image_size"] = fields.side(f"{inside}image_size", vision.get("image_size", 224))
+    fields.whole("model_cfg.embed_dim", model.get("embed_dim"), 1, 65536)
+    fields.one_of("model_cfg.quick_gelu", model.get("quick_gelu", False), (True, False))
+    preprocess = fields.mapping(content, "preprocess_cfg") if "preprocess_cfg" in content else {}
+    _check_preprocess(fields, preprocess)
+    return model, preprocess
+
+
+def check_text_config(model: Mapping[str, Any], where: Path | str) -> None:
+    """Refuse the numbers of a text tower of which none can be built.
+
+    Raises
+    ------
+    WeightsUnavailableError
+    """
+    fields, text = _Fields(where), model["text_cfg"]
+    inside = "model_cfg.text_cfg."
+    fields.whole(f"{inside}context_length", text.get("context_length", 77), 3, 4096)
+    fields.whole(f"{inside}vocab_size", text.get("vocab_size", 49408), 1, 1_000_000)
+    width = fields.whole(f"{inside}width", text.get("width", 512), 1, 16384)
+    heads = fields.whole(f"{inside}heads", text.get("heads", 8), 1, 1024)
+    if width % heads:
+        fields.refuse(f"{inside}heads", heads, f"a divisor of the width, {width}")
+    fields.whole(f"{inside}layers", text.get("layers", 12), 1, 200)
+
+
+def _check_preprocess(fields: _Fields, preprocess: dict[str, Any]) -> None:
+    inside = "preprocess_cfg."
+    if "size" in preprocess:
+        fields.side(f"{inside}size", preprocess["size"])
+    for name in ("mean", "std"):
+        values = preprocess.get(name, [1.0, 1.0, 1.0])
+        least = -1e6 if name == "mean" else 1e-6
+        if (
+            not isinstance(values, list)
+            or len(values) != 3
+            or not all(_between(v, least, 1e6) for v in values)
+        ):
+            kind = "numbers" if name == "mean" else "positive numbers"
+            fields.refuse(f"{inside}{name}", values, f"three {kind}")
+    fields.one_of(f"{inside}interpolation", preprocess.get("interpolation", "bicubic"), INTERPOLATIONS)
+    fields.one_of(f"{inside}resize_mode", preprocess.get("resize_mode", "shortest"), RESIZE_MODES)
+    fields.one_of(f"{inside}mode", preprocess.get("mode", "RGB"), ("RGB",))
+    fill = preprocess.get("fill_color", 0)
+    for value in fill if isinstance(fill, list) and len(fill) == 3 else [fill]:
+        fields.whole(f"{inside}fill_color", value, 0, 255)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = parse_json(read_file(file, MOST_BYTES))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise WeightsUnavailableError(
+            f"{file} cannot be read as an open_clip configuration: {reason}. {ADVICE}"
+        ) from error
+    if not isinstance(content, dict):
+        raise WeightsUnavailableError(f"{file} must hold a JSON object; found {shown(content)}. {ADVICE}")
+    return content
+
+
+class _Fields:
+    """Checks fields, and names the file and the field in every error."""
+
+    def __init__(self, file: Path | str) -> None:
+        self._file = file
+
+    def refuse(self, field: str, value: Any, wanted: str) -> None:
+        raise WeightsUnavailableError(
+            f"{field} in {self._file} must be {wanted}; found {shown(value)}. {ADVICE}"
+        )
+
+    def mapping(self, holder: Mapping[str, Any], name: str, prefix: str = "") -> dict[str, Any]:
+        found = holder.get(name)
+        if not isinstance(found, dict):
+            self.refuse(prefix + name, found, "a JSON object")
+        kept: dict[str, Any] = found  # type: ignore[assignment]
+        return kept
+
+    def whole(self, field: str, value: Any, least: int, most: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self.refuse(field, value, f"a whole number from {least} to {most}")
+        return int(value)
+
+    def side(self, field: str, value: Any) -> int:
+        """Check the side of square images; open_clip writes it as a number or as two equal ones."""
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            value = value[0]
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or value % 32
+            or not 32 <= value <= LARGEST_SIDE
+        ):
+            self.refuse(field, value, f"a multiple of 32 from 32 to {LARGEST_SIDE}, for pictures are square")
+        return int(value)
+
+    def one_of(self, field: str, value: Any, choices: tuple[Any, ...]) -> None:
+        if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+            self.refuse(field, value, f"one of {', '.join(map(repr, choices))}")
+
+
+def _between(value: Any, least: float, most: float) -> bool:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric and abs(value) < 1e300 and math.isfinite(value) and least <= value <= most

@@ -1,0 +1,69 @@
+"""The head that the study used: the nearest neighbors vote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval._util.checks import check_number
+from clipretrieval.heads.tally import Candidates, Votes
+from clipretrieval.heads.votes import Weighting, check_weighting, vote_weights
+from clipretrieval.retrieval.classes import Ballot
+from clipretrieval.stores.checks import check_k
+from clipretrieval.types import Metric, Neighbors
+
+__all__ = ["TEMPERATURE", "Voting"]
+
+TEMPERATURE = 0.07
+"""Of softmax, where none is given."""
+
+
+@dataclass(frozen=True)
+class Voting:
+    """The rule by which neighbors decide on a class.
+
+    Attributes
+    ----------
+    k : int
+        Neighbors that vote, at least 1.
+    weights : {"uniform", "distance", "softmax"} or callable
+        See `vote_weights`.
+    temperature : float
+        Of ``weights="softmax"``; positive.
+    metric : Metric
+        Of the distances.
+    """
+
+    k: int
+    weights: Weighting
+    temperature: float
+    metric: Metric
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        check_k(self.k)
+        check_weighting(self.weights, self.metric)
+        check_number(self.temperature, "temperature", above=0)
+
+    def weigh(self, near: Neighbors) -> npt.NDArray[np.float64]:
+        """Return the weight of each neighbor's vote, shape (n, k)."""
+        return vote_weights(near.distances, self.weights, metric=self.metric, temperature=self.temperature)
+
+    def votes(self, near: Neighbors, ballot: Ballot) -> Votes:
+        """Count the votes of neighbors, each of shape (n, k)."""
+        candidates = Candidates.of(ballot.codes(near), near.distances, len(ballot))
+        return candidates.votes(self.weigh(near), near.distances)
+
+    def shares(self, near: Neighbors) -> npt.NDArray[np.float64]:
+        """Return each neighbor's part of the votes of its row, shape (n, k)."""
+        weights = self.weigh(near)
+        weights = weights / weights.max(axis=1, keepdims=True)  # so that the greatest have a finite sum
+        shares: npt.NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+        return shares

@@ -1,0 +1,331 @@
+"""Decide what becomes of each image of a fit: new, already there, or labelled anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+
+from clipretrieval._util.labels import Spelling, label_kind, stored_labels
+from clipretrieval._util.rounding import without_range_warnings
+from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.streams import VECTORS
+from clipretrieval.errors import (
+    DimensionMismatchError,
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreLockedError,
+    UnsupportedOperationError,
+)
+from clipretrieval.retrieval.conflicts import GivenLabels
+from clipretrieval.retrieval.manifest import (
+    CLEARING,
+    Origin,
+    manifest_classes,
+    update_manifest,
+)
+from clipretrieval.stores import ScannableStore
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.types import FloatArray, Label, Metric
+
+__all__ = ["Existing", "IndexWriter", "open_writer"]
+
+Existing: TypeAlias = Literal["refuse", "resume", "add", "replace"]
+"""What a fit does where the store holds vectors already."""
+
+
+@dataclass(frozen=True)
+class _GivenImage:
+    """One image of a batch: `row` is the place of its vector, -1 where the store has it."""
+
+    place: int
+    id: str
+    label: Any
+    source: str | None
+    row: int
+
+
+@dataclass
+class IndexWriter:
+    """Puts encoded batches into a store and keeps count.
+
+    Attributes
+    ----------
+    store : VectorStore
+    origin : Origin
+        Of the vectors that it puts there.
+    vectors : str
+        The name of these in a batch.
+    fresh : bool
+        Whether the store holds nothing of the same encoder, so that nothing needs looking up.
+    kind : str or None
+        The labels' type, once known.
+    classes : set of int or of str
+        What this fit has to list, as stored.
+    listed : set of int or of str
+        What the store's manifest lists since it was last written, the classes of others included.
+    replaces : mapping, optional
+        The manifest of the store without records that the fit starts from; None once it has stored something.
+    sole : bool
+        Whether nobody else may have stored anything since the fit began.
+    clearing : bool
+        Whether what the store holds has still to go, as soon as the first batch has come.
+    replacing : bool
+        Whether it held anything that goes.
+    given : GivenLabels
+        The images that have come.
+    spelling : Spelling
+        Of the classes that the store held, where the labels are names.
+    """
+
+    store: VectorStore
+    origin: Origin
+    vectors: str
+    fresh: bool
+    kind: str | None = None
+    classes: set[Label] = field(default_factory=set)
+    listed: set[Label] = field(default_factory=set)
+    replaces: Mapping[str, Any] | None = None
+    sole: bool = False
+    clearing: bool = False
+    replacing: bool = False
+    new: int = 0
+    already_there: int = 0
+    relabelled: int = 0
+    given: GivenLabels = field(default_factory=GivenLabels)
+    spelling: Spelling = field(default_factory=Spelling)
+
+    def advise(self, error: BaseException) -> None:
+        """Note on a failure what it has left of a store that was to be replaced."""
+        if self.replacing and hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(
+                "The store still holds what it held: fit again with overwrite=True."
+                if self.clearing
+                else "What the store held is gone: fit again with resume=True to go on with what is new."
+            )
+
+    @property
+    def count(self) -> int:
+        """Images that have come, repeats included."""
+        return self.new + self.already_there + self.relabelled
+
+    def known(self, ids: list[str]) -> set[str]:
+        """Return those ids that the store holds; their images need no encoding."""
+        return set(self.store.get(ids).ids.tolist())
+
+    def put(self, batch: EncodedBatch) -> None:
+        """Store what is new of a batch, and new labels of what is not.
+
+        Raises
+        ------
+        InvalidInputError
+            If labels are missing or not of one type; nothing of the batch is stored then.
+        FingerprintMismatchError, StoreLockedError
+            If another process has meanwhile filled the store by other means, or is doing so.
+        """
+        images = _given_images(batch)
+        holder = "those given before them" if self.fresh else "those that the store holds"
+        kind = label_kind(
+            [image.label for image in images], self.kind, holder, [image.place for image in images]
+        )
+        labels = self.spelling.apply(stored_labels([image.label for image in images], kind))
+        if self.clearing:
+            self.replaces = _clear(self.store)
+            self.clearing = False
+        if self.replaces is not None and not self._is_untouched():
+            if self.sole:
+                raise StoreLockedError(
+                    "another process has begun to fill the store since this fit looked at it, and nothing of "
+                    "this one was stored. To add to what it holds: fit(…, resume=True); to replace it: "
+                    "overwrite=True"
+                )
+            self.fresh, self.replaces = False, None
+        self.kind = kind
+        self.classes.update(labels)
+        self.write_manifest()
+        self._store(images, labels, batch.vectors.get(self.vectors))
+
+    def write_manifest(self, remove: Iterable[Label] = ()) -> None:
+        """Keep the identity and the classes in the store, beside the classes of others.
+
+        They go before the vectors: a fit that is cut short must not leave anonymous ones.
+
+        Parameters
+        ----------
+        remove : iterable of int or of str
+            Classes that are to be listed no more.
+
+        Raises
+        ------
+        FingerprintMismatchError, StoreLockedError
+            If another process has meanwhile filled the store by other means, or is doing so.
+        """
+        if self.kind is None:
+            return
+        own = self.origin.manifest(self.kind)
+        listed = update_manifest(self.store, own, add=self.classes, remove=remove, replaces=self.replaces)
+        self.listed, self.replaces = set(listed), None
+
+    def _is_untouched(self) -> bool:
+        """Tell whether the store, which may have no lock, is as empty as the fit has found or made it."""
+        store = self.store
+        if store.read_manifest() != self.replaces:
+            return False
+        if isinstance(store, ScannableStore):
+            return not any(len(listing) for listing in store.scan())
+        return store.count() == 0
+
+    def _store(
+        self, images: Sequence[_GivenImage], labels: Sequence[Label], vectors: FloatArray | None
+    ) -> None:
+        """Store each image once, under its last label; count all as if each came in a call of its own."""
+        given, due = self.given, dict[str, tuple[_GivenImage, Label]]()
+        asked = [] if self.fresh else [image.id for image in images if given.label(image.id) is None]
+        held = _labels_of(self.store, list(dict.fromkeys(asked))) if asked else {}
+        for image, label in zip(images, labels, strict=True):
+            before = given.label(image.id)  # a store need not show yet what this fit has put there
+            before = held.get(image.id) if before is None else before
+            if before == label:
+                self.already_there += 1
+            else:
+                due[image.id] = image, label
+                self.new += before is None
+                self.relabelled += before is not None
+            given.note(image.id, label, image.source)
+        if not due:
+            return
+        rows = {image.id: image.row for image in images if image.row >= 0}
+        absent = [name for name in due if name not in rows]  # known images were not encoded
+        if absent:
+            records = self.store.get(absent)
+            if len(records) < len(absent):
+                raise StoreLockedError(
+                    f"another process has removed {len(absent) - len(records)} of the images that are being "
+                    "added or labelled anew; call it again to store them"
+                )
+            encoded = records.vectors[:0] if vectors is None else vectors
+            rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(encoded))})
+            vectors = np.concatenate([encoded, records.vectors])
+        with without_range_warnings():
+            self.store.upsert(
+                list(due),
+                cast("FloatArray", vectors)[[rows[name] for name in due]],
+                [label for _, label in due.values()],
+                [{"source": image.source} if image.source else {} for image, _ in due.values()],
+            )
+
+
+def open_writer(
+    store: VectorStore, origin: Origin, existing: Existing, *, vectors: str = VECTORS, named: bool = False
+) -> IndexWriter:
+    """Decide how a fit starts on what a store holds, inside of `sole_writer`.
+
+    Parameters
+    ----------
+    store : VectorStore
+    origin : Origin
+        Of the vectors that it is filled with.
+    existing : {"refuse", "resume", "add", "replace"}
+        What becomes of what it holds. A replacement that was interrupted is finished by another, or by
+        ``"resume"``, and is not added to.
+    vectors : str
+        The name of the vectors in the batches that come.
+    named : bool
+        Whether the labels are names of folders, or of a CSV file, which may have any Unicode form.
+
+    Raises
+    ------
+    FingerprintMismatchError
+        If a different encoder or metric filled it.
+    InvalidInputError
+        If it holds anything else, and that is not to be replaced, resumed or added to.
+    """
+    if Metric.parse(store.metric) != origin.metric:
+        raise FingerprintMismatchError(
+            f"the store's metric is {str(store.metric)!r} and the classifier's {str(origin.metric)!r}; set "
+            f"metric={str(store.metric)!r}, or fit into another store"
+        )
+    manifest, count = store.read_manifest(), store.count()  # in this order: the records come last
+    if count == 0:
+        sole = existing in ("refuse", "replace")
+        return IndexWriter(store, origin, vectors, fresh=True, replaces=manifest, sole=sole)
+    manifest = store.read_manifest()
+    clearing = bool(manifest.get(CLEARING))
+    if clearing and existing == "add":
+        raise InvalidInputError(
+            f"overwriting what the store holds was interrupted, and {count} old vectors are left: adding to "
+            "them would mix old and new. Finish it by fit(…, resume=True) with the new images"
+        )
+    if existing == "replace" or (clearing and existing == "resume"):
+        _check_clearable(
+            store, int(origin.fingerprint["dim"]) if "dim" in origin.fingerprint else store.dim or 0
+        )
+        return IndexWriter(store, origin, vectors, fresh=True, sole=True, clearing=True, replacing=True)
+    origin.check(manifest)
+    if existing == "refuse":
+        raise InvalidInputError(
+            f"the store already holds {count} vectors: pass resume=True to keep them and add what is "
+            "missing, overwrite=True to replace them, or another store, or another path for it. To use "
+            "what it holds as it is: RetrievalClassifier.from_store"
+        )
+    spelling = Spelling(manifest_classes(manifest) if named else ())
+    return IndexWriter(store, origin, vectors, fresh=False, kind=manifest["label_kind"], spelling=spelling)
+
+
+def _check_clearable(store: VectorStore, dim: int) -> None:
+    """Refuse to overwrite what cannot be cleared.
+
+    Raises
+    ------
+    UnsupportedOperationError
+        If the store does not list what it holds.
+    DimensionMismatchError
+        If it is made for vectors of another dimension.
+    """
+    if not isinstance(store, ScannableStore):
+        raise UnsupportedOperationError(
+            f"{type(store).__name__} cannot list what it holds (it has no scan method), so overwrite=True "
+            "cannot clear it; pass an empty store"
+        )
+    if store.dim not in (None, dim):
+        raise DimensionMismatchError(
+            f"the store is made for vectors of dimension {store.dim}, and the new ones have {dim}; pass a "
+            "new store, or another path for it"
+        )
+
+
+def _clear(store: VectorStore) -> dict[str, Any]:
+    """Remove everything from a store that can be scanned, and return the manifest that it has then.
+
+    It marks the clearing, so that one that is cut short is known as such, and whose it is.
+    """
+    marked = {**store.read_manifest(), CLEARING: token_hex(8)}
+    if isinstance(store, ScannableStore):
+        store.write_manifest(marked)
+        store.flush()
+        for ids in [listing.ids.tolist() for listing in store.scan()]:
+            store.delete(ids)
+    return marked
+
+
+def _given_images(batch: EncodedBatch) -> list[_GivenImage]:
+    """List a batch's images in the order of the source: the last label of an image counts."""
+    columns = (batch.indices, batch.ids, batch.labels, map(_readable, batch.sources), range(len(batch)))
+    encoded = map(_GivenImage, *columns)
+    known = (
+        _GivenImage(image.index, image.id, image.label, _readable(image.source), -1) for image in batch.known
+    )
+    return sorted([*encoded, *known], key=lambda image: image.place)
+
+
+def _labels_of(store: VectorStore, ids: list[str]) -> dict[str, Label]:
+    records = store.get(ids)
+    return dict(zip(records.ids.tolist(), records.labels.tolist(), strict=True))
+
+
+def _readable(path: str | None) -> str | None:
+    """Write the bytes of a path that is not valid Unicode as escapes, so that every store can keep it."""
+    return path and path.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,196 @@
+"""A store whose vectors are labelled, together with what its manifest has to say and the classes it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from clipretrieval._util.rounding import without_range_warnings
+from clipretrieval._util.warning import warn_caller
+from clipretrieval.encoding.base import Encoder
+from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreError
+from clipretrieval.retrieval.classes import Ballot, Classes
+from clipretrieval.retrieval.manifest import (
+    Origin,
+    manifest_classes,
+    plain_fingerprint,
+    vector_fingerprint,
+)
+from clipretrieval.stores.base import RefreshableStore, VectorStore, view_manifest
+from clipretrieval.types import FloatArray, Label, Metric, Neighbors
+
+__all__ = ["LabelledIndex"]
+
+ATTEMPTS = 3
+"""Searches of a store that is empty at one moment and not at the next, before it is held to be at fault."""
+EMPTY = "the store holds no vectors any more; fit the classifier again"
+
+
+@dataclass(eq=False)
+class LabelledIndex:
+    """A store that is filled, who filled it, and the classes of its records.
+
+    Attributes
+    ----------
+    store : VectorStore
+    encoder : Encoder or None
+        Whose vectors it holds; None where it holds vectors as they were given.
+    metric : Metric
+    normalize : bool
+        Whether the vectors were scaled to length one.
+    classes : Classes
+        Those known by now; the store may gain more at any time.
+    dim : int
+        Of the vectors.
+    change_classes : callable, optional
+        Given classes to add and to remove, as stored, returns those that follow: an estimator's way to learn
+        of what its store has gained.
+    class_names : mapping of int to str
+        Of classes that were fitted by their numbers in a dataset.
+    """
+
+    store: VectorStore
+    encoder: Encoder | None
+    metric: Metric
+    normalize: bool
+    classes: Classes
+    dim: int
+    change_classes: Callable[[Iterable[Label], Iterable[Label]], Classes] | None = None
+    class_names: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        store: VectorStore,
+        encoder: Encoder | None,
+        metric: Metric,
+        normalize: bool,
+        *,
+        dim: int | None = None,
+        kind: str | None = None,
+    ) -> LabelledIndex:
+        """Attach to a store that is filled.
+
+        Parameters
+        ----------
+        store, encoder, metric, normalize
+        dim : int, optional
+            Where it is known beforehand; otherwise the store's.
+        kind : {"bool", "int", "float", "str"}, optional
+            The type that its labels must have.
+
+        Raises
+        ------
+        FingerprintMismatchError
+            If something else filled the store, or, where `kind` is given, with labels of another type.
+        """
+        manifest = store.read_manifest()
+        dim = int(store.dim or 0) if dim is None else dim
+        _origin(encoder, dim, metric, normalize).check(manifest)
+        if kind is not None and manifest["label_kind"] != kind:
+            raise FingerprintMismatchError(
+                f"the store holds labels of the type {manifest['label_kind']}, but the classifier was saved "
+                f"with {kind}"
+            )
+        classes = Classes(manifest_classes(manifest), str(manifest["label_kind"]))
+        return cls(store, encoder, metric, normalize, classes, dim)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the manifest of the store has to agree with."""
+        return self._origin().manifest(self.classes.kind)
+
+    def check_manifest(self) -> None:
+        """Refuse a store that a different encoder has filled, perhaps since the question began."""
+        self._origin().check(view_manifest(self.store))
+
+    def refresh(self) -> None:
+        """Take up what other processes have put into the store."""
+        if isinstance(self.store, RefreshableStore):
+            self.store.refresh()
+
+    def count_for(self, k: int) -> int:
+        """Return the number of records, once it is certain that they can be asked for `k` neighbors.
+
+        Raises
+        ------
+        FingerprintMismatchError
+        NotFittedError
+            If there are none.
+        """
+        self.refresh()
+        self.check_manifest()
+        count = self.store.count()
+        if count == 0:
+            raise NotFittedError(EMPTY)
+        if k > count:
+            warn_caller(f"k={k} is more than the {count} vectors in the store; all {count} are used")
+        return count
+
+    def ballot(self) -> Ballot:
+        """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
+        self.refresh()
+        manifest = view_manifest(self.store)
+        known = self.classes.kind
+        kind = manifest.get("label_kind", known)
+        if kind != known and "str" in (kind, known):
+            raise StoreError(
+                f"the store was filled anew, with labels of the type {kind} where this "
+                f"classifier knows {known}; attach to it with RetrievalClassifier.from_store"
+            )
+        if not self.classes.lists_all(manifest):
+            self.update_classes(add=manifest_classes(manifest))
+        return Ballot(self.classes)
+
+    def update_classes(self, *, add: Iterable[Label] = (), remove: Iterable[Label] = ()) -> None:
+        """Change the classes that are known, here and in the estimator that the index is of."""
+        change = self.classes.changed if self.change_classes is None else self.change_classes
+        self.classes = change(add, remove)
+
+    def look_up(self, vectors: FloatArray, k: int) -> Neighbors:
+        """Search a store that others may empty and fill meanwhile.
+
+        Raises
+        ------
+        NotFittedError
+            If it holds nothing any more.
+        StoreError
+            If it holds vectors and answers what no store may.
+        """
+        for _ in range(ATTEMPTS):
+            with without_range_warnings():
+                near = self.store.search(vectors, k)
+            # A row without a single neighbor: the store was empty at that moment, whatever it counted before.
+            if near.distances.shape != (len(vectors), k) or near.valid[:, 0].all():
+                break
+            if self.store.count() == 0:
+                raise NotFittedError(EMPTY)
+        self._check_neighbors(near, len(vectors), k)
+        return near
+
+    def _origin(self) -> Origin:
+        return _origin(self.encoder, self.dim, self.metric, self.normalize)
+
+    def _check_neighbors(self, near: Neighbors, n: int, k: int) -> None:
+        """Refuse what no store may answer."""
+        fault = ""
+        if not near.ids.shape == near.distances.shape == near.labels.shape == (n, k):
+            fault = (
+                f"arrays of shape {near.ids.shape}, {near.distances.shape} and {near.labels.shape}, not "
+                f"{(n, k)}"
+            )
+        elif np.isnan(near.distances).any() or (near.distances[:, 1:] < near.distances[:, :-1]).any():
+            fault = "distances that are NaN or do not ascend"
+        elif not np.isfinite(near.distances[:, 0]).all():
+            fault = "no neighbour at all for a query, though it counts some"
+        if fault:
+            raise StoreError(
+                f"{type(self.store).__name__}.search returned {fault}; the store has a fault of its own"
+            )
+
+
+def _origin(encoder: Encoder | None, dim: int, metric: Metric, normalize: bool) -> Origin:
+    found = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
+    return Origin(found, metric, normalize)
