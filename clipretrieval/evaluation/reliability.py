@@ -105,7 +105,7 @@ class RiskCoverage:
         shares: Floats = self.errors / self.kept
         return shares
 
-    @property
+    @cached_property
     def area(self) -> float:
         """The area under the curve, in [0, 1]; lower is better.
 
