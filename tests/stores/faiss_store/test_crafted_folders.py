@@ -483,7 +483,8 @@ def test_a_copy_that_cannot_be_synced_is_told_truly(tmp_path: Path, monkeypatch:
     """A copy has its name when the fsync of the folder around it fails, and the error says so."""
 
     def failing(path: Path) -> None:
-        raise OSError(5, "Input/output error")
+        if Path(path) == tmp_path:
+            raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("clipretrieval._util.files.sync_folder", failing)
     with pytest.raises(StoreUnavailableError, match="was written but may not be on the disk"):
