@@ -378,7 +378,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     def _become(self, store: VectorStore, classes: Classes, dim: int, *, renew: bool = True) -> None:
         """Be fitted with a store that is filled; `renew` where the arguments stand for it as they are now."""
-        self.store_, self._classes, self.n_features_in_ = store, classes, dim
+        # At once, as `_index` reads it: other threads may be asking.
+        self.__dict__.update(store_=store, _classes=classes, n_features_in_=dim)
         if renew:
             self._made_of = self._store_recipe()
 
@@ -431,9 +432,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         StoreError
             If the store still finds what it has deleted.
         """
-        index = self._index()
-        with one_at_a_time(self), sole_writer(index.store):
-            return forget_records(index, ids, label)
+        self._index()  # has to be fitted, before this waits for another thread's fit
+        with one_at_a_time(self):
+            index = self._index()
+            with sole_writer(index.store):
+                return forget_records(index, ids, label)
 
     def relabel(self, ids: Any, labels: Any) -> int:
         """Give stored images other labels.
@@ -462,10 +465,12 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ClipRetrievalWarning
             If a new class differs from another in case, spaces or Unicode normalisation alone.
         """
-        index = self._index()
-        with one_at_a_time(self), sole_writer(index.store):
-            known = self.classes_.tolist()
-            changed = relabel_records(index, ids, labels)
+        self._index()  # has to be fitted, before this waits for another thread's fit
+        with one_at_a_time(self):
+            index = self._index()
+            known = index.classes.labels.tolist()
+            with sole_writer(index.store):
+                changed = relabel_records(index, ids, labels)
         warn_of_lookalikes(self.classes_.tolist(), known)
         return changed
 
@@ -677,6 +682,20 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             If labels are missing or of another type than those fitted, an image was tuned on, or
             `mistakes` is negative.
         """
+        return self._evaluate(
+            X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes
+        )
+
+    def _evaluate(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        on_error: str,
+        progress: Progress | bool | None,
+        allow_tuned: bool,
+        mistakes: int,
+    ) -> EvaluationReport:
         from clipretrieval.evaluation.measurement import measure
 
         allow_tuned, mistakes = (
@@ -930,8 +949,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         from clipretrieval.persistence.saving import load
 
         saved = load(path, encoder, store=store, allow_remote=allow_remote)
-        classifier = cls(saved.index.encoder, saved.store, **saved.params)
-        classifier._become(saved.index.store, saved.index.classes, saved.index.dim)
+        try:
+            classifier = cls(saved.index.encoder, saved.store, **saved.params)
+            classifier._become(saved.index.store, saved.index.classes, saved.index.dim)
+        except BaseException:  # the arguments of a class of one's own
+            if store is None:
+                saved.index.store.close()
+            raise
         if saved.feature_names:
             classifier.feature_names_in_ = np.array(saved.feature_names, dtype=object)
         classifier._saved_in = saved.saved_in
@@ -957,24 +981,29 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     @property
     def head_(self) -> Voting:
         """What decides by the neighbors: the votes that `k`, `weights` and `temperature` describe."""
+        self._index()  # has to be fitted
+        return self._voting()
+
+    def _voting(self) -> Voting:
         return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
 
     def _index(self) -> LabelledIndex:
         """Return what was filled, with the encoder and the metric that the arguments name now."""
-        if not hasattr(self, "store_"):
+        fitted = dict(vars(self))
+        if "store_" not in fitted:
             raise NotFittedError(
                 "this RetrievalClassifier is not fitted yet; call fit with labelled images, or load a saved "
                 "one"
             )
         return LabelledIndex(
-            self.store_,
+            fitted["store_"],
             self.encoder,
             Metric.parse(self.metric),
             bool(self.normalize),
-            self._classes,
-            self.n_features_in_,
+            fitted["_classes"],
+            fitted["n_features_in_"],
             self._change_classes,
-            getattr(self, "_class_names", {}),
+            fitted.get("_class_names", {}),
         )
 
     def _change_classes(self, add: Iterable[Label], remove: Iterable[Label]) -> Classes:
@@ -986,7 +1015,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Refuse constructor arguments that cannot work; scikit-learn has them checked at fit."""
         check_k(self.k)
         metric = Metric.parse(self.metric)
-        self.head_.check()
+        self._voting().check()
         check_bool(self.normalize, "normalize")
         check_encoder(self.encoder)
         return metric

@@ -171,6 +171,7 @@ def fill_indexes(
         skipped=skipped,
         timing=timing,
         progress=progress,
+        chunk=1,  # each batch as it comes: it is large, having the vectors of all stages
     )
     if not writers[0].count:
         raise InvalidInputError(NO_IMAGES)

@@ -145,6 +145,10 @@ def gather(
     """
     waiting: list[EncodedBatch] = []
     held = 0
+
+    def joined() -> EncodedBatch:
+        return replace(join_batches(waiting), seconds={})  # these are counted
+
     try:
         for batch in batches:
             for part, seconds in batch.seconds.items():
@@ -155,14 +159,14 @@ def gather(
             if tell is not None:
                 tell(came)
             if held >= size:
-                yield replace(join_batches(waiting), seconds={})  # these are counted
+                yield joined()
                 waiting, held = [], 0
     except (Exception, KeyboardInterrupt):
         if waiting and keep():
-            yield replace(join_batches(waiting), seconds={})  # these are counted
+            yield joined()
         raise
     if waiting:
-        yield replace(join_batches(waiting), seconds={})  # these are counted
+        yield joined()
 
 
 class _VectorCheck:

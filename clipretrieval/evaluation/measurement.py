@@ -39,7 +39,7 @@ __all__ = ["Measurement", "check_kind", "check_truth", "evaluate", "measure"]
 class Evaluable(Protocol):
     """A classifier that measures itself."""
 
-    def evaluate(self, X: Any, y: Any = None, **options: Any) -> EvaluationReport: ...
+    def _evaluate(self, X: Any, y: Any, **options: Any) -> EvaluationReport: ...
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
 
     The same as `RetrievalClassifier.evaluate`, as a function.
     """
-    return classifier.evaluate(
+    return classifier._evaluate(  # not its public method, which may be one that calls this function
         X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes
     )
 

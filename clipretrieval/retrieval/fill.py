@@ -37,6 +37,7 @@ def store_images(
     timing: Timing,
     progress: Progress,
     flush_every: int | None = None,
+    chunk: int = CHUNK,
 ) -> None:
     """Put everything that a source yields into indexes, and flush them.
 
@@ -56,13 +57,15 @@ def store_images(
     progress : callable
     flush_every : int, optional
         See `RetrievalClassifier.fit`.
+    chunk : int
+        Images that go into the stores together, unless `flush_every` asks for fewer.
 
     Raises
     ------
     InvalidInputError
         If labels are missing or of mixed types.
     """
-    size = CHUNK if flush_every is None else max(1, min(CHUNK, flush_every // 4))
+    size = chunk if flush_every is None else max(1, min(chunk, flush_every // 4))
     with _Storing(writers, timing, flush_every) as storing:
 
         def tell(images: int) -> None:

@@ -109,9 +109,10 @@ class Retriever:
         batch : EncodedBatch
             With the vectors that were searched.
         near : Neighbors
-            Each of shape (len(batch), k).
+            Each of shape (len(batch), k), or narrower where the store holds fewer.
         """
         index = self.index
+        k = int(k)  # stores get no integers of NumPy
         count = index.count_for(k)
         wanted = k if pad else min(k, count)
         timing = timing if timing is not None else Timing()
@@ -120,6 +121,8 @@ class Retriever:
             source = pick(source)
         empty = True
         for batch in gather(source, QUERIES, timing, tell):
+            if not len(batch):
+                continue
             empty = False
             with timing.measure("search", len(batch)):
                 near = index.look_up(batch.vectors[VECTORS], wanted)

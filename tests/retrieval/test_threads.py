@@ -8,8 +8,10 @@ import pickle
 import signal
 import string
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from colours import Colours, colour, pairs
 from sklearn.base import clone
@@ -20,6 +22,7 @@ from clipretrieval import (
     NotFittedError,
     RetrievalClassifier,
 )
+from clipretrieval.retrieval import exclusive
 from clipretrieval.retrieval.classes import CLASSES_LOCK
 from clipretrieval.stores import FaissStore, MemoryStore
 
@@ -146,6 +149,37 @@ def test_a_classifier_that_is_being_changed_can_be_copied(encoder):
     for each in copies:
         each.partial_fit([[9.0]], ["z"])
         assert each.predict([[8.0], [0.1]]).tolist() == ["z", "a"]
+
+
+@pytest.mark.parametrize("change", ["forget", "relabel"])
+def test_what_is_changed_beside_a_fit_is_what_the_fit_has_filled(change):
+    """forget and relabel wait for another thread's fit, and change the store that it has made."""
+    points, more = np.arange(4.0)[:, None], np.arange(10.0, 14.0)[:, None]
+    classifier = RetrievalClassifier(store="memory").fit(points, list("aabb"))
+    fitting, go_on = threading.Event(), threading.Event()
+
+    def progress(done, total):
+        fitting.set()
+        go_on.wait(30)
+
+    with ThreadPoolExecutor(2) as pool:
+        fit = pool.submit(classifier.fit, more, list("bbcc"), progress=progress)
+        assert fitting.wait(30)
+        if change == "forget":
+            changed = pool.submit(classifier.forget, label="b")
+        else:
+            known = RetrievalClassifier(store="memory").fit(more, list("bbcc"))
+            changed = pool.submit(classifier.relabel, known.kneighbors(more[:2]).ids[:, 0].tolist(), "c")
+        for _ in range(3000):
+            if exclusive._turns[id(classifier)].users == 2:  # it waits for the fit
+                break
+            time.sleep(0.01)
+        go_on.set()
+        fit.result()
+        assert changed.result()
+    assert classifier.classes_.tolist() == ["c"]
+    assert classifier.store_.read_manifest()["classes"] == ["c"]
+    assert classifier.store_.count() == (2 if change == "forget" else 4)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
