@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_image
 
 from clipretrieval import StagedEncoder
 from clipretrieval.encoding.pipeline import prepare_chunk
-from clipretrieval.encoding.preprocess import Preparation
+from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.images import iter_raw
 
 WIDTH, HEIGHT, SIZE = 500, 375, 224

@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import StagedEncoder
-from clipretrieval.encoding.engine import Engine
-from clipretrieval.encoding.engine.plan import InferencePlan
+from clipretrieval.encoding.engine.engine import Engine
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.stages import STUDY_STAGES
 
 SIZE = 224

@@ -28,7 +28,7 @@ from _sides import SIZE, lively_rn50, open_clip_side, prepared_inputs
 from PIL import Image
 
 from clipretrieval import StagedEncoder
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.stores import FaissStore
 from clipretrieval.types import FloatArray
 

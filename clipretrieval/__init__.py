@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.comparison import compare
     from clipretrieval.comparison.report import ComparisonReport
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.errors import (
         ClipRetrievalError,
         ClipRetrievalWarning,
@@ -78,7 +78,7 @@ _lazy_getattr, _lazy_dir = attach(
     {
         "evaluation.sweep": ["SweepResult"],
         "classifier": ["RetrievalClassifier"],
-        "encoding.staged": ["StagedEncoder"],
+        "encoding.staged_encoder": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
         "comparison.comparison": ["compare"],
         "comparison.report": ["ComparisonReport"],

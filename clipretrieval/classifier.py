@@ -13,9 +13,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence
 from clipretrieval._util.labels import label_kind, stored_labels
-from clipretrieval._util.progress import check_progress, told
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
@@ -34,9 +34,9 @@ from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import describe_conflicts, lookalikes
 from clipretrieval.retrieval.edit import forget_records, relabel_records
 from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
-from clipretrieval.retrieval.fill import closed_on_failure, fill
+from clipretrieval.retrieval.fill import closed_on_failure, fill, known_to_all
 from clipretrieval.retrieval.index_writer import Existing, open_writer
-from clipretrieval.retrieval.inputs import open_fit_source
+from clipretrieval.retrieval.inputs import none_left, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_vectors_only
 from clipretrieval.retrieval.parameters import can_be_reopened, check_encoder, check_store, make_store
@@ -592,7 +592,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             check_bool(allow_tuned, "allow_tuned"),
             check_int(mistakes, "mistakes", least=0),
         )
-        with told(progress, "evaluating") as shown:
+        with open_progress(progress, "evaluating") as shown:
             retriever, head = self._ask()
             return measure(
                 retriever,
@@ -667,7 +667,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         from clipretrieval.evaluation.sweep import sweep
 
-        with told(progress, "tuning") as shown:
+        with open_progress(progress, "tuning") as shown:
             result, self._tuned = sweep(
                 self.retriever_,
                 X,
@@ -977,14 +977,24 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 closed_on_failure(store, unless=(self.store, getattr(self, "store_", None)))
             )
             if existing == "refuse":  # what it holds says more than that somebody else may hold the store
-                open_writer(store, source, existing)
+                open_writer(store, source.origin, existing, named=source.named)
             entered.enter_context(sole_writer(store))
-            writer = open_writer(store, source, existing)
+            writer = open_writer(store, source.origin, existing, named=source.named)
             if listed:
                 writer.kind = label_kind(listed, writer.kind, "those that the store holds")
                 writer.classes.update(stored_labels(listed, writer.kind))
-            with told(progress, "fitting") as shown:
-                fill(writer, timing, shown, interval)
+            with open_progress(progress, "fitting") as shown:
+                fill(
+                    [writer],
+                    source.open(known_to_all([writer])),
+                    total=source.total,
+                    skipped=source.skipped,
+                    timing=timing,
+                    progress=shown,
+                    flush_every=interval,
+                )
+            if not writer.count:
+                raise InvalidInputError(none_left("to fit on", source.skipped))
         with CLASSES_LOCK:  # others may be asking, and take up classes
             kind = str(writer.kind)
             before = getattr(self, "_classes", None)

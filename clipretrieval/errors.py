@@ -72,7 +72,7 @@ class DimensionMismatchError(InvalidInputError):
 
 
 class ImageDecodeError(InvalidInputError):
-    """A picture could not be read or decoded; the message names it."""
+    """An image could not be read or decoded; the message names it."""
 
 
 class MissingDependencyError(ClipRetrievalError, ImportError):
@@ -127,10 +127,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from sklearn.exceptions import NotFittedError as Base
 
-    return globals().setdefault(name, type(name, (ClipRetrievalError, Base), _NOT_FITTED))
-
-
-_NOT_FITTED = {
-    "__doc__": "The classifier was asked for an answer before it was fitted.",
-    "__module__": __name__,
-}
+    doc = "The classifier was asked for an answer before it was fitted."
+    found = type(name, (ClipRetrievalError, Base), {"__doc__": doc, "__module__": __name__})
+    return globals().setdefault(name, found)

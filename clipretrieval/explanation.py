@@ -14,17 +14,17 @@ import numpy.typing as npt
 
 from clipretrieval._util.checks import check_list
 from clipretrieval._util.labels import fitted_labels
-from clipretrieval._util.progress import teller, told
+from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable, shortened
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
+from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.heads.confidence import check_measure, measure_text
 from clipretrieval.heads.voting import Voting
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.thumbnail import THUMBNAIL, thumbnail
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.retriever import QUERY_VECTORS, Retriever
+from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import FloatArray, Neighbors
@@ -180,8 +180,8 @@ def explain_stream(
     retriever, head = classifier.retriever_, classifier.head_
     head.check()
     ballot = retriever.index.ballot()
-    with told(progress, "explaining") as report:
-        tell = teller(report, retriever.count_hint(X), left_out)
+    with open_progress(progress, "explaining") as report:
+        tell = image_counter(report, retriever.count_hint(X), left_out)
         for batch, near in retriever.search(
             X, head.k, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell
         ):
@@ -195,7 +195,7 @@ def explain_stream(
                 answers=ballot.labels(votes.answers).tolist(),
                 shares=shares.tolist(),
                 margins=margins.tolist(),
-                vectors=batch.vectors[QUERY_VECTORS],
+                vectors=batch.vectors[VECTORS],
                 shown=shown,
                 by=by,
             )

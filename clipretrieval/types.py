@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.checks import check_choice, check_sequence, shown
-from clipretrieval._util.foreign import first_missing, plain_value
-from clipretrieval._util.frames import data_frame
+from clipretrieval._util.foreign import data_frame, first_missing, plain_value
 from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import InvalidInputError
 
@@ -86,7 +85,7 @@ class Neighbors:
         return len(self.ids)
 
     def to_frame(self) -> DataFrame:
-        """Return a ``pandas.DataFrame`` with a row for each neighbour; padding is left out.
+        """Return a ``pandas.DataFrame`` with a row for each neighbor; padding is left out.
 
         Returns
         -------

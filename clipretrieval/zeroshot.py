@@ -16,20 +16,22 @@ from sklearn.preprocessing import normalize
 
 from clipretrieval._util.checks import check_bool
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.streams import gather
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.evaluation.words import PROMPTS
 from clipretrieval.heads.confidence import share_and_margin
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
 from clipretrieval.retrieval.answer_places import AnswerPlaces
-from clipretrieval.retrieval.inputs import gather, none_left
+from clipretrieval.retrieval.inputs import none_left
 from clipretrieval.retrieval.retriever import NoImagesError
 from clipretrieval.retrieval.unusable import usable_batches
 from clipretrieval.stores.checks import check_directions, check_vectors
@@ -38,7 +40,7 @@ from clipretrieval.types import AnyArray, FloatArray, Label, Metric
 if TYPE_CHECKING:
     from torch import nn
 
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
 
 __all__ = ["STAGE", "TEXT_NEEDS", "ZeroShotAnswers", "ZeroShotClassifier", "check_true_labels"]
 
@@ -119,7 +121,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     @property
     def encoder_(self) -> StagedEncoder:
         """What encodes the pictures: `encoder` itself where it is one."""
-        from clipretrieval.encoding.staged import StagedEncoder
+        from clipretrieval.encoding.staged_encoder import StagedEncoder
 
         if isinstance(self.encoder, StagedEncoder):
             return self.encoder
@@ -212,8 +214,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         self, places: AnswerPlaces, X: Any, on_error: str, progress: Progress | bool | None
     ) -> Iterator[npt.NDArray[np.float64]]:
         """Yield the cosines of each batch, and note what was skipped."""
-        with told(progress, "classifying") as shown:
-            tell = teller(shown, count_hint(X), places.skipped)
+        with open_progress(progress, "classifying") as shown:
+            tell = image_counter(shown, count_hint(X), places.skipped)
             for batch, cosines in self.cosine_batches(
                 X, on_error=on_error, skipped=places.skipped, tell=tell
             ):
@@ -277,10 +279,10 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             If labels are missing, or one is none of the classes.
         """
         check_bool(allow_tuned, "allow_tuned")
-        with told(progress, "evaluating") as shown:
+        with open_progress(progress, "evaluating") as shown:
             started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
             X = labelled_source(X, y)
-            tell = teller(shown, count_hint(X), skipped)
+            tell = image_counter(shown, count_hint(X), skipped)
             answers = ZeroShotAnswers(self)
             for batch, cosines in self.cosine_batches(
                 X, y, on_error=on_error, skipped=skipped, timing=timing, tell=tell
@@ -317,7 +319,6 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         texts = self._text_vectors()  # what is wrong with the prompts shows before a picture is read
         size = max(1, min(_TOGETHER, _LARGEST // (8 * len(texts))))
         encoder, timing = self.encoder_, timing if timing is not None else Timing()
-        none = np.empty((0, encoder.stages[STAGE].dim), dtype=np.float32)
         stream = usable_batches(
             encoder.stream(X, y, stages=(STAGE,), on_error=on_error, skipped=skipped),
             TEXT_NEEDS,
@@ -326,13 +327,11 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             skipped=skipped,
         )
         empty = True
-        for batch, vectors in gather(
-            ((batch, batch.vectors.get(STAGE, none)) for batch in stream), size, timing, tell
-        ):
+        for batch in gather(stream, size, timing, tell):
             if len(batch):
                 empty = False
                 with timing.measure("search", len(batch)):
-                    cosines = self.cosines(vectors)
+                    cosines = self.cosines(batch.vectors[STAGE])
                 yield batch, cosines
         if empty:
             raise NoImagesError(none_left("to classify", skipped or ()))

@@ -26,8 +26,8 @@ from clipretrieval import (
     ZeroShotClassifier,
 )
 from clipretrieval.encoding import tower
-from clipretrieval.encoding.text import load_clip
-from clipretrieval.encoding.weights import resolve
+from clipretrieval.encoding.text_encoder import load_clip
+from clipretrieval.encoding.weights.model_source import resolve
 from clipretrieval.prompts import PHOTO_PROMPT, fill
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -1,4 +1,7 @@
-"""Arguments of any public call, checked: the one set of checks that all of them use."""
+"""Arguments of any public call, checked: the one set of checks that all of them use.
+
+Each check returns its value as a plain one of Python's, or raises `InvalidInputError`, which calls it `name`.
+"""
 
 from __future__ import annotations
 
@@ -39,35 +42,14 @@ def shown(value: Any) -> str:
 
 
 def check_bool(value: Any, name: str) -> bool:
-    """Return a switch as a bool.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is neither True nor False, nor NumPy's: by its truth, the string "no" would be True.
-    """
+    """Return True or False, also of NumPy; nothing else by its truth, as the string "no" would be True."""
     if not isinstance(value, bool | np.bool_):
         raise InvalidInputError(f"{name} must be True or False; got {shown(value)}")
     return bool(value)
 
 
 def check_int(value: Any, name: str, *, least: int = 1, most: int = 2**63 - 1) -> int:
-    """Return a whole number as an int.
-
-    Parameters
-    ----------
-    value : int or NumPy integer
-        Anything with ``__index__`` that is not a bool.
-    name : str
-        What an error calls it.
-    least, most : int
-        Both allowed.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is anything else, or out of range.
-    """
+    """Return a whole number from `least` to `most` as an int: what has ``__index__`` and is not a bool."""
     wanted = f"at least {least}" + ("" if most == 2**63 - 1 else f" and at most {most}")
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
@@ -81,23 +63,7 @@ def check_int(value: Any, name: str, *, least: int = 1, most: int = 2**63 - 1) -
 def check_number(
     value: Any, name: str, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> float:
-    """Return a finite real number as a float.
-
-    Parameters
-    ----------
-    value : int, float or NumPy number
-    name : str
-        What an error calls it.
-    above : float
-        The largest number that is too small.
-    least, most : float
-        Both allowed.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is anything else, not finite, or out of range.
-    """
+    """Return a finite real number, larger than `above` and from `least` to `most`, as a float."""
     bounds = [
         *([f"above {above:g}"] if above > -math.inf else ()),
         *([f"at least {least:g}"] if least > -math.inf else ()),
@@ -117,34 +83,14 @@ def check_number(
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
-    """Return one of some words.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is none of them; the message lists them.
-    """
+    """Return one of some words, which the error lists."""
     if not isinstance(value, str) or value not in choices:
         raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, choices))}; got {shown(value)}")
     return str(value)
 
 
 def check_text(value: Any, name: str, *, empty: bool = False) -> str:
-    """Return a text as a plain str.
-
-    Parameters
-    ----------
-    value : str
-    name : str
-        What an error calls it.
-    empty : bool
-        Whether it may be empty.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is no str, empty where it may not be, or holds a surrogate, which cannot be written.
-    """
+    """Return a str as a plain one, without surrogates, which cannot be written; `empty` where it may be."""
     if not isinstance(value, str) or not (value or empty):
         raise InvalidInputError(
             f"{name} must be a str{'' if empty else ' that is not empty'}; got {shown(value)}"
@@ -157,22 +103,17 @@ def check_text(value: Any, name: str, *, empty: bool = False) -> str:
 
 
 def check_sequence(values: Any, name: str, of: str) -> list[Any]:
-    """Return the values of a sequence as a list.
+    """Return the values of a sequence, or of anything else with an order, as a list.
+
+    Not taken are one string, and what gives other things than its values when it is iterated over: a mapping
+    and a DataFrame give their keys, a set gives no order, and an open file gives its lines.
 
     Parameters
     ----------
-    values : list, tuple, 1-D array, tensor, Series, Index or Arrow array
-        Whatever has an order and a length; an iterator is taken to its end.
+    values : list, tuple, 1-D array, tensor, Series, Index, Arrow array or iterator
     name : str
-        What an error calls them.
     of : str
         What the values should be, in an error's words: "str".
-
-    Raises
-    ------
-    InvalidInputError
-        If it is one string, or something whose iteration gives other things than its values: a mapping and a
-        DataFrame give their keys, a set gives no order, and an open file gives its lines.
     """
     listed = isinstance(values, Iterable) and not isinstance(values, str | bytes | bytearray | type)
     keyed = hasattr(values, "keys") and getattr(values, "ndim", 2) != 1  # a Series has keys too
@@ -185,13 +126,7 @@ def check_sequence(values: Any, name: str, of: str) -> list[Any]:
 
 
 def check_strings(values: Any, name: str) -> list[str]:
-    """Return a sequence of strings as a list of plain ones; see `check_sequence`.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is no sequence, or holds anything else.
-    """
+    """Return a sequence of strings as a list of plain ones; see `check_sequence`."""
     items = check_sequence(values, name, "str")
     for place, item in enumerate(items):
         if not isinstance(item, str):
@@ -200,13 +135,7 @@ def check_strings(values: Any, name: str) -> list[str]:
 
 
 def check_mapping(value: Any, name: str, *, optional: bool = True) -> dict[str, Any]:
-    """Return a mapping of names as a dict; where it is optional, an empty one for None.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is anything else, or a key is no str.
-    """
+    """Return a mapping of names as a dict; where it is optional, an empty one for None."""
     if value is None and optional:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -219,30 +148,13 @@ def check_mapping(value: Any, name: str, *, optional: bool = True) -> dict[str, 
 
 
 def check_list(value: Any, name: str) -> None:
-    """Refuse what cannot receive records, such as those of skipped images; None is taken.
-
-    Raises
-    ------
-    InvalidInputError
-    """
+    """Refuse what cannot receive records, such as those of skipped images; None is taken."""
     if value is not None and not isinstance(value, list):
         raise InvalidInputError(f"{name} must be a list, which receives records, or None; got {shown(value)}")
 
 
 def check_path(value: Any, name: str) -> Path:
-    """Return a path that the operating system can take; whether anything is there is not looked at.
-
-    Parameters
-    ----------
-    value : str or os.PathLike
-    name : str
-        What an error calls it.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is no path, empty or too long, or holds a NUL character or a surrogate that stands for no byte.
-    """
+    """Return a path that the operating system can take; whether anything is there is not looked at."""
     if not isinstance(value, str | os.PathLike):
         raise InvalidInputError(f"{name} must be a path, str or pathlib.Path; got {shown(value)}")
     text = os.fspath(value)

@@ -1,26 +1,101 @@
-"""Files that are either wholly there or not there at all, whatever interrupts the writing."""
+"""Regular files, read without waiting for anything, and replaced so that the old or the new one is whole."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from clipretrieval._util.reading import file_sha256
-
-__all__ = ["NotDurableError", "file_sha256", "replacing", "sync_folder", "write_bytes", "write_text"]
+__all__ = [
+    *("REMEDY", "TEMPORARY_SUFFIX", "IrregularFileError", "NotDurableError", "file_sha256", "open_file"),
+    *(
+        "read_file",
+        "reason",
+        "remedy",
+        "replacing",
+        "sync_folder",
+        "sync_rename",
+        "too_many_open",
+        "write_text",
+    ),
+]
 
 TEMPORARY_SUFFIX = ".tmp"
-# So much of a file's name is in that of its temporary file, which may have 255 bytes in all.
 LONGEST_STEM = 200
+"""Bytes of a file's name that its temporary file's has too, which may have 255 in all."""
+LARGEST_EMPTY, LEAST_HELD = 2**30, 1000
+"""Bytes of a file that are read even if nearly all of them are holes; above, one in a thousand is no hole."""
+REMEDY = "close stores and files that this process no longer needs, or allow it more open files (ulimit -n)"
+"""What to do where too many files are open."""
+
+
+class IrregularFileError(OSError):
+    """What should be a file is a pipe, a device, a socket or a folder, or larger than it can be."""
 
 
 class NotDurableError(OSError):
     """What was written is in place, but its folder could not be synced: a power cut may undo it."""
+
+
+def open_file(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
+    """Open a regular file of at most `most` bytes for reading; never wait for anything.
+
+    Links are followed, as whole folders of links are what model hubs and data versioning keep.
+
+    Raises
+    ------
+    IrregularFileError
+        If it is no regular file, or larger. Reading a pipe would wait, and ``/dev/zero`` never ends.
+    OSError
+        If it cannot be opened.
+    """
+    # Opening a pipe without O_NONBLOCK waits for its writer.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        if too_many_open(error):
+            raise OSError(error.errno, f"{error.strerror}; {REMEDY}", os.fspath(path)) from error
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise IrregularFileError("it is not a regular file")
+        if most is not None and found.st_size > most:
+            raise IrregularFileError(f"it has {found.st_size} bytes, where {most} are the most there can be")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """Return the content of a regular file of at most `most` bytes; see `open_file`."""
+    with open_file(path, most) as file:
+        content = file.read(-1 if most is None else most + 1)
+    if most is not None and len(content) > most:
+        raise IrregularFileError(f"it has more than {most} bytes")
+    return content
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a regular file's content as 64 hexadecimal digits; see `open_file`.
+
+    Refused too is a file that is large and next to empty: a terabyte of nothing fits into any archive, and
+    takes an hour to read.
+    """
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        _refuse_empty_space(file)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -70,23 +145,30 @@ def replacing(path: str | Path, *, follow: bool = True, mode_of: str | Path | No
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    try:
-        sync_folder(target.parent)
-    except OSError as error:
-        raise NotDurableError(
-            error.errno, f"{error.strerror}; the new {target} is in place, but a power cut may undo it"
-        ) from error
-
-
-def write_bytes(path: str | Path, content: bytes, *, follow: bool = True) -> None:
-    """Replace the file `path` by one that holds `content`, atomically and durably; see `replacing`."""
-    with replacing(path, follow=follow) as temporary:
-        temporary.write_bytes(content)
+    sync_rename(target)
 
 
 def write_text(path: str | Path, content: str, *, follow: bool = True) -> None:
-    """Replace the file `path` by one that holds `content` in UTF-8, atomically and durably."""
-    write_bytes(path, content.encode("utf-8"), follow=follow)
+    """Replace the file `path` by one that holds `content` in UTF-8, durably; see `replacing`."""
+    encoded = content.encode("utf-8")
+    with replacing(path, follow=follow) as temporary:
+        temporary.write_bytes(encoded)
+
+
+def sync_rename(path: Path) -> None:
+    """Make durable that a file or folder has just been renamed to `path`.
+
+    Raises
+    ------
+    NotDurableError
+        If its folder cannot be synced.
+    """
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise NotDurableError(
+            error.errno, f"{error.strerror}; the new {path} is in place, but a power cut may undo it"
+        ) from error
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -98,6 +180,32 @@ def sync_folder(folder: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def too_many_open(error: BaseException) -> bool:
+    """Tell whether a file could not be opened because too many are open, in this process or in all."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def reason(error: OSError) -> str:
+    """Return what an error of the system says, and what to do about it where it is the limit."""
+    text = str(error)
+    return f"{text}; {REMEDY}" if too_many_open(error) and REMEDY not in text else text
+
+
+def remedy(error: BaseException, otherwise: str) -> str:
+    """Return what to do about a file that could not be opened."""
+    return REMEDY if too_many_open(error) else otherwise
+
+
+def _refuse_empty_space(file: BinaryIO) -> None:
+    found = os.fstat(file.fileno())
+    size, held = found.st_size, 512 * getattr(found, "st_blocks", found.st_size)
+    # Some file systems tell of no blocks whatever they hold, and those that know no holes tell of none.
+    if size > LARGEST_EMPTY and held * LEAST_HELD < size and hasattr(os, "SEEK_HOLE"):
+        if file.seek(0, os.SEEK_HOLE) < size:
+            raise IrregularFileError(f"it has {size} bytes, of which only {held} are on the disk")
+        file.seek(0)
 
 
 def _permissions(path: Path, follow: bool) -> int | None:

@@ -1,19 +1,19 @@
-"""Values of other libraries (NumPy, torch, pandas, polars, Arrow), read without importing any of them."""
+"""Values of other libraries (NumPy, torch, pandas, polars, Arrow), none of which is loaded before its use."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, MissingDependencyError
 
 __all__ = [
-    *("as_array", "column_list", "dense_vectors", "first_missing", "is_instance", "is_missing"),
-    *("is_tensor", "plain_value", "series_list", "tensor_array"),
+    *("as_array", "column_list", "data_frame", "dense_vectors", "first_missing", "is_instance"),
+    *("is_missing", "is_tensor", "plain_value", "series_list", "tensor_array"),
 ]
 
 _SERIES = (("pandas", "Series"), ("pandas", "Index"), ("polars", "Series"))
@@ -51,19 +51,14 @@ def first_missing(values: Iterable[Any]) -> int | None:
 
 
 def tensor_array(tensor: Any, name: str) -> npt.NDArray[Any]:
-    """Return the values of a torch tensor, wherever it lies and whatever is derived from it.
+    """Return the values of a dense torch tensor, wherever it lies and whatever is derived from it.
 
-    Parameters
-    ----------
-    tensor : torch.Tensor
-        Dense. bfloat16, which NumPy lacks, becomes float32, which holds it exactly.
-    name : str
-        What an error calls it.
+    bfloat16, which NumPy lacks, becomes float32, which holds it exactly.
 
     Raises
     ------
     InvalidInputError
-        If it is sparse, or has no values.
+        If it is sparse, or has no values; `name` is what the message calls it.
     """
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided:
@@ -138,17 +133,7 @@ def series_list(values: Any) -> list[Any] | None:
 def column_list(values: Any, name: str) -> list[Any] | None:
     """Return the values of an array, tensor, Series, Index or Arrow array as a list.
 
-    Parameters
-    ----------
-    values : object
-    name : str
-        What an error calls it.
-
-    Returns
-    -------
-    list or None
-        Python's own values where they have the same meaning; None where `values` is anything else, such as
-        a list.
+    They are Python's own values where these have the same meaning. None for anything else, such as a list.
 
     Raises
     ------
@@ -199,6 +184,27 @@ def plain_value(value: Any, name: str = "a label") -> Any:
     if is_instance(value, "pyarrow", "Scalar"):
         return value.as_py()
     return value
+
+
+def data_frame(columns: Mapping[str, Any], index: Any = None, index_name: str | None = None) -> Any:
+    """Return a ``pandas.DataFrame`` of some columns.
+
+    Raises
+    ------
+    MissingDependencyError
+        If pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pandas":
+            raise
+        raise MissingDependencyError(
+            "to_frame needs pandas, which is not installed; run: pip install pandas", name=error.name
+        ) from error
+    frame = pd.DataFrame(dict(columns), index=index)
+    frame.index.name = index_name
+    return frame
 
 
 def _holds_tensor(rows: list[Any] | tuple[Any, ...]) -> bool:

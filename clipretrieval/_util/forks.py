@@ -40,12 +40,7 @@ def no_inherited_threads(threads: Callable[[], int], set_threads: Callable[[int]
     """Have a library compute in the calling thread alone where its others stayed behind at a fork.
 
     GNU's OpenMP keeps a pool for each thread that it computes in, and a forked process's first thread would
-    wait for ever for the pool that its parent's had. Threads that the process begins have pools of their own.
-
-    Parameters
-    ----------
-    threads, set_threads : callable
-        Return, and set, the library's number of threads.
+    wait forever for the pool that its parent's had. Threads that the process begins have pools of their own.
     """
     before = threads() if threading.get_ident() == _forking_thread else 1
     if before == 1:
@@ -75,11 +70,11 @@ class ForkLock:
         self.current = threading.Lock()
 
 
-def _forked() -> None:
+def _renew_living() -> None:
     global _forking_thread
     _forking_thread = threading.get_ident()
     for each in list(_living):
         each._after_fork()
 
 
-after_fork(_forked)
+after_fork(_renew_living)

@@ -42,12 +42,8 @@ def check_labelled(labels: Sequence[Any], places: Sequence[int] | None = None) -
     ----------
     labels : sequence
     places : sequence of int, optional
-        Where the items lie that they belong to, for the message; when left out, in this order.
-
-    Raises
-    ------
-    InvalidInputError
-        The message names the first row without one.
+        Where the records lie that they belong to, for the message, which names the first one without a label;
+        when left out, in this order.
     """
     row = first_missing(labels)
     if row is None:
@@ -70,12 +66,13 @@ def label_kind(
     holder: str = "those given before them",
     places: Sequence[int] | None = None,
 ) -> str:
-    """Tell the common type of some labels.
+    """Tell the common type of some labels: ``"bool"``, ``"int"``, ``"float"`` or ``"str"``.
+
+    Scalars of NumPy and Arrow, and tensors of one element, count as what they hold.
 
     Parameters
     ----------
     labels : iterable of bool, int, float or str
-        Scalars of NumPy and Arrow, and tensors of one element, count as what they hold.
     known : str, optional
         The kind that they have to be of.
     holder : str
@@ -83,16 +80,12 @@ def label_kind(
     places : sequence of int, optional
         As for `check_labelled`.
 
-    Returns
-    -------
-    {"bool", "int", "float", "str"}
-
     Raises
     ------
     InvalidInputError
         If a label is missing or of another type, or the types are mixed.
     """
-    plain = _plain(labels)
+    plain = _plain_labels(labels)
     types = set(map(type, plain))
     if not types <= {bool, int, str}:
         check_labelled(plain, places)
@@ -118,7 +111,7 @@ def label_kind(
 
 
 def check_whole_floats(labels: Iterable[float]) -> None:
-    """Refuse numbers so large that floats cannot tell them from their neighbours."""
+    """Refuse numbers so large that floats cannot tell them from their neighbors."""
     large = next((label for label in labels if math.isfinite(label) and abs(label) >= WHOLE_FLOATS), None)
     if large is not None:
         raise InvalidInputError(
@@ -144,10 +137,10 @@ def stored_labels(labels: Iterable[Any], kind: str, fitted: str | None = None) -
         floats were fitted, beyond 53), a string that is not valid Unicode or ends with NUL, as NumPy drops
         that.
     """
-    plain = _plain(labels)
+    plain = _plain_labels(labels)
     if kind == "str":
         for label in set(plain):
-            _check_text(label)
+            _check_label_text(label)
         return plain
     if kind == "float" and any(not math.isfinite(label) or label != int(label) for label in plain):
         raise InvalidInputError(
@@ -169,13 +162,7 @@ def composed(name: str) -> str:
 
 
 class Spelling:
-    """How classes are spelled, whatever Unicode form a label has.
-
-    Parameters
-    ----------
-    classes : iterable of int or of str
-        As stored.
-    """
+    """How classes, given as they are stored, are spelled, whatever Unicode form a label has."""
 
     def __init__(self, classes: Iterable[Label] = ()) -> None:
         self._classes = set(classes)
@@ -211,12 +198,12 @@ def fitted_labels(labels: Iterable[Label], kind: str) -> list[Any]:
     return [_TYPES[kind](label) for label in labels]
 
 
-def _plain(labels: Iterable[Any]) -> list[Any]:
+def _plain_labels(labels: Iterable[Any]) -> list[Any]:
     listed = list(labels)
     return listed if set(map(type, listed)) <= set(_KINDS) else [plain_value(label) for label in listed]
 
 
-def _check_text(label: str) -> None:
+def _check_label_text(label: str) -> None:
     try:
         label.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -6,16 +6,18 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["check_progress", "progress_bar", "teller", "told"]
+__all__ = ["Progress", "check_progress", "image_counter", "open_progress", "progress_bar"]
+
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""Called with the number of images done and, where it is known, their total."""
 
 
 def check_progress(progress: Any) -> Progress | bool:
@@ -37,19 +39,15 @@ def check_progress(progress: Any) -> Progress | bool:
     return found
 
 
-def told(progress: Progress | bool | None, what: str) -> AbstractContextManager[Progress]:
-    """Return a context that gives what is to be called with (images done, total or None).
+def open_progress(progress: Progress | bool | None, what: str) -> AbstractContextManager[Progress]:
+    """Open what a progress argument asks for, to be called with (images done, total or None).
 
     Parameters
     ----------
     progress : callable, bool or None
+        See `check_progress`.
     what : str
         What the bar says is being done: "fitting".
-
-    Raises
-    ------
-    InvalidInputError
-        If `progress` is something else.
     """
     checked = check_progress(progress)
     if checked is True:
@@ -57,16 +55,8 @@ def told(progress: Progress | bool | None, what: str) -> AbstractContextManager[
     return nullcontext(_untold if checked is False else checked)
 
 
-def teller(progress: Progress, total: int | None, skipped: Sequence[Any]) -> Callable[[int], None]:
-    """Return what counts images that have come, and tells of them and of those skipped.
-
-    Parameters
-    ----------
-    progress : callable
-    total : int or None
-    skipped : list
-        Grows while images come.
-    """
+def image_counter(progress: Progress, total: int | None, skipped: Sequence[Any]) -> Callable[[int], None]:
+    """Return what counts images that have come, and tells of them and of `skipped`, which grows meanwhile."""
     arrived = 0
 
     def tell(images: int) -> None:
@@ -81,11 +71,6 @@ def teller(progress: Progress, total: int | None, skipped: Sequence[Any]) -> Cal
 @contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
     """Show a bar while the block runs, in a notebook or on the standard error where that is a terminal.
-
-    Parameters
-    ----------
-    what : str
-        What is being done: "fitting".
 
     Yields
     ------
@@ -108,9 +93,26 @@ def progress_bar(what: str) -> Iterator[Progress]:
     if not console.is_jupyter and not (console.is_terminal and sys.stderr.isatty()):
         yield _untold
         return
-    from clipretrieval._util.progress_bar import open_bar
+    from rich import progress as rich_progress
+    from rich.text import Text
 
-    with open_bar(console, what) as advance:
+    class Rate(rich_progress.ProgressColumn):
+        def render(self, task: rich_progress.Task) -> Text:
+            return Text(f"{task.speed:.0f} images/s" if task.speed else "")
+
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        Rate(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
         yield advance
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["RangeWatch", "warn_of_range", "warn_of_rounding", "watched_already"]
+__all__ = ["RangeWatch", "warn_of_range", "warn_of_rounding", "without_range_warnings"]
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -22,7 +22,7 @@ EXACT = 2**24
 COMPARED = 4096
 """Rows that are compared together."""
 STEP, LEAST_STEP = 2.0**-23, 2.0**-149
-"""Between neighbouring values of float32: relative to them, and at least."""
+"""Between neighboring values of float32: relative to them, and at least."""
 SHARE_OF_SPREAD = 2.0**-20
 """What part of a column's spread float32 tells apart, unless the column lies far from 0."""
 NOISE = 2.0**-40
@@ -43,7 +43,7 @@ _watched: ContextVar[bool] = ContextVar("watched", default=False)
 
 
 def warn_of_rounding(given: Any, rows: FloatArray, what: str = "vectors") -> bool:
-    """Warn where float32 loses more than the last digits of a value.
+    """Warn where float32 loses more than the last digits of a value; return whether it has warned.
 
     That is where whole numbers are rounded, a vector's values vanish, or different rows become equal because
     of an offset: the columns' distance from 0 takes the digits that tell the rows apart.
@@ -56,11 +56,6 @@ def warn_of_rounding(given: Any, rows: FloatArray, what: str = "vectors") -> boo
         What became of it.
     what : str
         What the warning calls them.
-
-    Returns
-    -------
-    bool
-        Whether it has warned.
 
     Warns
     -----
@@ -78,7 +73,7 @@ def warn_of_rounding(given: Any, rows: FloatArray, what: str = "vectors") -> boo
         return False
     for start in range(0, len(rows), COMPARED):
         part, kept = wide[start : start + COMPARED], rows[start : start + COMPARED]
-        lost = _lost(part, kept) if kind != "O" else _lost_objects(part, kept)
+        lost = _lost_values(part, kept) if kind != "O" else _lost_objects(part, kept)
         if lost.any():
             row, column = np.argwhere(lost)[0]
             value = part[row, column]
@@ -173,7 +168,7 @@ def warn_of_range(rows: FloatArray, norms: DoubleArray, metric: Metric, *, store
 
 
 @contextmanager
-def watched_already() -> Iterator[None]:
+def without_range_warnings() -> Iterator[None]:
     """Keep a store from warning of what a classifier has looked at before."""
     token = _watched.set(True)
     try:
@@ -182,7 +177,7 @@ def watched_already() -> Iterator[None]:
         _watched.reset(token)
 
 
-def _lost(wide: npt.NDArray[Any], rows: FloatArray) -> npt.NDArray[np.bool_]:
+def _lost_values(wide: npt.NDArray[Any], rows: FloatArray) -> npt.NDArray[np.bool_]:
     """Return where whole numbers are not exact, and where a row of other values than zero becomes zero."""
     lost: npt.NDArray[np.bool_]
     if wide.dtype.kind in "iu":

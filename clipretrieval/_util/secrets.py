@@ -1,10 +1,10 @@
-"""Secrets in options, addresses and messages: recognised, and hidden from whatever is printed or saved."""
+"""Secrets in options, addresses and messages: recognized, and hidden from whatever is printed or saved."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 __all__ = ["MASK", "MaskedDict", "is_secret", "masked", "masked_text", "masked_urls", "without_secrets"]
@@ -78,69 +78,49 @@ def masked_text(text: str) -> str:
     return "".join(shown) + text[place:]
 
 
-def masked(value: Any, *, _depth: int = 0) -> Any:
+def masked(value: Any) -> Any:
     """Return a value to be printed: the same, at any depth, with ``***`` for every secret.
 
-    Parameters
-    ----------
-    value : object
-        Mappings come back as dicts; texts have the passwords of their URLs masked; what is neither, nor a
-        list or a tuple, comes back as it is.
+    Mappings come back as dicts; texts have the passwords of their URLs masked; what is neither, nor a
+    list or a tuple, comes back as it is.
     """
+    return _hide(value, masked_text, MASK)
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a value to be saved: options without the secret ones, URLs without theirs; see `masked`."""
+    return _hide(value, _without_url_secrets, None)
+
+
+def _hide(value: Any, hide_in_text: Callable[[str], str], stand_in: str | None, depth: int = 0) -> Any:
+    """Return a value with something in the place of its secrets; without a stand-in, options are left out."""
     if isinstance(value, str):
-        return masked_text(value)
-    if isinstance(value, Mapping | list | tuple) and _depth >= _DEEPEST:
-        return MASK
+        return hide_in_text(value)
+    if not isinstance(value, Mapping | list | tuple):
+        return value
+    if depth >= _DEEPEST:
+        return stand_in
     if isinstance(value, Mapping):
         return {
-            name: MASK if is_secret(name, each) else masked(each, _depth=_depth + 1)
+            name: stand_in if is_secret(name, each) else _hide(each, hide_in_text, stand_in, depth + 1)
             for name, each in value.items()
+            if stand_in is not None or not is_secret(name, each)
         }
-    if _is_secret_pair(value):
-        return type(value)((value[0], MASK))
-    if isinstance(value, list):
-        return [masked(each, _depth=_depth + 1) for each in value]
-    if isinstance(value, tuple):
-        return tuple(masked(each, _depth=_depth + 1) for each in value)
-    return value
+    if type(value) in (list, tuple) and len(value) == 2 and is_secret(*value):  # as headers are often listed
+        parts = [value[0], stand_in]
+    else:
+        parts = [_hide(each, hide_in_text, stand_in, depth + 1) for each in value]
+    return parts if isinstance(value, list) else tuple(parts)
 
 
-def without_secrets(value: Any, *, _depth: int = 0) -> Any:
-    """Return a value to be saved: options without the secret ones, URLs without theirs.
-
-    Parameters
-    ----------
-    value : object
-        As for `masked`.
-    """
-    if isinstance(value, str):
-        return _QUERY.sub(
-            lambda found: "" if is_secret(found["name"]) else found[0], _replace_user_info(value, "")
-        )
-    if isinstance(value, Mapping | list | tuple) and _depth >= _DEEPEST:
-        return None
-    if isinstance(value, Mapping):
-        return {
-            name: without_secrets(each, _depth=_depth + 1)
-            for name, each in value.items()
-            if not is_secret(name, each)
-        }
-    if _is_secret_pair(value):
-        return type(value)((value[0], None))
-    if isinstance(value, list):
-        return [without_secrets(each, _depth=_depth + 1) for each in value]
-    if isinstance(value, tuple):
-        return tuple(without_secrets(each, _depth=_depth + 1) for each in value)
-    return value
+def _without_url_secrets(text: str) -> str:
+    return _QUERY.sub(
+        lambda found: "" if is_secret(found["name"]) else found[0], _replace_user_info(text, "")
+    )
 
 
 def _replace_user_info(text: str, by: str) -> str:
     return _BEFORE_AT.sub(lambda found: _USER_INFO.sub(by, found[0]), text)
-
-
-def _is_secret_pair(value: Any) -> bool:
-    """Tell whether a value is a name and its secret, as headers are often listed."""
-    return type(value) in (list, tuple) and len(value) == 2 and is_secret(*value)
 
 
 class MaskedDict(dict[str, Any]):

@@ -1,12 +1,13 @@
-"""Text that others wrote (names of classes and files, messages), fit to be shown on a terminal."""
+"""JSON, and texts from outside (labels, paths, messages) made fit to be shown on a terminal."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
-__all__ = ["json_line", "printable", "readable", "shortened"]
+__all__ = ["json_line", "parse_json", "printable", "readable", "shortened"]
 
 # What a terminal obeys (C0, DEL, C1), what turns or hides the letters beside it (bidirectional controls, zero
 # widths, tags), what ends a line elsewhere, and surrogates, which no stream can encode.
@@ -45,5 +46,41 @@ def json_line(content: Any) -> str:
     return _UNFIT.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(content, ensure_ascii=False))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON text holds, which is finite.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, nested too deeply, has a field twice, or holds a number that is not finite or too
+        long.
+    """
+    try:
+        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a field is there twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite_number
+)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-__all__ = ["MEASURABLE", "Progress", "Timing"]
+__all__ = ["MEASURABLE", "Timing"]
 
 MEASURABLE = 0.005
 """Seconds below which a part counts as having taken no time: reports show hundredths."""
-
-Progress: TypeAlias = Callable[[int, int | None], None]
-"""Called with the number of images done and, where it is known, their total."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from clipretrieval import RetrievalClassifier
     from clipretrieval.cli.options import TableOptions
-    from clipretrieval.images.stream import ImageFolder
+    from clipretrieval.images.folders import ImageFolder
 
 __all__ = [
     *("check_classes", "check_one_of", "checked_outputs", "fitted_labels", "is_given", "labelled_images"),
@@ -95,9 +95,9 @@ def _is_part(target: Path, given: Path) -> bool:
         return True
     if not target.is_relative_to(given):
         return False
-    from clipretrieval.images.decoding import picture_extensions
+    from clipretrieval.images.formats import image_extensions
 
-    return (given / "classifier.json").exists() or target.name.lower().endswith(picture_extensions())
+    return (given / "classifier.json").exists() or target.name.lower().endswith(image_extensions())
 
 
 def _checked_output(path: Path, option: str) -> Path:
@@ -129,9 +129,9 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
     InvalidInputError
         If there are none, they have no labels, or `limit`, which `option` gave, is less than 1.
     """
-    from clipretrieval._util.csv_files import is_csv_path
     from clipretrieval.errors import InvalidInputError
-    from clipretrieval.images.stream import scan_folder
+    from clipretrieval.images.csv_files import is_csv_path
+    from clipretrieval.images.folders import scan_folder
 
     if limit is not None and limit < 1:
         raise InvalidInputError(f"{option} must be at least 1; got {limit}")
@@ -154,7 +154,8 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
 
 def _listed_in_table(path: Path, tables: TableOptions) -> ImageFolder:
     from clipretrieval.errors import InvalidInputError
-    from clipretrieval.images.stream import ImageFolder, read_table
+    from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.images.tables import read_table
 
     try:
         table = read_table(
@@ -179,7 +180,7 @@ def _in_options(message: str) -> str:
 
 def _limited(folder: ImageFolder, limit: int | None) -> ImageFolder:
     """Keep so many images, going round the classes."""
-    from clipretrieval.images.stream import ImageFolder
+    from clipretrieval.images.folders import ImageFolder
 
     if limit is None:
         return folder

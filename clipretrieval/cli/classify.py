@@ -82,13 +82,13 @@ def classify(
 
 def _paths(images: list[str], empty: list[str]) -> Iterator[Path]:
     """Yield the pictures that arguments stand for, as they are needed; `empty` receives what has none."""
-    from clipretrieval.images.folders import is_folder, list_pictures
+    from clipretrieval.images.folders import is_folder, list_images
 
     for given in images:
         if given == "-":
             found = _paths_of_input()
         elif is_folder(given):
-            found = iter(list_pictures(given))
+            found = iter(list_images(given))
         else:
             found = iter((Path(given),))
         first = next(found, None)

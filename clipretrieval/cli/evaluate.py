@@ -34,7 +34,8 @@ from clipretrieval.cli.output import say
 if TYPE_CHECKING:
     from clipretrieval import RetrievalClassifier
     from clipretrieval.evaluation.sweep import SweepResult
-    from clipretrieval.images.stream import ImageFolder, SkippedImage
+    from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.images.stream import SkippedImage
 
 __all__ = ["evaluate", "sweep"]
 

@@ -24,9 +24,10 @@ from clipretrieval.cli.output import say, tell
 
 if TYPE_CHECKING:
     from clipretrieval import FitReport, RetrievalClassifier
-    from clipretrieval._util.timing import Progress
+    from clipretrieval._util.progress import Progress
     from clipretrieval.cli.settings import Settings
-    from clipretrieval.images.stream import ImageFolder, SkippedImage
+    from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.images.stream import SkippedImage
 
 __all__ = ["SKIPPED", "forget", "index", "load_for_images", "make_classifier", "tell_fitted", "tell_skipped"]
 

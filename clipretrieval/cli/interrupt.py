@@ -35,7 +35,7 @@ class interruptible:  # noqa: N801  used as a function, without contextlib's imp
     """Import what takes long, and then have Ctrl-C raise KeyboardInterrupt in the block."""
 
     def __enter__(self) -> None:
-        for module in ("classifier", "encoding.staged"):
+        for module in ("classifier", "encoding.staged_encoder"):
             importlib.import_module(f"clipretrieval.{module}")
         self._taken_over = signal.getsignal(signal.SIGINT) is _leave
         if self._taken_over:

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from clipretrieval._util.reading import IrregularFileError, read_file
+from clipretrieval._util.files import IrregularFileError, read_file
+from clipretrieval._util.progress import Progress
 from clipretrieval._util.secrets import masked_text
-from clipretrieval._util.timing import Progress
 from clipretrieval.cli.options import MACHINE, EncoderOptions, SpaceOptions, StoreOptions, VoteOptions
 from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
 

@@ -12,13 +12,13 @@ from clipretrieval.comparison.indexes import StageIndex
 from clipretrieval.comparison.plan import Plan
 from clipretrieval.comparison.report import ZERO_SHOT
 from clipretrieval.comparison.spool import Spool
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import stopped_at
+from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.evaluation.measurement import Measurement
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.retriever import QUERY_VECTORS
 from clipretrieval.types import FloatArray, Neighbors
 from clipretrieval.zeroshot import STAGE, ZeroShotAnswers, ZeroShotClassifier
 
@@ -83,7 +83,7 @@ def _sides_of(
         vectors = batch.vectors[stage_index.stage]
         near = index.look_up(vectors, max(counts))
         index.check_manifest()
-        batch = replace(batch, vectors={QUERY_VECTORS: vectors})
+        batch = replace(batch, vectors={VECTORS: vectors})
         for count, measurement in zip(counts, measurements, strict=True):
             measurement.add(batch, _first(near, count))
     sides = []

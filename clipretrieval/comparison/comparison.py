@@ -8,8 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from clipretrieval._util.checks import check_bool
-from clipretrieval._util.progress import check_progress, told
-from clipretrieval._util.timing import Progress
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval.comparison import speed as _speed
 from clipretrieval.comparison.answers import Side, answer
 from clipretrieval.comparison.indexes import StoreMakers, fill_indexes, needs, open_indexes
@@ -17,12 +16,18 @@ from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, ope
 from clipretrieval.comparison.plan import Plan, check_plan
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, ComparisonRow
 from clipretrieval.comparison.spool import Spool
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.significance import mcnemar_exact
 from clipretrieval.heads.votes import Weighting
-from clipretrieval.images.sources import check_class_names, class_names, has_named_labels
-from clipretrieval.images.stream import SkippedImage, check_on_error, count_hint, iter_raw
+from clipretrieval.images.sources import (
+    check_class_names,
+    class_names,
+    count_hint,
+    has_named_labels,
+    iter_raw,
+)
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.unusable import usable_batches
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.zeroshot import STAGE, TEXT_NEEDS, ZeroShotClassifier
@@ -114,7 +119,7 @@ def compare(
     baseline = open_baseline(zero_shot, encoder, learnt, asked)
     seconds: dict[str, float] = {}
     indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume, named)
-    with told(progress, "encoding") as shown, indexed as indexes:
+    with open_progress(progress, "encoding") as shown, indexed as indexes:
         fit_timing, skipped = fill_indexes(
             encoder, indexes, train, train_labels, on_error=on_error, progress=shown
         )

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from clipretrieval._util.checks import check_strings
-from clipretrieval._util.timing import Progress, Timing
-from clipretrieval.encoding.staged import StagedEncoder
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval._util.progress import Progress
+from clipretrieval._util.timing import Timing
+from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.exclusive import sole_writer
-from clipretrieval.retrieval.index_writer import IndexWriter, open_writer
-from clipretrieval.retrieval.inputs import FitSource
+from clipretrieval.retrieval.fill import fill, known_to_all
+from clipretrieval.retrieval.index_writer import Existing, IndexWriter, open_writer
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.manifest import plain_fingerprint
+from clipretrieval.retrieval.manifest import Origin, plain_fingerprint
 from clipretrieval.retrieval.parameters import check_store
 from clipretrieval.retrieval.unusable import direction_needed, usable_batches
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.registry import create_store
-from clipretrieval.types import FloatArray, Metric
+from clipretrieval.types import Metric
 
 __all__ = ["NO_IMAGES", "StageIndex", "StoreMakers", "fill_indexes", "needs", "open_indexes", "store_makers"]
 
 StoreMakers: TypeAlias = Mapping[str, Callable[[str], VectorStore]]
 
 NO_IMAGES = "there are no images to learn from; pass at least one that can be used"
-_PAUSE = 15.0
-"""Seconds between two flushes, at least, …"""
-_SHARE = 20
-"""… and so many times what the last one took."""
 
 
 @dataclass(eq=False)
@@ -105,7 +99,7 @@ def open_indexes(
 ) -> Iterator[list[StageIndex]]:
     """Open an index for each stage and store, and close them all behind the block.
 
-    `named` is that of `FitSource`.
+    `named` is that of `open_writer`.
     """
     indexes: list[StageIndex] = []
     with ExitStack() as opened:
@@ -121,8 +115,8 @@ def open_indexes(
                         f"the store {name!r} has the metric {str(store.metric)!r}; pass metric= to compare"
                     )
                 opened.enter_context(sole_writer(store))
-                source = FitSource(lambda known: iter(()), fingerprint, metric, False, None, named=named)
-                writer = open_writer(store, source, "resume" if resume else "refuse")
+                existing: Existing = "resume" if resume else "refuse"
+                writer = open_writer(store, Origin(fingerprint, metric), existing, vectors=stage, named=named)
                 indexes.append(StageIndex(stage, name, view, store, writer))
         yield indexes
 
@@ -134,7 +128,7 @@ def fill_indexes(
     labels: Any,
     *,
     on_error: str,
-    progress: Progress | None,
+    progress: Progress,
 ) -> tuple[Timing, list[SkippedImage]]:
     """Encode labelled pictures once, and put each stage's vectors into its indexes.
 
@@ -153,9 +147,8 @@ def fill_indexes(
         If there are no pictures, labels are missing or of several types, or an index holds vectors of other
         pictures than these.
     """
-    timing, skipped, done = Timing(), list[SkippedImage](), 0
+    timing, skipped = Timing(), list[SkippedImage]()
     writers = [index.writer for index in indexes]
-    total = count_hint(images)
     batches = usable_batches(
         encoder.stream(
             images,
@@ -163,40 +156,31 @@ def fill_indexes(
             stages=tuple(dict.fromkeys(index.stage for index in indexes)),
             on_error=on_error,
             skipped=skipped,
-            known=None if any(writer.fresh for writer in writers) else _known_to_all(writers),
+            known=known_to_all(writers),
         ),
         needs(indexes),
         encoder=type(encoder).__name__,
         on_error=on_error,
         skipped=skipped,
     )
-    flushed, took = time.monotonic(), 0.0
-    try:
-        for batch in batches:
-            for part, seconds in batch.seconds.items():
-                timing.add(part, seconds, len(batch))
-            came = len(batch) + len(batch.known)
-            with timing.measure("store", len(batch)):
-                for index in indexes if came else ():
-                    index.writer.put(batch, batch.vectors.get(index.stage, _no_vectors(index)))
-            done += came
-            if progress is not None:
-                progress(done + len(skipped), total)
-            if time.monotonic() - flushed >= max(_PAUSE, _SHARE * took):
-                took = _flush(indexes, timing)
-                flushed = time.monotonic()
-        if not done:
-            raise InvalidInputError(NO_IMAGES)
-        for index in indexes:
-            _settle(index)
-    finally:
-        _flush(indexes, timing)
+    fill(
+        writers,
+        batches,
+        total=count_hint(images),
+        skipped=skipped,
+        timing=timing,
+        progress=progress,
+    )
+    if not writers[0].count:
+        raise InvalidInputError(NO_IMAGES)
+    for index in indexes:
+        _settle(index)
     return timing, skipped
 
 
 def needs(indexes: list[StageIndex]) -> dict[str, str]:
     """Return what needs vectors with a direction, by their stage, as `usable_batches` takes it."""
-    found = {index.stage: direction_needed(index.writer.source.metric) for index in indexes}
+    found = {index.stage: direction_needed(index.writer.origin.metric) for index in indexes}
     return {stage: f"{need} at the stage {stage!r}" for stage, need in found.items() if need}
 
 
@@ -217,20 +201,5 @@ def _settle(index: StageIndex) -> None:
             "begun, and their vectors would still answer. Begin anew with an empty store, or with another "
             "folder for the results"
         )
-    writer.write_manifest(remove=writer.listed - writer.classes)  # those whose pictures were relabelled
-
-
-def _known_to_all(writers: list[IndexWriter]) -> Callable[[list[str]], set[str]]:
-    return lambda ids: set.intersection(*(writer.known(ids) for writer in writers))
-
-
-def _no_vectors(index: StageIndex) -> FloatArray:
-    return np.empty((0, index.encoder.dim), dtype=np.float32)
-
-
-def _flush(indexes: list[StageIndex], timing: Timing) -> float:
-    started = time.monotonic()
-    with timing.measure("flush", 0):
-        for index in indexes:
-            index.store.flush()
-    return time.monotonic() - started
+    writer.write_manifest(remove=writer.listed - writer.classes)  # those whose images were relabelled
+    index.store.flush()

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipretrieval._util.checks import check_int, check_sequence, check_strings
 from clipretrieval.comparison.indexes import StoreMakers, store_makers
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import find_stage
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.votes import Weighting, check_weighting, weighting_name

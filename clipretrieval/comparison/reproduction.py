@@ -10,10 +10,9 @@ from typing import Any
 
 from clipretrieval._util.checks import check_mapping, check_path, check_text
 from clipretrieval._util.checks import shown as quoted
-from clipretrieval._util.progress import check_progress, told
+from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.secrets import MaskedDict
-from clipretrieval._util.timing import Progress
 from clipretrieval.comparison.comparison import compare
 from clipretrieval.comparison.report import ComparisonReport
 from clipretrieval.comparison.reproduction_report import (
@@ -26,10 +25,10 @@ from clipretrieval.comparison.reproduction_report import (
     what_differs,
 )
 from clipretrieval.comparison.results_folder import INDEXES, ResultsFolder
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.writing import written
-from clipretrieval.images.stream import ImageFolder
+from clipretrieval.images.folders import ImageFolder
 from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import json_text
@@ -171,7 +170,7 @@ def reproduce(
     _check_classes(train, test)
     results.check()
 
-    with told(progress, "encoding") as shown:
+    with open_progress(progress, "encoding") as shown:
 
         def tell(done: int, total: int | None) -> None:
             results.claim()  # something is stored now

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from clipretrieval.comparison import views as _comparison_views
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import is_published
-from clipretrieval.encoding.weights.sources import HF_HUB
+from clipretrieval.encoding.weights.model_source import HF_HUB
 from clipretrieval.evaluation.markdown import markdown_table
-from clipretrieval.images.stream import ImageFolder
+from clipretrieval.images.folders import ImageFolder
 
 if TYPE_CHECKING:
     from clipretrieval.comparison.reproduction import Reproduction

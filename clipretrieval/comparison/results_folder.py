@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._util.files import write_text
-from clipretrieval._util.reading import read_file
+from clipretrieval._util.files import read_file, write_text
 from clipretrieval._util.secrets import without_secrets
 from clipretrieval.errors import InvalidInputError
 

@@ -13,9 +13,9 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipretrieval._util.repr import short_repr
-from clipretrieval.encoding.staged import StagedEncoder
-from clipretrieval.encoding.weights.sources import load_visual
-from clipretrieval.images.stream import RawImage, decode
+from clipretrieval.encoding.staged_encoder import StagedEncoder
+from clipretrieval.encoding.weights.model_source import load_visual
+from clipretrieval.images.decoding import RawImage, decode
 from clipretrieval.types import FloatArray
 
 __all__ = ["OPEN_CLIP_BATCH", "Answerer", "Sample", "Speed", "measure_speed", "open_clip_answerer"]

@@ -19,11 +19,11 @@ from clipretrieval.comparison.views import as_html
 from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
 from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
 from clipretrieval.demo.pictures import write_folders
-from clipretrieval.encoding.staged import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.writing import written
-from clipretrieval.images.stream import ImageFolder, scan_folder
+from clipretrieval.images.folders import ImageFolder, scan_folder
 
 __all__ = ["DemoResult", "OnlineStep", "run_demo"]
 

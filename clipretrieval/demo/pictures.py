@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from clipretrieval._util.checks import check_choice, check_int, check_path, check_strings
-from clipretrieval._util.reading import parse_json, read_file
+from clipretrieval._util.files import read_file
+from clipretrieval._util.text import parse_json
 from clipretrieval._version import __version__
 from clipretrieval.demo.drawing import check_side, render
 from clipretrieval.demo.kinds import KINDS

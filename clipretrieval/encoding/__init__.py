@@ -1,4 +1,4 @@
-"""Pictures to vectors: CLIP's ResNet image encoder, stopped where it is told to."""
+"""Images to vectors: CLIP's ResNet image encoder, stopped where it is told to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clipretrieval._util.lazy import attach
 if TYPE_CHECKING:
     from clipretrieval.encoding.base import EncodedBatch, Encoder, StreamingEncoder
     from clipretrieval.encoding.fingerprint import differences
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.encoding.stages import Architecture, Stage, stage_table
 
 __all__ = [
@@ -28,7 +28,7 @@ _lazy_getattr, _lazy_dir = attach(
     {
         "base": ["EncodedBatch", "Encoder", "StreamingEncoder"],
         "fingerprint": ["differences"],
-        "staged": ["StagedEncoder"],
+        "staged_encoder": ["StagedEncoder"],
         "stages": ["Architecture", "Stage", "stage_table"],
     },
 )

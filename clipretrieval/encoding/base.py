@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from clipretrieval._util.repr import short_repr
 from clipretrieval.types import FloatArray
 
-__all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"]
+__all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder", "join_batches"]
 
 KnownIds: TypeAlias = Callable[[list[str]], Collection[str]]
-"""Called with content ids, from any thread: those of them whose pictures need no encoding."""
+"""Called with content ids, from any thread: those of them whose images need no encoding."""
 
 
 class Encoder(Protocol):
-    """Turns pictures into vectors.
+    """Turns images into vectors.
 
-    Anything with these three members serves as ``RetrievalClassifier(encoder=…)``; pictures reach
+    Anything with these three members serves as ``RetrievalClassifier(encoder=…)``; images reach
     `encode` as a list of RGB `PIL.Image.Image`.
     """
 
@@ -36,13 +38,13 @@ class Encoder(Protocol):
         ...
 
     def encode(self, images: Any) -> FloatArray:
-        """Return one vector a picture: float32, shape (n, dim)."""
+        """Return one vector per image: float32, shape (n, dim)."""
         ...
 
 
 @dataclass(frozen=True)
 class KnownImage:
-    """A picture that was decoded, found to be known, and not encoded.
+    """An image that was decoded, found to be known, and not encoded.
 
     Attributes
     ----------
@@ -64,14 +66,14 @@ class KnownImage:
 
 @dataclass(frozen=True, eq=False)
 class EncodedBatch:
-    """Some pictures' vectors, with what is known of each picture.
+    """Some images' vectors, with what is known of each image.
 
     Attributes
     ----------
     ids : list of str, length n
         Content ids (see `clipretrieval.images`).
     vectors : dict of str to ndarray of float32, shape (n, dim of the stage)
-        One array a stage that was asked for.
+        One array for each stage that was asked for.
     labels : list, length n
         None where the source gave no label.
     sources : list of (str or None), length n
@@ -79,9 +81,9 @@ class EncodedBatch:
     indices : list of int, length n
         Places in the source, counted from 0, skipped ones included.
     seconds : dict
-        Time spent on this batch: ``"decode"`` (waiting for pictures) and ``"encode"``.
+        Time spent on this batch: ``"decode"`` (waiting for images) and ``"encode"``.
     known : list of KnownImage
-        Pictures of the same part of the source that needed no encoding; not counted in the length.
+        Images of the same part of the source that needed no encoding; not counted in the length.
     """
 
     ids: list[str]
@@ -99,8 +101,24 @@ class EncodedBatch:
         return short_repr(self, n=len(self.ids), vectors=sorted(self.vectors), known=len(self.known))
 
 
+def join_batches(batches: Sequence[EncodedBatch]) -> EncodedBatch:
+    """Make one batch of several, with their vectors and the sums of their seconds."""
+    filled = [batch for batch in batches if batch.ids]
+    stages = filled[0].vectors if filled else ()
+    parts = {part: None for batch in batches for part in batch.seconds}  # in their order
+    return EncodedBatch(
+        ids=[name for batch in batches for name in batch.ids],
+        vectors={stage: np.concatenate([batch.vectors[stage] for batch in filled]) for stage in stages},
+        labels=[label for batch in batches for label in batch.labels],
+        sources=[source for batch in batches for source in batch.sources],
+        indices=[index for batch in batches for index in batch.indices],
+        seconds={part: sum(batch.seconds.get(part, 0.0) for batch in batches) for part in parts},
+        known=[image for batch in batches for image in batch.known],
+    )
+
+
 class StreamingEncoder(Encoder, Protocol):
-    """Optional: an encoder that reads its own pictures, ahead of the computation."""
+    """Optional: an encoder that reads its own images, ahead of the computation."""
 
     @property
     def stage(self) -> str:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
-    from clipretrieval.encoding.stages import Stage
-
-__all__ = ["differences", "hash_tensors", "tensors_used"]
+__all__ = ["differences", "hash_tensors"]
 
 
 def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Hash named tensors by value, whatever device or precision holds them.
 
-    Parameters
-    ----------
-    tensors : iterable of (name, tensor)
-        The order does not matter.
-
     Returns
     -------
     str
-        ``"sha256:"`` and 64 hexadecimal digits over the names, the shapes and the float32 values.
+        ``"sha256:"`` and 64 hexadecimal digits over names, shapes and float32 values, in the names' order.
     """
     import torch
 
@@ -36,33 +28,6 @@ def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         digest.update(f"{name}:{tuple(values.shape)};".encode())
         digest.update(values.numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
-
-
-def tensors_used(
-    visual: nn.Module, stage: Stage, stages: Mapping[str, Stage]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the named tensors that run up to a stage; counters of training steps do not.
-
-    Parameters
-    ----------
-    visual : open_clip.modified_resnet.ModifiedResNet
-    stage : Stage
-    stages : mapping of str to Stage
-        The model's whole table.
-    """
-    unit_depth = {name: found.depth for name, found in stages.items() if "." in name}
-    for name, tensor in visual.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        block = ".".join(name.split(".")[:2])
-        if name == "attnpool.positional_embedding":
-            used = stage.reduction in ("tokens", "none")
-        elif name.startswith("attnpool."):
-            used = stage.reduction == "none"
-        else:
-            used = unit_depth.get(block, 1) <= stage.depth
-        if used:
-            yield name, tensor
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -76,7 +41,7 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str
     Returns
     -------
     list of str
-        One ``"stage: stored 'mid', given 'late'"`` a difference; empty for equal fingerprints.
+        One ``"stage: stored 'mid', given 'late'"`` for each difference; empty for equal fingerprints.
     """
     found: list[str] = []
     for key in sorted({*stored, *given}):

@@ -1,6 +1,6 @@
-"""Decode ahead of the encoder, keep the order, hold only a few pictures at a time.
+"""Decode ahead of the encoder, keep the order, hold only a few images at a time.
 
-Pictures travel in *chunks* of the plan's inner batch. On a CPU the same worker decodes a chunk and encodes
+Images travel in *chunks* of the plan's inner batch. On a CPU the same worker decodes a chunk and encodes
 it, one worker a core: nobody waits for anybody, and decoding costs what it costs and no more. On a GPU
 workers only decode, and the caller's thread feeds the device.
 """
@@ -9,49 +9,43 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage
+from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage, join_batches
 from clipretrieval.encoding.engine.engine import Engine
-from clipretrieval.encoding.engine.plan import InferencePlan
-from clipretrieval.encoding.preprocess import Picture, Preparation, Squares
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.preparation import Preparation, RgbImage, Squares
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
 from clipretrieval.errors import ImageDecodeError
-from clipretrieval.images.decoding import MAX_PIXELS, decode_pixels
+from clipretrieval.images.decoding import MAX_PIXELS, RawImage, decode, decode_pixels
 from clipretrieval.images.rgb import pixel_size
-from clipretrieval.images.stream import RawImage, SkippedImage, decode
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
 
 __all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
 
 _MOST_DECODERS = 16
-"""Threads that decode for a GPU: each holds a batch of pictures ready."""
+"""Threads that decode for a GPU: each holds a batch of images ready."""
 _MOST_PIXELS = 2**24
-"""Once pictures of so many pixels are decoded they are cut and given up; a pixel takes four bytes."""
+"""Once images of so many pixels are decoded they are cut and given up; a pixel takes four bytes."""
 
 
 @dataclass
 class Chunk:
-    """A few pictures on their way: what is known of them, their squares, then their vectors."""
+    """A few images on their way: what is known of them, and their squares until they are encoded."""
 
-    ids: list[str] = field(default_factory=list)
-    labels: list[Any] = field(default_factory=list)
-    sources: list[str | None] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)
+    batch: EncodedBatch = field(default_factory=lambda: EncodedBatch([], {}, [], [], []))
     skipped: list[SkippedImage] = field(default_factory=list)
-    known: list[KnownImage] = field(default_factory=list)
     squares: Squares = field(default_factory=dict)
-    vectors: dict[str, FloatArray] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.ids) + len(self.known)
+        return len(self.batch) + len(self.batch.known)
 
 
 def encode_source(
@@ -69,33 +63,26 @@ def encode_source(
     ahead: int | None = None,
     max_pixels: int | None = MAX_PIXELS,
 ) -> Iterator[EncodedBatch]:
-    """Encode a source of pictures in order.
+    """Encode a source of images in order.
 
     Parameters
     ----------
     raws : iterator of RawImage
         Read no further ahead than a few chunks.
-    stages : list of Stage
-    preparation : Preparation
     engine : Engine or None
         None where only the ``pixel`` stage is wanted.
-    plan : InferencePlan
     batch_size : int
-        Pictures that a batch has at least, the last one aside.
+        Images that a batch has at least, the last one aside.
     on_error, skipped
         See `clipretrieval.images.iter_images`.
     identify : bool
         Whether content ids are wanted; hashing pixels takes a few per cent of the encoder's own time.
     known : callable, optional
-        Tells which pictures are only decoded.
+        Tells which images are only decoded.
     ahead : int, optional
-        The most pictures that are encoded, or being encoded, before they are asked for.
+        The most images that are encoded, or being encoded, before they are asked for.
     max_pixels : int or None
         See `clipretrieval.images.decode`.
-
-    Yields
-    ------
-    EncodedBatch
     """
     caller = threading.get_ident()
     workers = plan.streams if plan.device == "cpu" else min(usable_cores(), _MOST_DECODERS)
@@ -105,7 +92,7 @@ def encode_source(
         chunk = work()
         # Workers run side by side: a share each, so that the parts add up to what the clock shows.
         share = 1 if threading.get_ident() == caller else workers
-        chunk.seconds[part] = (time.perf_counter() - started) / share
+        chunk.batch.seconds[part] = (time.perf_counter() - started) / share
         return chunk
 
     def prepare(part: list[RawImage]) -> Chunk:
@@ -132,49 +119,50 @@ def encode_source(
         )
     else:
         done = map(encode, side_by_side(prepare, chunks, workers, None, most=most))
-    yield from _gather(done, batch_size, skipped)
+    yield from _in_batches(done, batch_size, skipped)
 
 
 def prepare_chunk(
     raws: list[RawImage],
-    stages: Iterable[Stage],
+    stages: Sequence[Stage],
     preparation: Preparation,
     on_error: str,
     identify: bool = True,
     known: KnownIds | None = None,
     max_pixels: int | None = MAX_PIXELS,
 ) -> Chunk:
-    """Decode a chunk and cut its squares; pictures that cannot be decoded are skipped or raised.
+    """Decode a chunk and cut its squares; images that cannot be decoded are skipped or raised.
 
-    Pictures that are `known` are decoded, for their ids, and not cut. Of large pictures only a few are in
+    Images that are `known` are decoded, for their ids, and not cut. Of large images only a few are in
     memory at once.
     """
     pixel = any(stage.depth == 0 for stage in stages)
     clip = any(stage.depth > 0 for stage in stages)
     chunk = Chunk()
+    batch = chunk.batch
     parts: list[Squares] = []
-    waiting: list[tuple[RawImage, Picture, str]] = []
+    waiting: list[tuple[RawImage, RgbImage, str]] = []
 
     def cut() -> None:
         have = set(known([name for _, _, name in waiting])) if known is not None and waiting else set()
-        pictures: list[Picture] = []
-        for raw, picture, name in waiting:
+        images: list[RgbImage] = []
+        for raw, image, name in waiting:
             if name in have:
-                chunk.known.append(KnownImage(name, raw.label, raw.source, raw.index))
+                batch.known.append(KnownImage(name, raw.label, raw.source, raw.index))
                 continue
-            pictures.append(picture)
-            chunk.ids.append(name)
-            chunk.labels.append(raw.label)
-            chunk.sources.append(raw.source)
-            chunk.indices.append(raw.index)
-        if pictures:
-            parts.append(preparation.batch(pictures, pixel=pixel, clip=clip))
+            images.append(image)
+            batch.ids.append(name)
+            batch.labels.append(raw.label)
+            batch.sources.append(raw.source)
+            batch.indices.append(raw.index)
+        if images:
+            parts.append(preparation.batch(images, pixel=pixel, clip=clip))
         waiting.clear()
 
     held = 0
     for raw in raws:
         try:
-            waiting.append((raw, *_decoded(raw, preparation, identify, max_pixels)))
+            waiting.append((raw, *_decode_checked(raw, preparation, identify, max_pixels)))
         except ImageDecodeError as error:
             if on_error == "raise":
                 raise
@@ -191,10 +179,10 @@ def prepare_chunk(
     return chunk
 
 
-def _decoded(
+def _decode_checked(
     raw: RawImage, preparation: Preparation, identify: bool, max_pixels: int | None
-) -> tuple[Picture, str]:
-    found: tuple[Picture, str] | None = decode_pixels(raw, identify=identify, max_pixels=max_pixels)
+) -> tuple[RgbImage, str]:
+    found: tuple[RgbImage, str] | None = decode_pixels(raw, identify=identify, max_pixels=max_pixels)
     if found is None:
         whole = decode(raw, max_pixels=max_pixels)
         found = (whole.image, whole.id)
@@ -204,47 +192,35 @@ def _decoded(
 
 def _encode_chunk(chunk: Chunk, stages: list[Stage], engine: Engine | None) -> Chunk:
     if "pixel" in chunk.squares:
-        chunk.vectors["pixel"] = flatten_pixels(chunk.squares["pixel"])
+        chunk.batch.vectors["pixel"] = flatten_pixels(chunk.squares["pixel"])
     if engine is not None and "clip" in chunk.squares:
         deep = [stage for stage in stages if stage.depth > 0]
-        chunk.vectors |= engine.run(torch.from_numpy(chunk.squares["clip"]), deep)
+        chunk.batch.vectors.update(engine.run(torch.from_numpy(chunk.squares["clip"]), deep))
     chunk.squares = {}
     return chunk
 
 
-def _gather(
+def _in_batches(
     chunks: Iterator[Chunk], batch_size: int, skipped: list[SkippedImage] | None
 ) -> Iterator[EncodedBatch]:
-    waiting: list[Chunk] = []
+    waiting: list[EncodedBatch] = []
+    held = 0
     try:
         for chunk in chunks:
             if skipped is not None:
                 skipped.extend(chunk.skipped)
-            waiting.append(chunk)
-            if sum(map(len, waiting)) >= batch_size:
-                yield _join(waiting)
-                waiting = []
+            waiting.append(chunk.batch)
+            held += len(chunk)
+            if held >= batch_size:
+                yield join_batches(waiting)
+                waiting, held = [], 0
     except Exception:
         # What came before a failure is good, and may be worth keeping.
-        if any(map(len, waiting)):
-            yield _join(waiting)
+        if held:
+            yield join_batches(waiting)
         raise
-    if any(map(len, waiting)):
-        yield _join(waiting)
-
-
-def _join(parts: list[Chunk]) -> EncodedBatch:
-    filled = [part for part in parts if part.ids]
-    names = filled[0].vectors if filled else ()
-    return EncodedBatch(
-        ids=[item for part in filled for item in part.ids],
-        vectors={name: np.concatenate([part.vectors[name] for part in filled]) for name in names},
-        labels=[item for part in filled for item in part.labels],
-        sources=[item for part in filled for item in part.sources],
-        indices=[item for part in filled for item in part.indices],
-        seconds={name: sum(part.seconds.get(name, 0.0) for part in parts) for name in ("decode", "encode")},
-        known=[item for part in parts for item in part.known],
-    )
+    if held:
+        yield join_batches(waiting)
 
 
 def flatten_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> FloatArray:

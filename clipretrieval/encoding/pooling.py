@@ -41,7 +41,7 @@ def reduce(x: torch.Tensor, stage: Stage, pooling: str, positions: torch.Tensor)
 
     - ``"mean"``: over height and width, or over all tokens with the mean token (the study's).
     - ``"max"``: the largest of each channel, over the same.
-    - ``"gem"``: the generalised mean (mean of x³)^(1/3) with x floored at 1e-6 (Radenović, Tolias and
+    - ``"gem"``: the generalized mean (mean of x³)^(1/3) with x floored at 1e-6 (Radenović, Tolias and
       Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018).
     - ``"tokens"``: the mean without the mean token; over a grid, the same as ``"mean"``.
     - ``"grid"``: the means of a 2×2 grid, channel by channel, without the mean token.

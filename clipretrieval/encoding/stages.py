@@ -13,10 +13,13 @@ from typing import Any, Literal, TypeAlias
 from clipretrieval._util.checks import shown
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "stage_table"]
+__all__ = ["LARGEST_SIDE", "PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "stage_table"]
 
 PIXEL_SIZE = 32
-"""Side of the square picture that the ``pixel`` stage flattens, in pixels."""
+"""Side of the square image that the ``pixel`` stage flattens, in pixels."""
+
+LARGEST_SIDE = 4096
+"""Of the images that an encoder takes, in pixels: beyond it, a single one's activations take gigabytes."""
 
 STUDY_STAGES = ("pixel", "mid", "late", "final")
 """The stopping points of the published study, with the whole encoder last."""
@@ -39,7 +42,7 @@ class Architecture:
     heads : int
         Heads of the attention pool.
     image_size : int
-        Side of the square picture that the positional embedding was made for, in pixels.
+        Side of the square image that the positional embedding was made for, in pixels.
     """
 
     layers: tuple[int, int, int, int]
@@ -92,12 +95,12 @@ class Stage:
     depth : int
         How many units run: 0 is none, 1 the stem alone.
     reduction : {"flatten", "spatial", "tokens", "none"}
-        What turns the last output into a vector: the flattened picture; a pooling over height and
+        What turns the last output into a vector: the flattened image; a pooling over height and
         width; a pooling over the attention pool's input tokens; nothing.
     dim : int
         Dimension of the vector under mean pooling.
     stride : int
-        Side in pixels of the picture's square behind one feature; 0 where there is no grid any more.
+        Side in pixels of the image's square behind one feature; 0 where there is no grid any more.
     """
 
     name: str

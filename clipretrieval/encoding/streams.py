@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -12,18 +13,20 @@ import numpy as np
 
 from clipretrieval._util.foreign import as_array
 from clipretrieval._util.rounding import warn_of_rounding
-from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage
+from clipretrieval._util.timing import Timing
+from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage, join_batches
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
-from clipretrieval.images.decoding import MAX_PIXELS
-from clipretrieval.images.stream import DecodedImage, SkippedImage, iter_images
+from clipretrieval.images.decoding import MAX_PIXELS, DecodedImage
+from clipretrieval.images.stream import SkippedImage, iter_images
 from clipretrieval.types import FloatArray
 
-__all__ = ["image_batches", "vector_batches"]
+__all__ = ["VECTORS", "gather", "image_batches", "vector_batches"]
 
-_KEY = "vectors"
+VECTORS = "vectors"
+"""Under which name a batch of one kind of vectors holds them."""
 _BATCH = 64
 _MOST_PIXELS = 2**26
-"""Of the pictures of a batch, at four bytes each; one picture may go beyond it."""
+"""Of the images of a batch, at four bytes each; one image may go beyond it."""
 _ROWS = 4096
 
 
@@ -36,28 +39,27 @@ def image_batches(
     skipped: list[SkippedImage] | None = None,
     known: KnownIds | None = None,
     ahead: int | None = None,
-) -> Iterator[tuple[EncodedBatch, FloatArray]]:
-    """Encode a source of pictures with any encoder.
+) -> Iterator[EncodedBatch]:
+    """Encode a source of images with any encoder.
 
     Parameters
     ----------
     encoder : Encoder
-        One with a ``stream`` method reads its own pictures; any other gets lists of RGB pictures, of as
+        One with a ``stream`` method reads its own images; any other gets lists of RGB images, of as
         many pixels as its attribute ``max_pixels`` allows, if it has one.
     images, labels
         Whatever `clipretrieval.images.iter_images` takes.
-    on_error : {"raise", "skip"}
-    skipped : list, optional
+    on_error, skipped
+        As for `iter_images`.
     known : callable, optional
-        Tells which pictures need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
+        Tells which images need no encoding. An encoder whose ``stream`` takes no `known` encodes all.
     ahead : int, optional
-        The most pictures that are encoded before they are asked for, if the encoder's ``stream`` takes it.
+        The most images that are encoded before they are asked for, if the encoder's ``stream`` takes it.
 
     Yields
     ------
-    batch : EncodedBatch
-    vectors : ndarray of float32, shape (n, dim)
-        As the encoder made them: they may not be finite.
+    EncodedBatch
+        With the vectors, under the name `VECTORS`, as the encoder made them: they may not be finite.
     """
     check = _VectorCheck(encoder)
     stream = getattr(encoder, "stream", None)
@@ -66,7 +68,7 @@ def image_batches(
         asked = {name: value for name, value in wanted.items() if name in signature(stream).parameters}
         for batch in stream(images, labels, on_error=on_error, skipped=skipped, **asked):
             given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
-            yield batch, check(given, batch)
+            yield replace(batch, vectors={VECTORS: check(given, batch)})
         return
     bound = getattr(encoder, "max_pixels", MAX_PIXELS)
     source = iter_images(images, labels, on_error=on_error, skipped=skipped, max_pixels=bound)
@@ -80,7 +82,7 @@ def image_batches(
         given = encoder.encode([item.image for item in new]) if new else _none_of(encoder)
         batch = EncodedBatch(
             ids=[item.id for item in new],
-            vectors={_KEY: given},
+            vectors={},
             labels=[item.label for item in new],
             sources=[item.source for item in new],
             indices=[item.index for item in new],
@@ -90,7 +92,7 @@ def image_batches(
             ],
         )
         if items:
-            yield batch, check(given, batch)
+            yield replace(batch, vectors={VECTORS: check(given, batch)})
         if failure is not None:
             raise failure
         if ended:
@@ -98,7 +100,7 @@ def image_batches(
 
 
 def _take(source: Iterator[DecodedImage], most: int) -> tuple[list[DecodedImage], Exception | None, bool]:
-    """Read some pictures, fewer of large ones; tell what the reading failed with, and whether it ended."""
+    """Read some images, fewer of large ones; tell what the reading failed with, and whether it ended."""
     items: list[DecodedImage] = []
     pixels = 0
     try:
@@ -116,25 +118,51 @@ def _none_of(encoder: Encoder) -> FloatArray:
     return np.empty((0, encoder.dim), dtype=np.float32)
 
 
-def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[tuple[EncodedBatch, FloatArray]]:
-    """Cut vectors that need no encoding into batches; a row's id is a hash of its bytes.
-
-    Parameters
-    ----------
-    vectors : ndarray of float32, shape (n, dim)
-    labels : ndarray, shape (n,), optional
-    """
+def vector_batches(vectors: FloatArray, labels: Any = None) -> Iterator[EncodedBatch]:
+    """Cut vectors that need no encoding into batches; a vector's id is a hash of its bytes."""
     for start in range(0, len(vectors), _ROWS):
         rows = np.ascontiguousarray(vectors[start : start + _ROWS])
         given = [None] * len(rows) if labels is None else list(labels[start : start + _ROWS])
-        batch = EncodedBatch(
+        yield EncodedBatch(
             ids=[hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in rows],
-            vectors={_KEY: rows},
+            vectors={VECTORS: rows},
             labels=given,
             sources=[None] * len(rows),
             indices=list(range(start, start + len(rows))),
         )
-        yield batch, rows
+
+
+def gather(
+    batches: Iterable[EncodedBatch],
+    size: int,
+    timing: Timing,
+    tell: Callable[[int], None] | None = None,
+    keep: Callable[[], bool] = lambda: True,
+) -> Iterator[EncodedBatch]:
+    """Join small batches until `size` images are together; count the time they took to come, and `tell`.
+
+    What came before a failure or Ctrl-C is still yielded, if `keep` says so.
+    """
+    waiting: list[EncodedBatch] = []
+    held = 0
+    try:
+        for batch in batches:
+            for part, seconds in batch.seconds.items():
+                timing.add(part, seconds, len(batch))
+            waiting.append(batch)
+            came = len(batch) + len(batch.known)
+            held += came
+            if tell is not None:
+                tell(came)
+            if held >= size:
+                yield replace(join_batches(waiting), seconds={})  # these are counted
+                waiting, held = [], 0
+    except (Exception, KeyboardInterrupt):
+        if waiting and keep():
+            yield replace(join_batches(waiting), seconds={})  # these are counted
+        raise
+    if waiting:
+        yield replace(join_batches(waiting), seconds={})  # these are counted
 
 
 class _VectorCheck:

@@ -9,13 +9,14 @@ from torch import nn
 
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.engine import Engine
-from clipretrieval.encoding.engine.plan import InferencePlan
-from clipretrieval.encoding.fingerprint import hash_tensors, tensors_used
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.engine.units import tensors_used
+from clipretrieval.encoding.fingerprint import hash_tensors
 from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
-from clipretrieval.encoding.preprocess import PIXEL_GEOMETRY, Preparation
+from clipretrieval.encoding.preparation import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stages import Stage
-from clipretrieval.encoding.text import TextEncoder
-from clipretrieval.encoding.weights.sources import ModelSource, load_visual
+from clipretrieval.encoding.text_encoder import TextEncoder
+from clipretrieval.encoding.weights.model_source import ModelSource, load_visual
 from clipretrieval.encoding.workers import torch_alone
 
 __all__ = ["Tower"]
@@ -26,17 +27,11 @@ class Tower:
 
     Parameters
     ----------
-    source : ModelSource
-    seed : int
-    plan : InferencePlan
     preparation : Preparation
-        Whose ``mean`` and ``std`` normalise the pictures.
-    pooling : str
-    image_size : int
+        Whose ``mean`` and ``std`` normalize the images.
 
     Attributes
     ----------
-    source : ModelSource
     text : TextEncoder
         The text tower that belongs to the image encoder.
     """

@@ -66,12 +66,8 @@ def side_by_side(
 
     Parameters
     ----------
-    work : callable
-    items : iterator
-    workers : int
     threads : int, optional
         Of torch, for each worker.
-    inline : bool
     most : int, optional
         Items that are taken before the first result is asked for, if fewer than `workers` and the spare ones.
     """

@@ -11,24 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.progress import teller
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter
+from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.validation import check_untuned
 from clipretrieval.heads.votes import weighting_name
 from clipretrieval.heads.voting import Voting
-from clipretrieval.images.sources import check_class_names, class_names
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import check_class_names, class_names, count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.classes import Ballot
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import manifest_classes, view_manifest
 from clipretrieval.retrieval.reports import FitReport
-from clipretrieval.retrieval.retriever import QUERY_VECTORS, Retriever
+from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.types import AnyArray, FloatArray, Label, Neighbors
 
 __all__ = ["Measurement", "check_kind", "check_truth", "evaluate", "measure"]
@@ -114,7 +115,7 @@ class Measurement:
         codes, (share, margin) = votes.answers, votes.share_and_margin
         if self._worst is not None:
             wrong = ballot.numbers(truth) != codes
-            vectors = batch.vectors[QUERY_VECTORS]
+            vectors = batch.vectors[VECTORS]
             self._worst.add(len(self._truth), wrong, share, margin, near, batch.sources, vectors)
         if index.encoder is not None:
             own = near.ids == np.array(batch.ids, dtype=object)[:, None]
@@ -220,7 +221,7 @@ def measure(
     index = retriever.index
     check_truth(index, X, y)
     X = labelled_source(X, y) if index.encoder is not None else X
-    tell = teller(progress, count_hint(X) if index.encoder is not None else None, skipped)
+    tell = image_counter(progress, count_hint(X) if index.encoder is not None else None, skipped)
     ballot = index.ballot()
     measurement = Measurement(index, head, ballot, tuned=tuned, mistakes=mistakes)
     for batch, near in retriever.search(
@@ -264,7 +265,7 @@ def _plan(encoder: Any) -> dict[str, Any] | None:
         or "clipretrieval.encoding.engine.plan" not in sys.modules
     ):
         return None
-    from clipretrieval.encoding.engine.plan import InferencePlan
+    from clipretrieval.encoding.engine.inference_plan import InferencePlan
 
     plan = getattr(encoder, "plan", None)
     return plan.to_dict() if isinstance(plan, InferencePlan) else None

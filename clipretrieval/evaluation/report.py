@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._util.frames import data_frame
+from clipretrieval._util.foreign import data_frame
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.timing import Timing
 from clipretrieval.errors import InvalidInputError

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from clipretrieval._util.checks import check_bool, check_sequence
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.progress import teller
+from clipretrieval._util.progress import Progress, image_counter
 from clipretrieval._util.repr import short_repr
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.timing import Timing
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.measurement import check_kind, check_truth
 from clipretrieval.evaluation.metrics import wilson_interval
@@ -22,7 +22,8 @@ from clipretrieval.evaluation.validation import Validation, count_known
 from clipretrieval.heads.tally import Candidates
 from clipretrieval.heads.votes import Weighting, vote_weights, weighting_name
 from clipretrieval.heads.voting import Voting
-from clipretrieval.images.stream import SkippedImage, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.classes import Ballot
 from clipretrieval.retrieval.retriever import Retriever
@@ -146,7 +147,7 @@ def sweep(
     settings = _settings(index.metric, k, weights, temperature)
     part = Validation(validation, seed, tuned)
     timing, skipped = Timing(), list[SkippedImage]()
-    tell = teller(progress, count_hint(X) if index.encoder is not None else None, skipped)
+    tell = image_counter(progress, count_hint(X) if index.encoder is not None else None, skipped)
     ballot = index.ballot()
     spelling = Spelling(index.classes.labels.tolist())
     right = np.zeros(len(settings), dtype=np.int64)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from clipretrieval._util.checks import check_int, check_number
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.types import FloatArray, Neighbors
+from clipretrieval.retrieval.unusable import taken
+from clipretrieval.types import Neighbors
 
 __all__ = ["Validation", "check_untuned", "count_known"]
 
@@ -50,10 +52,10 @@ class Validation:
 
     def pick(
         self,
-        batches: Iterator[tuple[EncodedBatch, FloatArray]],
+        batches: Iterator[EncodedBatch],
         timing: Timing,
         tell: Callable[[int], None],
-    ) -> Iterator[tuple[EncodedBatch, FloatArray]]:
+    ) -> Iterator[EncodedBatch]:
         """Yield the images of the part; count times, and `tell` the number of images, of all that come.
 
         Raises
@@ -62,7 +64,7 @@ class Validation:
             At the end, if images came and none is in the part.
         """
         total = 0
-        for batch, vectors in batches:
+        for batch in batches:
             total += len(batch)
             for part, seconds in batch.seconds.items():
                 timing.add(part, seconds, len(batch))
@@ -76,7 +78,7 @@ class Validation:
                 if place not in chosen and image not in self.before
             ]
             if places:
-                yield _taken(batch, places), vectors[places]
+                yield replace(taken(batch, places), seconds={})
         if total and not self.ids:
             raise InvalidInputError(
                 f"none of the {total} images fell into the validation part, validation={self.fraction}; pass "
@@ -126,16 +128,6 @@ def count_known(ids: Sequence[str], near: Neighbors) -> int:
     rows = near.ids.tolist()
     return sum(
         any(found.partition("-")[0] == own for found in row) for own, row in zip(ids, rows, strict=True)
-    )
-
-
-def _taken(batch: EncodedBatch, places: list[int]) -> EncodedBatch:
-    return EncodedBatch(
-        ids=[batch.ids[place] for place in places],
-        vectors={},
-        labels=[batch.labels[place] for place in places],
-        sources=[batch.sources[place] for place in places],
-        indices=[batch.indices[place] for place in places],
     )
 
 

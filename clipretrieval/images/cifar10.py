@@ -1,11 +1,10 @@
-"""CIFAR-10 as folders of pictures, fetched by torchvision."""
+"""CIFAR-10 as folders of images, fetched by torchvision."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from clipretrieval.errors import InvalidInputError
 
@@ -23,7 +22,7 @@ def cifar10_folder(root: str | Path) -> Path:
     Returns
     -------
     Path
-        ``root/cifar10``, with ``{train,test}/{class}/{index}.png``, where the index is the picture's place in
+        ``root/cifar10``, with ``{train,test}/{class}/{index}.png``, where the index is the image's place in
         the original order.
 
     Raises
@@ -34,11 +33,19 @@ def cifar10_folder(root: str | Path) -> Path:
     folder = Path(root) / "cifar10"
     if folder.is_dir():
         return folder
+    from torchvision.datasets import CIFAR10
+
     unfinished = folder.with_name(".cifar10.tmp")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         for split in ("train", "test"):
-            _write(_fetch(Path(root), train=split == "train"), unfinished / split)
+            dataset = CIFAR10(str(root), train=split == "train", download=True)
+            for name in dataset.classes:
+                (unfinished / split / name).mkdir(parents=True)
+            for place in range(len(dataset)):
+                image, label = dataset[place]
+                image.save(unfinished / split / dataset.classes[label] / f"{place:05}.png")
         os.replace(unfinished, folder)
     except (OSError, RuntimeError) as error:
         # torchvision raises RuntimeError for a damaged archive, urllib subclasses of OSError.
@@ -47,19 +54,3 @@ def cifar10_folder(root: str | Path) -> Path:
             "train/ and test/ with a sub-folder for each class"
         ) from error
     return folder
-
-
-def _fetch(root: Path, *, train: bool) -> Any:
-    from torchvision.datasets import CIFAR10
-
-    root.mkdir(parents=True, exist_ok=True)
-    return CIFAR10(str(root), train=train, download=True)
-
-
-def _write(pictures: Any, folder: Path) -> None:
-    """Write a dataset of (picture, class number) into class folders."""
-    for name in pictures.classes:
-        (folder / name).mkdir(parents=True)
-    for place in range(len(pictures)):
-        picture, label = pictures[place]
-        picture.save(folder / pictures.classes[label] / f"{place:05}.png")

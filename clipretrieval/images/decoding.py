@@ -1,4 +1,4 @@
-"""One picture, read and decoded: RGB pixels, a content id, and an error that names it."""
+"""One image, read and decoded: RGB pixels, a content id, and an error that names it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from clipretrieval._util.checks import check_int
-from clipretrieval._util.open_files import is_limit
-from clipretrieval._util.reading import read_file
+from clipretrieval._util.files import read_file, too_many_open
 from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import ImageDecodeError, InvalidInputError, StoreUnavailableError
-from clipretrieval.images.encoded import check_pixels, formats, open_encoded
-from clipretrieval.images.foreign_formats import foreign_format
+from clipretrieval.images.encoded import check_pixels, open_encoded
+from clipretrieval.images.formats import foreign_format, image_extensions
 from clipretrieval.images.rgb import (
-    check_picture,
+    check_image,
     flat_rgb,
-    is_picture_like,
+    is_image_like,
     pixel_size,
     rgb_from_memory,
     rgb_pixels,
@@ -39,7 +38,6 @@ __all__ = [
     "content_id",
     "decode",
     "decode_pixels",
-    "picture_extensions",
 ]
 
 MAX_PIXELS = 75_000_000
@@ -50,14 +48,14 @@ _HASHED = 2**20
 
 @dataclass(frozen=True, eq=False)
 class RawImage:
-    """One picture as its source gave it, not yet read or decoded.
+    """One image as its source gave it, not yet read or decoded.
 
     Attributes
     ----------
     index : int
         Place in the source, counted from 0.
     payload : str, path, bytes, PIL image, ndarray or tensor
-        A reference, not a copy: a source that reuses one buffer for every picture must copy it.
+        A reference, not a copy: a source that reuses one buffer for every image must copy it.
     label : object or None
         A plain int or str where the source gave a NumPy scalar or a tensor.
     source : str or None
@@ -76,7 +74,7 @@ class RawImage:
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """One picture, decoded.
+    """One image, decoded.
 
     Attributes
     ----------
@@ -99,18 +97,12 @@ class DecodedImage:
 
 
 def check_max_pixels(value: Any) -> int | None:
-    """Return a bound on the pixels of an image, None for no bound.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is no whole number of at least 1.
-    """
+    """Return a bound on the pixels of an image, at least 1; None is no bound."""
     return None if value is None else check_int(value, "max_pixels")
 
 
 def decode(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImage:
-    """Read and decode one picture; safe to call from several threads.
+    """Read and decode one image; safe to call from several threads.
 
     A file is read once: its bytes are hashed and decoded from memory.
 
@@ -126,25 +118,25 @@ def decode(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImag
     Raises
     ------
     ImageDecodeError
-        If the picture cannot be read or decoded, ends too early, or has too many pixels. The message names
-        the file, or the picture's number where there is none, and gives the reason.
+        If the image cannot be read or decoded, ends too early, or has too many pixels. The message names
+        the file, or the image's number where there is none, and gives the reason.
     InvalidInputError
-        If the payload is no kind of picture.
+        If the payload is no kind of image.
     """
-    _require_picture_like(raw)
+    _require_image_like(raw)
     encoded: bytes | None = None
     try:
         encoded = _encoded_bytes(raw.payload)
         if encoded is None:
             image = _rgb_from_memory(raw.payload, max_pixels)
-            picture_id = _image_id(image)
+            image_id = _image_id(image)
         else:
             image = _decode_bytes(encoded, max_pixels)
-            picture_id = _bytes_id(encoded)
+            image_id = _bytes_id(encoded)
     # Damaged files make Pillow's plugins raise nearly anything: struct.error, SyntaxError, KeyError…
     except Exception as error:
         raise _refusal("decode", raw, error, encoded) from error
-    return DecodedImage(raw.index, image, picture_id, raw.label, raw.source)
+    return DecodedImage(raw.index, image, image_id, raw.label, raw.source)
 
 
 def decode_pixels(
@@ -152,7 +144,7 @@ def decode_pixels(
 ) -> tuple[npt.NDArray[np.uint8], str] | None:
     """Return the pixels and the content id of an array or tensor that is RGB as it stands.
 
-    None for any other picture, which `decode` takes. Spares those in memory the way through Pillow.
+    None for any other image, which `decode` takes. Spares those in memory the way through Pillow.
 
     Parameters
     ----------
@@ -160,18 +152,13 @@ def decode_pixels(
     identify : bool
         Without it the id is left empty, which spares the hashing.
     max_pixels : int or None
-        As for `decode`.
+        As for `decode`, and so are the errors.
 
     Returns
     -------
     pixels : ndarray of uint8, shape (height, width, 3)
         May share memory with the payload.
-    picture_id : str
-
-    Raises
-    ------
-    ImageDecodeError
-        As `decode` does.
+    image_id : str
     """
     try:
         pixels = rgb_pixels(raw.payload)
@@ -185,7 +172,7 @@ def decode_pixels(
 
 
 def content_id(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> str:
-    """Return the id that `decode` would give a picture, without decoding files or bytes.
+    """Return the id that `decode` would give an image, without decoding files or bytes.
 
     Files and bytes are identified by their encoded bytes: copies of a file share an id, whatever
     their names, and so does a file with its bytes; the same pixels encoded anew do not. PIL images,
@@ -196,7 +183,7 @@ def content_id(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> str:
     ----------
     raw : RawImage
     max_pixels : int or None
-        As for `decode`, of pictures in memory; files and bytes are not looked into.
+        As for `decode`, of images in memory; files and bytes are not looked into.
 
     Returns
     -------
@@ -206,11 +193,11 @@ def content_id(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> str:
     Raises
     ------
     ImageDecodeError
-        If the file cannot be read, or the picture in memory cannot be turned into RGB.
+        If the file cannot be read, or the image in memory cannot be turned into RGB.
     InvalidInputError
-        If the payload is no kind of picture.
+        If the payload is no kind of image.
     """
-    _require_picture_like(raw)
+    _require_image_like(raw)
     try:
         encoded = _encoded_bytes(raw.payload)
         if encoded is not None:
@@ -220,21 +207,14 @@ def content_id(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> str:
         raise _refusal("read", raw, error) from error
 
 
-def picture_extensions() -> tuple[str, ...]:
-    """Return the file extensions that Pillow can decode here, sorted, in lower case, with their dots."""
-    decoded = frozenset(formats())
-    known = Image.registered_extensions()
-    return tuple(sorted(extension.lower() for extension, name in known.items() if name in decoded))
-
-
-def _require_picture_like(raw: RawImage) -> None:
-    if not is_picture_like(raw.payload):
+def _require_image_like(raw: RawImage) -> None:
+    if not is_image_like(raw.payload):
         kind = type(raw.payload).__name__
         raise InvalidInputError(f"{_name(raw)} is of the type {kind}, which is no kind of picture")
 
 
 def _encoded_bytes(payload: Any) -> bytes | None:
-    """Return the encoded bytes of a path or of bytes; None for a picture that is decoded already."""
+    """Return the encoded bytes of a path or of bytes; None for an image that is decoded already."""
     if isinstance(payload, (str, os.PathLike)):
         return read_file(payload)
     if isinstance(payload, (bytes, bytearray, memoryview)):
@@ -243,7 +223,7 @@ def _encoded_bytes(payload: Any) -> bytes | None:
 
 
 def _rgb_from_memory(payload: Any, max_pixels: int | None) -> Image.Image:
-    check_picture(payload)
+    check_image(payload)
     check_pixels(pixel_size(payload), max_pixels)
     return rgb_from_memory(payload)
 
@@ -276,10 +256,10 @@ def _pixel_id(width: int, height: int, parts: Iterable[bytes | memoryview]) -> s
 def _refusal(
     verb: str, raw: RawImage, error: Exception, encoded: bytes | None = None
 ) -> ImageDecodeError | StoreUnavailableError:
-    """Return the error for a picture that could not be read or decoded, which may be no fault of its own."""
+    """Return the error for an image that could not be read or decoded, which may be no fault of its own."""
     text = f"cannot {verb} {_name(raw)}: {_reason(error, raw, encoded)}"
-    # Another picture could not be opened either: it must not be skipped.
-    return StoreUnavailableError(text) if is_limit(error) else ImageDecodeError(text)
+    # Another image could not be opened either: it must not be skipped.
+    return StoreUnavailableError(text) if too_many_open(error) else ImageDecodeError(text)
 
 
 def _name(raw: RawImage) -> str:
@@ -291,13 +271,13 @@ def _name(raw: RawImage) -> str:
 
 
 def _reason(error: Exception, raw: RawImage, encoded: bytes | None = None) -> str:
-    """Say what went wrong, without the picture's name."""
+    """Say what went wrong, without the image's name."""
     path = raw.payload if isinstance(raw.payload, (str, os.PathLike)) else None
     if isinstance(error, FileNotFoundError) and path is not None and os.path.islink(path):  # noqa: PTH114
         target = Path(os.fsdecode(path)).readlink()
         return f"it is a broken link: {str(target)!r}, where it leads, does not exist"
     if encoded is not None and not isinstance(error, InvalidInputError):
-        kind = foreign_format(encoded, raw.source or path, picture_extensions())
+        kind = foreign_format(encoded, raw.source or path, image_extensions())
         if kind is not None:
             return kind
     if isinstance(error, UnidentifiedImageError):

@@ -12,32 +12,23 @@ from typing import Any
 from PIL import Image, ImageFile
 
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.images.formats import formats
 
-__all__ = ["check_pixels", "formats", "open_encoded"]
+__all__ = ["check_pixels", "open_encoded"]
 
-# Pillow only recognises these, or hands them to another program (Ghostscript for EPS), which no file that
-# merely claims to be an image should be able to start. The last three hold an image of another format, whose
-# size shows only while it is decoded.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF", "BLP", "ICNS", "IPTC"})
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ICO = b"\0\0\1\0"
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _READ_PAST_THEIR_END = frozenset({"JPEG2000"})
 """Formats whose decoder asks for more than a whole file has."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Of PNG, by its colour type."""
+"""Of PNG, by its color type."""
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column and row of each pass of an interlaced PNG, and the steps between them."""
 _MOST_INFLATED = 1032
 """Bytes that one byte of a zlib stream can stand for at most."""
 _BLOCK = 2**20
 _CUT_OFF = "its data end before its last row: the file was cut off or is damaged; get a whole copy of it"
-
-
-def formats() -> tuple[str, ...]:
-    """Return the names of the formats that Pillow can decode here, those of registered plugins included."""
-    Image.init()
-    return tuple(name for name in Image.ID if name not in _NOT_DECODED)
 
 
 @contextmanager
@@ -76,19 +67,7 @@ def open_encoded(encoded: bytes, max_pixels: int | None) -> Iterator[Image.Image
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int | None) -> None:
-    """Refuse an image of too many pixels.
-
-    Parameters
-    ----------
-    size : (int, int)
-        Width and height.
-    max_pixels : int or None
-        The most that is accepted; None for no bound.
-
-    Raises
-    ------
-    InvalidInputError
-    """
+    """Refuse an image whose width and height make too many pixels; None is no bound."""
     width, height = size
     if max_pixels is not None and width * height > max_pixels:
         raise InvalidInputError(
@@ -127,8 +106,8 @@ def _png_is_complete(encoded: bytes, wanted: int, image: Image.Image) -> bool:
 
 def _png_bytes(encoded: bytes) -> int:
     """Return how many bytes the rows of a PNG take up before they are compressed."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", encoded, 16)
-    bits = depth * _CHANNELS.get(colour, 1)
+    width, height, depth, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", encoded, 16)
+    bits = depth * _CHANNELS.get(color, 1)
     total = 0
     for left, top, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // right), -(-(height - top) // down)

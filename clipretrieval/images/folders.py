@@ -1,4 +1,4 @@
-"""Folders of pictures, whose sub-folders name the classes."""
+"""Folders of images, whose sub-folders name the classes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from clipretrieval._util.labels import composed
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.decoding import picture_extensions
-from clipretrieval.images.foreign_formats import FOREIGN_ENDINGS
+from clipretrieval.images.formats import FOREIGN_ENDINGS, image_extensions
 
 TOOL_FOLDERS = frozenset(
     {
@@ -23,12 +22,12 @@ TOOL_FOLDERS = frozenset(
 )
 """Folders that are put beside a user's own, in lower case; hidden ones have names with a dot in front."""
 
-__all__ = ["ImageFolder", "is_folder", "list_pictures", "read_folder", "scan_folder"]
+__all__ = ["ImageFolder", "is_folder", "list_images", "read_folder", "scan_folder"]
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The pictures that a folder held when it was scanned.
+    """The images that a folder held when it was scanned.
 
     Attributes
     ----------
@@ -36,9 +35,9 @@ class ImageFolder:
     paths : tuple of pathlib.Path, length n
         Ordered by class, then by the path below the class folder.
     labels : tuple of str, length n, or None
-        Each picture's class; None if the folder has no class folders.
+        Each image's class; None if the folder has no class folders.
     classes : tuple of str
-        The names of the class folders that hold pictures, with composed letters (NFC), sorted; empty if
+        The names of the class folders that hold images, with composed letters (NFC), sorted; empty if
         there are none.
     """
 
@@ -60,14 +59,14 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
-    """List the pictures of a folder; each sub-folder that holds some is a class.
+    """List the images of a folder; each sub-folder that holds some is a class.
 
-    Pictures are told by their extensions, in any case, and looked for at any depth below a class
+    Images are told by their extensions, in any case, and looked for at any depth below a class
     folder. Hidden files and folders are passed over, and so are those that systems put there (``@eaDir``,
     ``@Recycle``, ``#recycle``, ``#snapshot``, ``$RECYCLE.BIN``, ``System Volume Information``,
     ``__MACOSX``, ``lost+found``); links are followed, and no folder is entered twice for one class. Names
     of folders that differ in their Unicode form alone are one class. A folder whose sub-folders hold no
-    pictures gives its own, without labels.
+    images gives its own, without labels.
 
     Returns
     -------
@@ -76,13 +75,13 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
     Warns
     -----
     ClipRetrievalWarning
-        If a class folder holds no picture, if pictures lie beside the class folders, or if some are of a
+        If a class folder holds no image, if images lie beside the class folders, or if some are of a
         kind that Pillow cannot read here, such as HEIC: those are left out.
 
     Raises
     ------
     InvalidInputError
-        If the folder, or one below it, cannot be listed, or if there is no picture at all.
+        If the folder, or one below it, cannot be listed, or if there is no image at all.
     """
     folder, remarks = read_folder(path)
     for remark in remarks:
@@ -93,22 +92,21 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
 def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
     """Do what `scan_folder` does, and return its warnings instead of giving them."""
     root = check_path(path, "path")
-    extensions = picture_extensions()
+    extensions = image_extensions()
     if not is_folder(root):
         raise InvalidInputError(
             f"there is no folder {str(root)!r}; pass one that holds pictures, or sub-folders of "
             "them for each class"
         )
     unreadable = tuple(ending for ending in FOREIGN_ENDINGS if ending not in extensions)
-    folders, files = _list(root, (*extensions, *unreadable))
-    by_folder = {
-        folder: sorted(_below(folder, root, (*extensions, *unreadable)), key=_parts) for folder in folders
-    }
+    listed = (*extensions, *unreadable)
+    folders, files = _list(root, listed)
+    by_folder = {folder: sorted(_below(folder, root, listed), key=_parts) for folder in folders}
     left_out = sum(_drop(found, unreadable) for found in (files, *by_folder.values()))
     # Two folders whose names differ in their Unicode form alone are one class.
     named = sorted((composed(folder.name), folder) for folder, found in by_folder.items() if found)
     if named:
-        paths = tuple(picture for _, folder in named for picture in by_folder[folder])
+        paths = tuple(image for _, folder in named for image in by_folder[folder])
         labels = tuple(name for name, folder in named for _ in by_folder[folder])
         remarks = _remarks(root, by_folder, files) + _unread(root, left_out)
         return ImageFolder(root, paths, labels, tuple(dict.fromkeys(labels))), remarks
@@ -120,16 +118,10 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
     return ImageFolder(root, tuple(sorted(files, key=_parts)), None, ()), _unread(root, left_out)
 
 
-def list_pictures(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the pictures of a folder, at any depth, in the order of their paths.
-
-    Raises
-    ------
-    InvalidInputError
-        If the folder, or one below it, cannot be listed.
-    """
+def list_images(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the images of a folder, at any depth, in the order of their paths."""
     root = Path(os.fsdecode(path))
-    return sorted(_below(root, None, picture_extensions()), key=_parts)
+    return sorted(_below(root, None, image_extensions()), key=_parts)
 
 
 def _remarks(root: Path, by_folder: dict[Path, list[Path]], beside: list[Path]) -> list[str]:
@@ -174,12 +166,12 @@ def _unread(root: Path, left_out: int) -> list[str]:
 
 
 def _below(folder: Path, root: Path | None, extensions: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the pictures at any depth, entering no folder twice, nor `root`: links may run in circles."""
-    seen = set() if root is None else {_identity(root)}
+    """Yield the images at any depth, entering no folder twice, nor `root`: links may run in circles."""
+    seen = set() if root is None else {_inode(root)}
     waiting = [folder]
     while waiting:
         current = waiting.pop()
-        identity = _identity(current)
+        identity = _inode(current)
         if identity not in seen:
             seen.add(identity)
             folders, files = _list(current, extensions)
@@ -188,9 +180,9 @@ def _below(folder: Path, root: Path | None, extensions: tuple[str, ...]) -> Iter
 
 
 def _list(folder: Path, extensions: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the pictures directly in a folder, without hidden ones and `TOOL_FOLDERS`.
+    """Return the folders and the images directly in a folder, without hidden ones and `TOOL_FOLDERS`.
 
-    Broken links count as pictures if they are named so: decoding them says what is wrong.
+    Broken links count as images if they are named so: decoding them says what is wrong.
     """
     folders, files = [], []
     try:
@@ -215,7 +207,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _inode(folder: Path) -> tuple[int, int]:
     try:
         status = folder.stat()
     except OSError as error:

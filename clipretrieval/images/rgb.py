@@ -1,4 +1,4 @@
-"""Decoded pictures of any mode, array or tensor to RGB `PIL.Image.Image`."""
+"""Decoded images of any mode, array or tensor to RGB `PIL.Image.Image`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clipretrieval._util.foreign import is_instance, is_tensor
+from clipretrieval._util.foreign import is_tensor
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.errors import InvalidInputError
 
 __all__ = [
     "CHANNELS",
-    "check_picture",
+    "check_image",
     "flat_rgb",
-    "is_instance",
-    "is_picture_like",
-    "is_tensor",
+    "is_image_like",
     "pixel_size",
     "rgb_from_memory",
     "rgb_pixels",
@@ -51,9 +49,9 @@ _LOAD_LOCKS = tuple(ForkLock() for _ in range(64))
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an upright RGB copy of an image of any mode.
 
-    The EXIF orientation is applied. Transparency is composited over white. Greys of 16 bits are scaled
+    The EXIF orientation is applied. Transparency is composited over white. Grays of 16 bits are scaled
     from [0, 65535] to [0, 255] and rounded; so is mode ``I``, which is how some 16-bit files open.
-    Mode ``F`` is taken to be in [0, 255]. Values outside those ranges are clipped. Colour profiles are
+    Mode ``F`` is taken to be in [0, 255]. Values outside those ranges are clipped. Color profiles are
     not applied.
 
     Parameters
@@ -87,9 +85,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def flat_rgb(image: Image.Image) -> Image.Image:
     """Do what `to_rgb` does to a loaded image, apart from turning it; one that is RGB shares its pixels."""
     if image.mode.startswith("I"):
-        rgb = _in_strips(image, _grey_from_integers)
+        rgb = _in_strips(image, _gray_from_integers)
     elif image.mode == "F":
-        rgb = _in_strips(image, _grey_from_floats)
+        rgb = _in_strips(image, _gray_from_floats)
     elif image.mode in _ALPHA_MODES and image.has_transparency_data:
         rgb = _in_strips(image, _over_white)
     elif image.mode == "RGB":
@@ -137,17 +135,15 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def rgb_from_memory(payload: Any) -> Image.Image:
-    """Return the RGB picture of a PIL image, a uint8 HWC or HW array, or a CHW tensor.
+    """Return the RGB image of what `check_image` lets pass: a PIL image, an array or a tensor.
 
     Raises
     ------
     InvalidInputError
-        If dtype or shape are none that `check_picture` lets pass, or a float tensor's values are not
-        finite or not in [0, 1].
+        If a float tensor's values are not finite or not in [0, 1].
     """
     if isinstance(payload, Image.Image):
         return to_rgb(payload)
-    check_picture(payload)
     pixels = payload if isinstance(payload, np.ndarray) else _hwc_from_tensor(payload)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -158,29 +154,18 @@ def rgb_pixels(payload: Any) -> npt.NDArray[np.uint8] | None:
     """Return the pixels of an array or tensor that is RGB as it stands, shape (height, width, 3).
 
     None for anything that has to go through `rgb_from_memory`. May share memory with the payload.
-
-    Raises
-    ------
-    InvalidInputError
-        As `rgb_from_memory` does.
     """
     if isinstance(payload, np.ndarray):
-        check_picture(payload)
+        check_image(payload)
         return payload if payload.ndim == 3 and payload.shape[2] == 3 else None
     if is_tensor(payload):
-        check_picture(payload)
+        check_image(payload)
         return _hwc_from_tensor(payload) if payload.shape[0] == 3 else None
     return None
 
 
-def check_picture(obj: Any) -> None:
-    """Refuse arrays and tensors that cannot be one picture, by dtype and shape alone.
-
-    Raises
-    ------
-    InvalidInputError
-        Saying which dtypes and shapes are accepted.
-    """
+def check_image(obj: Any) -> None:
+    """Refuse arrays and tensors that cannot be one image, by dtype and shape alone."""
     if isinstance(obj, np.ndarray):
         if obj.dtype != np.uint8:
             raise InvalidInputError(
@@ -213,8 +198,8 @@ def pixel_size(payload: Any) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def is_picture_like(obj: object) -> bool:
-    """Whether the type of `obj` is one that a single picture may have."""
+def is_image_like(obj: object) -> bool:
+    """Whether the type of `obj` is one that a single image may have."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
     return isinstance(obj, kinds) or is_tensor(obj)
 
@@ -236,16 +221,16 @@ def _hwc_from_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
     return np.asarray(values, dtype=np.uint8)
 
 
-def _grey_from_integers(image: Image.Image) -> Image.Image:
+def _gray_from_integers(image: Image.Image) -> Image.Image:
     wide = np.asarray(image).astype(np.int64)
-    grey = (np.clip(wide, 0, 65535) + 128) // 257  # rounds v * 255 / 65535
+    gray = (np.clip(wide, 0, 65535) + 128) // 257  # rounds v * 255 / 65535
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        grey[wide == transparent] = 255
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        gray[wide == transparent] = 255
+    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
 
 
-def _grey_from_floats(image: Image.Image) -> Image.Image:
+def _gray_from_floats(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise InvalidInputError("the picture (mode F) has values that are not finite")

@@ -1,4 +1,4 @@
-"""Everything that may hold pictures, as one stream of `RawImage`."""
+"""Everything that may hold images, as one stream of `RawImage`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipretrieval._util.csv_files import is_csv_path
 from clipretrieval._util.foreign import column_list, is_instance, is_tensor, plain_value
 from clipretrieval._util.labels import check_labelled, composed
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.decoding import RawImage, picture_extensions
+from clipretrieval.images.csv_files import is_csv_path
+from clipretrieval.images.decoding import RawImage
 from clipretrieval.images.folders import ImageFolder, is_folder, read_folder, scan_folder
-from clipretrieval.images.foreign_formats import FOREIGN_ENDINGS
-from clipretrieval.images.rgb import CHANNELS, check_picture, is_picture_like
+from clipretrieval.images.formats import FOREIGN_ENDINGS, image_extensions
+from clipretrieval.images.rgb import CHANNELS, check_image, is_image_like
 from clipretrieval.images.tables import ImageTable, column_values, is_table, read_table
 
 __all__ = [
@@ -40,23 +40,23 @@ _EXPECTED = (
 _ABSENT: Any = object()
 
 
-class _Item(NamedTuple):
-    picture: Any
+class _Sample(NamedTuple):
+    image: Any
     label: Any = _ABSENT
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where pictures come from: nothing is read from it before `items` is called."""
+    """Where images come from: nothing is read from it before `items` is called."""
 
-    items: Callable[[], Iterator[_Item]]
+    items: Callable[[], Iterator[_Sample]]
     count: int | None
 
 
 def iter_raw(images: Any, labels: Any = None) -> Iterator[RawImage]:
-    """Walk through a source of pictures without decoding any.
+    """Walk through a source of images without decoding any.
 
-    Only one picture (or one batch of a DataLoader) is held at a time. What a generator, Dataset or
+    Only one image (or one batch of a DataLoader) is held at a time. What a generator, Dataset or
     DataLoader raises comes through unchanged.
 
     Parameters
@@ -64,7 +64,7 @@ def iter_raw(images: Any, labels: Any = None) -> Iterator[RawImage]:
     images : image-like
         See `clipretrieval.images` for all that is accepted.
     labels : sequence or iterator, optional
-        One label a picture. They replace the labels of a folder; with (picture, label) pairs they are
+        One label for each image. They replace the labels of a folder; with (image, label) pairs they are
         refused.
 
     Yields
@@ -75,21 +75,21 @@ def iter_raw(images: Any, labels: Any = None) -> Iterator[RawImage]:
     ------
     InvalidInputError
         At the call, if the source or the labels are of no accepted kind, or if both lengths are known
-        and differ. Later, if an item is no picture, or if pictures or labels end before the other.
+        and differ. Later, if an item is no image, or if images or labels end before the other.
     """
     source = _open(images, labelled=labels is None)
     if labels is None:
-        return _number(source.items(), None)
+        return _raw_images(source.items(), None)
     label_count, label_iterator = open_labels(labels)
     if source.count is not None and label_count is not None and source.count != label_count:
         raise InvalidInputError(
             f"there are {source.count} pictures but {label_count} labels: pass one label for each picture"
         )
-    return _number(source.items(), label_iterator)
+    return _raw_images(source.items(), label_iterator)
 
 
 def count_hint(images: Any) -> int | None:
-    """Return the number of pictures in a source where that is known without walking through it.
+    """Return the number of images in a source where that is known without walking through it.
 
     A folder is scanned. A DataLoader is counted through its sampler.
 
@@ -101,22 +101,22 @@ def count_hint(images: Any) -> int | None:
     Raises
     ------
     InvalidInputError
-        If the source is of no accepted kind, or is a folder without pictures.
+        If the source is of no accepted kind, or is a folder without images.
     """
     return _open(images, quiet=True).count
 
 
-def _number(items: Iterator[_Item], labels: Iterator[Any] | None) -> Iterator[RawImage]:
+def _raw_images(items: Iterator[_Sample], labels: Iterator[Any] | None) -> Iterator[RawImage]:
     index = -1
-    for index, (picture, label) in enumerate(items):
-        if isinstance(picture, Mapping):
+    for index, (image, label) in enumerate(items):
+        if isinstance(image, Mapping):
             raise InvalidInputError(
-                f"item number {index} is {_kind(picture)}; pass pairs instead, such as "
+                f"item number {index} is {_kind(image)}; pass pairs instead, such as "
                 "((row['image'], row['label']) for row in rows)"
             )
-        if not is_picture_like(picture):
-            raise InvalidInputError(f"item number {index} is {_kind(picture)}; {_EXPECTED}")
-        check_picture(picture)
+        if not is_image_like(image):
+            raise InvalidInputError(f"item number {index} is {_kind(image)}; {_EXPECTED}")
+        check_image(image)
         if labels is not None:
             if label is not _ABSENT:
                 raise InvalidInputError(
@@ -126,8 +126,8 @@ def _number(items: Iterator[_Item], labels: Iterator[Any] | None) -> Iterator[Ra
             label = next(labels, _ABSENT)
             if label is _ABSENT:
                 raise InvalidInputError(f"the labels ended after {index}, but there are more pictures")
-        path = os.fsdecode(picture) if isinstance(picture, (str, os.PathLike)) else None
-        yield RawImage(index, picture, None if label is _ABSENT else plain_value(label), path)
+        path = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else None
+        yield RawImage(index, image, None if label is _ABSENT else plain_value(label), path)
     if labels is not None and next(labels, _ABSENT) is not _ABSENT:
         raise InvalidInputError(f"the pictures ended after {index + 1}, but there are more labels")
 
@@ -147,7 +147,7 @@ def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source
         return _open_array(images)
     if is_tensor(images):
         return _open_batch(images) if images.ndim == 4 else _open_all([images])
-    if is_picture_like(images) and not isinstance(images, np.ndarray):
+    if is_image_like(images) and not isinstance(images, np.ndarray):
         return _open_all([images])
     if is_instance(images, "torch.utils.data", "DataLoader"):
         return _Source(lambda: _loader_items(images), _loader_count(images))
@@ -157,7 +157,7 @@ def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source
     if hasattr(images, "__iter__"):
         return _open_all(images)
     if hasattr(images, "__getitem__") and (count := _length(images)) is not None:  # a map-style Dataset
-        return _Source(lambda: _pairs(images[place] for place in range(count)), count)
+        return _Source(lambda: map(_pair, (images[place] for place in range(count))), count)
     raise InvalidInputError(f"images is {_kind(images)}; {_EXPECTED}")
 
 
@@ -179,12 +179,7 @@ def class_names(images: Any) -> dict[int, str]:
 
 
 def check_class_names(fitted: Mapping[int, str], given: Mapping[int, str]) -> None:
-    """Refuse a dataset in which an integer is another class than in the one that was fitted.
-
-    Raises
-    ------
-    InvalidInputError
-    """
+    """Refuse a dataset in which an integer is another class than in the one that was fitted."""
     for number, name in given.items():
         if composed(fitted.get(number, name)) != composed(name):
             raise InvalidInputError(
@@ -195,21 +190,21 @@ def check_class_names(fitted: Mapping[int, str], given: Mapping[int, str]) -> No
 
 
 def means_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is, or was to be, a folder: a missing one counts unless it is named like a picture."""
+    """Whether a path is, or was to be, a folder: a missing one counts unless it is named like an image."""
     if is_folder(path):
         return True
-    named = Path(path).suffix.lower() in (*picture_extensions(), *FOREIGN_ENDINGS)
+    named = Path(path).suffix.lower() in (*image_extensions(), *FOREIGN_ENDINGS)
     return not named and not os.path.lexists(path)
 
 
 def _open_all(items: Iterable[Any]) -> _Source:
-    return _Source(lambda: _pairs(items), _length(items))
+    return _Source(lambda: map(_pair, items), _length(items))
 
 
 def _open_listed(images: Sequence[Any], labels: Sequence[Any] | None) -> _Source:
     if labels is None:
         return _open_all(images)
-    return _Source(lambda: map(_Item, images, labels), len(images))
+    return _Source(lambda: map(_Sample, images, labels), len(images))
 
 
 def _open_array(array: Any) -> _Source:
@@ -225,40 +220,36 @@ def _open_array(array: Any) -> _Source:
 
 def _open_batch(batch: Any) -> _Source:
     if len(batch):
-        check_picture(batch[0])
-    return _Source(lambda: (_Item(batch[place]) for place in range(len(batch))), len(batch))
+        check_image(batch[0])
+    return _Source(lambda: (_Sample(batch[place]) for place in range(len(batch))), len(batch))
 
 
-def _pairs(items: Iterable[Any]) -> Iterator[_Item]:
-    return map(_pair, items)
+def _pair(item: Any) -> _Sample:
+    """Take an (image, label) pair apart, and the (image,) of a TensorDataset; leave all else whole."""
+    if isinstance(item, (tuple, list)) and 1 <= len(item) <= 2 and is_image_like(item[0]):
+        return _Sample(*item)
+    return _Sample(item)
 
 
-def _pair(item: Any) -> _Item:
-    """Take a (picture, label) pair apart, and the (picture,) of a TensorDataset; leave all else whole."""
-    if isinstance(item, (tuple, list)) and 1 <= len(item) <= 2 and is_picture_like(item[0]):
-        return _Item(*item)
-    return _Item(item)
-
-
-def _loader_items(loader: Any) -> Iterator[_Item]:
+def _loader_items(loader: Any) -> Iterator[_Sample]:
     batched = loader.batch_sampler is not None
     default = getattr(sys.modules.get("torch.utils.data"), "default_collate", None)
     for batch in loader:
         yield from _unbatch(batch, batched, collated=batched and loader.collate_fn is default)
 
 
-def _unbatch(batch: Any, batched: bool, collated: bool) -> Iterator[_Item]:
+def _unbatch(batch: Any, batched: bool, collated: bool) -> Iterator[_Sample]:
     """Take apart what one step of a DataLoader gave.
 
     Parameters
     ----------
     batch : tensor, array or sequence
-        NCHW or NHWC; [NCHW, labels]; [pictures, labels]; a list of single pictures or pairs; or, unbatched,
+        NCHW or NHWC; [NCHW, labels]; [images, labels]; a list of single images or pairs; or, unbatched,
         one of these.
     batched : bool
-        Whether the loader batches; if not, a step may give a single picture.
+        Whether the loader batches; if not, a step may give a single image.
     collated : bool
-        Whether torch's own collation made the batch, which turns pairs into [pictures, labels].
+        Whether torch's own collation made the batch, which turns pairs into [images, labels].
     """
     parts = [batch] if is_tensor(batch) or isinstance(batch, np.ndarray) else batch
     if not isinstance(parts, (tuple, list)):
@@ -267,51 +258,51 @@ def _unbatch(batch: Any, batched: bool, collated: bool) -> Iterator[_Item]:
     first: Any = parts[0] if parts else None
     stacked = is_tensor(first) and (first.ndim == 4 or collated or (batched and first is batch))
     stacked |= isinstance(first, np.ndarray) and first.ndim == 4
-    listed = isinstance(first, (tuple, list)) and (collated or _are_pictures(*parts))
+    listed = isinstance(first, (tuple, list)) and (collated or _are_images(*parts))
     if (stacked or listed) and len(parts) > 2:
         raise InvalidInputError(
             f"a DataLoader's batch has {len(parts)} parts; expected images, or (images, labels): leave out "
             "the others in collate_fn"
         )
     if stacked or listed:
-        yield from _from_columns(*parts)
+        yield from _paired(*parts)
     elif batched:
-        yield from _pairs(parts)
+        yield from map(_pair, parts)
     else:
         yield _pair(parts)
 
 
-def _are_pictures(first: Sequence[Any], *rest: Any) -> bool:
-    """Whether the first part of a batch lists its pictures, and is not one of its (picture, label) pairs.
+def _are_images(first: Sequence[Any], *rest: Any) -> bool:
+    """Whether the first part of a batch lists its images, and is not one of its (image, label) pairs.
 
-    A label may be text, as a path is: here, text is a picture only if it is named like one.
+    A label may be text, as a path is: here, text is an image only if it is named like one.
     """
     labels = rest[0] if rest else None
-    labelled = not (isinstance(labels, (tuple, list)) and labels and all(map(_is_picture, labels)))
-    return labelled and all(map(_is_picture, first))
+    labelled = not (isinstance(labels, (tuple, list)) and labels and all(map(_is_image, labels)))
+    return labelled and all(map(_is_image, first))
 
 
-def _is_picture(obj: Any) -> bool:
+def _is_image(obj: Any) -> bool:
     if isinstance(obj, (str, os.PathLike)):
-        return Path(obj).suffix.lower() in picture_extensions()
+        return Path(obj).suffix.lower() in image_extensions()
     if isinstance(obj, np.ndarray) or is_tensor(obj):
         return bool(obj.ndim >= 2)
-    return is_picture_like(obj)
+    return is_image_like(obj)
 
 
-def _from_columns(pictures: Any, labels: Any = None) -> Iterator[_Item]:
-    if is_tensor(pictures) and pictures.ndim != 4:
+def _paired(images: Any, labels: Any = None) -> Iterator[_Sample]:
+    if is_tensor(images) and images.ndim != 4:
         raise InvalidInputError(
             "a DataLoader's tensors must have the shape (pictures, channels, height, width); found "
-            f"{tuple(pictures.shape)}"
+            f"{tuple(images.shape)}"
         )
     if labels is None:
-        yield from map(_Item, pictures)
+        yield from map(_Sample, images)
         return
     count, label_iterator = open_labels(labels)
-    if count != len(pictures):
-        raise InvalidInputError(f"a DataLoader's batch has {len(pictures)} pictures but {count} labels")
-    yield from map(_Item, pictures, label_iterator)
+    if count != len(images):
+        raise InvalidInputError(f"a DataLoader's batch has {len(images)} pictures but {count} labels")
+    yield from map(_Sample, images, label_iterator)
 
 
 def _loader_count(loader: Any) -> int | None:
@@ -324,13 +315,7 @@ def _loader_count(loader: Any) -> int | None:
 
 
 def open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
-    """Return how many labels there are, where that is known, and an iterator of them.
-
-    Raises
-    ------
-    InvalidInputError
-        If they are of no accepted kind, or one of a column is missing; the message names its row.
-    """
+    """Return how many labels there are, where that is known, and an iterator of them; refuse other things."""
     if is_table(labels):
         raise InvalidInputError(f"labels is {_kind(labels)}, a table; pass one column of it")
     if (column := column_list(labels, "labels")) is not None:

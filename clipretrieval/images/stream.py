@@ -1,23 +1,4 @@
-"""Anything that holds pictures, as a stream of upright RGB pictures with content ids.
-
-What is accepted as `images`, here and wherever the library takes pictures:
-
-- the path of a folder: its sub-folders are the classes, see `scan_folder`;
-- a table with a column of paths: the path of a CSV file, a pandas or polars DataFrame, a pyarrow Table or a
-  Hugging Face Dataset, see `read_table`; also a single column, as a Series or an Arrow array;
-- one picture, taken as a batch of one: the path of a file, encoded bytes, a PIL image of any mode, a
-  uint8 array of shape (height, width) or (height, width, channels), or a tensor of shape
-  (channels, height, width), uint8 or float in [0, 1]; with 1, 3 (RGB) or 4 (RGBA) channels;
-- a uint8 array of shape (n, height, width) or (n, height, width, channels), or a tensor of shape
-  (n, channels, height, width);
-- a sequence, iterator or generator of single pictures, or of pairs (picture, label);
-- a torch ``Dataset`` of either, or a ``DataLoader``, whose batches are taken apart again.
-
-Reading is in two phases: `iter_raw` walks through the source, cheaply and in order, in the thread of the
-caller; `decode` does the work and may run in other threads. `iter_images` is one after the other.
-
-torch is recognised where it is loaded already; this module never imports it.
-"""
+"""Images decoded one by one, in the order of their source."""
 
 from __future__ import annotations
 
@@ -27,36 +8,10 @@ from typing import Any
 
 from clipretrieval._util.checks import check_choice, check_list
 from clipretrieval.errors import ImageDecodeError
-from clipretrieval.images.decoding import (
-    MAX_PIXELS,
-    DecodedImage,
-    RawImage,
-    check_max_pixels,
-    content_id,
-    decode,
-)
-from clipretrieval.images.folders import ImageFolder, scan_folder
-from clipretrieval.images.rgb import to_rgb
-from clipretrieval.images.sources import count_hint, iter_raw
-from clipretrieval.images.tables import ImageTable, read_table
+from clipretrieval.images.decoding import MAX_PIXELS, DecodedImage, RawImage, check_max_pixels, decode
+from clipretrieval.images.sources import iter_raw
 
-__all__ = [
-    "DecodedImage",
-    "ImageFolder",
-    "ImageTable",
-    "RawImage",
-    "SkippedImage",
-    "check_on_error",
-    "content_id",
-    "count_hint",
-    "decode",
-    "iter_images",
-    "iter_raw",
-    "read_table",
-    "scan_folder",
-    "to_rgb",
-    "unique_ids",
-]
+__all__ = ["SkippedImage", "check_on_error", "iter_images", "unique_ids"]
 
 
 @dataclass(frozen=True)
@@ -86,19 +41,19 @@ def iter_images(
     skipped: list[SkippedImage] | None = None,
     max_pixels: int | None = MAX_PIXELS,
 ) -> Iterator[DecodedImage]:
-    """Decode a source of pictures one by one.
+    """Decode a source of images one by one.
 
     Parameters
     ----------
     images : image-like
         See `clipretrieval.images`.
     labels : sequence or iterator, optional
-        One label a picture; see `iter_raw`.
+        One label for each image; see `iter_raw`.
     on_error : {"raise", "skip"}, default "raise"
-        What to do about a picture that cannot be decoded. Errors of the source itself are raised
+        What to do about an image that cannot be decoded. Errors of the source itself are raised
         either way.
     skipped : list, optional
-        Receives a `SkippedImage` for every picture passed over.
+        Receives a `SkippedImage` for every image passed over.
     max_pixels : int or None, default 75,000,000
         The most pixels that an image may have; see `decode`. None for no bound.
 
@@ -110,29 +65,33 @@ def iter_images(
     Raises
     ------
     ImageDecodeError
-        If a picture cannot be decoded and `on_error` is ``"raise"``.
+        If an image cannot be decoded and `on_error` is ``"raise"``.
     InvalidInputError
         At the call, if `on_error` or `max_pixels` is not as it should be; and wherever `iter_raw` raises it.
     """
     check_on_error(on_error)
     check_max_pixels(max_pixels)
     check_list(skipped, "skipped")
-    # Checked here, at the call; the pictures are decoded as they are asked for.
-    attempts = (_attempt(raw, on_error, skipped, max_pixels) for raw in iter_raw(images, labels))
-    return (decoded for decoded in attempts if decoded is not None)
+    # Checked here, at the call; the images are decoded as they are asked for.
+    return _decode_each(iter_raw(images, labels), on_error, skipped, max_pixels)
 
 
-def _attempt(
-    raw: RawImage, on_error: str, skipped: list[SkippedImage] | None, max_pixels: int | None
-) -> DecodedImage | None:
-    try:
-        return decode(raw, max_pixels=max_pixels)
-    except ImageDecodeError as error:
-        if on_error == "raise":
-            raise
-        if skipped is not None:
-            skipped.append(SkippedImage(raw.index, raw.source, str(error)))
-        return None
+def _decode_each(
+    raw_images: Iterator[RawImage],
+    on_error: str,
+    skipped: list[SkippedImage] | None,
+    max_pixels: int | None,
+) -> Iterator[DecodedImage]:
+    for raw in raw_images:
+        try:
+            decoded = decode(raw, max_pixels=max_pixels)
+        except ImageDecodeError as error:
+            if on_error == "raise":
+                raise
+            if skipped is not None:
+                skipped.append(SkippedImage(raw.index, raw.source, str(error)))
+        else:
+            yield decoded
 
 
 def check_on_error(value: object) -> None:
@@ -164,7 +123,7 @@ def unique_ids(ids: list[str], seen: dict[str, int]) -> list[str]:
         another content id, since those are hexadecimal digits alone.
     """
     unique = []
-    for picture_id in ids:
-        seen[picture_id] = seen.get(picture_id, 0) + 1
-        unique.append(picture_id if seen[picture_id] == 1 else f"{picture_id}-{seen[picture_id]}")
+    for image_id in ids:
+        seen[image_id] = seen.get(image_id, 0) + 1
+        unique.append(image_id if seen[image_id] == 1 else f"{image_id}-{seen[image_id]}")
     return unique

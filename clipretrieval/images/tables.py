@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_path, shown
-from clipretrieval._util.csv_files import is_csv_path, read_csv
 from clipretrieval._util.foreign import is_instance, is_missing, series_list
 from clipretrieval._util.labels import composed
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.rgb import is_picture_like
+from clipretrieval.images.csv_files import is_csv_path, read_csv
+from clipretrieval.images.rgb import is_image_like
 
 __all__ = ["ImageTable", "column_values", "is_table", "labelled_source", "read_table", "single_column"]
 
@@ -79,14 +79,16 @@ class _Table:
         listed = ", ".join(map(repr, self.names)) or "none"
         if wanted is not None:
             places = [place for place, name in enumerate(self.names) if name == wanted]
-            places = places or [p for p, name in enumerate(self.names) if _folded(name) == _folded(wanted)]
+            places = places or [
+                p for p, name in enumerate(self.names) if _plain_name(name) == _plain_name(wanted)
+            ]
             if len(places) != 1:
                 found = f"{len(places)} columns are" if places else "no column is"
                 raise InvalidInputError(
                     f"{found} named {wanted!r} in {self.what}, as {role}= says; the columns are {listed}"
                 )
             return places[0]
-        places = [place for place, name in enumerate(self.names) if _folded(name) in known]
+        places = [place for place, name in enumerate(self.names) if _plain_name(name) in known]
         if len(places) == 1:
             return places[0]
         found = (
@@ -137,7 +139,7 @@ def read_table(
         cannot be read. A column of labels that was not asked for by name may fail to be found: then there are
         no labels, and ``unlabelled`` says why.
     """
-    found = _opened(table)
+    found = _open_table(table)
     folder = None if root is None else check_path(root, "root")
     if folder is not None and not folder.is_dir():
         raise InvalidInputError(f"root: there is no folder {str(folder)!r} for relative paths to start from")
@@ -150,11 +152,13 @@ def read_table(
     images: Sequence[Any] = (
         _LazyImages(found.values(place), folder)
         if found.lazy
-        else tuple(_picture(cell, folder, found, place, row) for row, cell in enumerate(found.values(place)))
+        else tuple(
+            _image_cell(cell, folder, found, place, row) for row, cell in enumerate(found.values(place))
+        )
     )
     columns = tuple(map(str, found.names))
     try:
-        labels = _labels(found, found.find("label", label, LABEL_NAMES), place)
+        labels = _label_cells(found, found.find("label", label, LABEL_NAMES), place)
     except InvalidInputError as error:
         if label is not None:
             raise
@@ -168,13 +172,7 @@ def is_table(value: Any) -> bool:
 
 
 def labelled_source(images: Any, labels: Any = None) -> Any:
-    """Open a table whose own labels are needed, and return any other source as it is.
-
-    Raises
-    ------
-    InvalidInputError
-        As `read_table` does, or if `labels` is None and the table has none; the message says why.
-    """
+    """Open a table whose own labels are needed, refuse one without, return any other source as it is."""
     if is_table(images):
         images = read_table(images)
     if labels is None and isinstance(images, ImageTable) and images.labels is None:
@@ -183,16 +181,10 @@ def labelled_source(images: Any, labels: Any = None) -> Any:
 
 
 def column_values(values: Any) -> list[Any] | None:
-    """Return the values of a Series or of an Arrow array; None for anything else.
-
-    Raises
-    ------
-    InvalidInputError
-        If one of them is missing.
-    """
+    """Return the values of a Series or of an Arrow array, none of them missing; None for anything else."""
     listed = series_list(values)
     for row, value in enumerate(listed or ()):
-        if _is_missing(value):
+        if _is_empty(value):
             raise InvalidInputError(
                 f"row {row} (counted from 0) of the {type(values).__name__} has no value; leave it out"
             )
@@ -200,13 +192,8 @@ def column_values(values: Any) -> list[Any] | None:
 
 
 def single_column(table: Any) -> Any:
-    """Return the values of a table's only column; None where it has several.
-
-    Parameters
-    ----------
-    table : pandas or polars DataFrame, pyarrow Table, or Hugging Face Dataset
-    """
-    found = _opened(table)
+    """Return the values of the only column of what `read_table` takes; None where it has several."""
+    found = _open_table(table)
     return list(found.values(0)) if len(found.names) == 1 else None
 
 
@@ -220,7 +207,7 @@ class _LazyImages(Sequence[Any]):
         return len(self._column)
 
     def __getitem__(self, place: Any) -> Any:
-        return _joined(self._column[place], self._root)
+        return _resolve(self._column[place], self._root)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[place] for place in range(len(self)))
@@ -246,7 +233,7 @@ class _DatasetColumn(Sequence[Any]):
         return iter(self._dataset[self._name])
 
 
-def _opened(table: Any) -> _Table:
+def _open_table(table: Any) -> _Table:
     if is_csv_path(table):
         path = check_path(table, "table")
         content = read_csv(path)
@@ -272,13 +259,13 @@ def _opened(table: Any) -> _Table:
     )
 
 
-def _picture(cell: Any, root: Path | None, table: _Table, place: int, row: int) -> Any:
+def _image_cell(cell: Any, root: Path | None, table: _Table, place: int, row: int) -> Any:
     """Return what a cell says of an image, with its path joined with the root."""
     name = table.names[place]
-    if _is_missing(cell):
+    if _is_empty(cell):
         raise InvalidInputError(f"{table.row(row)} has no image: its cell of the column {name!r} is empty")
-    found = _joined(cell, root)
-    if not is_picture_like(found):
+    found = _resolve(cell, root)
+    if not is_image_like(found):
         raise InvalidInputError(
             f"{table.row(row)} has {shown(cell)} in the column {name!r}, neither a path nor an image. "
             f"Name the right column, as in read_table(…, image='…'); the columns are "
@@ -287,8 +274,8 @@ def _picture(cell: Any, root: Path | None, table: _Table, place: int, row: int) 
     return found
 
 
-def _joined(cell: Any, root: Path | None) -> Any:
-    if isinstance(cell, Mapping) and {"bytes", "path"} & set(cell):  # how Arrow files hold pictures
+def _resolve(cell: Any, root: Path | None) -> Any:
+    if isinstance(cell, Mapping) and {"bytes", "path"} & set(cell):  # how Arrow files hold images
         content = cell.get("bytes")
         cell = cell.get("path") if content is None else content
     if root is not None and isinstance(cell, str | os.PathLike):
@@ -296,7 +283,7 @@ def _joined(cell: Any, root: Path | None) -> Any:
     return cell
 
 
-def _labels(table: _Table, place: int, images: int) -> tuple[Any, ...]:
+def _label_cells(table: _Table, place: int, images: int) -> tuple[Any, ...]:
     name = table.names[place]
     if place == images:
         raise InvalidInputError(
@@ -304,7 +291,7 @@ def _labels(table: _Table, place: int, images: int) -> tuple[Any, ...]:
         )
     values = list(table.values(place))
     for row, value in enumerate(values):
-        if _is_missing(value):
+        if _is_empty(value):
             raise InvalidInputError(
                 f"{table.row(row)} has no label: its cell of the column {name!r} is empty; give it one, or "
                 "leave the row out"
@@ -317,9 +304,9 @@ def _labels(table: _Table, place: int, images: int) -> tuple[Any, ...]:
     return tuple(texts)
 
 
-def _is_missing(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     return not value.strip() if isinstance(value, str) else is_missing(value)
 
 
-def _folded(name: Any) -> str:
+def _plain_name(name: Any) -> str:
     return str(name).strip().casefold()

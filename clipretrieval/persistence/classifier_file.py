@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_bool, check_choice, check_int, check_number, check_strings, shown
-from clipretrieval._util.files import write_text
-from clipretrieval._util.reading import IrregularFileError, parse_json, read_file
+from clipretrieval._util.files import IrregularFileError, read_file, write_text
+from clipretrieval._util.text import parse_json
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.heads.votes import WEIGHTINGS

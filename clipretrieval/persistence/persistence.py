@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_bool, check_path
-from clipretrieval._util.files import NotDurableError
-from clipretrieval._util.open_files import remedy
+from clipretrieval._util.files import NotDurableError, remedy
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
     InvalidInputError,
@@ -259,7 +258,7 @@ def _own_things(folder: Path) -> list[Path]:
 def _describe_encoder(encoder: Encoder | None) -> dict[str, Any] | None:
     if encoder is None:
         return None
-    ours = getattr(sys.modules.get("clipretrieval.encoding.staged"), "StagedEncoder", None)
+    ours = getattr(sys.modules.get("clipretrieval.encoding.staged_encoder"), "StagedEncoder", None)
     config = encoder.config() if type(encoder) is ours else None  # type: ignore[attr-defined]
     if config is not None and not isinstance(config["model"], str):
         config = None  # a model in memory: it has to be given again
@@ -277,7 +276,7 @@ def _rebuild_encoder(content: ClassifierFile, folder: Path, allow_remote: bool) 
         )
     if not allow_remote:
         check_model(config, folder)
-    from clipretrieval.encoding.staged import StagedEncoder
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
 
     try:
         return StagedEncoder.from_config(config)

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipretrieval._util.checks import check_strings, check_text
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
-from clipretrieval._util.rounding import watched_already
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
 from clipretrieval.images.sources import open_labels
 from clipretrieval.retrieval.labelled_index import LabelledIndex
@@ -81,7 +81,7 @@ def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
             chosen = records.ids[rows].tolist()
             touched.update(held[row] for row in rows)
             metadata = [records.metadata[row] for row in rows]
-            with watched_already():
+            with without_range_warnings():
                 store.upsert(chosen, records.vectors[rows], [wanted[name] for name in chosen], metadata)
         changed += len(rows)
     _update_classes(index, remove=_emptied(store, touched))
@@ -165,7 +165,7 @@ def _make_certain(store: VectorStore, records: Records) -> int:
     left = store.get(gone).ids.tolist()
     searched = 0
     if not left and store.count():
-        with watched_already():
+        with without_range_warnings():
             near = store.search(records.vectors, min(REACH, store.count()))
         left = sorted(set(near.ids[near.valid].tolist()) & set(gone))
         searched = len(gone)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-from clipretrieval._util.timing import Progress, Timing
-from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.errors import InvalidInputError, StoreError
+from clipretrieval._util.progress import Progress
+from clipretrieval._util.timing import Timing
+from clipretrieval.encoding.base import EncodedBatch, KnownIds
+from clipretrieval.encoding.streams import gather
+from clipretrieval.errors import StoreError
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.index_writer import IndexWriter
-from clipretrieval.retrieval.inputs import gather, none_left
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import FloatArray
 
-__all__ = ["closed_on_failure", "fill"]
+__all__ = ["closed_on_failure", "fill", "known_to_all"]
 
 CHUNK = 1024
 """Vectors that go into the store together."""
@@ -42,14 +43,29 @@ def closed_on_failure(store: VectorStore, unless: tuple[Any, ...]) -> Iterator[N
         raise
 
 
-def fill(writer: IndexWriter, timing: Timing, progress: Progress, flush_every: int | None) -> None:
-    """Put everything that a source yields into a store, and flush it.
+def fill(
+    writers: Sequence[IndexWriter],
+    batches: Iterable[EncodedBatch],
+    *,
+    total: int | None,
+    skipped: Sequence[SkippedImage],
+    timing: Timing,
+    progress: Progress,
+    flush_every: int | None = None,
+) -> None:
+    """Put everything that a source yields into indexes, and flush them.
 
     What was encoded before a failure is stored and flushed.
 
     Parameters
     ----------
-    writer : IndexWriter
+    writers : sequence of IndexWriter
+    batches : iterable of EncodedBatch
+        With the vectors that each writer takes.
+    total : int or None
+        Number of images, where it is known.
+    skipped : sequence of SkippedImage
+        Grows while batches come.
     timing : Timing
         Counts the seconds of ``"decode"``, ``"encode"``, ``"store"`` and ``"flush"``.
     progress : callable
@@ -59,34 +75,36 @@ def fill(writer: IndexWriter, timing: Timing, progress: Progress, flush_every: i
     Raises
     ------
     InvalidInputError
-        If the source yields nothing, or labels that are missing or of mixed types.
+        If labels are missing or of mixed types.
     """
-    source = writer.source
     size = CHUNK if flush_every is None else max(1, min(CHUNK, flush_every // 4))
-    with _Storing(writer, timing, flush_every) as storing:
+    with _Storing(writers, timing, flush_every) as storing:
 
         def tell(images: int) -> None:
             storing.expect(images)
-            progress(storing.arrived + len(source.skipped), source.total)
+            progress(storing.arrived + len(skipped), total)
 
-        progress(0, source.total)
+        def keep() -> bool:
+            """Tell whether a failure may store what came before it: it must not cost what is to go."""
+            return not any(writer.clearing for writer in writers)
+
+        progress(0, total)
         try:
-            for batch, vectors in gather(
-                source.open(None if writer.fresh else writer.known),
-                size,
-                timing,
-                tell,
-                # A failure before anything new is stored must not cost what is to be replaced.
-                keep=lambda: not writer.clearing,
-            ):
-                storing.put(batch, vectors)
+            for batch in gather(batches, size, timing, tell, keep):
+                storing.put(batch)
             storing.finish()
         except BaseException as error:
             storing.finish()
-            writer.advise(error)
+            for writer in writers:
+                writer.advise(error)
             raise
-    if not writer.count:
-        raise InvalidInputError(none_left("to fit on", source.skipped))
+
+
+def known_to_all(writers: Sequence[IndexWriter]) -> KnownIds | None:
+    """Return what tells which images need no encoding; None where all do."""
+    if any(writer.fresh for writer in writers):
+        return None
+    return lambda ids: set.intersection(*(writer.known(ids) for writer in writers))
 
 
 class _Storing:
@@ -96,8 +114,8 @@ class _Storing:
     three quarters are not flushed: the last quarter is for what is being encoded just then.
     """
 
-    def __init__(self, writer: IndexWriter, timing: Timing, interval: int | None) -> None:
-        self._writer, self._timing, self._interval = writer, timing, interval
+    def __init__(self, writers: Sequence[IndexWriter], timing: Timing, interval: int | None) -> None:
+        self._writers, self._timing, self._interval = writers, timing, interval
         self._pool = ThreadPoolExecutor(1, "clipretrieval-store")
         self._jobs: deque[Future[None]] = deque()
         self._failed = False
@@ -120,13 +138,13 @@ class _Storing:
             while self._jobs and 4 * (self.arrived - self._durable) > 3 * self._interval:
                 self._settle()
 
-    def put(self, batch: EncodedBatch, vectors: FloatArray) -> None:
+    def put(self, batch: EncodedBatch) -> None:
         """Hand a chunk over to the store; wait where it is behind, and raise what failed in it."""
         while len(self._jobs) >= WAITING:
             self._settle()
         images = len(batch) + len(batch.known)
         self._sent += images
-        self._submit(lambda: self._put(batch, vectors, images))
+        self._submit(lambda: self._put(batch, images))
         if self._is_due():
             self._ask()
 
@@ -135,10 +153,12 @@ class _Storing:
         while self._jobs:
             self._settle()
         if self._failed:
-            with suppress(Exception):  # what failed before is what the caller has to know
-                self._writer.store.flush()
+            for writer in self._writers:
+                with suppress(Exception):  # what failed before is what the caller has to know
+                    writer.store.flush()
         elif self._sent:
-            self._writer.write_manifest()
+            for writer in self._writers:
+                writer.write_manifest()
             self._ask()
             self._settle()
 
@@ -167,14 +187,16 @@ class _Storing:
     def _settle(self) -> None:
         self._jobs.popleft().result()
 
-    def _put(self, batch: EncodedBatch, vectors: FloatArray, images: int) -> None:
+    def _put(self, batch: EncodedBatch, images: int) -> None:
         with self._timing.measure("store", images):
-            self._writer.put(batch, vectors)
+            for writer in self._writers:
+                writer.put(batch)
 
     def _flush(self, upto: int) -> None:
         started = time.monotonic()
         with self._timing.measure("flush", upto - self._durable):
-            self._writer.store.flush()
+            for writer in self._writers:
+                writer.store.flush()
         self._durable = upto
         self._flushed_at = time.monotonic()
         self._flush_took = self._flushed_at - started

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.rounding import watched_already
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import (
     DimensionMismatchError,
     FingerprintMismatchError,
@@ -20,11 +21,9 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.retrieval.conflicts import GivenLabels
-from clipretrieval.retrieval.inputs import FitSource
 from clipretrieval.retrieval.manifest import (
     CLEARING,
-    check_manifest,
-    make_manifest,
+    Origin,
     manifest_classes,
     update_manifest,
 )
@@ -56,8 +55,10 @@ class IndexWriter:
     Attributes
     ----------
     store : VectorStore
-    source : FitSource
-        Where the batches come from.
+    origin : Origin
+        Of the vectors that it puts there.
+    vectors : str
+        The name of these in a batch.
     fresh : bool
         Whether the store holds nothing of the same encoder, so that nothing needs looking up.
     kind : str or None
@@ -81,7 +82,8 @@ class IndexWriter:
     """
 
     store: VectorStore
-    source: FitSource
+    origin: Origin
+    vectors: str
     fresh: bool
     kind: str | None = None
     classes: set[Label] = field(default_factory=set)
@@ -114,7 +116,7 @@ class IndexWriter:
         """Return those ids that the store holds; their images need no encoding."""
         return set(self.store.get(ids).ids.tolist())
 
-    def put(self, batch: EncodedBatch, vectors: FloatArray) -> None:
+    def put(self, batch: EncodedBatch) -> None:
         """Store what is new of a batch, and new labels of what is not.
 
         Raises
@@ -144,7 +146,7 @@ class IndexWriter:
         self.kind = kind
         self.classes.update(labels)
         self.write_manifest()
-        self._store(images, labels, vectors)
+        self._store(images, labels, batch.vectors.get(self.vectors))
 
     def write_manifest(self, remove: Iterable[Label] = ()) -> None:
         """Keep the identity and the classes in the store, beside the classes of others.
@@ -163,8 +165,7 @@ class IndexWriter:
         """
         if self.kind is None:
             return
-        source = self.source
-        own = make_manifest(source.fingerprint, source.metric, self.kind, normalize=source.normalize)
+        own = self.origin.manifest(self.kind)
         listed = update_manifest(self.store, own, add=self.classes, remove=remove, replaces=self.replaces)
         self.listed, self.replaces = set(listed), None
 
@@ -177,7 +178,9 @@ class IndexWriter:
             return not any(len(listing) for listing in store.scan())
         return store.count() == 0
 
-    def _store(self, images: Sequence[_GivenImage], labels: Sequence[Label], vectors: FloatArray) -> None:
+    def _store(
+        self, images: Sequence[_GivenImage], labels: Sequence[Label], vectors: FloatArray | None
+    ) -> None:
         """Store each image once, under its last label; count all as if each came in a call of its own."""
         given, due = self.given, dict[str, tuple[_GivenImage, Label]]()
         asked = [] if self.fresh else [image.id for image in images if given.label(image.id) is None]
@@ -203,27 +206,35 @@ class IndexWriter:
                     f"another process has removed {len(absent) - len(records)} of the images that are being "
                     "added or labelled anew; call it again to store them"
                 )
-            rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(vectors))})
-            vectors = np.concatenate([vectors, records.vectors])
-        with watched_already():
+            encoded = records.vectors[:0] if vectors is None else vectors
+            rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(encoded))})
+            vectors = np.concatenate([encoded, records.vectors])
+        with without_range_warnings():
             self.store.upsert(
                 list(due),
-                vectors[[rows[name] for name in due]],
+                cast("FloatArray", vectors)[[rows[name] for name in due]],
                 [label for _, label in due.values()],
                 [{"source": image.source} if image.source else {} for image, _ in due.values()],
             )
 
 
-def open_writer(store: VectorStore, source: FitSource, existing: Existing) -> IndexWriter:
+def open_writer(
+    store: VectorStore, origin: Origin, existing: Existing, *, vectors: str = VECTORS, named: bool = False
+) -> IndexWriter:
     """Decide how a fit starts on what a store holds, inside of `sole_writer`.
 
     Parameters
     ----------
     store : VectorStore
-    source : FitSource
+    origin : Origin
+        Of the vectors that it is filled with.
     existing : {"refuse", "resume", "add", "replace"}
-        What becomes of it. A replacement that was interrupted is finished by another, or by ``"resume"``, and
-        is not added to.
+        What becomes of what it holds. A replacement that was interrupted is finished by another, or by
+        ``"resume"``, and is not added to.
+    vectors : str
+        The name of the vectors in the batches that come.
+    named : bool
+        Whether the labels are names of folders, or of a CSV file, which may have any Unicode form.
 
     Raises
     ------
@@ -232,15 +243,15 @@ def open_writer(store: VectorStore, source: FitSource, existing: Existing) -> In
     InvalidInputError
         If it holds anything else, and that is not to be replaced, resumed or added to.
     """
-    if Metric.parse(store.metric) != source.metric:
+    if Metric.parse(store.metric) != origin.metric:
         raise FingerprintMismatchError(
-            f"the store's metric is {str(store.metric)!r} and the classifier's {str(source.metric)!r}; set "
+            f"the store's metric is {str(store.metric)!r} and the classifier's {str(origin.metric)!r}; set "
             f"metric={str(store.metric)!r}, or fit into another store"
         )
     manifest, count = store.read_manifest(), store.count()  # in this order: the records come last
     if count == 0:
         sole = existing in ("refuse", "replace")
-        return IndexWriter(store, source, fresh=True, replaces=manifest, sole=sole)
+        return IndexWriter(store, origin, vectors, fresh=True, replaces=manifest, sole=sole)
     manifest = store.read_manifest()
     clearing = bool(manifest.get(CLEARING))
     if clearing and existing == "add":
@@ -250,18 +261,18 @@ def open_writer(store: VectorStore, source: FitSource, existing: Existing) -> In
         )
     if existing == "replace" or (clearing and existing == "resume"):
         _check_clearable(
-            store, int(source.fingerprint["dim"]) if "dim" in source.fingerprint else store.dim or 0
+            store, int(origin.fingerprint["dim"]) if "dim" in origin.fingerprint else store.dim or 0
         )
-        return IndexWriter(store, source, fresh=True, sole=True, clearing=True, replacing=True)
-    check_manifest(manifest, source.fingerprint, source.metric, normalize=source.normalize)
+        return IndexWriter(store, origin, vectors, fresh=True, sole=True, clearing=True, replacing=True)
+    origin.check(manifest)
     if existing == "refuse":
         raise InvalidInputError(
             f"the store already holds {count} vectors: pass resume=True to keep them and add what is "
             "missing, overwrite=True to replace them, or another store, or another path for it. To use "
             "what it holds as it is: RetrievalClassifier.from_store"
         )
-    spelling = Spelling(manifest_classes(manifest) if source.named else ())
-    return IndexWriter(store, source, fresh=False, kind=manifest["label_kind"], spelling=spelling)
+    spelling = Spelling(manifest_classes(manifest) if named else ())
+    return IndexWriter(store, origin, vectors, fresh=False, kind=manifest["label_kind"], spelling=spelling)
 
 
 def _check_clearable(store: VectorStore, dim: int) -> None:

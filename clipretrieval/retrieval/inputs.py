@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
@@ -17,24 +17,22 @@ from clipretrieval._util.checks import shown
 from clipretrieval._util.foreign import as_array, dense_vectors, is_instance, plain_value
 from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval._util.rounding import RangeWatch, warn_of_rounding
-from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds
-from clipretrieval.encoding.streams import image_batches, vector_batches
+from clipretrieval.encoding.streams import VECTORS, image_batches, vector_batches
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
-from clipretrieval.images.sources import has_named_labels, means_folder, open_labels
-from clipretrieval.images.stream import ImageFolder, SkippedImage, check_on_error, count_hint, scan_folder
+from clipretrieval.images.folders import ImageFolder, scan_folder
+from clipretrieval.images.sources import count_hint, has_named_labels, means_folder, open_labels
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, single_column
-from clipretrieval.retrieval.manifest import plain_fingerprint, vector_fingerprint
-from clipretrieval.retrieval.unusable import check_rows, direction_needed, usable_pairs
+from clipretrieval.retrieval.manifest import Origin, plain_fingerprint, vector_fingerprint
+from clipretrieval.retrieval.unusable import check_rows, direction_needed, usable_batches
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = [
-    *("FitSource", "check_vectors", "gather", "none_left", "open_fit_source", "ready", "vector_labels"),
+    *("FitSource", "check_vectors", "none_left", "open_fit_source", "ready", "vector_labels"),
 ]
-
-Batches = Iterator[tuple[EncodedBatch, FloatArray]]
 
 LEAST_SQUARABLE, MOST_SQUARABLE = 2.0**-40, 2.0**40
 """Values between these can be squared and added up in float32."""
@@ -47,12 +45,9 @@ class FitSource:
     Attributes
     ----------
     open : callable
-        Given a `KnownIds` or None, starts to read: an iterator of (EncodedBatch, ndarray).
-    fingerprint : mapping
-        Of the encoder.
-    metric : Metric
-    normalize : bool
-        Whether the vectors have length one.
+        Given a `KnownIds` or None, starts to read: an iterator of `EncodedBatch`.
+    origin : Origin
+        What the vectors are made by.
     total : int or None
         Number of images, where it is known beforehand.
     skipped : list of SkippedImage
@@ -61,10 +56,8 @@ class FitSource:
         Whether the labels are names of folders, or of a CSV file, which may have any Unicode form.
     """
 
-    open: Callable[[KnownIds | None], Batches]
-    fingerprint: Mapping[str, Any]
-    metric: Metric
-    normalize: bool
+    open: Callable[[KnownIds | None], Iterator[EncodedBatch]]
+    origin: Origin
     total: int | None
     skipped: list[SkippedImage] = field(default_factory=list)
     named: bool = False
@@ -108,9 +101,7 @@ def open_fit_source(
             lambda known: ready(
                 vector_batches(rows, labels), None, metric, normalize, on_error, skipped, stored=True
             ),
-            vector_fingerprint(rows.shape[1]),
-            metric,
-            normalize,
+            Origin(vector_fingerprint(rows.shape[1]), metric, normalize),
             len(rows),
             skipped,
         )
@@ -133,9 +124,7 @@ def open_fit_source(
             skipped,
             stored=True,
         ),
-        plain_fingerprint(encoder.fingerprint),
-        metric,
-        normalize,
+        Origin(plain_fingerprint(encoder.fingerprint), metric, normalize),
         count_hint(X),
         skipped,
         named,
@@ -149,52 +138,8 @@ def none_left(purpose: str, skipped: Sequence[SkippedImage]) -> str:
     return f"none of the {len(skipped)} images {purpose} could be used; the first: {skipped[0].reason}"
 
 
-def gather(
-    batches: Batches,
-    size: int,
-    timing: Timing,
-    tell: Callable[[int], None] | None = None,
-    keep: Callable[[], bool] = lambda: True,
-) -> Batches:
-    """Join small batches until `size` items are together; count the time they took to come, and `tell`.
-
-    What came before a failure or Ctrl-C is still yielded, if `keep` says so.
-    """
-    waiting: list[tuple[EncodedBatch, FloatArray]] = []
-    try:
-        for batch, vectors in batches:
-            for part, seconds in batch.seconds.items():
-                timing.add(part, seconds, len(batch))
-            waiting.append((batch, vectors))
-            if tell is not None:
-                tell(len(batch) + len(batch.known))
-            if sum(len(b) + len(b.known) for b, _ in waiting) >= size:
-                yield _joined(waiting)
-                waiting = []
-    except (Exception, KeyboardInterrupt):
-        if waiting and keep():
-            yield _joined(waiting)
-        raise
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(parts: list[tuple[EncodedBatch, FloatArray]]) -> tuple[EncodedBatch, FloatArray]:
-    batches = [batch for batch, _ in parts]
-    vectors = np.concatenate([rows for _, rows in parts])
-    joined = EncodedBatch(
-        ids=[item for batch in batches for item in batch.ids],
-        vectors={},
-        labels=[item for batch in batches for item in batch.labels],
-        sources=[item for batch in batches for item in batch.sources],
-        indices=[item for batch in batches for item in batch.indices],
-        known=[item for batch in batches for item in batch.known],
-    )
-    return joined, vectors
-
-
 def ready(
-    batches: Batches,
+    batches: Iterable[EncodedBatch],
     encoder: Encoder | None,
     metric: Metric,
     normalize: bool,
@@ -202,11 +147,12 @@ def ready(
     skipped: list[SkippedImage],
     *,
     stored: bool,
-) -> Batches:
+) -> Iterator[EncodedBatch]:
     """Return the vectors as they are stored and searched, without those that cannot be."""
-    usable = usable_pairs(
+    directed = direction_needed(metric)
+    usable = usable_batches(
         batches,
-        direction_needed(metric),
+        {VECTORS: directed} if directed else {},
         encoder="" if encoder is None else f"{type(encoder).__name__}.encode",
         on_error=on_error,
         skipped=skipped,
@@ -214,16 +160,19 @@ def ready(
     return _prepared(usable, normalize, metric, stored=stored)
 
 
-def _prepared(batches: Batches, unit: bool, metric: Metric, *, stored: bool) -> Batches:
+def _prepared(
+    batches: Iterable[EncodedBatch], unit: bool, metric: Metric, *, stored: bool
+) -> Iterator[EncodedBatch]:
     """Scale vectors to length one where that is asked for, and watch the range of others."""
     watch = RangeWatch(metric, stored=stored)
-    for batch, vectors in batches:
+    for batch in batches:
+        vectors = batch.vectors[VECTORS]
         if unit:
-            yield batch, _unit(vectors)
+            yield replace(batch, vectors={VECTORS: _unit(vectors)})
             continue
         if len(vectors):
             watch.see(vectors, row_norms(vectors))
-        yield batch, vectors
+        yield batch
     if not unit:
         watch.end()
 

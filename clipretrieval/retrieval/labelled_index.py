@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from clipretrieval._util.rounding import watched_already
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreError
 from clipretrieval.retrieval.classes import Ballot, Classes
 from clipretrieval.retrieval.manifest import (
-    check_manifest,
-    make_manifest,
+    Origin,
     manifest_classes,
     plain_fingerprint,
     vector_fingerprint,
@@ -91,7 +90,7 @@ class LabelledIndex:
         """
         manifest = store.read_manifest()
         dim = int(store.dim or 0) if dim is None else dim
-        check_manifest(manifest, _fingerprint(encoder, dim), metric, normalize=normalize)
+        _origin(encoder, dim, metric, normalize).check(manifest)
         if kind is not None and manifest["label_kind"] != kind:
             raise FingerprintMismatchError(
                 f"the store holds labels of the type {manifest['label_kind']}, but the classifier was saved "
@@ -102,13 +101,11 @@ class LabelledIndex:
 
     def manifest(self) -> dict[str, Any]:
         """Return what the manifest of the store has to agree with."""
-        fingerprint = _fingerprint(self.encoder, self.dim)
-        return make_manifest(fingerprint, self.metric, self.classes.kind, normalize=self.normalize)
+        return self._origin().manifest(self.classes.kind)
 
     def check_manifest(self) -> None:
         """Refuse a store that a different encoder has filled, perhaps since the question began."""
-        fingerprint = _fingerprint(self.encoder, self.dim)
-        check_manifest(view_manifest(self.store), fingerprint, self.metric, normalize=self.normalize)
+        self._origin().check(view_manifest(self.store))
 
     def refresh(self) -> None:
         """Take up what other processes have put into the store."""
@@ -164,7 +161,7 @@ class LabelledIndex:
             If it holds vectors and answers what no store may.
         """
         for _ in range(ATTEMPTS):
-            with watched_already():
+            with without_range_warnings():
                 near = self.store.search(vectors, k)
             # A row without a single neighbor: the store was empty at that moment, whatever it counted before.
             if near.distances.shape != (len(vectors), k) or near.valid[:, 0].all():
@@ -173,6 +170,9 @@ class LabelledIndex:
                 raise NotFittedError(EMPTY)
         self._check_neighbors(near, len(vectors), k)
         return near
+
+    def _origin(self) -> Origin:
+        return _origin(self.encoder, self.dim, self.metric, self.normalize)
 
     def _check_neighbors(self, near: Neighbors, n: int, k: int) -> None:
         """Refuse what no store may answer."""
@@ -192,5 +192,6 @@ class LabelledIndex:
             )
 
 
-def _fingerprint(encoder: Encoder | None, dim: int) -> Mapping[str, Any]:
-    return vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
+def _origin(encoder: Encoder | None, dim: int, metric: Metric, normalize: bool) -> Origin:
+    found = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
+    return Origin(found, metric, normalize)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from clipretrieval._version import __version__
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from clipretrieval.stores.base import VectorStore
 
 __all__ = [
-    *("CLEARING", "check_manifest", "check_owner", "check_vectors_only", "make_manifest"),
-    "manifest_classes",
+    *("CLEARING", "Origin", "check_owner", "check_vectors_only", "manifest_classes"),
     *("plain_fingerprint", "update_manifest", "vector_fingerprint", "view_manifest"),
 ]
 
@@ -31,75 +31,78 @@ CLEARING = "clearing"
 KINDS = ("bool", "int", "float", "str")
 
 
-def make_manifest(
-    fingerprint: Mapping[str, Any],
-    metric: Metric,
-    label_kind: str,
-    classes: Iterable[Label] = (),
-    *,
-    normalize: bool = False,
-) -> dict[str, Any]:
-    """Put together what a later fit, predict or load is compared with.
+@dataclass(frozen=True)
+class Origin:
+    """What the vectors of a store were made by.
 
-    Parameters
+    Attributes
     ----------
-    fingerprint : mapping
+    fingerprint : mapping of JSON values
         The encoder's.
     metric : Metric
-    label_kind : {"bool", "int", "float", "str"}
-    classes : iterable of int or of str
-        As stored.
     normalize : bool
         Whether the vectors were scaled to length one.
-
-    Returns
-    -------
-    dict of JSON values
     """
-    return {
-        "format_version": FORMAT_VERSION,
-        "library_version": __version__,
-        "encoder": dict(fingerprint),
-        "metric": str(metric),
-        "normalize": normalize,
-        "label_kind": label_kind,
-        "classes": sorted(set(classes)),
-    }
 
+    fingerprint: Mapping[str, Any]
+    metric: Metric
+    normalize: bool = False
 
-def check_manifest(
-    manifest: Mapping[str, Any], fingerprint: Mapping[str, Any], metric: Metric, *, normalize: bool = False
-) -> None:
-    """Refuse a store that a different encoder or metric filled, or with vectors of another length.
+    def manifest(self, label_kind: str, classes: Iterable[Label] = ()) -> dict[str, Any]:
+        """Put together what a later fit, predict or load is compared with.
 
-    Raises
-    ------
-    FingerprintMismatchError
-        The message names everything that differs.
-    StoreCorruptedError
-        If there is no manifest, or one of an unknown format.
-    """
-    version = manifest.get("format_version") if isinstance(manifest, Mapping) else None
-    if version != FORMAT_VERSION:
-        raise StoreCorruptedError(
-            f"the store's manifest has format version {version!r}; this "
-            f"version of the library (clipretrieval {__version__}) reads version {FORMAT_VERSION}. "
-            "Was the store filled by something else, or by a newer version?"
+        Parameters
+        ----------
+        label_kind : {"bool", "int", "float", "str"}
+        classes : iterable of int or of str
+            As stored.
+
+        Returns
+        -------
+        dict of JSON values
+        """
+        return {
+            "format_version": FORMAT_VERSION,
+            "library_version": __version__,
+            "encoder": dict(self.fingerprint),
+            "metric": str(self.metric),
+            "normalize": self.normalize,
+            "label_kind": label_kind,
+            "classes": sorted(set(classes)),
+        }
+
+    def check(self, manifest: Mapping[str, Any]) -> None:
+        """Refuse a store that a different encoder or metric filled, or with vectors of another length.
+
+        Raises
+        ------
+        FingerprintMismatchError
+            The message names everything that differs.
+        StoreCorruptedError
+            If there is no manifest, or one of an unknown format.
+        """
+        version = manifest.get("format_version") if isinstance(manifest, Mapping) else None
+        if version != FORMAT_VERSION:
+            raise StoreCorruptedError(
+                f"the store's manifest has format version {version!r}; this "
+                f"version of the library (clipretrieval {__version__}) reads version {FORMAT_VERSION}. "
+                "Was the store filled by something else, or by a newer version?"
+            )
+        if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in KINDS:
+            raise StoreCorruptedError(
+                "the store's manifest lacks the encoder's fingerprint or the labels' type; fill the store "
+                "again"
+            )
+        found = differences(manifest["encoder"], self.fingerprint)
+        found += differences(
+            {"metric": manifest.get("metric"), "normalize": manifest.get("normalize", False)},
+            {"metric": str(self.metric), "normalize": self.normalize},
         )
-    if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in KINDS:
-        raise StoreCorruptedError(
-            "the store's manifest lacks the encoder's fingerprint or the labels' type; fill the store again"
-        )
-    found = differences(manifest["encoder"], fingerprint)
-    found += differences(
-        {"metric": manifest.get("metric"), "normalize": manifest.get("normalize", False)},
-        {"metric": str(metric), "normalize": normalize},
-    )
-    if found:
-        raise FingerprintMismatchError(
-            "the store was filled by a different encoder or metric, so its vectors cannot be compared with "
-            f"yours: {'; '.join(found)}. Use what it was filled with, or an empty store."
-        )
+        if found:
+            raise FingerprintMismatchError(
+                "the store was filled by a different encoder or metric, so its vectors cannot be compared "
+                f"with yours: {'; '.join(found)}. Use what it was filled with, or an empty store."
+            )
 
 
 def check_owner(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -110,7 +113,7 @@ def check_owner(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     manifest : mapping
         What the store holds.
     own : mapping
-        From `make_manifest`, of the one who is about to change the store.
+        From `Origin.manifest`, of the one who is about to change the store.
 
     Raises
     ------
@@ -121,7 +124,7 @@ def check_owner(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     StoreCorruptedError
         If there is no manifest, or one of an unknown format.
     """
-    check_manifest(manifest, own["encoder"], Metric(own["metric"]), normalize=own["normalize"])
+    Origin(own["encoder"], Metric(own["metric"]), own["normalize"]).check(manifest)
     if manifest.get(CLEARING):
         raise StoreLockedError(
             "what the store holds is being overwritten by another writer, or that was interrupted: wait for "
@@ -152,7 +155,7 @@ def update_manifest(
     ----------
     store : VectorStore
     own : mapping
-        From `make_manifest`, of the one who changes the store.
+        From `Origin.manifest`, of the one who changes the store.
     add, remove : iterable of int or of str
         Classes, as stored.
     replaces : mapping, optional

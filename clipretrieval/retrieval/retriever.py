@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sklearn.base import BaseEstimator
 
-from clipretrieval._util.progress import teller, told
-from clipretrieval._util.timing import Progress, Timing
+from clipretrieval._util.progress import Progress, image_counter, open_progress
+from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
-from clipretrieval.encoding.streams import image_batches, vector_batches
+from clipretrieval.encoding.streams import VECTORS, gather, image_batches, vector_batches
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.stream import SkippedImage, check_on_error, count_hint
+from clipretrieval.images.sources import count_hint
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import Ballot
-from clipretrieval.retrieval.inputs import Batches, check_vectors, gather, none_left, ready, vector_labels
+from clipretrieval.retrieval.inputs import check_vectors, none_left, ready, vector_labels
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import Neighbors
 
-__all__ = ["QUERY_VECTORS", "NoImagesError", "Retriever"]
+__all__ = ["NoImagesError", "Retriever"]
 
 QUERIES = 1024
 """Queries that are searched together: enough for a store to work in bulk, few enough to hold."""
-
-QUERY_VECTORS = "query"
-"""Under which name a batch that was searched holds its vectors."""
 
 
 class NoImagesError(InvalidInputError):
@@ -66,8 +64,8 @@ class Retriever:
         progress: Progress | bool | None = None,
     ) -> Iterator[Neighbors]:
         """Yield the neighbors of each batch; note the places of its images, and warn of what was skipped."""
-        with told(progress, "searching") as shown:
-            tell = teller(shown, self.count_hint(X), places.skipped)
+        with open_progress(progress, "searching") as shown:
+            tell = image_counter(shown, self.count_hint(X), places.skipped)
             for batch, near in self.search(
                 X, k, ballot=ballot, pad=pad, on_error=on_error, skipped=places.skipped, tell=tell
             ):
@@ -85,7 +83,7 @@ class Retriever:
         pad: bool = False,
         on_error: str = "raise",
         skipped: list[SkippedImage] | None = None,
-        pick: Callable[[Batches], Batches] | None = None,
+        pick: Callable[[Iterator[EncodedBatch]], Iterator[EncodedBatch]] | None = None,
         timing: Timing | None = None,
         tell: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[EncodedBatch, Neighbors]]:
@@ -109,7 +107,7 @@ class Retriever:
         Yields
         ------
         batch : EncodedBatch
-            With the vectors that were searched, under the name `QUERY_VECTORS`.
+            With the vectors that were searched.
         near : Neighbors
             Each of shape (len(batch), k).
         """
@@ -121,18 +119,18 @@ class Retriever:
         if pick is not None:
             source = pick(source)
         empty = True
-        for batch, vectors in gather(source, QUERIES, timing, tell):
+        for batch in gather(source, QUERIES, timing, tell):
             empty = False
             with timing.measure("search", len(batch)):
-                near = index.look_up(vectors, wanted)
+                near = index.look_up(batch.vectors[VECTORS], wanted)
             index.check_manifest()  # afterwards: it may have changed while this batch was encoded
-            yield replace(batch, vectors={QUERY_VECTORS: vectors}), near
+            yield batch, near
         if empty:
             raise NoImagesError(none_left("to classify", skipped or ()))
         if ballot is not None and ballot.turned_up:
             index.update_classes(add=ballot.turned_up)
 
-    def _encode(self, X: Any, y: Any, on_error: str, skipped: list[SkippedImage]) -> Batches:
+    def _encode(self, X: Any, y: Any, on_error: str, skipped: list[SkippedImage]) -> Iterator[EncodedBatch]:
         check_on_error(on_error)
         index = self.index
         if index.encoder is not None:

@@ -13,9 +13,8 @@ from clipretrieval.images.stream import SkippedImage
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["check_rows", "direction_needed", "taken", "usable_batches", "usable_pairs"]
+__all__ = ["check_rows", "direction_needed", "taken", "usable_batches"]
 
-_PAIRED = "vectors"
 _ADVICE = "Leave it out, or pass on_error='skip' to skip it"
 
 
@@ -75,21 +74,6 @@ def usable_batches(
         rest = taken(batch, [row for row in range(len(batch)) if row not in faults])
         if len(rest) or rest.known:
             yield rest
-
-
-def usable_pairs(
-    pairs: Iterable[tuple[EncodedBatch, FloatArray]],
-    directed: str,
-    *,
-    encoder: str,
-    on_error: str,
-    skipped: list[SkippedImage] | None,
-) -> Iterator[tuple[EncodedBatch, FloatArray]]:
-    """Do what `usable_batches` does with batches whose vectors lie beside them."""
-    batches = (replace(batch, vectors={_PAIRED: vectors}) for batch, vectors in pairs)
-    needs = {_PAIRED: directed} if directed else {}
-    for batch in usable_batches(batches, needs, encoder=encoder, on_error=on_error, skipped=skipped):
-        yield batch, batch.vectors[_PAIRED]
 
 
 def check_rows(vectors: FloatArray, directed: str) -> None:

@@ -22,7 +22,7 @@ from clipretrieval import (
 )
 from clipretrieval.comparison.speed import Answerer, Sample, measure_speed
 from clipretrieval.encoding import pipeline
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.evaluation import compare, mcnemar_exact, wilson_interval
 from clipretrieval.images import iter_raw
 from clipretrieval.stores import FaissStore, MemoryStore

@@ -19,7 +19,7 @@ from clipretrieval import (
 )
 from clipretrieval._util.files import file_sha256
 from clipretrieval.comparison.reproduction_report import what_differs
-from clipretrieval.encoding.views import stopped_at
+from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.evaluation import reproduce
 from clipretrieval.images import scan_folder
 from clipretrieval.images.cifar10 import cifar10_folder

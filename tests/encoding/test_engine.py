@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError, StagedEncoder
 from clipretrieval.encoding.engine.convolutions import round_taps
-from clipretrieval.encoding.engine.plan import InferencePlan
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.units import QueryPool
 
 DEEP = ("stem", "layer2", "mid", "late", "final")
@@ -78,7 +78,7 @@ def test_slow_bf16_is_warned_of(tiny_model, monkeypatch):
 def test_plain_and_fused_kernels_agree(tiny_model, photographs, monkeypatch):
     """Without oneDNN's fused convolutions the plain ones give the same vectors."""
     fused = StagedEncoder(tiny_model, precision="fp32").encode_stages(photographs, DEEP)
-    monkeypatch.setattr("clipretrieval.encoding.engine.plan._has_fused_convolutions", lambda _: False)
+    monkeypatch.setattr("clipretrieval.encoding.engine.onednn.can_fuse", lambda _: False)
     encoder = StagedEncoder(tiny_model, precision="fp32")
     assert encoder.plan.kernels == "torch"
     plain = encoder.encode_stages(photographs, DEEP)
@@ -92,7 +92,7 @@ def test_operators_that_have_gone_are_done_without(tiny_model, photographs, monk
     def gone(*_: object) -> None:
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr("clipretrieval.encoding.engine.convolutions.pack_weight", gone)
+    monkeypatch.setattr("clipretrieval.encoding.engine.onednn.reorder_weight", gone)
     assert StagedEncoder(tiny_model).plan.kernels == "torch"
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipretrieval import ImageDecodeError, InvalidInputError, StagedEncoder
-from clipretrieval.encoding.engine import Engine
-from clipretrieval.encoding.preprocess import Preparation
+from clipretrieval.encoding.engine.engine import Engine
+from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.images import iter_images
 
 

@@ -19,8 +19,8 @@ from tiny_models import TINY, enliven, write_model
 from torch import nn
 
 from clipretrieval import InvalidInputError, StagedEncoder, WeightsUnavailableError
-from clipretrieval.encoding.text import load_clip
-from clipretrieval.encoding.weights import resolve
+from clipretrieval.encoding.text_encoder import load_clip
+from clipretrieval.encoding.weights.model_source import resolve
 
 
 def activations(clip: nn.Module) -> set[type]:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, StagedEncoder
 from clipretrieval.encoding.engine import winograd
-from clipretrieval.encoding.engine.plan import _gains_by_winograd
+from clipretrieval.encoding.engine.inference_plan import _gains_by_winograd
 
 needs_kernel = pytest.mark.skipif(
     not winograd.is_available(), reason="needs AVX512-BF16, and a C compiler at installation"
@@ -154,10 +154,10 @@ def test_the_package_may_be_imported_anew():
     program = """
 import sys
 import torch
-from clipretrieval.encoding import winograd
+from clipretrieval.encoding.engine import winograd
 for name in [name for name in sys.modules if name.startswith("clipretrieval")]:
     del sys.modules[name]
-from clipretrieval.encoding import winograd
+from clipretrieval.encoding.engine import winograd
 try:
     winograd.convolve(torch.zeros(1, 32, 4, 4), torch.zeros(1), torch.zeros(32), True, False)
 except ValueError as error:

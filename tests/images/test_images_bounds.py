@@ -309,9 +309,9 @@ def test_large_pictures_are_cut_before_the_next_is_decoded(monkeypatch: pytest.M
 @pytest.mark.parametrize(("name", "said"), [("BLP", ".blp"), ("ICNS", ".icns"), ("IPTC", ".iim")])
 def test_files_that_hide_another_file_are_not_decoded(name: str, said: str) -> None:
     """Formats whose image is a file of another format, of a size of its own, are none that is decoded."""
-    from clipretrieval.images.decoding import picture_extensions
+    from clipretrieval.images.formats import image_extensions
 
-    assert said not in picture_extensions()
+    assert said not in image_extensions()
     if name != "IPTC":
         with pytest.raises(ImageDecodeError, match="wraps another image file"):
             decode(RawImage(0, encoded(PHOTO.quantize() if name == "BLP" else PHOTO, name)))

@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_image
 from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 from clipretrieval.images import RawImage, content_id, decode, iter_images
-from clipretrieval.images.foreign_formats import foreign_format
+from clipretrieval.images.formats import foreign_format
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.images import ImageFolder, count_hint, iter_images, iter_raw, scan_folder
-from clipretrieval.images.folders import list_pictures
+from clipretrieval.images.folders import list_images
 
 
 def draw(*paths: Path) -> None:
@@ -174,4 +174,4 @@ def test_folders_that_systems_put_there_are_passed_over(tmp_path: Path, name: st
     draw(*(tmp_path / place / "a.png" for place in ("dog", name, f"dog/{name}", f"dog/{name}/b.png")))
     folder = scan_folder(tmp_path)
     assert (folder.classes, names(folder)) == (("dog",), ["dog/a.png"])
-    assert [path.name for path in list_pictures(tmp_path)] == ["a.png"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.png"]

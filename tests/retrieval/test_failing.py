@@ -14,7 +14,7 @@ from clipretrieval import (
     StagedEncoder,
     StoreError,
 )
-from clipretrieval.encoding.engine import Engine
+from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.stores import FaissStore, MemoryStore
 
 

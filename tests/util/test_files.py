@@ -1,4 +1,4 @@
-"""Atomic files: wholly the new content or wholly the old, and nothing else in the folder."""
+"""Files: replaced wholly or not at all, with nothing else in the folder; only regular ones are read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from clipretrieval._util import files as _atomic
-from clipretrieval._util.files import NotDurableError, file_sha256, replacing, write_bytes, write_text
+from clipretrieval._util import files as _files
+from clipretrieval._util.files import (
+    IrregularFileError,
+    NotDurableError,
+    file_sha256,
+    open_file,
+    read_file,
+    replacing,
+    write_text,
+)
 
 
 def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
@@ -23,7 +31,7 @@ def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
 
 def test_a_failing_block_leaves_the_old_file(tmp_path: Path) -> None:
     """When the block raises half-way, the old content stays and the temporary file goes."""
-    write_bytes(tmp_path / "file", b"old")
+    write_text(tmp_path / "file", "old")
 
     def write_half() -> None:
         with replacing(tmp_path / "file") as temporary:
@@ -45,10 +53,10 @@ def test_a_failing_system_call_leaves_the_old_file(
     def failing(*arguments: object) -> None:
         raise OSError(5, "Input/output error")
 
-    write_bytes(tmp_path / "file", b"old")
+    write_text(tmp_path / "file", "old")
     monkeypatch.setattr(os, step, failing)
     with pytest.raises(OSError, match="Input/output"):
-        write_bytes(tmp_path / "file", b"new")
+        write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -56,7 +64,7 @@ def test_a_failing_system_call_leaves_the_old_file(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
 def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
     """An atomic file may be read by whom an ordinary new file may be read."""
-    write_bytes(tmp_path / "file", b"x")
+    write_text(tmp_path / "file", "x")
     (tmp_path / "ordinary").write_bytes(b"x")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
@@ -64,7 +72,7 @@ def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
 def test_the_checksum_is_that_of_the_content(tmp_path: Path) -> None:
     """A file longer than one block has the SHA-256 of its bytes."""
     content = bytes(range(256)) * 5000
-    write_bytes(tmp_path / "file", content)
+    (tmp_path / "file").write_bytes(content)
     assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
@@ -72,9 +80,9 @@ def test_the_checksum_is_that_of_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
 def test_a_replaced_file_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
     """What only its owner could read stays so."""
-    write_bytes(tmp_path / "file", b"old")
+    write_text(tmp_path / "file", "old")
     (tmp_path / "file").chmod(mode)
-    write_bytes(tmp_path / "file", b"new")
+    write_text(tmp_path / "file", "new")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
     with replacing(tmp_path / "other", mode_of=tmp_path / "file") as temporary:
         temporary.write_bytes(b"x")
@@ -104,7 +112,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "link", "folder"):
         with pytest.raises(OSError, match=r"not a regular file|[Dd]irectory"):
-            write_bytes(tmp_path / name, b"x")
+            write_text(tmp_path / name, "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
 
 
@@ -116,10 +124,10 @@ def test_a_folder_that_cannot_be_synced_is_told_truly(
     def failing(folder: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    write_bytes(tmp_path / "file", b"old")
-    monkeypatch.setattr(_atomic, "sync_folder", failing)
+    write_text(tmp_path / "file", "old")
+    monkeypatch.setattr(_files, "sync_folder", failing)
     with pytest.raises(NotDurableError, match=r"file is in place, but a power cut may undo it"):
-        write_bytes(tmp_path / "file", b"new")
+        write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -127,5 +135,34 @@ def test_a_folder_that_cannot_be_synced_is_told_truly(
 def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:
     """A file whose name is as long as names may be is written."""
     name = "é" * 127
-    write_bytes(tmp_path / name, b"x")
+    write_text(tmp_path / name, "x")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_is_read_through_a_link(tmp_path: Path) -> None:
+    """A link to a regular file is read as the file."""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        assert read_file(tmp_path / name, 7) == b"content"
+        with open_file(tmp_path / name) as file:
+            assert file.read() == b"content"
+
+
+def test_a_file_is_no_larger_than_it_can_be(tmp_path: Path) -> None:
+    """A sparse file of three GiB is refused by its size."""
+    (tmp_path / "file").touch()
+    os.truncate(tmp_path / "file", 3 << 30)
+    with pytest.raises(IrregularFileError, match=r"has 3221225472 bytes, where 100 are the most"):
+        read_file(tmp_path / "file", 100)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither")
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A pipe without a writer, a device without an end and a folder are refused."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "zero", "folder"):
+        with pytest.raises(IrregularFileError, match="not a regular file"):
+            open_file(tmp_path / name)

@@ -17,7 +17,7 @@ from clipretrieval import (
     ZeroShotClassifier,
     compare,
 )
-from clipretrieval._util.progress import progress_bar, told
+from clipretrieval._util.progress import open_progress, progress_bar
 from clipretrieval.retrieval.retriever import NoImagesError
 
 TONES = [np.full((8, 8, 3), tone, dtype=np.uint8) for tone in (0, 90, 200)]
@@ -195,7 +195,7 @@ def test_a_bar_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    with told(True, "fitting") as advance:
+    with open_progress(True, "fitting") as advance:
         advance(3, 7)
     assert "fitting" in terminal.getvalue()
     assert "3/7" in terminal.getvalue()

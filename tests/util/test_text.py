@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from clipretrieval._util.text import json_line, printable, readable, shortened
+from clipretrieval._util.text import json_line, parse_json, printable, readable, shortened
 
 UNFIT = [
     *map(chr, [*range(0x20), *range(0x7F, 0xA0)]),
@@ -61,3 +61,30 @@ def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
     """It has as many letters as are allowed, counted when it can be read."""
     assert shortened("a\nb", 10) == r"a\nb"
     assert shortened("0123456789", 7) == "01…6789"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NaN",
+        "[Infinity]",
+        "-Infinity",
+        "1e999",
+        "[" * 100_000,
+        "{",
+        "",
+        b"\xff",
+        "1" * 5000,
+        "[1,]",
+        '{"a": 1, "a": 2}',
+    ],
+)
+def test_json_is_finite_and_shallow(text: str | bytes) -> None:
+    """What is no JSON, or holds what JSON cannot, is a ValueError and nothing else."""
+    with pytest.raises(ValueError, match=r"."):
+        parse_json(text)
+
+
+def test_json_is_read() -> None:
+    """Values come as they were written."""
+    assert parse_json('{"a": [1, 2.5, null, true, "é"]}') == {"a": [1, 2.5, None, True, "é"]}

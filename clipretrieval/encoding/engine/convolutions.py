@@ -9,12 +9,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from clipretrieval.encoding.engine import winograd
-from clipretrieval.encoding.engine.plan import InferencePlan
+from clipretrieval.encoding.engine import onednn, winograd
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
 
-__all__ = ["Convolution", "fused_convolution", "pack_weight", "round_taps"]
-
-Pair = tuple[int, int]
+__all__ = ["Convolution", "round_taps"]
 
 
 class Convolution(nn.Module):
@@ -25,8 +23,6 @@ class Convolution(nn.Module):
     convolution : nn.Conv2d
     norm : nn.BatchNorm2d
         Its statistics and affine map go into weight and bias: w' = w·γ/√(σ²+ε), b' = β − μ·γ/√(σ²+ε).
-    relu : bool
-    plan : InferencePlan
     shape : tuple of int
         (n, channels, height, width) of the inputs to come; fused weights are laid out for it.
     dtype : torch.dtype, optional
@@ -65,8 +61,8 @@ class Convolution(nn.Module):
             statistics.bias,
         )
         self.relu, self.pool = relu, pool
-        self.stride: Pair = source.stride
-        self.padding: Pair = source.padding
+        self.stride: onednn.Pair = source.stride
+        self.padding: onednn.Pair = source.padding
         dtype = dtype or plan.dtype
         suited = not residual and pool <= 2 and winograd.suits(shape, fused, self.padding, self.stride)
         self.winograd = plan.winograd and dtype is torch.bfloat16 and suited
@@ -77,7 +73,7 @@ class Convolution(nn.Module):
             rounded = round_taps(fused.detach(), dtype)
             weight = rounded.to(plan.device).contiguous(memory_format=torch.channels_last)
         if self.fused:
-            weight = pack_weight(weight, self.padding, self.stride, shape)
+            weight = onednn.reorder_weight(weight, self.padding, self.stride, shape)
         self.register_buffer("weight", weight, persistent=False)
         # oneDNN adds a float32 bias to bf16 products, but not where it adds a residual too.
         exact = self.winograd or (self.fused and not residual)
@@ -90,7 +86,7 @@ class Convolution(nn.Module):
         if self.winograd:
             return winograd.convolve(x, self.weight, self.bias, relu=self.relu, pool=self.pool == 2)
         if self.fused:
-            y = fused_convolution(
+            y = onednn.fused_convolution(
                 x, self.weight, self.bias, self.padding, self.stride, relu=self.relu, residual=residual
             )
         else:
@@ -103,14 +99,13 @@ class Convolution(nn.Module):
 def round_taps(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Round a convolution's weight so that the errors of each kernel's taps cancel.
 
-    What a tap loses in rounding is added to the next one before it is rounded (error diffusion). Neighbouring
+    What a tap loses in rounding is added to the next one before it is rounded (error diffusion). Neighboring
     pixels are alike, so it is the sum over the taps that counts: rounding 3×3 kernels to bf16 in this way
     changes the vectors half as much as rounding each tap on its own.
 
     Parameters
     ----------
     weight : tensor of float32, shape (out, in, height, width)
-    dtype : torch.dtype
 
     Returns
     -------
@@ -127,34 +122,3 @@ def round_taps(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         rounded[..., tap] = wanted
         lost = wanted - rounded[..., tap].to(weight.dtype)
     return rounded.view(weight.shape)
-
-
-def pack_weight(weight: torch.Tensor, padding: Pair, stride: Pair, shape: tuple[int, ...]) -> torch.Tensor:
-    """Lay a convolution's weight out as oneDNN wants it for inputs of `shape`."""
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(
-        weight, padding, stride, (1, 1), 1, list(shape)
-    )
-    return packed
-
-
-def fused_convolution(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    bias: torch.Tensor,
-    padding: Pair,
-    stride: Pair,
-    *,
-    relu: bool,
-    residual: torch.Tensor | None,
-) -> torch.Tensor:
-    """Convolve, add and rectify in one oneDNN call; a `residual` is overwritten by the result."""
-    after = "relu" if relu else "none"
-    shared = (packed, bias, padding, stride, (1, 1), 1)
-    out: torch.Tensor
-    if residual is None:
-        out = torch.ops.mkldnn._convolution_pointwise(x, *shared, after, [], "")
-    else:
-        out = torch.ops.mkldnn._convolution_pointwise_.binary(
-            residual, x, *shared, "add", 1.0, "relu" if relu else None, [], ""
-        )
-    return out

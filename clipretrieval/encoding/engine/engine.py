@@ -10,18 +10,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from clipretrieval._util.forks import ForkLock
-from clipretrieval.encoding.engine.plan import InferencePlan
-from clipretrieval.encoding.engine.units import build_units
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.engine.units import build_units, read_positions
 from clipretrieval.encoding.pooling import reduce
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import ClipRetrievalWarning
 from clipretrieval.types import FloatArray
 
-__all__ = ["Engine", "interpolate_positions"]
+__all__ = ["Engine"]
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -51,13 +50,12 @@ class Engine:
         In float32; left as it is.
     depth : int
         How many units are ever needed; later ones are not even converted.
-    plan : InferencePlan
     pooling : str
         See `clipretrieval.encoding.pooling.reduce`.
     mean, std : sequence of float, length 3
-        CLIP's normalisation, on values in [0, 1].
+        CLIP's normalization, on values in [0, 1].
     image_size : int
-        Side of the pictures that will come, in pixels.
+        Side of the images that will come, in pixels.
     """
 
     def __init__(
@@ -79,8 +77,7 @@ class Engine:
         # A whole row of pixels at a time: three values alone are too short for vector instructions.
         self.scale = scale.to(plan.device, torch.float32).repeat(image_size)
         self.shift = shift.to(plan.device, torch.float32).repeat(image_size)
-        positions = visual.get_parameter("attnpool.positional_embedding").detach().float()
-        positions = interpolate_positions(positions, image_size // 32)
+        positions = read_positions(visual, image_size)
         self.positions = positions.to(plan.device)
         with torch.no_grad():
             self.units = build_units(visual, depth, plan, image_size, positions)
@@ -101,7 +98,7 @@ class Engine:
         -------
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
-        x, done = self.normalise(squares), 0
+        x, done = self.normalize(squares), 0
         vectors: dict[str, FloatArray] = {}
         for stage in sorted(stages, key=lambda stage: stage.depth):
             x, done = self.advance(x, done, stage.depth), stage.depth
@@ -109,7 +106,7 @@ class Engine:
         return vectors
 
     @_undisturbed
-    def normalise(self, squares: torch.Tensor) -> torch.Tensor:
+    def normalize(self, squares: torch.Tensor) -> torch.Tensor:
         """Turn bytes (n, size, size, 3) into the encoder's input (n, 3, size, size), channels last."""
         x = squares.to(self.plan.device, non_blocking=True).float()
         rows = torch.addcmul(self.shift, x.flatten(2), self.scale)
@@ -180,26 +177,3 @@ def _compile(units: list[nn.Module], plan: InferencePlan, example: torch.Tensor)
             stacklevel=2,  # a worker thread has no line of the caller's
         )
         return None
-
-
-def interpolate_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
-    """Resize a positional embedding to another grid, as open_clip does for its vision towers.
-
-    Parameters
-    ----------
-    positions : tensor of float32, shape (1 + old_side², channels)
-        The first row belongs to the mean token and is kept.
-    side : int
-
-    Returns
-    -------
-    tensor of float32, shape (1 + side², channels)
-        Bicubic, antialiased.
-    """
-    first, grid = positions[:1], positions[1:]
-    old = round(len(grid) ** 0.5)
-    if old == side:
-        return positions
-    grid = grid.T.reshape(1, -1, old, old)
-    grid = functional.interpolate(grid, (side, side), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([first, grid.reshape(grid.shape[1], -1).T])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from clipretrieval.encoding.engine.convolutions import Convolution
-from clipretrieval.encoding.engine.plan import InferencePlan
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.stages import Stage
 
-__all__ = ["Block", "QueryPool", "Stem", "build_units"]
+__all__ = ["Block", "QueryPool", "Stem", "build_units", "read_positions", "tensors_used"]
 
 
 class Stem(nn.Module):
@@ -78,7 +80,6 @@ class QueryPool(nn.Module):
     ----------
     pool : open_clip.modified_resnet.AttentionPool2d
     positions : tensor of float32, shape (1 + side², channels)
-    plan : InferencePlan
     """
 
     positions: torch.Tensor
@@ -136,13 +137,8 @@ def build_units(
         In float32.
     depth : int
         See `clipretrieval.encoding.stages.Stage`.
-    plan : InferencePlan
-    image_size : int
     positions : tensor of float32, shape (1 + (image_size / 32)², channels)
-
-    Returns
-    -------
-    list of nn.Module, length `depth`
+        See `read_positions`.
     """
     blocks = [
         block for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4) for block in layer
@@ -155,3 +151,41 @@ def build_units(
     if depth > 1 + len(blocks):
         units.append(QueryPool(visual.attnpool, positions, plan))
     return [unit.eval() for unit in units]
+
+
+def read_positions(visual: nn.Module, image_size: int) -> torch.Tensor:
+    """Return the attention pool's positional embedding for images of a size.
+
+    Resized, where it was made for another one, as open_clip does for its vision towers: bicubic, antialiased.
+
+    Returns
+    -------
+    tensor of float32, shape (1 + (image_size / 32)², channels)
+        The first row belongs to the mean token.
+    """
+    positions = visual.get_parameter("attnpool.positional_embedding").detach().float()
+    side, old = image_size // 32, round((len(positions) - 1) ** 0.5)
+    if old == side:
+        return positions
+    grid = positions[1:].T.reshape(1, -1, old, old)
+    grid = functional.interpolate(grid, (side, side), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([positions[:1], grid.reshape(grid.shape[1], -1).T])
+
+
+def tensors_used(
+    visual: nn.Module, stage: Stage, stages: Mapping[str, Stage]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the named tensors that run up to a stage; counters of training steps do not."""
+    unit_depth = {name: found.depth for name, found in stages.items() if "." in name}
+    for name, tensor in visual.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        block = ".".join(name.split(".")[:2])
+        if name == "attnpool.positional_embedding":
+            used = stage.reduction in ("tokens", "none")
+        elif name.startswith("attnpool."):
+            used = stage.reduction == "none"
+        else:
+            used = unit_depth.get(block, 1) <= stage.depth
+        if used:
+            yield name, tensor

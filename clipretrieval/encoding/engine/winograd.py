@@ -93,7 +93,7 @@ def convolve(
 ) -> torch.Tensor:
     """Convolve with stride 1 and padding 1, without a gradient.
 
-    A NaN spreads as in the plain sum; an infinite input makes NaN of its neighbours.
+    A NaN spreads as in the plain sum; an infinite input makes NaN of its neighbors.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from open_clip import pretrained as catalogue
 
 from clipretrieval.errors import WeightsUnavailableError
 
-__all__ = ["ADVICE", "fetch_config", "fetch_tag", "fetch_weights"]
+__all__ = ["ADVICE", "fetch_config", "fetch_tag"]
 
 ADVICE = (
     "Pass pretrained='/path/to/checkpoint', or model='local-dir:/path/to/folder' holding "
@@ -32,7 +32,7 @@ def fetch_tag(tag: dict[str, Any]) -> Path:
     hub, url = tag.get("hf_hub", ""), tag.get("url", "")
     if hub:
         repo, name = os.path.split(hub)
-        return fetch_weights(repo, name or None)
+        return _fetch_from_hub(repo, name or None)
     try:
         _check_reachable(urlsplit(url).hostname)
         return Path(catalogue.download_pretrained(tag))
@@ -40,7 +40,7 @@ def fetch_tag(tag: dict[str, Any]) -> Path:
         raise _unavailable(url, error) from error
 
 
-def fetch_weights(repo: str, name: str | None = None) -> Path:
+def _fetch_from_hub(repo: str, name: str | None) -> Path:
     """Return the weights file of a hub repository, safetensors where it has them."""
     default = "open_clip_pytorch_model.bin"
     cached = _cached(repo, "open_clip_model.safetensors") or _cached(repo, name or default)

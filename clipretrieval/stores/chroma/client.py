@@ -22,8 +22,8 @@ from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
 from clipretrieval._util.checks import check_bool, check_int, check_path, check_text, shown
+from clipretrieval._util.files import remedy
 from clipretrieval._util.forks import ForkLock
-from clipretrieval._util.open_files import remedy
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,

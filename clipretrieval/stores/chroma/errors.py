@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 from chromadb.errors import (
@@ -14,7 +15,7 @@ from chromadb.errors import (
     RateLimitError,
 )
 
-from clipretrieval._util.open_files import REMEDY, few_left
+from clipretrieval._util.files import REMEDY, too_many_open
 from clipretrieval.errors import (
     ClipRetrievalError,
     DimensionMismatchError,
@@ -30,6 +31,8 @@ __all__ = ["translated"]
 DAMAGED = ("(code: 11)", "(code: 26)", "database disk image is malformed")
 BUSY = ("(code: 5)", "(code: 6)", "database is locked")
 TOO_MANY_OPEN = "Too many open files"
+# More than Chroma opens to start, and SQLite for one statement.
+FEW = 16
 WITHHELD = ("(code: 8)", "(code: 10)", "(code: 13)", "(code: 14)", "(os error ")
 
 
@@ -88,7 +91,18 @@ def _translation(error: Exception, where: str) -> ClipRetrievalError:
 
 def _at_limit(text: str) -> bool:
     """Tell whether too many open files are the reason: Chroma does not say why SQLite fails to open one."""
-    return TOO_MANY_OPEN in text or few_left()
+    return TOO_MANY_OPEN in text or _few_left()
+
+
+def _few_left() -> bool:
+    """Tell whether nearly as many files are open as may be."""
+    with ExitStack() as opened:
+        try:
+            for _ in range(FEW):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            return too_many_open(error)
+    return False
 
 
 def _exhausted(where: str, text: str) -> StoreUnavailableError:

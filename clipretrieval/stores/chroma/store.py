@@ -9,7 +9,7 @@ from typing import Any
 
 from clipretrieval._util.checks import check_bool, check_int
 from clipretrieval._util.forks import ForkLock, renew_after_fork
-from clipretrieval._util.rounding import watched_already
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.errors import (
     MissingDependencyError,
 )
@@ -162,7 +162,7 @@ class ChromaStore(ChromaBase):
             with self._search.changing() as copy:
                 self._records.upsert(batch, plan)
                 if copy is not None:
-                    with watched_already():
+                    with without_range_warnings():
                         copy.upsert(batch.ids, batch.vectors, batch.labels.tolist())
             self._dim = dim
 
@@ -194,7 +194,7 @@ class ChromaStore(ChromaBase):
         with self._lock.read():
             self._require_open()
             check_dim(queries.shape[1], self._held_dim())
-            with watched_already():  # the copy in memory has a check of its own
+            with without_range_warnings():  # the copy in memory has a check of its own
                 return self._search.search(queries, reach)
 
     def get(self, ids: Sequence[str]) -> Records:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.stores.faiss.store import FaissStore, IndexInfo
+    from clipretrieval.stores.faiss.state import IndexInfo
+    from clipretrieval.stores.faiss.store import FaissStore
 
 __all__ = ["FaissStore", "IndexInfo"]
 

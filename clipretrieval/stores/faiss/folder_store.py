@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clipretrieval._util.checks import check_bool, check_path
-from clipretrieval._util.open_files import reason
+from clipretrieval._util.files import reason
 from clipretrieval._util.repr import safe_repr
 from clipretrieval.errors import (
     FingerprintMismatchError,

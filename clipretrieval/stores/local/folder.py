@@ -25,9 +25,14 @@ from typing import Any
 import numpy as np
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.files import TEMPORARY_SUFFIX
-from clipretrieval._util.open_files import reason
-from clipretrieval._util.reading import IrregularFileError, file_sha256, open_file, read_file
+from clipretrieval._util.files import (
+    TEMPORARY_SUFFIX,
+    IrregularFileError,
+    file_sha256,
+    open_file,
+    read_file,
+    reason,
+)
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.stores.local.folder_manifest import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_int, shown
-from clipretrieval._util.reading import parse_json
+from clipretrieval._util.text import parse_json
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.types import Metric
 

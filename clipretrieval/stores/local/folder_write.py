@@ -18,11 +18,12 @@ from clipretrieval._util.files import (
     TEMPORARY_SUFFIX,
     NotDurableError,
     file_sha256,
+    reason,
+    remedy,
     replacing,
     sync_folder,
     write_text,
 )
-from clipretrieval._util.open_files import reason, remedy
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores.local.folder import (
     GENERATION_FILE,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.reading import parse_json
+from clipretrieval._util.text import parse_json
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.local.folder_manifest import damaged
 from clipretrieval.stores.local.table import RecordTable

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.reading import open_file
+from clipretrieval._util.files import open_file
 from clipretrieval.stores.exact import Shortlist
 from clipretrieval.stores.local.folder_manifest import damaged
 from clipretrieval.stores.local.table import Moves, grown, shrunk

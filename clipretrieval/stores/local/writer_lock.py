@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from clipretrieval._util.open_files import remedy
+from clipretrieval._util.files import remedy
 from clipretrieval.errors import StoreLockedError, StoreUnavailableError
 
 __all__ = ["LOCK_NAME", "WriterLock", "require_plain"]

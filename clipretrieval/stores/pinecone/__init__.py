@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.stores.pinecone.store import (
-        IncompleteDeleteError,
-        IncompleteUpsertError,
-        PineconeStore,
-    )
+    from clipretrieval.stores.pinecone.store import PineconeStore
+    from clipretrieval.stores.pinecone.writes import IncompleteDeleteError, IncompleteUpsertError
 
 __all__ = ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"]
 

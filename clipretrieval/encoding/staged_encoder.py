@@ -1,4 +1,4 @@
-"""The encoder that users hold: pictures in, vectors of the wanted stages out."""
+"""The encoder that users hold: images in, vectors of the wanted stages out."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ import numpy as np
 from torch import nn
 
 from clipretrieval._util.checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
-from clipretrieval._util.progress import check_progress, teller, told
+from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
 from clipretrieval._util.repr import safe_repr
-from clipretrieval._util.timing import Progress
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
-from clipretrieval.encoding.checks import check_size
-from clipretrieval.encoding.engine.plan import InferencePlan, make_plan, pick_device
-from clipretrieval.encoding.joining import joined
-from clipretrieval.encoding.partial import PartialPass
+from clipretrieval.encoding.engine.inference_plan import InferencePlan, make_plan, pick_device
+from clipretrieval.encoding.partial_pass import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.pooling import pooled_dim
-from clipretrieval.encoding.preprocess import Preparation
-from clipretrieval.encoding.stages import Stage, find_stage, stage_table
-from clipretrieval.encoding.text import TextEncoder
+from clipretrieval.encoding.preparation import Preparation
+from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, find_stage, stage_table
+from clipretrieval.encoding.text_encoder import TextEncoder
 from clipretrieval.encoding.tower import Tower
-from clipretrieval.encoding.weights.sources import HF_HUB, LOCAL_DIR, resolve
+from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.decoding import MAX_PIXELS, check_max_pixels
-from clipretrieval.images.stream import RawImage, SkippedImage, check_on_error, count_hint, iter_raw
+from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
+from clipretrieval.images.sources import count_hint, iter_raw
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.types import FloatArray
 
-__all__ = ["StagedEncoder"]
+__all__ = ["StagedEncoder", "stopped_at"]
 
 
 class StagedEncoder:
@@ -63,7 +61,7 @@ class StagedEncoder:
     device : str
         ``"auto"`` takes CUDA, then MPS, then the CPU.
     batch_size : int
-        Pictures a batch, at least 1. On a CPU the encoder works in smaller ones: see `plan`.
+        Images per batch, at least 1. On a CPU the encoder works in smaller ones: see `plan`.
     compile : bool
         Have torch.compile build the encoder at its first use, which takes tens of seconds.
     seed : int
@@ -117,7 +115,7 @@ class StagedEncoder:
         self.device = pick_device(device)
         self._stages = stage_table(self._source.architecture)
         self._stage = find_stage(self._stages, stage)
-        self.image_size = check_size(image_size, self._source.size)
+        self.image_size = _checked_side(image_size, self._source.size)
         self._dim = pooled_dim(self._stage, pooling)
         self.compile = compile
         plan = make_plan(
@@ -153,7 +151,7 @@ class StagedEncoder:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How pictures are prepared, in open_clip's words (``size``, ``mean``, ``std``, …)."""
+        """How images are prepared, in open_clip's words (``size``, ``mean``, ``std``, …)."""
         return dict(self._prepare.cfg)
 
     @property
@@ -173,17 +171,17 @@ class StagedEncoder:
     def encode(
         self, images: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
     ) -> FloatArray:
-        """Encode pictures at this encoder's stage.
+        """Encode images at this encoder's stage.
 
         Parameters
         ----------
         images : image-like, sequence, iterator, dataset or folder
             Whatever `clipretrieval.images.iter_images` takes.
         on_error : {"raise", "skip"}
-            What to do about a picture that cannot be decoded. Under ``"skip"`` its row is NaN, so that each
-            row keeps the place of its picture, and a warning says how many are.
+            What to do about an image that cannot be decoded. Under ``"skip"`` its row is NaN, so that each
+            row keeps the place of its image, and a warning says how many are.
         progress : callable or True, optional
-            Called with (pictures done, total or None). True shows a bar, on a terminal or in a notebook.
+            Called with (images done, total or None). True shows a bar, on a terminal or in a notebook.
 
         Returns
         -------
@@ -192,7 +190,7 @@ class StagedEncoder:
         Raises
         ------
         ImageDecodeError
-            If a picture cannot be decoded; the message names it.
+            If an image cannot be decoded; the message names it.
         InvalidInputError
             If `images` is not image-like, or empty.
         """
@@ -206,7 +204,7 @@ class StagedEncoder:
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> dict[str, FloatArray]:
-        """Encode pictures at several stages in one pass.
+        """Encode images at several stages in one pass.
 
         Parameters
         ----------
@@ -223,12 +221,12 @@ class StagedEncoder:
         check_on_error(on_error)
         check_progress(progress)
         total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
-        with told(progress, "encoding") as shown_to:
-            tell = teller(shown_to, total, skipped)
+        with open_progress(progress, "encoding") as shown_to:
+            tell = image_counter(shown_to, total, skipped)
             batches = self._encode(
                 iter_raw(images), list(wanted.values()), on_error=on_error, skipped=skipped, identify=False
             )
-            vectors = joined(_counted(batches, places, tell), tuple(wanted), total)
+            vectors = _collect(_counted(batches, places, tell), tuple(wanted), total)
         if not skipped:
             return vectors
         warn_caller(
@@ -248,7 +246,7 @@ class StagedEncoder:
         known: KnownIds | None = None,
         ahead: int | None = None,
     ) -> Iterator[EncodedBatch]:
-        """Yield encoded batches in the order of the source, decoding ahead and holding only a few pictures.
+        """Yield encoded batches in the order of the source, decoding ahead and holding only a few images.
 
         Parameters
         ----------
@@ -257,13 +255,13 @@ class StagedEncoder:
         stages : tuple of str, optional
             This encoder's own stage alone when left out.
         on_error : {"raise", "skip"}
-            What to do about a picture that cannot be decoded.
+            What to do about an image that cannot be decoded.
         skipped : list, optional
-            Receives a record of each picture that was passed over.
+            Receives a record of each image that was passed over.
         known : callable, optional
-            Tells which pictures, by content id, need no encoding: they come as ``batch.known``.
+            Tells which images, by content id, need no encoding: they come as ``batch.known``.
         ahead : int, optional
-            The most pictures that are encoded before they are asked for; a few batches when left out.
+            The most images that are encoded before they are asked for; a few batches when left out.
         """
         names = (self.stage,) if stages is None else self._names(stages)
         wanted = [find_stage(self._stages, name) for name in names]
@@ -276,12 +274,12 @@ class StagedEncoder:
         return self._encode(raws, wanted, on_error=on_error, **options)
 
     def begin(self, images: Any, stage: str | None = None) -> PartialPass:
-        """Encode pictures up to a stage and keep what is needed to go on from there.
+        """Encode images up to a stage and keep what is needed to go on from there.
 
         Parameters
         ----------
         images : as for `encode`
-            A batch of them: their activations are held in memory, about 0.4 MB a picture at RN50's
+            A batch of them: their activations are held in memory, about 0.4 MB per image at RN50's
             ``mid`` in bf16.
         stage : str, optional
             This encoder's own when left out.
@@ -289,14 +287,14 @@ class StagedEncoder:
         Returns
         -------
         PartialPass
-            Its ``vectors`` are those of the stage; its ``advance`` takes some of the pictures deeper.
+            Its ``vectors`` are those of the stage; its ``advance`` takes some of the images deeper.
         """
         found = find_stage(self._stages, self.stage if stage is None else stage)
         every = list(self._stages.values())
         chunk = prepare_chunk(
             list(iter_raw(images)), every, self._prepare, "raise", max_pixels=self.max_pixels
         )
-        if not chunk.ids:
+        if not chunk.batch.ids:
             raise InvalidInputError("there are no images to encode; pass at least one")
         return PartialPass.start(chunk, found, self._stages, self._tower.engine(every[-1].depth))
 
@@ -378,18 +376,71 @@ class StagedEncoder:
         )
 
 
+def stopped_at(encoder: StagedEncoder, stage: str) -> StagedEncoder:
+    """Return the same encoder, stopped at another stage; weights and engine are shared.
+
+    Raises
+    ------
+    InvalidInputError
+        If the model has no such stage.
+    """
+    found = find_stage(encoder.stages, stage)
+    view = object.__new__(type(encoder))
+    vars(view).update({**vars(encoder), "_stage": found, "_dim": pooled_dim(found, encoder.pooling)})
+    return view
+
+
+def _checked_side(image_size: int | None, own: int) -> int:
+    """Return the images' side in pixels, the model's own where none is asked for."""
+    if image_size is None:
+        return own
+    side = check_int(image_size, "image_size", least=32, most=LARGEST_SIDE)
+    if side % 32:
+        raise InvalidInputError(
+            f"image_size must be a multiple of 32, at least 32; got {side} (the model's own is {own})"
+        )
+    return side
+
+
 def _counted(
     batches: Iterator[EncodedBatch], places: list[int], tell: Callable[[int], None]
 ) -> Iterator[EncodedBatch]:
-    """Note where each picture was in the source, and tell of it, on the way."""
+    """Note where each image was in the source, and tell of it, on the way."""
     for batch in batches:
         places += batch.indices
         tell(len(batch))
         yield batch
 
 
+def _collect(
+    batches: Iterator[EncodedBatch], stages: tuple[str, ...], count: int | None
+) -> dict[str, FloatArray]:
+    """Put vectors into one array per stage as they come, so that none is held twice.
+
+    More or fewer than `count` may come.
+    """
+    whole: dict[str, FloatArray] = {}
+    filled = 0
+    for batch in batches:
+        end = filled + len(batch)
+        for stage in stages:
+            part = batch.vectors[stage]
+            if stage not in whole:
+                whole[stage] = np.empty((max(count or 0, end), part.shape[1]), dtype=np.float32)
+            elif end > len(whole[stage]):
+                # In place: the system moves pages of large arrays and does not copy them.
+                whole[stage].resize((end + end // 4, part.shape[1]), refcheck=False)
+            whole[stage][filled:end] = part
+        filled = end
+    if not filled:
+        raise InvalidInputError("there are no images to encode; pass at least one")
+    for rows in whole.values():
+        rows.resize((filled, rows.shape[1]), refcheck=False)
+    return whole
+
+
 def _spread(rows: FloatArray, places: list[int], skipped: list[SkippedImage]) -> FloatArray:
-    """Put rows in the places of their pictures, with NaN where one was skipped."""
+    """Put rows in the places of their images, with NaN where one was skipped."""
     count = max(*places, *(item.index for item in skipped)) + 1
     whole: FloatArray = np.full((count, rows.shape[1]), np.nan, dtype=np.float32)
     whole[places] = rows

@@ -23,7 +23,7 @@ Rows = Sequence[int] | npt.NDArray[np.intp] | npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class PartialPass:
-    """Some pictures' vectors at a stage, with the activations from which deeper stages are computed.
+    """Some images' vectors at a stage, with the activations from which deeper stages are computed.
 
     Made by `StagedEncoder.begin`. It never changes: `advance` may be called again, and for other rows.
 
@@ -35,7 +35,7 @@ class PartialPass:
     ids : list of str, length n
         Content ids.
     rows : ndarray of int, shape (n,)
-        Which of the pictures that the pass began with these are.
+        Which of the images that the pass began with these are.
     """
 
     stage: str
@@ -53,30 +53,30 @@ class PartialPass:
     @classmethod
     @torch_alone()
     def start(cls, chunk: Chunk, stage: Stage, stages: Mapping[str, Stage], engine: Engine) -> PartialPass:
-        """Begin with prepared pictures; both kinds of squares must be there."""
+        """Begin with prepared images; both kinds of squares must be there."""
         squares = torch.from_numpy(chunk.squares["clip"])
-        parts = [engine.normalise(part) for part in squares.split(engine.plan.inner_batch)]
+        parts = [engine.normalize(part) for part in squares.split(engine.plan.inner_batch)]
         x, vectors = _go_on(engine, parts, 0, stage)
         if stage.depth == 0:
             vectors = flatten_pixels(chunk.squares["pixel"])
-        rows = np.arange(len(chunk.ids))
-        return cls(stage.name, vectors, chunk.ids, rows, x, stage.depth, stages, engine)
+        ids = chunk.batch.ids
+        return cls(stage.name, vectors, ids, np.arange(len(ids)), x, stage.depth, stages, engine)
 
     @torch_alone()
     def advance(self, stage: str, rows: Rows | None = None) -> PartialPass:
-        """Take some of the pictures on to a deeper stage; nothing before it is computed again.
+        """Take some of the images on to a deeper stage; nothing before it is computed again.
 
         Parameters
         ----------
         stage : str
             Not shallower than this pass's own.
         rows : sequence of int or mask of shape (n,), optional
-            Which of this pass's pictures go on; all of them when left out.
+            Which of this pass's images go on; all of them when left out.
 
         Returns
         -------
         PartialPass
-            With one row for each picture that went on, in the order of `rows`.
+            With one row for each image that went on, in the order of `rows`.
 
         Raises
         ------

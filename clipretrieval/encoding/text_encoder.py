@@ -1,4 +1,4 @@
-"""CLIP's text tower: prompts to vectors that lie beside those of the pictures."""
+"""CLIP's text tower: prompts to vectors that lie beside those of the images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import nn
 
 from clipretrieval._util.checks import check_strings, check_text, shown
 from clipretrieval._util.forks import ForkLock
-from clipretrieval.encoding.config import check_text_config
 from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai
-from clipretrieval.encoding.weights.sources import ModelSource, load_strictly, read_source
+from clipretrieval.encoding.weights.model_source import ModelSource, load_strictly, read_source
+from clipretrieval.encoding.weights.open_clip_config import check_text_config
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 from clipretrieval.types import FloatArray
@@ -33,10 +33,8 @@ class TextEncoder:
 
     Parameters
     ----------
-    source : ModelSource
     seed : int
         Of random weights, as for the image encoder.
-    device : str
     """
 
     def __init__(self, source: ModelSource, seed: int, device: str) -> None:
@@ -129,8 +127,6 @@ def load_clip(
 
     Parameters
     ----------
-    source : ModelSource
-    seed : int
     quick_gelu : bool, optional
         Overrides what was found out.
     text_only : bool
@@ -150,7 +146,7 @@ def load_clip(
     """
     if source.module is not None:
         return _copied(source.module, text_only).float().eval().requires_grad_(False)
-    _check_text(source)
+    _check_text_tower(source)
     check_text_config(source.model_cfg, source.config)
     state = read_source(source)
     if quick_gelu is None:
@@ -203,7 +199,7 @@ def _copied(model: nn.Module, text_only: bool) -> nn.Module:
     return copy.deepcopy(model, spared)
 
 
-def _check_text(source: ModelSource) -> None:
+def _check_text_tower(source: ModelSource) -> None:
     text = source.model_cfg.get("text_cfg")
     if not isinstance(text, dict) or not text or "hf_model_name" in text or "hf_tokenizer_name" in text:
         raise InvalidInputError(

@@ -10,9 +10,8 @@ import torch
 
 from clipretrieval._util.checks import check_choice, shown
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.encoding.engine import winograd
+from clipretrieval.encoding.engine import onednn, winograd
 from clipretrieval.encoding.stages import Architecture
-from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["PRECISIONS", "InferencePlan", "make_plan", "pick_device"]
@@ -21,7 +20,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _CACHED_WORK = 4 * 224 * 224 * 64
-"""Pictures × pixels × width that keep a block's activations in a core's cache: RN50 by fours."""
+"""Images × pixels × width that keep a block's activations in a core's cache: RN50 by fours."""
 _MOST_STREAMS = 16
 
 
@@ -35,7 +34,7 @@ class InferencePlan:
     precision : {"fp32", "bf16", "fp16"}
         Of weights and activations. Poolings and softmax are in float32 always.
     inner_batch : int
-        Pictures that go through the encoder together, whatever the caller's batch.
+        Images that go through the encoder together, whatever the caller's batch.
     streams : int
         Inner batches that run side by side, each on `threads` cores of its own.
     threads : int
@@ -116,18 +115,6 @@ def make_plan(
 ) -> InferencePlan:
     """Choose precision, batch and kernels for a device.
 
-    Parameters
-    ----------
-    device : torch.device
-    precision : {"auto", "fp32", "bf16", "fp16"}
-    architecture : Architecture
-    image_size, batch_size : int
-    compiled : bool
-
-    Returns
-    -------
-    InferencePlan
-
     Raises
     ------
     InvalidInputError
@@ -140,7 +127,7 @@ def make_plan(
     streams = min(cores, _MOST_STREAMS)
     fitting = _CACHED_WORK // (image_size * image_size * architecture.width)
     inner = max(1, min(batch_size, fitting))
-    fused = not compiled and _has_fused_convolutions(_DTYPES[chosen])
+    fused = not compiled and onednn.can_fuse(_DTYPES[chosen])
     return InferencePlan(
         str(device),
         chosen,
@@ -183,24 +170,3 @@ def _has_amx() -> bool:
 def _gains_by_winograd() -> bool:
     """Whether the kernel runs and oneDNN has nothing better: AMX multiplies several times as fast."""
     return _has_fast_bf16() and not _has_amx() and winograd.is_available()
-
-
-@torch_alone()
-def _has_fused_convolutions(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's fused convolutions, which inductor uses too, work here."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    from clipretrieval.encoding.engine.convolutions import fused_convolution, pack_weight
-
-    try:
-        x = torch.ones(1, 4, 4, 4, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        weight = torch.ones(4, 4, 1, 1, dtype=dtype)
-        bias = torch.zeros(4, dtype=dtype)
-        with torch.inference_mode():
-            packed = pack_weight(weight, (0, 0), (1, 1), x.shape)
-            out = fused_convolution(x, packed, bias, (0, 0), (1, 1), relu=True, residual=x.clone())
-            plain = fused_convolution(x, packed, bias.float(), (0, 0), (1, 1), relu=True, residual=None)
-        return bool((out == 5).all() and (plain == 4).all())
-    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
-        # Private operators of torch: gone or changed in another release, the plain ones serve.
-        return False

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.reading import parse_json, read_file
-from clipretrieval.encoding.checks import LARGEST_SIDE
+from clipretrieval._util.files import read_file
+from clipretrieval._util.text import parse_json
+from clipretrieval.encoding.stages import LARGEST_SIDE
 from clipretrieval.encoding.weights.download import ADVICE
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
@@ -148,7 +149,7 @@ class _Fields:
         return int(value)
 
     def side(self, field: str, value: Any) -> int:
-        """Check the side of square pictures; open_clip writes it as a number or as two equal ones."""
+        """Check the side of square images; open_clip writes it as a number or as two equal ones."""
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
         if (

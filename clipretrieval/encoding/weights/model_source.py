@@ -16,8 +16,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
 from clipretrieval._util.checks import check_path, shown
-from clipretrieval.encoding.config import read_config
-from clipretrieval.encoding.preprocess import Preparation
+from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import (
     find_weights,
@@ -26,6 +25,7 @@ from clipretrieval.encoding.weights.checkpoints import (
     read_state_dict,
 )
 from clipretrieval.encoding.weights.download import ADVICE, fetch_config, fetch_tag
+from clipretrieval.encoding.weights.open_clip_config import read_config
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
 __all__ = ["ModelSource", "load_strictly", "load_visual", "read_source", "resolve"]
@@ -78,7 +78,7 @@ class ModelSource:
 
     @property
     def size(self) -> int:
-        """Side in pixels of the pictures that the model was made for."""
+        """Side in pixels of the images that the model was made for."""
         size = self.preprocess_cfg["size"]
         return int(size[0] if isinstance(size, list | tuple) else size)
 
@@ -162,9 +162,8 @@ def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
 
     Parameters
     ----------
-    source : ModelSource
     seed : int
-        Seed of the random weights where `source` names none.
+        Of random weights, where `source` names none.
 
     Raises
     ------

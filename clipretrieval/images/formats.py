@@ -1,4 +1,4 @@
-"""Kinds of images that Pillow may not read, told apart so that an error can say what to do about them."""
+"""Which formats of images Pillow decodes here, and what to do about those that it may not read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
-__all__ = ["FOREIGN_ENDINGS", "foreign_format"]
+from PIL import Image
+
+__all__ = ["FOREIGN_ENDINGS", "foreign_format", "formats", "image_extensions"]
+
+# Pillow only recognizes these, or hands them to another program (Ghostscript for EPS), which no file that
+# merely claims to be an image should be able to start. The last three hold an image of another format, whose
+# size shows only while it is decoded.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF", "BLP", "ICNS", "IPTC"})
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,19 @@ _BY_BEGINNING = {
 }
 
 
+def formats() -> tuple[str, ...]:
+    """Return the names of the formats that Pillow can decode here, those of registered plugins included."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_DECODED)
+
+
+def image_extensions() -> tuple[str, ...]:
+    """Return the file extensions that Pillow can decode here, sorted, in lower case, with their dots."""
+    decoded = frozenset(formats())
+    known = Image.registered_extensions()
+    return tuple(sorted(extension.lower() for extension, name in known.items() if name in decoded))
+
+
 def foreign_format(
     encoded: bytes, path: str | os.PathLike[str] | None, readable: Collection[str]
 ) -> str | None:
@@ -71,12 +91,7 @@ def foreign_format(
     path : path or None
         Whose extension tells the kind where the bytes do not.
     readable : collection of str
-        File extensions that Pillow can read here: an image of such a kind is damaged instead.
-
-    Returns
-    -------
-    str or None
-        A sentence without its end; None where it is no such image.
+        File extensions that Pillow can read here: an image of such a kind is damaged instead, and gives None.
     """
     kind = _by_content(encoded)
     if kind is None and path is not None:

@@ -1,4 +1,4 @@
-"""From an RGB picture to the uint8 squares that the stages start from."""
+"""From an RGB image to the uint8 squares that the stages start from."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torchvision.transforms import Compose
 from clipretrieval.encoding.stages import PIXEL_SIZE
 from clipretrieval.errors import ImageDecodeError
 
-__all__ = ["MOST_ELONGATED", "PIXEL_GEOMETRY", "Picture", "Preparation", "Squares"]
+__all__ = ["MOST_ELONGATED", "PIXEL_GEOMETRY", "Preparation", "RgbImage", "Squares"]
 
 PIXEL_GEOMETRY = {"size": PIXEL_SIZE, "interpolation": "bicubic", "resize_mode": "shortest"}
-"""How pictures of any size become those of the ``pixel`` stage, whatever the model's own way."""
+"""How images of any size become those of the ``pixel`` stage, whatever the model's own way."""
 
 MOST_ELONGATED = 600
-"""Longer side over shorter side: resized to 224 pixels, such a picture takes up some 100 MB."""
+"""Longer side over shorter side: resized to 224 pixels, such an image takes up some 100 MB."""
 
-Picture: TypeAlias = Image.Image | npt.NDArray[np.uint8]
+RgbImage: TypeAlias = Image.Image | npt.NDArray[np.uint8]
 Squares = dict[str, npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """CLIP's own preprocessing up to the last step on bytes: resize and crop, not yet normalised.
+    """CLIP's own preprocessing up to the last step on bytes: resize and crop, not yet normalized.
 
-    What is left, dividing by 255 and normalising, is done a batch at a time by the engine.
+    What is left, dividing by 255 and normalizing, is done a batch at a time by the engine.
 
     Attributes
     ----------
@@ -48,31 +48,30 @@ class Preparation:
         object.__setattr__(self, "_clip", _geometry({**self.cfg}))
         object.__setattr__(self, "_pixel", _geometry({**self.cfg, **PIXEL_GEOMETRY}))
 
-    def check(self, picture: Picture, name: str | None) -> None:
-        """Refuse a picture so narrow that resizing its shorter side would take up hundreds of megabytes.
+    def check(self, image: RgbImage, name: str | None) -> None:
+        """Refuse an image so narrow that resizing its shorter side would take up hundreds of megabytes.
 
         Raises
         ------
         ImageDecodeError
             If its sides differ by more than `MOST_ELONGATED` times.
         """
-        width, height = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
+        width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
         if max(width, height) > MOST_ELONGATED * min(width, height):
             raise ImageDecodeError(
                 f"{name or 'a picture'} is {width} × {height} pixels: too narrow to be resized; expected "
                 f"sides that differ by {MOST_ELONGATED} times at most. Leave it out or crop it"
             )
 
-    def batch(self, pictures: Sequence[Picture], *, pixel: bool, clip: bool) -> Squares:
-        """Prepare several pictures.
+    def batch(self, images: Sequence[RgbImage], *, pixel: bool, clip: bool) -> Squares:
+        """Prepare several images.
 
         Arrays are resized by Pillow too, one by one: that is CLIP's own arithmetic to the last bit, and was
         measured to be faster than torchvision's resizing of a whole batch of bytes.
 
         Parameters
         ----------
-        pictures : sequence of PIL.Image.Image (RGB), or of uint8 arrays of shape (height, width, 3)
-        pixel, clip : bool
+        images : sequence of PIL.Image.Image (RGB), or of uint8 arrays of shape (height, width, 3)
 
         Returns
         -------
@@ -81,17 +80,17 @@ class Preparation:
         sides = {"pixel": PIXEL_SIZE} if pixel else {}
         sides |= {"clip": self.cfg["size"]} if clip else {}
         return {
-            name: np.stack([self._square(picture, name, side) for picture in pictures])
+            name: np.stack([self._square(image, name, side) for image in images])
             for name, side in sides.items()
         }
 
-    def _square(self, picture: Picture, name: str, side: int) -> npt.NDArray[np.uint8]:
-        if isinstance(picture, np.ndarray):
-            if picture.shape[:2] == (side, side):
-                return picture
-            picture = Image.fromarray(picture)
+    def _square(self, image: RgbImage, name: str, side: int) -> npt.NDArray[np.uint8]:
+        if isinstance(image, np.ndarray):
+            if image.shape[:2] == (side, side):
+                return image
+            image = Image.fromarray(image)
         geometry: Compose = self._pixel if name == "pixel" else self._clip  # type: ignore[attr-defined]
-        return np.asarray(geometry(picture))
+        return np.asarray(geometry(image))
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the encoder's input, as JSON values."""
@@ -102,7 +101,7 @@ class Preparation:
 
 
 def _geometry(cfg: dict[str, Any]) -> Compose:
-    """Take open_clip's transform up to its conversion to a tensor: the part that stays a picture."""
+    """Take open_clip's transform up to its conversion to a tensor: the part that stays an image."""
     steps = image_transform_v2(PreprocessCfg(**cfg), is_train=False).transforms
     place = next(number for number, step in enumerate(steps) if isinstance(step, MaybeConvertMode))
     return Compose(steps[:place])

@@ -10,7 +10,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipretrieval._util.reading import read_file
+from clipretrieval._util.files import read_file
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["CsvTable", "is_csv_path", "read_csv"]
@@ -51,15 +51,9 @@ def read_csv(path: Path) -> CsvTable:
 
     The encoding is UTF-8, or UTF-16 where a byte order mark says so. A file that ends in ``.tsv`` is
     separated by tabs; any other by the one of comma, semicolon and tab that gives its first line the most
-    columns. Blanks behind a separator do not count; lines without any text are skipped.
-
-    Raises
-    ------
-    InvalidInputError
-        If it cannot be read, has no rows or is no text, or if a line has too many or too few cells, or
-        quotes that are never closed. The message names the line.
+    columns. Blanks behind a separator do not count; lines without any text are skipped. Errors name the line.
     """
-    text = _decoded(path, _content(path))
+    text = _decode_text(path, _content(path))
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=_delimiter(path, text), strict=True, skipinitialspace=True)
     names: list[str] = []
@@ -100,7 +94,7 @@ def _content(path: Path) -> bytes:
         raise InvalidInputError(f"cannot read {str(path)!r}: {reason}; expected a CSV file") from error
 
 
-def _decoded(path: Path, content: bytes) -> str:
+def _decode_text(path: Path, content: bytes) -> str:
     wide = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     content = content.removeprefix(BOM_UTF8)
     try:
