@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.explanation import Explanation
-    from clipretrieval.retrieval.reports import FitReport, ForgetReport
+    from clipretrieval.retrieval.reports import FitReport, ForgetReport, LabelConflict
     from clipretrieval.types import Metric, Neighbors, Records
     from clipretrieval.zeroshot import ZeroShotClassifier
 
@@ -53,6 +53,7 @@ __all__ = [
     "ForgetReport",
     "ImageDecodeError",
     "InvalidInputError",
+    "LabelConflict",
     "Metric",
     "MissingDependencyError",
     "Neighbors",
@@ -84,7 +85,7 @@ _lazy_getattr, _lazy_dir = attach(
         "comparison.report": ["ComparisonReport"],
         "evaluation.report": ["EvaluationReport"],
         "explanation": ["Explanation"],
-        "retrieval.reports": ["FitReport", "ForgetReport"],
+        "retrieval.reports": ["FitReport", "ForgetReport", "LabelConflict"],
         "types": ["Metric", "Neighbors", "Records"],
         "zeroshot": ["ZeroShotClassifier"],
     },

@@ -29,7 +29,7 @@ from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import FloatArray, Neighbors
 
-__all__ = ["ExplainedNeighbor", "Explanation", "explain_found", "explain_stream"]
+__all__ = ["ExplainedNeighbor", "Explanation", "explain_stream"]
 
 LOOKED_UP = 4096
 """Records whose metadata are read together: `get` returns their vectors too."""

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.encoding.base import EncodedBatch, Encoder, StreamingEncoder
+    from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage, StreamingEncoder
+    from clipretrieval.encoding.engine.inference_plan import InferencePlan
     from clipretrieval.encoding.fingerprint import differences
+    from clipretrieval.encoding.partial_pass import PartialPass
     from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.encoding.stages import Architecture, Stage, stage_table
+    from clipretrieval.encoding.text_encoder import TextEncoder
 
 __all__ = [
     "Architecture",
     "EncodedBatch",
     "Encoder",
+    "InferencePlan",
+    "KnownIds",
+    "KnownImage",
+    "PartialPass",
     "Stage",
     "StagedEncoder",
     "StreamingEncoder",
+    "TextEncoder",
     "differences",
     "stage_table",
 ]
 
-_lazy_getattr, _lazy_dir = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
-        "base": ["EncodedBatch", "Encoder", "StreamingEncoder"],
+        "base": ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"],
+        "engine.inference_plan": ["InferencePlan"],
         "fingerprint": ["differences"],
+        "partial_pass": ["PartialPass"],
         "staged_encoder": ["StagedEncoder"],
         "stages": ["Architecture", "Stage", "stage_table"],
+        "text_encoder": ["TextEncoder"],
     },
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()
