@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from clipretrieval.stores.faiss.state import IndexInfo
     from clipretrieval.stores.faiss.store import FaissStore
     from clipretrieval.stores.memory import MemoryStore
-    from clipretrieval.stores.pinecone.store import PineconeStore
-    from clipretrieval.stores.pinecone.writes import IncompleteDeleteError, IncompleteUpsertError
+    from clipretrieval.stores.pinecone.store import (
+        IncompleteDeleteError,
+        IncompleteUpsertError,
+        PineconeStore,
+    )
     from clipretrieval.stores.registry import available_stores, create_store, register_store
     from clipretrieval.types import Listing, Neighbors, Records
 

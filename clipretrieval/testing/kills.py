@@ -19,7 +19,8 @@ from typing import IO, Any
 import numpy as np
 
 from clipretrieval.errors import StoreError
-from clipretrieval.stores import VectorStore, create_store
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.registry import create_store
 from clipretrieval.types import FloatArray
 
 __all__ = ["Kill", "kill_first_upserts", "kill_writers"]
@@ -84,7 +85,7 @@ def kill_writers(store: str, options: Mapping[str, Any], *, times: int, seed: in
     for _ in range(times):
         flushed = _kill_one(store, options, flushed, moments)
         with closing(create_store(store, **options)) as opened:
-            lost = _lost(opened, flushed)
+            lost = _missing(opened, flushed)
         yield Kill(flushed, lost)
 
 
@@ -161,7 +162,7 @@ def _numbers(lines: IO[str] | None) -> Iterator[int]:
     return (int(line) for line in lines or ())
 
 
-def _lost(store: VectorStore, flushed: int) -> list[str]:
+def _missing(store: VectorStore, flushed: int) -> list[str]:
     """Return what a store lacks of the first batches; one more may be there, flushed but not yet told."""
     lost = []
     for number in range(flushed):
@@ -198,10 +199,10 @@ def _batch(number: int) -> tuple[list[str], FloatArray]:
     return [f"{number}-{row}" for row in range(ROWS)], rows
 
 
-def _write(store: str, options: str, first: str) -> None:
+def _fill(store: str, options: str, first: str) -> None:
     """Fill a store until killed; tell first, and after each flush, how many batches are flushed."""
     if first == ONLY:
-        _upsert_once(store, options)
+        _fill_at_once(store, options)
         return
     number = int(first)
     print(number, flush=True)
@@ -217,7 +218,7 @@ def _write(store: str, options: str, first: str) -> None:
             print(number, flush=True)
 
 
-def _upsert_once(store: str, options: str) -> None:
+def _fill_at_once(store: str, options: str) -> None:
     """Upsert many records in one call; tell before and after it."""
     rows = np.random.default_rng(0).standard_normal((GREAT, DIM), dtype=np.float32)
     with closing(create_store(store, **json.loads(options))) as opened:
@@ -228,4 +229,4 @@ def _upsert_once(store: str, options: str) -> None:
 
 
 if __name__ == "__main__":
-    _write(*sys.argv[1:])
+    _fill(*sys.argv[1:])

@@ -16,33 +16,16 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-# Before they are imported, so that a failed assert shows its values.
-pytest.register_assert_rewrite(
-    *(
-        f"clipretrieval.testing._contract_{part}"
-        for part in (
-            "base",
-            "check",
-            "lasting",
-            "machine",
-            "records",
-            "refusals",
-            "scan",
-            "search",
-            "threads",
-            "values",
-        )
-    )
-)
+# Before they are imported, so that a failed assert shows its values: the folder, with all in it.
+pytest.register_assert_rewrite("clipretrieval.testing.contracts")
 
-from clipretrieval.testing._contract_lasting import LastingContract, ManifestContract  # noqa: E402
-from clipretrieval.testing._contract_records import RecordsContract  # noqa: E402
-from clipretrieval.testing._contract_refusals import RefusalsContract  # noqa: E402
-from clipretrieval.testing._contract_scan import ScanContract  # noqa: E402
-from clipretrieval.testing._contract_search import PaddingContract, SearchContract  # noqa: E402
-from clipretrieval.testing._contract_threads import LargeContract, ThreadsContract  # noqa: E402
-from clipretrieval.testing._contract_values import ValuesContract  # noqa: E402
-from clipretrieval.testing._machine import MachineContract  # noqa: E402
+from clipretrieval.testing.contracts.machine import MachineContract  # noqa: E402
+from clipretrieval.testing.contracts.persistence import LastingContract, ManifestContract  # noqa: E402
+from clipretrieval.testing.contracts.records import RecordsContract, ValuesContract  # noqa: E402
+from clipretrieval.testing.contracts.refusals import RefusalsContract  # noqa: E402
+from clipretrieval.testing.contracts.scan import ScanContract  # noqa: E402
+from clipretrieval.testing.contracts.search import PaddingContract, SearchContract  # noqa: E402
+from clipretrieval.testing.contracts.threads import LargeContract, ThreadsContract  # noqa: E402
 
 __all__ = ["VectorStoreTests"]
 

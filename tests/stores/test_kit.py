@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from clipretrieval import testing
 from clipretrieval.stores import FaissStore, VectorStore
-from clipretrieval.testing import VectorStoreTests
+from clipretrieval.testing import VectorStoreTests, contracts
 
 pytest_plugins = ["pytester"]
 
@@ -169,7 +168,8 @@ def test_a_missing_package_is_named(package: str) -> None:
 
 def test_every_part_shows_the_values_of_its_asserts() -> None:
     """All modules of the suite are rewritten by pytest, so a failed assert shows what it compared."""
-    folder = Path(testing.__file__).parent
-    for path in sorted(folder.glob("_contract_*.py")):
-        module = importlib.import_module(f"clipretrieval.testing.{path.stem}")
+    paths = sorted(Path(contracts.__file__).parent.glob("[a-z]*.py"))
+    assert len(paths) > 5
+    for path in paths:
+        module = importlib.import_module(f"clipretrieval.testing.contracts.{path.stem}")
         assert type(module.__loader__).__name__ == "AssertionRewritingHook", path.name

@@ -13,11 +13,11 @@ from typing import Any
 import chromadb
 import numpy as np
 import pytest
+from chromadb.api.shared_system_client import SharedSystemClient
 from forked import FORKS, GETS, ended_well, fork
 
 from clipretrieval.errors import StoreLockedError, UnsupportedOperationError
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, PineconeStore
-from clipretrieval.stores.chroma import client as _chroma_client
 from clipretrieval.testing import PineconeEmulator
 
 pytestmark = [
@@ -255,11 +255,11 @@ def test_a_child_that_ends_leaves_stores_and_locks_to_its_parent(tmp_path: Path)
 
 
 def test_a_forked_process_waits_for_no_thread_that_was_making_a_client(chroma_port: int) -> None:
-    """The lock under which clients are made, held by another thread at the fork, is free in the child."""
+    """Chroma's lock, held by another thread at the fork, stays held in the child, where no store takes it."""
     held, leave = threading.Event(), threading.Event()
 
     def make() -> None:
-        with _chroma_client._making.current:
+        with SharedSystemClient._refcount_lock:
             held.set()
             leave.wait()
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from clipretrieval.errors import MissingDependencyError
 
-from clipretrieval._util.lazy import attach
-
-if TYPE_CHECKING:
+try:
     from clipretrieval.stores.chroma.store import ChromaStore
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("chromadb", "httpx"):
+        raise
+    raise MissingDependencyError(
+        'ChromaStore needs chromadb, which is not installed; run: pip install "clipretrieval[chroma]"',
+        name=error.name,
+    ) from error
 
 __all__ = ["ChromaStore"]
-
-_lazy_getattr, _lazy_dir = attach(
-    __name__,
-    {
-        "store": ["ChromaStore"],
-    },
-)
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()

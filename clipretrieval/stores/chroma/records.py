@@ -1,4 +1,4 @@
-"""The requests that a Chroma collection is read and written with, in pieces that it accepts."""
+"""A Chroma collection, read and written in records, by requests of a size that it accepts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from chromadb.errors import NotFoundError
 
-from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreCorruptedError,
+    StoreUnavailableError,
+)
 from clipretrieval.stores.checks import Batch
-from clipretrieval.stores.chroma.client import MANIFEST_KEY, Connection
+from clipretrieval.stores.chroma.client import Connection
 from clipretrieval.stores.chroma.errors import translated
 from clipretrieval.stores.exact import row_norms, unit_rows
-from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Records, as_label_array
+from clipretrieval.types import FloatArray, Label, Listing, Metric, Records, as_label_array
 
-__all__ = ["ChromaRecords", "Found", "Plan", "pieces", "texts"]
+__all__ = ["FORMAT_KEY", "ChromaRecords", "Found", "id_chunks"]
 
+# Of the collection's metadata.
+FORMAT_KEY = "clipretrieval:format"
+FORMAT_VERSION = 1
+MANIFEST_KEY = "clipretrieval:manifest"
 # Chroma's own metadata are flat and upserts merge them: these keys are written with every record.
 LABEL_KEY = "clipretrieval:label"
 METADATA_KEY = "clipretrieval:metadata"
 NORM_KEY = "clipretrieval:norm"
+
+# A graph denser than Chroma's default (100, 16): that one lost sight of a sixth of 3,000 vectors with many
+# equal ones, this one of none.
+GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
+# Chroma then never writes its index files, which a killed process leaves torn; SQLite's log holds everything.
+NEVER = 10**9
 
 # The server refuses a body of 40 MiB.
 REQUEST_BYTES = 32 << 20
@@ -32,8 +48,6 @@ RECORD_BYTES = 160
 LOOKUP_IDS = 5000
 # Values of vectors in an answer.
 ANSWER_VALUES = 1 << 20
-
-Plan = list[slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,26 +68,31 @@ class Found:
     labels: list[Label]
     metadata: list[str]
 
-    def packed_labels(self) -> AnyArray:
-        """Return the labels as an array of int64 or of object (str)."""
-        return as_label_array(self.labels)
-
 
 class ChromaRecords:
-    """A collection, spoken to in records.
+    """The records of a collection, which is opened, or made if it is not there and may be made.
 
     Parameters
     ----------
     connection : Connection
-    collection : chromadb Collection
     metric : Metric
-        Under the cosine metric Chroma normalises what it returns; the norms are kept beside the records.
+        Under the cosine metric Chroma normalizes what it returns; the norms are kept beside the records.
+    create : bool
+
+    Raises
+    ------
+    FingerprintMismatchError
+        If the collection is there with another metric.
+    InvalidInputError
+        If it is there and no `ChromaStore` made it.
+    StoreUnavailableError
+        If it is not there and may not be made.
     """
 
-    def __init__(self, connection: Connection, collection: Any, metric: Metric) -> None:
+    def __init__(self, connection: Connection, metric: Metric, create: bool) -> None:
         self._connection = connection
-        self._collection = collection
         self._metric = metric
+        self._collection = self._opened(create)
         with translated(self.where):
             self._most = int(connection.client.get_max_batch_size())
 
@@ -82,7 +101,44 @@ class ChromaRecords:
         """The collection in words."""
         return self._connection.where
 
-    def plan(self, batch: Batch) -> Plan:
+    def _opened(self, create: bool) -> Any:
+        client, name, where = self._connection.client, self._connection.collection, self.where
+        with translated(where):
+            try:
+                collection = client.get_collection(name, embedding_function=None)
+            except NotFoundError as error:
+                if not create:
+                    raise StoreUnavailableError(
+                        f"there is no {where}; check the names, or leave out create=False to make it"
+                    ) from error
+                graph: dict[str, Any] = {"space": str(self._metric), **GRAPH}
+                if self._connection.folder is not None or not self._connection.exclusive:
+                    graph["sync_threshold"] = NEVER
+                collection = client.get_or_create_collection(
+                    name,
+                    configuration={"hnsw": graph},
+                    metadata={FORMAT_KEY: FORMAT_VERSION},
+                    embedding_function=None,
+                )
+        version = (collection.metadata or {}).get(FORMAT_KEY)
+        if version is None:
+            raise InvalidInputError(f"{where} was not made by ChromaStore; give another name as collection=")
+        if version != FORMAT_VERSION:
+            raise StoreCorruptedError(
+                f"{where} is of format version {version!r}; this version of clipretrieval reads "
+                f"version {FORMAT_VERSION}. Install one that reads version {version!r}"
+            )
+        # Chroma passes silently over a configuration that differs from the one at creation.
+        configuration = collection.configuration_json
+        space = (configuration.get("hnsw") or configuration.get("spann") or {}).get("space")
+        if space != str(self._metric):
+            raise FingerprintMismatchError(
+                f"{where} was made with metric {space!r}; found metric={str(self._metric)!r}. "
+                f"Open it with metric={space!r}, or give another collection"
+            )
+        return collection
+
+    def plan(self, batch: Batch) -> list[slice]:
         """Divide a batch into requests.
 
         Raises
@@ -99,40 +155,40 @@ class ChromaRecords:
                 f"the record {batch.ids[largest]!r} takes {sizes[largest]:,} bytes; a request to Chroma "
                 f"holds {REQUEST_BYTES:,}. Shorten its metadata"
             )
-        pieces: Plan = []
+        plan: list[slice] = []
         start = size = 0
         for place, own in enumerate(sizes):
             if place > start and (size + own > REQUEST_BYTES or place - start == self._most):
-                pieces.append(slice(start, place))
+                plan.append(slice(start, place))
                 start, size = place, 0
             size += own
-        pieces.append(slice(start, len(sizes)))
-        return pieces
+        plan.append(slice(start, len(sizes)))
+        return plan
 
-    def upsert(self, batch: Batch, plan: Plan) -> None:
+    def upsert(self, batch: Batch, plan: list[slice]) -> None:
         """Send a batch as `plan` divided it; a failure leaves the requests before it done.
 
         Something must have been read from the collection before: Chroma opens its index at the first read,
         and the write after that repeats as updates all that was written before, which takes seconds for
         thousands of records and minutes for more.
         """
-        # Chroma normalises in float32, where the squares of small values vanish.
+        # Chroma normalizes in float32, where the squares of small values vanish.
         vectors = unit_rows(batch.vectors, batch.norms) if self._metric is Metric.COSINE else batch.vectors
-        for piece in plan:
+        for part in plan:
             with translated(self.where):
                 self._collection.upsert(
-                    ids=batch.ids[piece],
-                    embeddings=vectors[piece],
-                    metadatas=self._metadatas(batch, piece),
+                    ids=batch.ids[part],
+                    embeddings=vectors[part],
+                    metadatas=self._metadatas(batch, part),
                 )
 
-    def delete(self, names: list[str]) -> int:
-        """Delete the records of the names and return how many of them were there."""
+    def delete(self, ids: list[str]) -> int:
+        """Delete the records of the ids and return how many of them were there."""
         removed = 0
-        for piece in pieces(list(dict.fromkeys(names))):
+        for chunk in id_chunks(list(dict.fromkeys(ids))):
             with translated(self.where):
-                there = self._collection.get(ids=piece, include=[])["ids"]
-                for part in pieces(there, self._most):
+                there = self._collection.get(ids=chunk, include=[])["ids"]
+                for part in id_chunks(there, self._most):
                     self._collection.delete(ids=part)
                     removed += len(part)
         return removed
@@ -145,47 +201,48 @@ class ChromaRecords:
     def dim(self) -> int | None:
         """Return the dimension that Chroma holds the collection to, which outlasts its records."""
         with translated(self.where):
-            model = self._reopened().get_model()
-        return None if model.dimension is None else int(model.dimension)
+            dim = self._current().get_model().dimension
+        return None if dim is None else int(dim)
 
     def first(self) -> Found:
         """Return one record, whichever; none if there is none."""
         with translated(self.where):
             return self._found(self._collection.get(limit=1, include=["embeddings", "metadatas"]))
 
-    def fetch(self, names: list[str], dim: int) -> Iterator[Found]:
-        """Yield the records of distinct names, those that are there, piece by piece."""
-        for piece in pieces(names, max(1, min(LOOKUP_IDS, ANSWER_VALUES // dim))):
+    def fetch(self, ids: list[str], dim: int) -> Iterator[Found]:
+        """Yield the records of distinct ids, those that are there, one answer at a time."""
+        for chunk in id_chunks(ids, max(1, min(LOOKUP_IDS, ANSWER_VALUES // dim))):
             with translated(self.where):
-                found = self._collection.get(ids=piece, include=["embeddings", "metadatas"])
-            if found["ids"]:
-                yield self._found(found)
+                answer = self._collection.get(ids=chunk, include=["embeddings", "metadatas"])
+            if answer["ids"]:
+                yield self._found(answer)
 
-    def get(self, names: list[str], dim: int) -> Records:
-        """Return the records of the names, in their order, without those that are not there."""
-        rows: dict[str, tuple[FloatArray, Label, str]] = {}
-        for found in self.fetch(list(dict.fromkeys(names)), max(1, dim)):
+    def get(self, ids: list[str], dim: int) -> Records:
+        """Return the records of the ids, in their order, without those that are not there."""
+        records: dict[str, tuple[FloatArray, Label, str]] = {}
+        for found in self.fetch(list(dict.fromkeys(ids)), max(1, dim)):
             parts = zip(found.vectors, found.labels, found.metadata, strict=True)
-            rows.update(zip(found.ids, parts, strict=True))
-        kept = [name for name in names if name in rows]
+            records.update(zip(found.ids, parts, strict=True))
+        kept = [each for each in ids if each in records]
         vectors = np.empty((len(kept), dim), dtype=np.float32)
-        for place, name in enumerate(kept):
-            vectors[place] = rows[name][0]
-        labels = as_label_array([rows[name][1] for name in kept])
-        return Records(texts(kept), vectors, labels, [json.loads(rows[name][2]) for name in kept])
+        for place, each in enumerate(kept):
+            vectors[place] = records[each][0]
+        labels = as_label_array([records[each][1] for each in kept])
+        metadata = [json.loads(records[each][2]) for each in kept]
+        return Records(np.array(kept, dtype=object), vectors, labels, metadata)
 
-    def names(self, label: Label | None = None) -> list[str]:
+    def ids(self, label: Label | None = None) -> list[str]:
         """Return all ids, or those of the records with one label."""
         condition = None if label is None else {LABEL_KEY: label}  # Chroma tells 1 from "1"
         with translated(self.where):
             return list(self._collection.get(where=condition, include=[])["ids"])
 
-    def labels(self, names: list[str]) -> Listing:
-        """Return the labels of those of a few names that are there."""
+    def listing(self, ids: list[str]) -> Listing:
+        """Return the labels of those of a few ids that are there."""
         with translated(self.where):
-            found = self._collection.get(ids=names, include=["metadatas"])
-        rows = self._checked(found)
-        return Listing(texts(list(found["ids"])), as_label_array([row[LABEL_KEY] for row in rows]))
+            answer = self._collection.get(ids=ids, include=["metadatas"])
+        labels = [each[LABEL_KEY] for each in self._checked(answer)]
+        return Listing(np.array(answer["ids"], dtype=object), as_label_array(labels))
 
     def candidates(self, queries: FloatArray, length: int) -> Iterator[Found]:
         """Yield for each query about `length` records near it, which Chroma's graph led to."""
@@ -199,65 +256,60 @@ class ChromaRecords:
                     n_results=length,
                     include=["embeddings", "metadatas"],
                 )
-            for row in range(len(answer["ids"])):
-                yield self._found({key: answer[key][row] for key in ("ids", "embeddings", "metadatas")})
+            for query in range(len(answer["ids"])):
+                yield self._found({key: answer[key][query] for key in ("ids", "embeddings", "metadatas")})
 
     def read_manifest(self) -> str:
         """Return the manifest's JSON text."""
         with translated(self.where):
-            return str((self._reopened().metadata or {}).get(MANIFEST_KEY, "{}"))
+            return str((self._current().metadata or {}).get(MANIFEST_KEY, "{}"))
 
     def write_manifest(self, text: str) -> None:
         """Put the manifest's JSON text into the collection's metadata, in one transaction of Chroma's."""
         with translated(self.where):
-            kept = dict(self._reopened().metadata or {})
+            kept = dict(self._current().metadata or {})
             self._collection.modify(metadata={**kept, MANIFEST_KEY: text})
 
-    def _reopened(self) -> Any:
+    def _current(self) -> Any:
         """Return the collection as it is now: an object of it does not follow what others change."""
         return self._connection.client.get_collection(self._connection.collection, embedding_function=None)
 
-    def _metadatas(self, batch: Batch, piece: slice) -> list[dict[str, Any]]:
-        rows = [
+    def _metadatas(self, batch: Batch, part: slice) -> list[dict[str, Any]]:
+        metadatas = [
             {LABEL_KEY: label, METADATA_KEY: text}
-            for label, text in zip(batch.labels[piece].tolist(), batch.metadata[piece], strict=True)
+            for label, text in zip(batch.labels[part].tolist(), batch.metadata[part], strict=True)
         ]
         if self._metric is Metric.COSINE:
-            for row, norm in zip(rows, batch.norms[piece].tolist(), strict=True):
-                row[NORM_KEY] = norm
-        return rows
+            for metadata, norm in zip(metadatas, batch.norms[part].tolist(), strict=True):
+                metadata[NORM_KEY] = norm
+        return metadatas
 
     def _found(self, answer: dict[str, Any]) -> Found:
         ids = list(answer["ids"])
         if not ids:
             return Found([], np.empty((0, 0), dtype=np.float32), [], [])
-        rows = self._checked(answer)
+        metadatas = self._checked(answer)
         vectors = np.array(answer["embeddings"], dtype=np.float32)
         if self._metric is Metric.COSINE:
-            norms = np.array([row.get(NORM_KEY, 1.0) for row in rows], dtype=np.float64)
+            norms = np.array([each.get(NORM_KEY, 1.0) for each in metadatas], dtype=np.float64)
             vectors = (vectors * (norms / row_norms(vectors))[:, None]).astype(np.float32)
-        return Found(ids, vectors, [row[LABEL_KEY] for row in rows], [row[METADATA_KEY] for row in rows])
+        labels = [each[LABEL_KEY] for each in metadatas]
+        return Found(ids, vectors, labels, [each[METADATA_KEY] for each in metadatas])
 
     def _checked(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what is kept beside each record of an answer, refusing records that are not ours."""
-        rows = [row or {} for row in answer["metadatas"]]
-        for name, row in zip(answer["ids"], rows, strict=True):
-            if type(row.get(LABEL_KEY)) not in (int, str) or not isinstance(row.get(METADATA_KEY), str):
+        metadatas = [each or {} for each in answer["metadatas"]]
+        for name, metadata in zip(answer["ids"], metadatas, strict=True):
+            label, text = metadata.get(LABEL_KEY), metadata.get(METADATA_KEY)
+            if type(label) not in (int, str) or not isinstance(text, str):
                 raise StoreCorruptedError(
                     f"the record {name!r} in {self.where} lacks {LABEL_KEY!r} or {METADATA_KEY!r}: something "
                     "other than ChromaStore wrote it; delete it"
                 )
-        return rows
+        return metadatas
 
 
-def texts(names: list[str]) -> AnyArray:
-    """Return an array of object that holds the names."""
-    packed = np.empty(len(names), dtype=object)
-    packed[:] = names
-    return packed
-
-
-def pieces(names: list[str], most: int = LOOKUP_IDS) -> Iterator[list[str]]:
+def id_chunks(ids: list[str], most: int = LOOKUP_IDS) -> Iterator[list[str]]:
     """Cut ids into parts that one request may hold."""
-    for start in range(0, len(names), most):
-        yield names[start : start + most]
+    for start in range(0, len(ids), most):
+        yield ids[start : start + most]

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.stores.chroma.records import ChromaRecords, texts
+from clipretrieval.stores.chroma.records import ChromaRecords
 from clipretrieval.stores.exact import nearest
 from clipretrieval.stores.memory import MemoryStore
-from clipretrieval.types import AnyArray, FloatArray, Metric, Neighbors
+from clipretrieval.types import AnyArray, FloatArray, Metric, Neighbors, as_label_array
 
 __all__ = ["ChromaSearch"]
 
@@ -27,8 +27,8 @@ class ChromaSearch:
 
     Parameters
     ----------
-    records : ChromaRecords
-    metric : Metric
+    records, metric
+        Of the collection.
     exclusive : bool
         Whether only the owner of this object changes the collection, so that a copy of it stays true.
     exact : bool
@@ -59,12 +59,12 @@ class ChromaSearch:
         self._copy = None
 
     def search(self, queries: FloatArray, k: int) -> Neighbors:
-        """Return the `k` nearest records of each query; rows are padded only where there are fewer."""
+        """Return the `k` nearest records of each query, padded only where there are fewer."""
         count = self._records.count()
         length = min(count, k + k // 4 + 32)
         # Where the graph would be asked for all records, comparing all of them costs less.
         if length == count or (self._exact and self._within_limit(count * queries.shape[1])):
-            return self._everything(queries.shape[1]).search(queries, k)
+            return self._read_all(queries.shape[1]).search(queries, k)
         return self._through_graph(queries, k, length)
 
     def _within_limit(self, values: int) -> bool:
@@ -79,20 +79,20 @@ class ChromaSearch:
             )
         return False
 
-    def _everything(self, dim: int) -> MemoryStore:
+    def _read_all(self, dim: int) -> MemoryStore:
         """Return a store in memory with all records."""
         with self._reading:
             if self._copy is not None:
                 return self._copy
             copy = MemoryStore(self._metric)
-            for found in self._records.fetch(self._records.names(), dim):
+            for found in self._records.fetch(self._records.ids(), dim):
                 copy.upsert(found.ids, found.vectors, found.labels)
             if self._exclusive:
                 self._copy = copy
             return copy
 
     def _through_graph(self, queries: FloatArray, k: int, length: int) -> Neighbors:
-        ids = texts([""] * (len(queries) * k)).reshape(len(queries), k)
+        ids: AnyArray = np.full((len(queries), k), "", dtype=object)
         distances = np.full((len(queries), k), np.inf, dtype=np.float32)
         labels: AnyArray | None = None
         short = []
@@ -100,15 +100,15 @@ class ChromaSearch:
             if len(found.ids) < k:  # the graph does not lead to enough
                 short.append(place)
                 continue
-            names, own = texts(found.ids), found.packed_labels()
+            names, own = np.array(found.ids, dtype=object), as_label_array(found.labels)
             if labels is None:
                 labels = np.empty((len(queries), k), dtype=own.dtype)
             query = queries[place : place + 1]
             positions, distances[place] = nearest(query, found.vectors, names, k, self._metric)
             ids[place], labels[place] = names[positions[0]], own[positions[0]]
         if labels is None:
-            return self._everything(queries.shape[1]).search(queries, k)
+            return self._read_all(queries.shape[1]).search(queries, k)
         if short:
-            rest = self._everything(queries.shape[1]).search(queries[short], k)
+            rest = self._read_all(queries.shape[1]).search(queries[short], k)
             ids[short], distances[short], labels[short] = rest.ids, rest.distances, rest.labels
         return Neighbors(ids, distances, labels)

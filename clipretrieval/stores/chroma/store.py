@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from clipretrieval._util.checks import check_bool, check_int
 from clipretrieval._util.forks import ForkLock, renew_after_fork
+from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.rounding import without_range_warnings
-from clipretrieval.errors import (
-    MissingDependencyError,
-)
+from clipretrieval.errors import StoreError, UnsupportedOperationError
 from clipretrieval.stores.checks import (
     check_batch,
     check_dim,
@@ -23,27 +25,23 @@ from clipretrieval.stores.checks import (
     check_queries,
     storable_ids,
 )
+from clipretrieval.stores.chroma.client import Connection, connect
+from clipretrieval.stores.chroma.internals import holds_collection
+from clipretrieval.stores.chroma.records import FORMAT_KEY, ChromaRecords, id_chunks
+from clipretrieval.stores.chroma.search import ChromaSearch
 from clipretrieval.stores.context import unclonable
 from clipretrieval.stores.local.locks import ReadWriteLock
 from clipretrieval.stores.scan import check_label, listings
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records, as_label_array
 
-try:
-    from clipretrieval.stores.chroma.base import ChromaBase
-    from clipretrieval.stores.chroma.client import connect
-    from clipretrieval.stores.chroma.records import pieces, texts
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in ("chromadb", "httpx"):
-        raise
-    raise MissingDependencyError(
-        'ChromaStore needs chromadb, which is not installed; run: pip install "clipretrieval[chroma]"',
-        name=error.name,
-    ) from error
-
 __all__ = ["ChromaStore"]
 
+DEFAULT_COLLECTION = "clipretrieval"
 
-class ChromaStore(ChromaBase):
+Self = TypeVar("Self", bound="ChromaStore")
+
+
+class ChromaStore:
     """Vectors in a Chroma collection, searched exactly up to a size and through Chroma's graph beyond.
 
     Without `path`, `host` or `client` the collection is in this process's memory and lost with it. One store
@@ -71,7 +69,7 @@ class ChromaStore(ChromaBase):
     metric : {"l2", "cosine", "ip"} or Metric
         Must be that of the collection. Under ``"cosine"`` `get` returns vectors to within float32 rounding.
     exact : bool
-        Miss no neighbour. False searches Chroma's graph and computes the distances of what it finds exactly.
+        Miss no neighbor. False searches Chroma's graph and computes the distances of what it finds exactly.
     exact_up_to : int, optional
         The most values (records × dimension) that an exact search compares; a larger collection is searched
         through Chroma's graph, with a `ClipRetrievalWarning`. By default 2²⁷, or 2²³ where all searches read.
@@ -94,6 +92,13 @@ class ChromaStore(ChromaBase):
         is no collection.
     """
 
+    _connection: Connection
+    _records: ChromaRecords
+    _search: ChromaSearch
+    _dim: int | None
+    # Whether the connection is that of the process that this one was forked from.
+    _inherited: bool
+
     def __init__(
         self,
         path: str | Path | None = None,
@@ -102,7 +107,7 @@ class ChromaStore(ChromaBase):
         port: int | None = None,
         ssl: bool = False,
         client: Any = None,
-        collection: str = "clipretrieval",
+        collection: str = DEFAULT_COLLECTION,
         metric: Metric | str = Metric.L2,
         exact: bool = True,
         exact_up_to: int | None = None,
@@ -118,11 +123,15 @@ class ChromaStore(ChromaBase):
         self._attach(connect(path, host, port, ssl, client, collection, create), create)
         renew_after_fork(self)
 
-    def __sklearn_clone__(self) -> ChromaStore:
-        if self._connection.folder is not None or not self._connection.exclusive:
-            raise unclonable(self)
-        # Empty, as a clone is not fitted.
-        return type(self)(metric=self._metric, exact=self._exact, exact_up_to=self._exact_up_to)
+    @property
+    def metric(self) -> Metric:
+        """How nearness is measured."""
+        return self._metric
+
+    @property
+    def dim(self) -> int | None:
+        """The vectors' dimension; None until the first upsert."""
+        return self._dim
 
     def upsert(
         self,
@@ -131,26 +140,10 @@ class ChromaStore(ChromaBase):
         labels: Sequence[Label],
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        """Add vectors, replacing wholly those whose id is already there.
+        """Add vectors, replacing wholly those whose id is already there; see `VectorStore.upsert`.
 
-        Parameters
-        ----------
-        ids : sequence of str, length n
-            Not empty, unique within the call.
-        vectors : array_like of real numbers, shape (n, dim)
-            Finite, also as float32. Under the cosine metric, not zero.
-        labels : sequence of int or of str, length n
-            Of the type that the store already holds.
-        metadata : sequence of mappings, length n, optional
-            JSON values.
-
-        Raises
-        ------
-        InvalidInputError
-            On any malformed argument, before anything is sent.
-        StoreError
-            If Chroma fails. A call of up to 5,461 records and 32 MiB is one request, stored wholly or not at
-            all; a larger one may then be stored in part: send it again.
+        A call of up to 5,461 records and 32 MiB is one request, stored wholly or not at all. Where Chroma
+        fails, a larger one may be stored in part: send it again.
         """
         batch = check_batch(ids, vectors, labels, metadata, self._metric)
         with self._lock.write():
@@ -167,27 +160,9 @@ class ChromaStore(ChromaBase):
             self._dim = dim
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
-        """Return the `k` nearest stored vectors of each query.
+        """Return the `k` nearest stored vectors of each query; see `VectorStore.search`.
 
-        Parameters
-        ----------
-        vectors : array_like of real numbers, shape (n_queries, dim)
-            Finite. Under the cosine metric, not zero.
-        k : int
-            At least 1. May exceed the count: the rest is padded.
-
-        Returns
-        -------
-        Neighbors
-            Arrays of shape (n_queries, k), rows ascending, equal distances ordered by id. Distances are
-            computed in float64 and rounded to float32, also where the neighbours are approximate.
-
-        Raises
-        ------
-        InvalidInputError
-            On any malformed argument.
-        StoreError
-            If Chroma fails or the store is closed.
+        Distances are computed in float64 and rounded to float32, also where the neighbors are approximate.
         """
         queries, _ = check_queries(vectors, self._metric)
         reach = check_k(k)
@@ -216,31 +191,24 @@ class ChromaStore(ChromaBase):
             return removed
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
-        """Go through all ids and labels, or those of one label.
+        """Go through all ids and labels, or those of one label; see `ScannableStore.scan`.
 
         One request settles at the beginning which records it goes through. Without `label`, theirs are read
         on the way, a few thousand at a time.
-
-        Raises
-        ------
-        InvalidInputError
-            If `label` is neither int nor str.
-        StoreError
-            If Chroma fails or the store is closed.
         """
         wanted = check_label(label)
         with self._lock.read():
             self._require_open()
-            names = self._records.names(wanted)
+            found = self._records.ids(wanted)
         if wanted is None:
-            return self._listed(names)
-        return listings(texts(names), as_label_array([wanted] * len(names)), wanted)
+            return self._listings(found)
+        return listings(np.array(found, dtype=object), as_label_array([wanted] * len(found)), wanted)
 
-    def _listed(self, names: list[str]) -> Iterator[Listing]:
-        for piece in pieces(names):
+    def _listings(self, ids: list[str]) -> Iterator[Listing]:
+        for chunk in id_chunks(ids):
             with self._lock.read():
                 self._require_open()
-                listing = self._records.labels(piece)
+                listing = self._records.listing(chunk)
             if len(listing):
                 yield listing
 
@@ -254,8 +222,8 @@ class ChromaStore(ChromaBase):
         """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""
         with self._lock.read():
             self._require_open()
-            found: dict[str, Any] = json.loads(self._records.read_manifest())
-            return found
+            manifest: dict[str, Any] = json.loads(self._records.read_manifest())
+            return manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a small JSON object in the collection's metadata, replacing the one before."""
@@ -264,8 +232,108 @@ class ChromaStore(ChromaBase):
             self._require_open()
             self._records.write_manifest(text)
 
+    def flush(self) -> None:
+        """Return when everything written so far is on the device, if it is in a folder.
+
+        Chroma commits every request before it answers: what a call wrote that returned outlives this process,
+        and the server's where there is one. In a folder, a flush also makes the end of the last commit, the
+        removal of SQLite's journal, outlast a loss of power; at a server that is the server's to do.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the system cannot.
+        """
+        with self._lock.write():
+            self._require_open()
+            self._connection.sync()
+
+    def close(self) -> None:
+        """Flush and free what the store holds; calling it again does nothing."""
+        with self._lock.write():
+            if self._closed:
+                return
+            self._closed = True
+            self._search.forget()
+            if self._inherited:
+                return
+            try:
+                self._connection.sync()
+            finally:
+                self._connection.release()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def location(self) -> dict[str, Any] | None:
+        """Return the options that open the same collection elsewhere; None in memory or with a client."""
+        place = self._connection.location
+        if place is None:
+            return None
+        bound = {} if self._exact_up_to is None else {"exact_up_to": self._exact_up_to}
+        return {**place, "metric": str(self._metric), "exact": self._exact, **bound}
+
+    @classmethod
+    def exists_locally(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether a store with these options would only open a collection; see `LocalFilesStore`."""
+        path, name = options.get("path"), options.get("collection", DEFAULT_COLLECTION)
+        known = {"path", "collection", "metric", "exact", "exact_up_to"}
+        return (
+            isinstance(path, str) and set(options) <= known and holds_collection(Path(path), name, FORMAT_KEY)
+        )
+
+    @safe_repr
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._connection.where
+        return f"ChromaStore(metric={str(self._metric)!r}, dim={self._dim}, {state})"
+
+    def __reduce__(self) -> Any:
+        again = "open it elsewhere with ChromaStore(**store.location())"
+        if self._connection.location is None and self._connection.exclusive:
+            again = "to have an empty one for each process, pass it by name, store='chroma'"
+        elif self._connection.location is None:
+            again = "open it elsewhere with a client that is made there"
+        raise UnsupportedOperationError(f"{self!r} cannot be pickled or copied; {again}")
+
+    def __sklearn_clone__(self) -> ChromaStore:
+        if self._connection.folder is not None or not self._connection.exclusive:
+            raise unclonable(self)
+        # Empty, as a clone is not fitted.
+        return type(self)(metric=self._metric, exact=self._exact, exact_up_to=self._exact_up_to)
+
+    def _attach(self, connection: Connection, create: bool) -> None:
+        """Open the collection and use the connection from now on; where that fails, release it."""
+        try:
+            records = ChromaRecords(connection, self._metric, create)
+            dim = records.dim()
+        except BaseException:
+            with suppress(StoreError):  # the first failure says more
+                connection.release()
+            raise
+        self._connection, self._records, self._dim = connection, records, dim
+        self._search = ChromaSearch(
+            records, self._metric, connection.exclusive, self._exact, self._exact_up_to
+        )
+        self._inherited = False
+
     def _held_dim(self) -> int | None:
         """Return the dimension, which another client of a server may have settled meanwhile."""
         if self._dim is None:
             self._dim = self._records.dim()
         return self._dim
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError("this ChromaStore is closed; open it anew")
+        if self._inherited:
+            with self._reconnecting.current:
+                if self._inherited:
+                    self._attach(self._connection.in_forked_process(), create=False)
+
+    def _after_fork(self) -> None:
+        """Leave the connection to the parent: an answer to one process could be read by the other."""
+        self._lock = ReadWriteLock()
+        self._inherited = True

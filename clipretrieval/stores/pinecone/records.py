@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -14,23 +14,25 @@ import orjson
 
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.stores.checks import NO_METADATA, Batch
-from clipretrieval.types import FloatArray, Label
+from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Records, as_label_array
 
 __all__ = [
     "ID_FIELD",
-    "MAX_BYTES",
     "MAX_COUNT",
-    "by_url",
+    "as_listing",
+    "as_records",
     "check_limits",
-    "chunks",
-    "in_json",
+    "fetch_parts",
     "is_zero",
+    "json_numbers",
     "key_of",
     "label_condition",
     "label_of",
-    "metadata_of",
     "name_of",
+    "packed_labels",
+    "packed_names",
     "per_answer",
+    "upsert_parts",
 ]
 
 ID_FIELD = "id"
@@ -89,8 +91,8 @@ def check_limits(batch: Batch) -> None:
             f"Pinecone takes no vector whose values are all below {SMALLEST_MAGNITUDE:g}; row "
             f"{int(np.argmax(tiny))} is one. Scale the vectors, or use another store"
         )
-    for row, (name, label) in enumerate(zip(batch.ids, batch.labels, strict=True)):
-        size = len(orjson.dumps(_fields(name, label, batch.metadata[row])))
+    for name, label, metadata in zip(batch.ids, batch.labels, batch.metadata, strict=True):
+        size = len(orjson.dumps(_fields(name, label, metadata)))
         if size > MAX_METADATA_BYTES:
             raise InvalidInputError(
                 f"id, label and metadata must fit {MAX_METADATA_BYTES} bytes as JSON in Pinecone; those of "
@@ -98,7 +100,7 @@ def check_limits(batch: Batch) -> None:
             )
 
 
-def chunks(batch: Batch) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+def upsert_parts(batch: Batch) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
     """Cut a batch into requests, each within the service's limits of count and bytes.
 
     Yields
@@ -109,10 +111,10 @@ def chunks(batch: Batch) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
     names: list[str] = []
     records: list[dict[str, Any]] = []
     used = 0
-    for row, name in enumerate(batch.ids):
-        fields = _fields(name, batch.labels[row], batch.metadata[row])
-        values = in_json(batch.vectors[row])
-        if not batch.norms[row]:
+    for place, name in enumerate(batch.ids):
+        fields = _fields(name, batch.labels[place], batch.metadata[place])
+        values = json_numbers(batch.vectors[place])
+        if not batch.norms[place]:
             values[0], fields[ZERO] = STAND_IN, True
         record = {"id": key_of(name), "values": values, "metadata": fields}
         size = len(orjson.dumps(record)) + 1
@@ -131,22 +133,21 @@ def per_answer(dim: int) -> int:
     return max(1, min(MAX_COUNT, ANSWER_BYTES // (VALUE_BYTES * dim + RECORD_BYTES)))
 
 
-def by_url(keys: list[str], most: int) -> Iterator[list[str]]:
+def fetch_parts(keys: list[str], most: int) -> list[list[str]]:
     """Cut ids into parts of up to `most` that fit a request's address."""
-    part: list[str] = []
+    parts: list[list[str]] = []
     used = 0
     for key in keys:
         size = len(quote_plus(key)) + len("&ids=")
-        if part and (used + size > MAX_URL_BYTES or len(part) == most):
-            yield part
-            part, used = [], 0
-        part.append(key)
+        if not parts or used + size > MAX_URL_BYTES or len(parts[-1]) == most:
+            parts.append([])
+            used = 0
+        parts[-1].append(key)
         used += size
-    if part:
-        yield part
+    return parts
 
 
-def in_json(vector: FloatArray) -> list[float]:
+def json_numbers(vector: FloatArray) -> list[float]:
     """Return the numbers whose shortest decimal forms are those of the float32 values.
 
     They are read as the same float32, and are half as long in JSON as the values widened to float64.
@@ -184,8 +185,46 @@ def is_zero(fields: Mapping[str, Any] | None) -> bool:
     return (fields or {}).get(ZERO) is True
 
 
-def metadata_of(key: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the metadata of a record, as they were given."""
+def as_records(names: Sequence[str], found: dict[str, Any], dim: int | None) -> Records:
+    """Put fetched records in the order of the ids that were asked for."""
+    held = [(name, key) for name in names if (key := key_of(name)) in found]
+    vectors = np.empty((len(held), dim or 0), dtype=np.float32)
+    for place, (_, key) in enumerate(held):
+        vectors[place] = 0.0 if is_zero(found[key].metadata) else found[key].values
+    labels = packed_labels([label_of(key, found[key].metadata) for _, key in held])
+    metadata = [_metadata_of(key, found[key].metadata) for _, key in held]
+    return Records(packed_names([name for name, _ in held]), vectors, labels, metadata)
+
+
+def as_listing(found: dict[str, Any]) -> Listing:
+    """Return the true ids and the labels of fetched records."""
+    names = [name_of(key, record.metadata) for key, record in found.items()]
+    labels = [label_of(key, record.metadata) for key, record in found.items()]
+    return Listing(packed_names(names), packed_labels(labels))
+
+
+def packed_labels(labels: Sequence[Label]) -> AnyArray:
+    """Return labels as an array.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If they are of mixed types.
+    """
+    try:
+        return as_label_array(labels)
+    except InvalidInputError as error:
+        raise StoreCorruptedError(f"the labels in the Pinecone index are damaged: {error}") from error
+
+
+def packed_names(names: Sequence[str]) -> AnyArray:
+    """Return ids as an array of objects."""
+    packed = np.empty(len(names), dtype=object)
+    packed[:] = names
+    return packed
+
+
+def _metadata_of(key: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         found = json.loads((fields or {}).get(METADATA, NO_METADATA))
     except (TypeError, ValueError):

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -34,25 +35,29 @@ from tenacity import (
 
 from clipretrieval._util.secrets import masked_text
 from clipretrieval.errors import StoreError, StoreUnavailableError
-from clipretrieval.stores.pinecone.http import Ticket
-from clipretrieval.stores.pinecone.key import ApiKey
+from clipretrieval.stores.pinecone.api_key import ApiKey
 
-__all__ = ["Calls", "Failure"]
+__all__ = ["Failure", "Requests", "without_retries"]
 
 T = TypeVar("T")
 Call: TypeAlias = Callable[[], T]
 """Sends one request, once."""
 
+REQUEST_TIMEOUT = 408
 PAYMENT_REQUIRED = 402
+SERVER_ERRORS = 500
+TRANSIENT = frozenset({REQUEST_TIMEOUT, 429, 500, 502, 503, 504})
 LIMIT = re.compile(r"quota|limit|upgrade|exceed|\bplan\b", re.IGNORECASE)
-TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 # The SDK lets a few errors of the HTTP library through as they are.
 SDK_ERRORS = (PineconeError, httpx.HTTPError, httpx.InvalidURL)
+# Seconds that one attempt may take.
+LONGEST_ATTEMPT = 30.0
 # Beyond its deadline a request is given this long to say itself why it failed.
 GRACE = 0.25
 LONGEST_QUOTE = 300
 
 _backoff = wait_random_exponential(multiplier=0.1, max=5.0)
+_current: ContextVar[_Ticket] = ContextVar("_current")
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Failure:
         return self.certain and not isinstance(self.error, StoreUnavailableError)
 
 
-class Calls:
+class Requests:
     """Sends requests from threads, a few at a time.
 
     A request is retried until it succeeds, fails for good, or its deadline is near; and nothing of it is sent
@@ -94,11 +99,11 @@ class Calls:
     def __init__(self, key: ApiKey, timeout: float, workers: int) -> None:
         self._key, self.timeout, self._workers = key, timeout, workers
         self._lock = threading.Lock()
-        self._tickets: set[Ticket] = set()
+        self._tickets: set[_Ticket] = set()
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"Calls(timeout={self.timeout})"
+        return f"Requests(timeout={self.timeout})"
 
     def close(self) -> None:
         """Send nothing any more, not even what waits to be sent again."""
@@ -107,32 +112,28 @@ class Calls:
             for ticket in self._tickets:
                 ticket.give_up()
 
-    def anew(self) -> Calls:
+    def renewed(self) -> Requests:
         """Return what sends requests by the same rules, and has sent none."""
-        return Calls(self._key, self.timeout, self._workers)
+        return Requests(self._key, self.timeout, self._workers)
 
     def deadline(self) -> float:
         """Return when what begins now has to be done, on the clock of `time.monotonic`."""
         return time.monotonic() + self.timeout
 
-    def one(self, doing: str, call: Call[T], deadline: float | None = None) -> T:
-        """Send one request.
+    def send(self, doing: str, call: Call[T], deadline: float | None = None) -> T:
+        """Send one request and return its result.
 
         Raises
         ------
         StoreError
             If it fails; `doing` says in the message what was attempted.
         """
-        return next(self.all(doing, [call], deadline))
+        outcome = next(self.outcomes(doing, [call], deadline))
+        if isinstance(outcome, Failure):
+            raise outcome.error
+        return outcome
 
-    def all(self, doing: str, calls: Iterable[Call[T]], deadline: float | None = None) -> Iterator[T]:
-        """Send requests and yield their results in order; the first that fails ends it."""
-        for outcome in self.each(doing, calls, deadline):
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            yield outcome
-
-    def each(
+    def outcomes(
         self, doing: str, calls: Iterable[Call[T]], deadline: float | None = None
     ) -> Iterator[T | Failure]:
         """Send requests and yield, in order, the result of each or how it failed.
@@ -147,7 +148,7 @@ class Calls:
         deadline : float, optional
             Of all of them together, on the clock of `time.monotonic`, if it is before that of one alone.
         """
-        source, running = iter(calls), deque[tuple[Future[T | Failure], Ticket]]()
+        source, running = iter(calls), deque[tuple[Future[T | Failure], _Ticket]]()
         over: StoreUnavailableError | None = None
         try:
             while True:
@@ -174,14 +175,16 @@ class Calls:
         clean = masked_text(self._key.struck_out(text))
         return clean if len(clean) <= LONGEST_QUOTE else f"{clean[:LONGEST_QUOTE]}…"
 
-    def _outcome(self, doing: str, future: Future[T | Failure], ticket: Ticket) -> T | Failure:
+    def _outcome(self, doing: str, future: Future[T | Failure], ticket: _Ticket) -> T | Failure:
         try:
             return future.result(ticket.left() + GRACE)
         except FutureTimeoutError:  # raised by the future: the thread returns its errors
             late = StoreUnavailableError(f"Pinecone did not answer within {self.timeout:g} s {doing}")
             return Failure(late, certain=not ticket.give_up())
 
-    def _start(self, doing: str, call: Call[T], deadline: float | None) -> tuple[Future[T | Failure], Ticket]:
+    def _start(
+        self, doing: str, call: Call[T], deadline: float | None
+    ) -> tuple[Future[T | Failure], _Ticket]:
         """Send one request from a thread of its own.
 
         An answer that comes a byte at a time holds its thread up beyond the deadline: it takes no other
@@ -189,7 +192,7 @@ class Calls:
         """
         own = self.deadline()
         future: Future[T | Failure] = Future()
-        ticket = Ticket(own if deadline is None else min(own, deadline))
+        ticket = _Ticket(own if deadline is None else min(own, deadline))
         with self._lock:
             if self._closed:
                 ticket.give_up()
@@ -207,7 +210,7 @@ class Calls:
         threading.Thread(target=work, name="clipretrieval-pinecone", daemon=True).start()
         return future, ticket
 
-    def _attempts(self, doing: str, call: Call[T], ticket: Ticket) -> T | Failure:
+    def _attempts(self, doing: str, call: Call[T], ticket: _Ticket) -> T | Failure:
         """Send one request until it succeeds; return its error rather than raise it.
 
         An error of the SDK holds the request's headers, and with them the key: none may become the cause or
@@ -258,6 +261,95 @@ class Calls:
                 "login page stands in between"
             )
         return StoreError(f"Pinecone refused the request {doing} ({told})")
+
+
+class _Ticket:
+    """What one request may still do: it is sent before its deadline, and not after it is given up.
+
+    Attributes
+    ----------
+    over : threading.Event
+        Set when it is given up.
+    doubtful : bool
+        Whether an attempt was out and the service did not say what became of it.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.over = threading.Event()
+        self.doubtful = False
+        self._out = False
+        self._lock = threading.Lock()
+
+    def left(self) -> float:
+        """Return the seconds until the deadline, at least 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def give_up(self) -> bool:
+        """Send nothing any more, and tell whether something may have been applied already."""
+        with self._lock:
+            self.over.set()
+            return self._out or self.doubtful
+
+    def attempt(self, call: Call[T]) -> T:
+        """Make one attempt in this thread; its errors are the SDK's."""
+        self._out = False
+        token = _current.set(self)
+        try:
+            return call()
+        except BaseException as error:
+            refused = isinstance(error, ApiError) and REQUEST_TIMEOUT != error.status_code < SERVER_ERRORS
+            if self._out and not refused:
+                self.doubtful = True
+            raise
+        finally:
+            _current.reset(token)
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Follow what the HTTP library does, and stop a request that would go out too late."""
+        if event.endswith("send_request_headers.started"):
+            with self._lock:
+                if self.over.is_set() or time.monotonic() >= self.deadline:
+                    raise httpx.ConnectTimeout("its time was over before it could be sent")
+                self._out = True
+
+
+class _Once(httpx.BaseTransport):
+    """Sends a request once, within the time that its ticket leaves."""
+
+    def __init__(self, inner: httpx.BaseTransport) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        ticket = _current.get(None)
+        if ticket is not None:
+            limit = httpx.Timeout(min(LONGEST_ATTEMPT, max(0.01, ticket.left())))
+            request.extensions = {
+                **request.extensions,
+                "timeout": limit.as_dict(),
+                "trace": ticket.trace,
+            }
+        return self._inner.handle_request(request)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def without_retries(client: Any) -> Any:
+    """Return a client of the SDK that sends each request once, in the time that its deadline leaves.
+
+    A request that the SDK repeats by itself may be sent long after its caller was told that it failed. What
+    the SDK offers does not reach far enough: an `Index` is made without the ``retry_config`` of its client,
+    an argument ``timeout`` is for each attempt anew, and nothing tells whether a request went out. Hence its
+    private parts are used, in these lines and nowhere else.
+    """
+    # The SDK's HTTP layer, and the httpx.Client in it: both are private in `Pinecone` and in `Index`.
+    http = client._http._client
+    # httpx takes a transport when a client is made; the SDK's requests go to this attribute, past the client.
+    retrying = http._transport
+    # The SDK's transport that retries holds the one that sends, with its TLS, proxy and pool: this is kept.
+    http._transport = _Once(getattr(retrying, "_transport", retrying))
+    return client
 
 
 def _is_limit(error: BaseException) -> bool:

@@ -1,23 +1,51 @@
-"""What a PineconeStore holds open: the index, once it is there, and its two namespaces."""
+"""What a PineconeStore holds open: the project, its index once it is there, and two namespaces of that."""
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from clipretrieval.errors import StoreError, StoreUnavailableError
+from pinecone import ConflictError, NotFoundError, Pinecone, PineconeError
+
+from clipretrieval._util.checks import check_bool, check_choice, shown
+from clipretrieval.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
 from clipretrieval.stores.checks import Batch, check_dim, check_label_kind
-from clipretrieval.stores.pinecone.index import Project, check_description
-from clipretrieval.stores.pinecone.key import ApiKey
-from clipretrieval.stores.pinecone.manifest import MANIFEST_SPACE, read_text, write_text
-from clipretrieval.stores.pinecone.namespace import Space
+from clipretrieval.stores.pinecone.api_key import (
+    ApiKey,
+    check_host,
+    control_plane,
+    is_from_environment,
+    is_own,
+)
+from clipretrieval.stores.pinecone.manifest import MANIFEST_NAMESPACE, fetch_manifest, replace_manifest
+from clipretrieval.stores.pinecone.namespace import DEFAULT_NAMESPACE, Namespace
 from clipretrieval.stores.pinecone.records import label_of
-from clipretrieval.stores.pinecone.requests import Calls
+from clipretrieval.stores.pinecone.requests import Requests, without_retries
+from clipretrieval.stores.release import release_of
 from clipretrieval.types import AnyArray, Metric, as_label_array
 
-__all__ = ["Address", "Session"]
+__all__ = ["MAX_DIMENSION", "Address", "Project", "Session"]
+
+INDEX_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
+MAX_NAMESPACE_LENGTH = 400
+CLOUDS = ("aws", "gcp", "azure")
+REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+METRICS = {Metric.L2: "euclidean", Metric.COSINE: "cosine", Metric.IP: "dotproduct"}
+MAX_DIMENSION = 20_000
+# The reserved field of indexes that are served by the vectors API.
+DENSE = "_values"
+POLL = 0.25
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,11 @@ class Address:
         The control plane's.
     cloud, region : str
     create : bool
+
+    Raises
+    ------
+    InvalidInputError
+        If one of them is malformed; `host` is not looked at.
     """
 
     index: str
@@ -42,18 +75,41 @@ class Address:
     region: str
     create: bool
 
+    def __post_init__(self) -> None:
+        index, namespace = self.index, self.namespace
+        if not isinstance(index, str) or not INDEX_NAME.fullmatch(index):
+            raise InvalidInputError(
+                "a Pinecone index's name must be 1 to 45 lower-case letters, digits and hyphens, the first "
+                f"and last not a hyphen; got {shown(index)}"
+            )
+        fits = isinstance(namespace, str) and namespace.isascii() and "\0" not in namespace
+        if not fits or len(namespace) > MAX_NAMESPACE_LENGTH:
+            raise InvalidInputError(
+                f"a namespace must be ASCII, of at most {MAX_NAMESPACE_LENGTH} characters; got "
+                f"{shown(namespace)}"
+            )
+        if namespace.startswith(MANIFEST_NAMESPACE):
+            raise InvalidInputError(
+                f"namespaces that begin with {MANIFEST_NAMESPACE!r} are reserved for manifests"
+            )
+        check_choice(self.cloud, "cloud", CLOUDS)
+        if not isinstance(self.region, str) or not REGION.fullmatch(self.region):
+            raise InvalidInputError(f"region must be a name such as 'us-east-1'; got {shown(self.region)}")
+        check_bool(self.create, "create")
+        if namespace == DEFAULT_NAMESPACE:
+            object.__setattr__(self, "namespace", "")
+
 
 @dataclass(frozen=True)
-class _Spaces:
-    vectors: Space
-    manifest: Space
-    dim: int
+class _OpenIndex:
+    vectors: Namespace
+    manifest: Namespace
     host: str
 
 
 @dataclass(eq=False)
 class _State:
-    spaces: _Spaces | None = None
+    index: _OpenIndex | None = None
     # The label of some stored record, once it is known.
     label: AnyArray | None = None
     # Upserts on their way.
@@ -74,11 +130,11 @@ class Session:
         If the service cannot be reached, or there is no index and none may be made.
     """
 
-    def __init__(self, address: Address, dim: int | None, key: ApiKey, calls: Calls) -> None:
+    def __init__(self, address: Address, dim: int | None, key: ApiKey, requests: Requests) -> None:
         self._address, self.dim = address, dim
         self._state = _State()
-        self._key, self._calls = key, calls
-        self._project = Project(key, address.host, calls)
+        self._key, self._requests = key, requests
+        self._project = Project(key, address.host, requests)
         try:
             if self.find() is None and not address.create:
                 raise StoreUnavailableError(
@@ -90,58 +146,58 @@ class Session:
 
     def reconnect(self) -> None:
         """Make all connections anew; those of before are left as they are, to the process that made them."""
-        calls = self._calls.anew()
-        project = Project(self._key, self._address.host, calls)
-        spaces = self._state.spaces
-        if spaces is not None:
-            client = project.open(spaces.host)
-            for space in (spaces.vectors, spaces.manifest):
-                space.reconnect(client, calls)
-        self._calls, self._project = calls, project
-        self._state = _State(spaces, self._state.label, manifest=self._state.manifest)
+        requests = self._requests.renewed()
+        project = Project(self._key, self._address.host, requests)
+        index = self._state.index
+        if index is not None:
+            client = project.open(index.host)
+            for namespace in (index.vectors, index.manifest):
+                namespace.reconnect(client, requests)
+        self._requests, self._project = requests, project
+        self._state = _State(index, self._state.label, manifest=self._state.manifest)
 
-    def find(self) -> Space | None:
+    def find(self) -> Namespace | None:
         """Return the vectors' namespace, also of an index made meanwhile; None while there is no index."""
-        if self._state.spaces is None:
+        if self._state.index is None:
             with self._state.guard:
                 if self._project.describe(self._address.index) is None:
                     return None
                 self._open(None)
-        return None if self._state.spaces is None else self._state.spaces.vectors
+        return None if self._state.index is None else self._state.index.vectors
 
     @contextmanager
-    def prepared(self, batch: Batch) -> Iterator[Space]:
-        """Give the space for a batch, whose labels and dimension are those that it holds, to send it to."""
-        space = self._prepare(batch)
+    def prepared(self, batch: Batch) -> Iterator[Namespace]:
+        """Give the namespace to send a batch to, whose labels and dimension are those that it holds."""
+        namespace = self._prepare(batch)
         try:
-            yield space
+            yield namespace
         finally:
             with self._state.guard:
                 self._state.sending -= 1
 
-    def _prepare(self, batch: Batch) -> Space:
+    def _prepare(self, batch: Batch) -> Namespace:
         with self._state.guard:
             dim = batch.vectors.shape[1]
             self.find()
             check_dim(dim, self.dim)
-            space = self._open(dim).vectors
+            namespace = self._open(dim).vectors
             known = self._state.label
             if known is None or known.dtype != batch.labels.dtype:
-                if known is not None and (self._state.sending or space.doubtful):
+                if known is not None and (self._state.sending or namespace.doubtful):
                     check_label_kind(batch.labels, known)  # they may be stored any moment
-                check_label_kind(batch.labels, _stored_label(space))
+                check_label_kind(batch.labels, _stored_label(namespace))
                 self._state.label = batch.labels[:1]
             self._keep_manifest()
             self._state.sending += 1
-            return space
+            return namespace
 
     def manifest(self) -> str | None:
         """Return the manifest's text; None if there is none."""
         waiting = self._state.manifest
-        if waiting is not None or self.find() is None or self._state.spaces is None:
+        if waiting is not None or self.find() is None or self._state.index is None:
             return waiting
-        self._state.spaces.manifest.settle()
-        return read_text(self._state.spaces.manifest)
+        self._state.index.manifest.settle()
+        return fetch_manifest(self._state.index.manifest)
 
     def replace_manifest(self, text: str) -> None:
         """Store the manifest's text, as soon as there is an index."""
@@ -149,8 +205,7 @@ class Session:
             if self.find() is None and self.dim is None:
                 self._state.manifest = text
                 return
-            spaces = self._open(self.dim)
-            write_text(spaces.manifest, text, spaces.dim)
+            replace_manifest(self._open(self.dim).manifest, text)
             self._state.manifest = None
 
     def settle(self) -> None:
@@ -164,10 +219,10 @@ class Session:
         with self._state.guard:
             if self._state.manifest is not None and self.find() is not None:
                 self._keep_manifest()
-        if self._state.spaces is not None:
-            deadline = self._calls.deadline()
-            self._state.spaces.vectors.settle(deadline)
-            self._state.spaces.manifest.settle(deadline)
+        if self._state.index is not None:
+            deadline = self._requests.deadline()
+            self._state.index.vectors.settle(deadline)
+            self._state.index.manifest.settle(deadline)
         if self._state.manifest is not None:
             raise StoreError(
                 f"the manifest is not stored: there is no Pinecone index {self._address.index!r} yet, and "
@@ -176,42 +231,192 @@ class Session:
 
     def close(self) -> None:
         """Close the connections; what another thread was about to send stays unsent."""
-        self._calls.close()
-        if self._state.spaces is not None:
-            self._state.spaces.vectors.close()
+        self._requests.close()
+        if self._state.index is not None:
+            self._state.index.vectors.close()
         self._project.close()
 
-    def _open(self, dim: int | None) -> _Spaces:
+    def _open(self, dim: int | None) -> _OpenIndex:
         """Open the index, which is made for vectors of dimension `dim` where it is not there."""
         state, address = self._state, self._address
         with state.guard:
-            if state.spaces is None:
+            if state.index is None:
                 if dim is not None and self._project.describe(address.index) is None:
                     self._project.create(address.index, dim, address.metric, address.cloud, address.region)
                 found = self._project.wait(address.index)
-                expected = dim if dim is not None else self.dim
-                check_description(found, address.index, address.metric, expected)
+                _check_description(found, address, dim if dim is not None else self.dim)
                 host = str(found.host)
                 client = self._project.open(host)
                 vectors, manifest = (
-                    Space(client, name, found.dim, self._calls)
-                    for name in (address.namespace, MANIFEST_SPACE + address.namespace)
+                    Namespace(client, name, found.dim, self._requests)
+                    for name in (address.namespace, MANIFEST_NAMESPACE + address.namespace)
                 )
-                state.spaces = _Spaces(vectors, manifest, found.dim, host)
+                state.index = _OpenIndex(vectors, manifest, host)
                 self.dim = found.dim
-            return state.spaces
+            return state.index
 
     def _keep_manifest(self) -> None:
         """Send a manifest that waits; from then on it is read from the service."""
         state = self._state
-        if state.manifest is not None and state.spaces is not None:
-            write_text(state.spaces.manifest, state.manifest, state.spaces.dim)
+        if state.manifest is not None and state.index is not None:
+            replace_manifest(state.index.manifest, state.manifest)
             state.manifest = None
 
 
-def _stored_label(space: Space) -> AnyArray:
+@dataclass(frozen=True)
+class _Description:
+    """What the service tells of an index.
+
+    Attributes
+    ----------
+    host : str or None
+        None while it has no address yet.
+    dim : int
+    metric : str
+        As Pinecone calls it.
+    ready : bool
+    """
+
+    host: str | None
+    dim: int
+    metric: str
+    ready: bool
+
+
+class Project:
+    """The indexes that an API key gives access to.
+
+    Raises
+    ------
+    InvalidInputError
+        If the key cannot be sent in an HTTP header.
+    """
+
+    def __init__(self, key: ApiKey, host: str | None, requests: Requests) -> None:
+        self._requests, self._key = requests, key
+        plane = control_plane(host)
+        self._is_service = is_own(plane)
+        # Without others, the SDK sends those of PINECONE_ADDITIONAL_HEADERS, which may be secret too.
+        trusted = self._is_service or is_from_environment(plane)
+        headers = None if trusted else {"Accept": "application/json"}
+        try:
+            self._client = without_retries(  # `Requests` retries
+                Pinecone(api_key=key.reveal(), host=host, additional_headers=headers)
+            )
+            release_of(requests, self._client.close)  # which every request that is under way refers to
+            return
+        except PineconeError as error:
+            told = requests.scrubbed(str(error))
+        raise InvalidInputError(f"Pinecone's SDK cannot be set up with these arguments: {told}")
+
+    def __repr__(self) -> str:
+        return "Project()"  # the client's own repr shows the end of the key
+
+    def describe(self, name: str) -> _Description | None:
+        """Return what there is of an index; None if there is no such index."""
+
+        def call() -> Any:
+            try:
+                return self._client.indexes.describe(name)
+            except NotFoundError:
+                return None
+
+        found = self._requests.send(f"when it was asked for the index {name!r}", call)
+        if found is None:
+            return None
+        dense = found.schema.fields.get(DENSE)
+        dim, metric = getattr(dense, "dimension", None), getattr(dense, "metric", None)
+        if not isinstance(dim, int) or metric is None:
+            raise UnsupportedOperationError(
+                f"the Pinecone index {name!r} does not hold plain dense vectors; name another one"
+            )
+        return _Description(found.host, dim, str(metric), bool(found.status.ready))
+
+    def create(self, name: str, dim: int, metric: Metric, cloud: str, region: str) -> None:
+        """Make a serverless index; one that another process made meanwhile is left as it is."""
+        if dim > MAX_DIMENSION:
+            raise InvalidInputError(
+                f"Pinecone takes vectors of up to {MAX_DIMENSION} dimensions; found {dim}"
+            )
+        dense = {"type": "dense_vector", "dimension": dim, "metric": METRICS[metric]}
+
+        def call() -> None:
+            try:
+                self._client.indexes.create(
+                    name=name,
+                    schema={"fields": {DENSE: dense}},
+                    deployment={"deployment_type": "managed", "cloud": cloud, "region": region},
+                    timeout=-1,
+                )
+            except ConflictError:
+                # Made by another process, or by an attempt of ours whose answer was lost.
+                return
+
+        self._requests.send(f"when it was asked to make the index {name!r}", call)
+
+    def wait(self, name: str) -> _Description:
+        """Return the description of an index once it is ready.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If it is not, within the timeout.
+        """
+        deadline = self._requests.deadline()
+        while True:
+            found = self.describe(name)
+            if found is not None and found.ready and found.host:
+                return found
+            if time.monotonic() + POLL > deadline:
+                raise StoreUnavailableError(
+                    f"the Pinecone index {name!r} was not ready within {self._requests.timeout:g} s; try "
+                    "again later, or allow a longer timeout"
+                )
+            time.sleep(POLL)
+
+    def open(self, host: str) -> Any:
+        """Return the SDK's client of an index; its threads may share it.
+
+        Raises
+        ------
+        StoreError
+            If the key must not be sent to the address that the control plane has given for it.
+        """
+        try:
+            url = check_host(host)
+            if self._is_service:
+                self._key.check_receiver(url)
+        except InvalidInputError as error:
+            raise StoreError(f"the address that Pinecone gives for the index is not used: {error}") from error
+        client = without_retries(self._client.index(host=host))
+        release_of(self._requests, client.close)
+        return client
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def _check_description(found: _Description, address: Address, dim: int | None) -> None:
+    """Refuse an index of another metric or dimension; the message names what differs."""
+    name, metric = address.index, address.metric
+    if found.metric != METRICS[metric]:
+        known = {ours: theirs for ours, theirs in METRICS.items() if theirs == found.metric}
+        ours = ", ".join(f"metric={str(each)!r}" for each in known) or "no metric of this library"
+        raise FingerprintMismatchError(
+            f"the Pinecone index {name!r} was made with {found.metric!r} ({ours}); found "
+            f"metric={str(metric)!r}. Open it with its own metric, or name another index"
+        )
+    if dim is not None and found.dim != dim:
+        raise FingerprintMismatchError(
+            f"the Pinecone index {name!r} was made for vectors of dimension {found.dim}; found {dim}. "
+            "Name another index"
+        )
+
+
+def _stored_label(namespace: Namespace) -> AnyArray:
     """Return the label of some stored record; an empty array if there is no record."""
-    space.settle()
-    key = space.first()
-    found = {} if key is None else space.fetch([key])
+    namespace.settle()
+    key = namespace.first()
+    found = {} if key is None else namespace.fetch([key])
     return as_label_array([label_of(name, each.metadata) for name, each in found.items()])

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from clipretrieval.errors import MissingDependencyError, UnsupportedOperationError
+from clipretrieval._util.checks import check_int, check_number
+from clipretrieval._util.forks import ForkLock, renew_after_fork
+from clipretrieval._util.repr import safe_repr
+from clipretrieval.errors import (
+    MissingDependencyError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
 from clipretrieval.stores.checks import (
     check_batch,
     check_dim,
@@ -16,23 +24,24 @@ from clipretrieval.stores.checks import (
     check_queries,
     storable_ids,
 )
+from clipretrieval.stores.context import unclonable
 from clipretrieval.stores.scan import check_label
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
 try:
-    from clipretrieval.stores.pinecone.answers import as_neighbors, as_records, distance_of
-    from clipretrieval.stores.pinecone.base import PineconeBase
-    from clipretrieval.stores.pinecone.key import ApiKey
-    from clipretrieval.stores.pinecone.records import check_limits, key_of
-    from clipretrieval.stores.pinecone.scan import listed
-    from clipretrieval.stores.pinecone.search import nearest
-    from clipretrieval.stores.pinecone.session import Address
-    from clipretrieval.stores.pinecone.writes import (
-        IncompleteDeleteError,
-        IncompleteUpsertError,
-        remove,
-        send,
+    from clipretrieval.stores.pinecone.api_key import ApiKey, control_plane
+    from clipretrieval.stores.pinecone.namespace import Namespace
+    from clipretrieval.stores.pinecone.records import (
+        as_listing,
+        as_records,
+        check_limits,
+        key_of,
+        label_condition,
+        upsert_parts,
     )
+    from clipretrieval.stores.pinecone.requests import Requests
+    from clipretrieval.stores.pinecone.search import MAX_TOP_K, NeighborSearch, as_neighbors
+    from clipretrieval.stores.pinecone.session import MAX_DIMENSION, Address, Session
 except ModuleNotFoundError as error:
     if error.name not in ("httpx", "orjson", "pinecone", "tenacity"):
         raise
@@ -44,21 +53,49 @@ except ModuleNotFoundError as error:
 
 __all__ = ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"]
 
-MAX_TOP_K = 10_000
-# How many more neighbours are looked at to tell which of those at the last one's distance come first by id.
-TIES = 1_000
+LONGEST_TIMEOUT = 1_000_000
+
+Self = TypeVar("Self", bound="PineconeStore")
 
 
-class PineconeStore(PineconeBase):
+class IncompleteUpsertError(StoreUnavailableError):
+    """Some of an upsert's vectors could not be stored; the others are.
+
+    Attributes
+    ----------
+    ids : list of str
+        Those whose storing is not confirmed. An upsert of them again does no harm.
+    """
+
+    def __init__(self, message: str, ids: list[str]) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
+class IncompleteDeleteError(StoreUnavailableError):
+    """Some records could not be deleted; the others are.
+
+    Attributes
+    ----------
+    ids : list of str
+        Those whose removal is not confirmed. Deleting them again does no harm.
+    """
+
+    def __init__(self, message: str, ids: list[str]) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
+class PineconeStore:
     """Vectors in a serverless index of the Pinecone service.
 
     An index that is not there is made at the first write, when the vectors' dimension is known. Requests are
     cut to the service's limits, sent side by side, and retried until they succeed or their time is over.
     Pinecone shows writes after a while: every method of this object waits until it can see what this object
-    wrote, and `flush` waits for it explicitly.
+    wrote, and `flush` waits for it explicitly. The service may report a count with some more delay.
 
-    Neighbours and distances are the service's: its search is approximate, its arithmetic float32. Threads may
-    share the store.
+    Neighbors and distances are the service's: its search is approximate, its arithmetic float32. Threads may
+    share the store. Its verbs are those of `~clipretrieval.stores.VectorStore`, and it is a context manager.
 
     Parameters
     ----------
@@ -96,6 +133,14 @@ class PineconeStore(PineconeBase):
     StoreUnavailableError
         If the service cannot be reached, refuses the key, or a quota is exhausted, or, with ``create=False``,
         there is no index.
+
+    Notes
+    -----
+    A vector must be zero or have a value of magnitude 1e-8 or more, and id, label and metadata of a record
+    must fit 40,000 bytes. A search for more than 10,000 neighbors raises UnsupportedOperationError where the
+    store holds more. Where some vectors are not known to be stored, `upsert` raises
+    `~clipretrieval.stores.IncompleteUpsertError`, and `delete` likewise
+    `~clipretrieval.stores.IncompleteDeleteError`: their ``ids`` can be sent again.
     """
 
     def __init__(
@@ -115,8 +160,28 @@ class PineconeStore(PineconeBase):
     ) -> None:
         key = ApiKey(api_key)
         del api_key  # tracebacks may be printed with local variables
-        address = Address(index, namespace, Metric.parse(metric), host, cloud, region, create)
-        super().__init__(address, dim, key, timeout, concurrency)
+        metric = Metric.parse(metric)
+        timeout = check_number(timeout, "timeout", above=0, most=LONGEST_TIMEOUT)
+        concurrency = check_int(concurrency, "concurrency", most=64)
+        dim = None if dim is None else check_int(dim, "dim", most=MAX_DIMENSION)
+        self._address = Address(index, namespace, metric, host, cloud, region, create)
+        key.check_receiver(control_plane(host))
+        self._closed = False
+        # Whether the connections are those of the process that this one was forked from.
+        self._inherited = False
+        self._reconnecting = ForkLock()
+        self._session = Session(self._address, dim, key, Requests(key, timeout, concurrency))
+        renew_after_fork(self)
+
+    @property
+    def metric(self) -> Metric:
+        """How nearness is measured."""
+        return self._address.metric
+
+    @property
+    def dim(self) -> int | None:
+        """The vectors' dimension; None until it is given, or there is an index."""
+        return self._session.dim
 
     def upsert(
         self,
@@ -125,157 +190,77 @@ class PineconeStore(PineconeBase):
         labels: Sequence[Label],
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        """Add vectors, replacing wholly those whose id is already there.
-
-        Parameters
-        ----------
-        ids : sequence of str, length n
-            Not empty, unique within the call.
-        vectors : array_like of real numbers, shape (n, dim)
-            Finite, also as float32. Under the cosine metric, not zero; else zero, or with a value of
-            magnitude 1e-8 or more in each row.
-        labels : sequence of int or of str, length n
-            Of the type that the store already holds.
-        metadata : sequence of mappings, length n, optional
-            JSON values. Id, label and metadata of a record must fit 40,000 bytes.
-
-        Raises
-        ------
-        InvalidInputError
-            On any malformed argument, before anything is stored.
-        IncompleteUpsertError
-            If some vectors could not be stored, or are not known to be; the error has their ids.
-        StoreError
-            If the store is closed, or the service fails before any vector is sent.
-        """
         batch = check_batch(ids, vectors, labels, metadata, self.metric)
         check_limits(batch)
         self._require_open()
-        with self._session.prepared(batch) as space:
-            send(space, batch)
+        with self._session.prepared(batch) as namespace:
+            failed, reason = _failures(namespace.upsert(upsert_parts(batch)))
+        if reason is not None:
+            raise IncompleteUpsertError(
+                f"{len(failed)} of {len(batch.ids)} vectors are not known to be stored ({_some(failed)}): "
+                f"{reason}. Upsert them again: the error's `ids` lists them",
+                failed,
+            )
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
-        """Return the `k` nearest stored vectors of each query, as the service finds them.
-
-        Parameters
-        ----------
-        vectors : array_like of real numbers, shape (n_queries, dim)
-            Finite. Under the cosine metric, not zero.
-        k : int
-            At least 1. May exceed the count: the rest is padded.
-
-        Returns
-        -------
-        Neighbors
-            Arrays of shape (n_queries, k), rows ascending, equal distances ordered by id. Distances are made
-            from the service's float32 scores: squared ones as they are, 1 − cosine clipped to [0, 2].
-
-        Raises
-        ------
-        InvalidInputError
-            On any malformed argument.
-        UnsupportedOperationError
-            If more than 10,000 neighbours are asked for and there are as many.
-        StoreError
-            If the store is closed or the service fails.
-        """
         queries, _ = check_queries(vectors, self.metric)
         wanted = check_k(k)
         self._require_open()
-        space = self._session.find()
+        namespace = self._session.find()
         check_dim(queries.shape[1], self.dim)
-        if space is None:
+        if namespace is None:
             return as_neighbors([[] for _ in queries], wanted)
         if wanted > MAX_TOP_K and self.count() > MAX_TOP_K:
             raise UnsupportedOperationError(
                 f"Pinecone returns at most {MAX_TOP_K} neighbours; found k={wanted}"
             )
-        space.settle()
-        reach = min(wanted, MAX_TOP_K)
-        widest = min(reach + TIES, MAX_TOP_K)
-        return as_neighbors(nearest(space, queries, reach, widest, distance_of(self.metric)), wanted)
+        namespace.settle()
+        search = NeighborSearch(namespace, queries, min(wanted, MAX_TOP_K), self.metric)
+        return as_neighbors(search.run(), wanted)
 
     def get(self, ids: Sequence[str]) -> Records:
-        """Return the records of `ids`, in that order; ids that are not stored are left out.
-
-        Raises
-        ------
-        InvalidInputError
-            If `ids` is not a sequence of str.
-        StoreError
-            If the store is closed or the service fails.
-        """
         names = storable_ids(check_lookup_ids(ids))
         self._require_open()
-        space = self._session.find()
-        if space is None or not names:
+        namespace = self._session.find()
+        if namespace is None or not names:
             return as_records([], {}, self.dim)
-        space.settle()
-        return as_records(names, space.fetch(list({key_of(name): None for name in names})), self.dim)
+        namespace.settle()
+        return as_records(names, namespace.fetch(list({key_of(name): None for name in names})), self.dim)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the records of `ids` and return how many of them were there.
-
-        Raises
-        ------
-        InvalidInputError
-            If `ids` is not a sequence of str.
-        IncompleteDeleteError
-            If some could not be removed, or are not known to be; the error has their ids.
-        StoreError
-            If the store is closed, or the service fails before any deletion is sent.
-        """
         names = storable_ids(check_lookup_ids(ids))
         self._require_open()
-        space = self._session.find()
-        if space is None or not names:
+        namespace = self._session.find()
+        if namespace is None or not names:
             return 0
-        space.settle()
+        namespace.settle()
         keys = {key_of(name): name for name in names}
-        found = space.fetch(list(keys))
-        remove(space, keys)
+        found = namespace.fetch(list(keys))
+        failed, reason = _failures(namespace.delete(keys))
+        if reason is not None:
+            raise IncompleteDeleteError(
+                f"{len(failed)} of {len(keys)} records are not known to be deleted ({_some(failed)}): "
+                f"{reason}. Delete them again: the error's `ids` lists them",
+                failed,
+            )
         return len(found)
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
-        """Go through all ids and labels, or those of one label; the vectors are read on the way and let go.
-
-        Raises
-        ------
-        InvalidInputError
-            If `label` is neither int nor str.
-        StoreError
-            If the store is closed or the service fails.
-        """
+        """Go through all ids and labels, or those of one label; vectors are read on the way and let go."""
         wanted = check_label(label)
         self._require_open()
-        space = self._session.find()
-        return iter(()) if space is None else listed(space, wanted, self._require_open)
+        namespace = self._session.find()
+        return iter(()) if namespace is None else self._listings(namespace, wanted)
 
     def count(self) -> int:
-        """Return the number of stored vectors, which the service may report with some delay.
-
-        Raises
-        ------
-        StoreError
-            If the store is closed or the service fails.
-        """
         self._require_open()
-        space = self._session.find()
-        if space is None:
+        namespace = self._session.find()
+        if namespace is None:
             return 0
-        space.settle()
-        return space.count()
+        namespace.settle()
+        return namespace.count()
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return a copy of what `write_manifest` last kept; an empty dict if nothing was.
-
-        Raises
-        ------
-        StoreCorruptedError
-            If it is incomplete.
-        StoreError
-            If the store is closed or the service fails.
-        """
         self._require_open()
         text = self._session.manifest()
         found: dict[str, Any] = json.loads(text or "{}")
@@ -286,14 +271,108 @@ class PineconeStore(PineconeBase):
 
         Where there is no index yet and no `dim` to make one, it is stored with the first vectors; `flush` and
         `close` raise as long as it waits.
-
-        Raises
-        ------
-        InvalidInputError
-            If it holds anything but JSON values.
-        StoreError
-            If the store is closed or the service fails.
         """
         text = check_manifest(manifest)
         self._require_open()
         self._session.replace_manifest(text)
+
+    def flush(self) -> None:
+        """Return when searches see everything that this object wrote.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If that takes longer than the timeout.
+        StoreError
+            If a manifest waits for an index that is not made yet.
+        """
+        self._require_open()
+        self._session.settle()
+
+    def close(self) -> None:
+        """Flush and close the connections, even if the flush fails; calling it again does nothing."""
+        if self._closed:
+            return
+        if self._inherited:
+            self._closed = True
+            return
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            self._session.close()
+
+    def location(self) -> dict[str, Any]:
+        """Return the options that open the same contents elsewhere, where PINECONE_API_KEY is set."""
+        at = self._address
+        options = {"index": at.index, "namespace": at.namespace, "metric": str(at.metric)}
+        return options if at.host is None else {**options, "host": at.host}
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    @safe_repr
+    def __repr__(self) -> str:
+        at = self._address
+        return (
+            f"PineconeStore({at.index!r}, namespace={at.namespace!r}, metric={str(at.metric)!r}, "
+            f"dim={self._session.dim}{', closed' if self._closed else ''})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise UnsupportedOperationError(
+            f"{self!r} holds an API key and cannot be pickled or copied; open it again with "
+            "PineconeStore(**store.location())"
+        )
+
+    def __sklearn_clone__(self) -> PineconeStore:
+        raise unclonable(self)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError("this PineconeStore is closed; open it anew")
+        if self._inherited:
+            with self._reconnecting.current:
+                if self._inherited:
+                    self._session.reconnect()
+                    self._inherited = False
+
+    def _after_fork(self) -> None:
+        """Leave the connections to the parent: an answer to one process could be read by the other."""
+        self._inherited = True
+
+    def _listings(self, namespace: Namespace, label: Label | None) -> Iterator[Listing]:
+        """Yield ids and labels of all records, or of those with one label.
+
+        The true ids and the labels are in the records' metadata, and the service returns these only together
+        with the vectors, where it does not search.
+        """
+        self._require_open()
+        namespace.settle()
+        seen: set[str] = set()
+        parts = namespace.everything() if label is None else namespace.matching(label_condition(label))
+        for found in parts:
+            # By metadata, the order of the pages is not documented, nor what a write between two does.
+            fresh = {key: record for key, record in found.items() if key not in seen}
+            seen.update(fresh)
+            if fresh:
+                yield as_listing(fresh)
+            self._require_open()  # also reconnects a forked process before the next request
+
+
+def _failures(parts: Iterable[tuple[list[str], StoreError | None]]) -> tuple[list[str], StoreError | None]:
+    """Return the ids of the parts that failed, and why the first did."""
+    failed: list[str] = []
+    reason: StoreError | None = None
+    for names, error in parts:
+        if error is not None:
+            failed += names
+            reason = reason or error
+    return failed, reason
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(repr(name[:60]) for name in names[:5]) + (", …" if len(names) > 5 else "")

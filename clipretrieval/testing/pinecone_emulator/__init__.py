@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipretrieval._util.lazy import attach
 
@@ -11,17 +11,4 @@ if TYPE_CHECKING:
 
 __all__ = ["PineconeEmulator"]
 
-_lazy_getattr, _lazy_dir = attach(
-    __name__,
-    {
-        "emulator": ["PineconeEmulator"],
-    },
-)
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()
+__getattr__, __dir__ = attach(__name__, {"emulator": __all__})

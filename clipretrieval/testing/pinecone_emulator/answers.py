@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Answer", "Refused", "json_answer", "over_quota", "refusal", "throttled", "unauthorized"]
+__all__ = ["Answer", "Refused", "json_answer", "over_quota", "refusal", "text_answer"]
 
 # HTTP status: the gRPC code that the data plane reports, and the name that the control plane does.
 CODES = {
@@ -70,23 +70,13 @@ def refusal(plane: str, status: int, message: str, headers: Mapping[str, str] | 
     return json_answer(status, {"code": number, "message": message, "details": []}, headers)
 
 
-def unauthorized() -> Answer:
-    """Return the answer to a missing or wrong key."""
-    return _plain(401, "Unauthorized")
-
-
-def throttled(headers: Mapping[str, str]) -> Answer:
-    """Return the answer to too many requests."""
-    return _plain(429, "Too many requests", headers)
-
-
 def over_quota(plane: str) -> Answer:
     """Return the answer to what a project's quota or plan does not allow."""
     if plane == "control":
         return refusal(plane, 403, "Increase your quota or upgrade to create more indexes.")
-    return _plain(403, "Request failed. The limit of your plan is reached; upgrade to continue.")
+    return text_answer(403, "Request failed. The limit of your plan is reached; upgrade to continue.")
 
 
-def _plain(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+def text_answer(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
     """Return an error of the layer before both planes, for keys and rates, which answers in plain text."""
     return Answer(status, message.encode(), {"Content-Type": "text/plain; charset=utf-8", **(headers or {})})

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 from clipretrieval.testing.pinecone_emulator.answers import Answer, Refused, json_answer
 from clipretrieval.testing.pinecone_emulator.data import DataPlane
 from clipretrieval.testing.pinecone_emulator.limits import parse_object
-from clipretrieval.testing.pinecone_emulator.records import IndexData
 
 __all__ = ["ControlPlane"]
 
@@ -123,7 +122,7 @@ class ControlPlane:
         _check_settings(content)
         if name in self._indexes:
             raise Refused(409, "Resource already exists.")
-        plane = DataPlane(IndexData(dimension, metric, self._visibility_delay), self._numbered)
+        plane = DataPlane(dimension, metric, self._visibility_delay, self._numbered)
         host, stop = self._serve(plane, name)
         self._indexes[name] = _Index(
             plane,
@@ -147,8 +146,8 @@ class ControlPlane:
         ready = time.monotonic() >= index.ready_at
         dense = {
             "type": "dense_vector",
-            "dimension": index.plane.data.dimension,
-            "metric": index.plane.data.metric,
+            "dimension": index.plane.dimension,
+            "metric": index.plane.metric,
         }
         return {
             "name": name,

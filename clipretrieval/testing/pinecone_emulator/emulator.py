@@ -11,8 +11,12 @@ from clipretrieval._util.repr import safe_repr
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.testing.pinecone_emulator.control import ControlPlane
 from clipretrieval.testing.pinecone_emulator.data import DataPlane
-from clipretrieval.testing.pinecone_emulator.faults import Faults, Plan
-from clipretrieval.testing.pinecone_emulator.server import PlaneServer, ReceivedRequest
+from clipretrieval.testing.pinecone_emulator.server import (
+    FaultPlan,
+    Faults,
+    PlaneServer,
+    ReceivedRequest,
+)
 
 __all__ = ["PineconeEmulator"]
 
@@ -137,11 +141,11 @@ class PineconeEmulator:
         InvalidInputError
             If the rate is not in [0, 1] or a kind is unknown.
         """
-        self._faults.follow(Plan(rate, kinds, seed, script, paths, retry_after, delay))
+        self._faults.follow(FaultPlan(rate, kinds, seed, script, paths, retry_after, delay))
 
     def heal(self) -> None:
         """Let every request pass again."""
-        self._faults.follow(Plan())
+        self._faults.follow(FaultPlan())
 
     def stop(self) -> None:
         """Refuse connections from now on, and break those that are open; calling it again does nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from email.message import Message
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,18 @@ from clipretrieval.testing.pinecone_emulator.records import Record
 __all__ = [
     "MAX_RESULT_BYTES",
     "check_fields",
-    "check_headers",
     "check_id",
     "check_ids",
     "check_namespace",
-    "check_number",
     "check_object",
     "check_prefix",
+    "check_range",
     "check_record",
     "check_top_k",
     "check_values",
     "parse_object",
 ]
 
-VERSION_HEADER, VERSION = "X-Pinecone-Api-Version", "2026-07"
-EARLIER_VERSIONS = (
-    "2024-04",
-    "2024-07",
-    "2024-10",
-    "2025-01",
-    "2025-04",
-    "2025-10",
-    "2026-01.alpha",
-    "2026-04",
-)
 MAX_ID_LENGTH = 512
 MAX_IDS = 1000
 MAX_TOP_K = 10_000
@@ -64,18 +51,6 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return content
 
 
-def check_headers(headers: Message, method: str) -> None:
-    """Refuse a request without the version that is emulated, or with a body that is not said to be JSON."""
-    version = headers.get(VERSION_HEADER)
-    if version in EARLIER_VERSIONS:
-        raise Refused(501, f"version {version} of the API is not emulated, {VERSION} is")
-    if version != VERSION:
-        raise Refused(400, f"the header {VERSION_HEADER} must name a version of the API, such as {VERSION}")
-    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if method == "POST" and kind != "application/json":
-        raise Refused(415, "the body must be sent with Content-Type: application/json")
-
-
 def check_object(content: Any, name: str) -> dict[str, Any]:
     """Return a JSON object."""
     if not isinstance(content, dict):
@@ -83,7 +58,7 @@ def check_object(content: Any, name: str) -> dict[str, Any]:
     return content
 
 
-def check_number(number: Any, name: str, least: float, most: float, *, whole: bool = False) -> None:
+def check_range(number: Any, name: str, least: float, most: float, *, whole: bool = False) -> None:
     """Refuse what is not a number of a range, both ends in it."""
     kinds = int if whole else (int, float)
     if isinstance(number, bool) or not isinstance(number, kinds) or not least <= number <= most:
@@ -135,7 +110,7 @@ def check_ids(names: Any) -> list[str]:
 
 def check_top_k(number: Any) -> int:
     """Return how many matches a query asks for."""
-    check_number(number, "topK", 1, MAX_TOP_K, whole=True)
+    check_range(number, "topK", 1, MAX_TOP_K, whole=True)
     return int(number)
 
 
@@ -166,10 +141,10 @@ def check_record(content: Any, dimension: int) -> Record:
     values = check_values(content.get("values"), dimension)
     if not (np.abs(values) >= SMALLEST_MAGNITUDE).any():
         raise Refused(400, "Dense vectors must contain at least one non-zero value")
-    return Record(name, values, _check_metadata(content.get("metadata", {})))
+    return Record(name, values, _stored_metadata(content.get("metadata", {})))
 
 
-def _check_metadata(content: Any) -> dict[str, Any]:
+def _stored_metadata(content: Any) -> dict[str, Any]:
     """Return metadata as the service stores them: all numbers are floats."""
     kept: dict[str, Any] = {}
     for name, value in check_object(content, "metadata").items():

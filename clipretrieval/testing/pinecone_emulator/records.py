@@ -1,17 +1,17 @@
-"""What an emulated index holds, and when its writes can be seen."""
+"""What a namespace of an emulated index holds, and when its writes can be seen."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["IndexData", "Namespace", "Record"]
+__all__ = ["NamespaceContents", "Record"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 # Far above the rounding of matrix products in float64.
@@ -34,7 +34,7 @@ class Record:
     metadata: dict[str, Any]
 
 
-class Namespace:
+class NamespaceContents:
     """Records as written, and as they can be seen: each write shows after a delay, in the log's order."""
 
     def __init__(self, delay: float) -> None:
@@ -126,26 +126,3 @@ class Namespace:
         self._log.append((time.monotonic() + self._delay, change))
         self.lsn += 1
         return self.lsn
-
-
-@dataclass(eq=False)
-class IndexData:
-    """One index.
-
-    Attributes
-    ----------
-    dimension : int
-    metric : {"euclidean", "cosine", "dotproduct"}
-    delay : float
-        Seconds until a write can be seen.
-    namespaces : dict of str to Namespace
-    """
-
-    dimension: int
-    metric: str
-    delay: float
-    namespaces: dict[str, Namespace] = field(default_factory=dict)
-
-    def namespace(self, name: str) -> Namespace:
-        """Return a namespace; writes make those that are not there."""
-        return self.namespaces.setdefault(name, Namespace(self.delay))

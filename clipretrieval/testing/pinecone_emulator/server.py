@@ -1,4 +1,4 @@
-"""HTTP on loopback for the emulated planes."""
+"""HTTP on loopback for the emulated planes, and which requests fail there, and how."""
 
 from __future__ import annotations
 
@@ -8,24 +8,38 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
+
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.testing.pinecone_emulator.answers import (
     Answer,
     Refused,
     over_quota,
     refusal,
-    throttled,
-    unauthorized,
+    text_answer,
 )
-from clipretrieval.testing.pinecone_emulator.faults import Faults
-from clipretrieval.testing.pinecone_emulator.limits import check_headers
 
-__all__ = ["PlaneServer", "ReceivedRequest"]
+__all__ = ["FaultPlan", "Faults", "PlaneServer", "ReceivedRequest"]
+
+FAULTS = ("429", "503", "slow", "cut", "echo", "quota")
+VERSION_HEADER, VERSION = "X-Pinecone-Api-Version", "2026-07"
+EARLIER_VERSIONS = (
+    "2024-04",
+    "2024-07",
+    "2024-10",
+    "2025-01",
+    "2025-04",
+    "2025-10",
+    "2026-01.alpha",
+    "2026-04",
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,56 @@ class ReceivedRequest:
     def json(self) -> Any:
         """Return the body as JSON values."""
         return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class FaultPlan:
+    """What shall go wrong; `PineconeEmulator.fail` documents the fields."""
+
+    rate: float = 0.0
+    kinds: Sequence[str] = ()
+    seed: int = 0
+    script: Sequence[str | None] = ()
+    paths: Sequence[str] = ()
+    retry_after: float = 0.0
+    delay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise InvalidInputError(f"rate must be from 0 to 1; found {self.rate!r}")
+        wrong = [kind for kind in (*self.kinds, *self.script) if kind is not None and kind not in FAULTS]
+        if wrong:
+            known = ", ".join(repr(kind) for kind in FAULTS)
+            raise InvalidInputError(f"unknown kinds of fault {wrong}; choose among {known}")
+        if self.rate and not self.kinds:
+            raise InvalidInputError("a rate needs at least one kind of fault")
+
+
+class Faults:
+    """Draws a fault for each request; the draws depend on the seed and on the order of the requests alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.follow(FaultPlan())
+
+    def follow(self, plan: FaultPlan) -> None:
+        """Forget the plan before and follow this one."""
+        with self._lock:
+            self.plan = plan
+            self._script = list(plan.script)
+            self._random = np.random.default_rng(plan.seed)
+
+    def draw(self, path: str) -> tuple[str | None, FaultPlan]:
+        """Return the kind of fault that befalls a request, None for none, and the plan that says so."""
+        with self._lock:
+            plan = self.plan
+            if plan.paths and not path.startswith(tuple(plan.paths)):
+                return None, plan
+            if self._script:
+                return self._script.pop(0), plan
+            if plan.rate and self._random.random() < plan.rate:
+                return plan.kinds[int(self._random.integers(len(plan.kinds)))], plan
+            return None, plan
 
 
 class Plane(Protocol):
@@ -144,18 +208,6 @@ class _Handler(BaseHTTPRequestHandler):
     server: PlaneServer
 
     def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_PATCH(self) -> None:
-        self._serve()
-
-    def do_DELETE(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
         length = self.headers.get("Content-Length", "0")
         body = self.rfile.read(int(length)) if length.isdecimal() else b""
         split = urlsplit(self.path)
@@ -168,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(plan.delay)
             waiting = {"Retry-After": f"{plan.retry_after:g}"}
             if fault == "429":
-                answer = throttled(waiting)
+                answer = text_answer(429, "Too many requests", waiting)
             elif fault == "503":
                 answer = refusal(server.plane.plane, 503, "The service is unavailable", waiting)
             elif fault == "quota":
@@ -178,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 answer = self._answer(split.path, parameters, body)
         else:
-            answer = unauthorized()
+            answer = text_answer(401, "Unauthorized")
         status = None if fault == "cut" else answer.status
         server.record(
             ReceivedRequest(server.index, self.command, split.path, parameters, body, status, fault)
@@ -189,9 +241,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(answer)
 
+    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names that the base class looks for
+
     def _answer(self, path: str, parameters: Mapping[str, list[str]], body: bytes) -> Answer:
         try:
-            check_headers(self.headers, self.command)
+            _check_headers(self.headers, self.command)
             return self.server.plane.answer(self.command, path, parameters, body)
         except Refused as refused:
             return refusal(self.server.plane.plane, refused.status, refused.message)
@@ -206,6 +260,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
         """Write no access log."""
+
+
+def _check_headers(headers: Message, method: str) -> None:
+    """Refuse a request without the version that is emulated, or with a body that is not said to be JSON."""
+    version = headers.get(VERSION_HEADER)
+    if version in EARLIER_VERSIONS:
+        raise Refused(501, f"version {version} of the API is not emulated, {VERSION} is")
+    if version != VERSION:
+        raise Refused(400, f"the header {VERSION_HEADER} must name a version of the API, such as {VERSION}")
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if method == "POST" and kind != "application/json":
+        raise Refused(415, "the body must be sent with Content-Type: application/json")
 
 
 def _break(connection: socket.socket) -> None:

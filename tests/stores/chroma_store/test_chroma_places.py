@@ -126,6 +126,18 @@ def test_a_folder_that_a_client_of_this_process_holds_is_locked(tmp_path: Path, 
         assert store.count() == 1
 
 
+def test_a_folder_that_a_store_holds_is_refused_to_a_client_of_this_process(tmp_path: Path) -> None:
+    """Chroma gives no client of the user's a folder of ours, and gives it to anybody once it is closed."""
+    with ChromaStore(tmp_path) as store:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="already exists"):
+                chromadb.PersistentClient(str(tmp_path))
+        store.upsert(["a"], np.ones((1, 2)), [1])
+    own: Any = chromadb.PersistentClient(str(tmp_path))
+    assert own.get_collection("clipretrieval", embedding_function=None).count() == 1
+    own.close()
+
+
 @pytest.mark.parametrize("make", ["folder", "server"], indirect=True)
 def test_a_location_opens_the_same_contents(make: Any) -> None:
     """What `location` returns opens the same records, manifest and dimension, and no other metric does."""

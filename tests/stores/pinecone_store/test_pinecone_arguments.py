@@ -11,7 +11,7 @@ from pinecone_parts import KEY
 
 from clipretrieval.errors import InvalidInputError, StoreUnavailableError
 from clipretrieval.stores import PineconeStore
-from clipretrieval.stores.pinecone.host import check_host, is_own
+from clipretrieval.stores.pinecone.api_key import check_host, is_own
 from clipretrieval.testing import PineconeEmulator
 
 
@@ -113,14 +113,14 @@ def test_an_index_that_the_service_says_is_elsewhere_does_not_get_the_environmen
 ) -> None:
     """The address of an index is checked as the control plane's is."""
     from clipretrieval.errors import StoreError
-    from clipretrieval.stores.pinecone.index import Project
-    from clipretrieval.stores.pinecone.key import ApiKey
-    from clipretrieval.stores.pinecone.requests import Calls
+    from clipretrieval.stores.pinecone.api_key import ApiKey
+    from clipretrieval.stores.pinecone.requests import Requests
+    from clipretrieval.stores.pinecone.session import Project
 
     monkeypatch.delenv("PINECONE_CONTROLLER_HOST", raising=False)
     monkeypatch.setenv("PINECONE_API_KEY", KEY)
     key = ApiKey(None)
-    project = Project(key, None, Calls(key, 1.0, 1))
+    project = Project(key, None, Requests(key, 1.0, 1))
     for host in ("example.com", "http://127.0.0.1:9", "http://x.svc.pinecone.io"):
         with pytest.raises(StoreError, match="the address that Pinecone gives"):
             project.open(host)

@@ -15,7 +15,7 @@ from pinecone_parts import KEY, contents, names, normal, sent
 
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError
 from clipretrieval.stores import PineconeStore
-from clipretrieval.stores.pinecone.namespace import Space
+from clipretrieval.stores.pinecone.namespace import Namespace
 from clipretrieval.testing import PineconeEmulator
 
 
@@ -138,10 +138,10 @@ def test_a_manifest_is_read_while_it_is_replaced(make: Any, monkeypatch: pytest.
     reader = make(index="overtaken")
     long = [{"step": step, "text": f"{step}" * 50_000} for step in range(4)]
     writer.write_manifest(long[0])
-    fetch, overtaking = Space.fetch, iter(long[1:])
+    fetch, overtaking = Namespace.fetch, iter(long[1:])
 
-    def overtaken(space: Space, keys: list[str], *more: Any) -> dict[str, Any]:
-        found = fetch(space, keys, *more)
+    def overtaken(namespace: Namespace, keys: list[str], *more: Any) -> dict[str, Any]:
+        found = fetch(namespace, keys, *more)
         if threading.current_thread() is threading.main_thread() and "manifest" in keys:
             # Other processes write between the reader's two requests.
             other = threading.Thread(target=lambda: [writer.write_manifest(each) for each in overtaking])
@@ -149,7 +149,7 @@ def test_a_manifest_is_read_while_it_is_replaced(make: Any, monkeypatch: pytest.
             other.join()
         return found
 
-    monkeypatch.setattr(Space, "fetch", overtaken)
+    monkeypatch.setattr(Namespace, "fetch", overtaken)
     assert reader.read_manifest() == long[3]
 
 

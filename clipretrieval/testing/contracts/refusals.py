@@ -10,7 +10,7 @@ import pytest
 
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.testing._base import ContractBase, Stores, contents
+from clipretrieval.testing.contracts.base import ContractBase, Stores, contents
 
 __all__ = ["RefusalsContract"]
 

@@ -11,11 +11,11 @@ import pytest
 
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.base import ScannableStore, VectorStore
-from clipretrieval.testing._base import ContractBase, names
-from clipretrieval.testing._contract_threads import MANY
+from clipretrieval.testing.contracts.base import ContractBase, names
+from clipretrieval.testing.contracts.threads import MANY
 from clipretrieval.types import Label, Listing
 
-__all__ = ["ScanContract", "listed"]
+__all__ = ["ScanContract", "scanned"]
 
 
 class Scannable(VectorStore, Protocol):
@@ -24,7 +24,7 @@ class Scannable(VectorStore, Protocol):
     def scan(self, label: Label | None = None) -> Iterator[Listing]: ...
 
 
-def listed(listings: Iterator[Listing]) -> list[tuple[str, Label]]:
+def scanned(listings: Iterator[Listing]) -> list[tuple[str, Label]]:
     """Read a scan to its end and return its records, sorted, having looked at the types of its arrays."""
     found: list[tuple[str, Label]] = []
     for listing in listings:
@@ -64,10 +64,10 @@ class ScanContract(ContractBase):
         ids = names(MANY)
         rows = self.normal(1, MANY)
         self.put(scannable, ids, rows, [place % 7 for place in range(MANY)])
-        assert listed(scannable.scan()) == sorted((name, place % 7) for place, name in enumerate(ids)), (
+        assert scanned(scannable.scan()) == sorted((name, place % 7) for place, name in enumerate(ids)), (
             "a scan must list every record with its own label"
         )
-        assert listed(scannable.scan(3)) == sorted((name, 3) for name in ids[3::7]), (
+        assert scanned(scannable.scan(3)) == sorted((name, 3) for name in ids[3::7]), (
             "a scan of one label must list every record that has it, and no other"
         )
 
@@ -87,10 +87,12 @@ class ScanContract(ContractBase):
         self.put(scannable, ids, self.normal(2, len(ids)), [*labels] * 3)
         for place, label in enumerate(labels):
             expected = sorted((name, label) for name in ids[place :: len(labels)])
-            assert listed(scannable.scan(label)) == expected, f"the records labelled {label!r} were asked for"
+            assert scanned(scannable.scan(label)) == expected, (
+                f"the records labelled {label!r} were asked for"
+            )
         for label in others:
-            assert listed(scannable.scan(label)) == [], f"no record is labelled {label!r}"
-        assert listed(scannable.scan()) == sorted(zip(ids, [*labels] * 3, strict=True))
+            assert scanned(scannable.scan(label)) == [], f"no record is labelled {label!r}"
+        assert scanned(scannable.scan()) == sorted(zip(ids, [*labels] * 3, strict=True))
 
     def test_a_scan_follows_writes(self, scannable: Scannable) -> None:
         """What was deleted is listed no more, and what was stored again under its new label only."""
@@ -99,9 +101,9 @@ class ScanContract(ContractBase):
         self.drop(scannable, ids[:2])
         self.put(scannable, [ids[2], "more"], self.normal(4, 2), ["new", "old"])
         left = {ids[2]: "new", ids[3]: "old", ids[4]: "old", ids[5]: "old", "more": "old"}
-        assert listed(scannable.scan()) == sorted(left.items())
-        assert listed(scannable.scan("new")) == [(ids[2], "new")]
-        assert [name for name, _ in listed(scannable.scan("old"))] == sorted([*ids[3:], "more"])
+        assert scanned(scannable.scan()) == sorted(left.items())
+        assert scanned(scannable.scan("new")) == [(ids[2], "new")]
+        assert [name for name, _ in scanned(scannable.scan("old"))] == sorted([*ids[3:], "more"])
 
     def test_a_scan_lists_unicode_ids(self, scannable: Scannable) -> None:
         """Ids come back letter for letter, however they are written in the backend."""
@@ -109,7 +111,7 @@ class ScanContract(ContractBase):
             pytest.skip(f"{type(self).__name__}.unicode_ids is False")
         ids = ["é", "e\u0301", "猫/🐈", "a b", " ", "%20", "~x", "'", '"', "x" * 600, "\u0416" * 300]
         self.put(scannable, ids, self.normal(5, len(ids)), list(range(len(ids))))
-        assert listed(scannable.scan()) == sorted(zip(ids, range(len(ids)), strict=True))
+        assert scanned(scannable.scan()) == sorted(zip(ids, range(len(ids)), strict=True))
 
     def test_a_scan_is_a_copy(self, scannable: Scannable) -> None:
         """Changing what a scan returned changes nothing in the store."""
@@ -117,7 +119,7 @@ class ScanContract(ContractBase):
         for listing in scannable.scan():
             listing.ids[:] = "changed"
             listing.labels[:] = 9
-        assert listed(scannable.scan()) == [("a", 1), ("b", 2)]
+        assert scanned(scannable.scan()) == [("a", 1), ("b", 2)]
 
     @pytest.mark.parametrize("label", [True, 1.0, b"cat", ["cat"]], ids=repr)
     def test_a_scan_refuses_what_is_no_label(self, scannable: Scannable, label: Any) -> None:
@@ -135,7 +137,7 @@ class ScanContract(ContractBase):
         removed = [scannable.delete(listing.ids.tolist()) for listing in scannable.scan("drop")]
         self.settle(scannable)
         assert sum(removed) == 20
-        assert listed(scannable.scan()) == sorted((name, "keep") for name in ids[::3])
+        assert scanned(scannable.scan()) == sorted((name, "keep") for name in ids[::3])
 
     def test_a_scan_beside_a_writer_lists_what_stays(self, scannable: Scannable) -> None:
         """Whatever comes, goes and changes beside it, a record that stays as it is is listed once."""
@@ -155,7 +157,7 @@ class ScanContract(ContractBase):
             while not last:
                 last = writing.done()  # one more scan after the last write
                 for label in (None, 1):
-                    found = dict(listed(scannable.scan(label)))
+                    found = dict(scanned(scannable.scan(label)))
                     missed = sorted(set(stay) - set(found))
                     assert not missed, f"a scan beside a writer missed {missed[:3]}"
                     assert {found.pop(name) for name in stay} == {1}

@@ -22,15 +22,15 @@ from hypothesis.stateful import (
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.stores.memory import MemoryStore
-from clipretrieval.testing._base import ContractBase, Stores, contents
-from clipretrieval.testing._checks import (
+from clipretrieval.testing.contracts.base import ContractBase, Stores, contents
+from clipretrieval.testing.contracts.scan import scanned
+from clipretrieval.testing.contracts.search import (
     check_arrays,
     check_distances,
-    check_labels,
+    check_neighbor_labels,
     check_order,
     share_found,
 )
-from clipretrieval.testing._contract_scan import listed
 
 __all__ = ["MachineContract"]
 
@@ -105,7 +105,7 @@ class Machine(RuleBasedStateMachine):
         check_arrays(near, len(queries), k, len(truth))
         check_distances(near, truth, queries, self.metric, self.contract.tolerance)
         check_order(near)
-        check_labels(near, truth)
+        check_neighbor_labels(near, truth)
         share = share_found(near, truth, queries, self.metric, self.contract.tolerance)
         self.shares.append(share)
         if self.contract.recall_floor == 1.0:
@@ -144,7 +144,7 @@ class Machine(RuleBasedStateMachine):
     def same_listing(self) -> None:
         if isinstance(self.store, ScannableStore):
             for label in (None, 1):
-                found, right = listed(self.store.scan(label)), listed(self.memory.scan(label))
+                found, right = scanned(self.store.scan(label)), scanned(self.memory.scan(label))
                 assert found == right, "a scan listed wrongly"
 
     def teardown(self) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.testing._base import ContractBase, Stores, names
-from clipretrieval.testing._checks import allowed_error, true_distances
+from clipretrieval.testing.contracts.base import ContractBase, Stores, names
+from clipretrieval.testing.contracts.search import allowed_error, true_distances
 
 __all__ = ["LargeContract", "ThreadsContract"]
 

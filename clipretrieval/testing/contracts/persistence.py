@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clipretrieval.stores.base import LocalFilesStore, LocatedStore, VectorStore
-from clipretrieval.testing._base import ContractBase, Stores, contents, names
+from clipretrieval.testing.contracts.base import ContractBase, Stores, contents, names
 
 __all__ = ["LastingContract", "ManifestContract"]
 

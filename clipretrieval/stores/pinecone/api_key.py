@@ -1,4 +1,4 @@
-"""Which addresses Pinecone's requests may go to, and which of them may see the environment's key."""
+"""The API key, which no representation of anything shows, and the addresses that it may be sent to."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import re
 from urllib.parse import urlsplit
 
 from clipretrieval._util.checks import shown
-from clipretrieval.errors import InvalidInputError
+from clipretrieval._util.secrets import MASK
+from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 
-__all__ = ["HOST_VARIABLE", "check_host", "control_plane", "is_environments", "is_own"]
+__all__ = ["ApiKey", "check_host", "control_plane", "is_from_environment", "is_own"]
 
+KEY_VARIABLE = "PINECONE_API_KEY"
+# Where the SDK, too, looks for the control plane's address.
 HOST_VARIABLE = "PINECONE_CONTROLLER_HOST"
-"""Where the SDK, too, looks for the control plane's address."""
 OWN_DOMAIN = ".pinecone.io"
 SERVICE = "https://api.pinecone.io"
 
@@ -22,6 +24,62 @@ _URL = re.compile(
     r"(?:https?://)?(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?(?:/[a-z0-9._~-]+)*/?",
     re.IGNORECASE,
 )
+
+
+class ApiKey:
+    """An API key that debuggers and tracebacks with local variables may print.
+
+    Parameters
+    ----------
+    text : str or None
+        The environment variable ``PINECONE_API_KEY`` if None or empty.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none, or it is not a str.
+    """
+
+    __slots__ = ("_from_environment", "_text")
+
+    def __init__(self, text: str | None) -> None:
+        if text is not None and not isinstance(text, str):
+            raise InvalidInputError(f"api_key must be a str; got an object of type {type(text).__name__}")
+        self._from_environment = not text
+        self._text = text or os.environ.get(KEY_VARIABLE, "")
+        if not self._text:
+            raise InvalidInputError(f"PineconeStore needs an API key; set {KEY_VARIABLE}, or pass api_key=…")
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __reduce__(self) -> str:
+        raise UnsupportedOperationError("an API key cannot be pickled or copied")
+
+    def check_receiver(self, url: str) -> None:
+        """Refuse a checked address that may not be sent this key.
+
+        Whoever set the environment's key meant the service, or the host that the environment names beside it;
+        an address from an argument or a file may be anybody's.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        if self._from_environment and not is_own(url) and not is_from_environment(url):
+            raise InvalidInputError(
+                f"{KEY_VARIABLE} is sent to Pinecone's own hosts alone, and host={url!r} is none of them; "
+                "pass the key for it as api_key=…, or name the host in the environment too, as "
+                f"{HOST_VARIABLE}"
+            )
+
+    def reveal(self) -> str:
+        """Return the key; to be handed on at once, and kept in no variable."""
+        return self._text
+
+    def struck_out(self, text: str) -> str:
+        """Return a text without the key."""
+        return text.replace(self._text, MASK)
 
 
 def check_host(host: object, name: str = "host") -> str:
@@ -72,7 +130,7 @@ def is_own(url: str) -> bool:
     return split.scheme == "https" and f".{split.hostname}".endswith(OWN_DOMAIN)
 
 
-def is_environments(url: str) -> bool:
+def is_from_environment(url: str) -> bool:
     """Tell whether a checked address is the one that the environment names for its key."""
     named = os.environ.get(HOST_VARIABLE)
     return bool(named) and _origin(check_host(named, HOST_VARIABLE)) == _origin(url)
