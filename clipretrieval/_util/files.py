@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from clipretrieval._util.checks import check_path
+from clipretrieval.errors import InvalidInputError
+
 __all__ = [
     *("REMEDY", "TEMPORARY_SUFFIX", "IrregularFileError", "NotDurableError", "file_sha256", "open_file"),
     *(
@@ -22,6 +25,7 @@ __all__ = [
         "sync_folder",
         "sync_rename",
         "too_many_open",
+        "write_report",
         "write_text",
     ),
 ]
@@ -153,6 +157,27 @@ def write_text(path: str | Path, content: str, *, follow: bool = True) -> None:
     encoded = content.encode("utf-8")
     with replacing(path, follow=follow) as temporary:
         temporary.write_bytes(encoded)
+
+
+def write_report(path: str | Path | None, text: str, what: str = "report") -> str:
+    """Return a text, once it is written to `path` where that is given, atomically and with a last line break.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be written, or not be synced to the disk; the message says which.
+    """
+    if path is not None:
+        path = check_path(path, "path")
+        try:
+            write_text(path, text + "\n")
+        except NotDurableError as error:
+            raise InvalidInputError(f"the {what} may not be on the disk: {error.strerror}") from error
+        except OSError as error:
+            raise InvalidInputError(
+                f"the {what} cannot be written to {str(path)!r}: {error.strerror or error}"
+            ) from error
+    return text
 
 
 def sync_rename(path: Path) -> None:

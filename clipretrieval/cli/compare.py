@@ -124,17 +124,17 @@ def reproduce(
     from clipretrieval.cli.console import progress_bar, quiet_libraries
 
     with quiet_libraries():
-        from clipretrieval.comparison.reproduction import FILES
+        from clipretrieval.comparison.reproduction_report import FILES
 
         if out.is_dir():
             _cli_arguments.checked_outputs({f"--out ({name})": out / name for name in FILES}, data)
         options = _cli_arguments.store_options(store.store, store.store_option or [])
         with interruptible():
             from clipretrieval.comparison.reproduction import reproduce as run
-            from clipretrieval.comparison.reproduction_report import as_text, check_figures
+            from clipretrieval.comparison.reproduction_report import check_histograms, reproduction_text
             from clipretrieval.images.cifar10 import cifar10_folder
 
-            check_figures()  # before the work, not behind it
+            check_histograms()  # before the work, not behind it
             folder = cifar10_folder(out / "data") if data == Path("cifar10") else data
             train = _cli_arguments.training_images(
                 folder / "train", TableOptions(), limit_train, "--limit-train"
@@ -164,7 +164,7 @@ def reproduce(
     try:
         written = found.save(out)
     finally:
-        say(as_text(found))
+        say(reproduction_text(found))
     say(f"\nwritten: {', '.join(str(path) for path in written)}")
 
 

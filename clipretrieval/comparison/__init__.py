@@ -1,15 +1,16 @@
-"""Put CLIP itself and its stages side by side on the same pictures."""
+"""Put CLIP itself and its stages side by side on the same images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.comparison.comparison import compare
     from clipretrieval.comparison.report import COMPARISON_SCHEMA, ZERO_SHOT, ComparisonReport, ComparisonRow
-    from clipretrieval.comparison.reproduction import FILES, STAGES, Reproduction, reproduce
+    from clipretrieval.comparison.reproduction import STAGES, reproduce
+    from clipretrieval.comparison.reproduction_report import FILES, Reproduction
 
 __all__ = [
     "COMPARISON_SCHEMA",
@@ -23,19 +24,12 @@ __all__ = [
     "reproduce",
 ]
 
-_lazy_getattr, _lazy_dir = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
         "comparison": ["compare"],
         "report": ["COMPARISON_SCHEMA", "ZERO_SHOT", "ComparisonReport", "ComparisonRow"],
-        "reproduction": ["FILES", "STAGES", "Reproduction", "reproduce"],
+        "reproduction": ["STAGES", "reproduce"],
+        "reproduction_report": ["FILES", "Reproduction"],
     },
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()

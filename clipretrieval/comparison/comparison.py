@@ -18,7 +18,7 @@ from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, Compari
 from clipretrieval.comparison.spool import Spool
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.significance import mcnemar_exact
+from clipretrieval.evaluation.metrics import mcnemar_exact
 from clipretrieval.heads.votes import Weighting
 from clipretrieval.images.sources import (
     check_class_names,
@@ -135,7 +135,7 @@ def compare(
             seconds["encode_test"] = time.perf_counter() - started - sum(seconds.values())
             sides = answer(indexes, plan, spool, baseline, passed_over)
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
-        speeds, whole = _measure(encoder, sides, sample.pictures(spool.indices), plan, baseline, open_clip)
+        speeds, whole = _measure(encoder, sides, sample.images(spool.indices), plan, baseline, open_clip)
         seconds["measure"] = time.perf_counter() - started - sum(seconds.values())
         n_train = indexes[0].store.count()
         rows, name = _rows(sides, speeds, whole, n_train)

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from clipretrieval._util.files import write_report
 from clipretrieval._util.repr import short_repr
+from clipretrieval._util.tables import aligned_table, html_paragraph, html_table, markdown_table, number_cell
 from clipretrieval._util.timing import Timing
-from clipretrieval.comparison.speed import Speed
+from clipretrieval.comparison.speed import OPEN_CLIP_BATCH, Speed
+from clipretrieval.evaluation.metrics import McNemar
 from clipretrieval.evaluation.report import EvaluationReport
-from clipretrieval.evaluation.significance import McNemar
-from clipretrieval.evaluation.writing import written
 from clipretrieval.images.stream import SkippedImage
 
-__all__ = ["COMPARISON_SCHEMA", "ZERO_SHOT", "ComparisonReport", "ComparisonRow"]
+if TYPE_CHECKING:
+    from clipretrieval.evaluation.page.parts import PageTable
+
+__all__ = ["COMPARISON_SCHEMA", "ZERO_SHOT", "ComparisonReport", "ComparisonRow", "comparison_page"]
 
 COMPARISON_SCHEMA = 1
 ZERO_SHOT = "zero-shot"
+
+_HEAD = (
+    *("classifier", "accuracy", "95 % interval", "p (McNemar)", "inference s", "query s", "total s"),
+    *("p50 ms", "p95 ms", "dim", "MB", "× CLIP", "× open_clip"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +163,7 @@ class ComparisonReport:
         InvalidInputError
             If the file cannot be written.
         """
-        return written(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return write_report(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Return the table with its explanation as Markdown, and write it to `path` if one is given.
@@ -164,9 +173,9 @@ class ComparisonReport:
         InvalidInputError
             If the file cannot be written.
         """
-        from clipretrieval.comparison.views import as_markdown
-
-        return written(path, as_markdown(self))
+        notes = "\n".join(f"- {note}" for note in _notes(self))
+        table = markdown_table(_HEAD, map(_comparison_cells, self.rows), numbers=True)
+        return write_report(path, f"# Comparison\n\n{table}\n\n{notes}")
 
     def to_html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
         """Return the table and each row's report as one HTML page, and write it to `path` if one is given.
@@ -175,22 +184,75 @@ class ComparisonReport:
         ------
         InvalidInputError
             If the file cannot be written.
-        MissingDependencyError
-            If jinja2 is not installed.
         """
-        from clipretrieval.comparison.views import as_html
-
-        return written(path, as_html(self, title=title))
+        return write_report(path, comparison_page(self, title=title))
 
     def __str__(self) -> str:
-        from clipretrieval.comparison.views import as_text
-
-        return as_text(self)
+        return "\n".join([*aligned_table([_HEAD, *map(_comparison_cells, self.rows)]), "", *_notes(self)])
 
     def __repr__(self) -> str:
         return short_repr(self, rows=len(self.rows), n_train=self.n_train, n_test=self.n_test)
 
     def _repr_html_(self) -> str:
-        from clipretrieval.evaluation.notebook import comparison_html
+        note = f"{self.n_test:,} images classified; report.to_html(path) writes the whole page."
+        return f"<div>{html_table(_HEAD, map(_comparison_cells, self.rows))}{html_paragraph(note)}</div>"
 
-        return comparison_html(self)
+
+def comparison_page(
+    report: ComparisonReport,
+    *,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    tables: Sequence[PageTable] = (),
+) -> str:
+    """Return a comparison as one HTML page, with each row's report behind the table.
+
+    Parameters
+    ----------
+    report : ComparisonReport
+    title, notes, tables
+        As for `render_page`.
+    """
+    from clipretrieval.evaluation.page.render import render_page
+
+    rows = [row.to_dict() for row in report.rows]
+    return render_page(
+        report.reports, comparison=rows, tables=tables, title=title, notes=notes, remarks=_notes(report)
+    )
+
+
+def _comparison_cells(row: ComparisonRow) -> list[str]:
+    found = row.to_dict()
+    return [
+        row.name,
+        f"{found['accuracy']:.2%}",
+        f"{found['low']:.2%} to {found['high']:.2%}",
+        "< 1e-300" if found["p_value"] == 0 else number_cell(found["p_value"], ".2g"),
+        f"{found['inference_s_per_1000']:.2f}",
+        f"{found['query_s_per_1000']:.2f}",
+        f"{found['total_s_per_1000']:.2f}",
+        number_cell(found["p50_ms"], ".1f"),
+        number_cell(found["p95_ms"], ".1f"),
+        str(found["dim"]),
+        f"{found['bytes'] / 1e6:.1f}",
+        number_cell(found["speedup_same_engine"], ".2f"),
+        number_cell(found["speedup_open_clip"], ".2f"),
+    ]
+
+
+def _notes(report: ComparisonReport) -> list[str]:
+    notes = [
+        f"fitted on {report.n_train} images, {report.n_test} classified; intervals are Wilson's, p is of "
+        f"McNemar's exact test against {report.baseline}",
+        f"seconds per 1,000 images, measured on {report.timed_images} of the test images together; p50 and "
+        "p95 are of single images, from picture to answer",
+        "× CLIP: whole CLIP's time on the same engine divided by the row's; × open_clip: that of open_clip "
+        f"as it comes, float32 by batches of {OPEN_CLIP_BATCH}"
+        + (f", {report.open_clip.total_s:.2f} s" if report.open_clip else ", not measured"),
+    ]
+    plan = next((row.report.setting["plan"] for row in report.rows if row.report.setting["plan"]), None)
+    if plan:
+        notes.append(f"encoded in {plan['precision']} on {plan['device']}")
+    if report.skipped:
+        notes.append(f"{len(report.skipped)} images were skipped")
+    return notes

@@ -4,119 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_mapping, check_path, check_text
 from clipretrieval._util.checks import shown as quoted
+from clipretrieval._util.files import read_file, write_text
 from clipretrieval._util.progress import Progress, check_progress, open_progress
-from clipretrieval._util.repr import short_repr
-from clipretrieval._util.secrets import MaskedDict
+from clipretrieval._util.secrets import MaskedDict, without_secrets
 from clipretrieval.comparison.comparison import compare
-from clipretrieval.comparison.report import ComparisonReport
-from clipretrieval.comparison.reproduction_report import (
-    FIGURES,
-    as_html,
-    as_markdown,
-    draw_histograms,
-    histogram_name,
-    study_rows,
-    what_differs,
-)
-from clipretrieval.comparison.results_folder import INDEXES, ResultsFolder
+from clipretrieval.comparison.reproduction_report import Reproduction, what_differs
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.writing import written
 from clipretrieval.images.folders import ImageFolder
-from clipretrieval.stores import create_store
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import json_text
+from clipretrieval.stores.registry import create_store
 from clipretrieval.zeroshot import ZeroShotClassifier
 
-__all__ = ["FILES", "STAGES", "Reproduction", "reproduce"]
+__all__ = ["STAGES", "reproduce"]
 
 STAGES = ("pixel", "mid", "late", "final")
 """The study's origin and its three stages."""
-REPORTS = ("report.json", "report.md", "report.html")
-FILES = (*REPORTS, *map(histogram_name, FIGURES))
-"""What `Reproduction.save` writes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reproduction:
-    """Our figures beside the study's.
-
-    Attributes
-    ----------
-    comparison : ComparisonReport
-    differences : tuple of str
-        In what this run is not the study's, a sentence each.
-    """
-
-    comparison: ComparisonReport
-    differences: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        rows = {row["name"]: round(row["accuracy"], 4) for row in self.rows}
-        return short_repr(self, accuracy=rows, differences=len(self.differences))
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One a stage: ours, the study's, and the difference; see `to_dict`."""
-        return study_rows(self.comparison)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values.
-
-        Returns
-        -------
-        dict
-            That of the comparison, with the ``kind`` ``"reproduction"``, and ``study``: for each stage
-            ``name``, ``accuracy``, ``study_accuracy``, ``accuracy_difference`` (ours minus the study's),
-            ``s_per_1000``, ``study_s_per_1000``, ``s_ratio`` (the study's divided by ours), None where the
-            study has no figure; and ``differences``.
-        """
-        return {
-            **self.comparison.to_dict(),
-            "kind": "reproduction",
-            "study": self.rows,
-            "differences": list(self.differences),
-        }
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given."""
-        return written(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
-
-    def to_markdown(self, path: str | Path | None = None) -> str:
-        """Return the tables as Markdown, and write them to `path`, atomically, if one is given."""
-        return written(path, as_markdown(self))
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """Return all of it as one HTML page, and write it to `path`, atomically, if one is given."""
-        return written(path, as_html(self))
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write ``report.json``, ``report.md``, ``report.html`` and three histograms into a folder.
-
-        Returns
-        -------
-        list of Path
-            What was written. The histograms need the extra ``plots``.
-
-        Raises
-        ------
-        InvalidInputError
-            If a file cannot be written.
-        MissingDependencyError
-            If matplotlib is not installed; the reports are there then.
-        """
-        root = Path(folder)
-        paths = [root / name for name in REPORTS]
-        self.to_json(paths[0])
-        self.to_markdown(paths[1])
-        self.to_html(paths[2])
-        return [*paths, *draw_histograms(self.comparison, root)]
+INDEXES = "indexes"
+LARGEST_NOTE = 2**20
+"""Bytes."""
+_RUN = "run.json"
 
 
 def reproduce(
@@ -131,7 +44,7 @@ def reproduce(
     open_clip: bool = True,
     progress: Progress | bool | None = None,
 ) -> Reproduction:
-    """Run the study on labelled pictures: k = 1, squared Euclidean distance, the study's ten prompts.
+    """Run the study on labeled images: k = 1, squared Euclidean distance, the study's ten prompts.
 
     Parameters
     ----------
@@ -158,7 +71,7 @@ def reproduce(
     ------
     InvalidInputError
         If a folder has no class folders, the test images have a class that the training images lack, `out`
-        belongs to a run with other settings, or the indexes there hold pictures that are not in `train`.
+        belongs to a run with other settings, or the indexes there hold images that are not in `train`.
     """
     _check_folders(train, test)
     folder, store = check_path(out, "out"), check_text(store, "store")
@@ -166,7 +79,7 @@ def reproduce(
     json_text(chosen, "settings")
     check_progress(progress)
     places = {"train": str(train.root.resolve()), "test": str(test.root.resolve())}
-    results = ResultsFolder(folder, {**places, "store": store, **chosen})
+    results = _ResultsFolder(folder, {**places, "store": store, **chosen})
     _check_classes(train, test)
     results.check()
 
@@ -190,6 +103,69 @@ def reproduce(
     return Reproduction(comparison, tuple(what_differs(encoder, comparison, train, test, store)))
 
 
+class _ResultsFolder:
+    """A folder for one run, interrupted or not; its settings, JSON values, tell it from others."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self._note = path, path / _RUN
+        self._text = json.dumps(without_secrets(settings), indent=2, ensure_ascii=False) + "\n"
+        self._claimed = False
+
+    def check(self) -> None:
+        """Make the folder where there is none; refuse one of another run, or that cannot be used."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = read_file(self._note, LARGEST_NOTE).decode("utf-8") if self._note.exists() else None
+            indexes = self.path / INDEXES
+            if indexes.exists() and not indexes.is_dir():
+                raise InvalidInputError(
+                    f"{str(indexes)!r} is a file, and a folder of that name is needed for the indexes; move "
+                    "it away, or pass another folder for the results"
+                )
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InvalidInputError(
+                f"{str(self.path)!r} cannot be used for the results: {reason}; pass another folder"
+            ) from error
+        if text is not None:
+            self._compare(text)
+            self._claimed = True
+
+    def claim(self) -> None:
+        """Write down whose the folder is, if that is not done yet."""
+        if self._claimed:
+            return
+        try:
+            write_text(self._note, self._text)
+        except OSError as error:
+            raise InvalidInputError(
+                f"{str(self._note)!r} cannot be written: {error.strerror or error}; pass another folder for "
+                "the results"
+            ) from error
+        self._claimed = True
+
+    def _compare(self, text: str) -> None:
+        try:
+            known = json.loads(text)
+            if not isinstance(known, dict):
+                raise ValueError("it holds no mapping")
+        except ValueError as error:
+            raise InvalidInputError(
+                f"{str(self._note)!r} does not tell which run the folder belongs to ({error}); pass another "
+                "folder for the results, or remove the file if what the folder holds is of this run"
+            ) from error
+        settings = json.loads(self._text)
+        differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
+        if differing:
+            differences = ", ".join(
+                f"{key} was {known.get(key)!r} and is {settings.get(key)!r}" for key in differing
+            )
+            raise InvalidInputError(
+                f"{str(self.path)!r} holds a run with other settings ({differences}); pass another folder "
+                "for the results, or the same settings to go on with that run"
+            )
+
+
 def _check_folders(train: Any, test: Any) -> None:
     """Refuse what was not scanned."""
     for name, folder in (("train", train), ("test", test)):
@@ -201,7 +177,7 @@ def _check_folders(train: Any, test: Any) -> None:
 
 
 def _check_classes(train: ImageFolder, test: ImageFolder) -> None:
-    """Refuse folders without class folders, and classes that nothing could be learnt of."""
+    """Refuse folders without class folders, and classes that nothing could be learned of."""
     for given in (train, test):
         if given.labels is None:
             raise InvalidInputError(

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clipretrieval.comparison import views as _comparison_views
-from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport
+from clipretrieval._util.files import replacing, write_report
+from clipretrieval._util.repr import short_repr
+from clipretrieval._util.tables import aligned_table, markdown_table, number_cell
+from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, comparison_page
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import is_published
 from clipretrieval.encoding.weights.model_source import HF_HUB
-from clipretrieval.evaluation.markdown import markdown_table
+from clipretrieval.errors import InvalidInputError, MissingDependencyError
 from clipretrieval.images.folders import ImageFolder
 
-if TYPE_CHECKING:
-    from clipretrieval.comparison.reproduction import Reproduction
-
-__all__ = [
-    "FIGURES",
-    "as_html",
-    "as_markdown",
-    "as_text",
-    "check_figures",
-    "draw_histograms",
-    "histogram_name",
-    "study_rows",
-    "what_differs",
-]
+__all__ = ["FILES", "Reproduction", "check_histograms", "reproduction_text", "what_differs"]
 
 STUDY = {
     ZERO_SHOT: (0.7053, 128.0),
@@ -37,35 +28,125 @@ STUDY = {
     "late": (0.7731, 589.0),
 }
 """Accuracy and seconds per 1,000 images in the study."""
+STUDY_STORE = "pinecone"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RN50 = Architecture(layers=(3, 4, 6, 3), width=64, output_dim=1024, heads=32, image_size=224)
-FIGURES = ("pixel", "mid", "late")
-"""Of which the study drew the distances."""
+HISTOGRAMS = {stage: f"distances-{stage}.png" for stage in ("pixel", "mid", "late")}
+"""The stages of which the study drew the distances, and the files of ours."""
+REPORTS = ("report.json", "report.md", "report.html")
+FILES = (*REPORTS, *HISTOGRAMS.values())
+"""What `Reproduction.save` writes."""
 _TITLE = "The study, run again"
-_HEAD = [
+_HEAD = (
     *("stage", "accuracy", "study", "difference, points"),
     *("s per 1,000", "study, s", "study's time / ours"),
-]
+)
 
 
-def study_rows(comparison: ComparisonReport) -> list[dict[str, Any]]:
-    """Put each row's figures beside those of the study, None where it has none."""
-    rows = []
-    for row in comparison.rows:
-        accuracy, seconds = STUDY.get(row.name, (None, None))
-        total = row.speed.total_s
-        rows.append(
-            {
-                "name": row.name,
-                "accuracy": row.report.accuracy,
-                "study_accuracy": accuracy,
-                "accuracy_difference": None if accuracy is None else row.report.accuracy - accuracy,
-                "s_per_1000": total,
-                "study_s_per_1000": seconds,
-                "s_ratio": None if seconds is None else seconds / total,
-            }
-        )
-    return rows
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """Our figures beside the study's.
+
+    Attributes
+    ----------
+    comparison : ComparisonReport
+    differences : tuple of str
+        In what this run is not the study's, a sentence each.
+    """
+
+    comparison: ComparisonReport
+    differences: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        rows = {row["name"]: round(row["accuracy"], 4) for row in self.rows}
+        return short_repr(self, accuracy=rows, differences=len(self.differences))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One a stage: ours, the study's, and the difference; see `to_dict`."""
+        rows = []
+        for row in self.comparison.rows:
+            accuracy, seconds = STUDY.get(row.name, (None, None))
+            total = row.speed.total_s
+            rows.append(
+                {
+                    "name": row.name,
+                    "accuracy": row.report.accuracy,
+                    "study_accuracy": accuracy,
+                    "accuracy_difference": None if accuracy is None else row.report.accuracy - accuracy,
+                    "s_per_1000": total,
+                    "study_s_per_1000": seconds,
+                    "s_ratio": None if seconds is None else seconds / total,
+                }
+            )
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values.
+
+        Returns
+        -------
+        dict
+            That of the comparison, with the ``kind`` ``"reproduction"``, and ``study``: for each stage
+            ``name``, ``accuracy``, ``study_accuracy``, ``accuracy_difference`` (ours minus the study's),
+            ``s_per_1000``, ``study_s_per_1000``, ``s_ratio`` (the study's divided by ours), None where the
+            study has no figure; and ``differences``.
+        """
+        return {
+            **self.comparison.to_dict(),
+            "kind": "reproduction",
+            "study": self.rows,
+            "differences": list(self.differences),
+        }
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given."""
+        return write_report(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """Return the tables as Markdown, and write them to `path`, atomically, if one is given."""
+        notes = "\n".join(f"- {sentence}" for sentence in self.differences)
+        table = markdown_table(_HEAD, _study_cells(self), numbers=True)
+        rest = self.comparison.to_markdown().replace("# Comparison", "## Comparison", 1)
+        text = f"# {_TITLE}\n\n{table}\n\n## What is not comparable\n\n{notes}\n\n{rest}"
+        return write_report(path, text)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return all of it as one HTML page, and write it to `path`, atomically, if one is given."""
+        from clipretrieval.evaluation.page.parts import PageTable
+
+        rows = self.rows
+        columns = list(zip(rows[0], _HEAD, strict=True))
+        table = PageTable("Beside the study", columns, rows, note=" ".join(self.differences))
+        return write_report(path, comparison_page(self.comparison, title=_TITLE, tables=[table]))
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write ``report.json``, ``report.md``, ``report.html`` and three histograms into a folder.
+
+        Returns
+        -------
+        list of Path
+            What was written. The histograms need the extra ``plots``.
+
+        Raises
+        ------
+        InvalidInputError
+            If a file cannot be written.
+        MissingDependencyError
+            If matplotlib is not installed; the reports are there then.
+        """
+        root = Path(folder)
+        paths = [root / name for name in REPORTS]
+        self.to_json(paths[0])
+        self.to_markdown(paths[1])
+        self.to_html(paths[2])
+        return [*paths, *_draw_histograms(self.comparison, root)]
+
+
+def reproduction_text(found: Reproduction) -> str:
+    """Write the study's table, then the comparison's, for a terminal."""
+    table = aligned_table([_HEAD, *_study_cells(found)])
+    return "\n".join([*table, "", *found.differences, "", str(found.comparison)])
 
 
 def what_differs(
@@ -83,7 +164,7 @@ def what_differs(
             f"Other numbers: {comparison.n_train} pictures to learn from and {comparison.n_test} to answer "
             "instead of 50,000 and 10,000."
         )
-    if store != "pinecone":
+    if store != STUDY_STORE:
         found.append(
             f"Another store: {store} instead of Pinecone, so no network lies between query and answer."
         )
@@ -113,39 +194,7 @@ def _what_of_the_model(encoder: StagedEncoder) -> list[str]:
     return [f"Another model: {model} with {weights} instead of RN50 with OpenAI's weights; {expected}"]
 
 
-def as_text(found: Reproduction) -> str:
-    """Write the study's table, then the comparison's, for a terminal."""
-    table = [_HEAD, *_cells(found)]
-    widths = [max(len(line[place]) for line in table) for place in range(len(_HEAD))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
-    ]
-    return "\n".join([*lines, "", *found.differences, "", str(found.comparison)])
-
-
-def as_markdown(found: Reproduction) -> str:
-    """Write the study's table, what differs, and the comparison."""
-    notes = "\n".join(f"- {sentence}" for sentence in found.differences)
-    table = markdown_table(_HEAD, _cells(found), numbers=True)
-    rest = found.comparison.to_markdown().replace("# Comparison", "## Comparison", 1)
-    return f"# {_TITLE}\n\n{table}\n\n## What is not comparable\n\n{notes}\n\n{rest}"
-
-
-def as_html(found: Reproduction) -> str:
-    """Write one page: the study's table, the comparison, and each row's report."""
-    from clipretrieval.evaluation.page.render import PageTable
-
-    rows = study_rows(found.comparison)
-    columns = list(zip(rows[0], _HEAD, strict=True))
-    table = PageTable("Beside the study", columns, rows, note=" ".join(found.differences))
-    return _comparison_views.as_html(found.comparison, title=_TITLE, tables=[table])
-
-
-def check_figures() -> None:
+def check_histograms() -> None:
     """Find out whether the histograms can be drawn.
 
     Raises
@@ -153,8 +202,6 @@ def check_figures() -> None:
     MissingDependencyError
         If matplotlib is not installed.
     """
-    from clipretrieval.errors import MissingDependencyError
-
     if find_spec("matplotlib") is None:
         raise MissingDependencyError(
             'the histograms need matplotlib, which is not installed; run: pip install "clipretrieval[plots]"',
@@ -162,7 +209,7 @@ def check_figures() -> None:
         )
 
 
-def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
+def _draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
     """Draw the distances of right and wrong answers of three stages, as PNG files.
 
     Returns
@@ -175,18 +222,15 @@ def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
     MissingDependencyError
         If matplotlib is not installed.
     """
-    from clipretrieval._util.files import replacing
-    from clipretrieval.errors import InvalidInputError
-
-    check_figures()
+    check_histograms()
     from matplotlib.figure import Figure
 
     paths = []
-    for name in FIGURES:
+    for name, file in HISTOGRAMS.items():
         figure = Figure(layout="constrained")
         axes = comparison[name].report.plot_distances(figure.subplots())
         axes.set_title(name)
-        path = folder / histogram_name(name)
+        path = folder / file
         try:
             with replacing(path) as temporary:
                 figure.savefig(temporary, format="png", dpi=120)
@@ -196,25 +240,16 @@ def draw_histograms(comparison: ComparisonReport, folder: Path) -> list[Path]:
     return paths
 
 
-def histogram_name(stage: str) -> str:
-    """Return the name of the file that a stage's histogram is in."""
-    return f"distances-{stage}.png"
-
-
-def _cells(found: Reproduction) -> list[list[str]]:
+def _study_cells(found: Reproduction) -> list[list[str]]:
     return [
         [
             row["name"],
             f"{row['accuracy']:.2%}",
-            _shown(row["study_accuracy"], ".2%"),
-            _shown(row["accuracy_difference"] and 100 * row["accuracy_difference"], "+.2f"),
+            number_cell(row["study_accuracy"], ".2%"),
+            number_cell(row["accuracy_difference"] and 100 * row["accuracy_difference"], "+.2f"),
             f"{row['s_per_1000']:.2f}",
-            _shown(row["study_s_per_1000"], ".0f"),
-            _shown(row["s_ratio"], ".1f"),
+            number_cell(row["study_s_per_1000"], ".0f"),
+            number_cell(row["s_ratio"], ".1f"),
         ]
         for row in found.rows
     ]
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

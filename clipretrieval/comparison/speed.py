@@ -21,16 +21,16 @@ from clipretrieval.types import FloatArray
 __all__ = ["OPEN_CLIP_BATCH", "Answerer", "Sample", "Speed", "measure_speed", "open_clip_answerer"]
 
 OPEN_CLIP_BATCH = 32
-"""Pictures together in open_clip as it comes."""
+"""Images together in open_clip as it comes."""
 _TURNS = 4
-"""Into how many parts the pictures are cut, after each of which the next side has its turn."""
+"""Into how many parts the images are cut, after each of which the next side has its turn."""
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
 class Sample:
-    """A uniform sample of a stream of pictures, taken as it goes by.
+    """A uniform sample of a stream of images, taken as it goes by.
 
     Vitter's algorithm R, with a seed.
 
@@ -45,7 +45,7 @@ class Sample:
         self.raws: list[RawImage] = []
 
     def passing(self, raws: Iterator[RawImage]) -> Iterator[tuple[Any, Any]]:
-        """Yield pictures and labels, keeping some of the pictures."""
+        """Yield images and labels, keeping some of the images."""
         for raw in raws:
             self._count += 1
             if len(self.raws) < self._most:
@@ -54,8 +54,8 @@ class Sample:
                 self.raws[place] = raw
             yield raw.payload, raw.label
 
-    def pictures(self, encoded: Iterable[int]) -> list[Any]:
-        """Return those of the pictures whose places are among `encoded`, in the order of the source."""
+    def images(self, encoded: Iterable[int]) -> list[Any]:
+        """Return those of the images whose places are among `encoded`, in the order of the source."""
         places = set(encoded)
         return [raw.payload for raw in sorted(self.raws, key=lambda raw: raw.index) if raw.index in places]
 
@@ -67,7 +67,7 @@ class Answerer:
     Attributes
     ----------
     infer : callable
-        Pictures to vectors.
+        Images to vectors.
     query : callable
         Vectors to answers.
     """
@@ -75,9 +75,9 @@ class Answerer:
     infer: Callable[[list[Any]], FloatArray]
     query: Callable[[FloatArray], Any]
 
-    def answer(self, pictures: list[Any]) -> Any:
-        """Answer pictures, both halves in one."""
-        return self.query(self.infer(pictures))
+    def answer(self, images: list[Any]) -> Any:
+        """Answer images, both halves in one."""
+        return self.query(self.infer(images))
 
 
 @dataclass
@@ -87,9 +87,9 @@ class Speed:
     Attributes
     ----------
     inference_s, query_s : float
-        Seconds per 1,000 pictures.
+        Seconds per 1,000 images.
     latencies_s : list of float
-        Of single pictures, from picture to answer.
+        Of single images, from image to answer.
     """
 
     inference_s: float
@@ -102,7 +102,7 @@ class Speed:
 
     @property
     def total_s(self) -> float:
-        """Seconds per 1,000 pictures."""
+        """Seconds per 1,000 images."""
         return self.inference_s + self.query_s
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,40 +121,38 @@ class Speed:
         }
 
 
-def measure_speed(
-    answerers: Mapping[str, Answerer], pictures: list[Any], singles: int = 0
-) -> dict[str, Speed]:
+def measure_speed(answerers: Mapping[str, Answerer], images: list[Any], singles: int = 0) -> dict[str, Speed]:
     """Measure each side by itself, behind a warm-up that does not count.
 
-    The sides take turns, a part of the pictures each time, so that a drift of the machine touches all of
+    The sides take turns, a part of the images each time, so that a drift of the machine touches all of
     them. Those that share their `infer` share its time: it runs once a turn.
 
     Parameters
     ----------
     answerers : mapping of str to Answerer
-    pictures : list
+    images : list
         At least one, all of which can be decoded.
     singles : int
-        Of how many pictures the latency is measured, one by one; 0 of none.
+        Of how many images the latency is measured, one by one; 0 of none.
     """
     for side in answerers.values():
-        side.query(side.infer(pictures[:2]))
+        side.query(side.infer(images[:2]))
     totals = {name: [0.0, 0.0] for name in answerers}
-    size = -(-len(pictures) // _TURNS)
-    for start in range(0, len(pictures), size):
+    size = -(-len(images) // _TURNS)
+    for start in range(0, len(images), size):
         inferred: dict[Callable[[list[Any]], FloatArray], tuple[FloatArray, float]] = {}
         for name, side in answerers.items():
             if side.infer not in inferred:
-                inferred[side.infer] = _timed(side.infer, pictures[start : start + size])
+                inferred[side.infer] = _timed(side.infer, images[start : start + size])
             vectors, seconds = inferred[side.infer]
             totals[name][0] += seconds
             totals[name][1] += _timed(side.query, vectors)[1]
-    scale = 1000 / len(pictures)
+    scale = 1000 / len(images)
     return {
         name: Speed(
             totals[name][0] * scale,
             totals[name][1] * scale,
-            [_timed(side.answer, [picture])[1] for picture in pictures[:singles]],
+            [_timed(side.answer, [image])[1] for image in images[:singles]],
         )
         for name, side in answerers.items()
     }
@@ -178,7 +176,7 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
         parts = []
         with torch.inference_mode():
             for start in range(0, len(some), OPEN_CLIP_BATCH):
-                raws = [RawImage(0, picture) for picture in some[start : start + OPEN_CLIP_BATCH]]
+                raws = [RawImage(0, image) for image in some[start : start + OPEN_CLIP_BATCH]]
                 inputs = torch.stack(
                     [transform(decode(raw, max_pixels=encoder.max_pixels).image) for raw in raws]
                 )

@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from clipretrieval._util.checks import check_int, check_path, shown
+from clipretrieval._util.files import write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.comparison.comparison import compare
-from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport
-from clipretrieval.comparison.views import as_html
+from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, comparison_page
 from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
 from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
 from clipretrieval.demo.pictures import write_folders
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.writing import written
 from clipretrieval.images.folders import ImageFolder, scan_folder
 
 __all__ = ["DemoResult", "OnlineStep", "run_demo"]
@@ -158,7 +157,7 @@ def run_demo(
     tell("writing the report")
     notes = _sentences(comparison, online)
     page = out / PAGE
-    written(page, as_html(comparison, title="clipretrieval's demo", notes=notes))
+    write_report(page, comparison_page(comparison, title="clipretrieval's demo", notes=notes))
     return DemoResult(pictures, page, comparison, online, time.perf_counter() - began)
 
 

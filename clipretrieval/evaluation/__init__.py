@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.comparison.comparison import compare
     from clipretrieval.comparison.report import ComparisonReport, ComparisonRow
-    from clipretrieval.comparison.reproduction import Reproduction, reproduce
+    from clipretrieval.comparison.reproduction import reproduce
+    from clipretrieval.comparison.reproduction_report import Reproduction
     from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
     from clipretrieval.evaluation.measurement import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
+        McNemar,
         class_table,
         confused_pairs,
         macro_averages,
+        mcnemar_exact,
         summarise_distances,
         wilson_interval,
     )
     from clipretrieval.evaluation.mistakes import Mistake
-    from clipretrieval.evaluation.page.render import PageTable, render_page, write_page
+    from clipretrieval.evaluation.page.parts import PageTable
+    from clipretrieval.evaluation.page.render import render_page, write_page
     from clipretrieval.evaluation.reliability import (
         DistanceHistogram,
         Reliability,
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
         risk_coverage,
     )
     from clipretrieval.evaluation.report import EvaluationReport
-    from clipretrieval.evaluation.significance import McNemar, mcnemar_exact
 
 __all__ = [
     "CalibrationCurve",
@@ -67,24 +70,28 @@ __all__ = [
     "write_page",
 ]
 
-_lazy_getattr, _lazy_dir = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
-        "significance": ["McNemar", "mcnemar_exact"],
-        "calibration": ["CalibrationCurve", "calibration_curve"],
         ".comparison.comparison": ["compare"],
         ".comparison.report": ["ComparisonReport", "ComparisonRow"],
+        ".comparison.reproduction": ["reproduce"],
+        ".comparison.reproduction_report": ["Reproduction"],
+        "calibration": ["CalibrationCurve", "calibration_curve"],
         "measurement": ["evaluate"],
         "metrics": [
             "DistanceSummary",
+            "McNemar",
             "class_table",
             "confused_pairs",
             "macro_averages",
+            "mcnemar_exact",
             "summarise_distances",
             "wilson_interval",
         ],
         "mistakes": ["Mistake"],
-        "page": ["PageTable", "render_page", "write_page"],
+        "page.parts": ["PageTable"],
+        "page.render": ["render_page", "write_page"],
         "reliability": [
             "DistanceHistogram",
             "Reliability",
@@ -96,14 +103,5 @@ _lazy_getattr, _lazy_dir = attach(
             "risk_coverage",
         ],
         "report": ["EvaluationReport"],
-        ".comparison.reproduction": ["Reproduction", "reproduce"],
     },
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()

@@ -78,7 +78,7 @@ class Confusion:
         return self.support + self.predicted - 2 * self.correct
 
     def matrix(self, side: int = 1) -> AnyArray:
-        """Return the whole matrix, or that of blocks of `side` neighbouring classes: true ones in rows."""
+        """Return the whole matrix, or that of blocks of `side` neighboring classes: true ones in rows."""
         n_blocks = -(-self.n_classes // side)
         counts = np.zeros((n_blocks, n_blocks), dtype=np.int64)
         np.add.at(counts, (self.true // side, self.answer // side), self.count)

@@ -18,9 +18,11 @@ from clipretrieval.types import AnyArray
 
 __all__ = [
     "DistanceSummary",
+    "McNemar",
     "class_table",
     "confused_pairs",
     "macro_averages",
+    "mcnemar_exact",
     "summarise_distances",
     "wilson_interval",
 ]
@@ -52,6 +54,30 @@ class DistanceSummary:
         return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's exact test of two classifiers on the same images.
+
+    Attributes
+    ----------
+    gained : int
+        Images that the first has right and the second wrong.
+    lost : int
+        Images that the first has wrong and the second right.
+    p_value : float
+        In [0, 1]: how likely counts at least as unequal are where both are equally often right; 0 where
+        that is less than a float can hold.
+    """
+
+    gained: int
+    lost: int
+    p_value: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion.
 
@@ -81,7 +107,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 
 def summarise_distances(distances: npt.NDArray[np.floating[Any]]) -> DistanceSummary:
-    """Summarise distances, shape (n,), n ≥ 0; infinite ones, where there was no neighbour, are left out."""
+    """Summarize distances, shape (n,), n ≥ 0; infinite ones, where there was no neighbor, are left out."""
     values = np.asarray(as_array(distances, "distances"), dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) == 0:
@@ -154,6 +180,43 @@ def confused_pairs(matrix: AnyArray, classes: AnyArray, most: int | None = None)
         occurred equally often are in the order of `classes`.
     """
     return Confusion.of_matrix(np.asarray(matrix)).pairs(classes, most)
+
+
+def mcnemar_exact(first: AnyArray, second: AnyArray) -> McNemar:
+    """Compare two classifiers by the images on which only one of them is right.
+
+    Two-sided: of those images, each is as likely to be the one's as the other's under the null
+    hypothesis, so `gained` follows the binomial distribution with a probability of a half.
+
+    Parameters
+    ----------
+    first, second : ndarray of bool, shape (n,)
+        Whether each image was answered rightly.
+
+    Returns
+    -------
+    McNemar
+        With a p-value of 1 where they are never right apart.
+
+    Raises
+    ------
+    InvalidInputError
+        If the shapes differ, or there are no images.
+
+    References
+    ----------
+    Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947), pages 153-157; the exact form by ``scipy.stats.binomtest``.
+    """
+    one, other = (np.asarray(as_array(each, "correctness"), dtype=bool) for each in (first, second))
+    if one.shape != other.shape or one.ndim != 1 or not len(one):
+        raise InvalidInputError(
+            "McNemar's test needs two equally long rows of right and wrong answers to the same images; got "
+            f"the shapes {one.shape} and {other.shape}"
+        )
+    gained, lost = int((one & ~other).sum()), int((~one & other).sum())
+    p_value = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    return McNemar(gained, lost, p_value)
 
 
 def _ratio(above: npt.NDArray[np.int64], below: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -1,48 +1,38 @@
-"""A report's figures as matplotlib charts; each returns the axes that it drew on.
+"""A report's charts drawn with matplotlib.
 
 matplotlib is an extra, ``pip install "clipretrieval[plots]"``, and is imported when the first chart is drawn.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipretrieval._util.text import shortened
-from clipretrieval.errors import InvalidInputError, MissingDependencyError
-from clipretrieval.evaluation.words import distance_axis
+from clipretrieval.errors import MissingDependencyError
+from clipretrieval.evaluation.charts import Bars, Chart, Level, Steps
+from clipretrieval.evaluation.figures import Figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from clipretrieval.evaluation.report import EvaluationReport
-
-__all__ = ["plot_calibration", "plot_confusion", "plot_deciles", "plot_distances", "plot_risk_coverage"]
+__all__ = ["draw_chart", "draw_confusion"]
 
 RIGHT, WRONG = "#1f6fb2", "#c8501e"
+REFERENCE: dict[str, Any] = {"color": "0.5", "linestyle": "--"}
 
 NAMED_CLASSES = 30
 """Classes up to which the confusion matrix names them."""
 COUNTED_CLASSES = 12
 """Classes up to which the confusion matrix shows its counts."""
 DRAWN_CELLS = 1000
-"""Cells along an edge of the confusion matrix at most; of more classes, neighbours share one."""
+"""Cells along an edge of the confusion matrix at most; of more classes, neighbors share one."""
 
 
-def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: int = 40) -> Axes:
-    """Draw the histograms of the distance of correct and of incorrect answers.
-
-    Parameters
-    ----------
-    report : EvaluationReport
-    ax : matplotlib.axes.Axes, optional
-        A figure is made where there is none.
-    bins : int
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+def draw_chart(chart: Chart, ax: Axes | None = None) -> Axes:
+    """Draw a chart on axes, those of a new figure where none are given, and return them.
 
     Raises
     ------
@@ -50,85 +40,41 @@ def plot_distances(report: EvaluationReport, ax: Axes | None = None, *, bins: in
         If matplotlib is not installed.
     """
     ax = _axes(ax)
-    found = report.distance_histogram(bins)
-    ax.stairs(found.right, found.edges, fill=True, alpha=0.35, color=RIGHT, label="correct")
-    ax.stairs(found.right, found.edges, color=RIGHT)
-    ax.stairs(found.wrong, found.edges, color=WRONG, fill=False, hatch="////", label="incorrect")
-    ax.set(xlabel=distance_axis(report), ylabel="answers")
-    ax.legend()
+    margin = 0.0
+    for mark in chart.marks:
+        if isinstance(mark, Steps) and mark.name == "correct":
+            ax.stairs(mark.counts, mark.edges, fill=True, alpha=0.35, color=RIGHT, label=mark.name)
+            ax.stairs(mark.counts, mark.edges, color=RIGHT)
+        elif isinstance(mark, Steps):
+            ax.stairs(mark.counts, mark.edges, color=WRONG, fill=False, hatch="////", label=mark.name)
+        elif isinstance(mark, Level):
+            ax.axhline(mark.y, label=mark.name, **REFERENCE)
+        elif isinstance(mark, Bars):
+            # Rounding may put the interval's end a hair within the height.
+            below = np.maximum(mark.heights - mark.lows, 0)
+            above = np.maximum(mark.highs - mark.heights, 0)
+            ax.bar(mark.places, mark.heights, color=RIGHT, yerr=[below, above], capsize=3)
+            ax.set_xticks(range(math.ceil(chart.x.low), math.floor(chart.x.high) + 1))
+        elif mark.role == "reference":
+            ax.plot(mark.xs, mark.ys, label=mark.name, **REFERENCE)
+        elif mark.role == "measured":
+            ax.plot(mark.xs, mark.ys, "-" if mark.counts is None else "o-", color=RIGHT, label=mark.name)
+            margin = 0.0 if mark.counts is None else 0.02  # a point at an end is seen whole
+        # The best order that there could be is left to the page, whose caption says what it is.
+    ax.set(xlabel=chart.x.alone or chart.x.label, ylabel=chart.y.alone or chart.y.label)
+    if chart.x.shares:
+        ax.set_xlim(chart.x.low - margin, chart.x.high + margin)
+    if chart.y.clipped:
+        ax.set_ylim(bottom=chart.y.low)
+    elif chart.y.shares:
+        ax.set_ylim(chart.y.low - margin, chart.y.high + margin)
+    if not any(isinstance(mark, Bars) for mark in chart.marks):
+        ax.legend()
     return ax
 
 
-def plot_risk_coverage(report: EvaluationReport, ax: Axes | None = None, *, by: str = "distance") -> Axes:
-    """Draw the share of incorrect answers over the share that is kept.
-
-    Parameters
-    ----------
-    report, ax
-        As for `plot_distances`.
-    by : {"distance", "share", "margin"}
-        The measure of confidence by which the least sure are withheld first.
-
-    Raises
-    ------
-    InvalidInputError
-        If the report does not have that measure.
-    MissingDependencyError
-        If matplotlib is not installed.
-    """
-    ax = _axes(ax)
-    curve = report.reliability(by).risk_coverage
-    ax.plot(curve.coverage, curve.risk, color=RIGHT, label=f"by {by}, area {curve.area:.4f}")
-    ax.axhline(1 - report.accuracy, color="0.5", linestyle="--", label="at random")
-    ax.set(xlabel="share of answers kept", ylabel="share of incorrect answers among them", xlim=(0, 1))
-    ax.set_ylim(bottom=0)
-    ax.legend()
-    return ax
-
-
-def plot_deciles(report: EvaluationReport, ax: Axes | None = None, *, by: str = "distance") -> Axes:
-    """Draw the accuracy of each tenth with its interval; arguments as for `plot_risk_coverage`."""
-    ax = _axes(ax)
-    deciles = report.reliability(by).deciles
-    places = [row["decile"] for row in deciles]
-    heights = np.array([row["accuracy"] for row in deciles])
-    # Rounding may put the interval's end a hair within the accuracy.
-    below = np.maximum(heights - [row["low"] for row in deciles], 0)
-    above = np.maximum([row["high"] for row in deciles] - heights, 0)
-    ax.bar(places, heights, color=RIGHT, yerr=[below, above], capsize=3)
-    ax.set(xlabel=f"tenth of the answers by {by}, the surest first", ylabel="accuracy", ylim=(0, 1))
-    ax.set_xticks(range(1, 11))
-    return ax
-
-
-def plot_calibration(report: EvaluationReport, ax: Axes | None = None) -> Axes:
-    """Draw the accuracy over the confidence; arguments as for `plot_distances`.
-
-    Raises
-    ------
-    InvalidInputError
-        If the report has no confidence.
-    MissingDependencyError
-        If matplotlib is not installed.
-    """
-    curve = report.calibration
-    if curve is None:
-        raise InvalidInputError(
-            "this report has no confidence to compare with; make it with `evaluate`, which notes the shares"
-        )
-    ax = _axes(ax)
-    ax.plot([0, 1], [0, 1], color="0.5", linestyle="--", label="perfect")
-    ax.plot(curve.confidence, curve.accuracy, "o-", color=RIGHT, label=f"ECE {curve.ece:.4f}")
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    ax.legend()
-    return ax
-
-
-def plot_confusion(report: EvaluationReport, ax: Axes | None = None) -> Axes:
-    """Draw the confusion matrix, each row in parts of its class; arguments as for `plot_distances`.
-
-    Of more than 1,000 classes, as many neighbours in their order share a row and a column as are needed.
-    """
+def draw_confusion(report: Figures, ax: Axes | None = None) -> Axes:
+    """Draw the confusion matrix; see `EvaluationReport.plot_confusion`."""
     ax = _axes(ax)
     n_classes = len(report.classes)
     side = -(-n_classes // DRAWN_CELLS)

@@ -1,8 +1,8 @@
 """How well a measure of confidence tells correct answers from incorrect ones.
 
 There are three measures. The *share* is the answered class's part of the votes, the *margin* how far that is
-ahead of the second class's share: the greater, the surer. The *distance* to the nearest neighbour is the
-lower, the surer, under every metric; where there was no neighbour it is ``+inf``, the least sure of all.
+ahead of the second class's share: the greater, the surer. The *distance* to the nearest neighbor is the
+lower, the surer, under every metric; where there was no neighbor it is ``+inf``, the least sure of all.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def error_auroc(values: npt.ArrayLike, correct: npt.ArrayLike, *, by: str = "dis
     Parameters
     ----------
     values : array-like, shape (n,)
-        Distances (``+inf`` where there was no neighbour), shares or margins.
+        Distances (``+inf`` where there was no neighbor), shares or margins.
     correct : array-like of bool, shape (n,)
     by : {"distance", "share", "margin"}
         What the values are: small distances are sure, and large shares and margins.
@@ -291,7 +291,7 @@ def risk_coverage(values: npt.ArrayLike, correct: npt.ArrayLike, *, by: str = "d
     Parameters
     ----------
     values : array-like, shape (n,)
-        n ≥ 1; distances (``+inf`` where there was no neighbour), shares or margins.
+        n ≥ 1; distances (``+inf`` where there was no neighbor), shares or margins.
     correct : array-like of bool, shape (n,)
     by : {"distance", "share", "margin"}
         What the values are: small distances are sure, and large shares and margins.
@@ -321,7 +321,7 @@ def accuracy_by_decile(
     Parameters
     ----------
     values : array-like, shape (n,)
-        n ≥ 1; distances (``+inf`` where there was no neighbour), shares or margins.
+        n ≥ 1; distances (``+inf`` where there was no neighbor), shares or margins.
     correct : array-like of bool, shape (n,)
     by : {"distance", "share", "margin"}
         What the values are: small distances are sure, and large shares and margins.

@@ -5,36 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+import math
+import platform
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from clipretrieval._util.files import write_report
 from clipretrieval._util.foreign import data_frame
 from clipretrieval._util.repr import short_repr
-from clipretrieval._util.timing import Timing
+from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation import text as _report_views
-from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
-from clipretrieval.evaluation.confusion import Confusion
-from clipretrieval.evaluation.metrics import class_table, macro_averages, wilson_interval
-from clipretrieval.evaluation.mistakes import Mistake
-from clipretrieval.evaluation.reliability import (
-    DistanceHistogram,
-    Reliability,
-    RiskCoverage,
-    best_measure,
-    distance_histogram,
-)
-from clipretrieval.evaluation.report_json import SCHEMA_VERSION, report_values
-from clipretrieval.evaluation.writing import written
-from clipretrieval.heads.confidence import check_measure
-from clipretrieval.images.stream import SkippedImage
-from clipretrieval.types import AnyArray, FloatArray
+from clipretrieval.evaluation import charts, plots
+from clipretrieval.evaluation.figures import Figures, timed_parts
+from clipretrieval.evaluation.metrics import summarise_distances
+from clipretrieval.evaluation.reliability import Reliability
+from clipretrieval.evaluation.text import report_html, report_markdown, report_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,16 +31,27 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "EvaluationReport"]
 
+SCHEMA_VERSION = 1
+"""Raised when a field goes or changes its meaning; new fields leave it as it is."""
+
+CURVE_POINTS = 200
+"""The most points of the risk-coverage curve that are written down."""
+
+WHOLE_MATRIX = 1000
+"""Classes up to which the whole confusion matrix is written down."""
+
+_PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "faiss-cpu", "scikit-learn", "pillow")
+
 
 @dataclass(frozen=True, eq=False)
-class EvaluationReport:
-    """A classifier's answers on labelled images, and what follows from them.
+class EvaluationReport(Figures):
+    """A classifier's answers on labeled images, and what follows from them.
 
     Attributes
     ----------
     y_true, y_pred : ndarray, shape (n_test,)
     distances : ndarray of float32, shape (n_test,)
-        From each image to its nearest neighbour, in the store's metric; ``+inf`` where there was none.
+        From each image to its nearest neighbor, in the store's metric; ``+inf`` where there was none.
     classes : ndarray, shape (n_classes,)
         Every label fitted or met, sorted.
     setting : mapping
@@ -77,153 +77,6 @@ class EvaluationReport:
     positions : ndarray of int64, shape (n_test,), or None
         Each image's place among those that were passed in, counted from 0; skipped ones leave gaps.
     """
-
-    y_true: AnyArray
-    y_pred: AnyArray
-    distances: FloatArray
-    classes: AnyArray
-    setting: Mapping[str, Any]
-    timing: Timing
-    fit_timing: Timing = field(default_factory=Timing)
-    fit_seconds: float = 0.0
-    seconds: float = 0.0
-    skipped: tuple[SkippedImage, ...] = ()
-    confidence: npt.NDArray[np.float64] | None = None
-    mistakes: tuple[Mistake, ...] = ()
-    margin: npt.NDArray[np.float64] | None = None
-    sources: tuple[str | None, ...] | None = None
-    positions: npt.NDArray[np.int64] | None = None
-
-    def __post_init__(self) -> None:
-        optional = (self.confidence, self.margin, self.sources, self.positions)
-        rows: list[Any] = [self.y_true, self.y_pred, self.distances]
-        rows += [row for row in optional if row is not None]
-        if len({np.shape(row) for row in rows}) > 1 or len(self.y_true) == 0:
-            raise InvalidInputError(
-                "a report needs a true label, an answer and a distance for each of at least one image; got "
-                f"arrays of shape {', '.join(str(np.shape(row)) for row in rows)}"
-            )
-        known = set(np.asarray(self.classes).tolist())
-        for label in [*np.asarray(self.y_true).tolist(), *np.asarray(self.y_pred).tolist()]:
-            if label not in known:
-                raise InvalidInputError(
-                    f"the label {label!r} is none of the report's classes; list every label in classes, "
-                    "sorted"
-                )
-
-    @property
-    def n_test(self) -> int:
-        """Number of images that were answered."""
-        return len(self.y_true)
-
-    @cached_property
-    def correct(self) -> AnyArray:
-        """Mask of shape (n_test,): where the answer was correct."""
-        right: AnyArray = self.y_true == self.y_pred
-        return right
-
-    @property
-    def accuracy(self) -> float:
-        """Share of correct answers, in [0, 1]."""
-        return float(self.correct.mean())
-
-    @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        """The accuracy's 95 % Wilson interval."""
-        return wilson_interval(int(self.correct.sum()), self.n_test)
-
-    @cached_property
-    def _confusion(self) -> Confusion:
-        return Confusion.of(self.y_true, self.y_pred, self.classes)
-
-    @property
-    def confusion_matrix(self) -> AnyArray:
-        """Counts, int64 of shape (n_classes, n_classes): true classes in rows, answers in columns.
-
-        Made anew each time, 8 × n_classes² bytes: `confused_pairs` and `per_class` need none.
-        """
-        return self._confusion.matrix()
-
-    @cached_property
-    def per_class(self) -> list[dict[str, Any]]:
-        """Precision, recall, F1 and support of each class; see `metrics.class_table`."""
-        return class_table(self.y_true, self.y_pred, self.classes)
-
-    @cached_property
-    def macro(self) -> dict[str, float]:
-        """``balanced_accuracy`` and ``macro_f1``; see `metrics.macro_averages`."""
-        return macro_averages(self.per_class)
-
-    def confused_pairs(self, most: int | None = None) -> list[dict[str, Any]]:
-        """Return which classes were taken for which, most often first; see `metrics.confused_pairs`."""
-        return self._confusion.pairs(self.classes, most)
-
-    def reliability(self, by: str) -> Reliability:
-        """Tell how well a measure of confidence ranks the answers of this report.
-
-        Parameters
-        ----------
-        by : {"share", "margin", "distance"}
-            The answered class's share of the votes; how far that is ahead of the second class's share; or the
-            distance to the nearest neighbour.
-
-        Returns
-        -------
-        Reliability
-            With ``error_auroc``, ``risk_coverage`` and ``deciles``.
-
-        Raises
-        ------
-        InvalidInputError
-            If `by` is none of these, or the report has no shares or margins.
-        """
-        if check_measure(by) not in self.reliabilities:
-            raise InvalidInputError(
-                f"this report has no {by} of each answer; make it with `evaluate`, which notes them"
-            )
-        return self.reliabilities[by]
-
-    @cached_property
-    def reliabilities(self) -> dict[str, Reliability]:
-        """`reliability` by each measure that the report has, in the order share, margin, distance."""
-        values = {"share": self.confidence, "margin": self.margin, "distance": self.distances}
-        return {
-            by: Reliability(by, np.asarray(each, dtype=np.float64), self.correct)
-            for by, each in values.items()
-            if each is not None
-        }
-
-    @cached_property
-    def best_measure(self) -> str | None:
-        """Which measure ranked these mistakes best; see `reliability.best_measure`.
-
-        It is chosen on the images that it is measured on: a description of these, and no promise for others.
-        """
-        return best_measure(self.reliabilities.values())
-
-    @property
-    def error_auroc(self) -> float:
-        """How well the distance detects errors: ``reliability("distance").error_auroc``."""
-        return self.reliability("distance").error_auroc
-
-    @property
-    def risk_coverage(self) -> RiskCoverage:
-        """What is kept at each distance: ``reliability("distance").risk_coverage``."""
-        return self.reliability("distance").risk_coverage
-
-    @property
-    def deciles(self) -> list[dict[str, Any]]:
-        """Accuracy from the nearest tenth to the farthest: ``reliability("distance").deciles``."""
-        return self.reliability("distance").deciles
-
-    @cached_property
-    def calibration(self) -> CalibrationCurve | None:
-        """Accuracy over confidence, in ten bins; None where there is no confidence."""
-        return None if self.confidence is None else calibration_curve(self.confidence, self.correct)
-
-    def distance_histogram(self, bins: int = 40) -> DistanceHistogram:
-        """Count correct and incorrect answers over the distance; see `reliability.distance_histogram`."""
-        return distance_histogram(self.distances, self.correct, bins)
 
     def to_frame(self) -> DataFrame:
         """Return the single answers as a ``pandas.DataFrame`` with a row for each image that was answered.
@@ -266,7 +119,7 @@ class EvaluationReport:
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
         encodable = text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
-        return written(path, encodable.removesuffix("\n"), "table")
+        return write_report(path, encodable.removesuffix("\n"), "table")
 
     def _columns(self) -> dict[str, Any]:
         """Return the single answers by column; what the report does not have is None."""
@@ -284,7 +137,46 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the single answers as JSON values; see ``docs/report.md`` for the fields."""
-        return report_values(self)
+        confusion, calibration = self._confusion, self.calibration
+        histogram = self.distance_histogram()
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+            **self.macro,
+            "n_test": self.n_test,
+            "n_skipped": len(self.skipped),
+            **self.setting,
+            "classes": self.classes.tolist(),
+            "per_class": self.per_class,
+            "confusion_matrix": confusion.matrix().tolist() if confusion.n_classes <= WHOLE_MATRIX else None,
+            "confusion_cells": {
+                "true": confusion.true.tolist(),
+                "answer": confusion.answer.tolist(),
+                "count": confusion.count.tolist(),
+            },
+            "distances": {
+                "right": summarise_distances(self.distances[self.correct]).to_dict(),
+                "wrong": summarise_distances(self.distances[~self.correct]).to_dict(),
+            },
+            "histogram": {
+                "edges": histogram.edges.tolist(),
+                "right": histogram.right.tolist(),
+                "wrong": histogram.wrong.tolist(),
+            },
+            # What the distance tells stands at the top too, as it did before there were other measures.
+            "reliability": {
+                **_reliability_values(self.reliability("distance")),
+                "best_measure": self.best_measure,
+                "by": {by: _reliability_values(found) for by, found in self.reliabilities.items()},
+            },
+            "calibration": None
+            if calibration is None
+            else {"ece": calibration.ece, "mce": calibration.mce, "bins": calibration.rows()},
+            "mistakes": [mistake.to_dict() for mistake in self.mistakes],
+            "timing": _timing_values(self),
+            "versions": _versions(),
+        }
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given.
@@ -294,7 +186,7 @@ class EvaluationReport:
         InvalidInputError
             If the file cannot be written.
         """
-        return written(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return write_report(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Return the report as Markdown, and write it to `path`, atomically, if one is given.
@@ -304,7 +196,7 @@ class EvaluationReport:
         InvalidInputError
             If the file cannot be written.
         """
-        return written(path, _report_views.as_markdown(self))
+        return write_report(path, report_markdown(self))
 
     def to_html(
         self, path: str | Path | None = None, *, title: str | None = None, pictures: bool = True
@@ -331,40 +223,82 @@ class EvaluationReport:
         """
         from clipretrieval.evaluation.page.render import render_page
 
-        return written(path, render_page([(None, self)], title=title, pictures=pictures))
+        return write_report(path, render_page([(None, self)], title=title, pictures=pictures))
 
     def plot_distances(self, ax: Axes | None = None, *, bins: int = 40) -> Axes:
-        """Draw the histograms of the distance of correct and of incorrect answers; see `plots`."""
-        from clipretrieval.evaluation import plots
+        """Draw the histograms of the distance of correct and of incorrect answers.
 
-        return plots.plot_distances(self, ax, bins=bins)
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            A figure is made where there is none.
+        bins : int
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        MissingDependencyError
+            If matplotlib is not installed.
+        """
+        return plots.draw_chart(charts.histogram_chart(self, bins=bins), ax)
 
     def plot_risk_coverage(self, ax: Axes | None = None, *, by: str = "distance") -> Axes:
-        """Draw the risk over the coverage by one measure of confidence; see `plots`."""
-        from clipretrieval.evaluation import plots
+        """Draw the share of incorrect answers over the share that is kept.
 
-        return plots.plot_risk_coverage(self, ax, by=by)
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            A figure is made where there is none.
+        by : {"distance", "share", "margin"}
+            The measure of confidence by which the least sure are withheld first.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InvalidInputError
+            If the report does not have that measure.
+        MissingDependencyError
+            If matplotlib is not installed.
+        """
+        return plots.draw_chart(charts.risk_chart(self, by), ax)
 
     def plot_deciles(self, ax: Axes | None = None, *, by: str = "distance") -> Axes:
-        """Draw the accuracy of each tenth by one measure of confidence; see `plots`."""
-        from clipretrieval.evaluation import plots
-
-        return plots.plot_deciles(self, ax, by=by)
+        """Draw the accuracy of each tenth, with its interval; arguments as for `plot_risk_coverage`."""
+        return plots.draw_chart(charts.decile_chart(self, by), ax)
 
     def plot_calibration(self, ax: Axes | None = None) -> Axes:
-        """Draw the accuracy over the confidence; see `plots`."""
-        from clipretrieval.evaluation import plots
+        """Draw the accuracy over the confidence; arguments as for `plot_distances`.
 
-        return plots.plot_calibration(self, ax)
+        Raises
+        ------
+        InvalidInputError
+            If the report has no confidence.
+        MissingDependencyError
+            If matplotlib is not installed.
+        """
+        chart = charts.calibration_chart(self)
+        if chart is None:
+            raise InvalidInputError(
+                "this report has no confidence to compare with; make it with `evaluate`, which notes the "
+                "shares"
+            )
+        return plots.draw_chart(chart, ax)
 
     def plot_confusion(self, ax: Axes | None = None) -> Axes:
-        """Draw the confusion matrix; see `plots`."""
-        from clipretrieval.evaluation import plots
+        """Draw the confusion matrix, each row in parts of its class; arguments as for `plot_distances`.
 
-        return plots.plot_confusion(self, ax)
+        Of more than 1,000 classes, as many neighbors in their order share a row and a column as are needed.
+        """
+        return plots.draw_confusion(self, ax)
 
     def __str__(self) -> str:
-        return _report_views.as_text(self)
+        return report_text(self)
 
     def __repr__(self) -> str:
         facts = {name: self.setting.get(name) for name in ("stage", "store", "k")}
@@ -374,6 +308,60 @@ class EvaluationReport:
         )
 
     def _repr_html_(self) -> str:
-        from clipretrieval.evaluation.notebook import report_html
-
         return report_html(self)
+
+
+def _reliability_values(found: Reliability) -> dict[str, Any]:
+    curve = found.risk_coverage
+    few = curve.thinned(CURVE_POINTS)
+    return {
+        "error_auroc": _finite_or_none(found.error_auroc),
+        "risk_coverage": {
+            "area": curve.area,
+            "best_area": curve.best_area,
+            "points": [
+                {"threshold": _finite_or_none(threshold), "kept": kept, "errors": errors}
+                for threshold, kept, errors in zip(
+                    few.thresholds.tolist(), few.kept.tolist(), few.errors.tolist(), strict=True
+                )
+            ],
+        },
+        "deciles": [
+            {**row, "min": _finite_or_none(row["min"]), "max": _finite_or_none(row["max"])}
+            for row in found.deciles
+        ],
+    }
+
+
+def _timing_values(report: EvaluationReport) -> dict[str, Any] | None:
+    """Return what was timed; None for a report whose passes were shared with others."""
+    if not (report.seconds or report.fit_seconds or any(timed_parts(report))):
+        return None
+    return {
+        "fit_s": report.fit_seconds,
+        "encode_s": report.timing.seconds.get("encode", 0.0),
+        "search_s": report.timing.seconds.get("search", 0.0),
+        "total_s": report.fit_seconds + report.seconds,
+        "parts": {
+            name: {
+                "seconds": timing.seconds.get(part, 0.0),
+                "images": timing.images.get(part, 0),
+                "images_per_second": timing.rate(part),
+            }
+            for name, part, timing in timed_parts(report)
+        },
+    }
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"clipretrieval": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

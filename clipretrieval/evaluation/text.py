@@ -1,15 +1,15 @@
-"""An evaluation report as text and as Markdown."""
+"""An evaluation report as text, as Markdown, and as a small piece of HTML for notebooks."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from clipretrieval._util.tables import html_paragraph, html_table, markdown_table, number_cell
 from clipretrieval._util.text import readable, shortened
-from clipretrieval.evaluation.markdown import markdown_table
-from clipretrieval.evaluation.report_json import timed_parts
+from clipretrieval.evaluation.figures import Figures, timed_parts
 from clipretrieval.evaluation.words import (
     best_words,
     distance_axis,
@@ -20,16 +20,16 @@ from clipretrieval.evaluation.words import (
 )
 from clipretrieval.types import FloatArray
 
-if TYPE_CHECKING:
-    from clipretrieval.evaluation.report import EvaluationReport
-
 __all__ = [
-    *("MEASURE_HEAD", "as_markdown", "as_text", "listed_classes", "measure_rows", "setting_rows"),
-    "summary_rows",
+    *("MEASURE_HEAD", "measure_rows", "report_html", "report_markdown", "report_text", "setting_rows"),
+    *("shown_classes", "summary_rows"),
 ]
 
 CLASSES = 1000
 """The most classes that a reader is shown; JSON has all."""
+
+NOTEBOOK_CLASSES = 20
+"""The most classes that a notebook shows."""
 
 LONGEST = 60
 """The most letters of a class's name in text, which is aligned to the longest."""
@@ -40,7 +40,7 @@ PAIRS = 20
 _SETTINGS = ("model", "pretrained", "stage", "dim", "store", "metric", "k", "weights", "n_train")
 
 
-def as_text(report: EvaluationReport) -> str:
+def report_text(report: Figures) -> str:
     """Return a report as aligned text."""
     low, high = report.accuracy_interval
     s = {name: report.setting.get(name) for name in _SETTINGS}
@@ -50,7 +50,7 @@ def as_text(report: EvaluationReport) -> str:
         f"accuracy {report.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
         f"{int(report.correct.sum())} of {report.n_test} images",
         "model {model}, stage {stage}, dim {dim}; store {store}, metric {metric}".format(**shown)
-        # A zero-shot answer rests on prompts: nothing is stored, and no neighbours vote.
+        # A zero-shot answer rests on prompts: nothing is stored, and no neighbors vote.
         + (", k {k}, weights {weights}, {n_train} stored vectors".format(**shown) if s["n_train"] else ""),
         f"median {distance_axis(report)}: correct {_median(correct)}, incorrect {_median(incorrect)}",
     ]
@@ -65,21 +65,17 @@ def as_text(report: EvaluationReport) -> str:
         lines.append(f"encoded in {plan['precision']} on {plan['device']}")
     if report.skipped:
         lines.append(f"{len(report.skipped)} images were skipped")
-    times = _timing_lines(report)
-    return "\n".join([*lines, "", *_class_lines(report), *(["", *times] if times else [])])
+    lines += ["", *_class_lines(report)]
+    times = _timing_rows(report)
+    if times:
+        columns = [("time", "seconds", "images/s"), *times]
+        lines += ["", *(f"{name:<12} {seconds:>9} {rate:>9}" for name, seconds, rate in columns)]
+    return "\n".join(lines)
 
 
-def as_markdown(report: EvaluationReport) -> str:
+def report_markdown(report: Figures) -> str:
     """Return a report as Markdown with tables in GitHub's form; names of classes are escaped."""
-    classes = [
-        [
-            row["class"],
-            *(_percent(row[name]) for name in ("precision", "recall", "f1")),
-            row["support"],
-        ]
-        for row in listed_classes(report)[0]
-    ]
-    more = listed_classes(report)[1]
+    classes, more = shown_classes(report)
     pairs = [
         [row["true"], row["answer"], row["count"], _percent(row["share"])]
         for row in report.confused_pairs(PAIRS)
@@ -94,17 +90,14 @@ def as_markdown(report: EvaluationReport) -> str:
         ]
         for row in report.reliability(by).deciles
     ]
-    times = [
-        [name.replace("_", " "), f"{timing.seconds.get(part, 0.0):.2f}", _rate(timing.rate(part))]
-        for name, part, timing in timed_parts(report)
-    ]
+    times = _timing_rows(report)
     sections = [
         "# Evaluation",
         markdown_table(("measure", "value"), summary_rows(report)),
         "## Setting",
         markdown_table(("setting", "value"), setting_rows(report)),
         "## Classes",
-        markdown_table(("class", "precision", "recall", "F1", "images"), classes),
+        markdown_table(CLASS_HEAD, map(_class_row, classes)),
         *([more] if more else []),
     ]
     if pairs:
@@ -121,7 +114,22 @@ def as_markdown(report: EvaluationReport) -> str:
     return "\n\n".join(sections)
 
 
-def summary_rows(report: EvaluationReport) -> list[tuple[str, str]]:
+def report_html(report: Figures) -> str:
+    """Return the figures, the measures of confidence and the classes: no scripts, nothing from elsewhere."""
+    classes = report.per_class[:NOTEBOOK_CLASSES]
+    more = len(report.per_class) - len(classes)
+    parts = [
+        html_table(("measure", "value"), summary_rows(report)),
+        html_table(MEASURE_HEAD, measure_rows(report)),
+        html_paragraph(best_words(report)),
+        html_table(CLASS_HEAD, map(_class_row, classes)),
+        *([html_paragraph(f"and {more:,} more classes")] if more else []),
+        html_paragraph("report.to_html(path) writes the whole page."),
+    ]
+    return f"<div>{''.join(parts)}</div>"
+
+
+def summary_rows(report: Figures) -> list[tuple[str, str]]:
     """Return the names and the values of the figures that tell the most."""
     low, high = report.accuracy_interval
     rows = [
@@ -141,10 +149,11 @@ def summary_rows(report: EvaluationReport) -> list[tuple[str, str]]:
     return rows
 
 
+CLASS_HEAD = ("class", "precision", "recall", "F1", "images")
 MEASURE_HEAD = ("measure", "AUROC for mistakes", "area under risk-coverage")
 
 
-def measure_rows(report: EvaluationReport) -> list[tuple[str, str, str]]:
+def measure_rows(report: Figures) -> list[tuple[str, str, str]]:
     """Return each measure of confidence with how well it ranks the mistakes, as `MEASURE_HEAD` names it."""
     return [
         (
@@ -156,7 +165,7 @@ def measure_rows(report: EvaluationReport) -> list[tuple[str, str, str]]:
     ]
 
 
-def setting_rows(report: EvaluationReport) -> list[tuple[str, str]]:
+def setting_rows(report: Figures) -> list[tuple[str, str]]:
     """Return the names and the values of the settings that are known, the path of a model readable."""
     named = {"n_train": "stored vectors", "dim": "dimension"}
     absent = {"k", "weights", "n_train"} if report.setting.get("n_train") == 0 else set()
@@ -168,7 +177,7 @@ def setting_rows(report: EvaluationReport) -> list[tuple[str, str]]:
     return rows
 
 
-def listed_classes(report: EvaluationReport) -> tuple[list[dict[str, Any]], str]:
+def shown_classes(report: Figures) -> tuple[list[dict[str, Any]], str]:
     """Return the rows of `per_class` that readers are shown, and a sentence on the others, if any."""
     rows = report.per_class
     if len(rows) <= CLASSES:
@@ -180,8 +189,13 @@ def listed_classes(report: EvaluationReport) -> tuple[list[dict[str, Any]], str]
     return [rows[place] for place in sorted(worst.tolist())], told
 
 
-def _class_lines(report: EvaluationReport) -> list[str]:
-    per_class, more = listed_classes(report)
+def _class_row(row: dict[str, Any]) -> list[Any]:
+    """Return what tables with `CLASS_HEAD` show of a row of `per_class`."""
+    return [row["class"], *(_percent(row[name]) for name in ("precision", "recall", "f1")), row["support"]]
+
+
+def _class_lines(report: Figures) -> list[str]:
+    per_class, more = shown_classes(report)
     names = [shortened(row["class"], LONGEST) for row in per_class]
     width = max(5, *map(len, names))
     rows = [f"{'class':<{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'support':>8}"]
@@ -193,20 +207,16 @@ def _class_lines(report: EvaluationReport) -> list[str]:
     return [*rows, more] if more else rows
 
 
-def _timing_lines(report: EvaluationReport) -> list[str]:
+def _timing_rows(report: Figures) -> list[tuple[str, str, str]]:
     rows = []
     for name, part, timing in timed_parts(report):
-        seconds, rate = timing.seconds.get(part, 0.0), _rate(timing.rate(part))
-        rows.append(f"{name.replace('_', ' '):<12} {seconds:>9.2f} {rate:>9}")
-    return [f"{'time':<12} {'seconds':>9} {'images/s':>9}", *rows] if rows else []
+        seconds, rate = timing.seconds.get(part, 0.0), timing.rate(part)
+        rows.append((name.replace("_", " "), f"{seconds:.2f}", number_cell(rate, ".1f")))
+    return rows
 
 
 def _percent(value: float) -> str:
     return f"{value:.2%}"
-
-
-def _rate(rate: float | None) -> str:
-    return "-" if rate is None else f"{rate:.1f}"
 
 
 def _median(distances: FloatArray) -> str:

@@ -1,18 +1,14 @@
-"""What reports call a classifier's measures of confidence and its distances."""
+"""What reports call a classifier's measures of confidence and its distances, and how they write numbers."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from clipretrieval.evaluation.page.svg import number
-
-if TYPE_CHECKING:
-    from clipretrieval.evaluation.report import EvaluationReport
+from clipretrieval.evaluation.figures import Figures
 
 __all__ = [
     *("PROMPTS", "best_words", "distance_axis", "distance_unit", "measure_axis", "measure_name"),
-    *("shown_measure", "threshold_words", "value_words"),
+    *("number_words", "shown_measure", "threshold_words", "value_words"),
 ]
 
 PROMPTS = "prompts"
@@ -21,23 +17,23 @@ PROMPTS = "prompts"
 _DISTANCES = {"l2": "squared Euclidean distance", "cosine": "cosine distance", "ip": "negative inner product"}
 
 
-def distance_unit(report: EvaluationReport) -> str:
+def distance_unit(report: Figures) -> str:
     """Return what a report's distances are."""
     return _DISTANCES.get(str(report.setting.get("metric")), "distance")
 
 
-def distance_axis(report: EvaluationReport) -> str:
+def distance_axis(report: Figures) -> str:
     """Return what a report's distances are, and to what."""
     joint = "with" if report.setting.get("metric") == "ip" else "to"
     return f"{distance_unit(report)} {joint} the nearest {'prompt' if _zero_shot(report) else 'neighbour'}"
 
 
-def measure_name(report: EvaluationReport, by: str) -> str:
+def measure_name(report: Figures, by: str) -> str:
     """Return what a measure is called beside the others."""
     return ("probability" if _zero_shot(report) else "share of the votes") if by == "share" else by
 
 
-def measure_axis(report: EvaluationReport, by: str) -> str:
+def measure_axis(report: Figures, by: str) -> str:
     """Return what a chart's axis of a measure is called."""
     if by == "distance":
         return distance_axis(report)
@@ -46,27 +42,38 @@ def measure_axis(report: EvaluationReport, by: str) -> str:
     return measure_name(report, by)
 
 
+def number_words(value: float) -> str:
+    """Write a number in few digits, thousands apart."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) >= 1e7 or abs(value) < 1e-4:
+        return f"{value:.3g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
 def value_words(by: str, value: float | None) -> str:
     """Write the value of a measure: shares and margins as percentages."""
     if value is None or not math.isfinite(value):
         return "any"
-    return number(value) if by == "distance" else f"{value:.2%}"
+    return number_words(value) if by == "distance" else f"{value:.2%}"
 
 
-def threshold_words(report: EvaluationReport, by: str) -> str:
+def threshold_words(report: Figures, by: str) -> str:
     """Begin the sentence that a threshold of a measure ends."""
     if by == "distance":
         return "Keep the answers up to a distance of"
     return f"Keep the answers with a {measure_name(report, by)} of at least"
 
 
-def shown_measure(report: EvaluationReport) -> str:
+def shown_measure(report: Figures) -> str:
     """Return the measure to show first: the best one, or else the first one that tells answers apart."""
     varied = [by for by, found in report.reliabilities.items() if not found.constant]
     return report.best_measure or next(iter(varied), "distance")
 
 
-def best_words(report: EvaluationReport) -> str:
+def best_words(report: Figures) -> str:
     """Say which measure ranks the mistakes best, and what that is worth."""
     if report.correct.all():
         return "No answer is incorrect, so there is nothing to rank."
@@ -80,5 +87,5 @@ def best_words(report: EvaluationReport) -> str:
     )
 
 
-def _zero_shot(report: EvaluationReport) -> bool:
+def _zero_shot(report: Figures) -> bool:
     return report.setting.get("store") == PROMPTS

@@ -13,8 +13,7 @@ from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreUnavailableError
 from clipretrieval.persistence.consent import asks_for, is_network_path
 from clipretrieval.stores import LocalFilesStore, LocatedStore, PortableStore, available_stores
-from clipretrieval.stores.base import VectorStore
-from clipretrieval.stores.faiss.folder_store import FolderStore
+from clipretrieval.stores.base import DetachableStore, VectorStore
 from clipretrieval.stores.registry import existing_store, is_built_in, store_class
 
 __all__ = ["PART", "keep_store", "open_store", "place_inside", "warn_of_unsaved"]
@@ -152,7 +151,7 @@ def _open_copy(name: str, place: str, folder: Path, allow_remote: bool) -> Vecto
     if not isinstance(kept, PortableStore):
         raise StoreCorruptedError(f"{folder} says that {place} is of {name!r}, which keeps no copies")
     opened: VectorStore = kept.load(copy)
-    if isinstance(opened, FolderStore):
+    if isinstance(opened, DetachableStore):
         opened.leave_when_written()  # the saved classifier changes when it is saved, and not before
     return opened
 

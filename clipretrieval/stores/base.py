@@ -1,4 +1,4 @@
-"""What a vector store has to do: the protocol that every backend follows."""
+"""What a vector store has to do: the protocol that every backend follows, and what backends share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
+import numpy as np
+
+from clipretrieval.errors import UnsupportedOperationError
+from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Neighbors, Records
 
 __all__ = [
-    *("ExclusiveStore", "LocalFilesStore", "LocatedStore", "PortableStore"),
+    *("DetachableStore", "ExclusiveStore", "LocalFilesStore", "LocatedStore", "PortableStore"),
     *("RefreshableStore", "ScannableStore", "VectorStore"),
+    *("listings", "unclonable", "view_manifest"),
 ]
+
+LISTED = 4096
+"""Records in a listing."""
 
 
 @runtime_checkable
@@ -231,3 +238,54 @@ class ExclusiveStore(Protocol):
             If it was opened to be read alone.
         """
         ...
+
+
+@runtime_checkable
+class DetachableStore(Protocol):
+    """Optional: a store opened from a folder that it can leave as it is, and go on without."""
+
+    def leave_when_written(self) -> None:
+        """Go on in memory from the first write on, and leave the folder as it is."""
+        ...
+
+
+def view_manifest(store: VectorStore) -> Mapping[str, Any]:
+    """Return a store's manifest, only to be read: what lies in this process is not parsed anew.
+
+    A class may have `_view_manifest` beside its `read_manifest`. It is asked only where that is the method
+    which the store answers with: a subclass may have another, and a wrapper may pass this one on.
+    """
+    read = store.read_manifest
+    owner = getattr(read, "__self__", None)
+    for cls in type(owner).__mro__:
+        view = vars(cls).get("_view_manifest")
+        if view is not None and getattr(read, "__func__", None) is vars(cls).get("read_manifest"):
+            viewed: Mapping[str, Any] = view(owner)
+            return viewed
+    return read()
+
+
+def listings(ids: AnyArray, labels: AnyArray, label: Label | None) -> Iterator[Listing]:
+    """Cut ids and labels into listings, of those with `label` unless it is None.
+
+    Parameters
+    ----------
+    ids : ndarray of object (str), shape (n,)
+    labels : ndarray of int64 or of object (str), shape (n,)
+    label : int or str, optional
+        One of the other type is that of none.
+    """
+    if label is not None:
+        same_type = isinstance(label, str) == (labels.dtype == object)
+        chosen = np.flatnonzero(labels == label) if same_type else np.empty(0, dtype=np.int64)
+        ids, labels = ids[chosen], labels[chosen]
+    for start in range(0, len(ids), LISTED):
+        yield Listing(ids[start : start + LISTED], labels[start : start + LISTED])
+
+
+def unclonable(store: object) -> UnsupportedOperationError:
+    """Return the error for a store of which a clone cannot have an empty one: it lies in a certain place."""
+    return UnsupportedOperationError(
+        f"{store!r} cannot be cloned: every clone would write to the same place. Cross-validation and "
+        "grid search need a store for each fit: pass it by name, such as store='faiss', without a path"
+    )

@@ -26,13 +26,12 @@ __all__ = [
     "check_dim",
     "check_directions",
     "check_k",
+    "check_label",
     "check_label_kind",
     "check_lookup_ids",
-    "check_manifest",
     "check_queries",
     "check_vectors",
     "json_text",
-    "label_kind",
     "storable_ids",
 ]
 
@@ -81,8 +80,12 @@ def check_batch(
     rows, norms = check_vectors(vectors)
     check_directions(norms, metric)
     warn_of_range(rows, norms, metric, stored=True)
-    packed = _check_labels(labels)
-    texts = [NO_METADATA] * len(names) if metadata is None else _check_metadata(metadata)
+    packed = as_label_array(labels)
+    if metadata is None:
+        texts = [NO_METADATA] * len(names)
+    else:
+        given = check_sequence(metadata, "metadata", "mappings, one for each record")
+        texts = [json_text(each, f"metadata[{place}]") for place, each in enumerate(given)]
     lengths = {"ids": len(names), "vectors": len(rows), "labels": len(packed), "metadata": len(texts)}
     if len(set(lengths.values())) > 1:
         if metadata is None:
@@ -183,23 +186,28 @@ def storable_ids(names: list[str]) -> list[str]:
     return [name for name in names if name and not SURROGATE.search(name)]
 
 
-def label_kind(labels: AnyArray) -> str | None:
-    """Name the type of packed labels, ``"int"`` or ``"str"``; None where there are none."""
-    if not len(labels):
-        return None
-    return "str" if labels.dtype == object else "int"
-
-
 def check_label_kind(found: AnyArray, held: AnyArray) -> None:
-    """Refuse labels of another type than those the store holds."""
-    new, old = label_kind(found), label_kind(held)
-    if old is not None and new != old:
+    """Refuse labels of another type than those the store holds, where it holds any."""
+    new, old = ("str" if labels.dtype == object else "int" for labels in (found, held))
+    if len(held) and new != old:
         raise InvalidInputError(f"the store holds {old} labels; found {new} labels. Convert them first")
 
 
-def check_manifest(manifest: Mapping[str, Any]) -> str:
-    """Return a manifest as JSON text."""
-    return json_text(manifest, "the manifest")
+def check_label(label: Any) -> Label | None:
+    """Return the label that a scan asks for as a plain int or str; None for all.
+
+    Raises
+    ------
+    InvalidInputError
+        If no record can have it.
+    """
+    if label is None:
+        return None
+    plain = label.item() if isinstance(label, np.generic) else label
+    if type(plain) not in (int, str):
+        raise InvalidInputError(f"label must be an int or a str, as it was stored, or None; found {label!r}")
+    checked: Label = as_label_array([plain]).tolist()[0]
+    return checked
 
 
 def json_text(value: Any, name: str) -> str:
@@ -252,12 +260,3 @@ def _check_ids(ids: Sequence[str]) -> list[str]:
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise InvalidInputError(f"ids must be unique within a call; {twice!r} is there more than once")
     return names
-
-
-def _check_labels(labels: Sequence[Label]) -> AnyArray:
-    return as_label_array(labels)
-
-
-def _check_metadata(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
-    items = check_sequence(metadata, "metadata", "mappings, one for each record")
-    return [json_text(item, f"metadata[{place}]") for place, item in enumerate(items)]

@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from clipretrieval.types import AnyArray, FloatArray, Metric
 
-__all__ = ["Shortlist", "nearest", "pair_distances", "row_norms", "unit_rows"]
+__all__ = [
+    "DoubleArray",
+    "IndexArray",
+    "Shortlist",
+    "nearest_rows",
+    "pair_distances",
+    "row_norms",
+    "unit_rows",
+]
 
 DoubleArray: TypeAlias = npt.NDArray[np.float64]
 IndexArray: TypeAlias = npt.NDArray[np.int64]
@@ -36,7 +44,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 SAME_DIRECTION = 1e-30
 
 
-def nearest(
+def nearest_rows(
     queries: FloatArray,
     rows: FloatArray,
     ids: AnyArray,
@@ -74,7 +82,7 @@ def nearest(
     if not reach:
         return positions, distances
     doubtful = np.arange(len(queries))
-    search = _Search(rows, ids, reach, metric, positions, distances)
+    search = _NearestRows(rows, ids, reach, metric, positions, distances)
     if candidates is not None:
         doubtful = search.by_candidates(queries, candidates)
     if shortlist is not None:
@@ -83,8 +91,8 @@ def nearest(
     return positions, distances
 
 
-class _Search:
-    """One call of `nearest`: what the steps share, and the arrays they fill."""
+class _NearestRows:
+    """One call of `nearest_rows`: what the steps share, and the arrays they fill."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clipretrieval._util.checks import check_path
-from clipretrieval.stores.local.folder import Layout, load
+from clipretrieval.stores.local.folder import Layout, read_generation
 from clipretrieval.stores.local.folder_manifest import FolderManifest
 from clipretrieval.stores.local.folder_write import save_copy
 from clipretrieval.stores.local.rows import ArrayRows, VectorRows, read_array
@@ -57,7 +57,7 @@ class MemoryStore(LocalStore):
             the disk; the message says which.
         """
         target = check_path(path, "path").absolute()
-        with self._held():
+        with self._guard.hold():
             self._require_open()
             save_copy(target, _LAYOUT, self._snapshot())
 
@@ -72,7 +72,7 @@ class MemoryStore(LocalStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        _, snapshot = load(check_path(path, "path").absolute(), _LAYOUT)
+        _, snapshot = read_generation(check_path(path, "path").absolute(), _LAYOUT)
         store = cls(snapshot.metric)
         store._adopt(snapshot)
         return store

@@ -434,7 +434,7 @@ def test_sample_is_of_the_whole_stream():
     sample = Sample(20)
     passed = list(sample.passing(iter_raw(pictures, list(range(200)))))
     assert [label for _, label in passed] == list(range(200))
-    kept = [int(picture[0, 0, 0]) for picture in sample.pictures(range(200))]
+    kept = [int(picture[0, 0, 0]) for picture in sample.images(range(200))]
     assert len(set(kept)) == 20
     assert kept == sorted(kept)
     assert kept[0] < 60

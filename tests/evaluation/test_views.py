@@ -37,7 +37,6 @@ from clipretrieval.evaluation import (
     ComparisonReport,
     ComparisonRow,
     PageTable,
-    plots,
     render_page,
     write_page,
 )
@@ -345,9 +344,9 @@ def test_charts_return_their_axes(pyplot: Any, name: str) -> None:
     """On axes of one's own, or on new ones; for one right answer too."""
     for report in (made(200, ["cat", "a$b$"]), answered([1], [1], [math.inf], [1.0])):
         ax = pyplot.subplots()[1]
-        assert getattr(report, f"{name}")(ax) is ax
+        assert getattr(report, name)(ax) is ax
         assert ax.get_xlabel()
-        assert getattr(plots, name)(report) is not ax
+        assert getattr(report, name)() is not ax
         ax.figure.canvas.draw()
 
 

@@ -150,14 +150,14 @@ def test_a_classifier_that_is_being_changed_can_be_copied(encoder):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.parametrize("lock", ["of the contents", "of the folder", "of the classes"])
-def test_a_process_forked_from_threads_waits_for_none_of_them(lock):
+def test_a_process_forked_from_threads_waits_for_none_of_them(lock, tmp_path):
     """Locks that other threads held at that moment hold up nobody in the new process, which lacks them."""
     store = MemoryStore()
     classifier = RetrievalClassifier(store=store).fit([[0.0], [9.0]], ["a", "b"])
-    other = FaissStore()
+    other = FaissStore(tmp_path / "store")
     held = {
-        "of the contents": store._lock.write(),
-        "of the folder": other._flushing,
+        "of the contents": store._guard.lock.write(),
+        "of the folder": other._folder.flushing,
         "of the classes": CLASSES_LOCK,
     }[lock]
     entered, leave = threading.Event(), threading.Event()

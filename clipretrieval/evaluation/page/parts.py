@@ -6,40 +6,40 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable
+from clipretrieval.evaluation.charts import calibration_chart, decile_chart, histogram_chart, risk_chart
+from clipretrieval.evaluation.figures import Figures, timed_parts
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.mistakes import LISTED_NEIGHBORS, Mistake
-from clipretrieval.evaluation.page import charts as _charts
-from clipretrieval.evaluation.page.svg import number
-from clipretrieval.evaluation.report_json import timed_parts
+from clipretrieval.evaluation.page.svg import draw_svg
+from clipretrieval.evaluation.reliability import Reliability
 from clipretrieval.evaluation.text import (
     MEASURE_HEAD,
-    listed_classes,
     measure_rows,
     setting_rows,
+    shown_classes,
     summary_rows,
 )
 from clipretrieval.evaluation.words import (
     best_words,
     distance_unit,
-    measure_axis,
     measure_name,
+    number_words,
     shown_measure,
     threshold_words,
     value_words,
 )
 
-if TYPE_CHECKING:
-    from clipretrieval.evaluation.reliability import Reliability
-    from clipretrieval.evaluation.report import EvaluationReport
-
 __all__ = ["COMPARISON_COLUMNS", "PageTable", "comparison_part", "report_part", "table_part"]
 
-LARGEST_TABLE, LARGEST_PICTURE = 20, 1000
-"""Classes up to which the confusion matrix is a table, or else a picture with a pixel for each cell."""
+LARGEST_TABLE, LARGEST_CANVAS = 20, 1000
+"""Classes up to which the confusion matrix is a table, or else drawn with a pixel for each cell."""
+
+CURVE_POINTS = 400
+"""The most points of a curve, and the most places of a slider: more than a screen can tell apart."""
 
 PAIRS = 30
 """The most pairs of confused classes in the table."""
@@ -128,13 +128,11 @@ def comparison_part(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return table_part(PageTable("Side by side", COMPARISON_COLUMNS, rows), best="accuracy")
 
 
-def report_part(
-    name: str | None, report: EvaluationReport, picture: Callable[[str], str | None]
-) -> dict[str, Any]:
+def report_part(name: str | None, report: Figures, thumbnail: Callable[[str], str | None]) -> dict[str, Any]:
     """Prepare a report: its figures, its charts as SVG, and what the page's script needs."""
     classes = [readable(label) for label in report.classes.tolist()]
-    pairs, listed = report.confused_pairs(), listed_classes(report)
-    curve, shown = report.calibration, shown_measure(report)
+    pairs, listed = report.confused_pairs(), shown_classes(report)
+    curve, calibration, shown = report.calibration, calibration_chart(report), shown_measure(report)
     return {
         "name": name,
         "accuracy": report.accuracy,
@@ -149,16 +147,17 @@ def report_part(
             (part.replace("_", " "), timing.seconds.get(key, 0.0), timing.rate(key))
             for part, key, timing in timed_parts(report)
         ],
-        "distances": _charts.histogram_chart(report),
-        "measures": [_measure(report, found, found.by == shown) for found in report.reliabilities.values()],
+        "distances": draw_svg(histogram_chart(report)),
+        "measures": [
+            _measure_part(report, found, found.by == shown) for found in report.reliabilities.values()
+        ],
         "measure_head": MEASURE_HEAD,
         "best_words": best_words(report),
         "best_area": report.risk_coverage.best_area,
-        "calibration_chart": _charts.calibration_chart(report),
+        "calibration_chart": calibration and draw_svg(calibration),
         "share_name": measure_name(report, "share"),
         "calibration": curve.rows() if curve is not None else [],
-        "ece": curve.ece if curve is not None else None,
-        # One neighbour, one vote: every answer is certain, and there is no curve to see.
+        # One neighbor, one vote: every answer is certain, and there is no curve to see.
         "one_confidence": curve is not None and len(curve.count) == 1,
         "single_vote": report.setting.get("k") == 1 and measure_name(report, "share") != "probability",
         "per_class": listed[0],
@@ -166,14 +165,14 @@ def report_part(
         "pairs": pairs[:PAIRS],
         "more_pairs": max(0, len(pairs) - PAIRS),
         "matrix": _matrix_rows(report, classes) if len(classes) <= LARGEST_TABLE else None,
-        "pictured": len(classes) <= LARGEST_PICTURE,
+        "on_canvas": len(classes) <= LARGEST_CANVAS,
         "distance_unit": distance_unit(report),
-        "mistakes": [_mistake(mistake, picture) for mistake in report.mistakes],
+        "mistakes": [_mistake_part(mistake, thumbnail) for mistake in report.mistakes],
         "data": _data(report, classes),
     }
 
 
-def _measure(report: EvaluationReport, found: Reliability, shown: bool) -> dict[str, Any]:
+def _measure_part(report: Figures, found: Reliability, shown: bool) -> dict[str, Any]:
     """Prepare what the page shows of one measure of confidence."""
     by = found.by
     return {
@@ -182,11 +181,10 @@ def _measure(report: EvaluationReport, found: Reliability, shown: bool) -> dict[
         "shown": shown,
         "constant": found.constant,
         "best": by == report.best_measure,
-        "axis": measure_axis(report, by),
         "threshold": threshold_words(report, by),
-        "histogram": _charts.histogram_chart(report, by),
-        "risk": _charts.risk_chart(report, by),
-        "decile_chart": _charts.decile_chart(report, by),
+        "histogram": draw_svg(histogram_chart(report, by)),
+        "risk": draw_svg(risk_chart(report, by, points=CURVE_POINTS)),
+        "decile_chart": draw_svg(decile_chart(report, by)),
         "deciles": [
             {**row, "values": f"{value_words(by, row['min'])} to {value_words(by, row['max'])}"}
             for row in found.deciles
@@ -194,14 +192,14 @@ def _measure(report: EvaluationReport, found: Reliability, shown: bool) -> dict[
     }
 
 
-def _data(report: EvaluationReport, classes: list[str]) -> dict[str, Any]:
-    """Return the sliders' points, each exact, and the matrix where it is a picture."""
+def _data(report: Figures, classes: list[str]) -> dict[str, Any]:
+    """Return the sliders' points, each exact, and the matrix where it is drawn."""
     found: dict[str, Any] = {
         "points": {by: _points(each) for by, each in report.reliabilities.items()},
         "wrong": int((~report.correct).sum()),
         "all": report.n_test,
     }
-    if LARGEST_TABLE < len(classes) <= LARGEST_PICTURE:
+    if LARGEST_TABLE < len(classes) <= LARGEST_CANVAS:
         cells = report._confusion
         found["classes"] = classes
         found["cells"] = [cells.true.tolist(), cells.answer.tolist(), cells.count.tolist()]
@@ -211,7 +209,7 @@ def _data(report: EvaluationReport, classes: list[str]) -> dict[str, Any]:
 
 def _points(found: Reliability) -> list[list[Any]]:
     """Return a slider's places: threshold, its text, answers kept, errors, ends of the interval."""
-    curve = found.risk_coverage.thinned(_charts.CURVE_POINTS)
+    curve = found.risk_coverage.thinned(CURVE_POINTS)
     points = []
     for threshold, kept, errors in zip(
         curve.thresholds.tolist(), curve.kept.tolist(), curve.errors.tolist(), strict=True
@@ -223,7 +221,7 @@ def _points(found: Reliability) -> list[list[Any]]:
     return points
 
 
-def _matrix_rows(report: EvaluationReport, classes: list[str]) -> list[dict[str, Any]]:
+def _matrix_rows(report: Figures, classes: list[str]) -> list[dict[str, Any]]:
     matrix = report.confusion_matrix
     return [
         {
@@ -237,7 +235,7 @@ def _matrix_rows(report: EvaluationReport, classes: list[str]) -> list[dict[str,
     ]
 
 
-def _mistake(mistake: Mistake, picture: Callable[[str], str | None]) -> dict[str, Any]:
+def _mistake_part(mistake: Mistake, thumbnail: Callable[[str], str | None]) -> dict[str, Any]:
     explanation = mistake.explanation
     return {
         "index": mistake.index,
@@ -246,7 +244,7 @@ def _mistake(mistake: Mistake, picture: Callable[[str], str | None]) -> dict[str
         "share": explanation.share,
         "distance": mistake.distance,
         "query": explanation.query,
-        "picture": explanation.query and picture(explanation.query),
+        "thumbnail": explanation.query and thumbnail(explanation.query),
         "neighbors": [
             {
                 "label": each.label,
@@ -254,7 +252,7 @@ def _mistake(mistake: Mistake, picture: Callable[[str], str | None]) -> dict[str
                 "voted": each.share > 0,
                 "right": each.label == mistake.truth,
                 "source": each.source,
-                "picture": each.source and picture(each.source),
+                "thumbnail": each.source and thumbnail(each.source),
             }
             for each in explanation.neighbors[:LISTED_NEIGHBORS]
         ],
@@ -288,7 +286,7 @@ def _written(key: str, value: Any) -> str:
         return f"{float(value):.2f} ×"
     if key.endswith(("s_per_1000", "_ms", "s_ratio")):
         return f"{float(value):,.2f}"
-    return f"{value:,}" if isinstance(value, int) else number(float(value))
+    return f"{value:,}" if isinstance(value, int) else number_words(float(value))
 
 
 def _sized(count: float) -> str:

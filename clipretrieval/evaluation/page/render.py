@@ -1,6 +1,6 @@
 """Evaluation reports as one HTML page that needs nothing else: no network, no other file.
 
-The page holds its style, its script and its pictures. A policy within it forbids every request, and every
+The page holds its style, its script and its images. A policy within it forbids every request, and every
 script but its own. All that comes from a user (names of classes, paths, titles) is escaped.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -27,10 +27,11 @@ from clipretrieval._util.checks import (
     check_text,
     shown,
 )
+from clipretrieval._util.files import write_report
 from clipretrieval._util.text import readable, shortened
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.page import charts as _charts
+from clipretrieval.evaluation.figures import Figures
 from clipretrieval.evaluation.page.parts import (
     COMPARISON_COLUMNS,
     PageTable,
@@ -38,18 +39,15 @@ from clipretrieval.evaluation.page.parts import (
     report_part,
     table_part,
 )
-from clipretrieval.evaluation.page.svg import number
-from clipretrieval.evaluation.writing import written
+from clipretrieval.evaluation.page.svg import time_chart
+from clipretrieval.evaluation.words import number_words
 from clipretrieval.images.thumbnail import thumbnail
-
-if TYPE_CHECKING:
-    from clipretrieval.evaluation.report import EvaluationReport
 
 __all__ = ["COMPARISON_COLUMNS", "PageTable", "render_page", "write_page"]
 
 
 def render_page(
-    reports: Sequence[tuple[str | None, EvaluationReport]] | Mapping[str, EvaluationReport],
+    reports: Sequence[tuple[str | None, Figures]] | Mapping[str, Figures],
     *,
     comparison: Sequence[Mapping[str, Any]] = (),
     tables: Sequence[PageTable] = (),
@@ -107,8 +105,8 @@ def render_page(
             check_text(pair[0], "a report's name", empty=True)
     if not (named or comparison or tables):
         raise InvalidInputError("a page needs at least one report or table; pass one")
-    picture = _pictures() if pictures else lambda path: None
-    parts = [report_part(name, report, picture) for name, report in named]
+    read = _thumbnails() if pictures else lambda path: None
+    parts = [report_part(name, report, read) for name, report in named]
     script = _file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     several = len(parts) > 1 or bool(comparison) or bool(tables)
@@ -118,7 +116,7 @@ def render_page(
         remarks=remarks,
         several=several,
         comparison=comparison_part(comparison),
-        time_chart=_charts.time_chart(comparison),
+        time_chart=time_chart(comparison),
         tables=[table_part(table) for table in tables],
         reports=parts,
         data=[part["data"] for part in parts],
@@ -131,7 +129,7 @@ def render_page(
 
 def write_page(
     path: str | Path,
-    reports: Sequence[tuple[str | None, EvaluationReport]] | Mapping[str, EvaluationReport],
+    reports: Sequence[tuple[str | None, Figures]] | Mapping[str, Figures],
     **options: Any,
 ) -> None:
     """Write what `render_page` returns into a file, atomically.
@@ -148,11 +146,11 @@ def write_page(
         If there is nothing to show, or the file cannot be written.
     """
     path = check_path(path, "path")
-    written(path, render_page(reports, **options), "page")
+    write_report(path, render_page(reports, **options), "page")
 
 
-def _pictures() -> Callable[[str], str | None]:
-    """Return what reads thumbnails, each file once for a page: stages are wrong about the same pictures."""
+def _thumbnails() -> Callable[[str], str | None]:
+    """Return what reads thumbnails, each file once for a page: stages are wrong about the same images."""
 
     @cache
     def read(path: str) -> str | None:
@@ -179,9 +177,7 @@ def _template() -> jinja2.Template:
     surroundings.filters["shortened"] = shortened
     surroundings.filters["file_name"] = os.path.basename
     surroundings.filters["percent"] = lambda value: f"{value:.2%}"
-    surroundings.filters["number"] = _number
+    surroundings.filters["number"] = lambda value: (
+        "–" if value is None or not math.isfinite(value) else number_words(value)
+    )
     return surroundings.get_template("page.html")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else number(value)

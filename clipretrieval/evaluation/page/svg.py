@@ -1,19 +1,35 @@
-"""A chart's frame as SVG: scales, ticks, labels. Colours come from the page's style, and follow its theme."""
+"""The page's charts as SVG. Colors come from the page's style, and follow its theme."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 from markupsafe import Markup
 
-__all__ = ["Frame", "number", "ticks"]
+from clipretrieval._util.text import shortened
+from clipretrieval.evaluation.charts import Axis, Bars, Chart, Curve, Level, Steps
+from clipretrieval.evaluation.words import number_words
+
+__all__ = ["Frame", "draw_svg", "ticks", "time_chart"]
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 54, 20, 12, 44
+
+LINE = 13
+"""Between the names of two points, in the charts' units."""
+
+NAME = 25
+"""The most letters of a name beside its point."""
+
 _STEPS = (1, 2, 2.5, 5, 10)
+_CURVES = {"reference": "faint dashed", "best": "faint", "measured": "main"}
+"""The style of a curve by its role; those further down lie above the others."""
+_HISTOGRAMS = {"correct": "right area", "incorrect": "wrong area hatched"}
+_ISOLATED = "\u2068{}\u2069"  # a name's direction must not turn what stands around it
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -27,60 +43,40 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [float(f"{place * step:.12g}") for place in range(first, last + 1)]
 
 
-def number(value: float) -> str:
-    """Write a number in few digits, thousands apart."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if abs(value) >= 1e7 or abs(value) < 1e-4:
-        return f"{value:.3g}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
-
-
 @dataclass(frozen=True)
 class Frame:
     """The plane of a chart.
 
     Attributes
     ----------
-    x, y : tuple of float
-        What the axes reach from and to.
+    x, y : Axis
     height : float
         In the chart's units, of which the width is 400.
     """
 
-    x: tuple[float, float]
-    y: tuple[float, float]
+    x: Axis
+    y: Axis
     height: float = HEIGHT
 
     def across(self, value: float) -> float:
         """Return where a value lies horizontally, in the chart's units."""
-        return _placed(value, self.x, LEFT, WIDTH - RIGHT)
+        return _place_on(self.x, value, LEFT, WIDTH - RIGHT)
 
     def up(self, value: float) -> float:
         """Return where a value lies vertically, in the chart's units; downwards is more."""
-        return _placed(value, self.y, self.height - BOTTOM, TOP)
+        return _place_on(self.y, value, self.height - BOTTOM, TOP)
 
-    def axes(
-        self,
-        x_label: str,
-        y_label: str,
-        *,
-        x_text: Callable[[float], str] = number,
-        y_text: Callable[[float], str] = number,
-        most: int = 6,
-    ) -> Markup:
-        """Draw the grid, the ticks (at most so many across) and the labels."""
+    def axes(self) -> Markup:
+        """Draw the grid, the ticks and the labels."""
         left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, self.height - BOTTOM
         across = [
             Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(left, self.up(value), right)
-            + _text(left - 6, self.up(value) + 4, y_text(value), "end")
-            for value in ticks(*self.y, most=5)
+            + _text_at(left - 6, self.up(value) + 4, _tick_text(self.y, value), "end")
+            for value in ticks(self.y.low, self.y.high, most=5)
         ]
         below = [
-            _text(self.across(value), bottom + 17, x_text(value), "mid")
-            for value in ticks(*self.x, most=most)
+            _text_at(self.across(value), bottom + 17, _tick_text(self.x, value), "mid")
+            for value in ticks(self.x.low, self.x.high, most=self.x.ticks)
         ]
         upright = Markup('<text transform="translate(12 {}) rotate(-90)" class="mid">{}</text>')
         return Markup("").join(
@@ -88,14 +84,16 @@ class Frame:
                 *across,
                 *below,
                 Markup('<path class="axis" d="M{} {}H{}"/>').format(left, bottom, right),
-                _text((left + right) / 2, self.height - 8, x_label, "mid"),
-                upright.format((top + bottom) / 2, y_label),
+                _text_at((left + right) / 2, self.height - 8, self.x.label, "mid"),
+                upright.format((top + bottom) / 2, self.y.label),
             ]
         )
 
     def line(self, xs: Iterable[float], ys: Iterable[float], css: str) -> Markup:
-        """Draw a line through some points."""
-        path = "L".join(f"{self.across(x):.1f} {self.up(y):.1f}" for x, y in zip(xs, ys, strict=True))
+        """Draw a line through some points, no higher than the frame."""
+        path = "L".join(
+            f"{self.across(x):.1f} {self.up(min(y, self.y.high)):.1f}" for x, y in zip(xs, ys, strict=True)
+        )
         return Markup('<path class="{}" d="M{}"/>').format(css, path)
 
     def steps(self, edges: Iterable[float], heights: Iterable[float], css: str) -> Markup:
@@ -105,29 +103,134 @@ class Frame:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(places, tops, strict=True))
         return Markup('<path class="{}" d="M{}Z"/>').format(css, path)
 
-    def whole(self, inside: Markup, description: str, key: str) -> Markup:
+    def bars(self, bars: Bars) -> Markup:
+        """Draw bars with whiskers."""
+        drawn, base = Markup(""), self.up(0)
+        for place, height, low, high in zip(bars.places, bars.heights, bars.lows, bars.highs, strict=True):
+            x = self.across(place)
+            drawn += Markup(
+                '<rect class="right solid" x="{:.1f}" y="{:.1f}" width="22" height="{:.1f}"/>'
+                '<path class="whisker" d="M{:.1f} {:.1f}V{:.1f}"/>'
+            ).format(x - 11, self.up(height), base - self.up(height), x, self.up(low), self.up(high))
+        return drawn
+
+    def circle(self, x: float, y: float, radius: float, css: str) -> Markup:
+        """Draw a circle around a point; the radius is in the chart's units."""
+        return Markup('<circle class="{}" r="{:.1f}" cx="{:.1f}" cy="{:.1f}"/>').format(
+            css, radius, self.across(x), self.up(y)
+        )
+
+    def whole(self, inside: Markup, summary: str, key: str) -> Markup:
         """Return the SVG element, which tells the page's script where values lie."""
         return Markup(
             '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-chart="{}" data-x="{!r} {!r} {} {}" '
             'data-y="{!r} {!r} {} {}">{}</svg>'
         ).format(
-            *(WIDTH, self.height, description, key),
-            *(
-                *map(float, self.x),
-                LEFT,
-                WIDTH - RIGHT,
-                *map(float, self.y),
-                self.height - BOTTOM,
-                TOP,
-                inside,
-            ),
+            *(WIDTH, self.height, summary, key),
+            *(float(self.x.low), float(self.x.high), LEFT, WIDTH - RIGHT),
+            *(float(self.y.low), float(self.y.high), self.height - BOTTOM, TOP),
+            inside,
         )
 
 
-def _text(x: float, y: float, text: str, css: str) -> Markup:
+def draw_svg(chart: Chart) -> Markup:
+    """Draw a chart, with what the page's slider moves in it."""
+    frame = Frame(chart.x, chart.y)
+    inside = frame.axes()
+    for mark in sorted(chart.marks, key=_layer):
+        if isinstance(mark, Steps):
+            inside += frame.steps(mark.edges, mark.counts, _HISTOGRAMS[mark.name])
+        elif isinstance(mark, Bars):
+            inside += frame.bars(mark)
+        elif isinstance(mark, Level):
+            inside += frame.line([chart.x.low, chart.x.high], [mark.y, mark.y], _CURVES["reference"])
+        else:
+            inside += frame.line(mark.xs, mark.ys, _CURVES[mark.role])
+            if mark.counts is not None:
+                # A circle's area goes with the answers that it stands for.
+                for x, y, part in zip(mark.xs, mark.ys, mark.counts / mark.counts.max(), strict=True):
+                    inside += frame.circle(x, y, 3 + 7 * math.sqrt(part), "right area")
+            if chart.key == "risk" and mark.role == "measured":
+                inside += frame.circle(mark.xs[-1], mark.ys[-1], 5, "marker")
+    if chart.key == "histogram":
+        inside += Markup('<path class="threshold" d="M0 {}V{}" hidden/>').format(TOP, HEIGHT - BOTTOM)
+    return frame.whole(inside, chart.summary, chart.key)
+
+
+def time_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw accuracy over the time for 1,000 images, inference and query together; empty without times."""
+    timed = [(row, _seconds(row)) for row in rows if _is_finite(row.get("accuracy"))]
+    placed = [(row, time) for row, time in timed if time is not None]
+    if not placed:
+        return Markup("")
+    reached = [row.get(name) for row, _ in placed for name in ("accuracy", "low", "high")]
+    known = [float(value) for value in reached if _is_finite(value)]
+    low, high = min(known), max(known)
+    room = max(0.02, (high - low) * 0.15)
+    slowest = max(time for _, time in placed) or 1.0
+    # The names stand to the right of all points; the longest have as much room as these.
+    needed = TOP + BOTTOM + LINE * len(placed)
+    frame = Frame(
+        Axis("seconds for 1,000 images", 0.0, slowest * 2.0),
+        Axis("correct answers", max(0, low - room), min(1, high + room), shares=True),
+        max(HEIGHT, needed),
+    )
+    points = [(frame.across(time), frame.up(row["accuracy"]), _row_name(row)) for row, time in placed]
+    inside = frame.axes() + _point_names(points, frame.across(slowest) + 16, frame.height)
+    for row, time in placed:
+        if _is_finite(row.get("low")) and _is_finite(row.get("high")):
+            inside += frame.line([time, time], [row["low"], row["high"]], "whisker")
+        inside += frame.circle(time, row["accuracy"], 5, "dot")
+    told = "; ".join(
+        f"{_row_name(row)}: {row['accuracy']:.1%} in {number_words(time)} s" for row, time in placed
+    )
+    return frame.whole(inside, f"Accuracy over time for 1,000 images; {told}.", "time")
+
+
+def _layer(mark: Curve | Level | Steps | Bars) -> int:
+    """Return how far up a mark lies: the figures above what they are held against."""
+    return list(_CURVES).index(mark.role) if isinstance(mark, Curve) else 0
+
+
+def _point_names(points: list[tuple[float, float, str]], left: float, height: float) -> Markup:
+    """Write the points' names below each other at the right, each with a line to its point."""
+    drawn, below = Markup(""), height - BOTTOM + LINE / 2
+    # From the lowest upwards; where the uppermost would leave the chart, all begin further down.
+    ordered = sorted(points, key=lambda point: -point[1])
+    for place, (x, y, text) in enumerate(ordered):
+        above = len(ordered) - place - 1
+        level = max(min(y, below - LINE), TOP + above * LINE)
+        below = level
+        drawn += Markup('<path class="leader" d="M{:.1f} {:.1f}L{:.1f} {:.1f}H{:.1f}"/>').format(
+            x, y, left - 10, level, left - 3
+        ) + _text_at(left, level + 4, _ISOLATED.format(text), "label")
+    return drawn
+
+
+def _row_name(row: Mapping[str, Any]) -> str:
+    return shortened(row.get("name") or row.get("stage") or "-", NAME)
+
+
+def _seconds(row: Mapping[str, Any]) -> float | None:
+    """Return the time that a row gives; what it does not tell counts nothing."""
+    times = [row.get(name) for name in ("inference_s_per_1000", "query_s_per_1000")]
+    known = [float(time) for time in times if _is_finite(time)]
+    return sum(known) if known else None
+
+
+def _is_finite(value: Any) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _text_at(x: float, y: float, text: str, css: str) -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(css, x, y, text)
 
 
-def _placed(value: float, domain: tuple[float, float], start: float, end: float) -> float:
-    low, high = domain
-    return float(start if high == low else start + (value - low) / (high - low) * (end - start))
+def _tick_text(axis: Axis, value: float) -> str:
+    return f"{value * 100:.4g}%" if axis.shares else number_words(value)
+
+
+def _place_on(axis: Axis, value: float, start: float, end: float) -> float:
+    if axis.high == axis.low:
+        return float(start)
+    return float(start + (value - axis.low) / (axis.high - axis.low) * (end - start))

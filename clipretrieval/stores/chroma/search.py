@@ -10,7 +10,7 @@ import numpy as np
 
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.stores.chroma.records import ChromaRecords
-from clipretrieval.stores.exact import nearest
+from clipretrieval.stores.exact import nearest_rows
 from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.types import AnyArray, FloatArray, Metric, Neighbors, as_label_array
 
@@ -104,7 +104,7 @@ class ChromaSearch:
             if labels is None:
                 labels = np.empty((len(queries), k), dtype=own.dtype)
             query = queries[place : place + 1]
-            positions, distances[place] = nearest(query, found.vectors, names, k, self._metric)
+            positions, distances[place] = nearest_rows(query, found.vectors, names, k, self._metric)
             ids[place], labels[place] = names[positions[0]], own[positions[0]]
         if labels is None:
             return self._read_all(queries.shape[1]).search(queries, k)

@@ -15,23 +15,23 @@ from clipretrieval._util.forks import ForkLock, renew_after_fork
 from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.errors import StoreError, UnsupportedOperationError
+from clipretrieval.stores.base import listings, unclonable
 from clipretrieval.stores.checks import (
     check_batch,
     check_dim,
     check_k,
+    check_label,
     check_label_kind,
     check_lookup_ids,
-    check_manifest,
     check_queries,
+    json_text,
     storable_ids,
 )
 from clipretrieval.stores.chroma.client import Connection, connect
 from clipretrieval.stores.chroma.internals import holds_collection
 from clipretrieval.stores.chroma.records import FORMAT_KEY, ChromaRecords, id_chunks
 from clipretrieval.stores.chroma.search import ChromaSearch
-from clipretrieval.stores.context import unclonable
 from clipretrieval.stores.local.locks import ReadWriteLock
-from clipretrieval.stores.scan import check_label, listings
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records, as_label_array
 
 __all__ = ["ChromaStore"]
@@ -227,7 +227,7 @@ class ChromaStore:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a small JSON object in the collection's metadata, replacing the one before."""
-        text = check_manifest(manifest)
+        text = json_text(manifest, "the manifest")
         with self._lock.write():
             self._require_open()
             self._records.write_manifest(text)

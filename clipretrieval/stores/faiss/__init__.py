@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from clipretrieval.errors import MissingDependencyError
 
-from clipretrieval._util.lazy import attach
-
-if TYPE_CHECKING:
-    from clipretrieval.stores.faiss.state import IndexInfo
-    from clipretrieval.stores.faiss.store import FaissStore
+try:
+    from clipretrieval.stores.faiss.store import FaissStore, IndexInfo
+except ModuleNotFoundError as error:
+    if error.name != "faiss":
+        raise
+    raise MissingDependencyError(
+        "FaissStore needs FAISS, which is not installed; run: pip install faiss-cpu",
+        name="faiss",
+    ) from error
 
 __all__ = ["FaissStore", "IndexInfo"]
-
-_lazy_getattr, _lazy_dir = attach(
-    __name__,
-    {
-        "store": ["FaissStore", "IndexInfo"],
-    },
-)
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()

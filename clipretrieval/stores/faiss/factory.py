@@ -12,7 +12,10 @@ from clipretrieval._util.checks import shown
 from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 from clipretrieval.types import Metric
 
-__all__ = ["AUTO", "FLAT", "auto_factory", "check_factory", "inner_index", "make_index", "sizes"]
+__all__ = [
+    *("AUTO", "FLAT", "auto_factory", "check_factory", "inner_index", "make_index", "sizes"),
+    "transforms",
+]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
@@ -88,11 +91,11 @@ def check_factory(text: str) -> str:
         if UNFIT.search(factory):
             raise UnsupportedOperationError(_cannot_use("such an index", factory))
         raise InvalidInputError(f"index={shown(text)} is not an index that FAISS can make; {KNOWN}")
-    _check_numbers(text, factory)
+    _check_sizes(text, factory)
     reason = ""
     parts = {int(number) for number in re.findall(r"\d+", factory) if int(number) <= 256}
     for dim in (*TRIAL_DIMS, *(16 * number for number in sorted(parts))):
-        index, reason = _attempt(factory, dim, Metric.L2)
+        index, reason = _try_to_make(factory, dim, Metric.L2)
         if index is not None:
             _check_kind(factory, index)
             return factory
@@ -109,14 +112,14 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
     UnsupportedOperationError
         If FAISS has no such index for the metric, or the store cannot use it.
     """
-    index, reason = _attempt(factory, dim, metric)
+    index, reason = _try_to_make(factory, dim, metric)
     wanted = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
     if index is not None and inner_index(index).metric_type != wanted:
         index, reason = None, "FAISS takes it for l2"
     if index is not None:
         _check_kind(factory, index)
         return index
-    if metric is not Metric.L2 and _attempt(factory, dim, Metric.L2)[0] is not None:
+    if metric is not Metric.L2 and _try_to_make(factory, dim, Metric.L2)[0] is not None:
         raise UnsupportedOperationError(
             f"FAISS has no index {factory!r} for the metric {str(metric)!r} ({reason}); give another index, "
             "say 'HNSW32', or metric='l2'"
@@ -147,6 +150,11 @@ def inner_index(index: Any) -> Any:
     return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
 
+def transforms(index: Any) -> list[Any]:
+    """List the transforms before an index, in the order in which they are applied."""
+    return [faiss.downcast_VectorTransform(index.chain.at(place)) for place in range(index.chain.size())]
+
+
 def sizes(index: Any) -> tuple[int, int]:
     """Return how many vectors it takes to build an index, and how many it is trained on at most."""
     outer: Any = faiss.downcast_index(index)
@@ -160,11 +168,10 @@ def sizes(index: Any) -> tuple[int, int]:
     codes = max(codes, _code_centroids(inner))
     least = max(SMALLEST, CENTROID_LEAST * max(lists, codes))
     most = max(LIST_SAMPLE * lists, CODE_SAMPLE * codes, 65536)
-    if isinstance(
-        outer, faiss.IndexPreTransform
-    ):  # a rotation needs as many vectors as dimensions; OPQ quantizes to bytes
-        turned = {type(faiss.downcast_VectorTransform(outer.chain.at(i))) for i in range(outer.chain.size())}
-        least = max(least, int(outer.d), CENTROID_LEAST * 256 if faiss.OPQMatrix in turned else 0)
+    if isinstance(outer, faiss.IndexPreTransform):
+        # A rotation needs as many vectors as dimensions; OPQ quantizes to bytes.
+        by_products = any(isinstance(step, faiss.OPQMatrix) for step in transforms(outer))
+        least = max(least, int(outer.d), CENTROID_LEAST * 256 if by_products else 0)
     return least, most
 
 
@@ -178,7 +185,7 @@ def _code_centroids(index: Any) -> int:
     return 0
 
 
-def _attempt(factory: str, dim: int, metric: Metric) -> tuple[Any, str]:
+def _try_to_make(factory: str, dim: int, metric: Metric) -> tuple[Any, str]:
     """Make an index; return it and no reason, or None and FAISS's reason."""
     kind = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
     if _is_too_large(factory, dim):
@@ -193,7 +200,7 @@ def _attempt(factory: str, dim: int, metric: Metric) -> tuple[Any, str]:
         return None, re.sub(r"^.*?(?:failed: |\.cpp:\d+: )", "", lines[0]) or "no reason given"
 
 
-def _check_numbers(text: str, factory: str) -> None:
+def _check_sizes(text: str, factory: str) -> None:
     """Refuse sizes with which FAISS itself would crash or take all memory."""
     for pattern, name, low, high in BOUNDS:
         for number in re.findall(pattern, factory):

@@ -9,23 +9,21 @@ from typing import Any
 
 import faiss as _faiss
 import numpy as np
-import numpy.typing as npt
 
 from clipretrieval._util.checks import check_number
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
-from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows
+from clipretrieval.stores.exact import IndexArray
+from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows, AnnState
 from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, inner_index, make_index
 from clipretrieval.stores.faiss.flat import FlatRows, read_index
-from clipretrieval.stores.faiss.format import check_index_file
+from clipretrieval.stores.faiss.format import MalformedIndexError, UnknownFormatError, check_index_file
 from clipretrieval.stores.faiss.index import AnnIndex
-from clipretrieval.stores.faiss.reader import MalformedIndexError, UnknownFormatError
-from clipretrieval.stores.faiss.state import AnnState
-from clipretrieval.stores.local.folder import Part
+from clipretrieval.stores.local.folder import GenerationFile
 from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FolderManifest, damaged
 from clipretrieval.stores.local.rows import dump_array, read_array
 
-__all__ = ["check_index_state", "index_parts", "kept_target", "read_ann"]
+__all__ = ["check_index_state", "index_files", "kept_target", "read_ann"]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
@@ -34,7 +32,7 @@ faiss: Any = _faiss
 MOST_TOTAL = 2
 
 
-def index_parts(rows: AnnRows) -> tuple[dict[str, Part], dict[str, Any]]:
+def index_files(rows: AnnRows) -> tuple[dict[str, GenerationFile], dict[str, Any]]:
     """Return the files of an approximate index and what the manifest says of it.
 
     An index whose file could not be checked before FAISS reads it is not kept: it is built anew.
@@ -42,14 +40,14 @@ def index_parts(rows: AnnRows) -> tuple[dict[str, Part], dict[str, Any]]:
     index, state = rows.index, rows.state
     if index is None or state is None or not index.is_checkable:
         return {}, {"target": rows.target, "built": None}
-    parts = {"ann": Part("ann", ".faiss", index.dump)}
+    parts = {"ann": GenerationFile("ann", ".faiss", index.dump)}
     labels = index.labels
     if labels is not None:
 
         def dump(write: Callable[[bytes], object]) -> None:
             dump_array(labels, write)
 
-        parts["ann_labels"] = Part("ann", ".npy", dump)
+        parts["ann_labels"] = GenerationFile("ann", ".npy", dump)
     known = replace(state, outliers=len(index.outliers))
     if index.limits is not None:
         known = replace(known, code_limit=index.limits.code, list_limit=index.limits.list)
@@ -144,7 +142,7 @@ def read_ann(
             "flushed"
         )
         return rows
-    rows.adopt(index, state)
+    rows.index, rows.state = index, state
     return rows
 
 
@@ -157,7 +155,7 @@ def _has_lists(index: Any) -> bool:
     return hasattr(inner_index(index), "nlist")
 
 
-def _rows_left_out(index: Any, count: int) -> npt.NDArray[np.int64]:
+def _rows_left_out(index: Any, count: int) -> IndexArray:
     """Return the rows that are in no inverted list."""
     if int(index.ntotal) == count:
         return np.empty(0, dtype=np.int64)

@@ -9,12 +9,10 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from clipretrieval._util.forks import no_inherited_threads
-from clipretrieval.stores.exact import Shortlist
-from clipretrieval.stores.faiss.format import check_index_file
-from clipretrieval.stores.faiss.reader import MalformedIndexError, UnknownFormatError
+from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist
+from clipretrieval.stores.faiss.format import MalformedIndexError, UnknownFormatError, check_index_file
 from clipretrieval.stores.local.folder_manifest import FolderManifest, damaged
 from clipretrieval.stores.local.table import Moves
 from clipretrieval.types import FloatArray, Metric
@@ -55,19 +53,16 @@ class FlatRows:
 
     @property
     def dim(self) -> int:
-        """The vectors' dimension."""
         return int(self._index.d)
 
     def view(self) -> FloatArray:
-        """Return all rows, shape (n, dim)."""
         count, dim = int(self._index.ntotal), self.dim
         if not count:
             return np.empty((0, dim), dtype=np.float32)
         flat: FloatArray = faiss.rev_swig_ptr(self._index.get_xb(), count * dim)
         return flat.reshape(count, dim)
 
-    def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
-        """Write each vector into the row of its place."""
+    def write(self, vectors: FloatArray, places: IndexArray) -> None:
         count = int(self._index.ntotal)
         old = places < count
         if not old.any():
@@ -78,14 +73,12 @@ class FlatRows:
         self.view()[places[old]] = vectors[old]
 
     def remove(self, moves: Moves) -> None:
-        """Move rows as planned and drop those after the last that is kept."""
         view = self.view()
         if len(view) > moves.kept:
             view[moves.targets] = view[moves.sources]
             self._index.remove_ids(faiss.IDSelectorRange(moves.kept, len(view)))
 
-    def restore(self, vectors: FloatArray, places: npt.NDArray[np.int64], count: int) -> None:
-        """Put `vectors` back into `places`, and keep `count` rows."""
+    def restore(self, vectors: FloatArray, places: IndexArray, count: int) -> None:
         view = self.view()
         view[places] = vectors
         if len(view) > count:
@@ -95,7 +88,6 @@ class FlatRows:
         """Do nothing: the index is the rows."""
 
     def is_whole(self, count: int) -> bool:
-        """Tell whether there are `count` rows."""
         return int(self._index.ntotal) == count
 
     def shortlist(self, longest: float) -> Shortlist:
@@ -109,9 +101,7 @@ class FlatRows:
         # What may be lost where products are too small for float32.
         smallest = 4 * dim * float(np.finfo(np.float32).tiny)
 
-        def search(
-            queries: FloatArray, length: int
-        ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        def search(queries: FloatArray, length: int) -> tuple[DoubleArray, IndexArray, DoubleArray]:
             values, found = _search_by_products(self._index, queries, length)
             norms = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
             if self._metric is Metric.L2:
@@ -126,7 +116,6 @@ class FlatRows:
         """Return None: searches are exact."""
 
     def dump(self, write: Callable[[bytes], object]) -> None:
-        """Write the index in FAISS's format."""
         faiss.write_index(self._index, faiss.PyCallbackIOWriter(write, PIECE_BYTES))  # type: ignore[attr-defined]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,9 +126,7 @@ class FlatRows:
         self._index = faiss.deserialize_index(np.frombuffer(state["index"], dtype=np.uint8))
 
 
-def _search_by_products(
-    index: Any, queries: FloatArray, length: int
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def _search_by_products(index: Any, queries: FloatArray, length: int) -> tuple[FloatArray, IndexArray]:
     """Search, with repeated queries added where so few make FAISS forgo a matrix product.
 
     FAISS compares pair by pair below ``distance_compute_blas_threshold``. Since 1.15 that counts queries

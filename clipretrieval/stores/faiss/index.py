@@ -11,22 +11,40 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval.errors import StoreError
-from clipretrieval.stores.faiss.distortion import Limits, Quantizer, pieces
-from clipretrieval.stores.faiss.factory import inner_index
-from clipretrieval.stores.faiss.flat import PIECE_BYTES
+from clipretrieval.stores.exact import DoubleArray, IndexArray, nearest_rows, row_norms
+from clipretrieval.stores.faiss.factory import inner_index, transforms
+from clipretrieval.stores.faiss.flat import PIECE_BYTES, FlatRows
 from clipretrieval.stores.faiss.format import is_checkable
-from clipretrieval.stores.faiss.outliers import Outliers
 from clipretrieval.stores.local.table import Moves
-from clipretrieval.types import FloatArray
+from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["EXTRA", "AnnIndex", "Knobs"]
+__all__ = ["EXTRA", "AnnIndex", "Knobs", "Limits"]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
-IndexArray = npt.NDArray[np.int64]
+CodeArray = npt.NDArray[np.uint8]
 
 # Beside k·over_fetch: ties and roundings at the end of a row.
 EXTRA = 8
+# Vectors are encoded so many at a time: the codes of inverted lists may be as long as the vectors.
+PIECE_ROWS = 1 << 13
+# A vector is left out where more is lost of it than so many times what is lost of all but a hundredth of the
+# vectors that the index was built with; measured on so many of these.
+TOLERANCE, SHARE, SAMPLE = 1.5, 0.99, 1024
+# Where others may be among them, most are still such vectors, of which seldom more is lost than this.
+MEDIAN_TOLERANCE = 3.0
+SEED = 0
+# The kinds of index to which codes may be added as they are, and come out as if the vectors had been.
+_TAKES_CODES = {
+    faiss.IndexFlat,
+    faiss.IndexIVFFlat,
+    faiss.IndexScalarQuantizer,
+    faiss.IndexIVFScalarQuantizer,
+    faiss.IndexPQ,
+    faiss.IndexIVFPQ,
+    faiss.IndexResidualQuantizer,
+    faiss.IndexLocalSearchQuantizer,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,27 @@ class Knobs:
     def fetch(self, k: int) -> int:
         """Return how many candidates a search for `k` neighbours asks for."""
         return k * self.over_fetch + EXTRA
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The greatest distortion of vectors that are in an index, as `_Quantizer.encode` measures it.
+
+    Infinity lets in what cannot be measured; 0 keeps it out.
+    """
+
+    code: float
+    list: float
+
+    def fits(self, lost: DoubleArray) -> npt.NDArray[np.bool_]:
+        """Tell which vectors are within them, given their distortion of shape (n, 2)."""
+        within: npt.NDArray[np.bool_] = np.all(lost <= (self.code, self.list), axis=1)
+        return within
+
+    def closed(self) -> Limits:
+        """Return limits that keep out what cannot be measured."""
+        code, centroid = (limit if np.isfinite(limit) else 0.0 for limit in (self.code, self.list))
+        return Limits(code, centroid)
 
 
 class AnnIndex:
@@ -71,24 +110,21 @@ class AnnIndex:
         limits: Limits | None = None,
     ) -> None:
         self.factory = factory
-        self.outliers = Outliers(outliers)
+        self.outliers = _Outliers(outliers)
         self.limits = limits
         self._index = index
-        self._bind()
+        # Parts of the index, which live as long as it does.
+        self._inner = inner_index(index)
+        self._wrapped = isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
+        self._ivf = isinstance(self._inner, faiss.IndexIVF)
+        self._hnsw = isinstance(self._inner, faiss.IndexHNSW)
+        self._quantizer = _Quantizer(index, self._inner)
         self._labels: IndexArray = np.empty(0, dtype=np.int64) if labels is None else labels
         self._rows: IndexArray = np.full(0 if self._ivf else index.ntotal, -1, dtype=np.int64)
         if not self._ivf:
             held = np.flatnonzero(self._labels >= 0)
             self._rows[self._labels[held]] = held
         self._alive: Any = None
-
-    def _bind(self) -> None:
-        """Look up what the index is made of; the parts live as long as `_index`."""
-        self._inner = inner_index(self._index)
-        self._wrapped = isinstance(faiss.downcast_index(self._index), faiss.IndexPreTransform)
-        self._ivf = isinstance(self._inner, faiss.IndexIVF)
-        self._hnsw = isinstance(self._inner, faiss.IndexHNSW)
-        self._quantizer = Quantizer(self._index, self._inner)
 
     @property
     def lists(self) -> int:
@@ -181,7 +217,7 @@ class AnnIndex:
         """
         limits = self._quantizer.limits(rows[:built_with], mixed=True)
         fits = np.ones(len(rows), dtype=bool)
-        for part in pieces(len(rows)):
+        for part in _slices(len(rows)):
             fits[part] = limits.fits(self._quantizer.encode(rows[part])[1])
         places = np.flatnonzero(~fits)
         self._leave(places)
@@ -198,7 +234,7 @@ class AnnIndex:
             self._labels = np.concatenate([self._labels, np.full(max(0, more), -1, dtype=np.int64)])
         self._leave(places[places < self.count])
         fits, by_codes = np.ones(len(places), dtype=bool), self._quantizer.takes_codes
-        for part in pieces(len(places)):
+        for part in _slices(len(places)):
             codes, lost = self._quantizer.encode(vectors[part])
             fits[part] = self.limits.fits(lost)
             if by_codes:
@@ -293,3 +329,190 @@ class AnnIndex:
         index = faiss.deserialize_index(np.frombuffer(state["index"], dtype=np.uint8))
         kept = (state[name] for name in ("labels", "outliers", "limits"))
         self.__init__(state["factory"], index, *kept)  # type: ignore[misc]
+
+
+class _Quantizer:
+    """What a trained index makes of vectors: the transforms before it, its lists, and its codes.
+
+    Parameters
+    ----------
+    index : faiss.Index
+    inner : faiss.Index
+        What stands behind the transforms of `index`.
+    """
+
+    def __init__(self, index: Any, inner: Any) -> None:
+        self._index, self._inner = faiss.downcast_index(index), inner
+        transformed = isinstance(self._index, faiss.IndexPreTransform)
+        self._steps = transforms(self._index) if transformed else []
+        self._lists = isinstance(inner, faiss.IndexIVF)
+        self._storage = faiss.downcast_index(inner.storage) if isinstance(inner, faiss.IndexHNSW) else inner
+        # FAISS follows this pointer, which is null in an index that it has read.
+        if hasattr(inner, "fine_quantizer"):
+            own = next((name for name in ("pq", "rq", "lsq", "prq", "plsq") if hasattr(inner, name)), None)
+            if own is not None:
+                inner.fine_quantizer = getattr(inner, own)
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether the codes are the vectors themselves."""
+        whole = isinstance(self._storage, (faiss.IndexFlat, faiss.IndexIVFFlat))
+        return whole and not self._steps
+
+    @property
+    def takes_codes(self) -> bool:
+        """Whether `add` may be given the codes of `encode`."""
+        return type(self._inner) in _TAKES_CODES
+
+    def encode(self, vectors: FloatArray) -> tuple[CodeArray, DoubleArray]:
+        """Encode vectors, and measure what is lost.
+
+        Parameters
+        ----------
+        vectors : ndarray of float32, shape (n, dim)
+
+        Returns
+        -------
+        codes : ndarray of uint8, shape (n, code_size)
+            Of code_size 0 where they tell nothing of what is lost.
+        distortion : ndarray of float64, shape (n, 2)
+            How far each vector lies from what its code stands for, and from the centroid of its list; 0 where
+            nothing is lost or there are no lists, infinity where codes cannot be decoded.
+        """
+        lost = np.zeros((len(vectors), 2))
+        nothing = np.empty((len(vectors), 0), dtype=np.uint8)
+        if self.is_lossless and not self._lists:
+            return nothing, lost
+        if isinstance(self._storage, faiss.IndexLSH):  # the bits tell directions only
+            lost[:, 0] = np.inf
+            return nothing, lost
+        turned = vectors
+        for step in self._steps:
+            turned = step.apply(turned)
+        codes: CodeArray = self._storage.sa_encode(turned)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._lists:
+                lost[:, 1] = _lengths(turned - self._centroids(codes))
+            if not self.is_lossless:
+                lost[:, 0] = self._lost(vectors, codes)
+        lost[np.isnan(lost)] = np.inf
+        return codes, lost
+
+    def limits(self, rows: FloatArray, mixed: bool = False) -> Limits:
+        """Return limits by what is lost of rows.
+
+        Parameters
+        ----------
+        rows : ndarray of float32, shape (n, dim)
+            Those that the index is built with.
+        mixed : bool
+            Whether some of them may have come later.
+        """
+        picks = np.random.default_rng(SEED).choice(len(rows), min(SAMPLE, len(rows)), replace=False)
+        _, lost = self.encode(rows[np.sort(picks)])
+        share, tolerance = (0.5, MEDIAN_TOLERANCE) if mixed else (SHARE, TOLERANCE)
+        most = tolerance * np.quantile(lost, share, axis=0, method="lower")
+        return Limits(float(most[0]), float(most[1]))
+
+    def add(self, codes: CodeArray, places: IndexArray) -> None:
+        """Add codes of `encode`, under `places` where there are lists."""
+        self._inner.add_sa_codes(codes, places if self._lists else None)
+        self._index.ntotal = self._inner.ntotal
+
+    def _lost(self, vectors: FloatArray, codes: CodeArray) -> DoubleArray | float:
+        try:
+            decoded = self._storage.sa_decode(codes)
+            for step in reversed(self._steps):
+                decoded = step.reverse_transform(decoded)
+                if isinstance(step, faiss.PCAMatrix):  # which does not put back what it drops of the mean
+                    mean = faiss.vector_to_array(step.mean)[None]
+                    decoded += mean - step.reverse_transform(step.apply(mean))
+        except RuntimeError:  # FAISS cannot decode such codes, or not undo such a transform
+            return np.inf
+        return _lengths(vectors - decoded)
+
+    def _centroids(self, codes: CodeArray) -> FloatArray:
+        """Return the centroid of each code's list, whose number its first bytes are."""
+        width = self._inner.coarse_code_size()
+        numbers = codes[:, :width].astype(np.int64) @ (256 ** np.arange(width, dtype=np.int64))
+        centroids: FloatArray = self._inner.quantizer.reconstruct_batch(numbers)
+        return centroids
+
+
+class _Outliers:
+    """Rows that every search compares exactly.
+
+    Parameters
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Unique, ascending.
+    """
+
+    def __init__(self, rows: IndexArray | None = None) -> None:
+        self.rows: IndexArray = np.empty(0, dtype=np.int64) if rows is None else rows
+        self._copy: tuple[FlatRows, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def replace(self, places: IndexArray, fits: npt.NDArray[np.bool_]) -> None:
+        """Follow a write into `places`, of which those are outliers that do not fit."""
+        if len(self.rows):
+            kept = np.setdiff1d(self.rows, places)
+            if len(kept) < len(self.rows):
+                self._set(kept)
+        if not fits.all():
+            self._set(np.union1d(self.rows, places[~fits]))
+
+    def move(self, moves: Moves) -> None:
+        """Follow rows that were moved."""
+        if not len(self.rows):
+            return
+        stay = self.rows[(self.rows < moves.kept) & ~np.isin(self.rows, moves.targets)]
+        self._set(np.union1d(stay, moves.targets[np.isin(moves.sources, self.rows)]))
+
+    def join(
+        self, found: IndexArray, queries: FloatArray, k: int, flat: FlatRows, metric: Metric
+    ) -> IndexArray:
+        """Return candidates and the `k` nearest outliers of each query.
+
+        Parameters
+        ----------
+        found : ndarray of int64, shape (n_queries, m)
+            Rows, none of them an outlier; -1 where there is none.
+        queries : ndarray of float32, shape (n_queries, dim)
+        k : int
+        flat : FlatRows
+            All rows.
+        metric : Metric
+
+        Returns
+        -------
+        ndarray of int64, shape (n_queries, m + min(k, n))
+        """
+        if not len(self.rows):
+            return found
+        copy = self._copy
+        if copy is None:
+            vectors, held = flat.view()[self.rows], FlatRows(flat.dim, metric)
+            held.write(vectors, np.arange(len(vectors)))
+            copy = self._copy = held, float(row_norms(vectors).max())
+        held, longest = copy
+        reach = min(k, len(self.rows))
+        order = np.arange(len(self.rows))
+        near, _ = nearest_rows(queries, held.view(), order, reach, metric, held.shortlist(longest))
+        return np.concatenate([found, self.rows[near]], axis=1)
+
+    def _set(self, rows: IndexArray) -> None:
+        self.rows, self._copy = rows, None
+
+
+def _lengths(rows: FloatArray) -> DoubleArray:
+    """Return the lengths of rows, in float32: those of an index are short enough."""
+    lengths: DoubleArray = np.sqrt(np.einsum("ij,ij->i", rows, rows)).astype(np.float64)
+    return lengths
+
+
+def _slices(count: int) -> list[slice]:
+    """Return slices that go through `count` vectors."""
+    return [slice(start, start + PIECE_ROWS) for start in range(0, count, PIECE_ROWS)]

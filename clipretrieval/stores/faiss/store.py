@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from clipretrieval._util.checks import check_bool, check_number, check_path, check_text
 from clipretrieval._util.repr import safe_repr
-from clipretrieval.errors import (
-    InvalidInputError,
-    MissingDependencyError,
-    StoreUnavailableError,
-    UnsupportedOperationError,
-)
-from clipretrieval.stores.context import unclonable
-from clipretrieval.stores.exact import unit_rows
-from clipretrieval.stores.faiss.folder_store import FolderStore
+from clipretrieval.errors import InvalidInputError, StoreUnavailableError, UnsupportedOperationError
+from clipretrieval.stores.base import unclonable
+from clipretrieval.stores.exact import DoubleArray, unit_rows
+from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows, IndexInfo
+from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory
+from clipretrieval.stores.faiss.files import check_index_state, index_files, kept_target, read_ann
+from clipretrieval.stores.faiss.flat import CAN_MAP, FlatRows, faiss_alone, read_rows
 from clipretrieval.stores.local.folder import Layout, Snapshot, find_manifest
 from clipretrieval.stores.local.folder_manifest import FolderManifest
+from clipretrieval.stores.local.folder_write import save_copy
 from clipretrieval.stores.local.rows import VectorRows
+from clipretrieval.stores.local.store import LocalStore
+from clipretrieval.stores.local.store_folder import StoreFolder
 from clipretrieval.types import FloatArray, Metric
-
-try:
-    from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows
-    from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory
-    from clipretrieval.stores.faiss.files import check_index_state, index_parts, kept_target, read_ann
-    from clipretrieval.stores.faiss.flat import CAN_MAP, FlatRows, faiss_alone, read_rows
-    from clipretrieval.stores.faiss.state import IndexInfo
-except ModuleNotFoundError as error:
-    if error.name != "faiss":
-        raise
-    raise MissingDependencyError(
-        "FaissStore needs FAISS, which is not installed; run: pip install faiss-cpu",
-        name="faiss",
-    ) from error
 
 __all__ = ["FaissStore", "IndexInfo"]
 
 Self = TypeVar("Self", bound="FaissStore")
 
 
-class FaissStore(FolderStore):
+class FaissStore(LocalStore):
     """Vectors in a FAISS index, searched exactly or approximately; in memory or in a folder.
 
     Whatever the index, the vectors themselves are kept too: `get` returns them, and a search computes with
@@ -124,7 +111,13 @@ class FaissStore(FolderStore):
         create: bool = True,
     ) -> None:
         read_only = check_bool(read_only, "read_only")
-        super().__init__(path, metric, read_only, create)
+        super().__init__(metric)
+        create = check_bool(create, "create")
+        if path is None and not create:
+            raise InvalidInputError("create=False needs a path; a store in memory starts empty")
+        if path is None and read_only:
+            raise InvalidInputError("read_only needs a path; a store in memory starts empty")
+        place = None if path is None else check_path(path, "path").absolute()
         self._asked_index = check_factory(check_text(index, "index"))
         self._asked_recall = None if recall is None else check_number(recall, "recall", above=0, most=1)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
@@ -133,8 +126,14 @@ class FaissStore(FolderStore):
             raise InvalidInputError("mmap=True is for reading: give read_only=True too")
         if self._mmap and not CAN_MAP:
             raise UnsupportedOperationError("mmap=True needs a newer FAISS; run: pip install -U faiss-cpu")
+        self._folder: StoreFolder | None = None
+        if place is None:
+            return
+        self._folder = StoreFolder(place, self._layout(), self._metric, read_only=read_only)
         with self._computing():  # a folder's index may be measured or built anew
-            self._open()
+            self._folder.open(self._snapshot(), self._adopt, create=create and not read_only)
+            if self._changed:  # already it is to be other than it was read
+                self._begin_write()
 
     @classmethod
     def load(cls, path: str | Path, *, read_only: bool = True, mmap: bool = False) -> FaissStore:
@@ -176,43 +175,229 @@ class FaissStore(FolderStore):
     @property
     def index_info(self) -> IndexInfo:
         """What serves the searches, and the recall that was measured."""
-        with self._held():
+        with self._guard.hold():
             return self._rows.info if isinstance(self._rows, AnnRows) else IndexInfo(FLAT)
 
     def location(self) -> dict[str, Any] | None:
         """Return the options that open the same folder elsewhere; None in memory."""
-        options = super().location()
-        if options is not None and self._asked_index != AUTO:
+        if self._folder is None:
+            return None
+        options: dict[str, Any] = {"path": str(self._folder.path), "metric": str(self._metric)}
+        if self._asked_index != AUTO:
             options["index"] = self._asked_index
-        if options is not None and self._asked_recall is not None:
+        if self._asked_recall is not None:
             options["recall"] = self._asked_recall
         return options
 
+    def flush(self) -> None:
+        """Put everything written so far durably into the folder; without a path, nothing.
+
+        Raises
+        ------
+        StoreLockedError
+            If the folder was meanwhile made anew or written by another, or this process was forked from the
+            writer.
+        StoreUnavailableError
+            If it cannot be written, or not be synced to the disk; the message says which. What was flushed
+            before is intact and the changes stay in memory: free some space and flush again.
+        """
+        folder = self._folder
+        with nullcontext() if folder is None else folder.flushing:
+            self._prepare()
+            with self._guard.hold():
+                self._require_open()
+                self._write_out()
+
+    def refresh(self) -> bool:
+        """Take up what another store has flushed into the folder since this one read it.
+
+        The new generation is read beside searches of the old one, and takes its place at one moment. A store
+        that writes to the folder, or is in memory, has nothing to take up.
+
+        Returns
+        -------
+        bool
+            Whether there was a newer generation.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If a file in the folder is missing or damaged. Here as below, what was read before stays.
+        FingerprintMismatchError
+            If the folder was meanwhile made anew with another metric.
+        StoreUnavailableError
+            If the folder cannot be read any more, or is gone.
+        """
+        folder = self._folder
+        if folder is None:
+            self._require_open()
+            return False
+        with folder.flushing:
+            self._require_open()
+            before = folder.loaded
+            if self._is_ahead(folder) or find_manifest(folder.path) == before:
+                return False
+            newest = type(self)(
+                folder.path, metric=self._metric, read_only=True, recall=self._asked_recall, mmap=self._mmap
+            )
+            with self._guard.lock.write():
+                self._require_open()
+                if self._is_ahead(folder):  # this store's first write has read the folder meanwhile
+                    return folder.loaded != before
+                self._dim, self._table, self._rows = newest._dim, newest._table, newest._rows
+                self._manifest, folder.loaded = newest._manifest, cast("StoreFolder", newest._folder).loaded
+                self._index, self._recall = newest._index, newest._recall
+                if self._asked_index != newest._index:
+                    self._asked_index = AUTO  # the writer chose another: that is the folder's now
+                return True
+
+    def _is_ahead(self, folder: StoreFolder) -> bool:
+        """Tell whether this store, not the folder, has the newest contents."""
+        return folder.writer is not None or self._changed
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other writers out of the folder for a block that begins with what they have flushed.
+
+        What is written in the block keeps them out until the store is closed, as any write does.
+
+        Raises
+        ------
+        StoreLockedError
+            If another writer holds the folder.
+        UnsupportedOperationError
+            If the store is read-only.
+        StoreUnavailableError
+            If the folder cannot be written to.
+        """
+        folder = self._folder
+        if folder is None or folder.left_when_written:  # its contents are this store's alone
+            self._require_open()
+            yield
+            return
+        held = folder.writer
+        with self._guard.write():
+            self._begin_write()
+            before = folder.loaded
+        try:
+            yield
+        finally:
+            with self._guard.lock.write():
+                written = self._changed or folder.loaded is not before
+                if folder.writer is not held and not written:
+                    folder.release()
+
+    def leave_when_written(self) -> None:
+        """Go on in memory from the first write on, and leave the folder as it is."""
+        if self._folder is not None:
+            self._folder.left_when_written = True
+
+    def save(self, path: str | Path) -> None:
+        """Write a complete copy into the folder `path`, atomically; into its own folder, `flush`.
+
+        Parameters
+        ----------
+        path : str or Path
+            A new or empty folder, or one whose store the copy replaces.
+
+        Raises
+        ------
+        InvalidInputError
+            If the folder holds something else, or is the current folder and empty.
+        StoreError
+            If the copy cannot be written, in which case what was there before is intact, or not be synced to
+            the disk; the message says which.
+        """
+        target = check_path(path, "path").absolute()
+        if self._folder is not None and target.resolve() == self._folder.path.resolve():
+            self.flush()
+            return
+        self._prepare()
+        with self._guard.hold():
+            self._require_open()
+            save_copy(target, self._layout(), self._snapshot())
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._folder is not None:
+            raise UnsupportedOperationError(
+                f"the store in {self._folder.path} cannot be pickled or copied: open its folder again "
+                f"instead, with {type(self).__name__}(**store.location(), read_only=True)"
+            )
+        return super().__getstate__()
+
     def __sklearn_clone__(self) -> FaissStore:
-        if self._path is not None:
+        if self._folder is not None:
             raise unclonable(self)
         # Empty, as a clone is not fitted.
         return type(self)(metric=self._metric, index=self._asked_index, recall=self._asked_recall)
 
     @safe_repr
     def __repr__(self) -> str:
-        kind = "" if self._index in (AUTO, FLAT) else f", index={self._index!r}"
+        told = super().__repr__()[:-1]
+        if self._folder is not None:
+            told += f", path={str(self._folder.path)!r}"
+            told += ", read_only=True" if self._folder.read_only else ""
         if isinstance(self._rows, AnnRows) and self._rows.state is not None:
             state = self._rows.state
-            kind = f", index={state.factory!r}, recall={state.recall:.3f}"
-        return f"{super().__repr__()[:-1]}{kind})"
+            told += f", index={state.factory!r}, recall={state.recall:.3f}"
+        elif self._index not in (AUTO, FLAT):
+            told += f", index={self._index!r}"
+        return f"{told})"
+
+    @staticmethod
+    def _computing() -> AbstractContextManager[None]:
+        return faiss_alone()
+
+    def _begin_write(self) -> None:
+        super()._begin_write()
+        folder = self._folder
+        if folder is None:
+            return
+        if folder.left_when_written:
+            self._folder = None
+            return
+        if folder.read_only:
+            raise UnsupportedOperationError(f"{self!r} is read-only; open it with read_only=False to write")
+        folder.hold(self._adopt)
+
+    def _wrote(self) -> None:
+        if isinstance(self._rows, AnnRows):
+            self._rows.maintain()
+
+    def _prepare(self) -> None:
+        """Build the index of a folder that had another, before it is written; called without the lock."""
+        if self._is_unfinished():
+            with self._guard.write():
+                self._require_open()
+                self._build()
+
+    def _is_unfinished(self) -> bool:
+        writable = self._folder is None or self._folder.writer is not None
+        return writable and isinstance(self._rows, AnnRows) and self._rows.unfinished
+
+    def _build(self) -> None:
+        if isinstance(self._rows, AnnRows) and self._rows.unfinished:
+            self._rows.maintain()
+            self._changed |= self._rows.index is not None
+
+    def _write_out(self) -> None:
+        if self._folder is not None and self._changed:
+            self._folder.write(self._snapshot())
+            self._changed = False
+
+    def _finish(self) -> None:
+        folder = self._folder
+        if folder is None:
+            return
+        if self._is_unfinished():
+            self._build()
+        if folder.writer is None or not folder.writer.inherited:  # what a fork holds is its parent's to write
+            self._write_out()
+        folder.release()
 
     def _layout(self) -> Layout:
-        return Layout("FaissStore", "index", ".faiss", self._read, check_index_state)
-
-    def _read(self, folder: Path, manifest: FolderManifest) -> VectorRows:
-        flat = read_rows(folder, manifest, self._mmap)
-        if manifest.index == FLAT:
-            return flat
-        return read_ann(folder, manifest, flat, self._asked_recall, self._mmap)
-
-    def _computing(self) -> AbstractContextManager[None]:
-        return faiss_alone()
+        read = partial(_read_vectors, recall=self._asked_recall, mmap=self._mmap)
+        return Layout("FaissStore", "index", ".faiss", read, check_index_state)
 
     def _snapshot(self) -> Snapshot:
         snapshot = replace(super()._snapshot(), index=self._index)
@@ -220,8 +405,8 @@ class FaissStore(FolderStore):
             return snapshot
         if not isinstance(self._rows, AnnRows):
             return replace(snapshot, state={"target": self._recall, "built": None})
-        parts, state = index_parts(self._rows)
-        return replace(snapshot, parts=parts, state=state)
+        files, state = index_files(self._rows)
+        return replace(snapshot, files=files, state=state)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         super()._adopt(snapshot)
@@ -234,54 +419,18 @@ class FaissStore(FolderStore):
         if self._rows is None and self._dim is not None:
             self._rows = self._new_rows(self._dim)
 
-    def _opened_anew(self: Self, path: Path) -> Self:
-        return type(self)(
-            path, metric=self._metric, read_only=True, recall=self._asked_recall, mmap=self._mmap
-        )
-
-    def _take_over(self: Self, newest: Self) -> None:
-        super()._take_over(newest)
-        self._index, self._recall = newest._index, newest._recall
-        if self._asked_index != newest._index:
-            self._asked_index = AUTO  # the writer chose another: that is the folder's now
-
     def _reindex(self, held: str) -> None:
         """Take the rows of a folder with another index."""
-        if self._read_only:
+        folder = self._folder
+        if folder is not None and folder.read_only:
             raise UnsupportedOperationError(
-                f"the store in {self._path} has the index {held!r}; found index={self._asked_index!r}. Leave "
-                "index= out, or open it with read_only=False to build another"
+                f"the store in {folder.path} has the index {held!r}; found index={self._asked_index!r}. "
+                "Leave index= out, or open it with read_only=False to build another"
             )
         self._index, self._changed = self._asked_index, True
         if self._rows is not None:
             flat = self._rows.flat if isinstance(self._rows, AnnRows) else self._rows
             self._rows = self._indexed(flat)
-
-    def _wrote(self) -> None:
-        if isinstance(self._rows, AnnRows):
-            self._rows.maintain()
-
-    def _prepare(self) -> None:
-        """Build the index of a folder that had another."""
-        if self._is_unfinished():
-            with self._lock.write(), self._computing():
-                self._recover()
-                self._require_open()
-                self._build()
-
-    def _finish(self) -> None:
-        if self._path is not None and self._is_unfinished():
-            self._build()
-        super()._finish()
-
-    def _is_unfinished(self) -> bool:
-        writable = self._path is None or self._writer is not None
-        return writable and isinstance(self._rows, AnnRows) and self._rows.unfinished
-
-    def _build(self) -> None:
-        if isinstance(self._rows, AnnRows) and self._rows.unfinished:
-            self._rows.maintain()
-            self._changed |= self._rows.index is not None
 
     def _new_rows(self, dim: int) -> VectorRows:
         return self._indexed(FlatRows(dim, self._metric))
@@ -292,10 +441,17 @@ class FaissStore(FolderStore):
             return flat
         return AnnRows(flat, self._metric, self._index, self._recall)
 
-    def _stored(self, vectors: FloatArray, norms: npt.NDArray[np.float64]) -> FloatArray:
+    def _stored(self, vectors: FloatArray, norms: DoubleArray) -> FloatArray:
         return unit_rows(vectors, norms) if self._metric is Metric.COSINE else vectors
 
-    def _original(self, rows: FloatArray, norms: npt.NDArray[np.float64]) -> FloatArray:
+    def _original(self, rows: FloatArray, norms: DoubleArray) -> FloatArray:
         if self._metric is not Metric.COSINE:
             return rows
         return (rows * norms[:, None]).astype(np.float32)
+
+
+def _read_vectors(folder: Path, manifest: FolderManifest, recall: float | None, mmap: bool) -> VectorRows:
+    flat = read_rows(folder, manifest, mmap)
+    if manifest.index == FLAT:
+        return flat
+    return read_ann(folder, manifest, flat, recall, mmap)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.stores.exact import nearest, pair_distances, row_norms
+from clipretrieval.stores.exact import IndexArray, nearest_rows, pair_distances, row_norms
 from clipretrieval.stores.faiss.flat import FlatRows
 from clipretrieval.stores.faiss.index import AnnIndex, Knobs
 from clipretrieval.types import FloatArray, Metric
@@ -27,7 +27,7 @@ def finds_again(
     flat: FlatRows,
     metric: Metric,
     knobs: Knobs,
-    places: npt.NDArray[np.int64],
+    places: IndexArray,
     recall: float,
 ) -> bool:
     """Tell whether searches find some rows among each other as well as they find others.
@@ -84,7 +84,7 @@ def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tupl
     queries = rows[sample]
     limits = _tenth_distances(queries, sample, flat, metric)
 
-    def near(found: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def near(found: IndexArray) -> npt.NDArray[np.bool_]:
         within = pair_distances(queries, rows, found, metric) <= limits[:, None]
         true: npt.NDArray[np.bool_] = np.logical_and(within, found != sample[:, None])
         return true
@@ -111,14 +111,12 @@ def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tupl
     return best
 
 
-def _tenth_distances(
-    queries: FloatArray, sample: npt.NDArray[np.int64], flat: FlatRows, metric: Metric
-) -> FloatArray:
+def _tenth_distances(queries: FloatArray, sample: IndexArray, flat: FlatRows, metric: Metric) -> FloatArray:
     """Return the distance of each query's tenth neighbour other than itself, shape (n_queries,)."""
     rows = flat.view()
     reach = min(NEIGHBORS + 1, len(rows))
     shortlist = flat.shortlist(float(row_norms(rows).max()))
-    found, distances = nearest(queries, rows, np.arange(len(rows)), reach, metric, shortlist)
+    found, distances = nearest_rows(queries, rows, np.arange(len(rows)), reach, metric, shortlist)
     itself = found == sample[:, None]
     itself[~itself.any(axis=1), -1] = True  # among more than ten at one distance
     others: FloatArray = distances[~itself].reshape(len(queries), reach - 1)
@@ -149,7 +147,7 @@ def _over_fetches(index: AnnIndex) -> list[int]:
     return [2**power for power in range(MOST_OVER_FETCH.bit_length())]
 
 
-def _candidates(index: AnnIndex, queries: FloatArray, effort: Knobs) -> tuple[int, npt.NDArray[np.int64]]:
+def _candidates(index: AnnIndex, queries: FloatArray, effort: Knobs) -> tuple[int, IndexArray]:
     """Return candidates of which any shorter search with the same effort gives the first."""
     most = _over_fetches(index)[-1]
     depth = Knobs(None, None, most).fetch(NEIGHBORS) + 1

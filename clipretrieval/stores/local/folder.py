@@ -42,21 +42,20 @@ from clipretrieval.stores.local.folder_manifest import (
     FolderManifest,
     damaged,
 )
-from clipretrieval.stores.local.records_file import read_records
 from clipretrieval.stores.local.rows import VectorRows
-from clipretrieval.stores.local.table import RecordTable
+from clipretrieval.stores.local.table import RecordTable, read_records
 from clipretrieval.stores.local.writer_lock import LOCK_NAME
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = [
     "GENERATION_FILE",
     "TEMPORARY_FILE",
+    "GenerationFile",
     "Layout",
-    "Part",
     "Snapshot",
     "find_manifest",
-    "load",
     "names_in",
+    "read_generation",
 ]
 
 GENERATION_FILE = re.compile(r"(?:index|vectors|records|ann)-(\d+)\.(?:faiss|npy|sqlite)")
@@ -93,8 +92,8 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A further file of a generation, called PREFIX-GENERATION + SUFFIX.
+class GenerationFile:
+    """A file of a generation, called PREFIX-GENERATION + SUFFIX.
 
     Attributes
     ----------
@@ -123,8 +122,8 @@ class Snapshot:
         The user's manifest as JSON text.
     index : str
         The kind of index that was asked for.
-    parts : mapping of str to Part
-        Further files, by the names that the manifest gives them.
+    files : mapping of str to GenerationFile
+        Those of the index, by the names that the manifest gives them.
     state : dict, optional
         What is known of the index; JSON values.
     """
@@ -135,7 +134,7 @@ class Snapshot:
     rows: VectorRows | None
     manifest: str
     index: str = "Flat"
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    files: Mapping[str, GenerationFile] = field(default_factory=dict)
     state: dict[str, Any] | None = None
 
 
@@ -172,7 +171,7 @@ def find_manifest(folder: Path) -> FolderManifest | None:
     return None
 
 
-def load(folder: Path, layout: Layout) -> tuple[FolderManifest, Snapshot]:
+def read_generation(folder: Path, layout: Layout) -> tuple[FolderManifest, Snapshot]:
     """Read the store in a folder, having verified its files.
 
     Raises
@@ -187,13 +186,13 @@ def load(folder: Path, layout: Layout) -> tuple[FolderManifest, Snapshot]:
     for _ in range(ATTEMPTS - 1):
         manifest = _existing_manifest(folder, layout)
         try:
-            return manifest, _read(folder, manifest, layout)
+            return manifest, _read_files(folder, manifest, layout)
         except StoreCorruptedError:
             # A writer may have replaced the generation between reading the manifest and the files.
             if find_manifest(folder) == manifest:
                 raise
     manifest = _existing_manifest(folder, layout)
-    return manifest, _read(folder, manifest, layout)
+    return manifest, _read_files(folder, manifest, layout)
 
 
 def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
@@ -207,7 +206,7 @@ def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
     return manifest
 
 
-def _read(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
+def _read_files(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
     if layout.check is not None:
         layout.check(folder, manifest)
     if not manifest.count:

@@ -60,7 +60,7 @@ class FolderManifest:
     count : int
         Number of records.
     files : dict of str to FileEntry
-        ``"vectors"``, ``"records"`` and what else `Snapshot.parts` names; empty where there are no records.
+        ``"vectors"``, ``"records"`` and what else `Snapshot.files` names; empty where there are no records.
     user : str
         The user's manifest as JSON text.
     state : dict, optional

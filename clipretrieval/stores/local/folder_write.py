@@ -28,15 +28,14 @@ from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreEr
 from clipretrieval.stores.local.folder import (
     GENERATION_FILE,
     TEMPORARY_FILE,
+    GenerationFile,
     Layout,
-    Part,
     Snapshot,
     find_manifest,
     names_in,
 )
 from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest
-from clipretrieval.stores.local.records_file import write_records
-from clipretrieval.stores.local.table import RecordTable
+from clipretrieval.stores.local.table import RecordTable, write_records
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
 
 __all__ = ["discard_unlisted", "save_copy", "write_generation"]
@@ -108,13 +107,13 @@ def _write_files(
     )
     if snapshot.rows is None or not len(snapshot.table):
         return manifest
-    parts = {"vectors": Part(layout.prefix, layout.suffix, snapshot.rows.dump), **snapshot.parts}
+    vectors = GenerationFile(layout.prefix, layout.suffix, snapshot.rows.dump)
     try:
         with ThreadPoolExecutor(1) as pool:  # the disk need not wait for SQLite, nor SQLite for the disk
             records = pool.submit(_write_records, folder / f"records-{generation}.sqlite", snapshot.table)
             files = {
-                role: _write_part(folder / f"{part.prefix}-{generation}{part.suffix}", part)
-                for role, part in parts.items()
+                role: _write_file(folder / f"{file.prefix}-{generation}{file.suffix}", file)
+                for role, file in {"vectors": vectors, **snapshot.files}.items()
             }
             files["records"] = records.result()
     except NotDurableError as error:  # nothing is in force before the manifest is
@@ -166,7 +165,7 @@ def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
 
 
 def _require_whole(folder: Path, snapshot: Snapshot) -> None:
-    """Refuse what `load` would refuse, before the generation in force is replaced by it."""
+    """Refuse what `read_generation` would refuse, before the generation in force is replaced by it."""
     count, rows = len(snapshot.table), snapshot.rows
     whole = not count if rows is None else rows.is_whole(count)
     if not whole or len(snapshot.table.metadata_texts) != count:
@@ -237,7 +236,7 @@ def _remove_abandoned(folder: Path) -> None:
         lock.release()
 
 
-def _write_part(path: Path, part: Part) -> FileEntry:
+def _write_file(path: Path, content: GenerationFile) -> FileEntry:
     """Write a file while a thread computes its checksum, for which hashlib frees the interpreter."""
     digest, size = hashlib.sha256(), 0
     pending: deque[Future[None]] = deque()
@@ -252,7 +251,7 @@ def _write_part(path: Path, part: Part) -> FileEntry:
                 if len(pending) > MOST_PENDING:
                     pending.popleft().result()
 
-            part.dump(write)
+            content.dump(write)
             file.flush()
         for each in pending:
             each.result()

@@ -1,12 +1,18 @@
-"""A lock for many readers or one writer."""
+"""What guards a local store's contents: against threads, and against what interruptions leave half done."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeAlias
 
-__all__ = ["ReadWriteLock"]
+from clipretrieval._util.forks import renew_after_fork
+
+__all__ = ["Guard", "ReadWriteLock", "Recovery"]
+
+Recovery: TypeAlias = Callable[[], None]
+"""Makes contents whole again. It may itself be interrupted, and is then called once more."""
 
 
 class ReadWriteLock:
@@ -101,3 +107,64 @@ class ReadWriteLock:
         if self._writing:
             return False
         return not self._writers_waiting or self._turn != arrived or self._holders > 0
+
+
+class Guard:
+    """Lets threads read side by side and one write alone, and none see what an interruption left half done.
+
+    Parameters
+    ----------
+    computing : callable
+        Returns what surrounds every use of the contents.
+
+    Attributes
+    ----------
+    lock : ReadWriteLock
+    recovery : Recovery or None
+        Set by a write that changes more than one thing before the first of them, and to None after the last.
+    """
+
+    def __init__(self, computing: Callable[[], AbstractContextManager[None]]) -> None:
+        self._computing = computing
+        self.recovery: Recovery | None = None
+        self._after_fork()
+        renew_after_fork(self)
+
+    def _after_fork(self) -> None:
+        # A forked process has none of the threads that held the lock. What they left half done is undone as
+        # after any other interruption.
+        self.lock = ReadWriteLock()
+
+    def read(self) -> AbstractContextManager[None]:
+        """Hold the contents, whole, beside other readers."""
+        return self._whole(self.lock.read)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Hold the contents as they are, whole; searches go on even where a writer waits."""
+        return self._whole(self.lock.hold)
+
+    @contextmanager
+    def _whole(self, entered: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        while True:
+            with entered(), self._computing():
+                if self.recovery is None:
+                    yield
+                    return
+            with self.lock.write(), self._computing():
+                self._recover()
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """Hold the contents alone; where the block is interrupted, either all is changed or nothing."""
+        with self.lock.write(), self._computing():
+            self._recover()
+            try:
+                yield
+            except BaseException:
+                self._recover()
+                raise
+
+    def _recover(self) -> None:
+        if self.recovery is not None:
+            self.recovery()
+            self.recovery = None

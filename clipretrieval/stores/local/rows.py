@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from clipretrieval._util.checks import shown
 from clipretrieval._util.files import open_file
-from clipretrieval.stores.exact import Shortlist
+from clipretrieval.stores.exact import IndexArray, Shortlist
 from clipretrieval.stores.local.folder_manifest import damaged
 from clipretrieval.stores.local.table import Moves, grown, shrunk
 from clipretrieval.types import AnyArray, FloatArray
@@ -35,7 +34,7 @@ class VectorRows(Protocol):
         """Return all rows without copying, shape (n, dim); it holds until the next change."""
         ...
 
-    def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
+    def write(self, vectors: FloatArray, places: IndexArray) -> None:
         """Write each vector into the row of its place; places from n on are new and come in order."""
         ...
 
@@ -43,7 +42,7 @@ class VectorRows(Protocol):
         """Move rows as planned and drop those after the last that is kept; doing it again changes nothing."""
         ...
 
-    def restore(self, vectors: FloatArray, places: npt.NDArray[np.int64], count: int) -> None:
+    def restore(self, vectors: FloatArray, places: IndexArray, count: int) -> None:
         """Undo a write that may be half done: put `vectors` back into `places`, and keep `count` rows."""
         ...
 
@@ -59,7 +58,7 @@ class VectorRows(Protocol):
         """Return a fast source of candidates, if there is one, given the greatest norm of a stored vector."""
         ...
 
-    def candidates(self, queries: FloatArray, k: int) -> npt.NDArray[np.int64] | None:
+    def candidates(self, queries: FloatArray, k: int) -> IndexArray | None:
         """Return rows that are probably among the `k` nearest of each query, -1 where there is none.
 
         None where searches are exact.
@@ -87,15 +86,12 @@ class ArrayRows:
 
     @property
     def dim(self) -> int:
-        """The vectors' dimension."""
         return int(self._array.shape[1])
 
     def view(self) -> FloatArray:
-        """Return all rows, shape (n, dim)."""
         return self._array[: self._count]
 
-    def write(self, vectors: FloatArray, places: npt.NDArray[np.int64]) -> None:
-        """Write each vector into the row of its place."""
+    def write(self, vectors: FloatArray, places: IndexArray) -> None:
         count = max(self._count, int(places.max()) + 1)
         self._array = grown(self._array, self._count, count - self._count)
         if int(places.min()) == self._count:  # all new, hence in order
@@ -105,14 +101,12 @@ class ArrayRows:
         self._count = count
 
     def remove(self, moves: Moves) -> None:
-        """Move rows as planned and drop those after the last that is kept."""
         if self._count > moves.kept:
             self._array[moves.targets] = self._array[moves.sources]
             self._count = moves.kept
         self._array = shrunk(self._array, self._count)
 
-    def restore(self, vectors: FloatArray, places: npt.NDArray[np.int64], count: int) -> None:
-        """Put `vectors` back into `places`, and keep `count` rows."""
+    def restore(self, vectors: FloatArray, places: IndexArray, count: int) -> None:
         self._array[places] = vectors
         self._count = count
 
@@ -120,18 +114,15 @@ class ArrayRows:
         """Do nothing: there is none."""
 
     def is_whole(self, count: int) -> bool:
-        """Tell whether there are `count` rows."""
         return self._count == count
 
     def shortlist(self, longest: float) -> Shortlist | None:
-        """Return None: all searches scan."""
         return None
 
     def candidates(self, queries: FloatArray, k: int) -> None:
         """Return None: searches are exact."""
 
     def dump(self, write: Callable[[bytes], object]) -> None:
-        """Write the rows in NumPy's format."""
         dump_array(self.view(), write)
 
 

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from clipretrieval._util.repr import safe_repr
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, StoreError
+from clipretrieval.stores.base import listings
 from clipretrieval.stores.checks import (
     check_batch,
     check_dim,
     check_k,
+    check_label,
     check_label_kind,
     check_lookup_ids,
-    check_manifest,
     check_queries,
+    json_text,
 )
-from clipretrieval.stores.exact import nearest
+from clipretrieval.stores.exact import DoubleArray, IndexArray, nearest_rows
 from clipretrieval.stores.local.folder import Snapshot
 from clipretrieval.stores.local.folder_manifest import LARGEST_MANIFEST
-from clipretrieval.stores.local.guarded import Guarded
+from clipretrieval.stores.local.locks import Guard, Recovery
 from clipretrieval.stores.local.rows import VectorRows
-from clipretrieval.stores.local.table import RecordTable
-from clipretrieval.stores.local.undo import finish_removal, undo_write
-from clipretrieval.stores.scan import check_label, listings
+from clipretrieval.stores.local.table import Moves, RecordTable
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
 __all__ = ["LocalStore"]
 
+Self = TypeVar("Self", bound="LocalStore")
 
-class LocalStore(Guarded):
+
+class LocalStore:
     """The five verbs over a `RecordTable` and `VectorRows`; threads may search while one writes.
 
     Subclasses say where the rows lie (`_new_rows`) and may act before each write and at the close.
     """
 
-    _own = Guarded._own | {"_viewed"}
     _viewed: tuple[str, Mapping[str, Any]] | None = None
 
     def __init__(self, metric: Metric | str) -> None:
-        super().__init__()
+        self._guard = Guard(self._computing)
+        self._closed = False
         self._metric = Metric.parse(metric)
         self._clear()
 
@@ -53,6 +57,38 @@ class LocalStore(Guarded):
         self._rows: VectorRows | None = None
         self._manifest, self._viewed = "{}", None
         self._changed = False
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copied while it is held: what pickle does with it later, writers cannot disturb.
+        with self._guard.hold():
+            state = {name: value for name, value in vars(self).items() if name not in ("_guard", "_viewed")}
+            return copy.deepcopy(state)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._guard = Guard(self._computing)
+
+    def __copy__(self: Self) -> Self:
+        # With a copy of the contents, even so: two locks could not guard one.
+        new = type(self).__new__(type(self))
+        new.__setstate__(self.__getstate__())
+        return new
+
+    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
+        return self.__copy__()
+
+    @safe_repr
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"count={len(self._table)}"
+        return f"{type(self).__name__}(metric={str(self._metric)!r}, dim={self._dim}, {state})"
 
     @property
     def metric(self) -> Metric:
@@ -71,67 +107,33 @@ class LocalStore(Guarded):
         labels: Sequence[Label],
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        """Add vectors, replacing wholly those whose id is already there.
-
-        Parameters
-        ----------
-        ids : sequence of str, length n
-            Not empty, unique within the call.
-        vectors : array_like of real numbers, shape (n, dim)
-            Finite, also as float32. Under the cosine metric, not zero.
-        labels : sequence of int or of str, length n
-            Of the type that the store already holds.
-        metadata : sequence of mappings, length n, optional
-            JSON values; copied.
-
-        Raises
-        ------
-        InvalidInputError
-            On any malformed argument, before anything is stored.
-        StoreError
-            If the store is closed, read-only, or held by another writer.
-        """
+        """Add vectors, replacing wholly those whose id is already there; see `VectorStore.upsert`."""
         batch = check_batch(ids, vectors, labels, metadata, self._metric)
-        with self._writing():
+        with self._guard.write():
+            self._begin_write()
             dim = batch.vectors.shape[1]
             check_dim(dim, self._dim)
             check_label_kind(batch.labels, self._table.labels)
             rows = self._new_rows(dim) if self._rows is None else self._rows
             places = self._table.places(batch.ids)
             vectors = self._stored(batch.vectors, batch.norms)
-            self._recovery = undo_write(rows, self._table, batch.ids, places)
+            self._guard.recovery = _undo_write(rows, self._table, batch.ids, places)
             self._table.reserve(batch, places)
             rows.write(vectors, places)
             self._table.write(batch, places)
-            self._dim, self._rows, self._changed, self._recovery = dim, rows, True, None
+            self._dim, self._rows, self._changed, self._guard.recovery = dim, rows, True, None
             self._wrote()
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
-        """Return the `k` nearest stored vectors of each query.
+        """Return the `k` nearest stored vectors of each query; see `VectorStore.search`.
 
-        Parameters
-        ----------
-        vectors : array_like of real numbers, shape (n_queries, dim)
-            Finite. Under the cosine metric, not zero.
-        k : int
-            At least 1. May exceed the count: the rest is padded.
-
-        Returns
-        -------
-        Neighbors
-            Arrays of shape (n_queries, k), rows ascending, equal distances ordered by id. Distances are
-            computed in float64 and rounded to float32; those beyond its range become its largest value.
-
-        Raises
-        ------
-        InvalidInputError
-            On any malformed argument.
-        StoreError
-            If the store is closed.
+        Distances are computed in float64 and rounded to float32; those beyond its range become its largest
+        value.
         """
         queries, norms = check_queries(vectors, self._metric)
         reach = check_k(k)
-        with self._reading():
+        with self._guard.read():
+            self._require_open()
             check_dim(queries.shape[1], self._dim)
             if self._rows is None or not len(self._table):
                 positions = np.full((len(queries), reach), -1, dtype=np.int64)
@@ -140,24 +142,17 @@ class LocalStore(Guarded):
                 shortlist = self._rows.shortlist(float(self._table.norms.max()))
                 queries = self._stored(queries, norms)
                 candidates = self._rows.candidates(queries, reach)
-                positions, distances = nearest(
+                positions, distances = nearest_rows(
                     queries, self._rows.view(), self._table.ids, reach, self._metric, shortlist, candidates
                 )
             ids, labels = self._table.take(positions)
         return Neighbors(ids, distances, labels)
 
     def get(self, ids: Sequence[str]) -> Records:
-        """Return the records of `ids`, in that order; ids that are not stored are left out.
-
-        Raises
-        ------
-        InvalidInputError
-            If `ids` is not a sequence of str.
-        StoreError
-            If the store is closed.
-        """
+        """Return the records of `ids`, in that order; ids that are not stored are left out."""
         names = check_lookup_ids(ids)
-        with self._reading():
+        with self._guard.read():
+            self._require_open()
             found = self._table.find(names)
             found = found[found >= 0]
             if self._rows is None:
@@ -168,39 +163,25 @@ class LocalStore(Guarded):
             return Records(names_found, vectors, labels, self._table.metadata(found))
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove the records of `ids` and return how many of them were there.
-
-        Raises
-        ------
-        InvalidInputError
-            If `ids` is not a sequence of str.
-        StoreError
-            If the store is closed, read-only, or held by another writer.
-        """
+        """Remove the records of `ids` and return how many of them were there."""
         names = check_lookup_ids(ids)
-        with self._writing():
+        with self._guard.write():
+            self._begin_write()
             moves = self._table.plan_removal(names)
             if moves.removed and self._rows is not None:
-                self._recovery = finish_removal(self._rows, self._table, moves)
+                self._guard.recovery = _finish_removal(self._rows, self._table, moves)
                 self._changed = True
                 self._rows.remove(moves)
                 self._table.remove(moves)
-                self._recovery = None
+                self._guard.recovery = None
                 self._wrote()
             return moves.removed
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
-        """Go through all ids and labels, or those of one label, as they are when this is called.
-
-        Raises
-        ------
-        InvalidInputError
-            If `label` is neither int nor str.
-        StoreError
-            If the store is closed.
-        """
+        """Go through all ids and labels, or those of one label, as they are when this is called."""
         wanted = check_label(label)
-        with self._reading():
+        with self._guard.read():
+            self._require_open()
             return listings(self._table.ids.copy(), self._table.labels.copy(), wanted)
 
     def count(self) -> int:
@@ -223,22 +204,15 @@ class LocalStore(Guarded):
         return viewed[1]
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Keep a small JSON object beside the vectors, replacing the one before.
-
-        Raises
-        ------
-        InvalidInputError
-            If it holds anything but JSON values, or takes more than 32 MiB as JSON.
-        StoreError
-            If the store is closed, read-only, or held by another writer.
-        """
-        text = check_manifest(manifest)
+        """Keep a JSON object of at most 32 MiB beside the vectors, replacing the one before."""
+        text = json_text(manifest, "the manifest")
         if len(text) > LARGEST_MANIFEST:
             raise InvalidInputError(
                 f"the manifest takes {len(text)} characters as JSON; {LARGEST_MANIFEST} is the most. Keep "
                 "what is large beside the store"
             )
-        with self._writing():
+        with self._guard.write():
+            self._begin_write()
             self._changed |= text != self._manifest
             self._manifest = text
 
@@ -248,34 +222,41 @@ class LocalStore(Guarded):
 
     def close(self) -> None:
         """Flush and free what the store holds; calling it again does nothing."""
-        with self._lock.write(), self._computing():
+        with self._guard.write():
             if not self._closed:
-                self._recover()
                 self._finish()
                 dim = self._dim
                 self._clear()
                 self._dim, self._closed = dim, True
 
-    @safe_repr
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else f"count={len(self._table)}"
-        return f"{type(self).__name__}(metric={str(self._metric)!r}, dim={self._dim}, {state})"
+    @staticmethod
+    def _computing() -> AbstractContextManager[None]:
+        """Return what surrounds every use of the contents."""
+        return nullcontext()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"this {type(self).__name__} is closed; open it anew")
+
+    def _begin_write(self) -> None:
+        """Refuse what may not be written; called with the contents held alone, before anything changes."""
+        self._require_open()
+
+    def _wrote(self) -> None:
+        """Do what is due after records came or went; called with the contents held alone."""
+
+    def _finish(self) -> None:
+        """Do what must be done before the contents are let go."""
 
     def _new_rows(self, dim: int) -> VectorRows:
         """Return empty rows for vectors of dimension `dim`."""
         raise NotImplementedError
 
-    def _wrote(self) -> None:
-        """Do what is due after records came or went; called with the lock held alone."""
-
-    def _finish(self) -> None:
-        """Do what must be done before the contents are let go."""
-
-    def _stored(self, vectors: FloatArray, norms: npt.NDArray[np.float64]) -> FloatArray:
+    def _stored(self, vectors: FloatArray, norms: DoubleArray) -> FloatArray:
         """Return vectors as they lie in the rows."""
         return vectors
 
-    def _original(self, rows: FloatArray, norms: npt.NDArray[np.float64]) -> FloatArray:
+    def _original(self, rows: FloatArray, norms: DoubleArray) -> FloatArray:
         """Return vectors as they were given, undoing `_stored`."""
         return rows
 
@@ -286,3 +267,27 @@ class LocalStore(Guarded):
         """Take over what a folder holds."""
         self._metric, self._dim, self._manifest = snapshot.metric, snapshot.dim, snapshot.manifest
         self._table, self._rows, self._changed = snapshot.table, snapshot.rows, False
+
+
+def _undo_write(rows: VectorRows, table: RecordTable, ids: list[str], places: IndexArray) -> Recovery:
+    """Return what takes back a write of `ids` into `places`; to be called before either has changed."""
+    count = len(table)
+    old = places[places < count]
+    vectors, records = rows.view()[old], table.excerpt(old)
+
+    def undo() -> None:
+        rows.restore(vectors, old, count)
+        table.restore(records, old, ids, count)
+
+    return undo
+
+
+def _finish_removal(rows: VectorRows, table: RecordTable, moves: Moves) -> Recovery:
+    """Return what carries a removal through: its moves may be made again, and take no copy of what goes."""
+
+    def finish() -> None:
+        rows.drop_index()
+        rows.remove(moves)
+        table.remove(moves)
+
+    return finish

@@ -1,20 +1,45 @@
-"""What is kept beside the vectors, row by row: ids, labels, metadata and norms."""
+"""What is kept beside the vectors, row by row: ids, labels, metadata and norms; in memory and in a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from clipretrieval._util.checks import shown
+from clipretrieval._util.text import parse_json
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.checks import Batch
-from clipretrieval.types import AnyArray
+from clipretrieval.stores.exact import DoubleArray, IndexArray
+from clipretrieval.stores.local.folder_manifest import damaged
+from clipretrieval.types import AnyArray, as_label_array
 
-__all__ = ["Excerpt", "Moves", "RecordTable", "grown", "shrunk"]
+__all__ = ["Excerpt", "Moves", "RecordTable", "grown", "read_records", "shrunk", "write_records"]
+
+# A column without a type keeps each label as it was given: integer or text.
+SCHEMA = """
+CREATE TABLE records (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    label NOT NULL,
+    metadata TEXT NOT NULL,
+    norm REAL NOT NULL
+)
+"""
+CANNOT_OPEN = "unable to open database file"
+# SQLite's own limit in bytes, which it takes as a C int.
+LONGEST_VALUE = 10**9
+SELECTION = "SELECT row, id, label, metadata, norm FROM records ORDER BY row"
+# The oldest name of the table of tables, which every SQLite knows.
+TABLES = "SELECT type, name, sql FROM sqlite_master LIMIT 2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +55,8 @@ class Moves:
     removed : int
     """
 
-    sources: npt.NDArray[np.int64]
-    targets: npt.NDArray[np.int64]
+    sources: IndexArray
+    targets: IndexArray
     kept: int
     removed: int
 
@@ -41,7 +66,7 @@ class Excerpt:
     """Labels, norms and metadata of some records, to be put back."""
 
     labels: AnyArray
-    norms: npt.NDArray[np.float64]
+    norms: DoubleArray
     metadata: list[str]
 
 
@@ -53,12 +78,12 @@ class RecordTable:
         self._rows: dict[str, int] = {}
         self._ids: AnyArray = np.empty(0, dtype=object)
         self._labels: AnyArray = np.empty(0, dtype=object)
-        self._norms: npt.NDArray[np.float64] = np.empty(0)
+        self._norms: DoubleArray = np.empty(0)
         self._metadata: list[str] = []
 
     @classmethod
     def from_columns(
-        cls, ids: list[str], labels: AnyArray, norms: npt.NDArray[np.float64], metadata: list[str]
+        cls, ids: list[str], labels: AnyArray, norms: DoubleArray, metadata: list[str]
     ) -> RecordTable:
         """Return a table with these columns, each of length n."""
         table = cls()
@@ -83,7 +108,7 @@ class RecordTable:
         return self._labels[: self._count]
 
     @property
-    def norms(self) -> npt.NDArray[np.float64]:
+    def norms(self) -> DoubleArray:
         """Norms of the vectors as they were given, shape (n,)."""
         return self._norms[: self._count]
 
@@ -92,18 +117,18 @@ class RecordTable:
         """JSON text of each record's metadata, length n."""
         return self._metadata
 
-    def places(self, ids: list[str]) -> npt.NDArray[np.int64]:
+    def places(self, ids: list[str]) -> IndexArray:
         """Return the row where each id's record lies or, for a new id, the next free row, shape (n,)."""
         rows = self.find(ids)
         new = np.flatnonzero(rows < 0)
         rows[new] = np.arange(self._count, self._count + len(new))
         return rows
 
-    def find(self, ids: Iterable[str]) -> npt.NDArray[np.int64]:
+    def find(self, ids: Iterable[str]) -> IndexArray:
         """Return each id's row, -1 where it is not stored."""
         return np.array(list(map(self._rows.get, ids, repeat(-1))), dtype=np.int64)
 
-    def reserve(self, batch: Batch, places: npt.NDArray[np.int64]) -> None:
+    def reserve(self, batch: Batch, places: IndexArray) -> None:
         """Make room for `write`, which then cannot run out of memory half-way."""
         extra = max(self._count, int(places.max()) + 1) - self._count
         if not self._count:
@@ -112,7 +137,7 @@ class RecordTable:
         self._labels = grown(self._labels, self._count, extra)
         self._norms = grown(self._norms, self._count, extra)
 
-    def write(self, batch: Batch, places: npt.NDArray[np.int64]) -> None:
+    def write(self, batch: Batch, places: IndexArray) -> None:
         """Write the batch's records into the rows that `places` gave for its ids, after `reserve`."""
         count = max(self._count, int(places.max()) + 1)
         rows = places.tolist()
@@ -125,11 +150,11 @@ class RecordTable:
             self._metadata[row] = text
         self._count = count
 
-    def excerpt(self, rows: npt.NDArray[np.int64]) -> Excerpt:
+    def excerpt(self, rows: IndexArray) -> Excerpt:
         """Return a copy of what `write` would replace in `rows`."""
         return Excerpt(self._labels[rows], self._norms[rows], [self._metadata[row] for row in rows.tolist()])
 
-    def restore(self, kept: Excerpt, rows: npt.NDArray[np.int64], ids: list[str], count: int) -> None:
+    def restore(self, kept: Excerpt, rows: IndexArray, ids: list[str], count: int) -> None:
         """Undo a write of `ids` that may be half done: put `kept` back into `rows`, keep `count` records."""
         for name in ids:
             if self._rows.get(name, -1) >= count:
@@ -165,12 +190,12 @@ class RecordTable:
         self._labels = shrunk(self._labels, self._count)
         self._norms = shrunk(self._norms, self._count)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> tuple[AnyArray, AnyArray]:
+    def take(self, rows: IndexArray) -> tuple[AnyArray, AnyArray]:
         """Return ids and labels of `rows`, of any shape; ``""`` and ``-1`` or ``""`` where a row is -1."""
         labels = self.labels if self._count else np.empty(0, dtype=object)
-        return _gather(self.ids, rows, ""), _gather(labels, rows, "" if labels.dtype == object else -1)
+        return _taken(self.ids, rows, ""), _taken(labels, rows, "" if labels.dtype == object else -1)
 
-    def metadata(self, rows: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+    def metadata(self, rows: IndexArray) -> list[dict[str, Any]]:
         """Return fresh copies of the metadata of `rows`."""
         return [json.loads(self._metadata[row]) for row in rows.tolist()]
 
@@ -196,10 +221,106 @@ def shrunk(array: AnyArray, used: int) -> AnyArray:
         return array
 
 
-def _gather(column: AnyArray, rows: npt.NDArray[np.int64], padding: object) -> AnyArray:
+def _taken(column: AnyArray, rows: IndexArray, padding: object) -> AnyArray:
     missing = rows < 0
     if not len(column):
         return np.full(rows.shape, padding, dtype=column.dtype)
     taken = column[np.where(missing, 0, rows)]
     taken[missing] = padding
     return taken
+
+
+def write_records(path: Path, table: RecordTable) -> None:
+    """Write a table into the new or empty file `path`.
+
+    Raises
+    ------
+    OSError
+        If SQLite cannot write; its own error is the cause.
+    """
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            # The file is not yet anybody's: a crash discards it whole, so it needs no journal.
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("BEGIN")
+            connection.execute(SCHEMA)
+            connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", _tuples(table))
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise OSError(f"SQLite could not write {path.name}: {error}") from error
+
+
+def read_records(path: Path, count: int) -> RecordTable:
+    """Read a table of `count` records that `write_records` wrote, and check every value.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If the file is not such a table.
+    """
+    try:
+        ids, labels, metadata, norms = _read_columns(path, count)
+        packed = as_label_array(labels)
+        for text in set(metadata):
+            if not isinstance(parse_json(text), dict):
+                raise InvalidInputError(f"metadata must be an object; got {shown(text)}")
+    except (sqlite3.Error, InvalidInputError, ValueError) as error:
+        if str(error) == CANNOT_OPEN:  # says nothing of what is in it
+            raise OSError(f"SQLite could not open {path.name}: {error}") from error
+        raise damaged(path, f"it is not a table of {count} records ({error})") from error
+    return RecordTable.from_columns(ids, packed, np.array(norms), metadata)
+
+
+def _read_columns(path: Path, count: int) -> tuple[list[str], list[Any], list[str], list[float]]:
+    ids: list[str] = []
+    labels: list[Any] = []
+    metadata: list[str] = []
+    norms: list[float] = []
+    held, most = 0, path.stat().st_size
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(address, uri=True)) as connection:
+        _restrict(connection, most)
+        tables = connection.execute(TABLES).fetchall()
+        if tables != [("table", "records", SCHEMA.strip())]:  # a view might have no end
+            raise InvalidInputError(f"its schema is another: {shown(tables)}")
+        for row, name, label, text, norm in connection.execute(SELECTION):
+            if row != len(ids) or row >= count:
+                raise InvalidInputError(f"row {row} follows {len(ids)} rows")
+            if not (isinstance(name, str) and name and isinstance(text, str) and isinstance(norm, float)):
+                raise InvalidInputError(f"row {row} holds {shown((name, text, norm))}")
+            # In a crafted file many records may share their bytes.
+            held += len(name) + len(text) + (len(label) if isinstance(label, str | bytes) else 0)
+            if held > most:
+                raise InvalidInputError(f"its records are longer than the file of {most} bytes")
+            ids.append(name)
+            labels.append(label)
+            metadata.append(text)
+            norms.append(norm)
+    if len(ids) != count:
+        raise InvalidInputError(f"it has {len(ids)} rows")
+    if len(set(ids)) < count:
+        raise InvalidInputError("it holds an id more than once")
+    return ids, labels, metadata, norms
+
+
+def _restrict(connection: sqlite3.Connection, size: int) -> None:
+    """Let nothing run that a file may hold, which may be anybody's, and no value be longer than the file."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    if sys.version_info >= (3, 11):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(max(size, 1000), LONGEST_VALUE))
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+
+
+def _tuples(table: RecordTable) -> Iterator[tuple[int, str, int | str, str, float]]:
+    return zip(
+        range(len(table)),
+        table.ids.tolist(),
+        table.labels.tolist(),
+        table.metadata_texts,
+        table.norms.tolist(),
+        strict=True,
+    )

@@ -15,17 +15,17 @@ from clipretrieval.errors import (
     StoreUnavailableError,
     UnsupportedOperationError,
 )
+from clipretrieval.stores.base import unclonable
 from clipretrieval.stores.checks import (
     check_batch,
     check_dim,
     check_k,
+    check_label,
     check_lookup_ids,
-    check_manifest,
     check_queries,
+    json_text,
     storable_ids,
 )
-from clipretrieval.stores.context import unclonable
-from clipretrieval.stores.scan import check_label
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
 try:
@@ -272,7 +272,7 @@ class PineconeStore:
         Where there is no index yet and no `dim` to make one, it is stored with the first vectors; `flush` and
         `close` raise as long as it waits.
         """
-        text = check_manifest(manifest)
+        text = json_text(manifest, "the manifest")
         self._require_open()
         self._session.replace_manifest(text)
 

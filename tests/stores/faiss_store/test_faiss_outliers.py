@@ -196,7 +196,7 @@ def test_an_old_folder_whose_codes_tell_nothing_is_searched_exactly(tmp_path: Pa
 def write_without_outliers(folder: Path, index: str, centers: Any) -> Path:
     """Write a folder whose index holds all vectors, and whose manifest does not speak of outliers."""
     later = ("measured_on", "outliers", "code_limit", "list_limit")
-    parts = _ann_files.index_parts
+    parts = _ann_files.index_files
     rows, numbers = around(centers, 200, seed=1)
 
     def without(held: Any) -> Any:
@@ -206,10 +206,10 @@ def write_without_outliers(folder: Path, index: str, centers: Any) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "clipretrieval.stores.faiss.distortion.Limits.fits", lambda _, lost: np.ones(len(lost), bool)
+            "clipretrieval.stores.faiss.index.Limits.fits", lambda _, lost: np.ones(len(lost), bool)
         )
         patch.setattr("clipretrieval.stores.faiss.approximate.finds_again", lambda *_: True)
-        patch.setattr("clipretrieval.stores.faiss.index_parts", without)
+        patch.setattr("clipretrieval.stores.faiss.store.index_files", without)
         with pytest.warns(ClipRetrievalWarning) if index == "LSH" else nullcontext():
             store = filled(index, path=folder / "s")
         add(store, "new", rows, 2 + numbers)

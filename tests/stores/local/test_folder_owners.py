@@ -157,7 +157,8 @@ def test_a_flush_may_be_repeated_after_an_interruption(
 KILLED = """
 import os, signal, sys
 import numpy as np
-from clipretrieval.stores import MemoryStore, _folder_write
+from clipretrieval.stores import MemoryStore
+from clipretrieval.stores.local import folder_write as _folder_write
 
 store = MemoryStore()
 store.upsert(["a"], np.ones((1, 2)), [1])
@@ -240,7 +241,7 @@ def test_a_copy_waits_for_writers(duplicate: Callable[[Any], Any], monkeypatch: 
     """Nothing is written between the beginning and the end of a copy."""
     store = MemoryStore()
     store.upsert(["a"], np.ones((1, 2)), [1])
-    lock, seen = store._lock, []
+    lock, seen = store._guard.lock, []
 
     def note(self: RecordTable, memo: dict[int, Any]) -> RecordTable:
         seen.append(lock._holders)

@@ -22,13 +22,11 @@ CHANGING = {
     str(STORES / f"{name}.py")
     for name in (
         "local/store",
-        "local/undo",
         "local/rows",
         "local/table",
         "faiss/flat",
         "faiss/approximate",
         "faiss/index",
-        "faiss/outliers",
         "faiss/tuning",
     )
 }

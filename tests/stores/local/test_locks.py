@@ -75,11 +75,11 @@ def test_searches_do_not_wait_for_a_flush(kind: Any, tmp_path: Any, monkeypatch:
         writing.set()
         go_on.wait(60)
 
-    monkeypatch.setattr(f"{kind.__module__.rpartition('.')[0]}._folder_write.sync_folder", slow)
+    monkeypatch.setattr("clipretrieval.stores.local.folder_write.sync_folder", slow)
     saving = started(lambda: store.save(tmp_path / "copy"))
     assert writing.wait(30)
     adding = started(lambda: store.upsert(["b"], np.zeros((1, 2)), [2]))
-    wait_until(lambda: store._lock._writers_waiting == 1)
+    wait_until(lambda: store._guard.lock._writers_waiting == 1)
     found: list[Any] = []
     started(lambda: found.append(store.search(np.ones((1, 2)), 2).ids.tolist())).join(30)
     assert found == [[["a", ""]]]
