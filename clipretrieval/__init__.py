@@ -11,8 +11,6 @@ from clipretrieval._version import __version__
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long to import as all of this
 if TYPE_CHECKING:
-    from typing import Any
-
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.comparison import compare
     from clipretrieval.comparison.report import ComparisonReport
@@ -74,7 +72,7 @@ __all__ = [
     "compare",
 ]
 
-_lazy_getattr, _lazy_dir = attach(
+__getattr__, __dir__ = attach(
     __name__,
     {
         "evaluation.sweep": ["SweepResult"],
@@ -90,11 +88,3 @@ _lazy_getattr, _lazy_dir = attach(
         "zeroshot": ["ZeroShotClassifier"],
     },
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _lazy_getattr(name)
-
-
-def __dir__() -> list[str]:
-    return _lazy_dir()

@@ -34,7 +34,7 @@ from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import describe_conflicts, lookalikes
 from clipretrieval.retrieval.edit import forget_records, relabel_records
 from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
-from clipretrieval.retrieval.fill import closed_on_failure, fill, known_to_all
+from clipretrieval.retrieval.fill import closed_on_failure, known_to_all, store_images
 from clipretrieval.retrieval.index_writer import Existing, open_writer
 from clipretrieval.retrieval.inputs import none_left, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
@@ -44,6 +44,7 @@ from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
+from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         encoder: Encoder | None = None,
-        store: str | VectorStore = "faiss",
+        store: str | VectorStore = DEFAULT_STORE,
         *,
         k: int = 1,
         weights: Weighting = "uniform",
@@ -953,7 +954,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         check_progress(progress)
         interval = None if flush_every is None else check_int(flush_every, "flush_every")
         listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
-        # The last quarter of an interval is for what is being encoded; see `fill`.
+        # The last quarter of an interval is for what is being encoded; see `store_images`.
         ahead = None if interval is None else max(1, interval // 4)
         names = class_names(X) if y is None else {}
         if existing == "add":
@@ -984,7 +985,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 writer.kind = label_kind(listed, writer.kind, "those that the store holds")
                 writer.classes.update(stored_labels(listed, writer.kind))
             with open_progress(progress, "fitting") as shown:
-                fill(
+                store_images(
                     [writer],
                     source.open(known_to_all([writer])),
                     total=source.total,

@@ -68,7 +68,12 @@ def fill(template: Template, name: str) -> str:
 def filled(template: Template, name: str) -> str:
     """Do what `fill` does with a template that `listed_templates` has checked."""
     if callable(template):
-        return _called(template, name)
+        found = template(name)
+        if not isinstance(found, str):
+            raise InvalidInputError(
+                f"the template {shown(template)} returned {shown(found)} for {name!r}; it must return a str"
+            )
+        return found
     return template.format(name, article="an" if name[:1].lower() in set("aeiou") else "a")
 
 
@@ -138,12 +143,3 @@ def _check_template(template: Any) -> None:
         raise InvalidInputError(
             f"the template {shown(template)} cannot be filled: {error}; {wanted}"
         ) from error
-
-
-def _called(template: Callable[[str], str], name: str) -> str:
-    found = template(name)
-    if not isinstance(found, str):
-        raise InvalidInputError(
-            f"the template {shown(template)} returned {shown(found)} for {name!r}; it must return a str"
-        )
-    return found

@@ -14,8 +14,8 @@ from clipretrieval.stores import registry
 MODULES = [
     *("clipretrieval", "clipretrieval.demo", "clipretrieval.encoding", "clipretrieval.evaluation"),
     *("clipretrieval.explanation", "clipretrieval.retrieval.reports", "clipretrieval.images"),
-    *("clipretrieval.persistence", "clipretrieval.prompts", "clipretrieval.stores", "clipretrieval.types"),
-    "clipretrieval.heads.votes",
+    *("clipretrieval.persistence.persistence", "clipretrieval.prompts", "clipretrieval.stores"),
+    *("clipretrieval.types", "clipretrieval.heads.votes"),
 ]
 RECORDS = "a record that the library makes, which takes what it is given"
 PROTOCOL = "a protocol, which does nothing"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 
-from clipretrieval.cli import interrupt as _cli_interrupt
+from clipretrieval._util.lazy import attach
+from clipretrieval.cli import interrupt
 
 TYPE_CHECKING = False  # as type checkers know it; typing would hold up what takes Ctrl-C over
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from clipretrieval.cli.application import app
 
@@ -22,26 +23,17 @@ __all__ = ["app", "main"]
 
 def main() -> NoReturn:
     """Run the command line and exit; Ctrl-C and the standard streams are the command's from now on."""
-    _cli_interrupt.install()
+    interrupt.install()
     from clipretrieval.cli.application import let_go, run
 
     status = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         let_go(stream)
-    if status == _cli_interrupt.INTERRUPTED:
+    if status == interrupt.INTERRUPTED:
         # The usual way out takes seconds once torch is loaded, and it ends by the signal, not with a status,
         # if the interrupt came while a library was running generated code.
         os._exit(status)
     raise SystemExit(status)
 
 
-def __getattr__(name: str) -> Any:
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from clipretrieval.cli.application import app
-
-    return app
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(__name__, {"application": ["app"]})

@@ -6,20 +6,22 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from clipretrieval._version import __version__
-from clipretrieval.cli import classify as _cli_classify
-from clipretrieval.cli import compare as _cli_compare
-from clipretrieval.cli import demo as _cli_demo
-from clipretrieval.cli import evaluate as _cli_evaluate
-from clipretrieval.cli import index as _cli_index
-from clipretrieval.cli import info as _cli_info
-from clipretrieval.cli import interrupt as _cli_interrupt
-from clipretrieval.cli.options import command
-from clipretrieval.cli.output import guard_terminal, say, tell
+from clipretrieval.cli import interrupt
+from clipretrieval.cli.arguments import command
+from clipretrieval.cli.classify import classify_command
+from clipretrieval.cli.compare import compare_command, reproduce_command
+from clipretrieval.cli.console import guard_terminal, say, tell
+from clipretrieval.cli.demo import demo_command
+from clipretrieval.cli.evaluate import evaluate_command, sweep_command
+from clipretrieval.cli.index import forget_command, index_command
+from clipretrieval.cli.info import info_command
+from clipretrieval.errors import ClipRetrievalError
 
 __all__ = ["app", "let_go", "run"]
 
@@ -58,18 +60,19 @@ def _common(
     pass
 
 
-for _function in (
-    _cli_demo.demo,
-    _cli_index.index,
-    _cli_classify.classify,
-    _cli_evaluate.evaluate,
-    _cli_evaluate.sweep,
-    _cli_info.info,
-    _cli_index.forget,
-    _cli_compare.compare,
-    _cli_compare.reproduce,
-):
-    app.command(_function.__name__)(command(_function))
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo_command,
+    "index": index_command,
+    "classify": classify_command,
+    "evaluate": evaluate_command,
+    "sweep": sweep_command,
+    "info": info_command,
+    "forget": forget_command,
+    "compare": compare_command,
+    "reproduce": reproduce_command,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name)(command(_function))
 
 
 def run(arguments: list[str]) -> int:
@@ -79,21 +82,22 @@ def run(arguments: list[str]) -> int:
         program = typer.main.get_command(app)
         with program.make_context("clipretrieval", arguments) as context:
             program.invoke(context)
-        _flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except typer.Exit as done:
         return done.exit_code
     except _UsageError as error:
-        return _refuse(f"{error.format_message().rstrip('.')}; see '{_path_of(error)} --help'")
+        return _end_with(f"{error.format_message().rstrip('.')}; see '{_path_of(error)} --help'")
     except BrokenPipeError:
         return 1
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or _cli_interrupt.was_interrupted():
+        if isinstance(error, KeyboardInterrupt) or interrupt.was_interrupted():
             # The keys may be pressed again, and nothing is left to interrupt.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             tell("interrupted")
-            return _cli_interrupt.INTERRUPTED
-        if isinstance(error, _mistakes()):
-            return _refuse(_told(error))
+            return interrupt.INTERRUPTED
+        if isinstance(error, ClipRetrievalError | OSError):  # something that the user can mend
+            return _end_with(_message_of(error))
         raise
     return 0
 
@@ -108,26 +112,14 @@ def let_go(stream: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _mistakes() -> tuple[type[Exception], ...]:
-    """Return the exceptions that the user can do something about."""
-    from clipretrieval.errors import ClipRetrievalError
-
-    return ClipRetrievalError, OSError
-
-
-def _told(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     """Return an error's message; of one that is the operating system's own, what is wrong with what."""
     if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
         return error.strerror if error.filename is None else f"{error.filename!r}: {error.strerror}"
     return str(error)
 
 
-def _refuse(message: str) -> int:
+def _end_with(message: str) -> int:
     line = _LONG_WORD.sub(r"\1…\2", " ".join(message.splitlines()))
     tell(f"error: {_in_options(line)}")
     return 2
@@ -135,6 +127,9 @@ def _refuse(message: str) -> int:
 
 def _in_options(message: str) -> str:
     """Write an advice for Python, such as ``pretrained='path'``, as the option that it is here."""
+    for role in ("image", "label"):
+        message = message.replace(f"as in read_table(…, {role}='…')", f"with --{role}-column NAME")
+        message = message.replace(f"as {role}= says", f"as --{role}-column says")
     message = _SWITCH.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
     return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2] or 'none'}", message)
 

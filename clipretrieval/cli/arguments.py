@@ -1,26 +1,342 @@
-"""Arguments of the commands, checked before any work begins."""
+"""The options and arguments of all commands, each written down once, and what is made of them.
+
+Options come in groups that are made into objects. A command takes a group as one parameter of the group's
+type, and so has all of its options:
+
+>>> from clipretrieval.cli.arguments import StoreOptions, command
+>>> @command
+... def show(store: StoreOptions) -> None:
+...     print(store.store)
+>>> show(store="faiss", store_option=None)
+faiss
+
+Everything is checked before any work begins.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.stores.registry import DEFAULT_STORE, options_within, store_class
 
 if TYPE_CHECKING:
-    import typer
-
-    from clipretrieval import RetrievalClassifier
-    from clipretrieval.cli.options import TableOptions
+    from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.comparison.report import ComparisonReport
+    from clipretrieval.encoding.staged_encoder import StagedEncoder
+    from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.images.folders import ImageFolder
 
 __all__ = [
-    *("check_classes", "check_one_of", "checked_outputs", "fitted_labels", "is_given", "labelled_images"),
-    *("listed", "numbers", "refuse_given", "store_options", "training_images"),
+    *("MACHINE", "AllowRemote", "EncoderOptions", "KeptArgument", "KeptOption", "LimitTest", "LimitTrain"),
+    *("MetricOption", "ModelOptions", "OnError", "OpenClip", "PrintJson", "ReportFiles", "SpaceOptions"),
+    *("StoreOptions", "TableOptions", "TrainOption", "VoteOptions", "WeightsOptions", "as_option"),
+    *("checked_outputs", "command", "comma_separated", "is_given", "labelled_images", "labels_by_name"),
+    *("load_for_images", "make_classifier", "numbers", "refuse_given", "training_images"),
 ]
 
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
+
+MetricOption = Annotated[
+    str, typer.Option(metavar="NAME", help="l2 (squared Euclidean), cosine or ip (inner product).")
+]
+
+MACHINE = ("precision", "device", "batch_size", "compile", "max_pixels")
+"""Options that decide how fast an encoder is and what it refuses, and not what its vectors mean."""
+
+
+@dataclass(frozen=True)
+class WeightsOptions:
+    """What makes an encoder, apart from what the study fixed."""
+
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="RN50, RN101, RN50x4, …, local-dir:PATH or hf-hub:ORG/NAME.")
+    ] = "RN50"
+    pretrained: Annotated[
+        str, typer.Option(metavar="TAG", help="An open_clip tag, a checkpoint's path, or none.")
+    ] = "openai"
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of random weights (--pretrained none).")] = 0
+    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.")] = "auto"
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images encoded together.")] = 64
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder with torch.compile.")] = (
+        False
+    )
+    max_pixels: Annotated[
+        int, typer.Option(metavar="N", help="Refuse images of more pixels than this (width × height).")
+    ] = 75_000_000
+
+    def encoder(self, **stage: str) -> StagedEncoder:
+        """Make the encoder, at a stage."""
+        from clipretrieval.encoding.staged_encoder import StagedEncoder
+
+        given = {**asdict(self), **stage}
+        given["pretrained"] = None if self.pretrained.lower() == "none" else self.pretrained
+        return StagedEncoder(**given)
+
+
+@dataclass(frozen=True)
+class ModelOptions(WeightsOptions):
+    """What makes an encoder, apart from its stage."""
+
+    pooling: Annotated[str, typer.Option(metavar="NAME", help="mean, max, gem, tokens or grid.")] = "mean"
+    image_size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Side, a multiple of 32, if not the model's own.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class EncoderOptions(ModelOptions):
+    """What makes an encoder."""
+
+    stage: Annotated[
+        str, typer.Option(metavar="NAME", help="pixel, mid, late, final, or a block such as layer2.1.")
+    ] = "late"
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """What is near."""
+
+    metric: MetricOption = "l2"
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors to length one first.")] = False
+
+
+@dataclass(frozen=True)
+class VoteOptions:
+    """How the neighbours answer."""
+
+    k: Annotated[int, typer.Option("--k", metavar="N", help="Number of neighbors that vote.")] = 1
+    weights: Annotated[
+        str, typer.Option(metavar="NAME", help="uniform, distance or softmax: how much each vote counts.")
+    ] = "uniform"
+    temperature: Annotated[float, typer.Option(metavar="T", help="Temperature of --weights softmax.")] = 0.07
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """Where the vectors lie."""
+
+    store: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="faiss, memory, chroma, pinecone, or one registered by a package."),
+    ] = DEFAULT_STORE
+    store_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the store; may be repeated.")
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """Read the KEY=VALUE pairs."""
+        try:
+            hints = get_type_hints(store_class(self.store).__init__)
+        except (NameError, TypeError):  # annotations that only a type checker can read
+            hints = {}
+        options: dict[str, Any] = {}
+        for pair in self.store_option or []:
+            key, separator, text = pair.partition("=")
+            if not separator or not key:
+                raise InvalidInputError(f"--store-option takes KEY=VALUE; got {pair!r}")
+            if key == "metric":
+                raise InvalidInputError("--store-option metric is not taken; use --metric")
+            if key == "api_key":
+                raise InvalidInputError(
+                    "--store-option api_key is not taken: whoever lists this machine's processes could read "
+                    "the key. Set the environment variable PINECONE_API_KEY instead"
+                )
+            options[key] = _option_value(key, text, hints.get(key, Any))
+        return options
+
+
+def _option_value(key: str, text: str, hint: Any) -> Any:
+    """Take text where the store does; elsewhere read numbers, true, false and null, or text at last."""
+    from clipretrieval._util.checks import check_path, shown
+
+    kinds = get_args(hint) or (hint,)
+    if Path in kinds:
+        return str(check_path(text, f"--store-option {key}"))
+    if str in kinds:
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # RecursionError: brackets by the thousand
+        value = text
+    allowed = {*kinds, int} if float in kinds else {*kinds}
+    if allowed <= set(_JSON_NAMES) and type(value) not in allowed:
+        wanted = " or ".join(_JSON_NAMES[kind] for kind in kinds)
+        raise InvalidInputError(f"--store-option {key} takes {wanted}; got {shown(text)}")
+    return value
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a CSV file of paths and labels is read, which may stand in the place of a folder."""
+
+    images_root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where a CSV file's relative paths start, if elsewhere."),
+    ] = None
+    image_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The CSV file's column of paths, if not detected.")
+    ] = None
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The CSV file's column of labels, if not detected.")
+    ] = None
+
+    @property
+    def given(self) -> str | None:
+        """The first option that was given."""
+        return next(
+            (option_of(field.name) for field in fields(self) if getattr(self, field.name) is not None), None
+        )
+
+
+KeptArgument = Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder written by index.")]
+KeptOption = Annotated[
+    Path | None, typer.Option("--classifier", metavar="DIR", help="Folder written by index.")
+]
+TrainOption = Annotated[
+    Path | None,
+    typer.Option("--train", metavar="IMAGES", help="Labeled images of the same form, to fit on."),
+]
+AllowRemote = Annotated[
+    bool,
+    typer.Option(
+        "--allow-remote",
+        help="Also open a store at a server, or a model of a hub, that the classifier names.",
+    ),
+]
+LimitTrain = Annotated[
+    int | None, typer.Option(metavar="N", help="Fit on N images at most, taken in turn from each class.")
+]
+LimitTest = Annotated[
+    int | None, typer.Option(metavar="N", help="Classify N images at most, taken in turn from each class.")
+]
+OnError = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="raise: stop at an image that cannot be decoded; skip: continue without it."
+    ),
+]
+OpenClip = Annotated[bool, typer.Option("--open-clip/--no-open-clip", help="Also time open_clip as it is.")]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where a report is written besides the standard output."""
+
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report there as JSON.")
+    ] = None
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write the report there as a page.")
+    ] = None
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Also write it there as Markdown.")
+    ] = None
+
+    @property
+    def named(self) -> dict[str, Path | None]:
+        """The files by their options."""
+        return {"--json": self.json_file, "--html": self.html_file, "--markdown": self.markdown_file}
+
+    @staticmethod
+    def write(report: EvaluationReport | ComparisonReport, outputs: Mapping[str, Path]) -> None:
+        """Write a report into the files that were checked, by their options."""
+        write = {"--json": report.to_json, "--html": report.to_html, "--markdown": report.to_markdown}
+        for option in write.keys() & outputs.keys():
+            write[option](outputs[option])
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function some of whose parameters are groups of options.
+
+    typer is shown an option for each field of a group; the function gets the group. Every path is checked
+    before the function is called: an empty one would be the current folder.
+    """
+    groups: dict[str, type[Any]] = {}
+    paths: dict[str, str] = {}
+    shown: list[inspect.Parameter] = []
+
+    def show(name: str, hint: Any, default: Any) -> None:
+        given = hint
+        if _holds_path(hint):
+            paths[name] = option_of(name, hint)
+            given = _as_text(hint)
+        shown.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=given)
+        )
+
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints[parameter.name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            groups[parameter.name] = hint
+            within = get_type_hints(hint, include_extras=True)
+            for field in fields(hint):
+                show(field.name, within[field.name], field.default)
+        else:
+            show(parameter.name, hint, parameter.default)
+
+    def run(**given: Any) -> None:
+        for name, option in paths.items():
+            given[name] = _checked_path(given[name], option)
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        function(**given)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    return run
+
+
+def option_of(name: str, hint: Any = None) -> str:
+    """Return how the command line calls a parameter: ``--store-option``, or ``IMAGES``."""
+    for info in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
+        if isinstance(info, typer.models.ArgumentInfo):
+            return str(info.metavar or name.upper())
+        declared = [info.default, *(info.param_decls or ())]
+        found = [each for each in declared if isinstance(each, str) and each.startswith("--")]
+        if found:
+            return found[0]
+    return f"--{name.replace('_', '-')}"
+
+
+def as_option(name: str, value: Any) -> str:
+    """Write how the command line gives a value, or says that there is none."""
+    option = option_of(name)
+    if isinstance(value, list):
+        return " ".join(f"{option} {item}" for item in value) or f"no {option}"
+    if isinstance(value, bool):
+        return option if value else f"no {option}"
+    return f"no {option}" if value is None else f"{option} {value}"
+
+
+def _holds_path(hint: Any) -> bool:
+    return hint is Path or any(_holds_path(each) for each in get_args(hint))
+
+
+def _as_text(hint: Any) -> Any:
+    """Return an annotation with str in the place of Path, so that nothing is lost before it is checked."""
+    kind, *infos = get_args(hint)
+    return Annotated[(str | None if type(None) in get_args(kind) else str, *infos)]
+
+
+def _checked_path(value: Any, option: str) -> Any:
+    from clipretrieval._util.checks import check_path
+
+    if value == "":
+        raise InvalidInputError(f"{option} must not be empty; pass a path")
+    return None if value is None else check_path(value, option)
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -31,44 +347,21 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 def refuse_given(context: typer.Context, allowed: Sequence[str], why: str) -> None:
     """Refuse whatever else than `allowed` is on the command line; `why` ends the message."""
-    from clipretrieval.cli.options import option_of
-    from clipretrieval.errors import InvalidInputError
-
     for name in context.params:
         if name not in allowed and is_given(context, name):
             raise InvalidInputError(f"{option_of(name)} does not go with {why}")
 
 
-def check_one_of(train: Path | None, kept: Path | None) -> None:
-    """Require images to fit on or a kept classifier, one of the two."""
-    from clipretrieval.errors import InvalidInputError
-
-    if (train is None) == (kept is None):
-        raise InvalidInputError("pass --train DIR to fit on, or --classifier DIR, one of the two")
-
-
 def checked_outputs(files: Mapping[str, Path | None], *inputs: Path | None) -> dict[str, Path]:
-    """Find out whether each file can be written, and follow links to where it lies.
+    """Find out whether the file that an option names can be written, and follow links to where it lies.
 
-    Parameters
-    ----------
-    files : mapping of option to path
-        None where an option was not given.
-    *inputs : Path or None
-        Folders and files that the command reads, which no file may replace a part of.
-
-    Returns
-    -------
-    dict of option to path
-        Of those that were given.
+    `inputs` are folders and files that the command reads, which no file may replace a part of.
 
     Raises
     ------
     InvalidInputError
         If one is no file, cannot be written, is given twice, or is a part of an input.
     """
-    from clipretrieval.errors import InvalidInputError
-
     found: dict[str, Path] = {}
     for option, path in files.items():
         if path is None:
@@ -90,7 +383,7 @@ def checked_outputs(files: Mapping[str, Path | None], *inputs: Path | None) -> d
 
 
 def _is_part(target: Path, given: Path) -> bool:
-    """Tell whether writing a file would change an input: a table, a classifier's folder, a picture."""
+    """Tell whether writing a file would change an input: a table, a classifier's folder, an image."""
     if target == given:
         return True
     if not target.is_relative_to(given):
@@ -102,7 +395,6 @@ def _is_part(target: Path, given: Path) -> bool:
 
 def _checked_output(path: Path, option: str) -> Path:
     from clipretrieval._util.files import replacing
-    from clipretrieval.errors import InvalidInputError
 
     class Tried(Exception):  # noqa: N818  not an error
         pass
@@ -129,14 +421,13 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
     InvalidInputError
         If there are none, they have no labels, or `limit`, which `option` gave, is less than 1.
     """
-    from clipretrieval.errors import InvalidInputError
     from clipretrieval.images.csv_files import is_csv_path
     from clipretrieval.images.folders import scan_folder
 
     if limit is not None and limit < 1:
         raise InvalidInputError(f"{option} must be at least 1; got {limit}")
     if is_csv_path(path):
-        return _limited(_listed_in_table(path, tables), limit)
+        return _limited(_images_of_table(path, tables), limit)
     if tables.given:
         raise InvalidInputError(f"{tables.given} goes with a CSV file, and {str(path)!r} is none")
     if path.is_file():
@@ -152,30 +443,16 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
     return _limited(folder, limit)
 
 
-def _listed_in_table(path: Path, tables: TableOptions) -> ImageFolder:
-    from clipretrieval.errors import InvalidInputError
+def _images_of_table(path: Path, tables: TableOptions) -> ImageFolder:
     from clipretrieval.images.folders import ImageFolder
     from clipretrieval.images.tables import read_table
 
-    try:
-        table = read_table(
-            path, image=tables.image_column, label=tables.label_column, root=tables.images_root
-        )
-        if table.labels is None:
-            raise InvalidInputError(table.unlabelled)
-    except InvalidInputError as error:
-        raise InvalidInputError(_in_options(str(error))) from error
+    table = read_table(path, image=tables.image_column, label=tables.label_column, root=tables.images_root)
+    if table.labels is None:
+        raise InvalidInputError(table.unlabelled)
     # As folders have them: a class is known by its name here.
     labels = tuple(map(str, table.labels))
     return ImageFolder(path, tuple(map(Path, table.images)), labels, tuple(sorted(set(labels))))
-
-
-def _in_options(message: str) -> str:
-    """Write what names an argument of `read_table` with the option that gives it."""
-    for role in ("image", "label"):
-        message = message.replace(f"as in read_table(…, {role}='…')", f"with --{role}-column NAME")
-        message = message.replace(f"as {role}= says", f"as --{role}-column says")
-    return message
 
 
 def _limited(folder: ImageFolder, limit: int | None) -> ImageFolder:
@@ -199,8 +476,6 @@ def _limited(folder: ImageFolder, limit: int | None) -> ImageFolder:
 
 def training_images(path: Path, tables: TableOptions, limit: int | None, option: str) -> ImageFolder:
     """List images to fit on, and keep so many of them, at least one of each class."""
-    from clipretrieval.errors import InvalidInputError
-
     folder = labelled_images(path, tables, None, option)
     if limit is not None and limit < len(folder.classes):
         raise InvalidInputError(
@@ -210,19 +485,7 @@ def training_images(path: Path, tables: TableOptions, limit: int | None, option:
     return _limited(folder, limit)
 
 
-def check_classes(train: ImageFolder, test: ImageFolder, way_out: str) -> None:
-    """Refuse classes to be answered that nothing can be learnt of; `way_out` ends the advice."""
-    from clipretrieval.errors import InvalidInputError
-
-    unknown = sorted(set(test.classes) - set(train.classes))
-    if unknown:
-        raise InvalidInputError(
-            f"{str(test.root)!r} has the class {unknown[0]!r}, and {str(train.root)!r} has not; remove it, "
-            f"add pictures of the class to fit on, {way_out}"
-        )
-
-
-def fitted_labels(made: RetrievalClassifier, labels: Sequence[str]) -> list[Any]:
+def labels_by_name(made: RetrievalClassifier, labels: Sequence[str]) -> list[Any]:
     """Return labels in the type that a classifier was fitted with, found by their names."""
     from clipretrieval._util.labels import Spelling
 
@@ -230,7 +493,7 @@ def fitted_labels(made: RetrievalClassifier, labels: Sequence[str]) -> list[Any]
     return [known.get(str(label), label) for label in Spelling(known).apply(list(labels))]
 
 
-def listed(text: str) -> list[str]:
+def comma_separated(text: str) -> list[str]:
     """Return the parts of a text with commas between them."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -244,11 +507,10 @@ def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
         If one of them is none, or there are none.
     """
     from clipretrieval._util.checks import shown
-    from clipretrieval.errors import InvalidInputError
 
     wanted = "whole numbers" if kind is int else "numbers"
     try:
-        found = [kind(part) for part in listed(text)]
+        found = [kind(part) for part in comma_separated(text)]
     except ValueError:
         found = []
     if not found:
@@ -256,47 +518,42 @@ def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
     return found
 
 
-def store_options(store: str, pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs for a store."""
-    from clipretrieval.errors import InvalidInputError
-    from clipretrieval.stores.registry import store_class
+def load_for_images(folder: Path, allow_remote: bool) -> RetrievalClassifier:
+    """Load a kept classifier that can be given images.
 
-    try:
-        hints = get_type_hints(store_class(store).__init__)
-    except (NameError, TypeError):  # annotations that only a type checker can read
-        hints = {}
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, text = pair.partition("=")
-        if not separator or not key:
-            raise InvalidInputError(f"--store-option takes KEY=VALUE; got {pair!r}")
-        if key == "metric":
-            raise InvalidInputError("--store-option metric is not taken; use --metric")
-        if key == "api_key":
-            raise InvalidInputError(
-                "--store-option api_key is not taken: whoever lists this machine's processes could read the "
-                "key. Set the environment variable PINECONE_API_KEY instead"
-            )
-        options[key] = _option_value(key, text, hints.get(key, Any))
-    return options
+    Raises
+    ------
+    InvalidInputError
+        If it has no encoder.
+    """
+    from clipretrieval.classifier import RetrievalClassifier
+
+    made = RetrievalClassifier.load(folder, allow_remote=allow_remote)
+    if made.encoder is None:
+        made.store_.close()
+        raise InvalidInputError(
+            f"the classifier in {str(folder)!r} was fitted on vectors and has no encoder, so it takes no "
+            "images; use it in Python: RetrievalClassifier.load(…).predict(vectors)"
+        )
+    return made
 
 
-def _option_value(key: str, text: str, hint: Any) -> Any:
-    """Take text where the store does; elsewhere read numbers, true, false and null, or text at last."""
-    from clipretrieval._util.checks import check_path, shown
-    from clipretrieval.errors import InvalidInputError
+def make_classifier(
+    encoder: EncoderOptions,
+    space: SpaceOptions,
+    vote: VoteOptions,
+    store: StoreOptions,
+    path: Path | None = None,
+) -> RetrievalClassifier:
+    """Make the classifier that the options describe.
 
-    kinds = get_args(hint) or (hint,)
-    if Path in kinds:
-        return str(check_path(text, f"--store-option {key}"))
-    if str in kinds:
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # RecursionError: brackets by the thousand
-        value = text
-    allowed = {*kinds, int} if float in kinds else {*kinds}
-    if allowed <= set(_JSON_NAMES) and type(value) not in allowed:
-        wanted = " or ".join(_JSON_NAMES[kind] for kind in kinds)
-        raise InvalidInputError(f"--store-option {key} takes {wanted}; got {shown(text)}")
-    return value
+    The vectors lie at `path` if the options name no place, and the store takes one.
+    """
+    from clipretrieval.classifier import RetrievalClassifier
+
+    options = store.options()
+    if path is not None:
+        options = options_within(path, store.store, options)
+    return RetrievalClassifier(
+        encoder.encoder(), store.store, **asdict(space), **asdict(vote), store_options=options
+    )

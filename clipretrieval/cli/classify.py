@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipretrieval._util.text import json_line, readable
-from clipretrieval.cli.index import SKIPPED, load_for_images, tell_skipped
+from clipretrieval.cli.arguments import AllowRemote, KeptArgument, load_for_images
+from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
-from clipretrieval.cli.options import AllowRemote, Kept
-from clipretrieval.cli.output import say, tell
+from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from clipretrieval.explanation import Explanation
     from clipretrieval.images.stream import SkippedImage
 
-__all__ = ["classify"]
+__all__ = ["classify_command"]
 
 
-def classify(
-    classifier: Kept,
+def classify_command(
+    classifier: KeptArgument,
     images: Annotated[
         list[str],
         typer.Argument(metavar="IMAGE…", help="Files, folders, or - for paths on the standard input."),
@@ -47,8 +47,6 @@ def classify(
 ) -> None:
     """Classify images with a saved classifier."""
     from clipretrieval._util.checks import check_choice, check_int, check_path
-    from clipretrieval.cli.console import quiet_libraries
-    from clipretrieval.errors import InvalidInputError
     from clipretrieval.heads.confidence import MEASURES
 
     check_int(top, "--top")
@@ -69,7 +67,7 @@ def classify(
                     made, _paths(images, empty), on_error="skip", skipped=skipped, by=by
                 ):
                     told = _tell_skipped(skipped, told, as_json)
-                    say(_line(found, top, explain) if as_json else _text(found, top, explain))
+                    say(_answer_json(found, top, explain) if as_json else _answer_text(found, top, explain))
             except NoImagesError as error:
                 if not skipped:  # else each was named
                     raise InvalidInputError(f"there is nothing to classify: {'; '.join(empty)}") from error
@@ -81,7 +79,7 @@ def classify(
 
 
 def _paths(images: list[str], empty: list[str]) -> Iterator[Path]:
-    """Yield the pictures that arguments stand for, as they are needed; `empty` receives what has none."""
+    """Yield the images that arguments stand for, as they are needed; `empty` receives what has none."""
     from clipretrieval.images.folders import is_folder, list_images
 
     for given in images:
@@ -107,7 +105,7 @@ def _paths_of_input() -> Iterator[Path]:
             yield Path(os.fsdecode(path))
 
 
-def _ranked(found: Explanation) -> list[tuple[Any, float]]:
+def _voted_classes(found: Explanation) -> list[tuple[Any, float]]:
     """Return the classes that got votes, with their shares, the answer first."""
     shares: dict[Any, float] = {}
     for each in found.neighbors:
@@ -125,19 +123,19 @@ def _confidence(found: Explanation) -> str:
     return "-" if share is None else f"{share:.1%}"
 
 
-def _line(found: Explanation, top: int, explain: bool) -> str:
+def _answer_json(found: Explanation, top: int, explain: bool) -> str:
     content = found.to_dict()
     shown = {
         "path": str(found.query),
         "label": content["answer"],
         **{name: content[name] for name in ("share", "margin", "distance")},
-        "top": [{"label": label, "share": share} for label, share in _ranked(found)[:top]],
+        "top": [{"label": label, "share": share} for label, share in _voted_classes(found)[:top]],
         **({"neighbors": content["neighbors"]} if explain else {}),
     }
     return json_line(shown)
 
 
-def _text(found: Explanation, top: int, explain: bool) -> str:
+def _answer_text(found: Explanation, top: int, explain: bool) -> str:
     if explain and top == 1:
         return str(found)
     cells = [
@@ -145,7 +143,7 @@ def _text(found: Explanation, top: int, explain: bool) -> str:
         readable(found.answer),
         _confidence(found),
     ]
-    for label, share in _ranked(found)[1:top]:
+    for label, share in _voted_classes(found)[1:top]:
         cells += [readable(label), f"{share:.1%}"]
     line = "\t".join(cells)
     return f"{line}\n{found}" if explain else line
@@ -153,9 +151,9 @@ def _text(found: Explanation, top: int, explain: bool) -> str:
 
 def _tell_skipped(skipped: list[SkippedImage], told: int, as_json: bool) -> int:
     """Name the images that were skipped since the last call."""
-    for item in skipped[told:]:
-        tell_skipped(item)
+    for image in skipped[told:]:
+        tell_skipped(image)
         if as_json:
-            path = None if item.source is None else str(item.source)
-            say(json_line({"path": path, "error": item.reason}))
+            path = None if image.source is None else str(image.source)
+            say(json_line({"path": path, "error": image.reason}))
     return len(skipped)

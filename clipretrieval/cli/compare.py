@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipretrieval.cli import arguments as _cli_arguments
-from clipretrieval.cli.interrupt import interruptible
-from clipretrieval.cli.options import (
+from clipretrieval.cli.arguments import (
     LimitTest,
     LimitTrain,
-    Metric,
+    MetricOption,
     ModelOptions,
     OpenClip,
     ReportFiles,
     StoreOptions,
     TableOptions,
     WeightsOptions,
+    checked_outputs,
+    comma_separated,
+    labelled_images,
+    numbers,
+    training_images,
 )
-from clipretrieval.cli.output import say
+from clipretrieval.cli.console import quiet_libraries, say
+from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.stores.registry import DEFAULT_STORE
 
-__all__ = ["compare", "reproduce"]
+if TYPE_CHECKING:
+    from clipretrieval.images.folders import ImageFolder
+
+__all__ = ["compare_command", "reproduce_command"]
 
 
-def compare(
+def compare_command(
     train: Annotated[
         Path,
         typer.Argument(
@@ -52,47 +61,45 @@ def compare(
     ] = None,
     store: Annotated[
         str, typer.Option(metavar="NAMES", help="Registered stores, comma-separated.")
-    ] = "faiss",
+    ] = DEFAULT_STORE,
     k: Annotated[
         str, typer.Option("--k", metavar="NUMBERS", help="Numbers of neighbors, comma-separated.")
     ] = "1",
     weights: Annotated[
         str, typer.Option(metavar="NAMES", help="uniform, distance, softmax; comma-separated.")
     ] = "uniform",
-    metric: Metric = "l2",
+    metric: MetricOption = "l2",
     limit_train: LimitTrain = None,
     limit_test: LimitTest = None,
     open_clip: OpenClip = True,
 ) -> None:
     """Put CLIP's own answer and the encoder's stages side by side: accuracy against time."""
-    from clipretrieval.cli.console import progress_bar, quiet_libraries
+    from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
-        outputs = _cli_arguments.checked_outputs(reports.named, train, test)
-        numbers = _cli_arguments.numbers(k, "--k", int)
-        learn = _cli_arguments.training_images(train, tables, limit_train, "--limit-train")
-        ask = _cli_arguments.labelled_images(test, tables, limit_test, "--limit-test")
+        outputs = checked_outputs(reports.named, train, test)
+        counts = numbers(k, "--k", int)
+        learn = training_images(train, tables, limit_train, "--limit-train")
+        ask = labelled_images(test, tables, limit_test, "--limit-test")
         if zero_shot:
-            _cli_arguments.check_classes(
-                learn, ask, "or pass --no-zero-shot to have its pictures count as mistakes"
-            )
+            _check_asked_classes(learn, ask)
         with interruptible():
-            from clipretrieval import ZeroShotClassifier
-            from clipretrieval.comparison.comparison import compare as run
+            from clipretrieval.comparison.comparison import compare
             from clipretrieval.prompts import STUDY_PROMPT
+            from clipretrieval.zeroshot import ZeroShotClassifier
 
             encoder = model.encoder(stage="final")
             baseline = ZeroShotClassifier(encoder, learn.classes, templates=template or STUDY_PROMPT)
             with progress_bar("encoding") as progress:
-                report = run(
+                report = compare(
                     learn,
                     ask,
                     encoder=encoder,
-                    stages=_cli_arguments.listed(stages),
+                    stages=comma_separated(stages),
                     zero_shot=baseline if zero_shot else None,
-                    stores=_cli_arguments.listed(store),
-                    k=numbers,
-                    weights=_cli_arguments.listed(weights),
+                    stores=comma_separated(store),
+                    k=counts,
+                    weights=comma_separated(weights),
                     metric=metric,
                     open_clip=open_clip,
                     progress=progress,
@@ -103,7 +110,7 @@ def compare(
         say(str(report))
 
 
-def reproduce(
+def reproduce_command(
     model: WeightsOptions,
     store: StoreOptions,
     data: Annotated[
@@ -121,25 +128,23 @@ def reproduce(
 
     Interrupted, the same call goes on, unless the store is memory, which keeps nothing.
     """
-    from clipretrieval.cli.console import progress_bar, quiet_libraries
+    from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
         from clipretrieval.comparison.reproduction_report import FILES
 
         if out.is_dir():
-            _cli_arguments.checked_outputs({f"--out ({name})": out / name for name in FILES}, data)
-        options = _cli_arguments.store_options(store.store, store.store_option or [])
+            checked_outputs({f"--out ({name})": out / name for name in FILES}, data)
+        options = store.options()
         with interruptible():
-            from clipretrieval.comparison.reproduction import reproduce as run
+            from clipretrieval.comparison.reproduction import reproduce
             from clipretrieval.comparison.reproduction_report import check_histograms, reproduction_text
             from clipretrieval.images.cifar10 import cifar10_folder
 
             check_histograms()  # before the work, not behind it
             folder = cifar10_folder(out / "data") if data == Path("cifar10") else data
-            train = _cli_arguments.training_images(
-                folder / "train", TableOptions(), limit_train, "--limit-train"
-            )
-            test = _cli_arguments.labelled_images(folder / "test", TableOptions(), limit_test, "--limit-test")
+            train = training_images(folder / "train", TableOptions(), limit_train, "--limit-train")
+            test = labelled_images(folder / "test", TableOptions(), limit_test, "--limit-test")
             encoder = model.encoder(stage="final")
             settings = {
                 **{name: encoder.config()[name] for name in ("model", "pretrained")},
@@ -150,7 +155,7 @@ def reproduce(
                 "limit_test": limit_test,
             }
             with progress_bar("encoding") as progress:
-                found = run(
+                found = reproduce(
                     train,
                     test,
                     encoder,
@@ -166,6 +171,17 @@ def reproduce(
     finally:
         say(reproduction_text(found))
     say(f"\nwritten: {', '.join(str(path) for path in written)}")
+
+
+def _check_asked_classes(train: ImageFolder, test: ImageFolder) -> None:
+    """Refuse classes to be answered that nothing can be learned of."""
+    unknown = sorted(set(test.classes) - set(train.classes))
+    if unknown:
+        raise InvalidInputError(
+            f"{str(test.root)!r} has the class {unknown[0]!r}, and {str(train.root)!r} has not; remove it, "
+            "add pictures of the class to fit on, or pass --no-zero-shot to have its pictures count as "
+            "mistakes"
+        )
 
 
 def _settled(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command ``demo``."""
+"""``clipretrieval demo``: images drawn and classified, with nothing else needed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from clipretrieval.cli.console import quiet_libraries, say, tell
 from clipretrieval.cli.interrupt import interruptible
-from clipretrieval.cli.output import say, tell
+from clipretrieval.errors import InvalidInputError
 
-__all__ = ["demo"]
+__all__ = ["demo_command"]
 
 
-def demo(
+def demo_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for what the demo writes.")] = Path(
         "clipretrieval-demo"
     ),
@@ -24,9 +25,6 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the images: 0 to 19999.")] = 0,
 ) -> None:
     """Draw images and classify them by retrieval, with the small CLIP that ships with the package."""
-    from clipretrieval.cli.console import quiet_libraries
-    from clipretrieval.errors import InvalidInputError
-
     if per_kind < 4:
         raise InvalidInputError(f"--per-kind must be at least 4, of which one is classified; got {per_kind}")
     with quiet_libraries(), interruptible():

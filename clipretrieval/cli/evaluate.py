@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipretrieval._util.text import json_line
-from clipretrieval.cli import arguments as _cli_arguments
-from clipretrieval.cli.index import SKIPPED, load_for_images, make_classifier, tell_fitted, tell_skipped
-from clipretrieval.cli.interrupt import interruptible
-from clipretrieval.cli.options import (
+from clipretrieval.cli.arguments import (
     AllowRemote,
     EncoderOptions,
     KeptOption,
@@ -28,16 +25,27 @@ from clipretrieval.cli.options import (
     TableOptions,
     TrainOption,
     VoteOptions,
+    as_option,
+    checked_outputs,
+    comma_separated,
+    labelled_images,
+    labels_by_name,
+    load_for_images,
+    make_classifier,
+    numbers,
+    refuse_given,
 )
-from clipretrieval.cli.output import say
+from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell_fitted, tell_skipped
+from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from clipretrieval import RetrievalClassifier
+    from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.images.folders import ImageFolder
     from clipretrieval.images.stream import SkippedImage
 
-__all__ = ["evaluate", "sweep"]
+__all__ = ["evaluate_command", "sweep_command"]
 
 _FREE = (
     *("test", "validation", "kept", "allow_remote", "limit_test", "limit_validation", "on_error"),
@@ -48,7 +56,7 @@ _FREE = (
 _OWN_SETTINGS = "--classifier, which has its own settings"
 
 
-def evaluate(
+def evaluate_command(
     context: typer.Context,
     *,
     test: Annotated[
@@ -75,25 +83,23 @@ def evaluate(
     allow_remote: AllowRemote = False,
 ) -> None:
     """Classify labeled images, and report accuracy and speed."""
-    from clipretrieval.cli.console import progress_bar, quiet_libraries
+    from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
         # What is found out at once comes first, so that a slip does not cost a download or a fit.
-        _cli_arguments.check_one_of(train, kept)
+        _check_one_of(train, kept)
         if kept is not None:
-            _cli_arguments.refuse_given(context, _FREE, _OWN_SETTINGS)
-        outputs = _cli_arguments.checked_outputs(
-            {**reports.named, "--predictions": predictions}, train, kept, test
-        )
-        test_set = _cli_arguments.labelled_images(test, tables, limit_test, "--limit-test")
+            refuse_given(context, _FREE, _OWN_SETTINGS)
+        outputs = checked_outputs({**reports.named, "--predictions": predictions}, train, kept, test)
+        test_set = labelled_images(test, tables, limit_test, "--limit-test")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
-            made = _ready(
+            made = _fitted_or_kept(
                 train_set, kept, lambda: make_classifier(encoder, space, vote, store), on_error, allow_remote
             )
             with closing(made.store_), progress_bar("classifying") as progress:
                 report = made.evaluate(
-                    *(test_set.paths, _cli_arguments.fitted_labels(made, test_set.labels or ())),
+                    *(test_set.paths, labels_by_name(made, test_set.labels or ())),
                     on_error=on_error,
                     progress=progress,
                 )
@@ -102,13 +108,13 @@ def evaluate(
         if predictions is not None:
             report.to_csv(outputs["--predictions"])
     finally:
-        for item in report.skipped:
-            tell_skipped(item)
+        for image in report.skipped:
+            tell_skipped(image)
         say(str(report))
     _end(made, train, report.skipped)
 
 
-def sweep(
+def sweep_command(
     context: typer.Context,
     *,
     validation: Annotated[
@@ -147,21 +153,21 @@ def sweep(
     allow_remote: AllowRemote = False,
 ) -> None:
     """Compare voting settings with a single search, and print the best first."""
-    from clipretrieval.cli.console import progress_bar, quiet_libraries
+    from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
-        _cli_arguments.check_one_of(train, kept)
+        _check_one_of(train, kept)
         if kept is not None:
-            _cli_arguments.refuse_given(context, (*_FREE, "k", "weights", "temperature"), _OWN_SETTINGS)
+            refuse_given(context, (*_FREE, "k", "weights", "temperature"), _OWN_SETTINGS)
         tried: dict[str, Any] = {
-            "k": _cli_arguments.numbers(k, "--k", int),
-            "weights": _cli_arguments.listed(weights),
-            "temperature": _cli_arguments.numbers(temperature, "--temperature", float),
+            "k": numbers(k, "--k", int),
+            "weights": comma_separated(weights),
+            "temperature": numbers(temperature, "--temperature", float),
         }
-        asked = _cli_arguments.labelled_images(validation, tables, limit_validation, "--limit-validation")
+        asked = labelled_images(validation, tables, limit_validation, "--limit-validation")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
-            made = _ready(
+            made = _fitted_or_kept(
                 train_set,
                 kept,
                 lambda: make_classifier(encoder, space, VoteOptions(), store),
@@ -170,33 +176,40 @@ def sweep(
             )
             with closing(made.store_), progress_bar("classifying") as progress:
                 found = made.sweep(
-                    *(asked.paths, _cli_arguments.fitted_labels(made, asked.labels or ())),
+                    *(asked.paths, labels_by_name(made, asked.labels or ())),
                     **tried,
                     validation="all",
                     allow_known=allow_known,
                     on_error=on_error,
                     progress=progress,
                 )
-    for item in found.skipped:
-        tell_skipped(item)
-    ranked = _ranked(found)
+    for image in found.skipped:
+        tell_skipped(image)
+    ranked = _best_first(found)
     if as_json:
         content = ranked.to_dict()
         del content["held_out"]  # everything was tuned on
         say(json_line(content))
     else:
         say(ranked.table())
-        say(f"on {ranked.rows[0]['n']} images; the best: {_as_options(ranked.best_params)}")
+        best = " ".join(as_option(name, value) for name, value in ranked.best_params.items())
+        say(f"on {ranked.rows[0]['n']} images; the best: {best}")
     _end(made, train, found.skipped)
+
+
+def _check_one_of(train: Path | None, kept: Path | None) -> None:
+    """Require images to fit on or a kept classifier, one of the two."""
+    if (train is None) == (kept is None):
+        raise InvalidInputError("pass --train DIR to fit on, or --classifier DIR, one of the two")
 
 
 def _train_set(train: Path | None, tables: TableOptions, limit: int | None) -> ImageFolder | None:
     if train is None:
         return None
-    return _cli_arguments.labelled_images(train, tables, limit, "--limit-train")
+    return labelled_images(train, tables, limit, "--limit-train")
 
 
-def _ready(
+def _fitted_or_kept(
     train_set: ImageFolder | None,
     kept: Path | None,
     make: Callable[[], RetrievalClassifier],
@@ -204,7 +217,7 @@ def _ready(
     allow_remote: bool,
 ) -> RetrievalClassifier:
     """Return the classifier that is kept, or one that is fitted."""
-    from clipretrieval.cli.console import progress_bar
+    from clipretrieval._util.progress import progress_bar
 
     if kept is not None:
         return load_for_images(kept, allow_remote)
@@ -222,7 +235,7 @@ def _end(made: RetrievalClassifier, train: Path | None, skipped: tuple[SkippedIm
         raise typer.Exit(SKIPPED)
 
 
-def _ranked(found: SweepResult) -> SweepResult:
+def _best_first(found: SweepResult) -> SweepResult:
     """Return a result with its rows in the order of their accuracy, of equal ones the smallest k first."""
     order = sorted(
         range(len(found.rows)), key=lambda row: (-found.rows[row]["accuracy"], found.rows[row]["k"])
@@ -230,7 +243,3 @@ def _ranked(found: SweepResult) -> SweepResult:
     return replace(
         found, rows=[found.rows[row] for row in order], params=[found.params[row] for row in order]
     )
-
-
-def _as_options(params: dict[str, Any]) -> str:
-    return " ".join(f"--{name} {value}" for name, value in params.items())

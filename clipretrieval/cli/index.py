@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipretrieval._util.text import readable
-from clipretrieval.cli import arguments as _cli_arguments
-from clipretrieval.cli.interrupt import interruptible
-from clipretrieval.cli.options import (
+from clipretrieval.cli.arguments import (
     AllowRemote,
     EncoderOptions,
-    Kept,
+    KeptArgument,
     SpaceOptions,
     StoreOptions,
     TableOptions,
     VoteOptions,
+    is_given,
+    labelled_images,
+    labels_by_name,
+    load_for_images,
+    make_classifier,
+    refuse_given,
 )
-from clipretrieval.cli.output import say, tell
+from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_fitted
+from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from clipretrieval import FitReport, RetrievalClassifier
     from clipretrieval._util.progress import Progress
+    from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.cli.settings import Settings
     from clipretrieval.images.folders import ImageFolder
-    from clipretrieval.images.stream import SkippedImage
 
-__all__ = ["SKIPPED", "forget", "index", "load_for_images", "make_classifier", "tell_fitted", "tell_skipped"]
+__all__ = ["forget_command", "index_command"]
 
-SKIPPED = 3
-"""Exit status where images were skipped and all others were dealt with."""
 _FREE = (
     *("images", "classifier", "add", "resume", "flush_every", "allow_remote"),
     *("images_root", "image_column", "label_column"),
@@ -40,7 +44,7 @@ _FREE = (
 """Arguments that may stand beside ``--add``."""
 
 
-def index(
+def index_command(
     context: typer.Context,
     images: Annotated[
         Path,
@@ -70,17 +74,16 @@ def index(
     allow_remote: AllowRemote = False,
 ) -> None:
     """Build a classifier from labeled images and save it in a folder, or add images to it."""
-    from clipretrieval.cli.console import progress_bar, quiet_libraries
-    from clipretrieval.errors import InvalidInputError
+    from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
         if add and resume:
             raise InvalidInputError("--add and --resume exclude each other; pass one of them")
         if add:
-            _cli_arguments.refuse_given(
+            refuse_given(
                 context, _FREE, "--add: images are added with the settings that the classifier was made with"
             )
-        labelled = _cli_arguments.labelled_images(images, tables, None, "")
+        labelled = labelled_images(images, tables, None, "")
         with interruptible():
             if add:
                 made = _add(classifier, labelled, flush_every, allow_remote)
@@ -95,7 +98,7 @@ def index(
                         images,
                         tables.images_root,
                         resume=resume,
-                        is_given=lambda name: _cli_arguments.is_given(context, name),
+                        is_given=partial(is_given, context),
                         progress=bar,
                     ) as (settings, progress),
                 ):
@@ -103,7 +106,8 @@ def index(
     report = made.fit_report_
     tell_fitted(report)
     say(str(report).splitlines()[0])
-    say(f"{len(made.classes_)} classes ({_named(made.classes_.tolist())}), kept in {readable(classifier)}")
+    classes = _class_names(made.classes_.tolist())
+    say(f"{len(made.classes_)} classes ({classes}), kept in {readable(classifier)}")
     if report.skipped:
         raise typer.Exit(SKIPPED)
 
@@ -143,13 +147,13 @@ def _fit(
 def _add(
     folder: Path, labelled: ImageFolder, flush_every: int | None, allow_remote: bool
 ) -> RetrievalClassifier:
-    from clipretrieval.cli.console import progress_bar
+    from clipretrieval._util.progress import progress_bar
 
     made = load_for_images(folder, allow_remote)
     with closing(made.store_), progress_bar("adding") as progress:
         try:
             made.partial_fit(
-                *(labelled.paths, _cli_arguments.fitted_labels(made, labelled.labels or ())),
+                *(labelled.paths, labels_by_name(made, labelled.labels or ())),
                 flush_every=flush_every,
                 on_error="skip",
                 progress=progress,
@@ -162,56 +166,8 @@ def _add(
     return made
 
 
-def load_for_images(folder: Path, allow_remote: bool) -> RetrievalClassifier:
-    """Load a kept classifier that can be given images.
-
-    Raises
-    ------
-    InvalidInputError
-        If it has no encoder.
-    """
-    from clipretrieval import RetrievalClassifier
-    from clipretrieval.errors import InvalidInputError
-
-    made = RetrievalClassifier.load(folder, allow_remote=allow_remote)
-    if made.encoder is None:
-        made.store_.close()
-        raise InvalidInputError(
-            f"the classifier in {str(folder)!r} was fitted on vectors and has no encoder, so it takes no "
-            "images; use it in Python: RetrievalClassifier.load(…).predict(vectors)"
-        )
-    return made
-
-
-def make_classifier(
-    encoder: EncoderOptions,
-    space: SpaceOptions,
-    vote: VoteOptions,
-    store: StoreOptions,
-    path: Path | None = None,
-) -> RetrievalClassifier:
-    """Make the classifier that the options describe.
-
-    Parameters
-    ----------
-    encoder, space, vote, store
-    path : Path, optional
-        Where the vectors are to lie if the options name no place, and the store takes one.
-    """
-    from dataclasses import asdict
-
-    from clipretrieval import RetrievalClassifier
-
-    options = _cli_arguments.store_options(store.store, store.store_option or [])
-    if path is not None and store.store in ("faiss", "chroma") and not {"path", "host"} & set(options):
-        options["path"] = str(path)
-    return RetrievalClassifier(
-        encoder.encoder(), store.store, **asdict(space), **asdict(vote), store_options=options
-    )
-
-
-def forget(
-    classifier: Kept,
+def forget_command(
+    classifier: KeptArgument,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="CLASS", help="Forget all images of this class; may be repeated."),
@@ -225,22 +181,19 @@ def forget(
     allow_remote: AllowRemote = False,
 ) -> None:
     """Remove images from a saved classifier, and verify that they are gone."""
-    from clipretrieval.cli.console import quiet_libraries
-    from clipretrieval.errors import InvalidInputError
-
     if not label and not image_id:
         raise InvalidInputError("nothing was named to forget; pass --label CLASS or --id ID")
     with quiet_libraries(), interruptible():
-        from clipretrieval import RetrievalClassifier
+        from clipretrieval.classifier import RetrievalClassifier
 
         made = RetrievalClassifier.load(classifier, allow_remote=allow_remote)
         with closing(made.store_):
             known = made.classes_.tolist()
-            named = list(dict.fromkeys(_cli_arguments.fitted_labels(made, label or ())))
+            named = list(dict.fromkeys(labels_by_name(made, label or ())))
             unknown = [each for each in named if each not in known]
             if unknown:
                 raise InvalidInputError(
-                    f"there is no class {unknown[0]!r}; the classes are {_named(known, most=50)}"
+                    f"there is no class {unknown[0]!r}; the classes are {_class_names(known, most=50)}"
                 )
             reports = [made.forget(list(dict.fromkeys(image_id)))] if image_id else []
             reports += [made.forget(label=each) for each in named]
@@ -249,20 +202,5 @@ def forget(
         say(str(report))
 
 
-def _named(classes: list[Any], most: int = 5) -> str:
+def _class_names(classes: list[Any], most: int = 5) -> str:
     return ", ".join(map(readable, classes[:most])) + (", …" if len(classes) > most else "")
-
-
-def tell_fitted(report: FitReport) -> None:
-    """Name the images of a fit that were skipped, and those that came under several labels."""
-    for item in report.skipped:
-        tell_skipped(item)
-    for conflict in report.conflicts:
-        tell(f"equal images: {readable(conflict)}")
-    if report.n_conflicts > len(report.conflicts):
-        tell(f"equal images: {report.n_conflicts - len(report.conflicts):,} more under several labels")
-
-
-def tell_skipped(item: SkippedImage) -> None:
-    """Name an image that was skipped, on the standard error."""
-    tell(f"skipped: {' '.join(item.reason.splitlines())}")

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from clipretrieval._util.text import json_line, readable
 from clipretrieval._version import __version__
-from clipretrieval.cli.options import AllowRemote, Kept, PrintJson
-from clipretrieval.cli.output import say, tell
+from clipretrieval.cli.arguments import AllowRemote, KeptArgument, PrintJson
+from clipretrieval.cli.console import quiet_libraries, say, tell
+from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from clipretrieval.stores.base import VectorStore
 
-__all__ = ["info"]
+__all__ = ["info_command"]
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,17 @@ class _Contents:
     versions: dict[str, Any]
 
 
-def info(classifier: Kept, as_json: PrintJson = False, allow_remote: AllowRemote = False) -> None:
+def info_command(
+    classifier: KeptArgument, as_json: PrintJson = False, allow_remote: AllowRemote = False
+) -> None:
     """Show what a saved classifier holds: encoder, classes with their counts, store, size, versions."""
-    from clipretrieval.cli.console import quiet_libraries
-
     with quiet_libraries():
         found = _contents(classifier, allow_remote)
-    say(json_line(asdict(found)) if as_json else _text(found))
+    say(json_line(asdict(found)) if as_json else _contents_text(found))
 
 
 def _contents(folder: Path, allow_remote: bool) -> _Contents:
     from clipretrieval._util.secrets import masked
-    from clipretrieval.errors import InvalidInputError
     from clipretrieval.persistence.persistence import describe
     from clipretrieval.persistence.stores import open_store
 
@@ -79,13 +79,13 @@ def _classes(store: VectorStore, kind: str) -> list[dict[str, Any]] | None:
     """Count the images of each class; None where the store cannot list what it holds."""
     from clipretrieval._util.labels import fitted_labels
     from clipretrieval.retrieval.manifest import manifest_classes
-    from clipretrieval.stores import ScannableStore
+    from clipretrieval.stores.base import ScannableStore
 
     counts: Counter[Any] = Counter(dict.fromkeys(manifest_classes(store.read_manifest()), 0))
     if not isinstance(store, ScannableStore):
         return None
-    for listing in store.scan():
-        counts.update(listing.labels.tolist())
+    for records in store.scan():
+        counts.update(records.labels.tolist())
     stored = sorted(counts)
     names = fitted_labels(stored, kind)
     return [{"label": name, "images": counts[each]} for name, each in zip(names, stored, strict=True)]
@@ -115,7 +115,7 @@ def _size(folder: Path) -> int:
     return size
 
 
-def _text(found: _Contents) -> str:
+def _contents_text(found: _Contents) -> str:
     rows = [
         ("classifier", found.path),
         ("encoder", _encoder_text(found.encoder)),
@@ -123,9 +123,9 @@ def _text(found: _Contents) -> str:
             "vectors",
             f"{'unknown' if found.images is None else f'{found.images:,}'} of dimension {found.dim:,}",
         ),
-        ("settings", _listed(found.params)),
+        ("settings", _values_text(found.params)),
         ("store", _store_text(found.store)),
-        ("size", _bytes(found.size)),
+        ("size", _size_text(found.size)),
         (
             "versions",
             f"written by clipretrieval {found.versions['written_by']} in format {found.versions['format']}; "
@@ -146,7 +146,7 @@ def _encoder_text(encoder: dict[str, Any] | None) -> str:
     if encoder is None:
         return "none: it classifies vectors"
     config = encoder["config"]
-    return f"{encoder['class']}, of your own" if config is None else _listed(config)
+    return f"{encoder['class']}, of your own" if config is None else _values_text(config)
 
 
 def _store_text(store: dict[str, Any]) -> str:
@@ -154,13 +154,13 @@ def _store_text(store: dict[str, Any]) -> str:
         return "one that has to be passed when it is loaded"
     parts = [
         f"in {store['path']}" if store["path"] is not None else "",
-        f"({_bytes(store['size'])})" if store["size"] is not None else "",
-        _listed(store["options"]),
+        f"({_size_text(store['size'])})" if store["size"] is not None else "",
+        _values_text(store["options"]),
     ]
     return " ".join([store["name"], *filter(None, parts)])
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def _values_text(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {_word(value)}" for name, value in values.items())
 
 
@@ -169,7 +169,7 @@ def _word(value: Any) -> str:
     return words[value] if isinstance(value, bool) or value is None else str(value)
 
 
-def _bytes(size: int) -> str:
+def _size_text(size: int) -> str:
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

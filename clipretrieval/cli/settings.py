@@ -12,8 +12,16 @@ from typing import Any, get_type_hints
 from clipretrieval._util.files import IrregularFileError, read_file
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.secrets import masked_text
-from clipretrieval.cli.options import MACHINE, EncoderOptions, SpaceOptions, StoreOptions, VoteOptions
+from clipretrieval.cli.arguments import (
+    MACHINE,
+    EncoderOptions,
+    SpaceOptions,
+    StoreOptions,
+    VoteOptions,
+    as_option,
+)
 from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
+from clipretrieval.stores.registry import store_class
 
 __all__ = ["VECTORS", "Settings", "indexing", "keeps"]
 
@@ -108,7 +116,20 @@ def indexing(
         progress(done, total)
 
     try:
-        yield _begin(folder, asked, images, root, resume=resume, is_given=is_given), watched
+        noted = _read_note(note)
+        if noted is None:
+            _check_new(folder, resume)
+            _write_note(note, asked, images, root)
+            settings = asked
+        elif resume:
+            _check_same_images(noted, images, root)
+            settings = asked.with_lasting(_same(asked.lasting, noted["settings"], is_given))
+        else:
+            raise InvalidInputError(
+                f"{str(folder)!r} holds what an interrupted index has left; pass --resume to go on with it, "
+                "or another folder"
+            )
+        yield settings, watched
     except (ClipRetrievalError, KeyboardInterrupt):
         if not was_noted and (most == 0 or not lasting):
             with suppress(OSError):  # there is none
@@ -122,33 +143,13 @@ def indexing(
 
 def keeps(store: str) -> bool:
     """Tell whether a store is filled at a place that outlasts the process: one that can say where it lies."""
-    from clipretrieval.stores.registry import store_class
-
     return hasattr(store_class(store), "location")
 
 
-def _begin(
-    folder: Path,
-    asked: Settings,
-    images: Path,
-    root: Path | None,
-    *,
-    resume: bool,
-    is_given: Callable[[str], bool],
-) -> Settings:
-    """Write down what the command was asked for, or return what the one that was interrupted was."""
-    from clipretrieval._util.files import write_text
-    from clipretrieval.persistence.persistence import FILE, INDEXING, check_folder
+def _check_new(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds a classifier or other things, and one to go on with where nothing is."""
+    from clipretrieval.persistence.persistence import FILE, check_folder
 
-    noted = _read(folder / INDEXING)
-    if noted is not None:
-        if not resume:
-            raise InvalidInputError(
-                f"{str(folder)!r} holds what an interrupted index has left; pass --resume to go on with it, "
-                "or another folder"
-            )
-        _check_same_images(noted, images, root)
-        return asked.with_lasting(_same(asked.lasting, noted["settings"], is_given))
     if (folder / FILE).exists():
         raise InvalidInputError(
             f"{str(folder)!r} holds a classifier already; pass --add to add images to it, or another folder"
@@ -158,9 +159,15 @@ def _begin(
             f"{str(folder)!r} holds nothing to go on with; leave --resume out to begin there"
         )
     check_folder(folder, Path(VECTORS))
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_note(note: Path, asked: Settings, images: Path, root: Path | None) -> None:
+    """Write down what the command was asked for, but for secrets."""
+    from clipretrieval._util.files import write_text
+
+    note.parent.mkdir(parents=True, exist_ok=True)
     public = asked.lasting
-    public["store_option"] = [item for item in public["store_option"] if not _is_secret(item)]
+    public["store_option"] = [pair for pair in public["store_option"] if not _is_secret(pair)]
     content = {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
@@ -168,12 +175,11 @@ def _begin(
         "images": str(images.absolute()),
         "images_root": None if root is None else str(root.absolute()),
     }
-    write_text(folder / INDEXING, json.dumps(content, indent=2) + "\n")
-    return asked
+    write_text(note, json.dumps(content, indent=2) + "\n")
 
 
-def _is_secret(item: str) -> bool:
-    return masked_text(item) != item
+def _is_secret(pair: str) -> bool:
+    return masked_text(pair) != pair
 
 
 def _check_same_images(noted: dict[str, Any], images: Path, root: Path | None) -> None:
@@ -202,13 +208,13 @@ def _is_same_place(before: str | None, now: Path | None) -> bool:
 
 def _same(asked: dict[str, Any], noted: dict[str, Any], is_given: Callable[[str], bool]) -> dict[str, Any]:
     """Return the settings noted, with secrets as asked for now; refuse others than those."""
-    secrets = [item for item in asked["store_option"] if _is_secret(item)]
-    public = {**asked, "store_option": [item for item in asked["store_option"] if item not in secrets]}
+    secrets = [pair for pair in asked["store_option"] if _is_secret(pair)]
+    public = {**asked, "store_option": [pair for pair in asked["store_option"] if pair not in secrets]}
     for name, value in public.items():
         if is_given(name) and value != noted[name]:
             if name == "store_option" and not value:
                 continue  # nothing but secrets, which are not noted
-            before, now = _told(name, noted[name]), _told(name, value)
+            before, now = as_option(name, noted[name]), as_option(name, value)
             raise InvalidInputError(
                 f"the interrupted index had {before} and now it is {now}; leave the option out to go on with "
                 "what was asked for, or pass another folder"
@@ -216,16 +222,7 @@ def _same(asked: dict[str, Any], noted: dict[str, Any], is_given: Callable[[str]
     return {**noted, "store_option": [*noted["store_option"], *secrets]}
 
 
-def _told(name: str, value: Any) -> str:
-    option = "--" + name.replace("_", "-")
-    if isinstance(value, list):
-        return " ".join(f"{option} {item}" for item in value) or f"no {option}"
-    if isinstance(value, bool):
-        return option if value else f"no {option}"
-    return f"no {option}" if value is None else f"{option} {value}"
-
-
-def _read(file: Path) -> dict[str, Any] | None:
+def _read_note(file: Path) -> dict[str, Any] | None:
     """Return what is noted, with this version's default for what an earlier one had no option for."""
     default = Settings(EncoderOptions(), SpaceOptions(), VoteOptions(), StoreOptions()).lasting
     try:

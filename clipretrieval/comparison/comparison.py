@@ -29,6 +29,7 @@ from clipretrieval.images.sources import (
 )
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.unusable import usable_batches
+from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.types import FloatArray, Metric
 from clipretrieval.zeroshot import STAGE, TEXT_NEEDS, ZeroShotClassifier
 
@@ -44,7 +45,7 @@ def compare(
     encoder: StagedEncoder | None = None,
     stages: Sequence[str] = ("pixel", "mid", "late", "final"),
     zero_shot: ZeroShotClassifier | bool | None = None,
-    stores: Sequence[str] | StoreMakers = ("faiss",),
+    stores: Sequence[str] | StoreMakers = (DEFAULT_STORE,),
     k: int | Iterable[int] = (1,),
     weights: Weighting | Iterable[Weighting] = ("uniform",),
     metric: Metric | str = "l2",

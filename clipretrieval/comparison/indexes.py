@@ -15,7 +15,7 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.exclusive import sole_writer
-from clipretrieval.retrieval.fill import fill, known_to_all
+from clipretrieval.retrieval.fill import known_to_all, store_images
 from clipretrieval.retrieval.index_writer import Existing, IndexWriter, open_writer
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import Origin, plain_fingerprint
@@ -163,7 +163,7 @@ def fill_indexes(
         on_error=on_error,
         skipped=skipped,
     )
-    fill(
+    store_images(
         writers,
         batches,
         total=count_hint(images),

@@ -19,7 +19,7 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.folders import ImageFolder
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import json_text
-from clipretrieval.stores.registry import create_store
+from clipretrieval.stores.registry import DEFAULT_STORE, create_store, options_within, store_class
 from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = ["STAGES", "reproduce"]
@@ -38,7 +38,7 @@ def reproduce(
     encoder: StagedEncoder,
     out: str | Path,
     *,
-    store: str = "faiss",
+    store: str = DEFAULT_STORE,
     store_options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     open_clip: bool = True,
@@ -194,14 +194,13 @@ def _check_classes(train: ImageFolder, test: ImageFolder) -> None:
 
 def _open_store(store: str, stage: str, folder: Path, options: dict[str, Any]) -> VectorStore:
     """Open the store of one stage, in a place of its own."""
-    if store in ("faiss", "chroma") and "host" not in options:
-        options.setdefault("path", str(folder / INDEXES))
+    options = options_within(folder / INDEXES, store, options)
     if isinstance(options.get("path"), str | Path):
         place = Path(options["path"]) / stage
         place.parent.mkdir(parents=True, exist_ok=True)
         options["path"] = str(place)
         return create_store(store, **options)
-    key = {"chroma": "collection", "pinecone": "namespace"}.get(store)
+    key = getattr(store_class(store), "part_option", None)
     if key:
         options[key] = f"{options.get(key, 'study')}-{stage}"
     return create_store(store, **options)

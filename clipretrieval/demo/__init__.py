@@ -1,10 +1,8 @@
-"""A demonstration that needs nothing else: pictures drawn here, and a CLIP small enough to ship.
+"""A demonstration that needs nothing else: images drawn here, and a CLIP small enough to ship.
 
-The pictures show ten kinds of thing and are hard for raw pixels: place, turn, size, colours and textures
+The images show ten kinds of thing and are hard for raw pixels: place, turn, size, colours and textures
 vary, scraps lie about, bars cross the thing, and light and noise differ. The model has seen eight of the
-kinds, drawn from other seeds. Tests may use the pictures too: each is decided by a kind and a seed.
-
-Every name loads when it is first used.
+kinds, drawn from other seeds. Tests may use the images too: each is decided by a kind and a seed.
 """
 
 from __future__ import annotations
@@ -12,17 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clipretrieval._util.lazy import attach
+from clipretrieval.demo.drawing import render
+from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
+from clipretrieval.demo.images import draw, draw_many, sample_scenes, write_folders
+from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
+from clipretrieval.demo.scene import COLOURS, TEXTURES, Scene, sample_scene
 
 if TYPE_CHECKING:
     from clipretrieval.demo.demo import DemoResult, OnlineStep, run_demo
-    from clipretrieval.demo.drawing import render
-    from clipretrieval.demo.embedded import demo_model
-    from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
-    from clipretrieval.demo.pictures import draw, draw_many, sample_scenes, write_folders
-    from clipretrieval.demo.scene import COLOURS, TEXTURES, Scene, sample_scene
 
 __all__ = [
     "COLOURS",
+    "FIRST_TRAINING_SEED",
     "KINDS",
     "TEXTURES",
     "TRAINED_KINDS",
@@ -40,14 +39,4 @@ __all__ = [
     "write_folders",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "drawing": ["render"],
-        "embedded": ["demo_model"],
-        "kinds": ["KINDS", "TRAINED_KINDS", "UNSEEN_KINDS"],
-        "pictures": ["draw", "draw_many", "sample_scenes", "write_folders"],
-        "demo": ["DemoResult", "OnlineStep", "run_demo"],
-        "scene": ["COLOURS", "TEXTURES", "Scene", "sample_scene"],
-    },
-)
+__getattr__, __dir__ = attach(__name__, {"demo": ["DemoResult", "OnlineStep", "run_demo"]})  # torch

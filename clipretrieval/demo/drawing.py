@@ -1,4 +1,4 @@
-"""From a scene to a picture: backdrop, scraps, the thing, bars across it, light and noise."""
+"""From a scene to an image: backdrop, scraps, the thing, bars across it, light and noise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Field: TypeAlias = npt.NDArray[np.float32]
 
 
 def check_side(size: int) -> int:
-    """Return a picture's height and width in pixels.
+    """Return an image's height and width in pixels.
 
     Raises
     ------
@@ -56,14 +56,14 @@ def render(scene: Scene, size: int = 64) -> Image.Image:
     rng = np.random.default_rng(scene.detail)
     colour, backdrop = _vary(scene.colour, rng), _pale(_vary(scene.backdrop, rng))
     side = size * _SUPERSAMPLING
-    picture = _surface(scene.backdrop_texture, backdrop, side, rng)
-    pen = ImageDraw.Draw(picture)
+    image = _surface(scene.backdrop_texture, backdrop, side, rng)
+    pen = ImageDraw.Draw(image)
     for _ in range(scene.clutter):
         _scrap(pen, side, rng)
-    _thing(picture, scene, colour, rng)
+    _thing(image, scene, colour, rng)
     for _ in range(scene.occluders):
         _bar(pen, scene, side, rng)
-    return _expose(picture.reduce(_SUPERSAMPLING), scene.noise, rng)
+    return _expose(image.reduce(_SUPERSAMPLING), scene.noise, rng)
 
 
 def _vary(name: str, rng: np.random.Generator) -> Colour:
@@ -143,9 +143,9 @@ def _scrap(pen: ImageDraw.ImageDraw, side: int, rng: np.random.Generator) -> Non
     pen.line((x - dx, y - dy, x + dx, y + dy), fill=ink, width=max(1, side // 40))
 
 
-def _thing(picture: Image.Image, scene: Scene, colour: Colour, rng: np.random.Generator) -> None:
+def _thing(image: Image.Image, scene: Scene, colour: Colour, rng: np.random.Generator) -> None:
     """Draw the thing itself: textured bodies with holes, then accents."""
-    side = picture.width
+    side = image.width
     cos, sin = np.cos(scene.angle), np.sin(scene.angle)
     stretch = rng.uniform(0.85, 1.15, 2) * (-1.0 if scene.mirrored else 1.0, 1.0)
     turned = np.array([[cos, -sin], [sin, cos]]) * stretch * scene.radius
@@ -156,20 +156,20 @@ def _thing(picture: Image.Image, scene: Scene, colour: Colour, rng: np.random.Ge
         )
         for part in outline(scene.kind, rng)
     ]
-    mask = Image.new("L", picture.size)
+    mask = Image.new("L", image.size)
     stencil = ImageDraw.Draw(mask)
     for role, corners in parts:
         if role != "accent":
             stencil.polygon(corners, fill=255 if role == "body" else 0)
-    picture.paste(_surface(scene.texture, colour, side, rng), mask=mask)
-    pen, accent = ImageDraw.Draw(picture), _ink(_other_shade(colour, rng.uniform(0.45, 0.75)))
+    image.paste(_surface(scene.texture, colour, side, rng), mask=mask)
+    pen, accent = ImageDraw.Draw(image), _ink(_other_shade(colour, rng.uniform(0.45, 0.75)))
     for role, corners in parts:
         if role == "accent":
             pen.polygon(corners, fill=accent)
 
 
 def _bar(pen: ImageDraw.ImageDraw, scene: Scene, side: int, rng: np.random.Generator) -> None:
-    """Lay a bar across the thing, from edge to edge of the picture."""
+    """Lay a bar across the thing, from edge to edge of the image."""
     x, y = np.array([scene.x, scene.y]) + rng.uniform(-0.6, 0.6, 2) * scene.radius
     turn = rng.uniform(0, np.pi)
     dx, dy = 1.5 * np.cos(turn), 1.5 * np.sin(turn)
@@ -177,9 +177,9 @@ def _bar(pen: ImageDraw.ImageDraw, scene: Scene, side: int, rng: np.random.Gener
     pen.line(ends, fill=_ink(rng.uniform(20, 240, 3)), width=int(rng.uniform(0.02, 0.07) * side))
 
 
-def _expose(picture: Image.Image, noise: float, rng: np.random.Generator) -> Image.Image:
+def _expose(image: Image.Image, noise: float, rng: np.random.Generator) -> Image.Image:
     """Change contrast and brightness, and add noise to every pixel."""
-    pixels = np.asarray(picture, dtype=np.float32)
+    pixels = np.asarray(image, dtype=np.float32)
     light = (pixels - 128) * np.float32(rng.uniform(0.65, 1.1)) + np.float32(128 + rng.uniform(-25, 25))
     grain = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(noise)
     return Image.fromarray(np.clip(light + grain, 0, 255).astype(np.uint8))

@@ -13,13 +13,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["KINDS", "TRAINED_KINDS", "UNSEEN_KINDS", "Part", "outline"]
+__all__ = ["KINDS", "TRAINED_KINDS", "UNSEEN_KINDS", "Shape", "outline"]
 
 Points: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Shape:
     """One polygon of a thing.
 
     Attributes
@@ -35,7 +35,7 @@ class Part:
     role: Literal["body", "hole", "accent"] = "body"
 
 
-def outline(kind: str, rng: np.random.Generator) -> list[Part]:
+def outline(kind: str, rng: np.random.Generator) -> list[Shape]:
     """Cut a thing.
 
     Parameters
@@ -47,7 +47,7 @@ def outline(kind: str, rng: np.random.Generator) -> list[Part]:
 
     Returns
     -------
-    list of Part
+    list of Shape
         From back to front; all bodies and holes come before the accents.
     """
     return sorted(_CUT[kind](rng), key=lambda part: part.role == "accent")
@@ -83,134 +83,136 @@ def _rotation(angle: float) -> Points:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def _house(rng: np.random.Generator) -> list[Part]:
+def _house(rng: np.random.Generator) -> list[Shape]:
     wide, eaves, overhang = rng.uniform(0.6, 0.85), rng.uniform(-0.25, 0.05), rng.uniform(0.05, 0.2)
     door = rng.uniform(-0.35, 0.1)
     parts = [
-        Part(_box(-wide, eaves, wide, 0.9)),
-        Part(_polygon((-wide - overhang, eaves), (rng.uniform(-0.2, 0.2), -0.95), (wide + overhang, eaves))),
-        Part(_box(door, 0.35, door + 0.28, 0.9), "accent"),
-        Part(_box(door + 0.38, eaves + 0.15, door + 0.63, eaves + 0.4), "accent"),
+        Shape(_box(-wide, eaves, wide, 0.9)),
+        Shape(_polygon((-wide - overhang, eaves), (rng.uniform(-0.2, 0.2), -0.95), (wide + overhang, eaves))),
+        Shape(_box(door, 0.35, door + 0.28, 0.9), "accent"),
+        Shape(_box(door + 0.38, eaves + 0.15, door + 0.63, eaves + 0.4), "accent"),
     ]
     if rng.random() < 0.5:
-        parts.insert(0, Part(_box(0.35 * wide, -0.85, 0.35 * wide + 0.2, eaves)))
+        parts.insert(0, Shape(_box(0.35 * wide, -0.85, 0.35 * wide + 0.2, eaves)))
     return parts
 
 
-def _tree(rng: np.random.Generator) -> list[Part]:
+def _tree(rng: np.random.Generator) -> list[Shape]:
     trunk = rng.uniform(0.08, 0.15)
-    parts = [Part(_box(-trunk, 0.3, trunk, 1.0), "accent")]
+    parts = [Shape(_box(-trunk, 0.3, trunk, 1.0), "accent")]
     if rng.random() < 0.5:  # a conifer
         tiers = int(rng.integers(2, 4))
         for tier, top in enumerate(np.linspace(-1.0, -0.1, tiers + 1)[:-1]):
             half = rng.uniform(0.4, 0.5) + 0.3 * tier / tiers
-            parts.append(Part(_polygon((-half, top + 1.5 / tiers), (0.0, top), (half, top + 1.5 / tiers))))
+            parts.append(Shape(_polygon((-half, top + 1.5 / tiers), (0.0, top), (half, top + 1.5 / tiers))))
     else:
         crown = rng.uniform(0.45, 0.55)
         parts += [
-            Part(_ellipse(-0.4, -0.1, crown, crown * 0.9)),
-            Part(_ellipse(0.4, -0.1, crown, crown * 0.9)),
-            Part(_ellipse(0.0, -0.5, crown, crown)),
+            Shape(_ellipse(-0.4, -0.1, crown, crown * 0.9)),
+            Shape(_ellipse(0.4, -0.1, crown, crown * 0.9)),
+            Shape(_ellipse(0.0, -0.5, crown, crown)),
         ]
     return parts
 
 
-def _fish(rng: np.random.Generator) -> list[Part]:
+def _fish(rng: np.random.Generator) -> list[Shape]:
     deep, fork = rng.uniform(0.35, 0.55), rng.uniform(0.7, 0.85)
     return [
-        Part(_polygon((0.3, 0.0), (1.0, -rng.uniform(0.4, 0.6)), (fork, 0.0), (1.0, rng.uniform(0.4, 0.6)))),
-        Part(_polygon((-0.4, -deep * 0.8), (0.1, -deep - rng.uniform(0.2, 0.35)), (0.35, -deep * 0.5))),
-        Part(_ellipse(-0.25, 0.0, 0.75, deep)),
-        Part(_ellipse(-0.65, -0.1, 0.09, 0.09), "accent"),
-        Part(_polygon((-0.2, 0.02), (0.15, 0.02 + rng.uniform(0.15, 0.25)), (0.12, -0.08)), "accent"),
+        Shape(_polygon((0.3, 0.0), (1.0, -rng.uniform(0.4, 0.6)), (fork, 0.0), (1.0, rng.uniform(0.4, 0.6)))),
+        Shape(_polygon((-0.4, -deep * 0.8), (0.1, -deep - rng.uniform(0.2, 0.35)), (0.35, -deep * 0.5))),
+        Shape(_ellipse(-0.25, 0.0, 0.75, deep)),
+        Shape(_ellipse(-0.65, -0.1, 0.09, 0.09), "accent"),
+        Shape(_polygon((-0.2, 0.02), (0.15, 0.02 + rng.uniform(0.15, 0.25)), (0.12, -0.08)), "accent"),
     ]
 
 
-def _flower(rng: np.random.Generator) -> list[Part]:
+def _flower(rng: np.random.Generator) -> list[Shape]:
     petals, start = int(rng.integers(5, 9)), rng.uniform(0, 2 * np.pi)
     long, wide = rng.uniform(0.28, 0.34), 1.15 / petals + rng.uniform(0.0, 0.05)
-    parts = [Part(_box(-0.05, 0.0, 0.05, 1.0), "accent")]
-    parts.append(Part(_ellipse(0.22, 0.75, 0.22, 0.09, turn=-0.5), "accent"))
+    parts = [Shape(_box(-0.05, 0.0, 0.05, 1.0), "accent")]
+    parts.append(Shape(_ellipse(0.22, 0.75, 0.22, 0.09, turn=-0.5), "accent"))
     for turn in start + 2 * np.pi * np.arange(petals) / petals:
         x, y = 0.38 * np.cos(turn), -0.3 + 0.38 * np.sin(turn)
-        parts.append(Part(_ellipse(x, y, long, wide, turn=turn)))
-    parts.append(Part(_ellipse(0.0, -0.3, 0.2, 0.2), "accent"))
+        parts.append(Shape(_ellipse(x, y, long, wide, turn=turn)))
+    parts.append(Shape(_ellipse(0.0, -0.3, 0.2, 0.2), "accent"))
     return parts
 
 
-def _star(rng: np.random.Generator) -> list[Part]:
+def _star(rng: np.random.Generator) -> list[Shape]:
     points, inner = int(rng.integers(5, 7)), rng.uniform(0.38, 0.5)
     angles = -np.pi / 2 + np.pi * np.arange(2 * points) / points
     radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, inner)
-    return [Part(np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))]
+    return [Shape(np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))]
 
 
-def _key(rng: np.random.Generator) -> list[Part]:
+def _key(rng: np.random.Generator) -> list[Shape]:
     bow, thick = rng.uniform(0.34, 0.42), rng.uniform(0.09, 0.13)
     parts = [
-        Part(_ellipse(0.0, -0.6, bow, bow * rng.uniform(0.85, 1.1))),
-        Part(_ellipse(0.0, -0.6, bow * 0.5, bow * 0.5), "hole"),
-        Part(_box(-thick, -0.6 + bow * 0.8, thick, 1.0)),
+        Shape(_ellipse(0.0, -0.6, bow, bow * rng.uniform(0.85, 1.1))),
+        Shape(_ellipse(0.0, -0.6, bow * 0.5, bow * 0.5), "hole"),
+        Shape(_box(-thick, -0.6 + bow * 0.8, thick, 1.0)),
     ]
     teeth = np.linspace(0.45, 0.85, int(rng.integers(2, 4)))
-    return parts + [Part(_box(0.0, top - 0.05, rng.uniform(0.35, 0.5), top + 0.1)) for top in teeth]
+    return parts + [Shape(_box(0.0, top - 0.05, rng.uniform(0.35, 0.5), top + 0.1)) for top in teeth]
 
 
-def _boat(rng: np.random.Generator) -> list[Part]:
+def _boat(rng: np.random.Generator) -> list[Shape]:
     deck, keel = rng.uniform(0.3, 0.45), rng.uniform(0.5, 0.7)
     mast = rng.uniform(-0.15, 0.1)
     return [
-        Part(_polygon((-0.95, deck), (0.95, deck), (keel, 0.9), (-keel, 0.9))),
-        Part(_polygon((mast + 0.08, -0.9), (mast + 0.08, deck - 0.12), (rng.uniform(0.7, 0.9), deck - 0.12))),
-        Part(
+        Shape(_polygon((-0.95, deck), (0.95, deck), (keel, 0.9), (-keel, 0.9))),
+        Shape(
+            _polygon((mast + 0.08, -0.9), (mast + 0.08, deck - 0.12), (rng.uniform(0.7, 0.9), deck - 0.12))
+        ),
+        Shape(
             _polygon((mast - 0.08, -0.7), (mast - 0.08, deck - 0.12), (-rng.uniform(0.5, 0.75), deck - 0.12))
         ),
-        Part(_box(mast - 0.04, -1.0, mast + 0.04, deck), "accent"),
+        Shape(_box(mast - 0.04, -1.0, mast + 0.04, deck), "accent"),
     ]
 
 
-def _mug(rng: np.random.Generator) -> list[Part]:
+def _mug(rng: np.random.Generator) -> list[Shape]:
     top, taper, foot = rng.uniform(0.5, 0.6), rng.uniform(0.0, 0.12), rng.uniform(0.65, 0.85)
     ear = rng.uniform(0.36, 0.46)
     return [
-        Part(_ellipse(0.5, 0.05, ear, ear)),
-        Part(_ellipse(0.5, 0.05, ear * 0.6, ear * 0.6), "hole"),
-        Part(
+        Shape(_ellipse(0.5, 0.05, ear, ear)),
+        Shape(_ellipse(0.5, 0.05, ear * 0.6, ear * 0.6), "hole"),
+        Shape(
             _polygon(
                 (-0.3 - top, -0.7), (top - 0.1, -0.7), (top - 0.1 - taper, foot), (-0.3 - top + taper, foot)
             )
         ),
-        Part(_ellipse(-0.2, -0.7, top + 0.1, 0.14), "accent"),
+        Shape(_ellipse(-0.2, -0.7, top + 0.1, 0.14), "accent"),
     ]
 
 
-def _mushroom(rng: np.random.Generator) -> list[Part]:
+def _mushroom(rng: np.random.Generator) -> list[Shape]:
     brim, stalk = rng.uniform(-0.05, 0.15), rng.uniform(0.18, 0.28)
     parts = [
-        Part(_polygon((-stalk, brim), (stalk, brim), (stalk * 1.4, 0.95), (-stalk * 1.4, 0.95)), "accent"),
-        Part(_ellipse(0.0, brim, rng.uniform(0.8, 0.98), rng.uniform(0.8, 0.98), start=0.5, end=1.0 - 1e-9)),
+        Shape(_polygon((-stalk, brim), (stalk, brim), (stalk * 1.4, 0.95), (-stalk * 1.4, 0.95)), "accent"),
+        Shape(_ellipse(0.0, brim, rng.uniform(0.8, 0.98), rng.uniform(0.8, 0.98), start=0.5, end=1.0 - 1e-9)),
     ]
     for x in (-0.5, 0.02, 0.48):
         size = rng.uniform(0.09, 0.15)
-        parts.append(Part(_ellipse(x, brim - rng.uniform(0.22, 0.45), size, size), "accent"))
+        parts.append(Shape(_ellipse(x, brim - rng.uniform(0.22, 0.45), size, size), "accent"))
     return parts
 
 
-def _butterfly(rng: np.random.Generator) -> list[Part]:
+def _butterfly(rng: np.random.Generator) -> list[Shape]:
     upper, lower, lift = rng.uniform(0.42, 0.52), rng.uniform(0.3, 0.38), rng.uniform(0.5, 0.75)
     parts = []
     for side in (-1.0, 1.0):
         parts += [
-            Part(_ellipse(side * 0.52, -0.32, upper, 0.34, turn=-side * lift)),
-            Part(_ellipse(side * 0.42, 0.4, lower, 0.27, turn=side * lift)),
-            Part(_ellipse(side * 0.55, -0.35, 0.13, 0.1, turn=-side * lift), "accent"),
-            Part(_polygon((side * 0.02, -0.5), (side * 0.3, -0.95), (side * 0.22, -0.98)), "accent"),
+            Shape(_ellipse(side * 0.52, -0.32, upper, 0.34, turn=-side * lift)),
+            Shape(_ellipse(side * 0.42, 0.4, lower, 0.27, turn=side * lift)),
+            Shape(_ellipse(side * 0.55, -0.35, 0.13, 0.1, turn=-side * lift), "accent"),
+            Shape(_polygon((side * 0.02, -0.5), (side * 0.3, -0.95), (side * 0.22, -0.98)), "accent"),
         ]
-    parts.append(Part(_ellipse(0.0, 0.05, 0.09, 0.6), "accent"))
+    parts.append(Shape(_ellipse(0.0, 0.05, 0.09, 0.6), "accent"))
     return parts
 
 
-_CUT: dict[str, Callable[[np.random.Generator], list[Part]]] = {
+_CUT: dict[str, Callable[[np.random.Generator], list[Shape]]] = {
     "boat": _boat,
     "butterfly": _butterfly,
     "fish": _fish,

@@ -1,4 +1,4 @@
-"""What a picture shows, decided before it is drawn; and the captions that tell it."""
+"""What an image shows, decided before it is drawn; and the captions that tell it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "grey": (135, 135, 135),
     "black": (40, 40, 45),
 }
-"""Colours by name, as RGB in 0 … 255; each picture varies them a little."""
+"""Colours by name, as RGB in 0 … 255; each image varies them a little."""
 
 TEXTURES: dict[str, float] = {
     "plain": 0.3,
@@ -51,7 +51,7 @@ _TEMPLATES = (
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides a picture, whatever its size.
+    """Everything that decides an image, whatever its size.
 
     Attributes
     ----------
@@ -62,9 +62,9 @@ class Scene:
     texture, backdrop_texture : str
         Of the thing and of what lies behind it; each in `TEXTURES`.
     x, y : float
-        The thing's centre, in sides of the picture from its upper left corner.
+        The thing's centre, in sides of the image from its upper left corner.
     radius : float
-        Half the thing's extent, in sides of the picture; 0.32 to 0.45.
+        Half the thing's extent, in sides of the image; 0.32 to 0.45.
     angle : float
         Turn in radians, -0.4 to 0.4.
     mirrored : bool
@@ -98,13 +98,13 @@ class Scene:
         return "small" if self.radius < 0.36 else "large" if self.radius > 0.41 else "medium"
 
     def captions(self) -> list[str]:
-        """Return eight true sentences about the picture, the first naming the kind alone."""
+        """Return eight true sentences about the image, the first naming the kind alone."""
         words = {**vars(self), "size": self.size}
         return [_with_article(template.format(**words)) for template in _TEMPLATES]
 
 
 def sample_scene(kind: str, rng: np.random.Generator) -> Scene:
-    """Decide at random what a picture of a kind shows.
+    """Decide at random what an image of a kind shows.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def sample_scene(kind: str, rng: np.random.Generator) -> Scene:
     colour, backdrop = rng.choice(list(COLOURS), size=2, replace=False).tolist()
     texture, backdrop_texture = rng.choice(list(TEXTURES), size=2, p=list(TEXTURES.values())).tolist()
     radius = float(rng.uniform(0.32, 0.45))
-    # Up to a tenth of the thing may lie outside the picture.
+    # Up to a tenth of the thing may lie outside the image.
     x, y = rng.uniform(0.9 * radius, 1 - 0.9 * radius, size=2).tolist()
     return Scene(
         kind=kind,

@@ -27,9 +27,10 @@ from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.classes import Ballot
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.manifest import manifest_classes, view_manifest
+from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.retrieval.reports import FitReport
 from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.stores.base import view_manifest
 from clipretrieval.types import AnyArray, FloatArray, Label, Neighbors
 
 __all__ = ["Measurement", "check_kind", "check_truth", "evaluate", "measure"]

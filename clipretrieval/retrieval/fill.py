@@ -19,7 +19,7 @@ from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.index_writer import IndexWriter
 from clipretrieval.stores.base import VectorStore
 
-__all__ = ["closed_on_failure", "fill", "known_to_all"]
+__all__ = ["closed_on_failure", "known_to_all", "store_images"]
 
 CHUNK = 1024
 """Vectors that go into the store together."""
@@ -43,7 +43,7 @@ def closed_on_failure(store: VectorStore, unless: tuple[Any, ...]) -> Iterator[N
         raise
 
 
-def fill(
+def store_images(
     writers: Sequence[IndexWriter],
     batches: Iterable[EncodedBatch],
     *,

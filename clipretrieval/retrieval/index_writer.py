@@ -27,8 +27,7 @@ from clipretrieval.retrieval.manifest import (
     manifest_classes,
     update_manifest,
 )
-from clipretrieval.stores import ScannableStore
-from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.types import FloatArray, Label, Metric
 
 __all__ = ["Existing", "IndexWriter", "open_writer"]

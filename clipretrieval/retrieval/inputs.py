@@ -31,7 +31,7 @@ from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = [
-    *("FitSource", "check_vectors", "none_left", "open_fit_source", "ready", "vector_labels"),
+    *("FitSource", "read_vectors", "none_left", "open_fit_source", "ready", "vector_labels"),
 ]
 
 LEAST_SQUARABLE, MOST_SQUARABLE = 2.0**-40, 2.0**40
@@ -194,7 +194,7 @@ def _unit(vectors: FloatArray) -> FloatArray:
     return scaled
 
 
-def check_vectors(estimator: BaseEstimator | None, X: Any, *, reset: bool) -> FloatArray:
+def read_vectors(estimator: BaseEstimator | None, X: Any, *, reset: bool) -> FloatArray:
     """Check vectors as scikit-learn does, and return them as float32, shape (n, d)."""
     _refuse_images(X)
     given = dense_vectors(X, "X")
@@ -216,7 +216,7 @@ def _fit_vectors(estimator: BaseEstimator, X: Any, y: Any, reset: bool) -> tuple
             "RetrievalClassifier requires y to be passed, but the target y is None; pass one label for "
             "each vector"
         )
-    rows = check_vectors(estimator, X, reset=reset)
+    rows = read_vectors(estimator, X, reset=reset)
     labels = vector_labels(y, len(rows))
     kind = label_kind(labels)
     if kind == "float":

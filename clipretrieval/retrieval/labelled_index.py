@@ -18,9 +18,8 @@ from clipretrieval.retrieval.manifest import (
     manifest_classes,
     plain_fingerprint,
     vector_fingerprint,
-    view_manifest,
 )
-from clipretrieval.stores.base import RefreshableStore, VectorStore
+from clipretrieval.stores.base import RefreshableStore, VectorStore, view_manifest
 from clipretrieval.types import FloatArray, Label, Metric, Neighbors
 
 __all__ = ["LabelledIndex"]

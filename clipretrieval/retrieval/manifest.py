@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from clipretrieval._version import __version__
 from clipretrieval.encoding.fingerprint import differences
@@ -15,14 +15,12 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreLockedError,
 )
+from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.types import Label, Metric
-
-if TYPE_CHECKING:
-    from clipretrieval.stores.base import VectorStore
 
 __all__ = [
     *("CLEARING", "Origin", "check_owner", "check_vectors_only", "manifest_classes"),
-    *("plain_fingerprint", "update_manifest", "vector_fingerprint", "view_manifest"),
+    *("plain_fingerprint", "update_manifest", "vector_fingerprint"),
 ]
 
 FORMAT_VERSION = 1
@@ -186,16 +184,6 @@ def update_manifest(
     if content != found:
         store.write_manifest(content)
     return classes
-
-
-def view_manifest(store: VectorStore) -> Mapping[str, Any]:
-    """Return a store's manifest, only to be read: one that lies in this process is not parsed anew."""
-    from clipretrieval.stores.local.store import LocalStore
-
-    read = store.read_manifest
-    if getattr(read, "__func__", None) is LocalStore.read_manifest:  # not overridden, perhaps passed on
-        return cast("LocalStore", read.__self__)._view_manifest()  # type: ignore[attr-defined]
-    return read()
 
 
 def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:

@@ -17,7 +17,7 @@ from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import Ballot
-from clipretrieval.retrieval.inputs import check_vectors, none_left, ready, vector_labels
+from clipretrieval.retrieval.inputs import none_left, read_vectors, ready, vector_labels
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import Neighbors
 
@@ -136,7 +136,7 @@ class Retriever:
         if index.encoder is not None:
             batches = image_batches(index.encoder, X, y, on_error=on_error, skipped=skipped)
         else:
-            rows = check_vectors(self.estimator, X, reset=False)
+            rows = read_vectors(self.estimator, X, reset=False)
             labels = None if y is None else vector_labels(y, len(rows))
             batches = vector_batches(rows, labels)
         return ready(batches, index.encoder, index.metric, index.normalize, on_error, skipped, stored=False)

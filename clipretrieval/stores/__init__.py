@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         VectorStore,
     )
     from clipretrieval.stores.chroma.store import ChromaStore
-    from clipretrieval.stores.faiss.state import IndexInfo
+    from clipretrieval.stores.faiss.approximate import IndexInfo
     from clipretrieval.stores.faiss.store import FaissStore
     from clipretrieval.stores.memory import MemoryStore
     from clipretrieval.stores.pinecone.store import (
@@ -58,14 +58,14 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "base": [
-            *("ExclusiveStore", "Listing", "LocalFilesStore", "LocatedStore", "Neighbors"),
-            *("PortableStore", "Records"),
-            *("RefreshableStore", "ScannableStore", "VectorStore"),
+            *("ExclusiveStore", "LocalFilesStore", "LocatedStore", "PortableStore", "RefreshableStore"),
+            *("ScannableStore", "VectorStore"),
         ],
         "chroma": ["ChromaStore"],
         "faiss": ["FaissStore", "IndexInfo"],
         "memory": ["MemoryStore"],
         "pinecone": ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"],
         "registry": ["available_stores", "create_store", "register_store"],
+        ".types": ["Listing", "Neighbors", "Records"],
     },
 )

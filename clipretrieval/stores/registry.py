@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clipretrieval._util.checks import check_text, shown
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import (
@@ -25,13 +25,22 @@ from clipretrieval.errors import (
     StoreUnavailableError,
     UnknownStoreError,
 )
-from clipretrieval.stores.base import VectorStore
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from clipretrieval.stores.base import VectorStore
+
+# Imported by the command line before anything else is, so that NumPy and what reads packages' metadata have
+# to wait until a store is named.
 
 __all__ = [
-    *("available_stores", "create_store", "existing_store", "register_store"),
-    "store_class",
+    *("DEFAULT_STORE", "available_stores", "create_store", "existing_store", "options_within"),
+    *("register_store", "store_class"),
 ]
 
+DEFAULT_STORE = "faiss"
+"""The name of the store that keeps vectors where nobody names another."""
 ENTRY_POINT_GROUP = "clipretrieval.stores"
 
 
@@ -76,6 +85,8 @@ def register_store(name: str, target: str | type[Any], *, extra: str | None = No
     InvalidInputError
         If the name is empty or already stands for something else, or the target is malformed.
     """
+    from clipretrieval._util.checks import check_text, shown
+
     check_text(name, "name")
     if extra is not None:
         check_text(extra, "extra")
@@ -119,9 +130,11 @@ def store_class(name: str) -> type[Any]:
     """
     entries = _entries()
     if not isinstance(name, str) or name not in entries:
+        from clipretrieval._util.checks import shown
+
         known = ", ".join(repr(each) for each in sorted(entries))
         raise UnknownStoreError(f"no store is called {shown(name)}; known stores: {known}")
-    return _load(name, entries[name])
+    return _imported(name, entries[name])
 
 
 def create_store(name: str, **options: Any) -> VectorStore:
@@ -164,8 +177,23 @@ def existing_store(name: str, **options: Any) -> VectorStore:
     return create_store(name, **options)
 
 
+def options_within(folder: Path, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options for a store with a place within a folder, if it takes one and they name no place.
+
+    A store's class says so by an attribute ``place_options``: the names of its options that say where it
+    lies, first that of the one that takes a folder.
+    """
+    given = MaskedDict(options)  # tracebacks may be printed with local variables
+    places = getattr(store_class(name), "place_options", ())
+    if places and not any(place in given for place in places):
+        given[places[0]] = str(folder)
+    return given
+
+
 def _entries() -> dict[str, _Entry]:
     """Return all known stores; built-in names win over registered ones, and these over installed ones."""
+    from importlib.metadata import entry_points
+
     found: dict[str, _Entry] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         entry = _Entry(point.value, distribution=_distribution(point))
@@ -184,7 +212,7 @@ def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "unknown"
 
 
-def _load(name: str, entry: _Entry) -> type[Any]:
+def _imported(name: str, entry: _Entry) -> type[Any]:
     if isinstance(entry.target, type):
         return entry.target
     module, _, member = entry.target.partition(":")

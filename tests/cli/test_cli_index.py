@@ -19,6 +19,7 @@ from saved_files import rewrite
 
 from clipretrieval import RetrievalClassifier, StoreUnavailableError
 from clipretrieval.cli.settings import _is_secret
+from clipretrieval.stores import FaissStore, register_store
 
 SETTINGS = ("--stage", "pixel", "--k", "3")
 
@@ -251,6 +252,25 @@ def test_resume_goes_on_with_the_settings_that_were_asked_for(command, class_fol
     assert (made.k, made.weights, made.temperature, made.normalize) == (3, "softmax", 0.5, True)
     assert (made.encoder.stage, made.store_.count()) == ("pixel", 24)
     assert not (target / "indexing.json").exists()
+
+
+def test_another_store_that_takes_a_folder_lies_in_the_classifiers(
+    command, class_folder, tmp_path, monkeypatch
+):
+    """A store of another package says how it is placed, and needs no option for it either."""
+
+    class Drawer(FaissStore):
+        place_options = ("drawer",)
+
+        def __init__(self, drawer=None, **options):
+            super().__init__(drawer, **options)
+
+    monkeypatch.setattr("clipretrieval.stores.registry._registered", {})
+    register_store("drawer", Drawer)
+    options = ("--store", "drawer", "--stage", "pixel")
+    assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 0
+    with FaissStore(tmp_path / "kept" / "vectors", create=False) as store:
+        assert store.count() == 24
 
 
 def test_no_secret_is_noted(command, class_folder, tmp_path, monkeypatch):

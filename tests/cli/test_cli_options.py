@@ -13,8 +13,8 @@ import pytest
 import typer
 
 from clipretrieval import RetrievalClassifier, StagedEncoder, cli
-from clipretrieval.cli.options import ReportFiles
-from clipretrieval.cli.options import command as made_command
+from clipretrieval.cli.arguments import ReportFiles
+from clipretrieval.cli.arguments import command as made_command
 from clipretrieval.images import scan_folder
 
 Command = Callable[..., tuple[int, str, str]]

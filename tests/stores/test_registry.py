@@ -19,7 +19,7 @@ from clipretrieval.errors import (
     UnknownStoreError,
 )
 from clipretrieval.stores import FaissStore, MemoryStore, available_stores, create_store, register_store
-from clipretrieval.stores.registry import store_class
+from clipretrieval.stores.registry import options_within, store_class
 
 
 @pytest.fixture
@@ -55,6 +55,22 @@ def test_built_in_stores_are_made_by_name(tmp_path: Path) -> None:
     with create_store("faiss", path=tmp_path / "s", metric="cosine") as store:  # type: ignore[attr-defined]
         assert isinstance(store, FaissStore)
         assert store.metric == "cosine"
+
+
+def test_a_class_says_what_places_it(registry: None, tmp_path: Path) -> None:
+    """A store that takes a folder gets one unless its options name a place; a third party's does likewise."""
+
+    class Shelf(MemoryStore):
+        place_options = ("shelf", "address")
+
+    register_store("shelf", Shelf)
+    place = str(tmp_path)
+    assert options_within(tmp_path, "shelf", {"a": 1}) == {"a": 1, "shelf": place}
+    assert options_within(tmp_path, "shelf", {"address": "there"}) == {"address": "there"}
+    assert options_within(tmp_path, "faiss", {}) == options_within(tmp_path, "chroma", {}) == {"path": place}
+    assert options_within(tmp_path, "faiss", {"path": "here"}) == {"path": "here"}
+    assert options_within(tmp_path, "chroma", {"host": "there"}) == {"host": "there"}
+    assert options_within(tmp_path, "memory", {}) == options_within(tmp_path, "pinecone", {}) == {}
 
 
 def test_an_unknown_name_lists_the_known() -> None:

@@ -98,6 +98,8 @@ class ChromaStore:
     _dim: int | None
     # Whether the connection is that of the process that this one was forked from.
     _inherited: bool
+    place_options = ("path", "host")
+    part_option = "collection"
 
     def __init__(
         self,

@@ -99,6 +99,8 @@ class FaissStore(LocalStore):
     [[0], [1]]
     """
 
+    place_options = ("path",)
+
     def __init__(
         self,
         path: str | Path | None = None,

@@ -143,6 +143,8 @@ class PineconeStore:
     `~clipretrieval.stores.IncompleteDeleteError`: their ``ids`` can be sent again.
     """
 
+    part_option = "namespace"
+
     def __init__(
         self,
         index: str,

@@ -1,4 +1,4 @@
-"""Pictures by kind and seed: one, many, or folders of them."""
+"""Images by kind and seed: one, many, or folders of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def draw(kind: str, seed: int | np.random.Generator = 0, size: int = 64) -> Imag
     kind : str
         One of `KINDS`.
     seed : int or numpy.random.Generator
-        The same seed gives the same picture; a generator gives its next one.
+        The same seed gives the same image; a generator gives its next one.
     size : int
         Height and width in pixels, at least 16.
 
@@ -95,7 +95,7 @@ def sample_scenes(
 def draw_many(
     per_kind: int, seed: int, *, kinds: Sequence[str] = KINDS, first: int = 0, size: int = 64
 ) -> tuple[list[Image.Image], list[str]]:
-    """Draw pictures of several kinds.
+    """Draw images of several kinds.
 
     Parameters
     ----------
@@ -125,16 +125,16 @@ def write_folders(
     size: int = 64,
     extension: str = "png",
 ) -> Path:
-    """Write pictures as ``OUT/train/KIND/NUMBER.png`` and ``OUT/test/KIND/NUMBER.png``.
+    """Write images as ``OUT/train/KIND/NUMBER.png`` and ``OUT/test/KIND/NUMBER.png``.
 
-    A folder that holds the same pictures already, as its ``pictures.json`` tells, is left as it is.
+    A folder that holds the same images already, as its ``pictures.json`` tells, is left as it is.
 
     Parameters
     ----------
     out : str or Path
         Folder to make. It appears only when it is complete.
     train, test : int
-        Pictures of each kind in each part; no picture is in both.
+        Images of each kind in each part; no image is in both.
     seed : int
         At least 0.
     kinds : sequence of str
@@ -187,7 +187,7 @@ def write_folders(
 
 
 def _holds(out: Path, settings: dict[str, Any]) -> bool:
-    """Tell whether `out` holds pictures with these settings; refuse any other contents."""
+    """Tell whether `out` holds images with these settings; refuse any other contents."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
