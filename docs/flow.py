@@ -32,8 +32,8 @@ def drawing() -> str:
     told = "; ".join(f"{room} uses {', '.join(uses.pred[room])}" for room in uses if uses.pred[room])
     return "\n".join(
         [
-            f'<svg role="img" viewBox="0 0 {WIDTH} {height}" xmlns="http://www.w3.org/2000/svg" fill="none"'
-            f' stroke="currentColor" style="display: block; width: 100%; max-width: {WIDTH}px; margin: auto">',
+            f'<svg role="img" viewBox="0 0 {WIDTH} {height}" fill="none" stroke="currentColor"'
+            f' style="display: block; width: 100%; max-width: {WIDTH}px; margin: auto">',
             f"<title>{escape(told)}</title>",
             '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"'
             ' orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor" stroke="none"/></marker></defs>',
