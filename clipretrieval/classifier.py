@@ -31,7 +31,7 @@ from clipretrieval.images.sources import check_class_names, class_names
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
-from clipretrieval.retrieval.conflicts import describe_conflicts, lookalikes
+from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import forget_records, relabel_records
 from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
 from clipretrieval.retrieval.fill import closed_on_failure, known_to_all, store_images
@@ -101,7 +101,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     fit_timing_ : Timing
         Seconds and images of each part, from ``fit_report_``.
     skipped_ : list of SkippedImage
-        What the last fit passed over under ``on_error="skip"``.
+        What the last fit skipped under ``on_error="skip"``.
+    retriever_ : Retriever
+        What looks images up: the encoder, and the index that was filled.
+    head_ : Voting
+        What decides by the neighbors.
 
     Notes
     -----
@@ -250,7 +254,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 progress=progress,
             )
             self._tuned = frozenset()
-        self._warn_of_labels(())
+        warn_of_labels(self.fit_report_, self.classes_.tolist(), vectors=self.encoder is None)
         if len(self.classes_) == 1:
             warn_caller(
                 f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that"
@@ -310,8 +314,111 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 on_error=on_error,
                 progress=progress,
             )
-        self._warn_of_labels(known)
+        warn_of_labels(self.fit_report_, self.classes_.tolist(), known=known, vectors=self.encoder is None)
         return self
+
+    def _learn(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        existing: Existing,
+        onto: VectorStore | None = None,
+        classes: Any = None,
+        flush_every: int | None,
+        on_error: str,
+        progress: Progress | bool | None,
+    ) -> None:
+        """Store labelled images, in the store `onto` or the one that the arguments stand for."""
+        started, timing = time.perf_counter(), Timing()
+        metric = self._check_params()
+        check_progress(progress)
+        interval = None if flush_every is None else check_int(flush_every, "flush_every")
+        listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
+        # The last quarter of an interval is for what is being encoded; see `store_images`.
+        ahead = None if interval is None else max(1, interval // 4)
+        names = class_names(X) if y is None else {}
+        if existing == "add":
+            known = getattr(self, "_class_names", {})
+            check_class_names(known, names)
+            names = {**known, **names}
+        source = open_fit_source(
+            self,
+            X,
+            y,
+            encoder=self.encoder,
+            metric=metric,
+            normalize=bool(self.normalize),
+            on_error=on_error,
+            reset=onto is None,
+            ahead=ahead,
+        )
+        store = onto if onto is not None else self._store_to_fill(existing != "refuse")
+        with ExitStack() as entered:
+            entered.enter_context(
+                closed_on_failure(store, unless=(self.store, getattr(self, "store_", None)))
+            )
+            if existing == "refuse":  # what it holds says more than that somebody else may hold the store
+                open_writer(store, source.origin, existing, named=source.named)
+            entered.enter_context(sole_writer(store))
+            writer = open_writer(store, source.origin, existing, named=source.named)
+            if listed:
+                writer.kind = label_kind(listed, writer.kind, "those that the store holds")
+                writer.classes.update(stored_labels(listed, writer.kind))
+            with open_progress(progress, "fitting") as shown:
+                store_images(
+                    [writer],
+                    source.open(known_to_all([writer])),
+                    total=source.total,
+                    skipped=source.skipped,
+                    timing=timing,
+                    progress=shown,
+                    flush_every=interval,
+                )
+            if not writer.count:
+                raise InvalidInputError(none_left("to fit on", source.skipped))
+        with CLASSES_LOCK:  # others may be asking, and take up classes
+            kind = str(writer.kind)
+            before = getattr(self, "_classes", None)
+            self.store_ = store
+            self._classes = (
+                Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
+            )
+        if onto is None:
+            self._made_of = self._store_recipe()
+        self.n_features_in_ = int(store.dim or 0)
+        self.skipped_ = source.skipped
+        self._class_names = names
+        n_conflicts, conflicts = writer.given.count_and_list(kind)
+        self.fit_report_ = FitReport(
+            new=writer.new,
+            already_there=writer.already_there,
+            relabelled=writer.relabelled,
+            skipped=tuple(source.skipped),
+            timing=timing,
+            seconds=time.perf_counter() - started,
+            n_conflicts=n_conflicts,
+            conflicts=conflicts,
+        )
+
+    def _store_to_fill(self, again: bool) -> VectorStore:
+        """Return the store that a fit goes into.
+
+        It is the one that the classifier has, if the same arguments made it and the fit goes on with it or
+        replaces what it holds (`again`), or it is what keeps a second one out of its folder. Else it is a new
+        one; the one before is freed as soon as nobody has it.
+        """
+        held: VectorStore | None = getattr(self, "store_", None)
+        if getattr(self, "_made_of", None) != self._store_recipe() or can_be_reopened(held):
+            held = None
+        if held is not None and again:
+            return held
+        try:
+            return make_store(self.store, self.store_options, Metric.parse(self.metric))
+        except StoreLockedError:
+            if held is None:
+                raise
+            return held
 
     def forget(self, ids: Any = None, *, label: Any = None) -> ForgetReport:
         """Remove images by their ids, or all of a class, and make certain that they are gone.
@@ -378,7 +485,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         with one_at_a_time(self), sole_writer(index.store):
             known = self.classes_.tolist()
             changed = relabel_records(index, ids, labels)
-        self._warn_of_lookalikes(known)
+        warn_of_lookalikes(self.classes_.tolist(), known)
         return changed
 
     def predict(
@@ -916,134 +1023,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Return what decides which store the arguments stand for."""
         options = MaskedDict(check_mapping(self.store_options, "store_options"))
         return (self.store, options, str(Metric.parse(self.metric)))
-
-    def _store_to_fill(self, again: bool) -> VectorStore:
-        """Return the store that a fit goes into.
-
-        It is the one that the classifier has, if the same arguments made it and the fit goes on with it or
-        replaces what it holds (`again`), or it is what keeps a second one out of its folder. Else it is a new
-        one; the one before is freed as soon as nobody has it.
-        """
-        held: VectorStore | None = getattr(self, "store_", None)
-        if getattr(self, "_made_of", None) != self._store_recipe() or can_be_reopened(held):
-            held = None
-        if held is not None and again:
-            return held
-        try:
-            return make_store(self.store, self.store_options, Metric.parse(self.metric))
-        except StoreLockedError:
-            if held is None:
-                raise
-            return held
-
-    def _learn(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        existing: Existing,
-        onto: VectorStore | None = None,
-        classes: Any = None,
-        flush_every: int | None,
-        on_error: str,
-        progress: Progress | bool | None,
-    ) -> None:
-        """Store labelled images, in the store `onto` or the one that the arguments stand for."""
-        started, timing = time.perf_counter(), Timing()
-        metric = self._check_params()
-        check_progress(progress)
-        interval = None if flush_every is None else check_int(flush_every, "flush_every")
-        listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
-        # The last quarter of an interval is for what is being encoded; see `store_images`.
-        ahead = None if interval is None else max(1, interval // 4)
-        names = class_names(X) if y is None else {}
-        if existing == "add":
-            known = getattr(self, "_class_names", {})
-            check_class_names(known, names)
-            names = {**known, **names}
-        source = open_fit_source(
-            self,
-            X,
-            y,
-            encoder=self.encoder,
-            metric=metric,
-            normalize=bool(self.normalize),
-            on_error=on_error,
-            reset=onto is None,
-            ahead=ahead,
-        )
-        store = onto if onto is not None else self._store_to_fill(existing != "refuse")
-        with ExitStack() as entered:
-            entered.enter_context(
-                closed_on_failure(store, unless=(self.store, getattr(self, "store_", None)))
-            )
-            if existing == "refuse":  # what it holds says more than that somebody else may hold the store
-                open_writer(store, source.origin, existing, named=source.named)
-            entered.enter_context(sole_writer(store))
-            writer = open_writer(store, source.origin, existing, named=source.named)
-            if listed:
-                writer.kind = label_kind(listed, writer.kind, "those that the store holds")
-                writer.classes.update(stored_labels(listed, writer.kind))
-            with open_progress(progress, "fitting") as shown:
-                store_images(
-                    [writer],
-                    source.open(known_to_all([writer])),
-                    total=source.total,
-                    skipped=source.skipped,
-                    timing=timing,
-                    progress=shown,
-                    flush_every=interval,
-                )
-            if not writer.count:
-                raise InvalidInputError(none_left("to fit on", source.skipped))
-        with CLASSES_LOCK:  # others may be asking, and take up classes
-            kind = str(writer.kind)
-            before = getattr(self, "_classes", None)
-            self.store_ = store
-            self._classes = (
-                Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
-            )
-        if onto is None:
-            self._made_of = self._store_recipe()
-        self.n_features_in_ = int(store.dim or 0)
-        self.skipped_ = source.skipped
-        self._class_names = names
-        n_conflicts, conflicts = writer.given.count_and_list(kind)
-        self.fit_report_ = FitReport(
-            new=writer.new,
-            already_there=writer.already_there,
-            relabelled=writer.relabelled,
-            skipped=tuple(source.skipped),
-            timing=timing,
-            seconds=time.perf_counter() - started,
-            n_conflicts=n_conflicts,
-            conflicts=conflicts,
-        )
-
-    def _warn_of_labels(self, known: Iterable[Any]) -> None:
-        """Say which labels of the last fit are probably mistakes; groups of `known` classes are no news."""
-        report = self.fit_report_
-        if report.n_conflicts:
-            conflicts = describe_conflicts(report.n_conflicts, report.conflicts, vectors=self.encoder is None)
-            warn_caller(
-                f"{conflicts}; the last label counts. fit_report_.conflicts lists them; correct them with "
-                "relabel or forget"
-            )
-        self._warn_of_lookalikes(known)
-
-    def _warn_of_lookalikes(self, known: Iterable[Any]) -> None:
-        """Name the classes that readers take for one; groups of `known` classes are no news."""
-        groups = lookalikes(self.classes_.tolist(), known)
-        if groups:
-            listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
-            differ = (
-                "1 group of labels differs" if len(groups) == 1 else f"{len(groups)} groups of labels differ"
-            )
-            warn_caller(
-                f"{differ} in case, spaces or Unicode normalisation alone, and each label is a class of its "
-                f"own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the same, give them one "
-                "spelling"
-            )
 
     @property
     def fit_timing_(self) -> Timing:

@@ -11,7 +11,15 @@ import numpy as np
 from clipretrieval._util.repr import short_repr
 from clipretrieval.types import FloatArray
 
-__all__ = ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder", "join_batches"]
+__all__ = [
+    "EncodedBatch",
+    "Encoder",
+    "KnownIds",
+    "KnownImage",
+    "StreamingEncoder",
+    "join_batches",
+    "select_images",
+]
 
 KnownIds: TypeAlias = Callable[[list[str]], Collection[str]]
 """Called with content ids, from any thread: those of them whose images need no encoding."""
@@ -114,6 +122,20 @@ def join_batches(batches: Sequence[EncodedBatch]) -> EncodedBatch:
         indices=[index for batch in batches for index in batch.indices],
         seconds={part: sum(batch.seconds.get(part, 0.0) for batch in batches) for part in parts},
         known=[image for batch in batches for image in batch.known],
+    )
+
+
+def select_images(batch: EncodedBatch, places: Sequence[int]) -> EncodedBatch:
+    """Make a batch of some images of another one, with their vectors and all that is known already."""
+    rows = np.array(places, dtype=np.intp)
+    return EncodedBatch(
+        ids=[batch.ids[place] for place in places],
+        vectors={name: vectors[rows] for name, vectors in batch.vectors.items()},
+        labels=[batch.labels[place] for place in places],
+        sources=[batch.sources[place] for place in places],
+        indices=[batch.indices[place] for place in places],
+        seconds=batch.seconds,
+        known=batch.known,
     )
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from clipretrieval._util.checks import check_int, check_number
 from clipretrieval._util.timing import Timing
-from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.base import EncodedBatch, select_images
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.retrieval.unusable import taken
 from clipretrieval.types import Neighbors
 
 __all__ = ["Validation", "check_untuned", "count_known"]
@@ -78,7 +77,7 @@ class Validation:
                 if place not in chosen and image not in self.before
             ]
             if places:
-                yield replace(taken(batch, places), seconds={})
+                yield replace(select_images(batch, places), seconds={})
         if total and not self.ids:
             raise InvalidInputError(
                 f"none of the {total} images fell into the validation part, validation={self.fraction}; pass "

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipretrieval._util.labels import class_array
-from clipretrieval.retrieval.reports import LabelConflict
+from clipretrieval._util.warning import warn_caller
+from clipretrieval.retrieval.reports import FitReport, LabelConflict
 from clipretrieval.types import Label
 
-__all__ = ["GivenLabels", "describe_conflicts", "lookalikes"]
+__all__ = ["GivenLabels", "lookalikes", "warn_of_labels", "warn_of_lookalikes"]
 
 CONFLICTS = 20
 """Conflicts that a report lists; all are counted."""
@@ -87,22 +88,44 @@ def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[s
     return sorted(sorted(group) for group in groups.values() if len(group) > 1 and not group <= old)
 
 
-def describe_conflicts(count: int, conflicts: Sequence[LabelConflict], *, vectors: bool) -> str:
-    """Return one sentence on conflicts, with the first of them as an example.
+def warn_of_labels(
+    report: FitReport, classes: Sequence[Any], *, known: Iterable[Any] = (), vectors: bool
+) -> None:
+    """Say which labels of a fit are probably mistakes.
 
     Parameters
     ----------
-    count : int
-    conflicts : sequence of LabelConflict
+    report : FitReport
+    classes : sequence
+        All labels by now, of the type that was fitted.
+    known : iterable
+        Labels that were there before.
     vectors : bool
         Whether vectors were given, which are one if they are equal as float32, and not images.
     """
-    noun = f"{'vector' if vectors else 'image'}{'' if count == 1 else 's'}"
-    equal = ", equal as float32," if vectors else ""
-    return (
-        f"{count} {noun}{equal} {'was' if count == 1 else 'were'} given under several labels, "
-        f"such as {conflicts[0]}"
-    )
+    count = report.n_conflicts
+    if count:
+        noun = f"{'vector' if vectors else 'image'}{'' if count == 1 else 's'}"
+        equal = ", equal as float32," if vectors else ""
+        warn_caller(
+            f"{count} {noun}{equal} {'was' if count == 1 else 'were'} given under several labels, such as "
+            f"{report.conflicts[0]}; the last label counts. fit_report_.conflicts lists them; correct them "
+            "with relabel or forget"
+        )
+    warn_of_lookalikes(classes, known)
+
+
+def warn_of_lookalikes(classes: Iterable[Any], known: Iterable[Any]) -> None:
+    """Name the classes that readers take for one; groups of `known` classes are no news."""
+    groups = lookalikes(classes, known)
+    if groups:
+        listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
+        differ = "1 group of labels differs" if len(groups) == 1 else f"{len(groups)} groups of labels differ"
+        warn_caller(
+            f"{differ} in case, spaces or Unicode normalisation alone, and each label is a class of its "
+            f"own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the same, give them one "
+            "spelling"
+        )
 
 
 def _folded(label: str) -> str:

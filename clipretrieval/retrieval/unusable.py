@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.base import EncodedBatch, select_images
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["check_rows", "direction_needed", "taken", "usable_batches"]
+__all__ = ["check_rows", "direction_needed", "usable_batches"]
 
 _ADVICE = "Leave it out, or pass on_error='skip' to skip it"
 
@@ -71,7 +71,7 @@ def usable_batches(
                 SkippedImage(batch.indices[row], batch.sources[row], reason) for row, reason in faults.items()
             ]
             skipped[begun:] = sorted(skipped[begun:], key=lambda item: item.index)
-        rest = taken(batch, [row for row in range(len(batch)) if row not in faults])
+        rest = select_images(batch, [row for row in range(len(batch)) if row not in faults])
         if len(rest) or rest.known:
             yield rest
 
@@ -88,23 +88,9 @@ def check_rows(vectors: FloatArray, directed: str) -> None:
         raise InvalidInputError(f"{_no_direction(f'row {int(np.argmin(norms))}', directed)}. {_ADVICE}")
 
 
-def taken(batch: EncodedBatch, rows: Sequence[int]) -> EncodedBatch:
-    """Return some images of a batch, with their vectors."""
-    places = np.array(rows, dtype=np.intp)
-    return EncodedBatch(
-        ids=[batch.ids[row] for row in rows],
-        vectors={name: vectors[places] for name, vectors in batch.vectors.items()},
-        labels=[batch.labels[row] for row in rows],
-        sources=[batch.sources[row] for row in rows],
-        indices=[batch.indices[row] for row in rows],
-        seconds=batch.seconds,
-        known=batch.known,
-    )
-
-
 def _before(batch: EncodedBatch, row: int) -> EncodedBatch:
     known = [item for item in batch.known if item.index < batch.indices[row]]
-    return replace(taken(batch, range(row)), known=known)
+    return replace(select_images(batch, range(row)), known=known)
 
 
 def _faults(batch: EncodedBatch, directed: Mapping[str, str], encoder: str) -> dict[int, str]:

@@ -125,7 +125,7 @@ def test_pictures_are_encoded_once_for_all_stages(encoder, class_folder, monkeyp
     seen = []
     real = pipeline._encode_chunk
     monkeypatch.setattr(
-        pipeline, "_encode_chunk", lambda chunk, *rest: seen.extend(chunk.ids) or real(chunk, *rest)
+        pipeline, "_encode_chunk", lambda chunk, *rest: seen.extend(chunk.batch.ids) or real(chunk, *rest)
     )
     compare(
         class_folder / "train",

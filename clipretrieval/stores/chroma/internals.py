@@ -87,7 +87,7 @@ class OwnClient:
             self.close()
             raise
 
-    def get_collection(self, name: str, embedding_function: None) -> Collection:
+    def get_collection(self, name: str, embedding_function: None = None) -> Collection:
         """Return a collection that is there."""
         return Collection(self._server, self._server.get_collection(name), embedding_function)
 
