@@ -69,8 +69,9 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         The classes. A sequence's strings are the labels, and the prompts have them with spaces for
         underscores. A mapping gives each label, int or str, the name for the prompts.
     templates : str, callable, or sequence of these
-        Prompts with ``{}`` for the name; see `clipretrieval.prompts.fill`. Several make an ensemble. By
-        default those of the study: "an airplane", "an automobile", "a bird", …
+        Prompts with ``{}`` for the name and, if wanted, ``{article}`` for "a" or "an"; or callables of the
+        name, such as those of ``open_clip.OPENAI_IMAGENET_TEMPLATES``. Several make an ensemble. By default
+        those of the study: "an airplane", "an automobile", "a bird", …
     pretrained : str, path or None
         As for `StagedEncoder`; ignored where `encoder` is one.
 

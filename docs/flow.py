@@ -35,8 +35,8 @@ def drawing() -> str:
             f'<svg role="img" viewBox="0 0 {WIDTH} {height}" fill="none" stroke="currentColor"'
             f' style="display: block; width: 100%; max-width: {WIDTH}px; margin: auto">',
             f"<title>{escape(told)}</title>",
-            '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"'
-            ' orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor" stroke="none"/></marker></defs>',
+            '<defs><marker id="arrowhead" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8"'
+            ' markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor" stroke="none"/></marker></defs>',
             *lines,
             *boxes,
             "</svg>",
@@ -100,7 +100,7 @@ def _arrow(stops: list[tuple[float, float]]) -> str:
         end = to_y - BOX[1] / 2 if place == len(rest) else to_y
         path += f"C{x:.0f} {(y + end) / 2:.0f} {to_x:.0f} {(y + end) / 2:.0f} {to_x:.0f} {end:.0f}"
         x, y = to_x, end
-    return f'<path d="{path}" opacity="0.6" marker-end="url(#head)"/>'
+    return f'<path d="{path}" opacity="0.6" marker-end="url(#arrowhead)"/>'
 
 
 def _box(room: str, x: float, y: float) -> str:
