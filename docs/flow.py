@@ -36,7 +36,8 @@ def drawing() -> str:
             f' style="display: block; width: 100%; max-width: {WIDTH}px; margin: auto">',
             f"<title>{escape(told)}</title>",
             '<defs><marker id="arrowhead" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8"'
-            ' markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor" stroke="none"/></marker></defs>',
+            ' markerHeight="8" orient="auto">'
+            '<path d="M0 0 8 4 0 8z" fill="currentColor" stroke="none"/></marker></defs>',
             *lines,
             *boxes,
             "</svg>",
