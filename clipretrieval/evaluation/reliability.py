@@ -105,7 +105,7 @@ class RiskCoverage:
         shares: Floats = self.errors / self.kept
         return shares
 
-    @property
+    @cached_property
     def area(self) -> float:
         """The area under the curve, in [0, 1]; lower is better.
 
@@ -233,7 +233,7 @@ def distance_histogram(
     ------
     InvalidInputError
     """
-    values, right = _checked(distances, correct)
+    values, right = _checked_values(distances, correct)
     bins = check_int(bins, "bins", most=100_000)
     finite = np.isfinite(values)
     values, right = values[finite], right[finite]
@@ -369,11 +369,11 @@ def accuracy_by_decile(
 def _doubts(values: npt.ArrayLike, correct: npt.ArrayLike, by: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Return values that are the greater, the less sure an answer is, and which answers are correct."""
     check_measure(by)
-    found, right = _checked(values, correct)
+    found, right = _checked_values(values, correct)
     return (found if by == "distance" else -found), right
 
 
-def _checked(values: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _checked_values(values: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
     found = np.asarray(as_array(values, "values"), dtype=np.float64)
     right = np.asarray(as_array(correct, "correct"), dtype=np.bool_)
     if found.ndim != 1 or found.shape != right.shape or len(found) == 0:

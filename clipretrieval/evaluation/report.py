@@ -23,7 +23,7 @@ from clipretrieval.evaluation import charts, plots
 from clipretrieval.evaluation.figures import Figures, timed_parts
 from clipretrieval.evaluation.metrics import summarise_distances
 from clipretrieval.evaluation.reliability import Reliability
-from clipretrieval.evaluation.text import report_html, report_markdown, report_text
+from clipretrieval.evaluation.text import notebook_html, report_markdown, report_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -308,7 +308,7 @@ class EvaluationReport(Figures):
         )
 
     def _repr_html_(self) -> str:
-        return report_html(self)
+        return notebook_html(self)
 
 
 def _reliability_values(found: Reliability) -> dict[str, Any]:

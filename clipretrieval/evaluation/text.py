@@ -21,7 +21,7 @@ from clipretrieval.evaluation.words import (
 from clipretrieval.types import FloatArray
 
 __all__ = [
-    *("MEASURE_HEAD", "measure_rows", "report_html", "report_markdown", "report_text", "setting_rows"),
+    *("MEASURE_HEAD", "measure_rows", "notebook_html", "report_markdown", "report_text", "setting_rows"),
     *("shown_classes", "summary_rows"),
 ]
 
@@ -114,7 +114,7 @@ def report_markdown(report: Figures) -> str:
     return "\n\n".join(sections)
 
 
-def report_html(report: Figures) -> str:
+def notebook_html(report: Figures) -> str:
     """Return the figures, the measures of confidence and the classes: no scripts, nothing from elsewhere."""
     classes = report.per_class[:NOTEBOOK_CLASSES]
     more = len(report.per_class) - len(classes)

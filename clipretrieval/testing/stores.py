@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from clipretrieval.errors import MissingDependencyError
-
-try:
-    import hypothesis  # noqa: F401
-    import pytest
-except ModuleNotFoundError as error:
-    if error.name not in ("hypothesis", "pytest"):
-        raise
-    raise MissingDependencyError(
-        f"the conformance suite of vector stores needs {error.name!r}, which is not installed; run: "
-        'pip install pytest hypothesis (they are part of "clipretrieval[dev]")',
-        name=error.name,
-    ) from error
-
-# Before they are imported, so that a failed assert shows its values: the folder, with all in it.
-pytest.register_assert_rewrite("clipretrieval.testing.contracts")
-
-from clipretrieval.testing.contracts.machine import MachineContract  # noqa: E402
-from clipretrieval.testing.contracts.persistence import LastingContract, ManifestContract  # noqa: E402
-from clipretrieval.testing.contracts.records import RecordsContract, ValuesContract  # noqa: E402
-from clipretrieval.testing.contracts.refusals import RefusalsContract  # noqa: E402
-from clipretrieval.testing.contracts.scan import ScanContract  # noqa: E402
-from clipretrieval.testing.contracts.search import PaddingContract, SearchContract  # noqa: E402
-from clipretrieval.testing.contracts.threads import LargeContract, ThreadsContract  # noqa: E402
+from clipretrieval.testing.contracts.machine import MachineContract
+from clipretrieval.testing.contracts.persistence import LastingContract, ManifestContract
+from clipretrieval.testing.contracts.records import RecordsContract, ValuesContract
+from clipretrieval.testing.contracts.refusals import RefusalsContract
+from clipretrieval.testing.contracts.scan import ScanContract
+from clipretrieval.testing.contracts.search import PaddingContract, SearchContract
+from clipretrieval.testing.contracts.threads import LargeContract, ThreadsContract
 
 __all__ = ["VectorStoreTests"]
 

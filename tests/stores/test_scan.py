@@ -82,7 +82,9 @@ def test_records_of_others_in_a_chroma_collection_are_named(tmp_path: Path) -> N
     """A record that the store did not write is an error that names it, not a label."""
     with ChromaStore(tmp_path) as store:
         store.upsert(["ours"], rows(1), [1])
-        store._connection.client.get_collection("clipretrieval").add(ids=["theirs"], embeddings=rows(1))
+        store._connection.client.get_collection("clipretrieval", embedding_function=None).add(
+            ids=["theirs"], embeddings=rows(1)
+        )
         with pytest.raises(StoreCorruptedError, match="'theirs'"):
             list(store.scan())
 

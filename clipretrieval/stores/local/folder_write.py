@@ -21,7 +21,7 @@ from clipretrieval._util.files import (
     reason,
     remedy,
     replacing,
-    sync_folder,
+    sync_rename,
     write_text,
 )
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
@@ -205,12 +205,7 @@ def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
         raise
     finally:
         lock.release()
-    try:
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise NotDurableError(
-            error.errno, f"{error.strerror}; the new {folder} is in place, but a power cut may undo it"
-        ) from error
+    sync_rename(folder)
 
 
 def _is_current(folder: Path) -> bool:

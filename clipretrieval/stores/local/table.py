@@ -193,7 +193,7 @@ class RecordTable:
     def take(self, rows: IndexArray) -> tuple[AnyArray, AnyArray]:
         """Return ids and labels of `rows`, of any shape; ``""`` and ``-1`` or ``""`` where a row is -1."""
         labels = self.labels if self._count else np.empty(0, dtype=object)
-        return _taken(self.ids, rows, ""), _taken(labels, rows, "" if labels.dtype == object else -1)
+        return _gathered(self.ids, rows, ""), _gathered(labels, rows, "" if labels.dtype == object else -1)
 
     def metadata(self, rows: IndexArray) -> list[dict[str, Any]]:
         """Return fresh copies of the metadata of `rows`."""
@@ -221,7 +221,7 @@ def shrunk(array: AnyArray, used: int) -> AnyArray:
         return array
 
 
-def _taken(column: AnyArray, rows: IndexArray, padding: object) -> AnyArray:
+def _gathered(column: AnyArray, rows: IndexArray, padding: object) -> AnyArray:
     missing = rows < 0
     if not len(column):
         return np.full(rows.shape, padding, dtype=column.dtype)

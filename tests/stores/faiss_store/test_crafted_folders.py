@@ -27,7 +27,6 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores import FaissStore, MemoryStore
 from clipretrieval.stores.faiss import factory as _factory
-from clipretrieval.stores.local import folder_write as _folder_write
 from clipretrieval.stores.local.folder_manifest import _checksum
 
 ROOT = Path(__file__).parents[3]
@@ -484,9 +483,10 @@ def test_a_copy_that_cannot_be_synced_is_told_truly(tmp_path: Path, monkeypatch:
     """A copy has its name when the fsync of the folder around it fails, and the error says so."""
 
     def failing(path: Path) -> None:
-        raise OSError(5, "Input/output error")
+        if Path(path) == tmp_path:
+            raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(_folder_write, "sync_folder", failing)
+    monkeypatch.setattr("clipretrieval._util.files.sync_folder", failing)
     with pytest.raises(StoreUnavailableError, match="was written but may not be on the disk"):
         fill(MemoryStore(), 3).save(tmp_path / "s")
     assert MemoryStore.load(tmp_path / "s").count() == 3

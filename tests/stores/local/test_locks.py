@@ -75,7 +75,7 @@ def test_searches_do_not_wait_for_a_flush(kind: Any, tmp_path: Any, monkeypatch:
         writing.set()
         go_on.wait(60)
 
-    monkeypatch.setattr("clipretrieval.stores.local.folder_write.sync_folder", slow)
+    monkeypatch.setattr("clipretrieval._util.files.sync_folder", slow)
     saving = started(lambda: store.save(tmp_path / "copy"))
     assert writing.wait(30)
     adding = started(lambda: store.upsert(["b"], np.zeros((1, 2)), [2]))
