@@ -19,12 +19,13 @@ from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable, shortened
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.streams import VECTORS
+from clipretrieval.errors import NotFittedError
 from clipretrieval.heads.confidence import check_measure, measure_text
 from clipretrieval.heads.voting import Voting
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.thumbnail import THUMBNAIL, thumbnail
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import FloatArray, Neighbors
@@ -177,6 +178,8 @@ def explain_stream(
     shown, by = 0 if k is None else check_k(k), check_measure(by)
     check_list(skipped, "skipped")
     left_out = skipped if skipped is not None else []
+    if not hasattr(classifier, "retriever_"):  # an AttributeError too where it is not fitted
+        raise NotFittedError(NOT_FITTED)
     retriever, head = classifier.retriever_, classifier.head_
     head.check()
     ballot = retriever.index.ballot()
