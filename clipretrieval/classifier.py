@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -12,7 +12,6 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence
-from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
@@ -25,8 +24,8 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.evaluation.scoring import weighted_accuracy
-from clipretrieval.heads.votes import Weighting
 from clipretrieval.heads.voting import TEMPERATURE, Voting
+from clipretrieval.heads.weighting import Weighting
 from clipretrieval.images.sources import check_class_names, class_names
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.answer_places import AnswerPlaces
@@ -34,8 +33,8 @@ from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import forget_records, relabel_records
 from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
-from clipretrieval.retrieval.fill import closed_on_failure, known_to_all, store_images
-from clipretrieval.retrieval.index_writer import Existing, open_writer
+from clipretrieval.retrieval.fill import known_to_all, store_images
+from clipretrieval.retrieval.index_writer import Existing, write_index
 from clipretrieval.retrieval.inputs import none_left, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_vectors_only
@@ -354,17 +353,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             ahead=ahead,
         )
         store = onto if onto is not None else self._store_to_fill(existing != "refuse")
-        with ExitStack() as entered:
-            entered.enter_context(
-                closed_on_failure(store, unless=(self.store, getattr(self, "store_", None)))
-            )
-            if existing == "refuse":  # what it holds says more than that somebody else may hold the store
-                open_writer(store, source.origin, existing, named=source.named)
-            entered.enter_context(sole_writer(store))
-            writer = open_writer(store, source.origin, existing, named=source.named)
-            if listed:
-                writer.kind = label_kind(listed, writer.kind, "those that the store holds")
-                writer.classes.update(stored_labels(listed, writer.kind))
+        keep_open = store is self.store or store is getattr(self, "store_", None)
+        with write_index(store, source.origin, existing, named=source.named, keep_open=keep_open) as writer:
+            writer.list_classes(listed)
             with open_progress(progress, "fitting") as shown:
                 store_images(
                     [writer],
@@ -378,28 +369,18 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             if not writer.count:
                 raise InvalidInputError(none_left("to fit on", source.skipped))
         with CLASSES_LOCK:  # others may be asking, and take up classes
-            kind = str(writer.kind)
-            before = getattr(self, "_classes", None)
-            self.store_ = store
-            self._classes = (
-                Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
-            )
-        if onto is None:
-            self._made_of = self._store_recipe()
-        self.n_features_in_ = int(store.dim or 0)
+            kind, before = str(writer.kind), getattr(self, "_classes", None)
+            known = Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
+            self._become(store, known, int(store.dim or 0), renew=onto is None)
         self.skipped_ = source.skipped
         self._class_names = names
-        n_conflicts, conflicts = writer.given.count_and_list(kind)
-        self.fit_report_ = FitReport(
-            new=writer.new,
-            already_there=writer.already_there,
-            relabelled=writer.relabelled,
-            skipped=tuple(source.skipped),
-            timing=timing,
-            seconds=time.perf_counter() - started,
-            n_conflicts=n_conflicts,
-            conflicts=conflicts,
-        )
+        self.fit_report_ = writer.report(source.skipped, timing, time.perf_counter() - started)
+
+    def _become(self, store: VectorStore, classes: Classes, dim: int, *, renew: bool = True) -> None:
+        """Be fitted with a store that is filled; `renew` where the arguments stand for it as they are now."""
+        self.store_, self._classes, self.n_features_in_ = store, classes, dim
+        if renew:
+            self._made_of = self._store_recipe()
 
     def _store_to_fill(self, again: bool) -> VectorStore:
         """Return the store that a fit goes into.
@@ -516,11 +497,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If the store was meanwhile filled by a different encoder.
         """
-        retriever, head = self._ask()
-        ballot, places = retriever.index.ballot(), AnswerPlaces()
-        found = retriever.answer(X, head.k, places, ballot=ballot, on_error=on_error, progress=progress)
-        codes = [head.votes(near, ballot).answers for near in found]
-        labels = ballot.labels(np.concatenate(codes))
+        retriever, head = self.retriever_, self.head_
+        numbers, places = retriever.index.number_classes(), AnswerPlaces()
+        found = retriever.answer(X, head.k, places, numbers=numbers, on_error=on_error, progress=progress)
+        codes = [head.votes(near, numbers).answers for near in found]
+        labels = numbers.labels(np.concatenate(codes))
         return labels if on_error == "raise" else places.arrange([labels.astype(object)], None)
 
     def predict_proba(
@@ -538,15 +519,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        retriever, head = self._ask()
-        ballot, places = retriever.index.ballot(), AnswerPlaces()
+        retriever, head = self.retriever_, self.head_
+        numbers, places = retriever.index.number_classes(), AnswerPlaces()
         parts = []
-        for near in retriever.answer(X, head.k, places, ballot=ballot, on_error=on_error, progress=progress):
-            votes = head.votes(near, ballot)
+        for near in retriever.answer(
+            X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
+        ):
+            votes = head.votes(near, numbers)
             parts.append((len(near), votes.candidates.rows, votes.candidates.codes, votes.shares))
-        shares = np.zeros((places.count, len(ballot)))  # once: no other array has a column for each class
+        shares = np.zeros((places.count, len(numbers)))  # once: no other array has a column for each class
         shares[[image.index for image in places.skipped]] = np.nan
-        answered, columns, first = np.array(places.places), ballot.columns(), 0
+        answered, columns, first = np.array(places.places), numbers.columns(), 0
         for count, rows, codes, part in parts:
             shares[answered[first + rows], columns[codes]] = part
             first += count
@@ -577,7 +560,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             `Neighbors.valid`.
         """
         k, places = self.k if k is None else check_k(k), AnswerPlaces()
-        retriever, _ = self._ask()
+        retriever = self.retriever_
         parts = list(retriever.answer(X, k, places, pad=True, on_error=on_error, progress=progress))
         labels = [part.labels for part in parts]
         return Neighbors(
@@ -701,7 +684,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             check_int(mistakes, "mistakes", least=0),
         )
         with open_progress(progress, "evaluating") as shown:
-            retriever, head = self._ask()
+            retriever, head = self.retriever_, self.head_
             return measure(
                 retriever,
                 head,
@@ -824,7 +807,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ClipRetrievalWarning
             If the store is not part of what was saved, and has to be passed to `load`.
         """
-        from clipretrieval.persistence.persistence import save
+        from clipretrieval.persistence.saving import save
 
         index = self._index()
         if callable(self.weights):
@@ -896,7 +879,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             if encoder is None:
                 check_vectors_only(manifest)
             index = LabelledIndex.open(opened, encoder, metric, bool(classifier.normalize))
-            classifier._take(index)
+            classifier._become(index.store, index.classes, index.dim)
         except BaseException:
             if isinstance(store, str) and opened is not None:
                 opened.close()
@@ -944,11 +927,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If the encoder is not the one that filled the store; the message names what differs.
         """
-        from clipretrieval.persistence.persistence import load
+        from clipretrieval.persistence.saving import load
 
         saved = load(path, encoder, store=store, allow_remote=allow_remote)
         classifier = cls(saved.index.encoder, saved.store, **saved.params)
-        classifier._take(saved.index)
+        classifier._become(saved.index.store, saved.index.classes, saved.index.dim)
         if saved.feature_names:
             classifier.feature_names_in_ = np.array(saved.feature_names, dtype=object)
         classifier._saved_in = saved.saved_in
@@ -967,18 +950,14 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     @property
     def retriever_(self) -> Retriever:
         """What looks images up: the encoder, and the index that was filled."""
-        return Retriever(self._index(), self)
+        index = self._index()
+        self._check_params()  # they may be others by now
+        return Retriever(index, self)
 
     @property
     def head_(self) -> Voting:
         """What decides by the neighbors: the votes that `k`, `weights` and `temperature` describe."""
         return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
-
-    def _ask(self) -> tuple[Retriever, Voting]:
-        """Return what answers a question, once the arguments, which may be others by now, are checked."""
-        retriever = self.retriever_
-        self._check_params()
-        return retriever, self.head_
 
     def _index(self) -> LabelledIndex:
         """Return what was filled, with the encoder and the metric that the arguments name now."""
@@ -999,13 +978,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         with CLASSES_LOCK:
             self._classes = self._classes.changed(add, remove)
             return self._classes
-
-    def _take(self, index: LabelledIndex) -> None:
-        """Become fitted with an index that is filled already."""
-        self.store_ = index.store
-        self._classes = index.classes
-        self.n_features_in_ = index.dim
-        self._made_of = self._store_recipe()
 
     def _check_params(self) -> Metric:
         """Refuse constructor arguments that cannot work; scikit-learn has them checked at fit."""

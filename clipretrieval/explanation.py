@@ -181,21 +181,20 @@ def explain_stream(
     if not hasattr(classifier, "retriever_"):  # an AttributeError too where it is not fitted
         raise NotFittedError(NOT_FITTED)
     retriever, head = classifier.retriever_, classifier.head_
-    head.check()
-    ballot = retriever.index.ballot()
+    numbers = retriever.index.number_classes()
     with open_progress(progress, "explaining") as report:
         tell = image_counter(report, retriever.count_hint(X), left_out)
         for batch, near in retriever.search(
-            X, head.k, ballot=ballot, on_error=on_error, skipped=left_out, tell=tell
+            X, head.k, numbers=numbers, on_error=on_error, skipped=left_out, tell=tell
         ):
-            votes = head.votes(near, ballot)
+            votes = head.votes(near, numbers)
             shares, margins = votes.share_and_margin
             yield from explain_found(
                 retriever.index,
                 head,
                 near,
                 queries=batch.sources,
-                answers=ballot.labels(votes.answers).tolist(),
+                answers=numbers.labels(votes.answers).tolist(),
                 shares=shares.tolist(),
                 margins=margins.tolist(),
                 vectors=batch.vectors[VECTORS],

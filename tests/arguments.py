@@ -29,8 +29,8 @@ from clipretrieval import (
 )
 from clipretrieval.comparison import reproduction
 from clipretrieval.evaluation.page import render as page
-from clipretrieval.heads import votes as voting
-from clipretrieval.persistence import persistence
+from clipretrieval.heads import weighting
+from clipretrieval.persistence import saving
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, registry
 
 LONG = "long" * 1100
@@ -407,8 +407,8 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             {"path": WRITABLE | {"no parent"}, "overwrite": SWITCH},
         ),
         Call(
-            "persistence.check_folder",
-            plain(persistence.check_folder, folder=Path("new"), store=None),
+            "saving.check_folder",
+            plain(saving.check_folder, folder=Path("new"), store=None),
             {"folder": WRITABLE | {"no parent"}, "store": ANY},
         ),
         Call(
@@ -615,11 +615,11 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         Call("read_classes", plain(prompts.read_classes, class_names=["a", "b"]), {"class_names": WORDS}),
         Call(
             "vote_weights",
-            plain(voting.vote_weights, distances=np.array([[1.0, 2.0]], np.float32), weighting="softmax"),
+            plain(weighting.vote_weights, distances=np.array([[1.0, 2.0]], np.float32), weighting="softmax"),
             {"temperature": frozenset({"1.5", "10**30"})},
             left_out=frozenset({"distances"}),
         ),
-        Call("weighting_name", plain(voting.weighting_name, weighting="softmax"), {"weighting": ANY}),
+        Call("weighting_name", plain(weighting.weighting_name, weighting="softmax"), {"weighting": ANY}),
         Call(
             "as_label_array",
             plain(types.as_label_array, labels=["a"]),

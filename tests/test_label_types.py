@@ -18,7 +18,7 @@ from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 
 from clipretrieval import InvalidInputError, RetrievalClassifier
-from clipretrieval.heads.votes import vote_weights
+from clipretrieval.heads.weighting import vote_weights
 from clipretrieval.stores import MemoryStore
 
 VECTORS = np.array([[0.0], [1.0], [2.0]])

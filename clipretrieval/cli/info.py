@@ -48,7 +48,7 @@ def info_command(
 
 def _contents(folder: Path, allow_remote: bool) -> _Contents:
     from clipretrieval._util.secrets import masked
-    from clipretrieval.persistence.persistence import describe
+    from clipretrieval.persistence.saving import describe
     from clipretrieval.persistence.stores import open_store
 
     content = describe(folder)

@@ -105,7 +105,7 @@ def indexing(
         If the folder holds anything that indexing would replace or go beside, or settings or images are given
         that are not those of the interrupted command.
     """
-    from clipretrieval.persistence.persistence import INDEXING
+    from clipretrieval.persistence.saving import INDEXING
 
     note = folder / INDEXING
     was_noted, was_there, lasting, most = note.exists(), folder.exists(), keeps(asked.store.store), 0
@@ -148,7 +148,7 @@ def keeps(store: str) -> bool:
 
 def _check_new(folder: Path, resume: bool) -> None:
     """Refuse a folder that holds a classifier or other things, and one to go on with where nothing is."""
-    from clipretrieval.persistence.persistence import FILE, check_folder
+    from clipretrieval.persistence.saving import FILE, check_folder
 
     if (folder / FILE).exists():
         raise InvalidInputError(

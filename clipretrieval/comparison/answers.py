@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clipretrieval._util.timing import Timing
-from clipretrieval.comparison import speed as _speed
 from clipretrieval.comparison.indexes import StageIndex
 from clipretrieval.comparison.plan import Plan
 from clipretrieval.comparison.report import ZERO_SHOT
+from clipretrieval.comparison.speed import Answerer
 from clipretrieval.comparison.spool import Spool
 from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.encoding.streams import VECTORS
@@ -41,7 +41,7 @@ class Side:
 
     name: str
     report: EvaluationReport
-    answerer: _speed.Answerer
+    answerer: Answerer
     dim: int
 
 
@@ -76,9 +76,9 @@ def _sides_of(
     """Answer all test images by each setting; the nearest k of more neighbors are the first of them."""
     index = stage_index.open()
     heads = [Voting(k, weights, TEMPERATURE, index.metric) for k, weights in plan.settings]
-    ballot = index.ballot()
+    numbers = index.number_classes()
     counts = [min(head.k, index.count_for(head.k)) for head in heads]
-    measurements = [Measurement(index, head, ballot) for head in heads]
+    measurements = [Measurement(index, head, numbers) for head in heads]
     for batch in spool.batches(stage_index.stage):
         vectors = batch.vectors[stage_index.stage]
         near = index.look_up(vectors, max(counts))
@@ -91,7 +91,7 @@ def _sides_of(
         # Without times: the passes are shared, and what a side takes by itself is measured apart.
         report = measurement.report(stage_index.name, timing=Timing(), skipped=skipped)
         name = plan.name(stage_index.stage, stage_index.name, head.k, head.weights)
-        answerer = _speed.Answerer(stage_index.encoder.encode, _query(index, head))
+        answerer = Answerer(stage_index.encoder.encode, _query(index, head))
         sides.append(Side(name, report, answerer, stage_index.encoder.dim))
     return sides
 
@@ -110,14 +110,14 @@ def _zero_shot_side(baseline: ZeroShotClassifier, spool: Spool, skipped: tuple[S
     def query(vectors: FloatArray) -> Any:
         return baseline.cosines(vectors).argmax(axis=1)
 
-    return Side(ZERO_SHOT, report, _speed.Answerer(encoder.encode, query), encoder.dim)
+    return Side(ZERO_SHOT, report, Answerer(encoder.encode, query), encoder.dim)
 
 
 def _query(index: LabelledIndex, head: Voting) -> Any:
-    ballot = index.ballot()
+    numbers = index.number_classes()
 
     def query(vectors: FloatArray) -> Any:
         near = index.store.search(vectors, min(head.k, index.store.count()))
-        return head.votes(near, ballot).answers
+        return head.votes(near, numbers).answers
 
     return query

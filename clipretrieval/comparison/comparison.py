@@ -9,17 +9,17 @@ from typing import Any
 
 from clipretrieval._util.checks import check_bool
 from clipretrieval._util.progress import Progress, check_progress, open_progress
-from clipretrieval.comparison import speed as _speed
 from clipretrieval.comparison.answers import Side, answer
 from clipretrieval.comparison.indexes import StoreMakers, fill_indexes, needs, open_indexes
 from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, open_baseline, opened
 from clipretrieval.comparison.plan import Plan, check_plan
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, ComparisonRow
+from clipretrieval.comparison.speed import Sample, Speed, measure_speed, open_clip_answerer
 from clipretrieval.comparison.spool import Spool
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import mcnemar_exact
-from clipretrieval.heads.votes import Weighting
+from clipretrieval.heads.weighting import Weighting
 from clipretrieval.images.sources import (
     check_class_names,
     class_names,
@@ -128,7 +128,7 @@ def compare(
         if baseline is None and zero_shot:
             known = indexes[0].open().classes.labels.tolist()
             baseline = open_baseline(zero_shot, encoder, known, asked)
-        sample = _speed.Sample(plan.timed)
+        sample = Sample(plan.timed)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
         with closing(spool):
             directed = {**needs(indexes), **(TEXT_NEEDS if baseline is not None else {})}
@@ -156,7 +156,7 @@ def compare(
 def _encode(
     encoder: StagedEncoder,
     spool: Spool,
-    sample: _speed.Sample,
+    sample: Sample,
     test: Any,
     labels: Any,
     directed: Mapping[str, str],
@@ -185,11 +185,11 @@ def _measure(
     plan: Plan,
     baseline: ZeroShotClassifier | None,
     open_clip: bool,
-) -> tuple[dict[str, _speed.Speed], _speed.Speed | None]:
+) -> tuple[dict[str, Speed], Speed | None]:
     answerers = {side.name: side.answerer for side in sides}
     if open_clip:
-        answerers[OPEN_CLIP] = _speed.open_clip_answerer(encoder, _query_behind(sides, baseline))
-    speeds = _speed.measure_speed(answerers, pictures, plan.singles)
+        answerers[OPEN_CLIP] = open_clip_answerer(encoder, _query_behind(sides, baseline))
+    speeds = measure_speed(answerers, pictures, plan.singles)
     return speeds, speeds.pop(OPEN_CLIP, None)
 
 
@@ -203,8 +203,8 @@ def _query_behind(sides: list[Side], baseline: ZeroShotClassifier | None) -> Cal
 
 def _rows(
     sides: list[Side],
-    speeds: Mapping[str, _speed.Speed],
-    whole: _speed.Speed | None,
+    speeds: Mapping[str, Speed],
+    whole: Speed | None,
     n_train: int,
 ) -> tuple[tuple[ComparisonRow, ...], str]:
     """Compare every side with the baseline: the zero-shot answer, or else the last row."""

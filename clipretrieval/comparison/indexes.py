@@ -14,9 +14,8 @@ from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
-from clipretrieval.retrieval.exclusive import sole_writer
 from clipretrieval.retrieval.fill import known_to_all, store_images
-from clipretrieval.retrieval.index_writer import Existing, IndexWriter, open_writer
+from clipretrieval.retrieval.index_writer import Existing, IndexWriter, write_index
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import Origin, plain_fingerprint
 from clipretrieval.retrieval.parameters import check_store
@@ -99,7 +98,7 @@ def open_indexes(
 ) -> Iterator[list[StageIndex]]:
     """Open an index for each stage and store, and close them all behind the block.
 
-    `named` is that of `open_writer`.
+    `named` is that of `write_index`.
     """
     indexes: list[StageIndex] = []
     with ExitStack() as opened:
@@ -114,9 +113,11 @@ def open_indexes(
                     raise InvalidInputError(
                         f"the store {name!r} has the metric {str(store.metric)!r}; pass metric= to compare"
                     )
-                opened.enter_context(sole_writer(store))
                 existing: Existing = "resume" if resume else "refuse"
-                writer = open_writer(store, Origin(fingerprint, metric), existing, vectors=stage, named=named)
+                writing = write_index(
+                    store, Origin(fingerprint, metric), existing, vectors=stage, named=named
+                )
+                writer = opened.enter_context(writing)
                 indexes.append(StageIndex(stage, name, view, store, writer))
         yield indexes
 

@@ -12,7 +12,7 @@ from clipretrieval.comparison.indexes import StoreMakers, store_makers
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import find_stage
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.heads.votes import Weighting, check_weighting, weighting_name
+from clipretrieval.heads.weighting import Weighting, check_weighting, weighting_name
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import Metric
 from clipretrieval.zeroshot import ZeroShotClassifier

@@ -20,12 +20,12 @@ from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.validation import check_untuned
-from clipretrieval.heads.votes import weighting_name
 from clipretrieval.heads.voting import Voting
+from clipretrieval.heads.weighting import weighting_name
 from clipretrieval.images.sources import check_class_names, class_names, count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
-from clipretrieval.retrieval.classes import Ballot
+from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.retrieval.reports import FitReport
@@ -68,7 +68,7 @@ class Measurement:
     ----------
     index : LabelledIndex
     head : Voting
-    ballot : Ballot
+    numbers : ClassNumbers
         From `index`, for this question.
     tuned : frozenset of str
         Content ids of images that may not be measured on.
@@ -80,12 +80,12 @@ class Measurement:
         self,
         index: LabelledIndex,
         head: Voting,
-        ballot: Ballot,
+        numbers: ClassNumbers,
         *,
         tuned: frozenset[str] = frozenset(),
         mistakes: int = 12,
     ) -> None:
-        self._index, self._head, self._ballot, self._tuned = index, head, ballot, tuned
+        self._index, self._head, self._numbers, self._tuned = index, head, numbers, tuned
         self._fitted_kind = index.classes.kind
         self._spelling = Spelling(index.classes.labels.tolist())
         self._kind: str | None = None  # of the labels given
@@ -107,15 +107,15 @@ class Measurement:
         InvalidInputError
             If labels are missing or of another type than those that were fitted, or an image was tuned on.
         """
-        index, ballot = self._index, self._ballot
+        index, numbers = self._index, self._numbers
         check_untuned(self._tuned, batch.ids, len(self._truth))
         self._kind = label_kind(batch.labels, self._kind, places=batch.indices)
         check_kind(self._kind, self._fitted_kind)
         truth = self._spelling.apply(stored_labels(batch.labels, self._kind, self._fitted_kind))
-        votes = self._head.votes(near, ballot)
+        votes = self._head.votes(near, numbers)
         codes, (share, margin) = votes.answers, votes.share_and_margin
         if self._worst is not None:
-            wrong = ballot.numbers(truth) != codes
+            wrong = numbers.of_labels(truth) != codes
             vectors = batch.vectors[VECTORS]
             self._worst.add(len(self._truth), wrong, share, margin, near, batch.sources, vectors)
         if index.encoder is not None:
@@ -152,7 +152,7 @@ class Measurement:
             Of the fit that filled the index.
         """
         index, kind = self._index, self._fitted_kind
-        y_pred = self._ballot.labels(np.concatenate(self._answers))
+        y_pred = self._numbers.labels(np.concatenate(self._answers))
         y_true = class_array(self._truth, kind, sort=False)
         # Not those known before: another process may have forgotten all images of a class since.
         listed = manifest_classes(view_manifest(index.store))
@@ -223,10 +223,10 @@ def measure(
     check_truth(index, X, y)
     X = labelled_source(X, y) if index.encoder is not None else X
     tell = image_counter(progress, count_hint(X) if index.encoder is not None else None, skipped)
-    ballot = index.ballot()
-    measurement = Measurement(index, head, ballot, tuned=tuned, mistakes=mistakes)
+    numbers = index.number_classes()
+    measurement = Measurement(index, head, numbers, tuned=tuned, mistakes=mistakes)
     for batch, near in retriever.search(
-        X, head.k, y=y, ballot=ballot, on_error=on_error, skipped=skipped, timing=timing, tell=tell
+        X, head.k, y=y, numbers=numbers, on_error=on_error, skipped=skipped, timing=timing, tell=tell
     ):
         measurement.add(batch, near)
     return measurement.report(
@@ -261,12 +261,10 @@ def _text(encoder: Any, name: str) -> str | None:
 
 def _plan(encoder: Any) -> dict[str, Any] | None:
     """Return how the encoder runs, where it says so; nothing runs at the ``pixel`` stage."""
-    if (
-        getattr(encoder, "stage", None) in (None, "pixel")
-        or "clipretrieval.encoding.engine.plan" not in sys.modules
-    ):
+    module = sys.modules.get(
+        "clipretrieval.encoding.engine.inference_plan"
+    )  # an encoder may do without torch
+    if module is None or getattr(encoder, "stage", None) in (None, "pixel"):
         return None
-    from clipretrieval.encoding.engine.inference_plan import InferencePlan
-
     plan = getattr(encoder, "plan", None)
-    return plan.to_dict() if isinstance(plan, InferencePlan) else None
+    return plan.to_dict() if isinstance(plan, module.InferencePlan) else None

@@ -19,13 +19,13 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.measurement import check_kind, check_truth
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.validation import Validation, count_known
-from clipretrieval.heads.tally import Candidates
-from clipretrieval.heads.votes import Weighting, vote_weights, weighting_name
+from clipretrieval.heads.votes import Candidates
 from clipretrieval.heads.voting import Voting
+from clipretrieval.heads.weighting import Weighting, vote_weights, weighting_name
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
-from clipretrieval.retrieval.classes import Ballot
+from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.types import Label, Metric, Neighbors
 
@@ -148,7 +148,7 @@ def sweep(
     part = Validation(validation, seed, tuned)
     timing, skipped = Timing(), list[SkippedImage]()
     tell = image_counter(progress, count_hint(X) if index.encoder is not None else None, skipped)
-    ballot = index.ballot()
+    numbers = index.number_classes()
     spelling = Spelling(index.classes.labels.tolist())
     right = np.zeros(len(settings), dtype=np.int64)
     kind: str | None = None
@@ -157,7 +157,7 @@ def sweep(
         X,
         max(setting.k for setting in settings),
         y=y,
-        ballot=ballot,
+        numbers=numbers,
         on_error=on_error,
         skipped=skipped,
         pick=lambda source: part.pick(source, timing, tell),
@@ -170,7 +170,7 @@ def sweep(
         kind = label_kind(batch.labels, kind, places=batch.indices)
         check_kind(kind, index.classes.kind)
         truth = spelling.apply(stored_labels(batch.labels, kind, index.classes.kind))
-        right += _right_answers(settings, near, truth, ballot, index.metric)
+        right += _right_answers(settings, near, truth, numbers, index.metric)
     result = SweepResult(
         rows=[_row(setting, int(count), done) for setting, count in zip(settings, right, strict=True)],
         held_out=np.array(part.held_out, dtype=np.int64),
@@ -213,11 +213,11 @@ def _check_unknown(ids: list[str], near: Neighbors, done: int) -> None:
 
 
 def _right_answers(
-    settings: list[_Setting], near: Neighbors, truth: list[Label], ballot: Ballot, metric: Metric
+    settings: list[_Setting], near: Neighbors, truth: list[Label], numbers: ClassNumbers, metric: Metric
 ) -> npt.NDArray[np.int64]:
     """Count the right answers of each setting among some images, shape (n_settings,)."""
-    candidates = Candidates.of(ballot.codes(near), near.distances, len(ballot))
-    wanted = ballot.numbers(truth)
+    candidates = Candidates.of(numbers.codes(near), near.distances, len(numbers))
+    wanted = numbers.of_labels(truth)
     weigh = _weigher(near, metric)
     right = []
     for setting in settings:

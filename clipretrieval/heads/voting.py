@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.checks import check_number
-from clipretrieval.heads.tally import Candidates, Votes
-from clipretrieval.heads.votes import Weighting, check_weighting, vote_weights
-from clipretrieval.retrieval.classes import Ballot
+from clipretrieval.heads.votes import Candidates, Votes
+from clipretrieval.heads.weighting import Weighting, check_weighting, vote_weights
+from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import Metric, Neighbors
 
@@ -56,9 +56,9 @@ class Voting:
         """Return the weight of each neighbor's vote, shape (n, k)."""
         return vote_weights(near.distances, self.weights, metric=self.metric, temperature=self.temperature)
 
-    def votes(self, near: Neighbors, ballot: Ballot) -> Votes:
+    def votes(self, near: Neighbors, numbers: ClassNumbers) -> Votes:
         """Count the votes of neighbors, each of shape (n, k)."""
-        candidates = Candidates.of(ballot.codes(near), near.distances, len(ballot))
+        candidates = Candidates.of(numbers.codes(near), near.distances, len(numbers))
         return candidates.votes(self.weigh(near), near.distances)
 
     def shares(self, near: Neighbors) -> npt.NDArray[np.float64]:

@@ -22,7 +22,8 @@ from clipretrieval._util.files import IrregularFileError, read_file, write_text
 from clipretrieval._util.text import parse_json
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
-from clipretrieval.heads.votes import WEIGHTINGS
+from clipretrieval.heads.voting import TEMPERATURE
+from clipretrieval.heads.weighting import WEIGHTINGS
 from clipretrieval.retrieval.manifest import KINDS
 from clipretrieval.stores.checks import MOST_NEIGHBORS
 from clipretrieval.types import Metric
@@ -31,6 +32,8 @@ __all__ = ["FILE", "ClassifierFile", "digest_in", "read", "write"]
 
 FILE = "classifier.json"
 FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 2
+COMPLETE_SINCE = 2
+"""The first format version with a checksum and all arguments."""
 LARGEST = 64 * 2**20
 """Bytes; the names of a million features fit."""
 _FIELDS = ("params", "encoder", "label_kind", "n_features_in", "feature_names_in", "store")
@@ -134,7 +137,7 @@ def read(folder: Path) -> ClassifierFile:
             f"{path} has format version {shown(version)}; clipretrieval {__version__} reads versions 1 to "
             f"{FORMAT_VERSION}. Upgrade clipretrieval to read it"
         )
-    if version == FORMAT_VERSION and content.pop("sha256", None) != _checksum(content):
+    if version >= COMPLETE_SINCE and content.pop("sha256", None) != _checksum(content):
         raise _damaged(path, "its content does not match its checksum")
     strange = set(content) ^ {*_HEAD, *_FIELDS}
     if strange:
@@ -143,7 +146,7 @@ def read(folder: Path) -> ClassifierFile:
         _check_text(content["library_version"], "library_version")
         return ClassifierFile(
             path=path,
-            params=_check_params(content["params"], complete=version == FORMAT_VERSION),
+            params=_check_params(content["params"], complete=version >= COMPLETE_SINCE),
             encoder=_check_encoder(content["encoder"]),
             label_kind=check_choice(content["label_kind"], "label_kind", KINDS),
             n_features_in=check_int(content["n_features_in"], "n_features_in"),
@@ -158,7 +161,7 @@ def read(folder: Path) -> ClassifierFile:
 
 
 def _check_params(found: Any, *, complete: bool) -> dict[str, Any]:
-    """Return the arguments; a file of version 1 may lack some."""
+    """Return the arguments; a file of version 1 may lack some, which were the defaults."""
     checks: dict[str, Callable[[Any], Any]] = {
         "k": lambda value: check_int(value, "params.k", most=MOST_NEIGHBORS),
         "weights": lambda value: check_choice(value, "params.weights", WEIGHTINGS),
@@ -167,7 +170,8 @@ def _check_params(found: Any, *, complete: bool) -> dict[str, Any]:
         "normalize": lambda value: check_bool(value, "params.normalize"),
     }
     params = _check_object(found, "params", required=tuple(checks) if complete else (), known=tuple(checks))
-    return {name: checks[name](value) for name, value in params.items()}
+    defaults = {"k": 1, "weights": "uniform", "temperature": TEMPERATURE, "metric": "l2", "normalize": False}
+    return defaults | {name: checks[name](value) for name, value in params.items()}
 
 
 def _check_encoder(found: Any) -> dict[str, Any] | None:

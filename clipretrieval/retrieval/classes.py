@@ -15,7 +15,7 @@ from clipretrieval._util.labels import class_array, stored_labels
 from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.types import Label, Neighbors
 
-__all__ = ["CLASSES_LOCK", "Ballot", "Classes"]
+__all__ = ["CLASSES_LOCK", "ClassNumbers", "Classes"]
 
 CLASSES_LOCK = threading.Lock()
 """Held while any estimator's classes are replaced; a lock in an estimator could not be copied."""
@@ -81,7 +81,7 @@ class Classes:
         return self if kind == self.kind and stored == self.codes.keys() else Classes(stored, kind)
 
 
-class Ballot:
+class ClassNumbers:
     """Classes by number, for one question; one that turns up while counting is added behind the others.
 
     Parameters
@@ -115,7 +115,7 @@ class Ballot:
         """Classes that were found among neighbors only."""
         return list(self._more)
 
-    def numbers(self, labels: Iterable[Label]) -> npt.NDArray[np.int64]:
+    def of_labels(self, labels: Iterable[Label]) -> npt.NDArray[np.int64]:
         """Return the class numbers of stored labels, shape (n,); -1 for a class that nobody can vote for."""
         known, more = self._classes.codes, self._more
         return np.array([known.get(label, more.get(label, -1)) for label in labels], dtype=np.int64)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.streams import gather
-from clipretrieval.errors import StoreError
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.index_writer import IndexWriter
-from clipretrieval.stores.base import VectorStore
 
-__all__ = ["closed_on_failure", "known_to_all", "store_images"]
+__all__ = ["known_to_all", "store_images"]
 
 CHUNK = 1024
 """Vectors that go into the store together."""
@@ -29,18 +26,6 @@ SHARE = 20
 """Without an interval of the user's, a flush that took t seconds is followed by none for 20 t, …"""
 PAUSE = 5.0
 """… nor for so many seconds."""
-
-
-@contextmanager
-def closed_on_failure(store: VectorStore, unless: tuple[Any, ...]) -> Iterator[None]:
-    """Close a store that was made for the block when it fails: nobody else could, and it may hold a lock."""
-    try:
-        yield
-    except BaseException:
-        if not any(store is held for held in unless):
-            with suppress(StoreError):  # what failed before is what the caller has to know
-                store.close()
-        raise
 
 
 def store_images(

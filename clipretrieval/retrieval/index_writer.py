@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any, Literal, TypeAlias, cast
@@ -11,26 +12,31 @@ import numpy as np
 
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
 from clipretrieval._util.rounding import without_range_warnings
+from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import (
     DimensionMismatchError,
     FingerprintMismatchError,
     InvalidInputError,
+    StoreError,
     StoreLockedError,
     UnsupportedOperationError,
 )
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.conflicts import GivenLabels
+from clipretrieval.retrieval.exclusive import sole_writer
 from clipretrieval.retrieval.manifest import (
     CLEARING,
     Origin,
     manifest_classes,
     update_manifest,
 )
+from clipretrieval.retrieval.reports import FitReport
 from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.types import FloatArray, Label, Metric
 
-__all__ = ["Existing", "IndexWriter", "open_writer"]
+__all__ = ["Existing", "IndexWriter", "open_writer", "write_index"]
 
 Existing: TypeAlias = Literal["refuse", "resume", "add", "replace"]
 """What a fit does where the store holds vectors already."""
@@ -110,6 +116,26 @@ class IndexWriter:
     def count(self) -> int:
         """Images that have come, repeats included."""
         return self.new + self.already_there + self.relabelled
+
+    def list_classes(self, classes: Sequence[Any]) -> None:
+        """List classes, of the type that was fitted, before they have an image."""
+        if classes:
+            self.kind = label_kind(classes, self.kind, "those that the store holds")
+            self.classes.update(stored_labels(classes, self.kind))
+
+    def report(self, skipped: Sequence[SkippedImage], timing: Timing, seconds: float) -> FitReport:
+        """Return what became of the images that have come."""
+        n_conflicts, conflicts = self.given.count_and_list(str(self.kind))
+        return FitReport(
+            new=self.new,
+            already_there=self.already_there,
+            relabelled=self.relabelled,
+            skipped=tuple(skipped),
+            timing=timing,
+            seconds=seconds,
+            n_conflicts=n_conflicts,
+            conflicts=conflicts,
+        )
 
     def known(self, ids: list[str]) -> set[str]:
         """Return those ids that the store holds; their images need no encoding."""
@@ -215,6 +241,38 @@ class IndexWriter:
                 [label for _, label in due.values()],
                 [{"source": image.source} if image.source else {} for image, _ in due.values()],
             )
+
+
+@contextmanager
+def write_index(
+    store: VectorStore,
+    origin: Origin,
+    existing: Existing,
+    *,
+    vectors: str = VECTORS,
+    named: bool = False,
+    keep_open: bool = True,
+) -> Iterator[IndexWriter]:
+    """Be the only writer of a store while the block runs; see `open_writer`.
+
+    Parameters
+    ----------
+    store, origin, existing, vectors, named
+        As for `open_writer`.
+    keep_open : bool
+        Whether the store stays open when the block fails. One that was made for the block should not: nobody
+        else could close it, and it may hold a lock.
+    """
+    try:
+        if existing == "refuse":  # what it holds says more than that somebody else may hold the store
+            open_writer(store, origin, existing, vectors=vectors, named=named)
+        with sole_writer(store):
+            yield open_writer(store, origin, existing, vectors=vectors, named=named)
+    except BaseException:
+        if not keep_open:
+            with suppress(StoreError):  # what failed before is what the caller has to know
+                store.close()
+        raise
 
 
 def open_writer(

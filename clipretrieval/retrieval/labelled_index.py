@@ -12,7 +12,7 @@ from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreError
-from clipretrieval.retrieval.classes import Ballot, Classes
+from clipretrieval.retrieval.classes import Classes, ClassNumbers
 from clipretrieval.retrieval.manifest import (
     Origin,
     manifest_classes,
@@ -129,7 +129,7 @@ class LabelledIndex:
             warn_caller(f"k={k} is more than the {count} vectors in the store; all {count} are used")
         return count
 
-    def ballot(self) -> Ballot:
+    def number_classes(self) -> ClassNumbers:
         """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
         self.refresh()
         manifest = view_manifest(self.store)
@@ -142,7 +142,7 @@ class LabelledIndex:
             )
         if not self.classes.lists_all(manifest):
             self.update_classes(add=manifest_classes(manifest))
-        return Ballot(self.classes)
+        return ClassNumbers(self.classes)
 
     def update_classes(self, *, add: Iterable[Label] = (), remove: Iterable[Label] = ()) -> None:
         """Change the classes that are known, here and in the estimator that the index is of."""

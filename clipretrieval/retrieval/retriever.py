@@ -16,7 +16,7 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.answer_places import AnswerPlaces
-from clipretrieval.retrieval.classes import Ballot
+from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.inputs import none_left, read_vectors, ready, vector_labels
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import Neighbors
@@ -60,7 +60,7 @@ class Retriever:
         k: int,
         places: AnswerPlaces,
         *,
-        ballot: Ballot | None = None,
+        numbers: ClassNumbers | None = None,
         pad: bool = False,
         on_error: str = "raise",
         progress: Progress | bool | None = None,
@@ -69,7 +69,7 @@ class Retriever:
         with open_progress(progress, "searching") as shown:
             tell = image_counter(shown, self.count_hint(X), places.skipped)
             for batch, near in self.search(
-                X, k, ballot=ballot, pad=pad, on_error=on_error, skipped=places.skipped, tell=tell
+                X, k, numbers=numbers, pad=pad, on_error=on_error, skipped=places.skipped, tell=tell
             ):
                 places.places += batch.indices
                 yield near
@@ -81,7 +81,7 @@ class Retriever:
         k: int,
         *,
         y: Any = None,
-        ballot: Ballot | None = None,
+        numbers: ClassNumbers | None = None,
         pad: bool = False,
         on_error: str = "raise",
         skipped: list[SkippedImage] | None = None,
@@ -97,7 +97,7 @@ class Retriever:
             As for `RetrievalClassifier.evaluate`.
         k : int
             Neighbors to look up; all where the store holds fewer.
-        ballot : Ballot, optional
+        numbers : ClassNumbers, optional
             Classes that turn up are taken over from it when everything is answered.
         pad : bool
             Whether rows have `k` places also where the store holds fewer.
@@ -129,8 +129,8 @@ class Retriever:
             yield batch, near
         if empty:
             raise NoImagesError(none_left("to classify", skipped or ()))
-        if ballot is not None and ballot.turned_up:
-            index.update_classes(add=ballot.turned_up)
+        if numbers is not None and numbers.turned_up:
+            index.update_classes(add=numbers.turned_up)
 
     def _encode(self, X: Any, y: Any, on_error: str, skipped: list[SkippedImage]) -> Iterator[EncodedBatch]:
         check_on_error(on_error)

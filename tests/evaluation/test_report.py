@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from clipretrieval import EvaluationReport, InvalidInputError, RetrievalClassifier
+from clipretrieval import EvaluationReport, InvalidInputError, RetrievalClassifier, StagedEncoder
 from clipretrieval._util.timing import Timing
 from clipretrieval.evaluation import class_table, confused_pairs, summarise_distances, wilson_interval
 from clipretrieval.stores import MemoryStore
@@ -255,3 +255,16 @@ def test_confusions_equal_those_of_scikit_learn(case, objects, side):
     part = class_table(y_true, y_pred, np.array(["b", "e", "z"]))
     scores = precision_recall_fscore_support(y_true, y_pred, labels=["b", "e", "z"], zero_division=0)
     np.testing.assert_allclose([row["f1"] for row in part], scores[2], rtol=1e-15)
+
+
+def test_a_report_tells_how_the_encoder_ran(tiny_model, photographs):
+    """The setting has the encoder's plan, in the text too; the pixel stage runs no plan."""
+    encoder = StagedEncoder(tiny_model, stage="mid")
+    labels = ["china"] * 4 + ["flower"] * 4
+    classifier = RetrievalClassifier(encoder, "memory").fit(photographs[::2], labels[::2])
+    measured = classifier.evaluate(photographs[1::2], labels[1::2])
+    assert measured.setting["plan"] == encoder.plan.to_dict()
+    assert f"encoded in {measured.setting['plan']['precision']}" in str(measured)
+    pixels = RetrievalClassifier(StagedEncoder(tiny_model, stage="pixel"), "memory")
+    found = pixels.fit(photographs[::2], labels[::2]).evaluate(photographs[1::2], labels[1::2])
+    assert found.setting["plan"] is None

@@ -20,8 +20,8 @@ from clipretrieval.errors import (
     StoreLockedError,
     StoreUnavailableError,
 )
-from clipretrieval.heads.voting import TEMPERATURE, Voting
-from clipretrieval.persistence import classifier_file as _classifier_file
+from clipretrieval.heads.voting import Voting
+from clipretrieval.persistence import classifier_file
 from clipretrieval.persistence.classifier_file import FILE, ClassifierFile
 from clipretrieval.persistence.consent import check_model
 from clipretrieval.persistence.stores import PART, keep_store, open_store, place_inside, warn_of_unsaved
@@ -38,8 +38,6 @@ INDEXING = "indexing.json"
 _FILES = f"{re.escape(FILE)}|{re.escape(INDEXING)}"
 OWN = rf"{PART}|{re.escape(LOCK_NAME)}|{re.escape(INDEXING)}|\.({PART}|{_FILES})\..*\.tmp"
 _ATTEMPTS = 10
-_DEFAULTS = {"k": 1, "weights": "uniform", "temperature": TEMPERATURE, "metric": "l2", "normalize": False}
-"""Of what a file of the first format may lack."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +130,15 @@ def _save(
         "store": kept,
     }
     try:
-        _classifier_file.write(folder, fields)
+        classifier_file.write(folder, fields)
     except NotDurableError:  # the new file is in place, and names the store
-        saved_in[_place(folder)] = _classifier_file.digest_in(folder)
+        saved_in[_place(folder)] = classifier_file.digest_in(folder)
         raise
     except BaseException:
         if kept is not None and "folder" in kept:
             shutil.rmtree(folder / kept["folder"], ignore_errors=True)
         raise
-    saved_in[_place(folder)] = _classifier_file.digest_in(folder)
+    saved_in[_place(folder)] = classifier_file.digest_in(folder)
     for part in _own_things(folder):
         if part.is_dir() and (kept is None or part.name != kept.get("folder")):
             shutil.rmtree(part, ignore_errors=True)
@@ -155,7 +153,7 @@ def _check_unchanged(saved_in: Mapping[str, str | None], folder: Path) -> None:
     if known is None:
         return
     try:
-        found = _classifier_file.digest_in(folder)
+        found = classifier_file.digest_in(folder)
     except StoreError:
         return  # nobody can load what is there
     if found not in (None, known):
@@ -203,7 +201,7 @@ def _load(
         if encoder is None:
             encoder = _rebuild_encoder(content, folder, allow_remote)
         check_encoder(encoder)
-        params, dim = {**_DEFAULTS, **content.params}, content.n_features_in
+        params, dim = content.params, content.n_features_in
         metric = Metric(params["metric"])
         Voting(params["k"], params["weights"], params["temperature"], metric).check()
         if store is None and opened.dim not in (None, dim):
@@ -305,6 +303,6 @@ def describe(folder: Path) -> ClassifierFile:
             "RetrievalClassifier.save wrote; a store's folder alone is none"
         )
     try:
-        return _classifier_file.read(folder)
+        return classifier_file.read(folder)
     except OSError as error:
         raise StoreUnavailableError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -16,8 +16,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from clipretrieval import InvalidInputError, Metric, RetrievalClassifier
 from clipretrieval.heads.confidence import share_and_margin
-from clipretrieval.heads.tally import Candidates
-from clipretrieval.heads.votes import choose_class, class_scores, vote_weights, weighting_name
+from clipretrieval.heads.votes import Candidates
+from clipretrieval.heads.weighting import choose_class, class_scores, vote_weights, weighting_name
 from clipretrieval.stores import MemoryStore
 
 CLASSES = 4
