@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.explanation import Explanation
-    from clipretrieval.retrieval.reports import FitReport, ForgetReport
+    from clipretrieval.retrieval.reports import FitReport, ForgetReport, LabelConflict
     from clipretrieval.types import Metric, Neighbors, Records
     from clipretrieval.zeroshot import ZeroShotClassifier
 
@@ -51,6 +51,7 @@ __all__ = [
     "ForgetReport",
     "ImageDecodeError",
     "InvalidInputError",
+    "LabelConflict",
     "Metric",
     "MissingDependencyError",
     "Neighbors",
@@ -82,7 +83,7 @@ __getattr__, __dir__ = attach(
         "comparison.report": ["ComparisonReport"],
         "evaluation.report": ["EvaluationReport"],
         "explanation": ["Explanation"],
-        "retrieval.reports": ["FitReport", "ForgetReport"],
+        "retrieval.reports": ["FitReport", "ForgetReport", "LabelConflict"],
         "types": ["Metric", "Neighbors", "Records"],
         "zeroshot": ["ZeroShotClassifier"],
     },

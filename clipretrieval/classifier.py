@@ -40,7 +40,7 @@ from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_vectors_only
 from clipretrieval.retrieval.parameters import can_be_reopened, check_encoder, check_store, make_store
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
-from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE
@@ -991,10 +991,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Return what was filled, with the encoder and the metric that the arguments name now."""
         fitted = dict(vars(self))
         if "store_" not in fitted:
-            raise NotFittedError(
-                "this RetrievalClassifier is not fitted yet; call fit with labelled images, or load a saved "
-                "one"
-            )
+            raise NotFittedError(NOT_FITTED)
         return LabelledIndex(
             fitted["store_"],
             self.encoder,

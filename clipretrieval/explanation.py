@@ -1,4 +1,4 @@
-"""Why a classifier answers as it does: the neighbours that voted, and how much each one's vote counted."""
+"""Why a classifier answers as it does: the neighbors that voted, and how much each one's vote counted."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable, shortened
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.streams import VECTORS
+from clipretrieval.errors import NotFittedError
 from clipretrieval.heads.confidence import check_measure, measure_text
 from clipretrieval.heads.voting import Voting
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.thumbnail import THUMBNAIL, thumbnail
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import FloatArray, Neighbors
 
-__all__ = ["ExplainedNeighbor", "Explanation", "explain_found", "explain_stream"]
+__all__ = ["ExplainedNeighbor", "Explanation", "explain_stream"]
 
 LOOKED_UP = 4096
 """Records whose metadata are read together: `get` returns their vectors too."""
@@ -43,7 +44,7 @@ _CARD = "margin:0;width:128px;font:12px/1.4 sans-serif;overflow-wrap:anywhere;"
 
 @dataclass(frozen=True)
 class ExplainedNeighbor:
-    """A stored picture that was found near the one in question.
+    """A stored image that was found near the one in question.
 
     Attributes
     ----------
@@ -68,14 +69,14 @@ class ExplainedNeighbor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a classifier answers for one picture, and the neighbours that the answer rests on.
+    """What a classifier answers for one image, and the neighbors that the answer rests on.
 
-    Printed, it is a table. In a notebook it shows the pictures, where their files are still there.
+    Printed, it is a table. In a notebook it shows the images, where their files are still there.
 
     Attributes
     ----------
     query : str or None
-        The picture's path, where it has one.
+        The image's path, where it has one.
     answer : bool, int, float or str
         What `RetrievalClassifier.predict` returns, as a plain Python value.
     share : float
@@ -98,7 +99,7 @@ class Explanation:
 
     @property
     def distance(self) -> float:
-        """To the nearest neighbour; ``+inf`` where there is none."""
+        """To the nearest neighbor; ``+inf`` where there is none."""
         return min((each.distance for each in self.neighbors), default=math.inf)
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,11 +152,11 @@ def explain_stream(
     classifier : RetrievalClassifier
     X : images, or array of shape (n, d) without an encoder
     k : int, optional
-        Neighbours to show of each image. Those that vote are always shown.
+        Neighbors to show of each image. Those that vote are always shown.
     on_error : {"raise", "skip"}
         What to do about an image that cannot be decoded.
     skipped : list of SkippedImage, optional
-        Receives those that were passed over.
+        Receives those that were skipped.
     by : {"share", "margin", "distance"}
         The measure of confidence that each explanation's text shows beside the answer.
     progress : callable or True, optional
@@ -177,6 +178,8 @@ def explain_stream(
     shown, by = 0 if k is None else check_k(k), check_measure(by)
     check_list(skipped, "skipped")
     left_out = skipped if skipped is not None else []
+    if not hasattr(classifier, "retriever_"):  # an AttributeError too where it is not fitted
+        raise NotFittedError(NOT_FITTED)
     retriever, head = classifier.retriever_, classifier.head_
     numbers = retriever.index.number_classes()
     with open_progress(progress, "explaining") as report:
@@ -237,7 +240,7 @@ def explain_found(
     shown: int,
     by: str = "share",
 ) -> Iterator[Explanation]:
-    """Explain answers whose neighbours are known.
+    """Explain answers whose neighbors are known.
 
     Parameters
     ----------
@@ -250,9 +253,9 @@ def explain_found(
     shares, margins : sequence of float, length n
         The answers' parts of all votes, and how far these are ahead of the second classes'.
     vectors : ndarray of float32, shape (n, dim)
-        Searched again where more neighbours are to be shown than voted.
+        Searched again where more neighbors are to be shown than voted.
     shown : int
-        Neighbours to show of each, those that voted at least.
+        Neighbors to show of each, those that voted at least.
     by : {"share", "margin", "distance"}
 
     Yields
@@ -283,7 +286,7 @@ def explain_found(
 def _joined(
     near: Neighbors, shares: npt.NDArray[np.float64], wider: Neighbors, width: int
 ) -> tuple[Neighbors, npt.NDArray[np.float64]]:
-    """Put behind the neighbours of each row those that only the wider search found, without a share."""
+    """Put behind the neighbors of each row those that only the wider search found, without a share."""
     ids = np.full((len(near), width), "", dtype=object)
     distances = np.full((len(near), width), np.inf, dtype=np.float32)
     labels = np.full((len(near), width), near.labels.flat[0], dtype=near.labels.dtype)
@@ -306,7 +309,7 @@ def _joined(
 
 
 def _in_fitted_type(near: Neighbors, kind: str) -> list[list[Any]]:
-    """Return the neighbours' labels as plain values; those of padding mean nothing."""
+    """Return the neighbors' labels as plain values; those of padding mean nothing."""
     values = np.empty(near.labels.shape, dtype=object)
     values[near.valid] = fitted_labels(near.labels[near.valid].tolist(), kind)
     plain: list[list[Any]] = values.tolist()
@@ -314,7 +317,7 @@ def _in_fitted_type(near: Neighbors, kind: str) -> list[list[Any]]:
 
 
 def _sources(store: VectorStore, near: Neighbors) -> dict[str, str]:
-    """Return the paths that are kept with the neighbours, by id."""
+    """Return the paths that are kept with the neighbors, by id."""
     names = list(dict.fromkeys(near.ids[near.valid].tolist()))
     found: dict[str, str] = {}
     for start in range(0, len(names), LOOKED_UP):
@@ -376,7 +379,7 @@ def _headline(explanation: Explanation) -> str:
 
 
 def _card(path: str | None, lines: list[str], faint: bool = False) -> str:
-    """Return a picture with a caption, and its path where the mouse rests on it."""
+    """Return an image with a caption, and its path where the mouse rests on it."""
     title = "" if path is None else f' title="{html.escape(readable(path))}"'
     caption = "<br>".join(html.escape(line) for line in lines)
     opacity = "opacity:0.55;" if faint else ""

@@ -13,15 +13,7 @@ from clipretrieval._util.labels import class_array, label_kind, stored_labels
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import AnyArray
 
-__all__ = [
-    "PHOTO_PROMPT",
-    "STUDY_PROMPT",
-    "Template",
-    "Templates",
-    "fill",
-    "listed_templates",
-    "read_classes",
-]
+__all__ = ["PHOTO_PROMPT", "STUDY_PROMPT", "Template", "Templates"]
 
 Template: TypeAlias = str | Callable[[str], str]
 Templates: TypeAlias = Template | Iterable[Template]

@@ -1,4 +1,4 @@
-"""Classify by CLIP's own answer: the class whose text lies nearest to the picture."""
+"""Classify by CLIP's own answer: the class whose text lies nearest to the image."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ TEXT_NEEDS = {STAGE: "the cosine with a text"}
 """What needs them to have a direction."""
 _TOGETHER = 1024
 _LARGEST = 32 * 2**20
-"""Bytes of the cosines that are computed together, unless those of one picture take more."""
+"""Bytes of the cosines that are computed together, unless those of one image take more."""
 
 
 class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
-    """CLIP's zero-shot classifier: no pictures are needed beforehand, only the classes' names.
+    """CLIP's zero-shot classifier: no images are needed beforehand, only the classes' names.
 
     Each class has a text vector: its prompts' vectors scaled to length one, averaged, and scaled again
-    [1]_. A picture belongs to the class whose vector has the largest cosine with its own. A scikit-learn
+    [1]_. An image belongs to the class whose vector has the largest cosine with its own. A scikit-learn
     estimator, but for `fit`, which learns nothing and need not be called.
 
     Parameters
@@ -69,8 +69,9 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         The classes. A sequence's strings are the labels, and the prompts have them with spaces for
         underscores. A mapping gives each label, int or str, the name for the prompts.
     templates : str, callable, or sequence of these
-        Prompts with ``{}`` for the name; see `clipretrieval.prompts.fill`. Several make an ensemble. By
-        default those of the study: "an airplane", "an automobile", "a bird", …
+        Prompts with ``{}`` for the name and, if wanted, ``{article}`` for "a" or "an"; or callables of the
+        name, such as those of ``open_clip.OPENAI_IMAGENET_TEMPLATES``. Several make an ensemble. By default
+        those of the study: "an airplane", "an automobile", "a bird", …
     pretrained : str, path or None
         As for `StagedEncoder`; ignored where `encoder` is one.
 
@@ -79,7 +80,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     classes_ : ndarray, shape (n_classes,)
         The labels, sorted.
     encoder_ : StagedEncoder
-        What encodes the pictures.
+        What encodes the images.
 
     References
     ----------
@@ -120,7 +121,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def encoder_(self) -> StagedEncoder:
-        """What encodes the pictures: `encoder` itself where it is one."""
+        """What encodes the images: `encoder` itself where it is one."""
         from clipretrieval.encoding.staged_encoder import StagedEncoder
 
         if isinstance(self.encoder, StagedEncoder):
@@ -271,7 +272,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         EvaluationReport
-            Whose distances are 1 − cosine between each picture and the text of its answer.
+            Whose distances are 1 − cosine between each image and the text of its answer.
 
         Raises
         ------
@@ -309,14 +310,14 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         X, y, on_error
             As for `evaluate`.
         skipped, timing, tell
-            Receive what was passed over, the times, and the number of images of each batch that has come.
+            Receive what was skipped, the times, and the number of images of each batch that has come.
 
         Yields
         ------
         batch : EncodedBatch
         cosines : ndarray of float64, shape (len(batch), n_classes)
         """
-        texts = self._text_vectors()  # what is wrong with the prompts shows before a picture is read
+        texts = self._text_vectors()  # what is wrong with the prompts shows before an image is read
         size = max(1, min(_TOGETHER, _LARGEST // (8 * len(texts))))
         encoder, timing = self.encoder_, timing if timing is not None else Timing()
         stream = usable_batches(

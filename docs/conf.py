@@ -6,13 +6,18 @@ two other files of the project's root are pages of the site as well, in place of
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 import clipretrieval
+
+sys.path.insert(0, str(Path(__file__).parent))
+import flow
 
 project = "clipretrieval"
 author = "The clipretrieval authors"
@@ -54,6 +59,15 @@ copybutton_prompt_is_regexp = True
 
 ROOT = Path(__file__).parents[1]
 ROOT_PAGES = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changes"}
+DOORS = re.findall(
+    r"^\.\. py:module:: (\S+)$",
+    "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.rst")),
+    flags=re.MULTILINE,
+)
+CAPTION = (
+    "An arrow leads from a part to what uses it, and is left out where a longer way says the same. "
+    "All use errors and types."
+)
 LINK = re.compile(r"(?<=\]\()[^)#\s:]+(?=[)#])")
 
 
@@ -69,9 +83,24 @@ def turn_links(app: Sphinx, page: str, text: list[str]) -> None:
     )
 
 
+def draw_flow(app: Sphinx, page: str, text: list[str]) -> None:
+    """Show the package's parts as a drawing where a page has it as text, below a comment that says so."""
+    if page == "how-it-works":
+        app.env.note_reread()
+        text[0] = re.sub(
+            r"<!-- [^>]*drawing[^>]* -->\n```text\n.*?```\n",
+            f"<figure>\n{flow.drawing()}\n<figcaption>{CAPTION}</figcaption>\n</figure>\n",
+            text[0],
+            flags=re.DOTALL,
+        )
+
+
 def drop_private_bases(app: Sphinx, name: str, cls: type, options: object, bases: list[type]) -> None:
-    """Leave the classes out of which a public one is put together: their members are shown with it."""
-    bases[:] = [base for base in bases if "._" not in base.__module__] or [object]
+    """Leave out bases of ours that no door offers: their members are shown with the class."""
+    offered = {name for door in DOORS for name in importlib.import_module(door).__all__}
+    bases[:] = [
+        base for base in bases if not base.__module__.startswith("clipretrieval.") or base.__name__ in offered
+    ] or [object]
 
 
 def skip_foreign(
@@ -85,5 +114,6 @@ def skip_foreign(
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
     app.connect("source-read", turn_links)
+    app.connect("source-read", draw_flow)
     app.connect("autodoc-process-bases", drop_private_bases)
     app.connect("autodoc-skip-member", skip_foreign)

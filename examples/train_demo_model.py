@@ -25,8 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from clipretrieval.demo import TRAINED_KINDS, render, sample_scenes
-from clipretrieval.demo.embedded import FIRST_TRAINING_SEED
+from clipretrieval.demo import FIRST_TRAINING_SEED, TRAINED_KINDS, render, sample_scenes
 
 SHIFT = 6
 """The most that a picture is moved while training, in pixels each way."""

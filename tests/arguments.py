@@ -24,13 +24,13 @@ from clipretrieval import (
     demo,
     explanation,
     images,
-    persistence,
     prompts,
     types,
 )
 from clipretrieval.comparison import reproduction
-from clipretrieval.evaluation import page
+from clipretrieval.evaluation.page import render as page
 from clipretrieval.heads import weighting
+from clipretrieval.persistence import saving
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, registry
 
 LONG = "long" * 1100
@@ -402,14 +402,13 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             {"encoder": NONE},
         ),
         Call(
-            "persistence.save",
-            lambda: (persistence.save, {"classifier": on_vectors, "path": "saved"}),
+            "save",
+            lambda: (on_vectors.save, {"path": "saved"}),
             {"path": WRITABLE | {"no parent"}, "overwrite": SWITCH},
-            left_out=frozenset({"classifier"}),
         ),
         Call(
-            "persistence.check_folder",
-            plain(persistence.check_folder, folder=Path("new"), store=None),
+            "saving.check_folder",
+            plain(saving.check_folder, folder=Path("new"), store=None),
             {"folder": WRITABLE | {"no parent"}, "store": ANY},
         ),
         Call(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clipretrieval._util.lazy import attach
 from clipretrieval.demo.drawing import render
-from clipretrieval.demo.embedded import demo_model
+from clipretrieval.demo.embedded import FIRST_TRAINING_SEED, demo_model
 from clipretrieval.demo.images import draw, draw_many, sample_scenes, write_folders
 from clipretrieval.demo.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
 from clipretrieval.demo.scene import COLOURS, TEXTURES, Scene, sample_scene
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOURS",
+    "FIRST_TRAINING_SEED",
     "KINDS",
     "TEXTURES",
     "TRAINED_KINDS",

@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.encoding.base import EncodedBatch, Encoder, StreamingEncoder
+    from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage, StreamingEncoder
+    from clipretrieval.encoding.engine.inference_plan import InferencePlan
     from clipretrieval.encoding.fingerprint import differences
+    from clipretrieval.encoding.partial_pass import PartialPass
     from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.encoding.stages import Architecture, Stage, stage_table
+    from clipretrieval.encoding.text_encoder import TextEncoder
 
 __all__ = [
     "Architecture",
     "EncodedBatch",
     "Encoder",
+    "InferencePlan",
+    "KnownIds",
+    "KnownImage",
+    "PartialPass",
     "Stage",
     "StagedEncoder",
     "StreamingEncoder",
+    "TextEncoder",
     "differences",
     "stage_table",
 ]
@@ -26,9 +34,12 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "base": ["EncodedBatch", "Encoder", "StreamingEncoder"],
+        "base": ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"],
+        "engine.inference_plan": ["InferencePlan"],
         "fingerprint": ["differences"],
+        "partial_pass": ["PartialPass"],
         "staged_encoder": ["StagedEncoder"],
         "stages": ["Architecture", "Stage", "stage_table"],
+        "text_encoder": ["TextEncoder"],
     },
 )

@@ -51,8 +51,8 @@ class StagedEncoder:
         ``"pixel"``, ``"mid"``, ``"late"``, ``"final"``, or a block: ``"stem"``, ``"layer1"`` …
         ``"layer4"``, ``"layer3.2"``.
     pooling : {"mean", "max", "gem", "tokens", "grid"}
-        What makes one vector of a grid or of tokens; see `clipretrieval.encoding.pooling.reduce`. The
-        study's is the mean.
+        What makes one vector of a grid or of tokens: their mean (the study's), the largest of each channel,
+        the generalized mean, the mean of the tokens without their mean token, or the means of a 2×2 grid.
     image_size : int, optional
         Side in pixels, a multiple of 32, when not the model's own. The positional embedding is
         interpolated to it.

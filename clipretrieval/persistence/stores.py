@@ -12,9 +12,14 @@ from clipretrieval._util.secrets import MaskedDict, masked, without_secrets
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreUnavailableError
 from clipretrieval.persistence.consent import asks_for, is_network_path
-from clipretrieval.stores import LocalFilesStore, LocatedStore, PortableStore, available_stores
-from clipretrieval.stores.base import DetachableStore, VectorStore
-from clipretrieval.stores.registry import existing_store, is_built_in, store_class
+from clipretrieval.stores.base import (
+    DetachableStore,
+    LocalFilesStore,
+    LocatedStore,
+    PortableStore,
+    VectorStore,
+)
+from clipretrieval.stores.registry import available_stores, existing_store, is_built_in, store_class
 
 __all__ = ["PART", "keep_store", "open_store", "place_inside", "warn_of_unsaved"]
 

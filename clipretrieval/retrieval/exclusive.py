@@ -8,8 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from clipretrieval._util.forks import after_fork
-from clipretrieval.stores import ExclusiveStore
-from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.base import ExclusiveStore, VectorStore
 
 __all__ = ["one_at_a_time", "sole_writer"]
 

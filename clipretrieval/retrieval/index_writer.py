@@ -33,8 +33,7 @@ from clipretrieval.retrieval.manifest import (
     update_manifest,
 )
 from clipretrieval.retrieval.reports import FitReport
-from clipretrieval.stores import ScannableStore
-from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.types import FloatArray, Label, Metric
 
 __all__ = ["Existing", "IndexWriter", "open_writer", "write_index"]

@@ -21,7 +21,9 @@ from clipretrieval.retrieval.inputs import none_left, read_vectors, ready, vecto
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import Neighbors
 
-__all__ = ["NoImagesError", "Retriever"]
+__all__ = ["NOT_FITTED", "NoImagesError", "Retriever"]
+
+NOT_FITTED = "this RetrievalClassifier is not fitted yet; call fit with labelled images, or load a saved one"
 
 QUERIES = 1024
 """Queries that are searched together: enough for a store to work in bulk, few enough to hold."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         VectorStore,
     )
     from clipretrieval.stores.chroma.store import ChromaStore
+    from clipretrieval.stores.faiss.approximate import IndexInfo
     from clipretrieval.stores.faiss.store import FaissStore
     from clipretrieval.stores.memory import MemoryStore
     from clipretrieval.stores.pinecone.store import (
@@ -36,6 +37,7 @@ __all__ = [
     "FaissStore",
     "IncompleteDeleteError",
     "IncompleteUpsertError",
+    "IndexInfo",
     "Listing",
     "LocalFilesStore",
     "LocatedStore",
@@ -60,7 +62,7 @@ __getattr__, __dir__ = attach(
             *("ScannableStore", "VectorStore"),
         ],
         "chroma": ["ChromaStore"],
-        "faiss": ["FaissStore"],
+        "faiss": ["FaissStore", "IndexInfo"],
         "memory": ["MemoryStore"],
         "pinecone": ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"],
         "registry": ["available_stores", "create_store", "register_store"],

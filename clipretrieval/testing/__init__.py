@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
+    from clipretrieval.testing.kills import Kill, kill_first_upserts, kill_writers
     from clipretrieval.testing.pinecone_emulator.emulator import PineconeEmulator
     from clipretrieval.testing.stores import VectorStoreTests
 
-__all__ = ["PineconeEmulator", "VectorStoreTests"]
+__all__ = ["Kill", "PineconeEmulator", "VectorStoreTests", "kill_first_upserts", "kill_writers"]
 
 __getattr__, __dir__ = attach(
-    __name__, {"pinecone_emulator": ["PineconeEmulator"], "stores": ["VectorStoreTests"]}
+    __name__,
+    {
+        "kills": ["Kill", "kill_first_upserts", "kill_writers"],
+        "pinecone_emulator": ["PineconeEmulator"],
+        "stores": ["VectorStoreTests"],
+    },
 )
