@@ -72,15 +72,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         A registered name (``"memory"``, ``"faiss"``, …), which opens a store at every fit, or a
         store of your own, which is filled once.
     k : int
-        Neighbours that vote, at least 1.
+        Neighbors that vote, at least 1.
     weights : {"uniform", "distance", "softmax"} or callable
-        How their votes count; see `clipretrieval.heads.vote_weights`.
+        How their votes count: 1 each; the inverse of the distance; exp(similarity / `temperature`), where the
+        similarity is 1 − d for cosine, −d for ip and 1 − d/2 for l2; or as a callable says, which is given
+        the distances, shape (n, k), and returns weights of that shape.
     temperature : float
         Of ``weights="softmax"``; positive.
     metric : {"l2", "cosine", "ip"}
         Must be the store's own where `store` is an instance.
     normalize : bool
-        Scale vectors to length one before they are stored or looked up. With ``"l2"`` the neighbours are
+        Scale vectors to length one before they are stored or looked up. With ``"l2"`` the neighbors are
         then those of the cosine, and ``"softmax"`` is the recipe of DINO.
     store_options : dict, optional
         Arguments for the store that a name makes.
@@ -111,8 +113,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     Threads may predict side by side, also while another one adds images. Calls that change a classifier or a
     store (`fit`, `partial_fit`, `forget`, `relabel`) take their turns.
 
-    Ties: a tie between classes goes to the one with the nearest neighbour, then to the first in
-    ``classes_``. Neighbours at the same distance are taken in the order of their ids. These come from the
+    Ties: a tie between classes goes to the one with the nearest neighbor, then to the first in
+    ``classes_``. Neighbors at the same distance are taken in the order of their ids. These come from the
     images' contents, so neither the order in which images are fitted nor their division into calls changes an
     answer, with one exception: of several labels that an image is given, the last one counts.
 
@@ -188,13 +190,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
         An image is stored once, however often it comes, with the label that came last. Decoding, encoding and
         storing overlap, and only a few images are in memory at a time. What was encoded before a failure (a
-        picture that cannot be decoded, a generator that raises, Ctrl-C) is stored and flushed: the same call
+        image that cannot be decoded, a generator that raises, Ctrl-C) is stored and flushed: the same call
         with ``resume=True`` goes on from there.
 
         Parameters
         ----------
         X : images, or array of shape (n, d) without an encoder
-            Whatever `clipretrieval.images.iter_images` takes: paths, pictures, arrays, a folder with
+            Whatever `clipretrieval.images.iter_images` takes: paths, images, arrays, a folder with
             a sub-folder for each class, a dataset, an iterator; also of pairs (image, label).
         y : sequence of int or of str, length n, optional
             May be left out where `X` brings the labels.
@@ -611,7 +613,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : images, or array of shape (n, d) without an encoder
         k : int, optional
-            Neighbours to show, where there should be more than vote.
+            Neighbors to show, where there should be more than vote.
         by : {"share", "margin", "distance"}
             The measure of confidence that each explanation's text shows beside the answer. All three are its
             attributes.
@@ -670,7 +672,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         allow_tuned : bool
             Whether to evaluate on images that `sweep` has tuned on since the last fit.
         mistakes : int
-            How many of the worst mistakes to keep, with their neighbours; 0 asks the store nothing more.
+            How many of the worst mistakes to keep, with their neighbors; 0 asks the store nothing more.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Put CLIP itself and its stages side by side on the same pictures."""
+"""Put CLIP itself and its stages side by side on the same images."""
 
 from __future__ import annotations
 

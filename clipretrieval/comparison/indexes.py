@@ -1,4 +1,4 @@
-"""Several indexes, each of its own stage, filled by one pass over the pictures."""
+"""Several indexes, each of its own stage, filled by one pass over the images."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ def fill_indexes(
     on_error: str,
     progress: Progress,
 ) -> tuple[Timing, list[SkippedImage]]:
-    """Encode labelled pictures once, and put each stage's vectors into its indexes.
+    """Encode labelled images once, and put each stage's vectors into its indexes.
 
-    What was encoded before a failure is stored and flushed. Pictures that every index holds already are
+    What was encoded before a failure is stored and flushed. Images that every index holds already are
     decoded only.
 
     Returns
@@ -145,8 +145,8 @@ def fill_indexes(
     Raises
     ------
     InvalidInputError
-        If there are no pictures, labels are missing or of several types, or an index holds vectors of other
-        pictures than these.
+        If there are no images, labels are missing or of several types, or an index holds vectors of other
+        images than these.
     """
     timing, skipped = Timing(), list[SkippedImage]()
     writers = [index.writer for index in indexes]
@@ -192,7 +192,7 @@ def _settle(index: StageIndex) -> None:
     Raises
     ------
     InvalidInputError
-        If it holds vectors of other pictures, which would answer too.
+        If it holds vectors of other images, which would answer too.
     """
     writer = index.writer
     held, came = index.store.count(), len(writer.given)

@@ -1,4 +1,4 @@
-"""Labels that are known before any picture is read, so that what is wrong with them shows at once."""
+"""Labels that are known before any image is read, so that what is wrong with them shows at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def opened(images: Any) -> Any:
     Raises
     ------
     InvalidInputError
-        If there is no such folder or no picture in it, or the table cannot be read.
+        If there is no such folder or no image in it, or the table cannot be read.
     """
     if is_table(images):
         return read_table(images)
@@ -82,7 +82,7 @@ def open_baseline(
     if isinstance(zero_shot, ZeroShotClassifier):
         baseline = zero_shot
     elif learnt is None:
-        encoder.text.encode(["a"])  # whether it can be loaded shows before a picture is read
+        encoder.text.encode(["a"])  # whether it can be loaded shows before an image is read
         return None
     else:
         kind = label_kind(learnt)

@@ -56,7 +56,7 @@ class DemoResult:
 
     Attributes
     ----------
-    pictures : Path
+    images : Path
         Folder of the images, with ``train`` and ``test``.
     page : Path
         The report as an HTML page.
@@ -151,7 +151,7 @@ def run_demo(
     Parameters
     ----------
     out : str or Path
-        Folder to write ``pictures`` and ``report.html`` to. Images that an earlier run with the same
+        Folder to write ``images`` and ``report.html`` to. Images that an earlier run with the same
         settings left there are used again.
     train, test : int
         Images of each kind to fit on, and to classify.

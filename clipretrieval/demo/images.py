@@ -127,7 +127,7 @@ def write_folders(
 ) -> Path:
     """Write images as ``OUT/train/KIND/NUMBER.png`` and ``OUT/test/KIND/NUMBER.png``.
 
-    A folder that holds the same images already, as its ``pictures.json`` tells, is left as it is.
+    A folder that holds the same images already, as its ``images.json`` tells, is left as it is.
 
     Parameters
     ----------

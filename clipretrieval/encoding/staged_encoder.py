@@ -257,7 +257,7 @@ class StagedEncoder:
         on_error : {"raise", "skip"}
             What to do about an image that cannot be decoded.
         skipped : list, optional
-            Receives a record of each image that was passed over.
+            Receives a record of each image that was skipped.
         known : callable, optional
             Tells which images, by content id, need no encoding: they come as ``batch.known``.
         ahead : int, optional

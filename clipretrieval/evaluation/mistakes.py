@@ -20,10 +20,10 @@ from clipretrieval.types import AnyArray, FloatArray, Neighbors
 __all__ = ["Mistake", "WorstMistakes"]
 
 SHOWN_NEIGHBORS = 5
-"""Neighbours to show of each mistake, where fewer voted."""
+"""Neighbors to show of each mistake, where fewer voted."""
 
 LISTED_NEIGHBORS = 8
-"""The most neighbours of one mistake that are written down."""
+"""The most neighbors of one mistake that are written down."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Mistake:
     truth : bool, int, float or str
         The true label, as a plain Python value.
     distance : float
-        To the nearest neighbour.
+        To the nearest neighbor.
     explanation : Explanation
-        The answer, its share of the votes, and the neighbours.
+        The answer, its share of the votes, and the neighbors.
     """
 
     index: int
@@ -52,7 +52,7 @@ class Mistake:
         return short_repr(self, index=self.index, truth=self.truth, answer=answer, distance=self.distance)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON values, of the neighbours the first eight."""
+        """Return all of it as JSON values, of the neighbors the first eight."""
         found = self.explanation.to_dict()
         found["neighbors"] = [
             {**each, "source": each["source"] and readable(each["source"])}

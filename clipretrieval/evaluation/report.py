@@ -209,7 +209,7 @@ class EvaluationReport(Figures):
             Written atomically.
         title : str, optional
             Of the page.
-        pictures : bool
+        images : bool
             Whether to put thumbnails of the worst mistakes into the page; they are read from their files now.
 
         Returns

@@ -1,4 +1,4 @@
-"""One search, many settings: the accuracy of each, from the same neighbours."""
+"""One search, many settings: the accuracy of each, from the same neighbors."""
 
 from __future__ import annotations
 
@@ -227,13 +227,13 @@ def _right_answers(
 
 
 def _weigher(near: Neighbors, metric: Metric) -> Callable[[_Setting], npt.NDArray[np.float64]]:
-    """Return what gives a setting's weights for the first k of some neighbours."""
+    """Return what gives a setting's weights for the first k of some neighbors."""
     known: dict[tuple[str, float | None], npt.NDArray[np.float64]] = {}
 
     def weigh(setting: _Setting) -> npt.NDArray[np.float64]:
         if not isinstance(setting.weights, str):
             return vote_weights(near.distances[:, : setting.k], setting.weights, metric=metric)
-        # Those of the first k neighbours are the first k columns: see vote_weights.
+        # Those of the first k neighbors are the first k columns: see vote_weights.
         name = (setting.weights, setting.temperature)
         if name not in known:
             known[name] = vote_weights(near.distances, setting.weights, metric=metric, **setting.warmth)

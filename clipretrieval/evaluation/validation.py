@@ -115,7 +115,7 @@ def check_untuned(tuned: frozenset[str], ids: Sequence[str], before: int) -> Non
 
 
 def count_known(ids: Sequence[str], near: Neighbors) -> int:
-    """Count the images that are among their own neighbours: those that the store holds already.
+    """Count the images that are among their own neighbors: those that the store holds already.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Votes counted for the neighbours' own classes alone: n × k numbers, however many classes there are."""
+"""Votes counted for the neighbors' own classes alone: n × k numbers, however many classes there are."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The classes among the neighbours of each query: one *cell* for each pair of a query and a class.
+    """The classes among the neighbors of each query: one *cell* for each pair of a query and a class.
 
     Attributes
     ----------
     cells : ndarray of int64, shape (n, k)
-        Each neighbour's cell. Padding has that of the first neighbour, to which it adds nothing.
+        Each neighbor's cell. Padding has that of the first neighbor, to which it adds nothing.
     rows, codes : ndarray of int64, shape (n_cells,)
         Each cell's query, ascending, and its class by number, ascending within a query.
     starts : ndarray of int64, shape (n,)
@@ -37,12 +37,12 @@ class Candidates:
 
     @classmethod
     def of(cls, codes: Ints, distances: FloatArray, n_classes: int) -> Candidates:
-        """List the classes of some neighbours.
+        """List the classes of some neighbors.
 
         Parameters
         ----------
         codes : ndarray of int64, shape (n, k)
-            Each neighbour's class by number; any value where padded.
+            Each neighbor's class by number; any value where padded.
         distances : ndarray of float32, shape (n, k)
             ``+inf`` where padded; the first column is not.
         n_classes : int
@@ -59,7 +59,7 @@ class Candidates:
         )
 
     def votes(self, weights: Floats, distances: FloatArray) -> Votes:
-        """Count the votes of the first k' neighbours: arrays of shape (n, k'), k' ≤ k."""
+        """Count the votes of the first k' neighbors: arrays of shape (n, k'), k' ≤ k."""
         return Votes(self, weights, distances)
 
 

@@ -1,7 +1,7 @@
-"""Neighbours to class scores.
+"""Neighbors to class scores.
 
-A *weighting* turns the distances of the k neighbours into the weight of each one's vote; a class's score
-is the sum of its neighbours' weights. Padding (see `clipretrieval.types.Neighbors`) never votes.
+A *weighting* turns the distances of the k neighbors into the weight of each one's vote; a class's score
+is the sum of its neighbors' weights. Padding (see `clipretrieval.types.Neighbors`) never votes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WEIGHTINGS = ("uniform", "distance", "softmax")
 def vote_weights(
     distances: FloatArray, weighting: Weighting, *, metric: Metric = Metric.L2, temperature: float = 0.07
 ) -> ScoreArray:
-    """Compute how much each neighbour's vote counts.
+    """Compute how much each neighbor's vote counts.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ def vote_weights(
     weighting : {"uniform", "distance", "softmax"} or callable
         - ``"uniform"``: 1 each, the majority vote [1]_.
         - ``"distance"``: the inverse of the distance, as scikit-learn's ``KNeighborsClassifier`` has it
-          [2]_; where a neighbour lies at distance 0, those at 0 count 1 and all others 0. Not for the
+          [2]_; where a neighbor lies at distance 0, those at 0 count 1 and all others 0. Not for the
           ``ip`` metric, whose distances can be negative. Note that ``l2`` is the *squared* distance.
         - ``"softmax"``: exp(similarity / temperature) [3]_, with which DINO is evaluated [4]_, divided by
-          that of the nearest: the classes' shares are those of the softmax over the neighbours used. The
+          that of the nearest: the classes' shares are those of the softmax over the neighbors used. The
           similarity is 1 − d for cosine, −d for ip and 1 − d/2 for l2, which is the cosine when the
           vectors have length one.
         - a callable: given the distances, returns weights of the same shape, finite and not negative.
@@ -65,7 +65,7 @@ def vote_weights(
     Notes
     -----
     The weights that are known by name depend on the distance and on the nearest one alone, so those of
-    the first j of k neighbours are the first j columns.
+    the first j of k neighbors are the first j columns.
 
     References
     ----------
@@ -116,7 +116,7 @@ def class_scores(codes: IntArray, weights: ScoreArray, n_classes: int) -> ScoreA
     Parameters
     ----------
     codes : ndarray of int64, shape (n, k)
-        Each neighbour's class as a place in ``classes_``; any value where its weight is 0.
+        Each neighbor's class as a place in ``classes_``; any value where its weight is 0.
     weights : ndarray of float64, shape (n, k)
     n_classes : int
 
@@ -133,7 +133,7 @@ def class_scores(codes: IntArray, weights: ScoreArray, n_classes: int) -> ScoreA
 def choose_class(scores: ScoreArray, codes: IntArray, distances: FloatArray) -> IntArray:
     """Pick the class with the highest score.
 
-    A tie goes to the tied class with the nearest neighbour; where those are equally near, to the
+    A tie goes to the tied class with the nearest neighbor; where those are equally near, to the
     first in ``classes_``.
 
     Parameters
@@ -162,7 +162,7 @@ def weighting_name(weighting: Weighting) -> str:
 
 
 def _nearest_of(tied: Any, codes: IntArray, distances: FloatArray) -> IntArray:
-    """Choose from a mask of tied classes, (n, n_classes), by nearest neighbour, then by number."""
+    """Choose from a mask of tied classes, (n, n_classes), by nearest neighbor, then by number."""
     valid = np.isfinite(distances)
     standing = valid & np.take_along_axis(tied, np.where(valid, codes, 0), axis=1)
     nearest = distances[np.arange(len(codes)), standing.argmax(axis=1)]

@@ -62,7 +62,7 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
     """List the images of a folder; each sub-folder that holds some is a class.
 
     Images are told by their extensions, in any case, and looked for at any depth below a class
-    folder. Hidden files and folders are passed over, and so are those that systems put there (``@eaDir``,
+    folder. Hidden files and folders are skipped, and so are those that systems put there (``@eaDir``,
     ``@Recycle``, ``#recycle``, ``#snapshot``, ``$RECYCLE.BIN``, ``System Volume Information``,
     ``__MACOSX``, ``lost+found``); links are followed, and no folder is entered twice for one class. Names
     of folders that differ in their Unicode form alone are one class. A folder whose sub-folders hold no

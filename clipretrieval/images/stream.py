@@ -16,7 +16,7 @@ __all__ = ["SkippedImage", "check_on_error", "iter_images", "unique_ids"]
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that was passed over: it could not be decoded, or its vector is of no use.
+    """An image that was skipped: it could not be decoded, or its vector is of no use.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ def iter_images(
         What to do about an image that cannot be decoded. Errors of the source itself are raised
         either way.
     skipped : list, optional
-        Receives a `SkippedImage` for every image passed over.
+        Receives a `SkippedImage` for every image skipped.
     max_pixels : int or None, default 75,000,000
         The most pixels that an image may have; see `decode`. None for no bound.
 

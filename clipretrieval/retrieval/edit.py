@@ -22,7 +22,7 @@ BATCH = 1024
 SCANNED = 1000
 """Records for each label up to which all are listed once, and not those of one label after the other."""
 REACH = 10
-"""Neighbours looked at when a forgotten vector is searched for: it would be the first, or tied with it."""
+"""Neighbors looked at when a forgotten vector is searched for: it would be the first, or tied with it."""
 
 
 def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:

@@ -133,7 +133,7 @@ class ForgetReport:
     """What ``forget`` removed, after it has made certain of it.
 
     Each id was asked for again and not found, and each forgotten vector was searched for again: no
-    forgotten id was among its neighbours.
+    forgotten id was among its neighbors.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: what MemoryStore answers, and what every other exact store must answer too.
+"""Exact nearest neighbors: what MemoryStore answers, and what every other exact store must answer too.
 
 A search has two steps. A fast one finds candidates by approximate distances whose error is bounded; the bound
 decides which rows can be among the nearest, ties included. The second computes the candidates' distances by

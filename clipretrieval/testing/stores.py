@@ -41,9 +41,9 @@ class VectorStoreTests(
     dim : int
         The dimension of all vectors of the suite, at least 4, for stores that have to know it beforehand.
     recall_floor : float
-        The share of true neighbours that searches must find, in (0, 1]; 1.0 for an exact store.
+        The share of true neighbors that searches must find, in (0, 1]; 1.0 for an exact store.
     ties_by_id : bool
-        Whether, of vectors that are equally far where a row of neighbours ends, those with the first ids
+        Whether, of vectors that are equally far where a row of neighbors ends, those with the first ids
         are returned. Within a row, equal distances go by id in any case.
     tolerance : float
         The greatest error of a distance, relative to (‖q‖ + ‖x‖)² under l2, ‖q‖‖x‖ under ip, and 1 under

@@ -72,7 +72,7 @@ def render_page(
         Paragraphs of plain text at the head of the page.
     remarks : sequence of str
         Sentences of plain text below the comparison: what its columns are, and how they were measured.
-    pictures : bool
+    images : bool
         Whether to show the worst mistakes with thumbnails, or with words alone.
 
     Returns

@@ -56,7 +56,7 @@ class Knobs:
     over_fetch: int
 
     def fetch(self, k: int) -> int:
-        """Return how many candidates a search for `k` neighbours asks for."""
+        """Return how many candidates a search for `k` neighbors asks for."""
         return k * self.over_fetch + EXTRA
 
 

@@ -37,7 +37,7 @@ class FaissStore(LocalStore):
     """Vectors in a FAISS index, searched exactly or approximately; in memory or in a folder.
 
     Whatever the index, the vectors themselves are kept too: `get` returns them, and a search computes with
-    them the distances of what the index proposes. An approximate index can miss a neighbour, but every
+    them the distances of what the index proposes. An approximate index can miss a neighbor, but every
     distance is the true one.
 
     With a path, the folder is read when the store is opened; writes stay in memory until `flush` or `close`

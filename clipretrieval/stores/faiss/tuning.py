@@ -14,7 +14,7 @@ from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["finds_again", "tune"]
 
-# Recall is measured at ten neighbours of this many stored vectors.
+# Recall is measured at ten neighbors of this many stored vectors.
 NEIGHBORS, SAMPLE = 10, 200
 MOST_OVER_FETCH, LEAST_EFFORT, MOST_EFFORT = 64, 32, 2048
 SEED = 0
@@ -34,7 +34,7 @@ def finds_again(
 
     Codes and graphs that serve most vectors may confuse a small group that lies closer together than the
     codes resolve, or apart from the graph. Each of a sample of the rows is looked up: those of the rows that
-    are nearer than its tenth neighbour found have to be among what was found.
+    are nearer than its tenth neighbor found have to be among what was found.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def finds_again(
 def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tuple[Knobs, float]:
     """Find the least effort whose recall@10 is at least `target`; the best there is where none is.
 
-    Stored vectors are the queries, each of which does not count as its own neighbour. A row counts as a true
-    neighbour if it is no farther than the tenth. First the least ``nprobe`` or ``ef_search`` of a doubling
+    Stored vectors are the queries, each of which does not count as its own neighbor. A row counts as a true
+    neighbor if it is no farther than the tenth. First the least ``nprobe`` or ``ef_search`` of a doubling
     ladder is taken with which some over-fetch suffices, then the least over-fetch.
 
     Returns
@@ -112,7 +112,7 @@ def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tupl
 
 
 def _tenth_distances(queries: FloatArray, sample: IndexArray, flat: FlatRows, metric: Metric) -> FloatArray:
-    """Return the distance of each query's tenth neighbour other than itself, shape (n_queries,)."""
+    """Return the distance of each query's tenth neighbor other than itself, shape (n_queries,)."""
     rows = flat.view()
     reach = min(NEIGHBORS + 1, len(rows))
     shortlist = flat.shortlist(float(row_norms(rows).max()))

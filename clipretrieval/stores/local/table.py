@@ -166,7 +166,7 @@ class RecordTable:
         del self._metadata[count:]
 
     def plan_removal(self, ids: Iterable[str]) -> Moves:
-        """Work out how to remove the records of `ids`; unknown ids are passed over."""
+        """Work out how to remove the records of `ids`; unknown ids are skipped."""
         found = np.unique(self.find(ids))
         found = found[found >= 0]
         kept = self._count - len(found)

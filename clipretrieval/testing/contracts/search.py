@@ -77,12 +77,12 @@ class SearchContract(ContractBase):
         check_order(near)
 
     def test_labels_are_those_of_the_ids(self, stores: Stores, metric: str) -> None:
-        """Each neighbour carries the label that was stored with its id."""
+        """Each neighbor carries the label that was stored with its id."""
         near, truth, _ = self.searched(stores, metric)
         check_neighbor_labels(near, truth)
 
     def test_the_nearest_are_found(self, stores: Stores, metric: str) -> None:
-        """Searches find at least the declared share of the true neighbours."""
+        """Searches find at least the declared share of the true neighbors."""
         near, truth, queries = self.searched(stores, metric)
         share = share_found(near, truth, queries, metric, self.tolerance)
         assert share >= self.recall_floor, (
@@ -176,7 +176,7 @@ class PaddingContract(ContractBase):
             assert store.dim in (None, self.dim)
 
     def test_a_nearest_vector_is_no_padding(self, stores: Stores, metric: str) -> None:
-        """Neighbours at a great distance are real: only padding is at +inf."""
+        """Neighbors at a great distance are real: only padding is at +inf."""
         store, rows = stores.new(metric), self.vectors([[1e4, 1], [-1e4, 1]])
         self.put(store, ["a", "b"], rows, [1, 2])
         query: Any = self.vectors([[1e4, 0]])
@@ -265,7 +265,7 @@ def check_order(near: Neighbors) -> None:
 
 
 def check_neighbor_labels(near: Neighbors, truth: Records) -> None:
-    """Check that each neighbour carries the label stored under its id."""
+    """Check that each neighbor carries the label stored under its id."""
     labels = dict(zip(truth.ids.tolist(), truth.labels.tolist(), strict=True))
     for name, label in zip(near.ids[near.valid].tolist(), near.labels[near.valid].tolist(), strict=True):
         assert name in labels, f"a search returned the id {name!r}, which is not stored"
