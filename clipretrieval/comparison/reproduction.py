@@ -86,7 +86,8 @@ def reproduce(
     with open_progress(progress, "encoding") as shown:
 
         def tell(done: int, total: int | None) -> None:
-            results.claim()  # something is stored now
+            if done:
+                results.claim()  # something is encoded, and is stored next
             shown(done, total)
 
         comparison = compare(
