@@ -27,9 +27,9 @@ def drawing() -> str:
     column = _columns(ways, row)
     at = {stop: (WIDTH / 2 + ACROSS * column[stop], DOWN * row[stop] + BOX[1]) for stop in row}
     lines = [_arrow([at[stop] for stop in way]) for way in ways]
-    boxes = [_box(room, *at[room]) for room in uses]
+    boxes = [_box(part, *at[part]) for part in uses]
     height = DOWN * max(row.values()) + 2 * BOX[1]
-    told = "; ".join(f"{room} uses {', '.join(uses.pred[room])}" for room in uses if uses.pred[room])
+    told = "; ".join(f"{part} uses {', '.join(uses.pred[part])}" for part in uses if uses.pred[part])
     return "\n".join(
         [
             f'<svg role="img" viewBox="0 0 {WIDTH} {height}" fill="none" stroke="currentColor"'
@@ -60,9 +60,9 @@ def _uses() -> nx.DiGraph:
 
 def _rows(uses: nx.DiGraph) -> dict[str, int]:
     """Put each folder below all that it uses, and what uses nothing right above its first user."""
-    row = {room: depth for depth, rooms in enumerate(nx.topological_generations(uses)) for room in rooms}
+    row = {part: depth for depth, parts in enumerate(nx.topological_generations(uses)) for part in parts}
     return {
-        room: min(row[user] for user in uses[room]) - 1 if not uses.pred[room] else row[room] for room in uses
+        part: min(row[user] for user in uses[part]) - 1 if not uses.pred[part] else row[part] for part in uses
     }
 
 
@@ -104,12 +104,12 @@ def _arrow(stops: list[tuple[float, float]]) -> str:
     return f'<path d="{path}" opacity="0.6" marker-end="url(#arrowhead)"/>'
 
 
-def _box(room: str, x: float, y: float) -> str:
+def _box(part: str, x: float, y: float) -> str:
     """Draw a folder, with what it is for as a tooltip."""
-    purpose = (importlib.import_module(f"clipretrieval.{room}").__doc__ or "").split("\n")[0]
+    purpose = (importlib.import_module(f"clipretrieval.{part}").__doc__ or "").split("\n")[0]
     return (
         f"<g><title>{escape(purpose)}</title>"
         f'<rect x="{x - BOX[0] / 2:.0f}" y="{y - BOX[1] / 2:.0f}" width="{BOX[0]}" height="{BOX[1]}" rx="5"/>'
         f'<text x="{x:.0f}" y="{y + 5:.0f}" text-anchor="middle" font-size="15" fill="currentColor"'
-        f' stroke="none">{room}</text></g>'
+        f' stroke="none">{part}</text></g>'
     )

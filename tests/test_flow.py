@@ -1,4 +1,4 @@
-"""The house: which folder may import which, and one name for one thing."""
+"""The layout: which folder may import which, and one name for one thing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def sources() -> dict[str, ast.Module]:
     }
 
 
-def room(module: str) -> str:
+def part(module: str) -> str:
     """Return the folder at the package's top, or the module there, in which a module lies."""
     return f"{module}.".split(".")[1]
 
@@ -105,8 +105,8 @@ def test_imports_follow_the_table(graph: grimp.ImportGraph) -> None:
             line
             for importer, imported, line in imports(graph)
             if importer != "clipretrieval"
-            and room(imported) not in below(room(importer))
-            and not (is_door(importer) and room(imported) in DOORS.get(room(importer), ()))
+            and part(imported) not in below(part(importer))
+            and not (is_door(importer) and part(imported) in DOORS.get(part(importer), ()))
         ]
     )
 
@@ -168,8 +168,8 @@ def test_only_stores_know_their_names(sources: dict[str, ast.Module]) -> None:
     )
 
 
-def test_the_map_shows_every_room() -> None:
-    """The list of rooms for contributors has each folder and each module at the package's top, once."""
+def test_the_map_shows_every_part() -> None:
+    """The list of parts for contributors has each folder and each module at the package's top, once."""
     rows = re.findall(r"^\| (`[^|]+`) \|", CONTRIBUTING.read_text(encoding="utf-8"), flags=re.MULTILINE)
     modules = {path.name for path in PACKAGE.glob("[a-z]*.py")}
     folders = {f"{path.parent.relative_to(PACKAGE).as_posix()}/" for path in PACKAGE.rglob("*/__init__.py")}
