@@ -41,6 +41,9 @@ $(VENV)/installed-docs: pyproject.toml hatch_build.py clipretrieval/encoding/eng
 demo: $(VENV)/installed ## classify drawn pictures at every stage with the CLIP that ships with the package
 	$(BIN)/clipretrieval demo --out build/demo
 
+# Test processes share the cores, so threads of OpenMP that have nothing to do must not spin on one.
+test wheel-test: export OMP_WAIT_POLICY := PASSIVE
+
 test: $(VENV)/installed-dev ## run the tests, the documentation's examples among them
 	$(BIN)/python -m pytest $(PARALLEL)
 
