@@ -133,7 +133,7 @@ def test_doors_are_for_users(graph: grimp.ImportGraph) -> None:
     )
 
 
-def test_the_table_names_every_room() -> None:
+def test_the_table_names_every_part() -> None:
     """The table has a row for each folder and module at the package's top, few of which are modules."""
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
