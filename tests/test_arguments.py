@@ -33,7 +33,7 @@ NOT_TRIED = {
     ),
     **dict.fromkeys(
         (
-            *("Encoder", "LocatedStore", "PortableStore", "RefreshableStore", "ScannableStore"),
+            *("BlobStore", "Encoder", "LocatedStore", "PortableStore", "RefreshableStore", "ScannableStore"),
             *("ExclusiveStore", "LocalFilesStore", "StreamingEncoder", "VectorStore"),
         ),
         PROTOCOL,

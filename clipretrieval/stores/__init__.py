@@ -11,6 +11,7 @@ from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
     from clipretrieval.stores.base import (
+        BlobStore,
         ExclusiveStore,
         LocalFilesStore,
         LocatedStore,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from clipretrieval.types import Listing, Neighbors, Records
 
 __all__ = [
+    "BlobStore",
     "ChromaStore",
     "ExclusiveStore",
     "FaissStore",
@@ -58,8 +60,8 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "base": [
-            *("ExclusiveStore", "LocalFilesStore", "LocatedStore", "PortableStore", "RefreshableStore"),
-            *("ScannableStore", "VectorStore"),
+            *("BlobStore", "ExclusiveStore", "LocalFilesStore", "LocatedStore", "PortableStore"),
+            *("RefreshableStore", "ScannableStore", "VectorStore"),
         ],
         "chroma": ["ChromaStore"],
         "faiss": ["FaissStore", "IndexInfo"],

@@ -13,8 +13,8 @@ from clipretrieval.errors import UnsupportedOperationError
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Neighbors, Records
 
 __all__ = [
-    *("DetachableStore", "ExclusiveStore", "LocalFilesStore", "LocatedStore", "PortableStore"),
-    *("RefreshableStore", "ScannableStore", "VectorStore"),
+    *("BlobStore", "DetachableStore", "ExclusiveStore", "LocalFilesStore", "LocatedStore"),
+    *("PortableStore", "RefreshableStore", "ScannableStore", "VectorStore"),
     *("listings", "unclonable", "view_manifest"),
 ]
 
@@ -199,6 +199,57 @@ class ScannableStore(Protocol):
         The store may be read and written while a scan is under way, by the loop over it too. A record that is
         there, with the label asked for, from the call of `scan` to its end is listed exactly once. One that
         comes, goes or changes its label meanwhile is listed once or not at all.
+        """
+        ...
+
+
+@runtime_checkable
+class BlobStore(Protocol):
+    """Optional: a store that keeps a few blobs of bytes beside its records, say what was computed of them.
+
+    A blob is no record: no count, search or scan shows it, and it stays when records come and go. It is part
+    of the contents all the same: durable at the next `flush`, in one step with the records and the manifest
+    where a flush is one step; in the copies that `save` writes; taken up by `refresh`.
+
+    Blobs are made for some tens of megabytes. One that did not change should not be written again.
+    """
+
+    def read_blob(self, name: str) -> bytes | None:
+        """Return a blob as this store last wrote it, flushed or not; None where there is none.
+
+        Parameters
+        ----------
+        name : str
+
+        Raises
+        ------
+        InvalidInputError
+            If no blob can have this name.
+        StoreCorruptedError
+            If the blob is not as it was written. A store may find that when it is opened.
+        StoreError
+            If the store is closed or the backend fails.
+        """
+        ...
+
+    def write_blob(self, name: str, content: bytes | None) -> None:
+        """Keep a blob, replacing the one of this name; None removes it, which no bytes (``b""``) do not.
+
+        Parameters
+        ----------
+        name : str
+            1 to 64 of the characters a-z, 0-9 and '-', the first of them a letter.
+        content : bytes or None
+            At most 1 GiB.
+
+        Raises
+        ------
+        InvalidInputError
+            If the name or the content is malformed, before anything is changed.
+        UnsupportedOperationError
+            If the store is read-only.
+        StoreError
+            If the store is closed or the backend fails; the blob is then the old one or the new.
         """
         ...
 

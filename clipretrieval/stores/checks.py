@@ -21,8 +21,12 @@ from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import AnyArray, FloatArray, Label, Metric, as_label_array
 
 __all__ = [
+    "BLOB_NAME",
+    "LARGEST_BLOB",
     "Batch",
     "check_batch",
+    "check_blob",
+    "check_blob_name",
     "check_dim",
     "check_directions",
     "check_k",
@@ -35,6 +39,10 @@ __all__ = [
     "storable_ids",
 ]
 
+BLOB_NAME = "[a-z][a-z0-9-]{0,63}"
+"""What a blob may be called."""
+LARGEST_BLOB = 1 << 30
+"""The most bytes of a blob."""
 MOST_NEIGHBORS = 1_000_000
 NO_METADATA = "{}"
 SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -208,6 +216,44 @@ def check_label(label: Any) -> Label | None:
         raise InvalidInputError(f"label must be an int or a str, as it was stored, or None; found {label!r}")
     checked: Label = as_label_array([plain]).tolist()[0]
     return checked
+
+
+def check_blob_name(name: Any) -> str:
+    """Return the name of a blob, which it may also be in a file's or a collection's name.
+
+    Raises
+    ------
+    InvalidInputError
+        If no blob can have it.
+    """
+    if type(name) is not str or not re.fullmatch(BLOB_NAME, name):
+        raise InvalidInputError(
+            "a blob's name must be 1 to 64 of the characters a-z, 0-9 and '-', the first of them a letter; "
+            f"found {shown(name)}"
+        )
+    return name
+
+
+def check_blob(name: Any, content: Any) -> tuple[str, bytes | None]:
+    """Return what a blob is to hold, and its name; see `check_blob_name`.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name is none, or the content is neither bytes of at most `LARGEST_BLOB` nor None.
+    """
+    name = check_blob_name(name)
+    if content is not None and type(content) is not bytes:
+        raise InvalidInputError(
+            f"the content of the blob {name!r} must be bytes, or None to remove it; found an object of the "
+            f"type {type(content).__name__}"
+        )
+    if content is not None and len(content) > LARGEST_BLOB:
+        raise InvalidInputError(
+            f"the blob {name!r} has {len(content):,} bytes; {LARGEST_BLOB:,} are the most. Keep what is "
+            "larger beside the store"
+        )
+    return name, content
 
 
 def json_text(value: Any, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipretrieval.testing.contracts.blobs import BlobContract
 from clipretrieval.testing.contracts.machine import MachineContract
 from clipretrieval.testing.contracts.persistence import LastingContract, ManifestContract
 from clipretrieval.testing.contracts.records import RecordsContract, ValuesContract
@@ -19,6 +20,7 @@ class VectorStoreTests(
     ThreadsContract,
     LargeContract,
     ScanContract,
+    BlobContract,
     LastingContract,
     ManifestContract,
     RefusalsContract,
@@ -31,8 +33,8 @@ class VectorStoreTests(
 
     The attributes declare what a store can do. Their defaults are the strictest: a store that cannot do
     something says so in its subclass, and the tests that are skipped for it name the attribute. What the
-    optional protocols say, `LocatedStore`, `PortableStore` and `ScannableStore`, is asked of stores that have
-    their methods.
+    optional protocols say, `LocatedStore`, `PortableStore`, `ScannableStore` and `BlobStore`, is asked of
+    stores that have their methods.
 
     Attributes
     ----------

@@ -6,11 +6,12 @@
     index-7.faiss            the vectors (vectors-7.npy for a copy of a MemoryStore)
     records-7.sqlite         ids, labels, metadata, norms
     ann-7.faiss, ann-7.npy   an approximate index, and which of its vectors is which row
+    blob-NAME-5.bin          a blob, which has not changed since generation 5
     LOCK                     held by the writer
 
 Files of generation 8 are written beside those of generation 7, then the manifest is replaced, then the files
 of generation 7 are removed: whatever interrupts this, the folder opens at one generation or the other. A
-store without records has only the manifest.
+store without records and blobs has only the manifest.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from clipretrieval._util.files import (
     reason,
 )
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
+from clipretrieval.stores.checks import BLOB_NAME
 from clipretrieval.stores.exact import row_norms
+from clipretrieval.stores.local.blob import Blob, read_blob_file
 from clipretrieval.stores.local.folder_manifest import (
     LARGEST_FILE,
     MANIFEST_NAME,
@@ -58,7 +61,9 @@ __all__ = [
     "read_generation",
 ]
 
-GENERATION_FILE = re.compile(r"(?:index|vectors|records|ann)-(\d+)\.(?:faiss|npy|sqlite)")
+GENERATION_FILE = re.compile(
+    rf"(?:index|vectors|records|ann|blob-{BLOB_NAME})-(\d+)\.(?:faiss|npy|sqlite|bin)"
+)
 TEMPORARY_FILE = re.compile(
     rf"\.(?:{re.escape(MANIFEST_NAME)}|{GENERATION_FILE.pattern})\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
 )
@@ -126,6 +131,8 @@ class Snapshot:
         Those of the index, by the names that the manifest gives them.
     state : dict, optional
         What is known of the index; JSON values.
+    blobs : mapping of str to Blob
+        By their names.
     """
 
     metric: Metric
@@ -136,6 +143,7 @@ class Snapshot:
     index: str = "Flat"
     files: Mapping[str, GenerationFile] = field(default_factory=dict)
     state: dict[str, Any] | None = None
+    blobs: Mapping[str, Blob] = field(default_factory=dict)
 
 
 def find_manifest(folder: Path) -> FolderManifest | None:
@@ -209,10 +217,11 @@ def _existing_manifest(folder: Path, layout: Layout) -> FolderManifest:
 def _read_files(folder: Path, manifest: FolderManifest, layout: Layout) -> Snapshot:
     if layout.check is not None:
         layout.check(folder, manifest)
-    if not manifest.count:
-        return _snapshot(manifest, RecordTable(), None)
-    vectors, records = (folder / manifest.files[role].name for role in ("vectors", "records"))
     try:
+        blobs = {name: read_blob_file(folder, entry) for name, entry in manifest.blobs.items()}
+        if not manifest.count:
+            return _snapshot(manifest, RecordTable(), None, blobs)
+        vectors, records = (folder / manifest.files[role].name for role in ("vectors", "records"))
         for entry in manifest.files.values():
             _verify(folder / entry.name, entry)
         rows = layout.load(folder, manifest)
@@ -225,7 +234,7 @@ def _read_files(folder: Path, manifest: FolderManifest, layout: Layout) -> Snaps
     if shape != expected:
         raise damaged(vectors, f"it holds vectors of shape {shape}, not {expected}")
     _check_lengths(vectors, rows.view(), table, manifest.metric)
-    return _snapshot(manifest, table, rows)
+    return _snapshot(manifest, table, rows, blobs)
 
 
 def _check_lengths(path: Path, rows: FloatArray, table: RecordTable, metric: Metric) -> None:
@@ -242,9 +251,18 @@ def _check_lengths(path: Path, rows: FloatArray, table: RecordTable, metric: Met
         raise damaged(path, f"the vector in row {row} has the length {norms[row]:g}, not {kept[row]:g}")
 
 
-def _snapshot(manifest: FolderManifest, table: RecordTable, rows: VectorRows | None) -> Snapshot:
+def _snapshot(
+    manifest: FolderManifest, table: RecordTable, rows: VectorRows | None, blobs: Mapping[str, Blob]
+) -> Snapshot:
     return Snapshot(
-        manifest.metric, manifest.dim, table, rows, manifest.user, manifest.index, state=manifest.state
+        metric=manifest.metric,
+        dim=manifest.dim,
+        table=table,
+        rows=rows,
+        manifest=manifest.user,
+        index=manifest.index,
+        state=manifest.state,
+        blobs=blobs,
     )
 
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_int, shown
 from clipretrieval._util.text import parse_json
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.stores.checks import BLOB_NAME, LARGEST_BLOB
 from clipretrieval.types import Metric
 
-__all__ = ["LARGEST_FILE", "LARGEST_MANIFEST", "MANIFEST_NAME", "FileEntry", "FolderManifest", "damaged"]
+__all__ = [
+    *("LARGEST_BLOBS", "LARGEST_FILE", "LARGEST_MANIFEST", "MANIFEST_NAME"),
+    *("FileEntry", "FolderManifest", "damaged"),
+]
 
 MANIFEST_NAME = "MANIFEST.json"
 LARGEST_MANIFEST = 1 << 25
 """The most characters of JSON that a user's manifest may have: some millions of labels."""
 LARGEST_FILE = 2 * LARGEST_MANIFEST
 """The most bytes that MANIFEST.json may have."""
+LARGEST_BLOBS = LARGEST_BLOB
+"""The most bytes that all blobs of a store may have together: they are held in memory."""
 INDENTED = 1 << 20
 """A user's manifest of more characters is written without indentation."""
 FORMAT = "clipretrieval-store"
@@ -32,6 +38,8 @@ FILE_NAMES = {
     "ann_labels": r"ann-{0}\.npy",
 }
 """What a file of generation {0} is called, by its role."""
+BLOB_FILE = r"blob-{0}-([0-9]{{1,18}})\.bin"
+"""What the file of the blob {0} is called; its number is the generation that wrote it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ class FolderManifest:
         The user's manifest as JSON text.
     state : dict, optional
         What is known of the index in the further files; JSON values.
+    blobs : dict of str to FileEntry
+        By their names; each lies in a file of this generation or of an earlier one.
     """
 
     kind: str
@@ -76,6 +86,7 @@ class FolderManifest:
     files: dict[str, FileEntry]
     user: str
     state: dict[str, Any] | None = None
+    blobs: dict[str, FileEntry] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the file's content."""
@@ -93,6 +104,8 @@ class FolderManifest:
         }
         if self.state is not None:
             content["index_state"] = self.state
+        if self.blobs:
+            content["blobs"] = {name: asdict(entry) for name, entry in self.blobs.items()}
         indent = 2 if len(self.user) <= INDENTED else None
         return json.dumps({**content, "sha256": _checksum(content)}, indent=indent) + "\n"
 
@@ -139,8 +152,10 @@ class FolderManifest:
         files = {role: _entry(role, generation, entry) for role, entry in found["files"].items()}
         if bool(count) != bool(files) or (files and not files.keys() >= {"vectors", "records"}):
             raise InvalidInputError(f"{count} records do not go with the files {shown(sorted(files))}")
+        blobs = {name: _blob_entry(name, generation, entry) for name, entry in found.get("blobs", {}).items()}
+        check_int(sum(entry.size for entry in blobs.values()), "all blobs' size", least=0, most=LARGEST_BLOBS)
         text = json.dumps(user, separators=(",", ":"))
-        return cls(kind, generation, Metric(found["metric"]), dim, index, count, files, text, state)
+        return cls(kind, generation, Metric(found["metric"]), dim, index, count, files, text, state, blobs)
 
 
 def damaged(path: Path, why: str) -> StoreCorruptedError:
@@ -152,9 +167,25 @@ def damaged(path: Path, why: str) -> StoreCorruptedError:
 
 
 def _entry(role: str, generation: int, entry: dict[str, Any]) -> FileEntry:
-    name, size, sha256 = entry["name"], check_int(entry["size"], "size", least=0), entry["sha256"]
+    name = entry["name"]
     if role not in FILE_NAMES or not re.fullmatch(FILE_NAMES[role].format(generation), name):
         raise InvalidInputError(f"{shown(name)} is no name of a file of generation {generation}")
+    return _checked_entry(entry)
+
+
+def _blob_entry(blob: str, generation: int, entry: dict[str, Any]) -> FileEntry:
+    """Check that a file can only be that of this blob, in this folder."""
+    name = entry["name"]
+    found = re.fullmatch(BLOB_FILE.format(blob), name) if re.fullmatch(BLOB_NAME, blob) else None
+    if found is None or int(found[1]) > generation:
+        raise InvalidInputError(
+            f"{shown(name)} is no name of a file of the blob {shown(blob)} up to generation {generation}"
+        )
+    return _checked_entry(entry)
+
+
+def _checked_entry(entry: dict[str, Any]) -> FileEntry:
+    name, size, sha256 = entry["name"], check_int(entry["size"], "size", least=0), entry["sha256"]
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise InvalidInputError(f"{shown(sha256)} is no SHA-256")
     return FileEntry(name, size, sha256)

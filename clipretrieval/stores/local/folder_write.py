@@ -25,6 +25,7 @@ from clipretrieval._util.files import (
     write_text,
 )
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
+from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import (
     GENERATION_FILE,
     TEMPORARY_FILE,
@@ -48,6 +49,8 @@ def write_generation(
     folder: Path, layout: Layout, snapshot: Snapshot, previous: FolderManifest | None
 ) -> FolderManifest:
     """Write a snapshot as the next generation and put it in force; the caller holds the writer's lock.
+
+    Blobs that are the same in `previous`, the generation in force, stay where they are.
 
     Raises
     ------
@@ -94,6 +97,7 @@ def _write_files(
 ) -> FolderManifest:
     """Write the files of the next generation, and return the manifest that will put it in force."""
     generation = _next_generation(folder, previous)
+    kept = {} if previous is None else previous.blobs
     manifest = FolderManifest(
         kind=layout.kind,
         generation=generation,
@@ -105,10 +109,15 @@ def _write_files(
         user=snapshot.manifest,
         state=snapshot.state,
     )
-    if snapshot.rows is None or not len(snapshot.table):
-        return manifest
-    vectors = GenerationFile(layout.prefix, layout.suffix, snapshot.rows.dump)
     try:
+        blobs = {
+            name: _write_blob(folder, name, generation, blob, kept.get(name))
+            for name, blob in snapshot.blobs.items()
+        }
+        manifest = replace(manifest, blobs=blobs)
+        if snapshot.rows is None or not len(snapshot.table):
+            return manifest
+        vectors = GenerationFile(layout.prefix, layout.suffix, snapshot.rows.dump)
         with ThreadPoolExecutor(1) as pool:  # the disk need not wait for SQLite, nor SQLite for the disk
             records = pool.submit(_write_records, folder / f"records-{generation}.sqlite", snapshot.table)
             files = {
@@ -126,7 +135,7 @@ def discard_unlisted(folder: Path) -> None:
     manifest = find_manifest(folder)
     if manifest is None:
         return
-    listed = {entry.name for entry in manifest.files.values()}
+    listed = {entry.name for entry in (*manifest.files.values(), *manifest.blobs.values())}
     for name in names_in(folder):
         if name not in listed and (GENERATION_FILE.fullmatch(name) or TEMPORARY_FILE.fullmatch(name)):
             (folder / name).unlink(missing_ok=True)
@@ -159,7 +168,9 @@ def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     lock = WriterLock(folder)
     lock.acquire()
     try:
-        write_generation(folder, layout, snapshot, find_manifest(folder))
+        held = find_manifest(folder)
+        # Nobody has verified the blobs that lie there, so none is taken over.
+        write_generation(folder, layout, snapshot, None if held is None else replace(held, blobs={}))
     finally:
         lock.release()
 
@@ -257,6 +268,13 @@ def _write_records(path: Path, table: RecordTable) -> FileEntry:
     with replacing(path, follow=False, mode_of=path.with_name(MANIFEST_NAME)) as temporary:
         write_records(temporary, table)
         return FileEntry(path.name, temporary.stat().st_size, file_sha256(temporary))
+
+
+def _write_blob(folder: Path, name: str, generation: int, blob: Blob, held: FileEntry | None) -> FileEntry:
+    """Write a blob, unless the generation in force holds it already."""
+    if held is not None and blob.lies_in(folder, held):
+        return held
+    return blob.write_file(folder / f"blob-{name}-{generation}.bin")
 
 
 def _next_generation(folder: Path, previous: FolderManifest | None) -> int:

@@ -16,6 +16,8 @@ from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.stores.base import listings
 from clipretrieval.stores.checks import (
     check_batch,
+    check_blob,
+    check_blob_name,
     check_dim,
     check_k,
     check_label,
@@ -25,8 +27,9 @@ from clipretrieval.stores.checks import (
     json_text,
 )
 from clipretrieval.stores.exact import DoubleArray, IndexArray, nearest_rows
+from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import Snapshot
-from clipretrieval.stores.local.folder_manifest import LARGEST_MANIFEST
+from clipretrieval.stores.local.folder_manifest import LARGEST_BLOBS, LARGEST_MANIFEST
 from clipretrieval.stores.local.locks import Guard, Recovery
 from clipretrieval.stores.local.rows import VectorRows
 from clipretrieval.stores.local.table import Moves, RecordTable
@@ -56,6 +59,7 @@ class LocalStore:
         self._table = RecordTable()
         self._rows: VectorRows | None = None
         self._manifest, self._viewed = "{}", None
+        self._blobs: Mapping[str, Blob] = {}
         self._changed = False
 
     def __enter__(self: Self) -> Self:
@@ -216,6 +220,35 @@ class LocalStore:
             self._changed |= text != self._manifest
             self._manifest = text
 
+    def read_blob(self, name: str) -> bytes | None:
+        """Return the blob that `write_blob` last kept under this name; None if there is none."""
+        name = check_blob_name(name)
+        self._require_open()
+        found = self._blobs.get(name)
+        return None if found is None else found.content
+
+    def write_blob(self, name: str, content: bytes | None) -> None:
+        """Keep bytes beside the vectors, or with None no more; see `BlobStore.write_blob`.
+
+        All blobs of a store take at most 1 GiB together: they are held in memory.
+        """
+        name, content = check_blob(name, content)
+        with self._guard.write():
+            self._begin_write()
+            held = self._blobs.get(name)
+            if content == (None if held is None else held.content):
+                return
+            blobs = {each: blob for each, blob in self._blobs.items() if each != name}
+            if content is not None:
+                blobs[name] = Blob(content)
+            size = sum(len(blob.content) for blob in blobs.values())
+            if size > LARGEST_BLOBS:
+                raise InvalidInputError(
+                    f"with {name!r} the blobs would take {size:,} bytes; {LARGEST_BLOBS:,} are the most. "
+                    "Remove one, or keep what is large beside the store"
+                )
+            self._changed, self._blobs = True, blobs
+
     def flush(self) -> None:
         """Return when everything written so far is durable and visible to searches."""
         self._require_open()
@@ -261,12 +294,13 @@ class LocalStore:
         return rows
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(self._metric, self._dim, self._table, self._rows, self._manifest)
+        return Snapshot(self._metric, self._dim, self._table, self._rows, self._manifest, blobs=self._blobs)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         """Take over what a folder holds."""
         self._metric, self._dim, self._manifest = snapshot.metric, snapshot.dim, snapshot.manifest
         self._table, self._rows, self._changed = snapshot.table, snapshot.rows, False
+        self._blobs = snapshot.blobs
 
 
 def _undo_write(rows: VectorRows, table: RecordTable, ids: list[str], places: IndexArray) -> Recovery:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.stores.base import ScannableStore, VectorStore
+from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore
 from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.testing.contracts.base import ContractBase, Stores, contents
 from clipretrieval.testing.contracts.scan import scanned
@@ -36,6 +36,7 @@ __all__ = ["MachineContract"]
 
 IDS = [*"abcdefgh", "é", "猫"]
 MANIFESTS = st.dictionaries(st.sampled_from("xyz"), st.integers(0, 9) | st.text(max_size=3), max_size=2)
+BLOBS = "ab"
 METADATA: list[dict[str, Any]] = [{}, {"x": 1}, {"y": "z"}, {"x": 0.5, "y": True}]
 SETTINGS: dict[str, Any] = {
     "max_examples": 20,
@@ -119,6 +120,13 @@ class Machine(RuleBasedStateMachine):
         self.store.write_manifest(manifest)
         self.contract.settle(self.store)
 
+    @precondition(lambda self: isinstance(self.store, BlobStore))
+    @rule(name=st.sampled_from(BLOBS), content=st.none() | st.binary(max_size=9))
+    def write_blob(self, name: str, content: bytes | None) -> None:
+        self.memory.write_blob(name, content)
+        cast("BlobStore", self.store).write_blob(name, content)
+        self.contract.settle(self.store)
+
     @rule()
     def refuse(self) -> None:
         with pytest.raises(InvalidInputError):
@@ -146,6 +154,12 @@ class Machine(RuleBasedStateMachine):
             for label in (None, 1):
                 found, right = scanned(self.store.scan(label)), scanned(self.memory.scan(label))
                 assert found == right, "a scan listed wrongly"
+
+    @invariant()
+    def same_blobs(self) -> None:
+        if isinstance(self.store, BlobStore):
+            found, right = ([each.read_blob(name) for name in BLOBS] for each in (self.store, self.memory))
+            assert found == right, "a blob is not as it was written"
 
     def teardown(self) -> None:
         self.stores.dispose()
