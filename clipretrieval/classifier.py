@@ -24,6 +24,11 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.evaluation.scoring import weighted_accuracy
+from clipretrieval.heads.base import Head
+from clipretrieval.heads.choice import choose_head, head_name
+from clipretrieval.heads.fitted_head import DecisionRule
+from clipretrieval.heads.index_statistics import IndexStatistics
+from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.images.sources import check_class_names, class_names
@@ -57,7 +62,7 @@ Self = TypeVar("Self", bound="RetrievalClassifier")
 
 
 class RetrievalClassifier(ClassifierMixin, BaseEstimator):
-    """Classify images by the votes of the nearest labelled ones.
+    """Classify images by what is stored of labelled ones: by the nearest, or by their classes' statistics.
 
     A scikit-learn estimator. Nothing is trained: fitting encodes the images and puts the vectors, with
     their labels, into a vector store. Images can be added (`partial_fit`), removed (`forget`) and corrected
@@ -79,6 +84,14 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         the distances, shape (n, k), and returns weights of that shape.
     temperature : float
         Of ``weights="softmax"``; positive.
+    head : {"votes", "discriminant", "quadratic", "ridge", "fused"} or Head
+        What turns the store's contents into an answer: the votes of the nearest; Gaussian classes with one
+        covariance, or with one each; random features and ridge regression; or all but the quadratic one,
+        weighed by what the stored images tell. See `clipretrieval.heads`, whose classes have more arguments.
+        With ``"fused"``, a `k` of 1 stands for 20.
+    priors : {"equal", "empirical"} or sequence of float
+        How likely each class is, of any head but the votes: all the same, as often as it is stored, or one
+        number for each of ``classes_``.
     metric : {"l2", "cosine", "ip"}
         Must be the store's own where `store` is an instance.
     normalize : bool
@@ -105,8 +118,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         What the last fit skipped under ``on_error="skip"``.
     retriever_ : Retriever
         What looks images up: the encoder, and the index that was filled.
-    head_ : Voting
-        What decides by the neighbors.
+    head_ : DecisionRule
+        What decides; it has learned from the store as it is when this is read.
 
     Notes
     -----
@@ -131,6 +144,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     fit_report_: FitReport
     skipped_: list[SkippedImage]
     _classes: Classes
+    _statistics: IndexStatistics | None
+    """Of the records of ``store_``, where a head reads any."""
     _class_names: Mapping[int, str]
     """Names of classes that were fitted by their numbers in a dataset."""
     _made_of: Any
@@ -148,6 +163,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         k: int = 1,
         weights: Weighting = "uniform",
         temperature: float = TEMPERATURE,
+        head: str | Head = "votes",
+        priors: Any = "equal",
         metric: Metric | str = "l2",
         normalize: bool = False,
         store_options: Mapping[str, Any] | None = None,
@@ -157,6 +174,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.k = k
         self.weights = weights
         self.temperature = temperature
+        self.head = head
+        self.priors = priors
         self.metric = metric
         self.normalize = normalize
         self.store_options = store_options
@@ -356,7 +375,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         )
         store = onto if onto is not None else self._store_to_fill(existing != "refuse")
         keep_open = store is self.store or store is getattr(self, "store_", None)
-        with write_index(store, source.origin, existing, named=source.named, keep_open=keep_open) as writer:
+        statistics = self._statistics_of(store)
+        with write_index(
+            store, source.origin, existing, named=source.named, keep_open=keep_open, follower=statistics
+        ) as writer:
             writer.list_classes(listed)
             with open_progress(progress, "fitting") as shown:
                 store_images(
@@ -374,6 +396,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             kind, before = str(writer.kind), getattr(self, "_classes", None)
             known = Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
             self._become(store, known, int(store.dim or 0), renew=onto is None)
+            self._statistics = statistics
         self.skipped_ = source.skipped
         self._class_names = names
         self.fit_report_ = writer.report(source.skipped, timing, time.perf_counter() - started)
@@ -381,7 +404,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     def _become(self, store: VectorStore, classes: Classes, dim: int, *, renew: bool = True) -> None:
         """Be fitted with a store that is filled; `renew` where the arguments stand for it as they are now."""
         # At once, as `_index` reads it: other threads may be asking.
-        self.__dict__.update(store_=store, _classes=classes, n_features_in_=dim)
+        statistics = getattr(self, "_statistics", None) if store is getattr(self, "store_", None) else None
+        self.__dict__.update(store_=store, _classes=classes, n_features_in_=dim, _statistics=statistics)
         if renew:
             self._made_of = self._store_recipe()
 
@@ -436,7 +460,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         self._index()  # has to be fitted, before this waits for another thread's fit
         with one_at_a_time(self):
-            index = self._index()
+            index = self._index_to_change()
             with sole_writer(index.store):
                 return forget_records(index, ids, label)
 
@@ -469,7 +493,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         self._index()  # has to be fitted, before this waits for another thread's fit
         with one_at_a_time(self):
-            index = self._index()
+            index = self._index_to_change()
             known = index.classes.labels.tolist()
             with sole_writer(index.store):
                 changed = relabel_records(index, ids, labels)
@@ -507,14 +531,14 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         retriever, head = self.retriever_, self.head_
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
         found = retriever.answer(X, head.k, places, numbers=numbers, on_error=on_error, progress=progress)
-        codes = [head.votes(near, numbers).answers for near in found]
+        codes = [head.decide(vectors, near, numbers).answers for vectors, near in found]
         labels = numbers.labels(np.concatenate(codes))
         return labels if on_error == "raise" else places.arrange([labels.astype(object)], None)
 
     def predict_proba(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
     ) -> AnyArray:
-        """Return each class's share of the votes.
+        """Return each class's share of the votes, or its probability by the head.
 
         Parameters
         ----------
@@ -529,11 +553,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         retriever, head = self.retriever_, self.head_
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
         parts = []
-        for near in retriever.answer(
+        for vectors, near in retriever.answer(
             X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
         ):
-            votes = head.votes(near, numbers)
-            parts.append((len(near), votes.candidates.rows, votes.candidates.codes, votes.shares))
+            parts.append((len(near), *head.decide(vectors, near, numbers).cells))
         shares = np.zeros((places.count, len(numbers)))  # once: no other array has a column for each class
         shares[[image.index for image in places.skipped]] = np.nan
         answered, columns, first = np.array(places.places), numbers.columns(), 0
@@ -568,7 +591,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         k, places = self.k if k is None else check_k(k), AnswerPlaces()
         retriever = self.retriever_
-        parts = list(retriever.answer(X, k, places, pad=True, on_error=on_error, progress=progress))
+        answers = retriever.answer(X, k, places, pad=True, on_error=on_error, progress=progress)
+        parts = [near for _, near in answers]
         labels = [part.labels for part in parts]
         return Neighbors(
             ids=places.arrange([part.ids for part in parts], ""),
@@ -981,10 +1005,16 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         return Retriever(index, self)
 
     @property
-    def head_(self) -> Voting:
-        """What decides by the neighbors: the votes that `k`, `weights` and `temperature` describe."""
-        self._index()  # has to be fitted
-        return self._voting()
+    def head_(self) -> DecisionRule:
+        """What decides: votes, or what `head` has learned from the store as it is now."""
+        index = self._index()
+        head = choose_head(self.head, self.k)
+        if head is None:
+            return self._voting()
+        self._check_params()  # they may be others by now
+        if not isinstance(index.follower, IndexStatistics):
+            index.follower = self._statistics = IndexStatistics()
+        return index.follower.fit(index, head, Priors.parse(self.priors), head_name(self.head), self.k)
 
     def _voting(self) -> Voting:
         return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
@@ -1003,7 +1033,24 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             fitted["n_features_in_"],
             self._change_classes,
             fitted.get("_class_names", {}),
+            fitted.get("_statistics"),
         )
+
+    def _statistics_of(self, store: VectorStore) -> IndexStatistics | None:
+        """Return what follows the changes of a store; None where the head reads no statistics."""
+        head = choose_head(self.head, self.k)
+        if head is None or not head.moments:
+            return None
+        own = store is getattr(self, "store_", None)
+        statistics = (getattr(self, "_statistics", None) if own else None) or IndexStatistics()
+        statistics.want(head.moments)
+        return statistics
+
+    def _index_to_change(self) -> LabelledIndex:
+        """Return what was filled, with who follows its changes."""
+        index = self._index()
+        index.follower = self._statistics = self._statistics_of(index.store)
+        return index
 
     def _change_classes(self, add: Iterable[Label], remove: Iterable[Label]) -> Classes:
         with CLASSES_LOCK:
@@ -1015,6 +1062,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         check_k(self.k)
         metric = Metric.parse(self.metric)
         self._voting().check()
+        choose_head(self.head, self.k)
+        Priors.parse(self.priors)
         check_bool(self.normalize, "normalize")
         check_encoder(self.encoder)
         return metric

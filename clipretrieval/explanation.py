@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,16 +22,18 @@ from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import NotFittedError
 from clipretrieval.heads.confidence import check_measure, measure_text
-from clipretrieval.heads.voting import Voting
+from clipretrieval.heads.decision import Decision
+from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.thumbnail import THUMBNAIL, thumbnail
+from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import FloatArray, Neighbors
 
-__all__ = ["ExplainedNeighbor", "Explanation", "explain_stream"]
+__all__ = ["ExplainedNeighbor", "ExplainedPart", "Explanation", "explain_stream"]
 
 LOOKED_UP = 4096
 """Records whose metadata are read together: `get` returns their vectors too."""
@@ -68,6 +71,24 @@ class ExplainedNeighbor:
 
 
 @dataclass(frozen=True)
+class ExplainedPart:
+    """How one part of a head that is put together of several spoke.
+
+    Attributes
+    ----------
+    name : str
+    answer : bool, int, float or str
+        What it would have answered by itself.
+    share : float
+        How probable it held the answer that was given, in [0, 1].
+    """
+
+    name: str
+    answer: Any
+    share: float
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What a classifier answers for one image, and the neighbors that the answer rests on.
 
@@ -80,14 +101,17 @@ class Explanation:
     answer : bool, int, float or str
         What `RetrievalClassifier.predict` returns, as a plain Python value.
     share : float
-        The answer's part of all votes, in (0, 1], as `RetrievalClassifier.predict_proba` has it.
+        The answer's part of all votes, or its probability by the head, in (0, 1], as
+        `RetrievalClassifier.predict_proba` has it.
     neighbors : tuple of ExplainedNeighbor
         First those that voted, then the others that were asked for; each group nearest first. The shares sum
-        to 1.
+        to 1; all are 0 where the head does not count votes.
     margin : float or None
         How far the answer's share is ahead of the second class's, in [0, 1]; None where that is not known.
     by : {"share", "margin", "distance"}
         The measure of confidence that the text shows beside the answer.
+    parts : tuple of ExplainedPart
+        How each part of the head spoke; empty where it is not put together of parts.
     """
 
     query: str | None
@@ -96,6 +120,7 @@ class Explanation:
     neighbors: tuple[ExplainedNeighbor, ...]
     margin: float | None = None
     by: str = "share"
+    parts: tuple[ExplainedPart, ...] = ()
 
     @property
     def distance(self) -> float:
@@ -111,6 +136,7 @@ class Explanation:
             "margin": self.margin,
             "distance": self.distance if math.isfinite(self.distance) else None,
             "neighbors": [vars(each).copy() for each in self.neighbors],
+            **({"parts": [vars(each).copy() for each in self.parts]} if self.parts else {}),
         }
 
     def __str__(self) -> str:
@@ -132,7 +158,7 @@ class Fitted(Protocol):
     def retriever_(self) -> Retriever: ...
 
     @property
-    def head_(self) -> Voting: ...
+    def head_(self) -> DecisionRule: ...
 
 
 def explain_stream(
@@ -185,19 +211,21 @@ def explain_stream(
     with open_progress(progress, "explaining") as report:
         tell = image_counter(report, retriever.count_hint(X), left_out)
         for batch, near in retriever.search(
-            X, head.k, numbers=numbers, on_error=on_error, skipped=left_out, tell=tell
+            X, head.shown, numbers=numbers, on_error=on_error, skipped=left_out, tell=tell
         ):
-            votes = head.votes(near, numbers)
-            shares, margins = votes.share_and_margin
+            vectors = batch.vectors[VECTORS]
+            decision = head.decide(vectors, near, numbers)
+            shares, margins = decision.share_and_margin
             yield from explain_found(
                 retriever.index,
                 head,
                 near,
                 queries=batch.sources,
-                answers=numbers.labels(votes.answers).tolist(),
+                answers=numbers.labels(decision.answers).tolist(),
                 shares=shares.tolist(),
                 margins=margins.tolist(),
-                vectors=batch.vectors[VECTORS],
+                vectors=vectors,
+                parts=_explained_parts(head.parts(vectors, near, numbers), decision, numbers),
                 shown=shown,
                 by=by,
             )
@@ -229,7 +257,7 @@ def explain_all(
 
 def explain_found(
     index: LabelledIndex,
-    head: Voting,
+    head: DecisionRule,
     near: Neighbors,
     *,
     queries: Sequence[str | os.PathLike[str] | None],
@@ -239,13 +267,14 @@ def explain_found(
     vectors: FloatArray,
     shown: int,
     by: str = "share",
+    parts: Sequence[tuple[ExplainedPart, ...]] | None = None,
 ) -> Iterator[Explanation]:
     """Explain answers whose neighbors are known.
 
     Parameters
     ----------
     index : LabelledIndex
-    head : Voting
+    head : DecisionRule
     near : Neighbors
         Those that voted, each of shape (n, k).
     queries : sequence of (path or None), length n
@@ -257,6 +286,8 @@ def explain_found(
     shown : int
         Neighbors to show of each, those that voted at least.
     by : {"share", "margin", "distance"}
+    parts : sequence of tuple of ExplainedPart, length n, optional
+        How each part of the head spoke.
 
     Yields
     ------
@@ -280,7 +311,23 @@ def explain_found(
             for place in np.flatnonzero(near.valid[row])
         )
         path = None if query is None else os.fspath(query)
-        yield Explanation(path, answers[row], shares[row], neighbors, margins[row], by)
+        spoken = parts[row] if parts else ()
+        yield Explanation(path, answers[row], shares[row], neighbors, margins[row], by, spoken)
+
+
+def _explained_parts(
+    parts: Mapping[str, Decision], whole: Decision, numbers: ClassNumbers
+) -> list[tuple[ExplainedPart, ...]]:
+    """Tell of each query how each part of a head spoke; empty where it has none."""
+    columns = []
+    for name, part in parts.items():
+        rows, codes, shares = part.cells
+        support = np.zeros(len(whole.answers))
+        chosen = codes == whole.answers[rows]
+        support[rows[chosen]] = shares[chosen]
+        answers = numbers.labels(part.answers).tolist()
+        columns.append(list(map(ExplainedPart, repeat(name), answers, support.tolist())))
+    return list(zip(*columns, strict=True))
 
 
 def _joined(
@@ -331,7 +378,7 @@ def _sources(store: VectorStore, near: Neighbors) -> dict[str, str]:
 
 def _as_text(explanation: Explanation) -> str:
     """Return an explanation as an aligned table under a line with the answer."""
-    lines = [_headline(explanation)]
+    lines = [_headline(explanation), *([f"  {_spoken(explanation)}"] if explanation.parts else [])]
     header = ("share", "distance", "label", "id", "source")
     rows = [
         (
@@ -362,8 +409,10 @@ def _as_html(explanation: Explanation) -> str:
         for each in explanation.neighbors
     ]
     asked = _card(explanation.query, ["asked"])
+    text = html.escape(_spoken(explanation))
+    spoken = f'<p style="font:12px sans-serif;color:#777">{text}</p>' if explanation.parts else ""
     return (
-        f'<div><p style="font:13px sans-serif">{html.escape(_headline(explanation))}</p>'
+        f'<div><p style="font:13px sans-serif">{html.escape(_headline(explanation))}</p>{spoken}'
         f'<div style="display:flex;flex-wrap:wrap;gap:8px">{asked}'
         '<div style="border-left:1px solid #999"></div>'
         f"{''.join(cards)}</div></div>"
@@ -376,6 +425,15 @@ def _headline(explanation: Explanation) -> str:
     value = getattr(explanation, explanation.by)
     sure = "" if value is None else f" ({measure_text(explanation.by, value)})"
     return f"{answer}{where}{sure}"
+
+
+def _spoken(explanation: Explanation) -> str:
+    """Return how each part spoke, in one line."""
+    return "; ".join(
+        f"{part.name}: {shortened(part.answer, WIDEST_LABEL)}"
+        + (f" {part.share:.1%}" if part.answer == explanation.answer else f" (the answer {part.share:.1%})")
+        for part in explanation.parts
+    )
 
 
 def _card(path: str | None, lines: list[str], faint: bool = False) -> str:

@@ -18,7 +18,7 @@ from clipretrieval.errors import InvalidInputError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Label", "Listing", "Metric", "Neighbors", "Records", "as_label_array"]
+__all__ = ["Label", "Listing", "Metric", "Neighbors", "Records", "as_label_array", "no_neighbors"]
 
 Label: TypeAlias = int | str
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -84,6 +84,12 @@ class Neighbors:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def first(self, k: int) -> Neighbors:
+        """Return the `k` nearest of each query; all where there are no more."""
+        if k >= self.ids.shape[1]:
+            return self
+        return Neighbors(self.ids[:, :k], self.distances[:, :k], self.labels[:, :k])
+
     def to_frame(self) -> DataFrame:
         """Return a ``pandas.DataFrame`` with a row for each neighbor; padding is left out.
 
@@ -108,6 +114,12 @@ class Neighbors:
                 "distance": self.distances[self.valid],
             }
         )
+
+
+def no_neighbors(n: int) -> Neighbors:
+    """Return the neighbors of `n` queries that were not looked up, each of shape (n, 0)."""
+    empty = np.empty((n, 0), dtype=object)
+    return Neighbors(empty, empty.astype(np.float32), empty)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,7 @@ from clipretrieval.errors import InvalidInputError, StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.validation import check_untuned
-from clipretrieval.heads.voting import Voting
-from clipretrieval.heads.weighting import weighting_name
+from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.images.sources import check_class_names, class_names, count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
@@ -67,7 +66,7 @@ class Measurement:
     Parameters
     ----------
     index : LabelledIndex
-    head : Voting
+    head : DecisionRule
     numbers : ClassNumbers
         From `index`, for this question.
     tuned : frozenset of str
@@ -79,7 +78,7 @@ class Measurement:
     def __init__(
         self,
         index: LabelledIndex,
-        head: Voting,
+        head: DecisionRule,
         numbers: ClassNumbers,
         *,
         tuned: frozenset[str] = frozenset(),
@@ -112,8 +111,8 @@ class Measurement:
         self._kind = label_kind(batch.labels, self._kind, places=batch.indices)
         check_kind(self._kind, self._fitted_kind)
         truth = self._spelling.apply(stored_labels(batch.labels, self._kind, self._fitted_kind))
-        votes = self._head.votes(near, numbers)
-        codes, (share, margin) = votes.answers, votes.share_and_margin
+        decision = self._head.decide(batch.vectors[VECTORS], near, numbers)
+        codes, (share, margin) = decision.answers, decision.share_and_margin
         if self._worst is not None:
             wrong = numbers.of_labels(truth) != codes
             vectors = batch.vectors[VECTORS]
@@ -199,14 +198,13 @@ class Measurement:
             "dim": index.dim,
             "store": store_name,
             "metric": str(index.store.metric),
-            "k": int(self._head.k),
-            "weights": weighting_name(self._head.weights),
+            **self._head.describe(),
         }
 
 
 def measure(
     retriever: Retriever,
-    head: Voting,
+    head: DecisionRule,
     X: Any,
     y: Any,
     *,
@@ -226,7 +224,7 @@ def measure(
     numbers = index.number_classes()
     measurement = Measurement(index, head, numbers, tuned=tuned, mistakes=mistakes)
     for batch, near in retriever.search(
-        X, head.k, y=y, numbers=numbers, on_error=on_error, skipped=skipped, timing=timing, tell=tell
+        X, head.shown, y=y, numbers=numbers, on_error=on_error, skipped=skipped, timing=timing, tell=tell
     ):
         measurement.add(batch, near)
     return measurement.report(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable
 from clipretrieval.explanation import Explanation, explain_found
-from clipretrieval.heads.voting import Voting
+from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import AnyArray, FloatArray, Neighbors
 
@@ -114,7 +114,7 @@ class WorstMistakes:
             push(self._heap, (*rank, found))
 
     def explained(
-        self, index: LabelledIndex, head: Voting, y_true: AnyArray, y_pred: AnyArray
+        self, index: LabelledIndex, head: DecisionRule, y_true: AnyArray, y_pred: AnyArray
     ) -> Iterator[Mistake]:
         """Yield the mistakes, the worst first, given the labels of all images answered."""
         ranked = sorted(self._heap, reverse=True)

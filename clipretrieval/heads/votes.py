@@ -99,6 +99,11 @@ class Votes:
         return self.candidates.codes[self._chosen]
 
     @property
+    def cells(self) -> tuple[Ints, Ints, Floats]:
+        """The query, the class by number, and the share of each cell, each of shape (n_cells,)."""
+        return self.candidates.rows, self.candidates.codes, self.shares
+
+    @property
     def shares(self) -> Floats:
         """Each cell's share of its query's votes, shape (n_cells,)."""
         return self.scores / self.totals[self.candidates.rows]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.checks import check_number
+from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.votes import Candidates, Votes
-from clipretrieval.heads.weighting import Weighting, check_weighting, vote_weights
+from clipretrieval.heads.weighting import Weighting, check_weighting, vote_weights, weighting_name
 from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.stores.checks import check_k
-from clipretrieval.types import Metric, Neighbors
+from clipretrieval.types import FloatArray, Metric, Neighbors
 
 __all__ = ["TEMPERATURE", "Voting"]
 
@@ -60,6 +62,23 @@ class Voting:
         """Count the votes of neighbors, each of shape (n, k)."""
         candidates = Candidates.of(numbers.codes(near), near.distances, len(numbers))
         return candidates.votes(self.weigh(near), near.distances)
+
+    @property
+    def shown(self) -> int:
+        """Neighbors to look up where they are shown too: those that vote."""
+        return self.k
+
+    def decide(self, vectors: FloatArray, near: Neighbors, numbers: ClassNumbers) -> Votes:
+        """Count the votes of neighbors; the queries' vectors are not read."""
+        return self.votes(near, numbers)
+
+    def parts(self, vectors: FloatArray, near: Neighbors, numbers: ClassNumbers) -> dict[str, Decision]:
+        """Return nothing: the votes are all there is."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of neighbors and the name of the weighting."""
+        return {"head": "votes", "k": int(self.k), "weights": weighting_name(self.weights)}
 
     def shares(self, near: Neighbors) -> npt.NDArray[np.float64]:
         """Return each neighbor's part of the votes of its row, shape (n, k)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -109,6 +109,15 @@ class ClassNumbers:
                     found[place] = more.setdefault(label, len(self))
         codes[valid] = found
         return codes
+
+    def of_classes(self, classes: Sequence[Label]) -> npt.NDArray[np.int64]:
+        """Return the numbers of classes, as stored, shape (n,); those that are not known yet are added."""
+        known, more = self._classes.codes, self._more
+        found = [known.get(label, -1) for label in classes]
+        for place, code in enumerate(found):
+            if code < 0:
+                found[place] = more.setdefault(classes[place], len(self))
+        return np.array(found, dtype=np.int64)
 
     @property
     def turned_up(self) -> list[Label]:

@@ -10,6 +10,7 @@ from clipretrieval._util.labels import Spelling, class_array, label_kind, stored
 from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
 from clipretrieval.images.sources import open_labels
+from clipretrieval.retrieval.changes import following, removing, storing
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_owner, update_manifest
 from clipretrieval.retrieval.reports import ForgetReport
@@ -39,16 +40,19 @@ def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:
         _require(store, names)
     touched: set[Label] = set()
     searched = 0
-    for start in range(0, len(names), BATCH):
-        records = store.get(names[start : start + BATCH])
-        if not len(records):  # another process, of a store without a lock, was faster
-            continue
-        touched.update(records.labels.tolist())
-        store.delete(records.ids.tolist())
-        searched += _make_certain(store, records)
-    emptied = _emptied(store, touched)
-    _update_classes(index, remove=emptied)
-    store.flush()
+    with following(store, index.follower):
+        _update_classes(index)  # what was computed of the records is out of date from here on
+        for start in range(0, len(names), BATCH):
+            records = store.get(names[start : start + BATCH])
+            if not len(records):  # another process, of a store without a lock, was faster
+                continue
+            touched.update(records.labels.tolist())
+            with removing(index.follower, records):
+                store.delete(records.ids.tolist())
+                searched += _make_certain(store, records)
+        emptied = _emptied(store, touched)
+        _update_classes(index, remove=emptied)
+        _keep(index)
     return ForgetReport(
         ids=tuple(names),
         classes=class_array(emptied, index.classes.kind),
@@ -71,22 +75,30 @@ def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
     _require(store, names)
     touched: set[Label] = set()
     changed = 0
-    # A new class goes into the manifest first, so that no record is ever without its class there.
-    _update_classes(index, add=wanted.values())
-    for start in range(0, len(names), BATCH):
-        records = store.get(names[start : start + BATCH])
-        held = records.labels.tolist()
-        rows = [row for row, name in enumerate(records.ids.tolist()) if held[row] != wanted[name]]
-        if rows:
-            chosen = records.ids[rows].tolist()
-            touched.update(held[row] for row in rows)
-            metadata = [records.metadata[row] for row in rows]
-            with without_range_warnings():
-                store.upsert(chosen, records.vectors[rows], [wanted[name] for name in chosen], metadata)
-        changed += len(rows)
-    _update_classes(index, remove=_emptied(store, touched))
-    store.flush()
+    with following(store, index.follower):
+        # A new class goes into the manifest first, so that no record is ever without its class there.
+        _update_classes(index, add=wanted.values())
+        for start in range(0, len(names), BATCH):
+            records = store.get(names[start : start + BATCH])
+            held = records.labels.tolist()
+            rows = [row for row, name in enumerate(records.ids.tolist()) if held[row] != wanted[name]]
+            if rows:
+                chosen = records.ids[rows].tolist()
+                touched.update(held[row] for row in rows)
+                metadata = [records.metadata[row] for row in rows]
+                vectors, given = records.vectors[rows], [wanted[name] for name in chosen]
+                with storing(store, index.follower, chosen, vectors, given, chosen):
+                    store.upsert(chosen, vectors, given, metadata)
+            changed += len(rows)
+        _update_classes(index, remove=_emptied(store, touched))
+        _keep(index)
     return changed
+
+
+def _keep(index: LabelledIndex) -> None:
+    if index.follower is not None:
+        index.follower.keep(index.store)
+    index.store.flush()
 
 
 def _as_stored(index: LabelledIndex, labels: Sequence[Any]) -> list[Label]:

@@ -146,7 +146,7 @@ class _Storing:
                     writer.store.flush()
         elif self._sent:
             for writer in self._writers:
-                writer.write_manifest()
+                writer.keep()
             self._ask()
             self._settle()
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
-from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import VECTORS
@@ -24,6 +23,7 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.images.stream import SkippedImage
+from clipretrieval.retrieval.changes import ChangeFollower, following, storing
 from clipretrieval.retrieval.conflicts import GivenLabels
 from clipretrieval.retrieval.exclusive import sole_writer
 from clipretrieval.retrieval.manifest import (
@@ -84,6 +84,8 @@ class IndexWriter:
         The images that have come.
     spelling : Spelling
         Of the classes that the store held, where the labels are names.
+    follower : ChangeFollower, optional
+        Who is told of every change.
     """
 
     store: VectorStore
@@ -102,6 +104,7 @@ class IndexWriter:
     relabelled: int = 0
     given: GivenLabels = field(default_factory=GivenLabels)
     spelling: Spelling = field(default_factory=Spelling)
+    follower: ChangeFollower | None = None
 
     def advise(self, error: BaseException) -> None:
         """Note on a failure what it has left of a store that was to be replaced."""
@@ -160,6 +163,8 @@ class IndexWriter:
         if self.clearing:
             self.replaces = _clear(self.store)
             self.clearing = False
+            if self.follower is not None:
+                self.follower.clear()
         if self.replaces is not None and not self._is_untouched():
             if self.sole:
                 raise StoreLockedError(
@@ -194,6 +199,12 @@ class IndexWriter:
         listed = update_manifest(self.store, own, add=self.classes, remove=remove, replaces=self.replaces)
         self.listed, self.replaces = set(listed), None
 
+    def keep(self) -> None:
+        """Bring the manifest up to date, and have the follower keep what it has; the flush comes after."""
+        self.write_manifest()
+        if self.follower is not None and self.kind is not None:
+            self.follower.keep(self.store)
+
     def _is_untouched(self) -> bool:
         """Tell whether the store, which may have no lock, is as empty as the fit has found or made it."""
         store = self.store
@@ -207,7 +218,7 @@ class IndexWriter:
         self, images: Sequence[_GivenImage], labels: Sequence[Label], vectors: FloatArray | None
     ) -> None:
         """Store each image once, under its last label; count all as if each came in a call of its own."""
-        given, due = self.given, dict[str, tuple[_GivenImage, Label]]()
+        given, due, replaced = self.given, dict[str, tuple[_GivenImage, Label]](), set[str]()
         asked = [] if self.fresh else [image.id for image in images if given.label(image.id) is None]
         held = _labels_of(self.store, list(dict.fromkeys(asked))) if asked else {}
         for image, label in zip(images, labels, strict=True):
@@ -216,6 +227,8 @@ class IndexWriter:
             if before == label:
                 self.already_there += 1
             else:
+                if before is not None and image.id not in due:
+                    replaced.add(image.id)
                 due[image.id] = image, label
                 self.new += before is None
                 self.relabelled += before is not None
@@ -234,13 +247,11 @@ class IndexWriter:
             encoded = records.vectors[:0] if vectors is None else vectors
             rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(encoded))})
             vectors = np.concatenate([encoded, records.vectors])
-        with without_range_warnings():
-            self.store.upsert(
-                list(due),
-                cast("FloatArray", vectors)[[rows[name] for name in due]],
-                [label for _, label in due.values()],
-                [{"source": image.source} if image.source else {} for image, _ in due.values()],
-            )
+        chosen = cast("FloatArray", vectors)[[rows[name] for name in due]]
+        wanted = [label for _, label in due.values()]
+        metadata = [{"source": image.source} if image.source else {} for image, _ in due.values()]
+        with storing(self.store, self.follower, list(due), chosen, wanted, replaced):
+            self.store.upsert(list(due), chosen, wanted, metadata)
 
 
 @contextmanager
@@ -252,6 +263,7 @@ def write_index(
     vectors: str = VECTORS,
     named: bool = False,
     keep_open: bool = True,
+    follower: ChangeFollower | None = None,
 ) -> Iterator[IndexWriter]:
     """Be the only writer of a store while the block runs; see `open_writer`.
 
@@ -262,12 +274,16 @@ def write_index(
     keep_open : bool
         Whether the store stays open when the block fails. One that was made for the block should not: nobody
         else could close it, and it may hold a lock.
+    follower : ChangeFollower, optional
+        Who is told of every change.
     """
     try:
         if existing == "refuse":  # what it holds says more than that somebody else may hold the store
             open_writer(store, origin, existing, vectors=vectors, named=named)
-        with sole_writer(store):
-            yield open_writer(store, origin, existing, vectors=vectors, named=named)
+        with sole_writer(store), following(store, follower):
+            writer = open_writer(store, origin, existing, vectors=vectors, named=named)
+            writer.follower = follower
+            yield writer
     except BaseException:
         if not keep_open:
             with suppress(StoreError):  # what failed before is what the caller has to know

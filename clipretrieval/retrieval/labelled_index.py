@@ -12,6 +12,7 @@ from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreError
+from clipretrieval.retrieval.changes import ChangeFollower
 from clipretrieval.retrieval.classes import Classes, ClassNumbers
 from clipretrieval.retrieval.manifest import (
     Origin,
@@ -50,6 +51,8 @@ class LabelledIndex:
         of what its store has gained.
     class_names : mapping of int to str
         Of classes that were fitted by their numbers in a dataset.
+    follower : ChangeFollower, optional
+        Who is told of changes of the records.
     """
 
     store: VectorStore
@@ -60,6 +63,7 @@ class LabelledIndex:
     dim: int
     change_classes: Callable[[Iterable[Label], Iterable[Label]], Classes] | None = None
     class_names: Mapping[int, str] = field(default_factory=dict)
+    follower: ChangeFollower | None = None
 
     @classmethod
     def open(
@@ -108,8 +112,8 @@ class LabelledIndex:
 
     def refresh(self) -> None:
         """Take up what other processes have put into the store."""
-        if isinstance(self.store, RefreshableStore):
-            self.store.refresh()
+        if isinstance(self.store, RefreshableStore) and self.store.refresh() and self.follower is not None:
+            self.follower.lose()
 
     def count_for(self, k: int) -> int:
         """Return the number of records, once it is certain that they can be asked for `k` neighbors.

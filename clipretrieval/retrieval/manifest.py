@@ -15,6 +15,7 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreLockedError,
 )
+from clipretrieval.retrieval.changes import STATISTICS
 from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.types import Label, Metric
 
@@ -181,6 +182,7 @@ def update_manifest(
     wanted = {*listed, *add} - {*remove}
     classes = listed if len(wanted) == len(listed) and wanted == {*listed} else sorted(wanted)
     content = {**own, **kept, "classes": classes}
+    content.pop(STATISTICS, None)  # whoever changes records may not follow them; see `ChangeFollower.keep`
     if content != found:
         store.write_manifest(content)
     return classes

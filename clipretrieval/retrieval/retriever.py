@@ -19,7 +19,7 @@ from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.inputs import none_left, read_vectors, ready, vector_labels
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.types import Neighbors
+from clipretrieval.types import FloatArray, Neighbors, no_neighbors
 
 __all__ = ["NOT_FITTED", "NoImagesError", "Retriever"]
 
@@ -64,15 +64,18 @@ class Retriever:
         pad: bool = False,
         on_error: str = "raise",
         progress: Progress | bool | None = None,
-    ) -> Iterator[Neighbors]:
-        """Yield the neighbors of each batch; note the places of its images, and warn of what was skipped."""
+    ) -> Iterator[tuple[FloatArray, Neighbors]]:
+        """Yield the vectors of each batch and what is near them.
+
+        The places of its images are noted; what was skipped is warned of.
+        """
         with open_progress(progress, "searching") as shown:
             tell = image_counter(shown, self.count_hint(X), places.skipped)
             for batch, near in self.search(
                 X, k, numbers=numbers, pad=pad, on_error=on_error, skipped=places.skipped, tell=tell
             ):
                 places.places += batch.indices
-                yield near
+                yield batch.vectors[VECTORS], near
         places.warn()
 
     def search(
@@ -96,7 +99,7 @@ class Retriever:
         X, y, on_error
             As for `RetrievalClassifier.evaluate`.
         k : int
-            Neighbors to look up; all where the store holds fewer.
+            Neighbors to look up; all where the store holds fewer. With 0, nothing is searched.
         numbers : ClassNumbers, optional
             Classes that turn up are taken over from it when everything is answered.
         pad : bool
@@ -127,7 +130,7 @@ class Retriever:
                 continue
             empty = False
             with timing.measure("search", len(batch)):
-                near = index.look_up(batch.vectors[VECTORS], wanted)
+                near = index.look_up(batch.vectors[VECTORS], wanted) if wanted else no_neighbors(len(batch))
             index.check_manifest()  # afterwards: it may have changed while this batch was encoded
             yield batch, near
         if empty:

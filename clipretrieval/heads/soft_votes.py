@@ -1,0 +1,77 @@
+"""Votes that count by how much farther a neighbor is than the nearest one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.heads.base import Contents, Queries, StoredSample
+from clipretrieval.types import Label, Neighbors
+
+__all__ = ["SoftVotes"]
+
+Floats = npt.NDArray[np.float64]
+
+SPREADS = (0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, np.inf)
+"""Temperatures that are compared, relative to how much farther than the nearest the others are, by median."""
+FLOOR = 0.02
+"""The share that is divided among all classes: a class without a vote is not impossible."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoftVotes:
+    """The k nearest neighbors vote, a farther one less: exp(−(d − d₁) / temperature).
+
+    Attributes
+    ----------
+    k : int
+    classes : mapping of (int or str) to int
+        Each class's column.
+    temperature : float
+        In the unit of the distances; inf: all votes count 1.
+    held : Neighbors
+        Of the sample that the temperature was chosen on, each vector itself left out.
+    """
+
+    k: int
+    classes: dict[Label, int]
+    temperature: float
+    held: Neighbors = field(repr=False)
+
+    @classmethod
+    def learn(cls, contents: Contents, sample: StoredSample, k: int) -> SoftVotes:
+        """Choose the temperature under which stored vectors, each left out, are most probable."""
+        columns = {label: column for column, label in enumerate(contents.classes)}
+        near = contents.others(sample, k)
+        behind = (near.distances - near.distances[:, :1])[near.valid]
+        scale = float(np.median(behind[behind > 0])) if (behind > 0).any() else 1.0
+        tried = [cls(k, columns, spread * scale, near) for spread in SPREADS]
+        rows = np.arange(len(sample.codes))
+        return max(tried, key=lambda each: float(each._scores(near)[rows, sample.codes].mean()))
+
+    def log_scores(self, queries: Queries) -> Floats:
+        """Return the logarithm of each class's share of the votes, shape (n, n_classes)."""
+        return self._scores(queries.neighbors)
+
+    def held_out_scores(self, sample: StoredSample) -> Floats:
+        """Return the log scores of the sample that the temperature was chosen on, in its order."""
+        if len(sample.codes) != len(self.held):
+            raise ValueError("these are not the vectors that were held out")
+        return self._scores(self.held)
+
+    def _scores(self, near: Neighbors) -> Floats:
+        """Count the votes, shape (n, n_classes)."""
+        shares = np.full((len(near), len(self.classes)), FLOOR / len(self.classes))
+        if not near.distances.shape[1]:
+            return np.asarray(np.log(shares))
+        columns = np.array([self.classes.get(label, -1) for label in near.labels.ravel().tolist()])
+        columns = columns.reshape(near.labels.shape)
+        voting = near.valid & (columns >= 0)
+        behind = np.where(voting, near.distances.astype(np.float64) - near.distances[:, :1], 0.0)
+        weights = np.where(voting, np.exp(-behind / self.temperature), 0.0)
+        total = weights.sum(axis=1, keepdims=True)
+        weights = np.divide((1 - FLOOR) * weights, total, out=np.zeros_like(weights), where=total > 0)
+        np.add.at(shares, (np.arange(len(near))[:, None], np.where(voting, columns, 0)), weights)
+        return np.asarray(np.log(shares))
