@@ -127,6 +127,8 @@ def learn_weights(parts: Mapping[str, Expert], sample: StoredSample, priors: Flo
         return dict.fromkeys(parts, 1.0 / len(parts))
     stacked = np.stack([log_probabilities(part.held_out_scores(sample)) for part in parts.values()])
     shares = priors[sample.codes] / np.bincount(sample.codes, minlength=len(priors))[sample.codes]
+    if not shares.any():  # only of classes that are held to be impossible
+        return dict.fromkeys(parts, 1.0 / len(parts))
     found = maximise(stacked, sample.codes, shares / shares.sum())
     return dict(zip(parts, found.tolist(), strict=True))
 
