@@ -45,7 +45,7 @@ Held = dict[Moments, ClassStatistics]
 
 
 @dataclass(frozen=True)
-class _State:
+class _ContentsState:
     """What tells one state of a store's contents from another.
 
     Attributes
@@ -64,7 +64,7 @@ class _State:
     listed: int | None = None
 
     @classmethod
-    def of(cls, store: VectorStore) -> _State:
+    def of(cls, store: VectorStore) -> _ContentsState:
         token = _token(store)
         listed = _listed(store) if token is None and isinstance(store, ScannableStore) else None
         return cls(token, store.count(), listed)
@@ -112,7 +112,7 @@ class IndexStatistics:
         """Know nothing: another thread may have been in the midst of a change."""
         self._lock = threading.RLock()
         self._held: Held = {}
-        self._seen: _State | None = None  # which contents are held; None: not known
+        self._seen: _ContentsState | None = None  # which contents are held; None: not known
         self._begun: tuple[str | None, int] | None = None  # the token and the version before the changes
         self._changed: VectorStore | None = None  # the store, while it is changed
         self._probe: tuple[list[str], FloatArray] | None = None
@@ -209,7 +209,7 @@ class IndexStatistics:
     def clear(self) -> None:
         """Start from an empty store."""
         with self._lock:
-            self._held, self._seen, self._begun = {}, _State(None, 0), None
+            self._held, self._seen, self._begun = {}, _ContentsState(None, 0), None
             self._version += 1
 
     def add(self, ids: Sequence[str], vectors: FloatArray, labels: Sequence[Label]) -> None:
@@ -273,7 +273,7 @@ class IndexStatistics:
                 self._write(store, token)
             count = next(iter(self._held.values())).count if self._held else store.count()
             store.write_manifest({**store.read_manifest(), STATISTICS: {"token": token, "count": count}})
-            self._seen, self._changed = _State(token, count), None
+            self._seen, self._changed = _ContentsState(token, count), None
 
     def _write(self, store: VectorStore, token: str) -> None:
         """Write the statistics as blobs, if the store can keep such."""
@@ -300,13 +300,13 @@ class IndexStatistics:
 
     def _describes(self, store: VectorStore) -> bool:
         """Tell whether what is held describes what the store holds."""
-        if self._seen is None or self._seen != _State.of(store):
+        if self._seen is None or self._seen != _ContentsState.of(store):
             return False
         return self._seen.count == 0 or set(self._wanted) <= set(self._held)
 
     def _load(self, store: VectorStore) -> None:
         """Read the statistics that the store has kept, or gather them."""
-        reason, state = "", _State.of(store)
+        reason, state = "", _ContentsState.of(store)
         try:
             taken = self._take_kept(store)
             if not taken and state.token is not None:
@@ -321,7 +321,7 @@ class IndexStatistics:
             return
         self._held = _gathered(store, self._wanted)
         count = next(iter(self._held.values())).count
-        self._seen = _State(state.token, count, state.listed)
+        self._seen = _ContentsState(state.token, count, state.listed)
         if not isinstance(store, BlobStore):
             warn_caller(
                 f"{type(store).__name__} cannot keep class statistics, so they were gathered by reading all "
@@ -337,7 +337,7 @@ class IndexStatistics:
         """Read what the store has kept, if it says of itself, and shows, that it describes the records."""
         self._seen, count = None, store.count()
         if count == 0:
-            self._held, self._seen = {}, _State.of(store)
+            self._held, self._seen = {}, _ContentsState.of(store)
             self._version += 1
             return True
         token = _token(store)
@@ -354,7 +354,7 @@ class IndexStatistics:
                 return False
         if not found or not _has_classes(store, next(iter(found.values()))):
             return False
-        self._held, self._seen = found, _State(token, count)
+        self._held, self._seen = found, _ContentsState(token, count)
         self._version += 1
         return True
 

@@ -165,5 +165,6 @@ def _sharpest(scores: Floats, codes: npt.NDArray[np.int64]) -> tuple[float, floa
     def loss(power: float) -> float:
         return float(-log_softmax(np.exp(power) * scores, axis=1)[np.arange(len(codes)), codes].mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.01), np.log(1e5)), method="bounded")
+    bounds = (np.log(0.01), np.log(1e5))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8})
     return float(found.fun), float(np.exp(found.x))

@@ -378,7 +378,7 @@ class ClassStatistics:
         error, numbers = _taken(numbers, (1,))
         found._pooled_error = float(error[0])
         packed, _ = _taken(numbers, (moments, cells))
-        found._moments = [lapack.dtpttr(dim, each)[0] if dim else _no_moment(0) for each in packed]
+        found._moments = [_unpacked(dim, each) for each in packed]
         if (found._counts < 1).any() or (found._errors < 0).any() or found._pooled_error < 0:
             raise ValueError("a class is empty, or an error is negative")
         return found
@@ -411,6 +411,11 @@ def _no_moment(dim: int) -> Floats:
 _NOTHING = _no_moment(0)
 
 
+def _unpacked(dim: int, packed: Floats) -> Floats:
+    """Return an upper triangle, below which there are zeros, from its columns one after the other."""
+    return np.asfortranarray(np.triu(lapack.dtpttr(dim, packed)[0])) if dim else _no_moment(0)
+
+
 def _add_product(moment: Floats, vectors: Floats, sign: float) -> None:
     """Add the upper triangle of sign × XᵀX in place."""
     if vectors.size:
@@ -418,9 +423,9 @@ def _add_product(moment: Floats, vectors: Floats, sign: float) -> None:
 
 
 def _mirrored(upper: Floats) -> Floats:
-    """Return the symmetric matrix of an upper triangle."""
-    whole: Floats = np.triu(upper)
-    whole += np.triu(upper, 1).T
+    """Return the symmetric matrix of an upper triangle, below which there are zeros."""
+    whole: Floats = upper + upper.T
+    whole.flat[:: len(whole) + 1] = np.diag(upper)
     return whole
 
 
