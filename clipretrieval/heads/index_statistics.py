@@ -25,7 +25,6 @@ from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.store_contents import StoreContents
 from clipretrieval.retrieval.changes import STATISTICS
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore, view_manifest
 from clipretrieval.stores.checks import LARGEST_BLOB
 from clipretrieval.types import FloatArray, Label
@@ -306,15 +305,14 @@ class IndexStatistics:
 
     def _load(self, store: VectorStore) -> None:
         """Read the statistics that the store has kept, or gather them."""
-        reason, state = "", _ContentsState.of(store)
+        state, reason = _ContentsState.of(store), ""
         try:
-            taken = self._take_kept(store)
-            if not taken and state.token is not None:
+            if self._take_kept(store):
+                return
+            if state.token is not None and self._keeps_any(store):
                 reason = "do not match what it holds"
         except StoreCorruptedError as error:
-            taken, reason = False, f"cannot be used ({error})"
-        if taken:
-            return
+            reason = f"cannot be used ({error})"
         self._version += 1
         if not self._wanted:
             self._held, self._seen = {}, state
@@ -325,13 +323,19 @@ class IndexStatistics:
         if not isinstance(store, BlobStore):
             warn_caller(
                 f"{type(store).__name__} cannot keep class statistics, so they were gathered by reading all "
-                f"{count} vectors; that happens once in each process"
+                f"{count} vectors; that happens once in each process, and after what others change"
             )
         elif reason:
             warn_caller(
                 f"the class statistics that the store has kept {reason}, so they were gathered anew by "
                 f"reading all {count} vectors; the next fit, forget or relabel keeps these"
             )
+
+    def _keeps_any(self, store: VectorStore) -> bool:
+        """Tell whether the store has statistics of this kind, of whatever contents; else nobody kept any."""
+        return isinstance(store, BlobStore) and all(
+            store.read_blob(moments.name) is not None for moments in self._wanted
+        )
 
     def _take_kept(self, store: VectorStore) -> bool:
         """Read what the store has kept, if it says of itself, and shows, that it describes the records."""
@@ -442,9 +446,11 @@ def _gathered(store: VectorStore, wanted: Sequence[Moments]) -> Held:
             f"{type(store).__name__} cannot list what it holds (it has no scan method), so class statistics "
             "cannot be gathered from it: fit in this process, or use head='votes'"
         )
-    listed = manifest_classes(view_manifest(store))
-    for moments in wanted:
-        _check_room(moments, len(listed), store.dim or 0)
+    per_class = [moments for moments in wanted if moments.per_class]
+    if per_class:
+        classes = {label for listing in store.scan() for label in listing.labels.tolist()}
+        for moments in per_class:
+            _check_room(moments, len(classes), store.dim or 0)
     held = {moments: moments.empty(store.dim or 0) for moments in wanted}
     for listing in store.scan():
         for start in range(0, len(listing.ids), BATCH):

@@ -26,7 +26,8 @@ class ChangeFollower(Protocol):
     def expect(self, classes: Collection[Any], dim: int) -> None:
         """Refuse records of so many classes and dimensions that they cannot be followed.
 
-        Called before they are stored, and also before a fit, with what is known of it.
+        Called before they are stored, and before their classes are listed; also before a fit, with what is
+        known of it.
 
         Raises
         ------
@@ -96,8 +97,6 @@ def storing(
     replaced : collection of str
         The ids of those that the store holds already.
     """
-    if follower is not None:
-        follower.expect(set(labels), vectors.shape[1])
     before = store.get(sorted(replaced)) if follower is not None and replaced else None
     try:
         with without_range_warnings():

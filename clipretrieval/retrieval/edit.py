@@ -76,6 +76,8 @@ def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
     touched: set[Label] = set()
     changed = 0
     with following(store, index.follower):
+        if index.follower is not None:
+            index.follower.expect(set(wanted.values()), index.dim)
         # A new class goes into the manifest first, so that no record is ever without its class there.
         _update_classes(index, add=wanted.values())
         for start in range(0, len(names), BATCH):

@@ -173,10 +173,14 @@ class IndexWriter:
                     "overwrite=True"
                 )
             self.fresh, self.replaces = False, None
+        vectors = batch.vectors.get(self.vectors)
+        if self.follower is not None:
+            dim = self.store.dim or 0 if vectors is None else vectors.shape[1]
+            self.follower.expect(set(labels), dim)
         self.kind = kind
         self.classes.update(labels)
         self.write_manifest()
-        self._store(images, labels, batch.vectors.get(self.vectors))
+        self._store(images, labels, vectors)
 
     def write_manifest(self, remove: Iterable[Label] = ()) -> None:
         """Keep the identity and the classes in the store, beside the classes of others.
