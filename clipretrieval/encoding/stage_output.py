@@ -86,8 +86,8 @@ class StageOutput:
 
         A single part is returned as it is. Of several, each is divided by its Euclidean length, image by
         image, and by √(number of parts), so that all have the same share in distances and a joined vector has
-        length one. Lengths differ by orders of magnitude between stages and poolings, and no fixed factor
-        that is known without images makes up for it. A part of zeros stays zeros.
+        length one. Lengths differ many times over between stages and poolings, and between images, and no
+        factor that is known without images makes up for it. A part of zeros stays zeros.
 
         Parameters
         ----------

@@ -47,11 +47,11 @@ class StagedEncoder:
     pretrained : str, path or None
         An open_clip tag (``"openai"``), a checkpoint's path (safetensors, a state dict, or OpenAI's
         TorchScript archive), or None for random weights. Ignored by the two schemes above.
-    stage : str, or sequence of str
+    stage : str, or tuple or list of str
         ``"pixel"``, ``"mid"``, ``"late"``, ``"final"``, or a block: ``"stem"``, ``"layer1"`` …
         ``"layer4"``, ``"layer3.2"``. The vectors of several are joined, see Notes:
         ``("layer2", "mid")``, or ``"layer2+mid"`` in one word, as `stage` then says it.
-    pooling : {"mean", "max", "gem", "tokens", "grid"}, or sequence of these
+    pooling : {"mean", "max", "gem", "tokens", "grid"}, or tuple or list of these
         What makes one vector of a grid or of tokens: their mean (the study's), the largest of each channel,
         the generalized mean, the mean of the tokens without their mean token, or the means of a 2×2 grid.
         The vectors under several are joined: ``("mean", "max")``, or ``"mean+max"``.
@@ -89,7 +89,7 @@ class StagedEncoder:
     ``stage="layer2+mid", pooling="mean+max"`` has the parts layer2 mean, layer2 max, mid mean, mid max. A
     stage that has nothing to pool (``pixel``, ``final``) is one part, and so are ``"mean"`` and ``"tokens"``
     at a stage before the tokens. Of every image, each part is scaled to the Euclidean length
-    1/√(number of parts): parts differ in length by orders of magnitude, and the longest would decide alone
+    1/√(number of parts): their own lengths differ many times over, and the longest part would decide alone
     which vectors are near. Vectors of a single part are not scaled.
     """
 
@@ -186,7 +186,7 @@ class StagedEncoder:
     def multiply_adds(self, stage: str | None = None) -> float:
         """Return the arithmetic that takes one image to a stage, in 10⁹ multiply-adds.
 
-        See `Architecture.multiply_adds`. Joined stages take what the deepest of them takes.
+        See `clipretrieval.encoding.Architecture.multiply_adds`. Joined stages take what the deepest takes.
 
         Parameters
         ----------
