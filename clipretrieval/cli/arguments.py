@@ -87,7 +87,10 @@ class WeightsOptions:
 class ModelOptions(WeightsOptions):
     """What makes an encoder, apart from its stage."""
 
-    pooling: Annotated[str, typer.Option(metavar="NAME", help="mean, max, gem, tokens or grid.")] = "mean"
+    pooling: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="mean, max, gem, tokens or grid, or several, such as mean+max."),
+    ] = "mean"
     image_size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side, a multiple of 32, if not the model's own.")
     ] = None
@@ -98,7 +101,11 @@ class EncoderOptions(ModelOptions):
     """What makes an encoder."""
 
     stage: Annotated[
-        str, typer.Option(metavar="NAME", help="pixel, mid, late, final, or a block such as layer2.1.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="pixel, mid, late, final, a block such as layer2.1, or several joined, such as layer2+mid.",
+        ),
     ] = "late"
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from clipretrieval._util.checks import check_int, check_sequence, check_strings
 from clipretrieval.comparison.indexes import StoreMakers, store_makers
-from clipretrieval.encoding.staged_encoder import StagedEncoder
-from clipretrieval.encoding.stages import find_stage
+from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.weighting import Weighting, check_weighting, weighting_name
 from clipretrieval.stores.checks import check_k
@@ -82,7 +81,7 @@ def check_plan(
     if not names:
         raise InvalidInputError("stages is empty; pass at least one, such as 'mid'")
     for name in names:
-        find_stage(encoder.stages, name)
+        stopped_at(encoder, name)
     timed = check_int(timed, "timed_images")
     singles = check_int(singles, "single_images", least=0)
     if zero_shot is not None and not isinstance(zero_shot, bool | ZeroShotClassifier):
