@@ -78,7 +78,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Head:
+class BlobHead:
     """What is known of the blobs of one name.
 
     Attributes
@@ -96,7 +96,7 @@ class Head:
     leftovers: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, text: str) -> Head:
+    def parse(cls, text: str) -> BlobHead:
         """Read what `to_json` gave; raise ValueError or what follows from a wrong type."""
         found = parse_json(text.encode())
         held = None if found["held"] is None else Held.parse(found["held"])
@@ -110,14 +110,14 @@ class Head:
         """Return it as JSON text."""
         return json.dumps(asdict(self))
 
-    def turned(self, held: Held | None) -> Head:
+    def turned(self, held: Held | None) -> BlobHead:
         """Return the head with another blob in force, and the one before among what is left over."""
         leftovers = {
             token: since for token, since in self.leftovers.items() if held is None or token != held.token
         }
         if self.held is not None:
             leftovers[self.held.token] = (self.held.parts, 0.0)
-        return Head(self.collection, held, leftovers)
+        return BlobHead(self.collection, held, leftovers)
 
 
 class ChromaBlobs:
@@ -208,30 +208,30 @@ class ChromaBlobs:
         elif due:
             self._put_head(name, replace(head, leftovers=left))
 
-    def _head(self, name: str) -> Head:
+    def _head(self, name: str) -> BlobHead:
         """Return what is known of the blobs of a name."""
-        empty = Head(self._collection)
+        empty = BlobHead(self._collection)
         if len(self._head_name(name)) > LONGEST_NAME:
             return empty
         text = self._metadata(self._head_name(name), HEAD_KEY)
         if text is None:
             return empty
         try:
-            head = Head.parse(text)
+            head = BlobHead.parse(text)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._damaged(name, f"a field is missing or malformed ({error})") from error
         if head.collection != self._collection:  # that one is gone
             return replace(head.turned(None), collection=self._collection)
         return head
 
-    def _known_head(self, name: str) -> Head:
+    def _known_head(self, name: str) -> BlobHead:
         """Return what is known of the blobs of a name, for the next write: nothing, if that is damaged."""
         try:
             return self._head(name)
         except StoreCorruptedError:
-            return Head(self._collection)
+            return BlobHead(self._collection)
 
-    def _put_head(self, name: str, head: Head) -> None:
+    def _put_head(self, name: str, head: BlobHead) -> None:
         """Put what is known into force, in one transaction of Chroma's."""
         metadata = {HEAD_KEY: head.to_json(), OF_KEY: self._connection.collection}
         with translated(self._where):
