@@ -179,7 +179,7 @@ def test_another_clients_leftovers_are_waited_for(chroma_port: int, monkeypatch:
 
     store.write_blob("a", OLD)
     with monkeypatch.context() as patch:
-        patch.setattr(_blobs.Head, "turned", die)
+        patch.setattr(_blobs.BlobHead, "turned", die)
         with pytest.raises(KeyboardInterrupt):
             dying.write_blob("a", NEW)
     assert store.read_blob("a") == OLD
