@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from secrets import token_hex
 from typing import Any
 
@@ -60,8 +59,8 @@ class IndexStatistics:
     def want(self, moments: Sequence[Moments]) -> None:
         """Say which statistics a head reads; others are not followed any more."""
         with self._lock:
-            if set(moments) - set(self._wanted):
-                self._seen = None
+            if self._changing and set(moments) - set(self._wanted):
+                self._seen = None  # what has come since the changes began is not in the new ones
             self._wanted = tuple(dict.fromkeys(moments))
             self._held = {each: held for each, held in self._held.items() if each in self._wanted}
 
@@ -95,17 +94,27 @@ class IndexStatistics:
         contents, learned = self._learn(index, head, priors)
         return FittedHead(head, learned, contents.classes, max(shown, int(head.k), 1), name)
 
+    def fit_each(
+        self, index: LabelledIndex, heads: Sequence[tuple[Head, str]], priors: Priors, shown: int
+    ) -> list[FittedHead]:
+        """Have several heads, with their names, learn as by `fit`; what is followed stays what it was."""
+        with self._lock:
+            wanted, learned = self._wanted, self._learned
+            try:
+                if not self._changing:
+                    self.want((*wanted, *(each for head, _ in heads for each in head.moments)))
+                return [self.fit(index, head, priors, name, shown) for head, name in heads]
+            finally:
+                self.want(wanted)
+                self._learned = learned
+
     def _learn(self, index: LabelledIndex, head: Head, priors: Priors) -> tuple[StoreContents, LearnedHead]:
         with self._lock:
             known = self._learned
             same = known is not None and known[0] == head and known[1] == priors
             if self._changing and known is not None and same:
                 return known[3], known[4]
-            if not self._changing:
-                self.want(head.moments)
-            if not self._changing and not self._describes(index.store):
-                self._load(index.store)
-            held = self._held if self._seen is not None else _gathered(index.store, self._wanted)
+            held = self._up_to_date(index.store, head.moments)
             if known is not None and same and known[2] == self._version and self._seen is not None:
                 return known[3], known[4]
             contents = StoreContents(index, held, priors)
@@ -115,20 +124,28 @@ class IndexStatistics:
 
     def statistics(self, index: LabelledIndex, moments: Moments) -> ClassStatistics:
         """Return a copy of the statistics of an index's contents as they are now."""
+        index.count_for(1)
         with self._lock:
-            if moments not in self._wanted:
-                self.want((*self._wanted, moments))
-            if not self._changing and not self._describes(index.store):
-                self._load(index.store)
-            held = self._held if self._seen is not None else _gathered(index.store, self._wanted)
-            return held[moments].copy()
+            return self._up_to_date(index.store, (moments,))[moments].copy()
+
+    def _up_to_date(self, store: VectorStore, moments: Sequence[Moments]) -> Held:
+        """Return statistics of what the store holds now, of whatever moments."""
+        if not self._changing:
+            if not set(moments) <= set(self._wanted):
+                self.want((*self._wanted, *moments))
+            if not self._describes(store):
+                self._load(store)
+        known = self._held if self._seen is not None else {}
+        missing = [each for each in dict.fromkeys(moments) if each not in known]
+        return {**known, **_gathered(store, missing)} if missing else known
 
     def begin(self, store: VectorStore) -> None:
         """Be ready for changes of what the store holds."""
         with self._lock:
             if not self._describes(store):
-                with suppress(StoreCorruptedError):
-                    self._take_kept(store)
+                self._take_kept(store)
+            if not self._describes(store):
+                self._seen = None
             self._begun = None if self._seen is None else (self._seen[0], self._version)
             self._changing, self._probe = True, None
 
@@ -196,59 +213,61 @@ class IndexStatistics:
         return self._seen[1] == 0 or set(self._wanted) <= set(self._held)
 
     def _load(self, store: VectorStore) -> None:
-        """Read the statistics that the store has kept, or gather them."""
-        reason = ""
-        try:
-            taken = self._take_kept(store)
-            if not taken and _token(store) is not None:
-                reason = "do not match what it holds"
-        except StoreCorruptedError as error:
-            taken, reason = False, f"cannot be used ({error})"
-        if taken:
-            return
-        token = _token(store)
-        if not self._wanted:
-            self._held, self._seen = {}, (token, store.count())
-            self._version += 1
-            return
-        self._held = _gathered(store, self._wanted)
-        count = next(iter(self._held.values())).count if self._held else store.count()
+        """Read the statistics that the store has kept, and gather those that it has not."""
+        reason = self._take_kept(store)
+        missing = [each for each in self._wanted if each not in self._held]
+        token, count = _token(store), store.count()
+        if missing and count:
+            self._held.update(_gathered(store, missing))
+            count = self._held[missing[0]].count
         self._seen = (token, count)
-        self._version += 1
-        if not isinstance(store, BlobStore):
+        if missing and count and not isinstance(store, BlobStore):
             warn_caller(
                 f"{type(store).__name__} cannot keep class statistics, so they were gathered by reading all "
                 f"{count} vectors; that happens once in each process"
             )
-        elif reason:
+        elif missing and reason:
             warn_caller(
                 f"the class statistics that the store has kept {reason}, so they were gathered anew by "
                 f"reading all {count} vectors; the next fit, forget or relabel keeps these"
             )
 
-    def _take_kept(self, store: VectorStore) -> bool:
-        """Read what the store has kept, if it says of itself, and shows, that it describes the records."""
-        self._seen, count = None, store.count()
-        if count == 0:
-            self._held, self._seen = {}, (_token(store), 0)
+    def _take_kept(self, store: VectorStore) -> str:
+        """Read what is missing and the store has kept; return what is wrong with that, if anything.
+
+        Only what says of itself, and shows, that it describes the records is taken.
+        """
+        token, count = _token(store), store.count()
+        if self._seen is None or self._seen != (token, count):
+            self._held, self._seen = {}, None
             self._version += 1
-            return True
-        token = _token(store)
+        if count == 0:
+            self._held, self._seen = {}, (token, 0)
+            return ""
         if token is None or not isinstance(store, BlobStore):
-            return False
-        found: Held = {}
+            return ""
         for moments in self._wanted:
-            content = store.read_blob(moments.name)
+            content = None if moments in self._held else store.read_blob(moments.name)
             if content is None or content[:TOKEN] != token.encode():
-                return False
-            found[moments] = ClassStatistics.from_bytes(content[TOKEN:])
-            if found[moments].per_class != moments.per_class or found[moments].count != count:
-                return False
-        if not found or not _has_classes(store, next(iter(found.values()))):
-            return False
-        self._held, self._seen = found, (token, count)
-        self._version += 1
-        return True
+                continue
+            try:
+                found = ClassStatistics.from_bytes(content[TOKEN:])
+            except StoreCorruptedError as error:
+                return f"cannot be used ({error})"
+            if found.per_class != moments.per_class or not self._agrees(store, found):
+                return "do not match what it holds"
+            self._held[moments] = found
+        if set(self._wanted) <= set(self._held):
+            self._seen = (token, count)
+            return ""
+        return "" if view_manifest(store)[STATISTICS].get("count") == count else "do not match what it holds"
+
+    def _agrees(self, store: VectorStore, found: ClassStatistics) -> bool:
+        """Tell whether statistics have as many vectors of each class as those held, or else as the store."""
+        known = next(iter(self._held.values()), None)
+        if known is None:
+            return found.count == store.count() and _has_classes(store, found)
+        return (found.classes, found.counts.tolist()) == (known.classes, known.counts.tolist())
 
     def _is_faithful(self, store: VectorStore) -> bool:
         """Tell whether the store returns vectors as it was given them; one that compresses them does not."""
