@@ -687,6 +687,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             ),
             {
                 "k": frozenset({"list of int"}),
+                "priors": NUMBERS,
                 "train_labels": NOTHING,
                 "test_labels": WORDS | TABLE,
                 "resume": SWITCH,

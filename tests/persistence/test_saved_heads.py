@@ -120,7 +120,7 @@ def test_a_crafted_head_is_refused(tmp_path, head, complaint):
 
 
 @pytest.mark.parametrize(
-    "priors", [None, 3, "even", [], [-1, 2], ["a"], [[1]], [0, 0], {"a": 1}, [True, None]]
+    "priors", [None, 3, "even", [], [-1, 2], ["a"], [[1]], [0, 0], [10**400], {"a": 1}, [True, None]]
 )
 def test_crafted_priors_are_refused(tmp_path, priors):
     """Priors are a known name or numbers that are not negative."""
