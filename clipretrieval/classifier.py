@@ -574,6 +574,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 store = opened = make_store(self.store, self.store_options, metric, existing=True)
             statistics = self._statistics_of(store)
             try:
+                if not store.read_manifest():
+                    raise NotFittedError(
+                        f"no classifier has filled this {type(store).__name__}, so there is nothing to "
+                        "rewrite; fit one on it first"
+                    )
                 with (
                     sole_writer(store),
                     following(store, statistics),

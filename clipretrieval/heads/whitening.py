@@ -113,7 +113,7 @@ class Whitening:
             )
         covariance, freedom = pooled_covariance(statistics)
         amount = oas_shrinkage(covariance, freedom) if self.shrinkage == "oas" else float(self.shrinkage)
-        values, axes = eigh(shrink_covariance(covariance, amount))
+        values, axes = _principal(shrink_covariance(covariance, amount))
         matrix: Floats = axes / np.sqrt(np.maximum(values, SMALLEST * values[-1]))
         mean: Floats = statistics.sums.sum(axis=0) / statistics.count
         if self.dim not in (None, statistics.dim):
@@ -124,13 +124,20 @@ class Whitening:
 def _leading(statistics: ClassStatistics, mean: Floats, covariance: Floats, matrix: Floats) -> Floats:
     """Return directions of the whitened space, shape (dim, dim): the discriminants, then the widest."""
     means = ((statistics.means - mean) * np.sqrt(statistics.counts / statistics.count)[:, None]) @ matrix
-    values, axes = eigh(means.T @ means)
+    values, axes = _principal(means.T @ means)
     found = int((values > 1e-12 * max(values[-1], np.finfo(np.float64).tiny)).sum())
     found = min(found, len(means) - 1)
     axes = axes[:, ::-1]
     rest = axes[:, found:]
-    _, order = eigh(rest.T @ (matrix.T @ covariance @ matrix) @ rest)
+    _, order = _principal(rest.T @ (matrix.T @ covariance @ matrix) @ rest)
     return np.hstack([axes[:, :found], rest @ order[:, ::-1]])
+
+
+def _principal(matrix: Floats) -> tuple[Floats, Floats]:
+    """Return eigenvalues, ascending, and eigenvectors, whose signs do not hang on the last digits."""
+    values, axes = eigh(matrix)
+    largest = np.abs(axes).argmax(axis=0)
+    return values, axes * np.sign(axes[largest, np.arange(len(values))])
 
 
 def plan_transform(transform: Any, head: Head | None) -> TransformPlan:

@@ -11,7 +11,7 @@ import numpy as np
 from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
-from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreError
+from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreCorruptedError, StoreError
 from clipretrieval.retrieval.changes import ChangeFollower
 from clipretrieval.retrieval.classes import Classes, ClassNumbers
 from clipretrieval.retrieval.manifest import (
@@ -25,6 +25,7 @@ from clipretrieval.retrieval.transform_plan import (
     DONE,
     RAW,
     TransformPlan,
+    check_entry,
     read_entry,
     read_transform,
     unfinished,
@@ -116,7 +117,7 @@ class LabelledIndex:
         """
         manifest = store.read_manifest()
         entry = read_entry(manifest)
-        digest = None if entry is None else entry["digest"] or entry["before"]
+        digest = None if entry is None else entry["digest"]
         transform = None if digest is None else read_transform(store, digest)
         if dim is None:
             dim = int(store.dim or 0) if transform is None else transform.dim
@@ -162,7 +163,11 @@ class LabelledIndex:
         entry = _finished(plan.for_filled(view_manifest(self.store)))
         if entry is not None:
             same = known is not None and known.digest == entry["digest"]
-            self.transform = known if same else read_transform(self.store, entry["digest"])
+            try:
+                self.transform = known if same else read_transform(self.store, entry["digest"])
+            except StoreCorruptedError:
+                check_entry(read_entry(self.store.read_manifest()), entry)  # it may be gone for good reason
+                raise
         self.transform_entry = entry
 
     def refresh(self) -> None:

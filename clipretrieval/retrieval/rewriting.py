@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -86,15 +87,17 @@ def refit_transform(
     """
     manifest = store.read_manifest()
     check_owner(manifest, {**own, TRANSFORM: read_entry(manifest)})
-    go_on_rewriting(store, follower, progress)
     if not store.count():
         raise NotFittedError("the store holds no vectors, so there is nothing to learn a transform from")
+    went_on = go_on_rewriting(store, follower, progress)
     held = read_entry(store.read_manifest())
     rule = plan.rule
-    if plan.auto and held is not None:
-        rule = plan.restore(transform_settings(held))
-    if rule is None and plan.auto:
+    if plan.auto and (held is not None or went_on):
+        rule = None if held is None else plan.restore(transform_settings(held))
+    elif rule is None and plan.auto:
         raise InvalidInputError(NO_TRANSFORM)
+    if went_on and transform_settings(held) == (transform_settings(None) if rule is None else rule.settings):
+        return  # what was interrupted was this, and nothing has changed since
     old = None if held is None or held["state"] == PENDING else read_transform(store, held["digest"])
     dim = int(store.dim or 0)
     if rule is None:
@@ -127,8 +130,8 @@ def refit_transform(
 
 def go_on_rewriting(
     store: VectorStore, follower: ChangeFollower | None, progress: Progress | None = None
-) -> None:
-    """Finish a rewriting that the manifest says was begun; else do nothing.
+) -> bool:
+    """Finish a rewriting that the manifest says was begun, and tell whether one was.
 
     Raises
     ------
@@ -137,15 +140,16 @@ def go_on_rewriting(
     """
     entry = read_entry(store.read_manifest())
     if entry is None or entry["state"] != REWRITING:
-        return
+        return False
     new = None if entry["digest"] is None else read_transform(store, entry["digest"])
-    old = None if entry["before"] is None else read_transform(store, entry["before"])
+    before = entry["before"]
+    former = _Former(store, before)
     if follower is not None:
         follower.clear()
     try:
         total, done = store.count(), 0
         for records in records_in_order(store):
-            vectors = _rewritten(store, records, old, new)
+            vectors = _rewritten(store, records, former, new)
             if follower is not None:
                 follower.add(records.ids.tolist(), vectors, records.labels.tolist())
             done += len(records)
@@ -155,6 +159,8 @@ def go_on_rewriting(
         if follower is not None:
             follower.lose()
         raise
+    if before is not None and before != entry["digest"]:  # no record needs it any more
+        cast("BlobStore", store).write_blob(blob_name(before), None)
     manifest = store.read_manifest()
     if new is None:
         del manifest[TRANSFORM]
@@ -164,9 +170,7 @@ def go_on_rewriting(
     if follower is not None:
         follower.keep(store)
     store.flush()
-    if old is not None and (new is None or new.digest != old.digest):
-        cast("BlobStore", store).write_blob(blob_name(old.digest), None)
-        store.flush()
+    return True
 
 
 def records_in_order(store: VectorStore) -> Iterator[Records]:
@@ -221,8 +225,19 @@ def _before(store: VectorStore, old: LinearTransform) -> Batches:
         yield undo(records.vectors, _norms(records, range(len(records)))), records.labels.tolist()
 
 
+class _Former:
+    """The map before a rewriting, read when a record needs it: behind the last one, it is not kept."""
+
+    def __init__(self, store: VectorStore, digest: str | None) -> None:
+        self._store, self.digest = store, digest
+
+    @cached_property
+    def transform(self) -> LinearTransform | None:
+        return None if self.digest is None else read_transform(self._store, self.digest)
+
+
 def _rewritten(
-    store: VectorStore, records: Records, old: LinearTransform | None, new: LinearTransform | None
+    store: VectorStore, records: Records, former: _Former, new: LinearTransform | None
 ) -> FloatArray:
     """Rewrite those records that are not yet, and return the vectors that the store holds of all."""
     marks = [metadata.get(TRANSFORM) for metadata in records.metadata]
@@ -230,7 +245,7 @@ def _rewritten(
     due = [row for row, found in enumerate(marks) if found != wanted]
     if not due:
         return records.vectors
-    origin = None if old is None else mark(old.digest)
+    origin = None if former.digest is None else mark(former.digest)
     strange = [row for row in due if marks[row] != origin]
     if strange:
         raise StoreCorruptedError(
@@ -238,6 +253,7 @@ def _rewritten(
             f"those of the store through {origin!r} or {wanted!r}; fit again with overwrite=True"
         )
     raw: AnyArray = records.vectors[due]
+    old = former.transform
     if old is not None:
         raw = old.recover(records.vectors[due], _norms(records, due))
     metadata = [
