@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from clipretrieval.errors import (
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
 from clipretrieval.heads.choice import choose_head, head_name
+from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.priors import Priors
@@ -398,6 +400,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         store = onto if onto is not None else self._store_to_fill(existing != "refuse")
         keep_open = store is self.store or store is getattr(self, "store_", None)
         statistics = self._statistics_of(store)
+        if statistics is not None:
+            statistics.expect(set(source.labels), source.dim)
         with write_index(
             store,
             source.origin,
@@ -650,15 +654,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         retriever, head = self.retriever_, self.head_
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
-        parts = []
+        parts = deque[tuple[int, Decision]]()
         for vectors, near in retriever.answer(
             X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
         ):
-            parts.append((len(near), *head.decide(vectors, near, numbers).cells))
+            parts.append((len(near), head.decide(vectors, near, numbers)))
         shares = np.zeros((places.count, len(numbers)))  # once: no other array has a column for each class
         shares[[image.index for image in places.skipped]] = np.nan
         answered, columns, first = np.array(places.places), numbers.columns(), 0
-        for count, rows, codes, part in parts:
+        while parts:  # one batch has a cell for each class at a time
+            count, decision = parts.popleft()
+            rows, codes, part = decision.cells
             shares[answered[first + rows], columns[codes]] = part
             first += count
         return shares

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipretrieval._util.checks import shown
+from clipretrieval._util.checks import check_int, check_sequence, shown
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.base import Head
 from clipretrieval.heads.discriminant import Discriminant
 from clipretrieval.heads.fused import Fused
 from clipretrieval.heads.quadratic import Quadratic
 from clipretrieval.heads.ridge import Ridge
+from clipretrieval.heads.statistics import Moments
 
 __all__ = ["FUSED_K", "HEADS", "choose_head", "head_name"]
 
@@ -58,6 +59,9 @@ def choose_head(head: Any, k: int) -> Head | None:
             f"head={shown(head)} is no head: it lacks {', '.join(missing) or 'an instance'}. Pass one of "
             f"{', '.join(map(repr, HEADS))}, or an object that follows clipretrieval.heads.Head"
         )
+    check_int(head.k, "the k of a head", least=0)
+    if not all(isinstance(each, Moments) for each in check_sequence(head.moments, "moments", "Moments")):
+        raise InvalidInputError(f"the moments of {shown(head)} must be Moments; see clipretrieval.heads")
     chosen: Head = head
     return chosen
 
