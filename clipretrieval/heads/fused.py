@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,8 @@ class Fused:
        Computation 14 (2002), pages 1771-1800; with weights: T. Heskes, "Selecting weighting factors in
        logarithmic opinion pools", NIPS (1997).
     """
+
+    wants_whitening: ClassVar[bool] = True
 
     k: int = 20
     discriminant: Discriminant = field(default_factory=Discriminant)
