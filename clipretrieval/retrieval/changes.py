@@ -23,11 +23,19 @@ class ChangeFollower(Protocol):
     has failed half-way is followed by `lose`.
     """
 
-    def expect(self, classes: Collection[Any], dim: int) -> None:
+    def expect(self, classes: Collection[Any], dim: int, *, anew: bool = False) -> None:
         """Refuse records of so many classes and dimensions that they cannot be followed.
 
         Called before they are stored, and before their classes are listed; also before a fit, with what is
         known of it.
+
+        Parameters
+        ----------
+        classes : collection
+            Theirs, in any form.
+        dim : int
+        anew : bool
+            Whether what is held goes before they come.
 
         Raises
         ------

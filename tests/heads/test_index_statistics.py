@@ -414,21 +414,34 @@ def test_statistics_that_are_too_large_for_a_blob_are_not_kept(monkeypatch):
     assert_as_fresh(classifier, rows)
 
 
-@pytest.mark.parametrize("damage", [b"", b"x" * 40, "cut", "token"])
+@pytest.mark.parametrize("damage", ["cut", "longer", "header"])
 def test_a_damaged_blob_is_gathered_anew_with_a_warning(damage):
-    """Whatever lies there instead."""
+    """It says of itself that it describes the records, and is none."""
     rows, labels = clouds()
     store = MemoryStore()
     right = RetrievalClassifier(store=store, head="discriminant").fit(rows, labels).predict_proba(rows)
     content = store.read_blob(Moments().name)
-    wrong = {"cut": content[:-3], "token": b"0" * 32 + content[32:]}
-    store.write_blob(Moments().name, wrong[damage] if isinstance(damage, str) else damage)
+    wrong = {"cut": content[:-3], "longer": content + b"x", "header": content[:32] + b"{}" + content[34:]}
+    store.write_blob(Moments().name, wrong[damage])
     classifier = RetrievalClassifier.from_store(store, head="discriminant")
     with pytest.warns(ClipRetrievalWarning, match="were gathered anew by reading all 60 vectors"):
         found = classifier.predict_proba(rows)
     np.testing.assert_allclose(found, right, atol=1e-9)
     classifier.partial_fit(rows[:1], ["class 1"])
     assert_as_fresh(classifier, rows)
+    assert not gathers(RetrievalClassifier.from_store(store, head="discriminant"), rows)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 40, None, "old"])
+def test_a_blob_of_something_else_is_not_used(content):
+    """One that is not of these records, or none."""
+    rows, labels = clouds()
+    store = MemoryStore()
+    classifier = RetrievalClassifier(store=store, head="discriminant").fit(rows[:50], labels[:50])
+    before = store.read_blob(Moments().name)
+    classifier.partial_fit(rows[50:], labels[50:])
+    store.write_blob(Moments().name, before if content == "old" else content)
+    assert_as_fresh(RetrievalClassifier.from_store(store, head="discriminant"), rows)
 
 
 def test_second_moments_without_room_are_refused_before_anything_is_stored(monkeypatch):
