@@ -77,7 +77,7 @@ def run_sequence(store: VectorStore, seed: int, *, options: Mapping[str, Any] | 
     draw, head = random.Random(seed), HEADS[seed % len(HEADS)]  # noqa: S311  no secret
     changes = _Changes(draw, DIM, POOL, PART)
     with _quiet():
-        classifier = RetrievalClassifier(store=store, head=head)
+        classifier = RetrievalClassifier(store=store, head=head, transform=None)
         for number in range(CHANGES):
             changes.make(classifier, last=number == CHANGES - 1)
             if draw.random() < 0.5 and classifier.store_.count():  # a head may learn of several changes
@@ -133,7 +133,7 @@ def kill_sequences(
             yield _deviation(RetrievalClassifier.from_store(store, head=head), queries)
         if resumed:
             places = changes.some()
-            classifier = RetrievalClassifier(store=store, head=head)
+            classifier = RetrievalClassifier(store=store, head=head, transform=None)
             classifier.fit(changes.vectors[places], changes.labels(places), resume=True)
             yield _deviation(classifier, queries)
 
@@ -208,7 +208,7 @@ def _deviation(classifier: RetrievalClassifier, queries: FloatArray) -> Deviatio
     _ = classifier.head_  # learns when it is looked at
     classifier.set_params(head=head)
     vectors, labels = _contents(classifier.store_)
-    fresh = RetrievalClassifier(store="memory", head=head).fit(vectors, labels)
+    fresh = RetrievalClassifier(store="memory", head=head, transform=None).fit(vectors, labels)
     error = 0.0
     for moments, statistics in reader.found.items():
         right = moments.empty(vectors.shape[1])
@@ -249,7 +249,8 @@ def _change_forever(name: str, options: str, seed: str) -> None:
     changes = _Changes(draw, GREAT_DIM, GREAT_POOL, GREAT_PART)
     head = HEADS[int(seed) % len(HEADS)]
     warnings.simplefilter("ignore", ClipRetrievalWarning)
-    classifier = RetrievalClassifier(store=create_store(name, **json.loads(options)), head=head)
+    store = create_store(name, **json.loads(options))
+    classifier = RetrievalClassifier(store=store, head=head, transform=None)
     number = 0
     while True:
         print(number, flush=True)

@@ -114,7 +114,9 @@ def test_a_class_of_no_probability_is_never_the_answer():
     """Whatever the head."""
     rows, labels = clouds()
     for head in ("discriminant", Ridge(30), Fused(3, ridge=Ridge(30))):
-        found = RetrievalClassifier(store="memory", head=head, priors=[0, 1, 1]).fit(rows, labels)
+        found = RetrievalClassifier(store="memory", head=head, priors=[0, 1, 1], transform=None).fit(
+            rows, labels
+        )
         assert set(found.predict(rows)) <= {1, 2}
 
 
@@ -141,7 +143,7 @@ def test_soft_votes_choose_a_temperature_on_vectors_left_out():
     """No other of those that are compared is more probable; each vector's own vote does not count."""
     rows, labels = clouds(120)
     fused = Fused(10, ridge=Ridge(30))
-    classifier = RetrievalClassifier(store="memory", head=fused).fit(rows, labels)
+    classifier = RetrievalClassifier(store="memory", head=fused, transform=None).fit(rows, labels)
     votes = classifier.head_.learned._parts["votes"]
     distances = ((rows[:, None] - rows[None]).astype(np.float64) ** 2).sum(axis=2)
     np.fill_diagonal(distances, np.inf)
@@ -218,9 +220,11 @@ def test_equal_contents_have_equal_weights_whatever_came_before():
     rows, labels = clouds(150)
     more, _ = clouds(30, seed=8)
     head = Fused(5, ridge=Ridge(40))
-    first = RetrievalClassifier(store="memory", head=head).fit(rows, labels)
+    first = RetrievalClassifier(store="memory", head=head, transform=None).fit(rows, labels)
     order = np.random.default_rng(1).permutation(150)
-    second = RetrievalClassifier(store="memory", head=head).fit(rows[order[:40]], labels[order[:40]])
+    second = RetrievalClassifier(store="memory", head=head, transform=None).fit(
+        rows[order[:40]], labels[order[:40]]
+    )
     second.partial_fit(more, [7] * 30).predict(rows)
     second.partial_fit(rows[order[40:]], labels[order[40:]]).forget(label=7)
     weights = first.head_.learned.weights

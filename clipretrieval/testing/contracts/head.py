@@ -64,9 +64,11 @@ class HeadContract:
         """Return a head, the same each time."""
         raise NotImplementedError(f"{type(self).__name__} must override make_head")
 
-    def fitted(self, vectors: AnyArray, labels: Sequence[Any], **params: Any) -> RetrievalClassifier:
-        """Return a classifier with the head, in memory."""
-        params = {"head": self.make_head(), **params}
+    def fitted(
+        self, vectors: AnyArray, labels: Sequence[Any] | AnyArray, **params: Any
+    ) -> RetrievalClassifier:
+        """Return a classifier with the head, in memory, of the vectors as they are."""
+        params = {"head": self.make_head(), "transform": None, **params}
         return RetrievalClassifier(store="memory", **params).fit(vectors, labels)
 
     def same(self, found: AnyArray, right: AnyArray, what: str) -> None:
