@@ -200,7 +200,7 @@ class HeadContract:
     def test_equal_vectors_are_no_reason_to_fail(self) -> None:
         """Classes of which each has one point, in several places that float32 hardly tells apart."""
         rows = np.repeat(np.eye(3, DIM, dtype=np.float32), 4, axis=0)
-        rows[:, -1] = np.tile(np.float32([0, 1e-30, 2e-30, 3e-30]), 3)
+        rows[:, -1] = np.tile([0, 1e-30, 2e-30, 3e-30], 3)
         classifier = self.fitted(rows, [0] * 4 + [1] * 4 + [2] * 4)
         assert classifier.predict(np.eye(3, DIM)).tolist() == [0, 1, 2]
 
