@@ -85,7 +85,7 @@ def run_sequence(store: VectorStore, seed: int, *, options: Mapping[str, Any] | 
             if options and draw.random() < 0.1:
                 classifier.store_.close()
                 store = create_store(**options)
-                classifier = RetrievalClassifier.from_store(store, head=head)
+                classifier = RetrievalClassifier.from_store(store, head=head, transform=None)
         with closing(classifier.store_):
             return _deviation(classifier, changes.vectors[:QUERIES])
 
@@ -130,7 +130,7 @@ def kill_sequences(
     with closing(create_store(name, **options)) as store, _quiet():
         queries = changes.vectors[:QUERIES]
         if store.count():
-            yield _deviation(RetrievalClassifier.from_store(store, head=head), queries)
+            yield _deviation(RetrievalClassifier.from_store(store, head=head, transform=None), queries)
         if resumed:
             places = changes.some()
             classifier = RetrievalClassifier(store=store, head=head, transform=None)
