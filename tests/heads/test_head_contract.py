@@ -1,4 +1,4 @@
-"""The built-in heads and one of a user's own pass the contract; heads made wrong on purpose do not."""
+"""The built-in heads, and one of a user's own, pass the contract."""
 
 from __future__ import annotations
 
