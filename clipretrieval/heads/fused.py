@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from clipretrieval._util.checks import shown
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.base import Contents, Queries, StoredSample
 from clipretrieval.heads.discriminant import Discriminant
 from clipretrieval.heads.ridge import Ridge
@@ -61,12 +63,17 @@ class Fused:
        logarithmic opinion pools", NIPS (1997).
     """
 
+    wants_whitening: ClassVar[bool] = True
+
     k: int = 20
     discriminant: Discriminant = field(default_factory=Discriminant)
     ridge: Ridge = field(default_factory=Ridge)
 
     def __post_init__(self) -> None:
         check_k(self.k)
+        for name, kind in (("discriminant", Discriminant), ("ridge", Ridge)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidInputError(f"{name} must be a {kind.__name__}; got {shown(getattr(self, name))}")
 
     @property
     def moments(self) -> Sequence[Moments]:

@@ -26,6 +26,7 @@ from clipretrieval.images.sources import count_hint, has_named_labels, means_fol
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, single_column
 from clipretrieval.retrieval.manifest import Origin, plain_fingerprint, vector_fingerprint
+from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.unusable import check_rows, direction_needed, usable_batches
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import FloatArray, Metric
@@ -157,8 +158,12 @@ def ready(
     skipped: list[SkippedImage],
     *,
     stored: bool,
+    transform: LinearTransform | None = None,
 ) -> Iterator[EncodedBatch]:
-    """Return the vectors as they are stored and searched, without those that cannot be."""
+    """Return the vectors as they are stored and searched, without those that cannot be.
+
+    Those that are stored go through their `transform` when they are put there, where it may be learned first.
+    """
     directed = direction_needed(metric)
     usable = usable_batches(
         batches,
@@ -167,7 +172,8 @@ def ready(
         on_error=on_error,
         skipped=skipped,
     )
-    return _prepared(usable, normalize, metric, stored=stored)
+    prepared = _prepared(usable, normalize, metric, stored=stored)
+    return prepared if transform is None else _mapped(prepared, transform)
 
 
 def _prepared(
@@ -185,6 +191,15 @@ def _prepared(
         yield batch
     if not unit:
         watch.end()
+
+
+def _mapped(batches: Iterable[EncodedBatch], transform: LinearTransform) -> Iterator[EncodedBatch]:
+    for batch in batches:
+        yield (
+            replace(batch, vectors={VECTORS: transform.apply(batch.vectors[VECTORS])[0]})
+            if len(batch)
+            else batch
+        )
 
 
 def _unit(vectors: FloatArray) -> FloatArray:
