@@ -26,13 +26,17 @@ from clipretrieval.errors import (
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
 from clipretrieval.heads.choice import choose_head, head_name
+from clipretrieval.heads.class_texts import ClassTexts, text_tower
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.priors import Priors
+from clipretrieval.heads.text_prior import TEXT, TextPrior, check_text_weight
+from clipretrieval.heads.vote_shares import VoteShares
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.images.sources import check_class_names, class_names
 from clipretrieval.images.stream import SkippedImage
+from clipretrieval.prompts import STUDY_PROMPT, Templates
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
@@ -92,6 +96,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     priors : {"equal", "empirical"} or sequence of float
         How likely each class is, of any head but the votes: all the same, as often as it is stored, or one
         number for each of ``classes_``.
+    text_weight : float, "auto" or None
+        How much CLIP's zero-shot answer counts beside the head's: its log probabilities are added to those of
+        the head, times this, at least 0. ``"auto"``: as much as stored images tell that are left out one by
+        one, which weighs the head's parts anew. None: no texts are read. Needs an encoder at the stage
+        ``final`` with a text tower; see `clipretrieval.heads.text_prior.TextPrior`. A class that is listed in
+        ``classes_`` before it has an image is then answered, as probable as the texts hold it to be.
+    class_names : mapping of label to str, optional
+        Names for the prompts, of classes only. Those that are strings and have none are their own names, with
+        spaces for underscores; those that are numbers need one.
+    templates : str, callable, or sequence of these
+        Prompts, as for `~clipretrieval.ZeroShotClassifier`.
     metric : {"l2", "cosine", "ip"}
         Must be the store's own where `store` is an instance.
     normalize : bool
@@ -148,6 +163,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     """Of the records of ``store_``, where a head reads any."""
     _class_names: Mapping[int, str]
     """Names of classes that were fitted by their numbers in a dataset."""
+    _texts: ClassTexts
+    """The texts' vectors, where any were asked for."""
     _made_of: Any
     """What decided which store was made; see `_store_recipe`."""
     _tuned: frozenset[str]
@@ -165,6 +182,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         temperature: float = TEMPERATURE,
         head: str | Head = "votes",
         priors: Any = "equal",
+        text_weight: float | str | None = None,
+        class_names: Mapping[Any, str] | None = None,
+        templates: Templates = STUDY_PROMPT,
         metric: Metric | str = "l2",
         normalize: bool = False,
         store_options: Mapping[str, Any] | None = None,
@@ -176,6 +196,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.temperature = temperature
         self.head = head
         self.priors = priors
+        self.text_weight = text_weight
+        self.class_names = class_names
+        self.templates = templates
         self.metric = metric
         self.normalize = normalize
         self.store_options = store_options
@@ -192,6 +215,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         state: dict[str, Any] = dict(super().__getstate__())
         if isinstance(state["store_options"], Mapping):
             state["store_options"] = MaskedDict(state["store_options"])  # pickles have no secrets
+        state.pop("_texts", None)  # they are encoded again
         return state
 
     def fit(
@@ -353,6 +377,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         started, timing = time.perf_counter(), Timing()
         metric = self._check_params()
         check_progress(progress)
+        if (texts := self._class_texts()) is not None:
+            texts.prepare()
         interval = None if flush_every is None else check_int(flush_every, "flush_every")
         listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
         # The last quarter of an interval is for what is being encoded; see `store_images`.
@@ -1008,13 +1034,47 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     def head_(self) -> DecisionRule:
         """What decides: votes, or what `head` has learned from the store as it is now."""
         index = self._index()
-        head = choose_head(self.head, self.k)
+        head = self._with_text(choose_head(self.head, self.k), index)
         if head is None:
             return self._voting()
         self._check_params()  # they may be others by now
         if not isinstance(index.follower, IndexStatistics):
             index.follower = self._statistics = IndexStatistics()
-        return index.follower.fit(index, head, Priors.parse(self.priors), head_name(self.head), self.k)
+        return index.follower.fit(index, head, Priors.parse(self.priors), self._head_name, self.k)
+
+    @property
+    def _head_name(self) -> str:
+        name = head_name(self.head)
+        return name if self.text_weight is None else f"{name} + {TEXT}"
+
+    def _class_texts(self) -> ClassTexts | None:
+        """Return the texts of classes, whose vectors are kept; None where none are to be read."""
+        if check_text_weight(self.text_weight) is None:
+            return None
+        known = getattr(self, "_class_names", None)
+        wanted = ClassTexts(text_tower(self.encoder), self.class_names, self.templates, known)
+        kept = getattr(self, "_texts", None)
+        if kept != wanted:
+            kept = self._texts = wanted
+        return kept
+
+    def _with_text(self, head: Head | None, index: LabelledIndex | None = None) -> Head | None:
+        """Return a head, or the votes where it is None, together with the texts if these count."""
+        texts, weight = self._class_texts(), check_text_weight(self.text_weight)
+        if texts is None or weight is None:
+            return head
+        listed: list[Label] = []
+        if index is not None:
+            index.number_classes()  # takes up those that the store has gained
+            listed = list(index.classes.codes)
+            texts.check_known(listed)
+        return TextPrior(
+            VoteShares(self._voting()) if head is None else head,
+            head_name(self.head),
+            texts,
+            tuple(listed),
+            weight,
+        )
 
     def _voting(self) -> Voting:
         return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
@@ -1038,7 +1098,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     def _statistics_of(self, store: VectorStore) -> IndexStatistics | None:
         """Return what follows the changes of a store; None where the head reads no statistics."""
-        head = choose_head(self.head, self.k)
+        head = self._with_text(choose_head(self.head, self.k))
         if head is None or not head.moments:
             return None
         own = store is getattr(self, "store_", None)
@@ -1066,6 +1126,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         Priors.parse(self.priors)
         check_bool(self.normalize, "normalize")
         check_encoder(self.encoder)
+        self._class_texts()
         return metric
 
     def _store_recipe(self) -> tuple[Any, ...]:

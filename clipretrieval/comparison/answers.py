@@ -16,11 +16,12 @@ from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.evaluation.measurement import Measurement
 from clipretrieval.evaluation.report import EvaluationReport
+from clipretrieval.heads.class_texts import STAGE
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import FloatArray, Neighbors
-from clipretrieval.zeroshot import STAGE, ZeroShotAnswers, ZeroShotClassifier
+from clipretrieval.zeroshot import ZeroShotAnswers, ZeroShotClassifier
 
 __all__ = ["Side", "answer"]
 

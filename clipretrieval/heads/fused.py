@@ -100,11 +100,12 @@ class LearnedFused:
 
     Attributes
     ----------
+    parts : dict of str to Expert
     weights : dict of str to float
     """
 
     def __init__(self, parts: Mapping[str, Expert], weights: Mapping[str, float]) -> None:
-        self._parts, self.weights = dict(parts), dict(weights)
+        self.parts, self.weights = dict(parts), dict(weights)
 
     def log_scores(self, queries: Queries) -> Floats:
         """Return the weighted sum of the parts' log probabilities, shape (n, n_classes)."""
@@ -114,7 +115,7 @@ class LearnedFused:
 
     def part_scores(self, queries: Queries) -> dict[str, Floats]:
         """Return each part's log probabilities, by its name."""
-        return {name: log_probabilities(part.log_scores(queries)) for name, part in self._parts.items()}
+        return {name: log_probabilities(part.log_scores(queries)) for name, part in self.parts.items()}
 
 
 def learn_weights(parts: Mapping[str, Expert], sample: StoredSample, priors: Floats) -> dict[str, float]:
@@ -126,13 +127,26 @@ def learn_weights(parts: Mapping[str, Expert], sample: StoredSample, priors: Flo
     if len(sample.codes) < LEAST_VALIDATED:
         return dict.fromkeys(parts, 1.0 / len(parts))
     stacked = np.stack([log_probabilities(part.held_out_scores(sample)) for part in parts.values()])
-    shares = priors[sample.codes] / np.bincount(sample.codes, minlength=len(priors))[sample.codes]
-    found = maximise(stacked, sample.codes, shares / shares.sum())
+    found = maximise(stacked, sample.codes, class_shares(priors, sample.codes))
     return dict(zip(parts, found.tolist(), strict=True))
 
 
-def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
-    """Return the weights, not negative, of the largest likelihood: a convex problem.
+def class_shares(priors: Floats, codes: Ints) -> Floats:
+    """Return how much each row counts, so that each class counts by its prior; they sum to 1."""
+    shares: Floats = priors[codes] / np.bincount(codes, minlength=len(priors))[codes]
+    total = shares.sum()
+    return shares / total if total > 0 else np.full(len(codes), 1.0 / max(len(codes), 1))
+
+
+def maximise(
+    stacked: Floats,
+    codes: Ints,
+    shares: Floats,
+    *,
+    expected: Floats | None = None,
+    spread: Floats | None = None,
+) -> Floats:
+    """Return the weights, not negative, of the largest likelihood or posterior: a convex problem.
 
     Parameters
     ----------
@@ -141,16 +155,22 @@ def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
     codes : ndarray of int64, shape (n,)
         The true classes.
     shares : ndarray of float64, shape (n,)
-        How much each row counts; they sum to 1.
+        How much each row counts.
+    expected, spread : ndarray of float64, shape (n_parts,), optional
+        The mean and the standard deviation of the normal distribution that each weight has before the rows
+        are seen; when left out, any weight is as probable as another.
     """
     rows = np.arange(len(codes))
+    begin = np.full(len(stacked), 1.0 / len(stacked)) if expected is None else expected
+    precision = np.zeros(len(stacked)) if spread is None else 1 / spread**2
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logs = log_softmax(np.tensordot(weights, stacked, 1), axis=1)
-        expected = np.einsum("pnc,nc->pn", stacked, np.exp(logs))
-        return -float(shares @ logs[rows, codes]), (expected - stacked[:, rows, codes]) @ shares
+        mean = np.einsum("pnc,nc->pn", stacked, np.exp(logs))
+        pull = precision * (weights - begin)
+        value = float(pull @ (weights - begin)) / 2 - float(shares @ logs[rows, codes])
+        return value, pull + (mean - stacked[:, rows, codes]) @ shares
 
-    begin = np.full(len(stacked), 1.0 / len(stacked))
     bounds = [(0.0, None)] * len(stacked)
     found: Floats = minimize(loss, begin, jac=True, bounds=bounds, method="L-BFGS-B").x
     return found if found.any() else begin

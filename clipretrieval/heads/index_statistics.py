@@ -10,7 +10,7 @@ from typing import Any
 
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import StoreCorruptedError, UnsupportedOperationError
-from clipretrieval.heads.base import Head, LearnedHead
+from clipretrieval.heads.base import Head, LearnedHead, OpenHead
 from clipretrieval.heads.fitted_head import FittedHead
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
@@ -93,7 +93,8 @@ class IndexStatistics:
         """
         index.count_for(1)
         contents, learned = self._learn(index, head, priors)
-        return FittedHead(head, learned, contents.classes, max(shown, int(head.k), 1), name)
+        classes = learned.answered_classes if isinstance(learned, OpenHead) else contents.classes
+        return FittedHead(head, learned, classes, max(shown, int(head.k), 1), name)
 
     def _learn(self, index: LabelledIndex, head: Head, priors: Priors) -> tuple[StoreContents, LearnedHead]:
         with self._lock:

@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 
 SPREADS = (0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, np.inf)
 """Temperatures that are compared, relative to how much farther than the nearest the others are, by median."""
+NEAREST_ALONE = 1e-9
+"""A temperature, for where each class has a single vector, so that none can be left out."""
 FLOOR = 0.02
 """The share that is divided among all classes: a class without a vote is not impossible."""
 
@@ -47,6 +49,8 @@ class SoftVotes:
         near = contents.others(sample, k)
         behind = (near.distances - near.distances[:, :1])[near.valid]
         scale = float(np.median(behind[behind > 0])) if (behind > 0).any() else 1.0
+        if not len(sample.codes):
+            return cls(k, columns, NEAREST_ALONE, near)
         tried = [cls(k, columns, spread * scale, near) for spread in SPREADS]
         rows = np.arange(len(sample.codes))
         return max(tried, key=lambda each: float(each._scores(near)[rows, sample.codes].mean()))
