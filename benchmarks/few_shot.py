@@ -19,6 +19,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipretrieval import RetrievalClassifier, StagedEncoder, ZeroShotClassifier
+from clipretrieval import ClipRetrievalWarning, RetrievalClassifier, StagedEncoder, ZeroShotClassifier
 from clipretrieval.evaluation import mcnemar_exact
 from clipretrieval.images import scan_folder
 from clipretrieval.prompts import PHOTO_PROMPT, STUDY_PROMPT
 from clipretrieval.types import AnyArray, FloatArray
 
 TEXTS, VOTES, FUSED, BOTH = "texts alone", "votes alone, k=1", "fused", "fused with texts"
+WAYS: dict[str, dict[str, Any]] = {
+    VOTES: {"head": "votes", "text_weight": None},
+    FUSED: {"head": "fused", "text_weight": None},
+    BOTH: {"head": "fused", "text_weight": "auto"},
+}
 LEVEL = 0.05
 
 
 def main() -> None:
     """Run the benchmark and print its table."""
     arguments = _arguments()
+    warnings.filterwarnings("ignore", message="k=20 is more than", category=ClipRetrievalWarning)
     print(f"processor: {_processor()}, {os.cpu_count()} cores", file=sys.stderr)
     found = Findings(arguments)
     try:
@@ -88,17 +95,13 @@ def run(arguments: argparse.Namespace, found: Findings) -> None:
             tested = rng.choice(len(truth), min(arguments.tested, len(truth)), replace=False)
             questions = known.images(len(labels) + tested)
             right, started = {TEXTS: by_text[tested] == truth[tested]}, time.perf_counter()
-            weights: dict[str, float] = {}
-            for name, params in (
-                (VOTES, {}),
-                (FUSED, {"head": "fused"}),
-                (BOTH, {"head": "fused", "text_weight": "auto", "class_names": named, "templates": template}),
-            ):
-                classifier = RetrievalClassifier(known, store="memory", normalize=True, **params)
-                classifier.fit(known.images(rows), labels[rows].tolist())
+            classifier = RetrievalClassifier(known, store="memory", normalize=True)
+            classifier.set_params(class_names=named, templates=template)
+            classifier.fit(known.images(rows), labels[rows].tolist())
+            for name, params in WAYS.items():
+                classifier.set_params(**params)
                 right[name] = classifier.predict(questions) == truth[tested]
-                if name == BOTH:
-                    weights = classifier.head_.learned.weights  # type: ignore[attr-defined]
+            weights = classifier.head_.learned.weights  # type: ignore[attr-defined]
             found.add(shots, draw, right, weights, time.perf_counter() - started)
 
 
