@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipretrieval import StagedEncoder
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.encoding.stages import STUDY_STAGES
 
 SIZE = 224
@@ -130,13 +131,11 @@ def count_multiply_adds(visual: nn.Module) -> dict[str, float]:
     picture = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
     encoder = StagedEncoder("RN50", None, device="cpu")
     plain = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
-    engine = Engine(
-        visual, encoder.stages["final"].depth, plan=plain, pooling="mean", mean=MEAN, std=STD, image_size=SIZE
-    )
+    engine = Engine(visual, encoder.stages["final"].depth, plan=plain, mean=MEAN, std=STD, image_size=SIZE)
     counts = {"open_clip": _flops(lambda: visual(torch.zeros(1, 3, SIZE, SIZE)))}
     for name in DEEP:
-        stage = encoder.stages[name]
-        counts[name] = _flops(lambda stage=stage: engine.run(picture, [stage]))  # type: ignore[misc]
+        part = StagePart(encoder.stages[name], "mean")
+        counts[name] = _flops(lambda part=part: engine.run(picture, [part]))  # type: ignore[misc]
     return {name: flops / 2 for name, flops in counts.items()}
 
 

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace, found: Findings) -> None:
             tested = rng.choice(len(truth), min(arguments.tested, len(truth)), replace=False)
             questions = known.images(len(labels) + tested)
             right, started = {TEXTS: by_text[tested] == truth[tested]}, time.perf_counter()
-            classifier = RetrievalClassifier(known, store="memory", normalize=True)
+            classifier = RetrievalClassifier(known, store="memory", normalize=True, transform=None)
             classifier.set_params(class_names=named, templates=template)
             classifier.fit(known.images(rows), labels[rows].tolist())
             for name, params in WAYS.items():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence
+from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence, shown
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
@@ -25,19 +27,23 @@ from clipretrieval.errors import (
 )
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
-from clipretrieval.heads.choice import choose_head, head_name
+from clipretrieval.heads.choice import choose_head, head_name, head_values
 from clipretrieval.heads.class_texts import ClassTexts, text_tower
+from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.priors import Priors
+from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.text_prior import TEXT, TextPrior, check_text_weight
 from clipretrieval.heads.vote_shares import VoteShares
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.heads.weighting import Weighting
+from clipretrieval.heads.whitening import AUTO, Whitening, plan_transform
 from clipretrieval.images.sources import check_class_names, class_names
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.prompts import STUDY_PROMPT, Templates
 from clipretrieval.retrieval.answer_places import AnswerPlaces
+from clipretrieval.retrieval.changes import following
 from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import forget_records, relabel_records
@@ -50,6 +56,9 @@ from clipretrieval.retrieval.manifest import check_vectors_only
 from clipretrieval.retrieval.parameters import can_be_reopened, check_encoder, check_store, make_store
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
+from clipretrieval.retrieval.rewriting import refit_transform
+from clipretrieval.retrieval.transform import LinearTransform
+from clipretrieval.retrieval.transform_plan import STORED, TransformPlan
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE
@@ -112,6 +121,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     normalize : bool
         Scale vectors to length one before they are stored or looked up. With ``"l2"`` the neighbors are
         then those of the cosine, and ``"softmax"`` is the recipe of DINO.
+    transform : {"auto", "whiten"}, None or Whitening
+        A map that vectors go through before they are stored or looked up. ``"whiten"`` stands for
+        `Whitening`, after which neighbors are near by what parts the classes; it is learned at the end of the
+        first fit, and kept in the store. ``"auto"``: that of the store; one that is filled from nothing gets
+        it where the head wants it, as ``"fused"`` does, and the store can keep it.
     store_options : dict, optional
         Arguments for the store that a name makes.
 
@@ -161,6 +175,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     _classes: Classes
     _statistics: IndexStatistics | None
     """Of the records of ``store_``, where a head reads any."""
+    _map: LinearTransform | None
+    """What the vectors of ``store_`` went through when it was last asked."""
     _class_names: Mapping[int, str]
     """Names of classes that were fitted by their numbers in a dataset."""
     _texts: ClassTexts
@@ -187,6 +203,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         templates: Templates = STUDY_PROMPT,
         metric: Metric | str = "l2",
         normalize: bool = False,
+        transform: str | Whitening | None = AUTO,
         store_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.encoder = encoder
@@ -201,6 +218,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.templates = templates
         self.metric = metric
         self.normalize = normalize
+        self.transform = transform
         self.store_options = store_options
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -235,6 +253,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         storing overlap, and only a few images are in memory at a time. What was encoded before a failure (a
         image that cannot be decoded, a generator that raises, Ctrl-C) is stored and flushed: the same call
         with ``resume=True`` goes on from there.
+
+        A `transform` is learned when all images are there, and what the store holds is rewritten by it; until
+        that is done, nobody gets an answer. Where it cuts dimensions, the vectors are kept in memory until
+        then, and what was encoded before a failure is not stored.
 
         Parameters
         ----------
@@ -271,7 +293,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             If there are no images, labels are missing, too many or of mixed types, or the store already
             holds vectors and neither `overwrite` nor `resume` is given.
         FingerprintMismatchError
-            If, with `resume`, a different encoder or metric filled the store.
+            If, with `resume`, a different encoder or metric filled the store, or its vectors went through
+            another `transform`.
+        UnsupportedOperationError
+            If the store cannot keep the `transform`.
         StoreLockedError
             If another process writes to the store: one in a folder is held from the beginning of the fit, and
             one that has no lock is compared with what it was before anything is put there.
@@ -318,7 +343,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Add labelled images, of known or of new classes.
 
         An image that is already there changes nothing, but for its label where that is another now. So images
-        may be divided into calls in any way.
+        may be divided into calls in any way. A `transform` is learned at the end of the first one, and stays
+        when images are added, forgotten or relabelled; `refit_transform` learns it anew.
 
         Parameters
         ----------
@@ -402,8 +428,16 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         store = onto if onto is not None else self._store_to_fill(existing != "refuse")
         keep_open = store is self.store or store is getattr(self, "store_", None)
         statistics = self._statistics_of(store)
+        if statistics is not None:
+            statistics.expect(set(source.labels), source.dim)
         with write_index(
-            store, source.origin, existing, named=source.named, keep_open=keep_open, follower=statistics
+            store,
+            source.origin,
+            existing,
+            named=source.named,
+            keep_open=keep_open,
+            follower=statistics,
+            plan=self._plan(),
         ) as writer:
             writer.list_classes(listed)
             with open_progress(progress, "fitting") as shown:
@@ -421,7 +455,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         with CLASSES_LOCK:  # others may be asking, and take up classes
             kind, before = str(writer.kind), getattr(self, "_classes", None)
             known = Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
-            self._become(store, known, int(store.dim or 0), renew=onto is None)
+            dim = int(store.dim or 0) if writer.transform is None else writer.transform.dim
+            self._become(store, known, dim, renew=onto is None)
             self._statistics = statistics
         self.skipped_ = source.skipped
         self._class_names = names
@@ -526,6 +561,75 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         warn_of_lookalikes(self.classes_.tolist(), known)
         return changed
 
+    def refit_transform(self: Self, *, progress: Progress | bool | None = None) -> Self:
+        """Learn the `transform` anew of what the store holds now, and rewrite that.
+
+        The vectors are recovered from what is stored, to float32 precision, so no image is needed. Afterwards
+        the store is what a fresh fit of the same images would have made. It turns a raw store into a whitened
+        one (``set_params(transform="whiten").refit_transform()``), and back with ``transform=None``. A
+        transform that cuts dimensions is learned anew within those that it kept.
+
+        Two passes over the store; no question is answered meanwhile. A rewriting that was interrupted is
+        finished first, also by a classifier that is not fitted but has the encoder and the store.
+
+        Parameters
+        ----------
+        progress : callable or True, optional
+            As for `fit`, of the records that are rewritten.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no store, or it holds nothing.
+        InvalidInputError
+            If `transform` is ``"auto"`` and the store has none.
+        UnsupportedOperationError
+            If the store cannot keep a transform, or the vectors would have another dimension: those of a
+            store have one, and what was cut is not there any more.
+        FingerprintMismatchError
+            If a different encoder or metric filled the store.
+        StoreLockedError
+            If another process writes to it.
+        StoreCorruptedError
+            If something else than this library has written its vectors.
+        """
+        metric = self._check_params()
+        check_progress(progress)
+        with one_at_a_time(self), self._restored_on_failure():
+            store, opened = getattr(self, "store_", None), None
+            if store is None:
+                store = opened = make_store(self.store, self.store_options, metric, existing=True)
+            statistics = self._statistics_of(store)
+            try:
+                if not store.read_manifest():
+                    raise NotFittedError(
+                        f"no classifier has filled this {type(store).__name__}, so there is nothing to "
+                        "rewrite; fit one on it first"
+                    )
+                with (
+                    sole_writer(store),
+                    following(store, statistics),
+                    open_progress(progress, "rewriting") as shown,
+                ):
+                    index = LabelledIndex.open(
+                        store, self.encoder, metric, bool(self.normalize), plan=STORED, finished=False
+                    )
+                    refit_transform(store, index.manifest(), self._plan(), statistics, shown)
+                if opened is not None:
+                    index = LabelledIndex.open(store, self.encoder, metric, bool(self.normalize), plan=STORED)
+                    self._become(store, index.classes, index.dim)
+                self._statistics = statistics
+            except BaseException:
+                if opened is not None and opened is not self.store:
+                    opened.close()
+                raise
+        return self
+
     def predict(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
     ) -> AnyArray:
@@ -578,15 +682,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         retriever, head = self.retriever_, self.head_
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
-        parts = []
+        parts = deque[tuple[int, Decision]]()
         for vectors, near in retriever.answer(
             X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
         ):
-            parts.append((len(near), *head.decide(vectors, near, numbers).cells))
+            parts.append((len(near), head.decide(vectors, near, numbers)))
         shares = np.zeros((places.count, len(numbers)))  # once: no other array has a column for each class
         shares[[image.index for image in places.skipped]] = np.nan
         answered, columns, first = np.array(places.places), numbers.columns(), 0
-        for count, rows, codes, part in parts:
+        while parts:  # one batch has a cell for each class at a time
+            count, decision = parts.popleft()
+            rows, codes, part = decision.cells
             shares[answered[first + rows], columns[codes]] = part
             first += count
         return shares
@@ -774,6 +880,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         X: Any,
         y: Any = None,
         *,
+        head: str | Head | Iterable[str | Head] | None = None,
         k: int | Iterable[int] = (1, 5, 20, 50),
         weights: Weighting | Iterable[Weighting] = ("uniform", "distance", "softmax"),
         temperature: float | Iterable[float] = (0.07,),
@@ -786,14 +893,19 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Measure the accuracy of many settings with one search, at the largest k.
 
         Each accuracy is what `evaluate` gives with the setting on the same images. All images are
-        encoded; those of the validation part are searched.
+        encoded; those of the validation part are searched. Heads learn from what the store holds, with the
+        classifier's `priors`.
 
         Parameters
         ----------
         X, y, on_error, progress
             As for `fit`; images that are not in the store.
+        head : str or Head, or several of them, optional
+            What to try; the classifier's own when left out.
         k, weights, temperature
-            What to try, one value or several, combined. The temperature is that of softmax alone.
+            What to try, one value or several, combined where the neighbors vote. The temperature is that of
+            softmax alone. ``"fused"`` is tried with each k above 1, or with 20 where there is none; other
+            heads once.
         validation : float in (0, 1], "all" or None
             The share of the images that settings are tuned on, drawn by their content; None: a half.
             ``"all"`` where `X` is a validation set of your own. `evaluate` refuses these images until
@@ -829,11 +941,24 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         from clipretrieval.evaluation.sweep import sweep
 
+        if check_text_weight(self.text_weight) is not None:
+            raise UnsupportedOperationError(
+                "sweep tries heads by themselves, without texts; set text_weight=None before, and again after"
+            )
+
+        def learn(heads: list[tuple[Head, str]]) -> Sequence[DecisionRule]:
+            index = self._index()
+            statistics = self._statistics_to_read(index)
+            return statistics.fit_each(index, heads, Priors.parse(self.priors), 1)
+
         with open_progress(progress, "tuning") as shown:
             result, self._tuned = sweep(
                 self.retriever_,
                 X,
                 y,
+                head=head,
+                own_head=self.head,
+                learn=learn,
                 k=k,
                 weights=weights,
                 temperature=temperature,
@@ -864,7 +989,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         UnsupportedOperationError
-            If ``weights`` is a callable, which cannot be written down.
+            If ``weights`` is a callable, or ``head`` an object of your own, which cannot be written down.
         InvalidInputError
             If `path` is no path, a file, or a folder that holds other things, or a parameter is wrong.
         StoreLockedError
@@ -886,7 +1011,14 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 "weights is a callable, which cannot be saved; set weights to one of the named rules before "
                 "saving, or pass your callable again after loading"
             )
+        head = head_values(self.head)
+        if head is None:
+            raise UnsupportedOperationError(
+                f"head is a {type(self.head).__name__} of your own, which cannot be saved; set head to one "
+                "of clipretrieval.heads before saving, and pass yours again after loading: set_params(head=…)"
+            )
         metric = self._check_params()  # they may have been set since it was fitted
+        priors = Priors.parse(self.priors).given
         self._saved_in = dict(getattr(self, "_saved_in", {}))
         save(
             index,
@@ -897,6 +1029,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 "temperature": float(self.temperature),
                 "metric": str(metric),
                 "normalize": bool(self.normalize),
+                "head": head,
+                "priors": priors if isinstance(priors, str) else list(priors),
+                **self._saved_texts(index),
             },
             feature_names=getattr(self, "feature_names_in_", ()),
             saved_in=self._saved_in,
@@ -916,7 +1051,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         encoder : Encoder, optional
             The one that filled it; none where it was filled with vectors.
         **params
-            As for the constructor. `metric` and `normalize` are the store's own.
+            As for the constructor. `metric`, `normalize` and `transform` are the store's own.
 
         Returns
         -------
@@ -949,7 +1084,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             metric = classifier._check_params()
             if encoder is None:
                 check_vectors_only(manifest)
-            index = LabelledIndex.open(opened, encoder, metric, bool(classifier.normalize))
+            index = LabelledIndex.open(
+                opened, encoder, metric, bool(classifier.normalize), plan=classifier._plan()
+            )
             classifier._become(index.store, index.classes, index.dim)
         except BaseException:
             if isinstance(store, str) and opened is not None:
@@ -1026,21 +1163,58 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     @property
     def retriever_(self) -> Retriever:
         """What looks images up: the encoder, and the index that was filled."""
-        index = self._index()
+        index = self._index(refresh=True)
         self._check_params()  # they may be others by now
         return Retriever(index, self)
 
     @property
     def head_(self) -> DecisionRule:
         """What decides: votes, or what `head` has learned from the store as it is now."""
-        index = self._index()
-        head = self._with_text(choose_head(self.head, self.k), index)
+        head = self._with_text(choose_head(self.head, self.k))
         if head is None:
+            self._index()
             return self._voting()
+        index = self._index(refresh=True)
         self._check_params()  # they may be others by now
+        if isinstance(head, TextPrior):
+            head = self._listing_classes(head, index)
+        statistics = self._statistics_to_read(index)
+        return statistics.fit(index, head, Priors.parse(self.priors), self._head_name, self.k)
+
+    def class_statistics(self, moments: Moments = Moments()) -> ClassStatistics:  # noqa: B008  it is frozen
+        """Return the counts, the sums and the second moments of the stored vectors as they are now.
+
+        Parameters
+        ----------
+        moments : Moments
+            Which statistics: when left out, the count and the sum of each class, and the second moment of
+            all. With ``Moments(per_class=True)`` each class has one, too; with features, which
+            `clipretrieval.heads.RandomFeatures` maps the vectors to, they are of those.
+
+        Returns
+        -------
+        ClassStatistics
+            A copy. Those that ``head`` reads, and those that the store has kept, are at hand; others are
+            gathered by reading all that the store holds.
+
+        Raises
+        ------
+        NotFittedError
+        InvalidInputError
+            If `moments` are none.
+        UnsupportedOperationError
+            If they have to be gathered and the store cannot list what it holds.
+        """
+        index = self._index()
+        if not isinstance(moments, Moments):
+            raise InvalidInputError(f"moments must be clipretrieval.heads.Moments; got {shown(moments)}")
+        return self._statistics_to_read(index).statistics(index, moments)
+
+    def _statistics_to_read(self, index: LabelledIndex) -> IndexStatistics:
+        """Return what follows an index's records, from now on if nothing does yet."""
         if not isinstance(index.follower, IndexStatistics):
             index.follower = self._statistics = IndexStatistics()
-        return index.follower.fit(index, head, Priors.parse(self.priors), self._head_name, self.k)
+        return index.follower
 
     @property
     def _head_name(self) -> str:
@@ -1058,33 +1232,58 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             kept = self._texts = wanted
         return kept
 
-    def _with_text(self, head: Head | None, index: LabelledIndex | None = None) -> Head | None:
+    def _with_text(self, head: Head | None) -> Head | None:
         """Return a head, or the votes where it is None, together with the texts if these count."""
         texts, weight = self._class_texts(), check_text_weight(self.text_weight)
         if texts is None or weight is None:
             return head
-        listed: list[Label] = []
-        if index is not None:
-            index.number_classes()  # takes up those that the store has gained
-            listed = list(index.classes.codes)
-            texts.check_known(listed)
-        return TextPrior(
-            VoteShares(self._voting()) if head is None else head,
-            head_name(self.head),
-            texts,
-            tuple(listed),
-            weight,
-        )
+        voting = VoteShares(self._voting()) if head is None else head
+        return TextPrior(voting, head_name(self.head), texts, (), weight)
+
+    def _saved_texts(self, index: LabelledIndex) -> dict[str, Any]:
+        """Return what is saved of texts, as JSON values: nothing where they do not count."""
+        texts = self._class_texts()
+        if texts is None:
+            return {}
+        if any(callable(template) for template in texts.templates):
+            raise UnsupportedOperationError(
+                "a template is a callable, which cannot be saved; set templates to strings before saving, or "
+                "pass your callable again after loading"
+            )
+        names: dict[Label, str] = {
+            label: name for label, name in texts.known.items() if label in index.classes.codes
+        }
+        names.update(texts.names)
+        return {
+            "text_weight": check_text_weight(self.text_weight),
+            "class_names": [list(pair) for pair in names.items()],
+            "templates": texts.templates,
+        }
+
+    def _listing_classes(self, head: TextPrior, index: LabelledIndex) -> TextPrior:
+        """Tell a head which classes there are, and refuse what it cannot read."""
+        if index.transform is not None:
+            raise InvalidInputError(
+                "text_weight needs vectors as the encoder gives them, and those of this store went through a "
+                "transform; set transform=None and call refit_transform(), or set text_weight=None"
+            )
+        index.number_classes()  # takes up those that the store has gained
+        listed = list(index.classes.codes)
+        head.texts.check_known(listed)
+        return replace(head, listed=tuple(listed))
 
     def _voting(self) -> Voting:
         return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
 
-    def _index(self) -> LabelledIndex:
-        """Return what was filled, with the encoder and the metric that the arguments name now."""
+    def _index(self, *, refresh: bool = False) -> LabelledIndex:
+        """Return what was filled, with the encoder and the metric that the arguments name now.
+
+        `refresh` takes up what other processes have written.
+        """
         fitted = dict(vars(self))
         if "store_" not in fitted:
             raise NotFittedError(NOT_FITTED)
-        return LabelledIndex(
+        index = LabelledIndex(
             fitted["store_"],
             self.encoder,
             Metric.parse(self.metric),
@@ -1095,6 +1294,14 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             fitted.get("_class_names", {}),
             fitted.get("_statistics"),
         )
+        if refresh:
+            index.refresh()
+        index.follow_transform(self._plan(), fitted.get("_map"))
+        self._map = index.transform
+        return index
+
+    def _plan(self) -> TransformPlan:
+        return plan_transform(self.transform, self._with_text(choose_head(self.head, self.k)))
 
     def _statistics_of(self, store: VectorStore) -> IndexStatistics | None:
         """Return what follows the changes of a store; None where the head reads no statistics."""
@@ -1124,9 +1331,14 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self._voting().check()
         choose_head(self.head, self.k)
         Priors.parse(self.priors)
+        self._plan()
         check_bool(self.normalize, "normalize")
         check_encoder(self.encoder)
-        self._class_texts()
+        if self._class_texts() is not None and self.transform not in (None, AUTO):
+            raise InvalidInputError(
+                "text_weight needs vectors as the encoder gives them, and transform maps them; pass "
+                "transform=None, or text_weight=None"
+            )
         return metric
 
     def _store_recipe(self) -> tuple[Any, ...]:

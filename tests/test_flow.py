@@ -28,7 +28,6 @@ FLOW: dict[str, list[str]] = {
     "images": [],
     "encoding": ["images"],
     "stores": [],
-    "testing": ["stores"],
     "retrieval": ["encoding", "stores"],
     "prompts": [],
     "heads": ["retrieval", "prompts"],
@@ -37,6 +36,7 @@ FLOW: dict[str, list[str]] = {
     "persistence": ["evaluation"],
     "classifier": ["persistence"],
     "zeroshot": ["persistence"],
+    "testing": ["classifier"],  # whose answers the contract of heads is about
     "comparison": ["classifier", "zeroshot"],
     "demo": ["comparison"],
     "cli": ["demo"],

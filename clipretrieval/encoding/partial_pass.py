@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import torch
 
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.pipeline import Chunk, flatten_pixels
-from clipretrieval.encoding.stages import Stage, find_stage
+from clipretrieval.encoding.stage_output import StageOutput, StagePart, find_output
+from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray
@@ -23,7 +24,9 @@ Rows = Sequence[int] | npt.NDArray[np.intp] | npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class PartialPass:
-    """Some images' vectors at a stage, with the activations from which deeper stages are computed.
+    """Some images' vectors at a stage, with what is needed to compute those of deeper stages.
+
+    That is the activations, and the vectors of the stages that were passed, which joined ones may hold.
 
     Made by `StagedEncoder.begin`. It never changes: `advance` may be called again, and for other rows.
 
@@ -44,6 +47,8 @@ class PartialPass:
     rows: npt.NDArray[np.intp]
     _activations: torch.Tensor
     _depth: int
+    _parts: Mapping[StagePart, FloatArray]
+    _pooling: str
     _stages: Mapping[str, Stage]
     _engine: Engine
 
@@ -52,15 +57,28 @@ class PartialPass:
 
     @classmethod
     @torch_alone()
-    def start(cls, chunk: Chunk, stage: Stage, stages: Mapping[str, Stage], engine: Engine) -> PartialPass:
+    def start(
+        cls, chunk: Chunk, output: StageOutput, stages: Mapping[str, Stage], engine: Engine
+    ) -> PartialPass:
         """Begin with prepared images; both kinds of squares must be there."""
-        squares = torch.from_numpy(chunk.squares["clip"])
-        parts = [engine.normalize(part) for part in squares.split(engine.plan.inner_batch)]
-        x, vectors = _go_on(engine, parts, 0, stage)
-        if stage.depth == 0:
-            vectors = flatten_pixels(chunk.squares["pixel"])
+        squares = torch.from_numpy(chunk.squares["clip"]).split(engine.plan.inner_batch)
+        flat = [part for part in output.parts if part.stage.depth == 0]
+        deep = [part for part in output.parts if part.stage.depth > 0]
+        x, vectors = _go_on(engine, [engine.normalize(part) for part in squares], 0, deep)
+        vectors.update((part, flatten_pixels(chunk.squares["pixel"])) for part in flat)
         ids = chunk.batch.ids
-        return cls(stage.name, vectors, ids, np.arange(len(ids)), x, stage.depth, stages, engine)
+        return cls(
+            stage=output.name,
+            vectors=output.join(vectors),
+            ids=ids,
+            rows=np.arange(len(ids)),
+            _activations=x,
+            _depth=output.depth,
+            _parts=vectors,
+            _pooling=output.pooling,
+            _stages=stages,
+            _engine=engine,
+        )
 
     @torch_alone()
     def advance(self, stage: str, rows: Rows | None = None) -> PartialPass:
@@ -69,7 +87,8 @@ class PartialPass:
         Parameters
         ----------
         stage : str
-            Not shallower than this pass's own.
+            Not shallower than this pass's own. Of joined ones, those that are shallower must have been
+            stopped at on the way here.
         rows : sequence of int or mask of shape (n,), optional
             Which of this pass's images go on; all of them when left out.
 
@@ -81,38 +100,49 @@ class PartialPass:
         Raises
         ------
         InvalidInputError
-            If the stage is unknown or lies behind, or a row is out of range, or there are none.
+            If the stage, or one that is joined, is unknown or lies behind, or a row is out of range, or there
+            are none.
         """
-        target = find_stage(self._stages, stage)
+        target = find_output(self._stages, stage, self._pooling)
         if target.depth < self._depth or target.depth == 0:
             raise InvalidInputError(
                 f"the pass has run to {self.stage!r} and cannot go back to {stage!r}; begin a new one"
             )
+        new = [part for part in target.parts if part not in self._parts]
+        passed = [part.stage.name for part in new if part.stage.depth < self._depth]
+        if passed:
+            raise InvalidInputError(
+                f"{stage!r} needs the vectors of {passed[0]!r}, and the pass has run to {self.stage!r} "
+                f"without them; begin a new one, at {passed[0]!r} or before it"
+            )
         chosen = _check_rows(rows, len(self))
         taken = self._activations[torch.from_numpy(chosen)]  # a copy, which the units may overwrite
-        parts = list(taken.split(self._engine.plan.inner_batch))
-        x, vectors = _go_on(self._engine, parts, self._depth, target)
-        ids = [self.ids[row] for row in chosen]
-        return PartialPass(
-            target.name, vectors, ids, self.rows[chosen], x, target.depth, self._stages, self._engine
+        batches = list(taken.split(self._engine.plan.inner_batch))
+        x, found = _go_on(self._engine, batches, self._depth, new)
+        vectors = {part: known[chosen] for part, known in self._parts.items()} | found
+        return replace(
+            self,
+            stage=target.name,
+            vectors=target.join(vectors),
+            ids=[self.ids[row] for row in chosen],
+            rows=self.rows[chosen],
+            _activations=x,
+            _depth=target.depth,
+            _parts=vectors,
         )
 
 
 @torch.inference_mode()
 def _go_on(
-    engine: Engine, parts: list[torch.Tensor], start: int, stage: Stage
-) -> tuple[torch.Tensor, FloatArray]:
-    """Run parts of a batch from depth `start` to a stage; return activations and vectors."""
-    outputs = list(_advanced(engine, parts, start, stage))
-    vectors = [engine.reduce(x, stage) for x in outputs] if stage.depth > 0 else []
-    empty = np.empty((0, 0), dtype=np.float32)
-    return torch.cat(outputs), np.concatenate(vectors) if vectors else empty
-
-
-def _advanced(engine: Engine, parts: list[torch.Tensor], start: int, stage: Stage) -> Iterator[torch.Tensor]:
-    for part in parts:
-        x = part if part.ndim != 4 else part.contiguous(memory_format=torch.channels_last)
-        yield engine.advance(x, start, stage.depth)
+    engine: Engine, batches: list[torch.Tensor], start: int, parts: Iterable[StagePart]
+) -> tuple[torch.Tensor, dict[StagePart, FloatArray]]:
+    """Run batches from depth `start` to the deepest of some parts; return activations and vectors."""
+    done = [
+        engine.run_on(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, start, parts)
+        for x in batches
+    ]
+    vectors = {part: np.concatenate([found[part] for _, found in done]) for part in done[0][1]}
+    return torch.cat([x for x, _ in done]), vectors
 
 
 def _check_rows(rows: Rows | None, n: int) -> npt.NDArray[np.intp]:

@@ -20,6 +20,7 @@ from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage, join
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.preparation import Preparation, RgbImage, Squares
+from clipretrieval.encoding.stage_output import StageOutput, StagePart, distinct_parts
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
 from clipretrieval.errors import ImageDecodeError
@@ -50,7 +51,7 @@ class Chunk:
 
 def encode_source(
     raws: Iterator[RawImage],
-    stages: list[Stage],
+    outputs: Sequence[StageOutput],
     preparation: Preparation,
     engine: Engine | None,
     plan: InferencePlan,
@@ -69,6 +70,8 @@ def encode_source(
     ----------
     raws : iterator of RawImage
         Read no further ahead than a few chunks.
+    outputs : sequence of StageOutput
+        What the batches hold the vectors of, by its name.
     engine : Engine or None
         None where only the ``pixel`` stage is wanted.
     batch_size : int
@@ -85,6 +88,7 @@ def encode_source(
         See `clipretrieval.images.decode`.
     """
     caller = threading.get_ident()
+    stages = [part.stage for part in distinct_parts(outputs)]
     workers = plan.streams if plan.device == "cpu" else min(usable_cores(), _MOST_DECODERS)
 
     def timed(part: str, work: Callable[[], Chunk]) -> Chunk:
@@ -102,7 +106,7 @@ def encode_source(
         )
 
     def encode(chunk: Chunk) -> Chunk:
-        return timed("encode", lambda: _encode_chunk(chunk, stages, engine))
+        return timed("encode", lambda: _encode_chunk(chunk, outputs, engine))
 
     if ahead is not None:
         batch_size = min(batch_size, max(1, ahead // (workers + SPARE_ITEMS if plan.device == "cpu" else 1)))
@@ -190,12 +194,17 @@ def _decode_checked(
     return found
 
 
-def _encode_chunk(chunk: Chunk, stages: list[Stage], engine: Engine | None) -> Chunk:
-    if "pixel" in chunk.squares:
-        chunk.batch.vectors["pixel"] = flatten_pixels(chunk.squares["pixel"])
-    if engine is not None and "clip" in chunk.squares:
-        deep = [stage for stage in stages if stage.depth > 0]
-        chunk.batch.vectors.update(engine.run(torch.from_numpy(chunk.squares["clip"]), deep))
+def _encode_chunk(chunk: Chunk, outputs: Sequence[StageOutput], engine: Engine | None) -> Chunk:
+    if chunk.squares:
+        parts = distinct_parts(outputs)
+        deep = [part for part in parts if part.stage.depth > 0]
+        vectors: dict[StagePart, FloatArray] = {}
+        if "pixel" in chunk.squares:
+            flat = flatten_pixels(chunk.squares["pixel"])
+            vectors.update((part, flat) for part in parts if part.stage.depth == 0)
+        if engine is not None and "clip" in chunk.squares:
+            vectors.update(engine.run(torch.from_numpy(chunk.squares["clip"]), deep))
+        chunk.batch.vectors.update((output.name, output.join(vectors)) for output in outputs)
     chunk.squares = {}
     return chunk
 

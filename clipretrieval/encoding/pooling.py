@@ -25,13 +25,12 @@ def pooled_dim(stage: Stage, pooling: str) -> int:
         If there is no such pooling.
     """
     check_choice(pooling, "pooling", POOLINGS)
-    pooled = stage.reduction in ("spatial", "tokens")
-    return stage.dim * GRID * GRID if pooling == "grid" and pooled else stage.dim
+    return stage.dim * GRID * GRID if pooling == "grid" and stage.has_grid else stage.dim
 
 
 def describe_pooling(stage: Stage, pooling: str) -> str | None:
     """Return what identifies a pooling in a fingerprint; None where a stage has none."""
-    if stage.reduction in ("flatten", "none"):
+    if not stage.has_grid:
         return None
     return f"gem(p={GEM_POWER:g})" if pooling == "gem" else pooling
 
@@ -60,7 +59,7 @@ def reduce(x: torch.Tensor, stage: Stage, pooling: str, positions: torch.Tensor)
     """
     if stage.reduction == "none":
         return x.float()
-    on_tokens = stage.reduction == "tokens"
+    on_tokens = stage.has_tokens
     if pooling == "mean":
         mean = x.mean(dim=(2, 3), dtype=torch.float32)
         # The mean token is the tokens' mean, so it moves the mean of all only by its own position.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.engine.inference_plan import InferencePlan, make_plan, pick_device
 from clipretrieval.encoding.partial_pass import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
-from clipretrieval.encoding.pooling import pooled_dim
 from clipretrieval.encoding.preparation import Preparation
-from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, find_stage, stage_table
+from clipretrieval.encoding.stage_output import StageOutput, find_output
+from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, stage_table
 from clipretrieval.encoding.text_encoder import TextEncoder
 from clipretrieval.encoding.tower import Tower
 from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR, resolve
@@ -47,12 +47,14 @@ class StagedEncoder:
     pretrained : str, path or None
         An open_clip tag (``"openai"``), a checkpoint's path (safetensors, a state dict, or OpenAI's
         TorchScript archive), or None for random weights. Ignored by the two schemes above.
-    stage : str
+    stage : str, or tuple or list of str
         ``"pixel"``, ``"mid"``, ``"late"``, ``"final"``, or a block: ``"stem"``, ``"layer1"`` …
-        ``"layer4"``, ``"layer3.2"``.
-    pooling : {"mean", "max", "gem", "tokens", "grid"}
+        ``"layer4"``, ``"layer3.2"``. The vectors of several are joined, see Notes:
+        ``("layer2", "mid")``, or ``"layer2+mid"`` in one word, as `stage` then says it.
+    pooling : {"mean", "max", "gem", "tokens", "grid"}, or tuple or list of these
         What makes one vector of a grid or of tokens: their mean (the study's), the largest of each channel,
         the generalized mean, the mean of the tokens without their mean token, or the means of a 2×2 grid.
+        The vectors under several are joined: ``("mean", "max")``, or ``"mean+max"``.
     image_size : int, optional
         Side in pixels, a multiple of 32, when not the model's own. The positional embedding is
         interpolated to it.
@@ -73,21 +75,31 @@ class StagedEncoder:
     Raises
     ------
     InvalidInputError
-        If an argument is not one of the above; the message lists what is.
+        If an argument is not one of the above, or of several stages or poolings two are the same; the
+        message lists what is known.
 
     Attributes
     ----------
     plan : InferencePlan
         How the encoder runs on this machine.
+
+    Notes
+    -----
+    Joined vectors come from one pass. Their parts are every stage under every pooling, stages first:
+    ``stage="layer2+mid", pooling="mean+max"`` has the parts layer2 mean, layer2 max, mid mean, mid max. A
+    stage that has nothing to pool (``pixel``, ``final``) is one part, and so are ``"mean"`` and ``"tokens"``
+    at a stage before the tokens. Of every image, each part is scaled to the Euclidean length
+    1/√(number of parts): their own lengths differ many times over, and the longest part would decide alone
+    which vectors are near. Vectors of a single part are not scaled.
     """
 
     def __init__(
         self,
         model: str | nn.Module = "RN50",
         pretrained: str | Path | None = "openai",
-        stage: str = "late",
+        stage: str | Sequence[str] = "late",
         *,
-        pooling: str = "mean",
+        pooling: str | Sequence[str] = "mean",
         image_size: int | None = None,
         precision: str = "auto",
         device: str = "auto",
@@ -110,19 +122,17 @@ class StagedEncoder:
         self.model = model
         named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
         self.pretrained = str(pretrained) if pretrained is not None and named else None
-        self.pooling = pooling
         self.precision = precision
         self.device = pick_device(device)
         self._stages = stage_table(self._source.architecture)
-        self._stage = find_stage(self._stages, stage)
+        self._output = find_output(self._stages, stage, pooling)
         self.image_size = _checked_side(image_size, self._source.size)
-        self._dim = pooled_dim(self._stage, pooling)
         self.compile = compile
         plan = make_plan(
             self.device, precision, self._source.architecture, self.image_size, self.batch_size, compile
         )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        self._tower = Tower(self._source, self.seed, plan, self._prepare, pooling, self.image_size)
+        self._tower = Tower(self._source, self.seed, plan, self._prepare, self.image_size)
 
     @property
     def plan(self) -> InferencePlan:
@@ -131,8 +141,13 @@ class StagedEncoder:
 
     @property
     def stage(self) -> str:
-        """The stage whose vectors `encode` returns."""
-        return self._stage.name
+        """The stage whose vectors `encode` returns; joined ones have ``+`` between their names."""
+        return self._output.name
+
+    @property
+    def pooling(self) -> str:
+        """What makes vectors of grids; several have ``+`` between their names."""
+        return self._output.pooling
 
     @property
     def stages(self) -> Mapping[str, Stage]:
@@ -142,7 +157,7 @@ class StagedEncoder:
     @property
     def dim(self) -> int:
         """The dimension of the vectors that `encode` returns."""
-        return self._dim
+        return self._output.dim
 
     @property
     def text(self) -> TextEncoder:
@@ -166,7 +181,20 @@ class StagedEncoder:
         numbers, and a hash of the tensors that run. So the ``pixel`` stage, which runs none, has the same
         fingerprint under every model. Precision and device are left out.
         """
-        return self._tower.describe(find_stage(self._stages, stage), self._stages)
+        return self._tower.describe(self._find(stage), self._stages)
+
+    def multiply_adds(self, stage: str | None = None) -> float:
+        """Return the arithmetic that takes one image to a stage, in 10⁹ multiply-adds.
+
+        See `clipretrieval.encoding.Architecture.multiply_adds`. Joined stages take what the deepest takes.
+
+        Parameters
+        ----------
+        stage : str, optional
+            This encoder's own when left out.
+        """
+        found = self._output if stage is None else self._find(stage)
+        return self._source.architecture.multiply_adds(found.depth, self.image_size)
 
     def encode(
         self, images: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -211,13 +239,13 @@ class StagedEncoder:
         images, on_error, progress
             As for `encode`.
         stages : sequence of str
-            At least one.
+            At least one. Several joined ones, such as ``"layer2+mid"``, count as one.
 
         Returns
         -------
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
-        wanted = {name: find_stage(self._stages, name) for name in self._names(stages)}
+        wanted = {name: self._find(name) for name in self._names(stages)}
         check_on_error(on_error)
         check_progress(progress)
         total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
@@ -264,7 +292,7 @@ class StagedEncoder:
             The most images that are encoded before they are asked for; a few batches when left out.
         """
         names = (self.stage,) if stages is None else self._names(stages)
-        wanted = [find_stage(self._stages, name) for name in names]
+        wanted = [self._find(name) for name in names]
         check_on_error(on_error)
         check_list(skipped, "skipped")
         if known is not None and not callable(known):
@@ -289,7 +317,7 @@ class StagedEncoder:
         PartialPass
             Its ``vectors`` are those of the stage; its ``advance`` takes some of the images deeper.
         """
-        found = find_stage(self._stages, self.stage if stage is None else stage)
+        found = self._output if stage is None else self._find(stage)
         every = list(self._stages.values())
         chunk = prepare_chunk(
             list(iter_raw(images)), every, self._prepare, "raise", max_pixels=self.max_pixels
@@ -330,6 +358,9 @@ class StagedEncoder:
             **({} if self.max_pixels == MAX_PIXELS else {"max_pixels": self.max_pixels}),
         }
 
+    def _find(self, stage: str) -> StageOutput:
+        return find_output(self._stages, stage, self.pooling)
+
     def _names(self, stages: Any) -> list[str]:
         # A mapping such as `StagedEncoder.stages` stands for its keys.
         names = check_strings(list(stages) if isinstance(stages, Mapping) else stages, "stages")
@@ -338,12 +369,12 @@ class StagedEncoder:
         return names
 
     def _encode(
-        self, raws: Iterator[RawImage], stages: list[Stage], **options: Any
+        self, raws: Iterator[RawImage], outputs: list[StageOutput], **options: Any
     ) -> Iterator[EncodedBatch]:
-        depth = max((stage.depth for stage in stages), default=0)
+        depth = max((output.depth for output in outputs), default=0)
         return encode_source(
             raws,
-            stages,
+            outputs,
             self._prepare,
             self._tower.engine(depth) if depth > 0 else None,
             self.plan,
@@ -376,17 +407,17 @@ class StagedEncoder:
         )
 
 
-def stopped_at(encoder: StagedEncoder, stage: str) -> StagedEncoder:
-    """Return the same encoder, stopped at another stage; weights and engine are shared.
+def stopped_at(encoder: StagedEncoder, stage: str, pooling: str | None = None) -> StagedEncoder:
+    """Return the same encoder at another stage, and with another pooling; weights and engine are shared.
 
     Raises
     ------
     InvalidInputError
-        If the model has no such stage.
+        If the model has no such stage, or there is no such pooling.
     """
-    found = find_stage(encoder.stages, stage)
+    found = find_output(encoder.stages, stage, encoder.pooling if pooling is None else pooling)
     view = object.__new__(type(encoder))
-    vars(view).update({**vars(encoder), "_stage": found, "_dim": pooled_dim(found, encoder.pooling)})
+    vars(view).update({**vars(encoder), "_output": found})
     return view
 
 

@@ -13,7 +13,10 @@ from typing import Any, Literal, TypeAlias
 from clipretrieval._util.checks import shown
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["LARGEST_SIDE", "PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "stage_table"]
+__all__ = [
+    *("LARGEST_SIDE", "PIXEL_SIZE", "STUDY_STAGES", "Architecture", "Stage", "find_stage", "known_stages"),
+    "stage_table",
+]
 
 PIXEL_SIZE = 32
 """Side of the square image that the ``pixel`` stage flattens, in pixels."""
@@ -71,6 +74,43 @@ class Architecture:
             shown += f", heads={self.heads}, output_dim={self.output_dim}"
         return f"ModifiedResNet({shown})"
 
+    def multiply_adds(self, depth: int, image_size: int | None = None) -> float:
+        """Count the arithmetic of the units that run to a depth, for one image.
+
+        Convolutions and the attention pool's products are counted, as they are defined: a kernel may save
+        some. The pool computes one query, the mean token's, and is counted so.
+
+        Parameters
+        ----------
+        depth : int
+            See `Stage`.
+        image_size : int, optional
+            Side in pixels, a multiple of 32; `image_size` of the architecture when left out.
+
+        Returns
+        -------
+        float
+            In 10⁹ multiply-adds.
+        """
+        size = self.image_size if image_size is None else image_size
+        width, side = self.width, size // 4
+        # The stem's first two convolutions halve the side once, and its pool does so again.
+        units = [(2 * side) ** 2 * 9 * (3 * width // 2 + (width // 2) ** 2 + width // 2 * width)]
+        channels = width
+        for number, blocks in enumerate(self.layers):
+            inner = width * 2**number
+            for block in range(blocks):
+                before, stride = side, 2 if block == 0 and number > 0 else 1
+                side //= stride
+                products = before**2 * inner * (channels + 9 * inner) + side**2 * inner * 4 * inner
+                if block == 0:  # the shortcut has a convolution
+                    products += side**2 * channels * 4 * inner
+                units.append(products)
+                channels = 4 * inner
+        tokens = 1 + side**2
+        units.append(channels * (3 * channels + 2 * tokens * self.heads + self.output_dim))
+        return sum(units[:depth]) / 1e9
+
     def check(self) -> None:
         """Refuse numbers of which no encoder can be built.
 
@@ -108,6 +148,16 @@ class Stage:
     reduction: Reduction
     dim: int
     stride: int
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether there is something to pool."""
+        return self.reduction in ("spatial", "tokens")
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether what is pooled are the attention pool's tokens."""
+        return self.reduction == "tokens"
 
 
 def stage_table(architecture: Architecture) -> Mapping[str, Stage]:
@@ -152,8 +202,10 @@ def find_stage(stages: Mapping[str, Stage], name: Any) -> Stage:
     """
     if isinstance(name, str) and name in stages:
         return stages[name]
+    raise InvalidInputError(f"unknown stage {shown(name)}; choose one of {known_stages(stages)}")
+
+
+def known_stages(stages: Mapping[str, Stage]) -> str:
+    """List the stages for an error: those of the study, then the blocks."""
     blocks = [known for known in stages if known not in STUDY_STAGES]
-    raise InvalidInputError(
-        f"unknown stage {shown(name)}; choose one of {', '.join(STUDY_STAGES)}, or a block: "
-        f"{', '.join(blocks)}"
-    )
+    return f"{', '.join(STUDY_STAGES)}, or a block: {', '.join(blocks)}"

@@ -12,8 +12,8 @@ from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.units import tensors_used
 from clipretrieval.encoding.fingerprint import hash_tensors
-from clipretrieval.encoding.pooling import describe_pooling, pooled_dim
 from clipretrieval.encoding.preparation import PIXEL_GEOMETRY, Preparation
+from clipretrieval.encoding.stage_output import SCALING, StageOutput
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.text_encoder import TextEncoder
 from clipretrieval.encoding.weights.model_source import ModelSource, load_visual
@@ -42,11 +42,10 @@ class Tower:
         seed: int,
         plan: InferencePlan,
         preparation: Preparation,
-        pooling: str,
         image_size: int,
     ) -> None:
         self.source, self._seed, self._plan = source, seed, plan
-        self._preparation, self._pooling, self._image_size = preparation, pooling, image_size
+        self._preparation, self._image_size = preparation, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
         self._lock = ForkLock()
         self._loaded: nn.Module | None = None
@@ -61,7 +60,6 @@ class Tower:
                     self._visual,
                     depth,
                     self.plan,
-                    pooling=self._pooling,
                     mean=self._preparation.cfg["mean"],
                     std=self._preparation.cfg["std"],
                     image_size=self._image_size,
@@ -70,26 +68,30 @@ class Tower:
 
     def weights_hash(self, stage: Stage, stages: Mapping[str, Stage]) -> str:
         """Hash the tensors that run up to a stage; see `clipretrieval.encoding.fingerprint`."""
-        key = (stage.depth, stage.reduction == "tokens")
+        key = (stage.depth, stage.has_tokens)
         with self._lock.current, torch_alone():
             if key not in self._hashes:
                 self._hashes[key] = hash_tensors(tensors_used(self._visual, stage, stages))
             return self._hashes[key]
 
-    def describe(self, stage: Stage, stages: Mapping[str, Stage]) -> dict[str, Any]:
-        """Return what decides the vectors of a stage, as JSON values; see `StagedEncoder.fingerprint_of`."""
-        dim = pooled_dim(stage, self._pooling)
-        identity: dict[str, Any] = {"encoder": "StagedEncoder", "stage": stage.name, "dim": dim}
-        if stage.depth == 0:
+    def describe(self, output: StageOutput, stages: Mapping[str, Stage]) -> dict[str, Any]:
+        """Return what decides an output's vectors, as JSON values; see `StagedEncoder.fingerprint_of`."""
+        identity: dict[str, Any] = {"encoder": "StagedEncoder", "stage": output.name, "dim": output.dim}
+        if output.depth == 0:
             return {**identity, "preprocessing": dict(PIXEL_GEOMETRY)}
-        return {
+        described = {
             **identity,
-            "model": self.source.architecture.describe(stage.depth),
-            "weights": self.weights_hash(stage, stages),
-            "pooling": describe_pooling(stage, self._pooling),
+            "model": self.source.architecture.describe(output.depth),
+            "weights": self.weights_hash(output.deepest, stages),
+            "pooling": output.describe_pooling(),
             "image_size": self._image_size,
             "preprocessing": self._preparation.describe(),
         }
+        if len(output.parts) == 1:
+            return described
+        pixel = any(part.stage.depth == 0 for part in output.parts)
+        joined = {"scaling": SCALING, **({"pixel_preprocessing": dict(PIXEL_GEOMETRY)} if pixel else {})}
+        return {**described, **joined}
 
     @property
     def plan(self) -> InferencePlan:

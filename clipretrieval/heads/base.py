@@ -119,6 +119,11 @@ class Head(Protocol):
         Neighbors that it reads of each query; 0 where it reads none, and then no search is made.
     moments : sequence of Moments
         The class statistics that it reads; they are followed through every change of the store.
+
+    Notes
+    -----
+    A head with an attribute ``wants_whitening`` that is true has stores whitened that are filled from nothing
+    under ``transform="auto"``; see `Whitening`.
     """
 
     @property

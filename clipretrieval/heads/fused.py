@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from clipretrieval._util.checks import shown
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.base import Contents, Queries, StoredSample
 from clipretrieval.heads.discriminant import Discriminant
 from clipretrieval.heads.ridge import Ridge
@@ -26,6 +28,8 @@ Ints = npt.NDArray[np.int64]
 VALIDATED_ON = 1000
 """Stored vectors that the weights are learned on, at most."""
 LEAST_VALIDATED = 10
+LEAST_WEIGHT = 0.01
+"""Of a part: with no weight at all on any, there would be no answer."""
 FLOOR = 0.001
 """Of a part's probabilities: none of them may forbid a class."""
 
@@ -59,12 +63,17 @@ class Fused:
        logarithmic opinion pools", NIPS (1997).
     """
 
+    wants_whitening: ClassVar[bool] = True
+
     k: int = 20
     discriminant: Discriminant = field(default_factory=Discriminant)
     ridge: Ridge = field(default_factory=Ridge)
 
     def __post_init__(self) -> None:
         check_k(self.k)
+        for name, kind in (("discriminant", Discriminant), ("ridge", Ridge)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidInputError(f"{name} must be a {kind.__name__}; got {shown(getattr(self, name))}")
 
     @property
     def moments(self) -> Sequence[Moments]:
@@ -127,15 +136,17 @@ def learn_weights(parts: Mapping[str, Expert], sample: StoredSample, priors: Flo
     if len(sample.codes) < LEAST_VALIDATED:
         return dict.fromkeys(parts, 1.0 / len(parts))
     stacked = np.stack([log_probabilities(part.held_out_scores(sample)) for part in parts.values()])
-    found = maximise(stacked, sample.codes, class_shares(priors, sample.codes))
-    return dict(zip(parts, found.tolist(), strict=True))
+    shares = class_shares(priors, sample.codes)
+    if not shares.any():  # only of classes that are held to be impossible
+        return dict.fromkeys(parts, 1.0 / len(parts))
+    return dict(zip(parts, maximise(stacked, sample.codes, shares).tolist(), strict=True))
 
 
 def class_shares(priors: Floats, codes: Ints) -> Floats:
-    """Return how much each row counts, so that each class counts by its prior; they sum to 1."""
+    """Return how much each row counts, each class by its prior; they sum to 1, or are all 0."""
     shares: Floats = priors[codes] / np.bincount(codes, minlength=len(priors))[codes]
     total = shares.sum()
-    return shares / total if total > 0 else np.full(len(codes), 1.0 / max(len(codes), 1))
+    return shares / total if total > 0 else shares
 
 
 def maximise(
@@ -144,9 +155,12 @@ def maximise(
     shares: Floats,
     *,
     expected: Floats | None = None,
-    spread: Floats | None = None,
+    spread: Floats | float = 1.0,
 ) -> Floats:
-    """Return the weights, not negative, of the largest likelihood or posterior: a convex problem.
+    """Return the most probable weights, each at least `LEAST_WEIGHT`: a strictly convex problem.
+
+    They are normally distributed beforehand. So they are well determined, and do not turn on rounding, also
+    where the parts say the same or nothing.
 
     Parameters
     ----------
@@ -155,25 +169,27 @@ def maximise(
     codes : ndarray of int64, shape (n,)
         The true classes.
     shares : ndarray of float64, shape (n,)
-        How much each row counts.
-    expected, spread : ndarray of float64, shape (n_parts,), optional
-        The mean and the standard deviation of the normal distribution that each weight has before the rows
-        are seen; when left out, any weight is as probable as another.
+        How much each row counts; they sum to 1.
+    expected : ndarray of float64, shape (n_parts,), optional
+        The weights' means beforehand; equal ones, of the sum 1, when left out.
+    spread : ndarray of float64, shape (n_parts,), or float
+        Their standard deviations.
     """
     rows = np.arange(len(codes))
     begin = np.full(len(stacked), 1.0 / len(stacked)) if expected is None else expected
-    precision = np.zeros(len(stacked)) if spread is None else 1 / spread**2
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logs = log_softmax(np.tensordot(weights, stacked, 1), axis=1)
         mean = np.einsum("pnc,nc->pn", stacked, np.exp(logs))
-        pull = precision * (weights - begin)
-        value = float(pull @ (weights - begin)) / 2 - float(shares @ logs[rows, codes])
-        return value, pull + (mean - stacked[:, rows, codes]) @ shares
+        away = (weights - begin) / spread**2 / len(rows)
+        found = -float(shares @ logs[rows, codes]) + float(away @ (weights - begin)) / 2
+        return found, (mean - stacked[:, rows, codes]) @ shares + away
 
-    bounds = [(0.0, None)] * len(stacked)
-    found: Floats = minimize(loss, begin, jac=True, bounds=bounds, method="L-BFGS-B").x
-    return found if found.any() else begin
+    bounds = [(LEAST_WEIGHT, None)] * len(stacked)
+    found: Floats = minimize(
+        loss, begin, jac=True, bounds=bounds, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9}
+    ).x
+    return found
 
 
 def log_probabilities(scores: Floats) -> Floats:

@@ -216,7 +216,7 @@ def learn_text_weights(
             stacked[number, kept] = log_probabilities(part.held_out_scores(held))
     text = zero_shot_scores(sample.vectors, texts.vectors(contents.classes), texts.tower.logit_scale)
     stacked[-1] = log_probabilities(text)
-    shares = class_shares(contents.priors, sample.codes) * len(sample.codes)
+    shares = class_shares(contents.priors, sample.codes)
     doubt = _doubt(stacked[-1], sample.codes, shares)
     expected = TRUSTED + DOUBTED * doubt**DOUBT_POWER
     found = maximise(
@@ -236,5 +236,5 @@ def _doubt(text: Floats, codes: Ints, shares: Floats) -> float:
     expected, spread = np.array([EXPECTED_TEXT]), np.array([TEXT_SPREAD])
     (weight,) = maximise(text[None], codes, shares, expected=expected, spread=spread)
     found = log_softmax(weight * text, axis=1)[np.arange(len(codes)), codes]
-    loss = -float(shares @ found) / float(shares.sum() * np.log(text.shape[1]))
+    loss = -float(shares @ found) / float(np.log(text.shape[1]))
     return min(loss, 1.0)

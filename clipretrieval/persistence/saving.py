@@ -27,6 +27,7 @@ from clipretrieval.persistence.consent import check_model
 from clipretrieval.persistence.stores import PART, keep_store, open_store, place_inside, warn_of_unsaved
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.parameters import check_encoder, check_store
+from clipretrieval.retrieval.transform_plan import STORED, read_entry
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
 from clipretrieval.types import Metric
@@ -204,13 +205,14 @@ def _load(
         params, dim = content.params, content.n_features_in
         metric = Metric(params["metric"])
         Voting(params["k"], params["weights"], params["temperature"], metric).check()
-        if store is None and opened.dim not in (None, dim):
+        kept = (read_entry(opened.read_manifest()) or {}).get("dim") or dim
+        if store is None and opened.dim not in (None, kept):
             raise StoreCorruptedError(
                 f"{content.path} is damaged: n_features_in is {dim}, and its store holds vectors of "
                 f"dimension {opened.dim}. Restore the folder from a copy"
             )
         index = LabelledIndex.open(
-            opened, encoder, metric, params["normalize"], dim=dim, kind=content.label_kind
+            opened, encoder, metric, params["normalize"], dim=dim, kind=content.label_kind, plan=STORED
         )
     except BaseException:
         if store is None and opened is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from typing import Any, Literal, TypeAlias, cast
 
@@ -33,7 +33,27 @@ from clipretrieval.retrieval.manifest import (
     update_manifest,
 )
 from clipretrieval.retrieval.reports import FitReport
-from clipretrieval.stores.base import ScannableStore, VectorStore
+from clipretrieval.retrieval.rewriting import (
+    go_on_rewriting,
+    learn_transform,
+    mapped_metadata,
+    records_in_order,
+)
+from clipretrieval.retrieval.transform import LinearTransform
+from clipretrieval.retrieval.transform_plan import (
+    DONE,
+    NORM,
+    RAW,
+    REWRITING,
+    TRANSFORM,
+    TransformPlan,
+    TransformRule,
+    blob_name,
+    read_entry,
+    read_transform,
+)
+from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore
+from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.types import FloatArray, Label, Metric
 
 __all__ = ["Existing", "IndexWriter", "open_writer", "write_index"]
@@ -86,6 +106,8 @@ class IndexWriter:
         Of the classes that the store held, where the labels are names.
     follower : ChangeFollower, optional
         Who is told of every change.
+    transform : LinearTransform, optional
+        What vectors go through on their way into the store.
     """
 
     store: VectorStore
@@ -105,6 +127,7 @@ class IndexWriter:
     given: GivenLabels = field(default_factory=GivenLabels)
     spelling: Spelling = field(default_factory=Spelling)
     follower: ChangeFollower | None = None
+    transform: LinearTransform | None = None
 
     def advise(self, error: BaseException) -> None:
         """Note on a failure what it has left of a store that was to be replaced."""
@@ -160,23 +183,32 @@ class IndexWriter:
             [image.label for image in images], self.kind, holder, [image.place for image in images]
         )
         labels = self.spelling.apply(stored_labels([image.label for image in images], kind))
-        if self.clearing:
-            self.replaces = _clear(self.store)
-            self.clearing = False
-            if self.follower is not None:
-                self.follower.clear()
-        if self.replaces is not None and not self._is_untouched():
-            if self.sole:
-                raise StoreLockedError(
-                    "another process has begun to fill the store since this fit looked at it, and nothing of "
-                    "this one was stored. To add to what it holds: fit(…, resume=True); to replace it: "
-                    "overwrite=True"
-                )
-            self.fresh, self.replaces = False, None
+        self._make_room()
         self.kind = kind
         self.classes.update(labels)
         self.write_manifest()
         self._store(images, labels, batch.vectors.get(self.vectors))
+
+    def take_over(self, spool: IndexWriter, rule: TransformRule) -> None:
+        """Store what another store holds raw, by a map that is learned of it."""
+        learned = ((records.vectors, records.labels.tolist()) for records in records_in_order(spool.store))
+        transform = self.transform = rule.learn(learned)
+        self._make_room()
+        self.kind, self.classes = spool.kind, spool.classes
+        done = {**rule.settings, "state": DONE, "digest": transform.digest, "before": None}
+        self.origin = replace(self.origin, transform=done)
+        cast("BlobStore", self.store).write_blob(blob_name(transform.digest), transform.to_bytes())
+        self.write_manifest()
+        for records in records_in_order(spool.store):
+            ids, labels = records.ids.tolist(), records.labels.tolist()
+            vectors, norms = transform.apply(records.vectors)
+            marks = mapped_metadata(transform, norms)
+            metadata = [{**own, **mark} for own, mark in zip(records.metadata, marks, strict=True)]
+            with storing(self.store, self.follower, ids, vectors, labels, ()):
+                self.store.upsert(ids, vectors, labels, metadata)
+        self.keep()
+        self.store.flush()
+        spool.transform, spool.listed = transform, self.listed
 
     def write_manifest(self, remove: Iterable[Label] = ()) -> None:
         """Keep the identity and the classes in the store, beside the classes of others.
@@ -195,15 +227,33 @@ class IndexWriter:
         """
         if self.kind is None:
             return
-        own = self.origin.manifest(self.kind)
-        listed = update_manifest(self.store, own, add=self.classes, remove=remove, replaces=self.replaces)
+        own, replaced = self.origin.manifest(self.kind), self.replaces
+        listed = update_manifest(self.store, own, add=self.classes, remove=remove, replaces=replaced)
         self.listed, self.replaces = set(listed), None
+        if replaced:
+            _drop_transform(self.store, replaced, own)
 
     def keep(self) -> None:
         """Bring the manifest up to date, and have the follower keep what it has; the flush comes after."""
         self.write_manifest()
         if self.follower is not None and self.kind is not None:
             self.follower.keep(self.store)
+
+    def _make_room(self) -> None:
+        """Remove what is to go, and see that nobody else has come."""
+        if self.clearing:
+            self.replaces = _clear(self.store)
+            self.clearing = False
+            if self.follower is not None:
+                self.follower.clear()
+        if self.replaces is not None and not self._is_untouched():
+            if self.sole:
+                raise StoreLockedError(
+                    "another process has begun to fill the store since this fit looked at it, and nothing of "
+                    "this one was stored. To add to what it holds: fit(…, resume=True); to replace it: "
+                    "overwrite=True"
+                )
+            self.fresh, self.replaces = False, None
 
     def _is_untouched(self) -> bool:
         """Tell whether the store, which may have no lock, is as empty as the fit has found or made it."""
@@ -236,6 +286,10 @@ class IndexWriter:
         if not due:
             return
         rows = {image.id: image.row for image in images if image.row >= 0}
+        marks: list[dict[str, Any]] = [{}] * len(images)
+        if vectors is not None and self.transform is not None:
+            vectors, norms = self.transform.apply(vectors)
+            marks = mapped_metadata(self.transform, norms)
         absent = [name for name in due if name not in rows]  # known images were not encoded
         if absent:
             records = self.store.get(absent)
@@ -247,9 +301,14 @@ class IndexWriter:
             encoded = records.vectors[:0] if vectors is None else vectors
             rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(encoded))})
             vectors = np.concatenate([encoded, records.vectors])
+            marks = marks[: len(encoded)] + [
+                {key: metadata[key] for key in (NORM, TRANSFORM) if key in metadata}
+                for metadata in records.metadata
+            ]
         chosen = cast("FloatArray", vectors)[[rows[name] for name in due]]
         wanted = [label for _, label in due.values()]
-        metadata = [{"source": image.source} if image.source else {} for image, _ in due.values()]
+        sources = [{"source": image.source} if image.source else {} for image, _ in due.values()]
+        metadata = [{**own, **marks[rows[name]]} for own, name in zip(sources, due, strict=True)]
         with storing(self.store, self.follower, list(due), chosen, wanted, replaced):
             self.store.upsert(list(due), chosen, wanted, metadata)
 
@@ -264,12 +323,16 @@ def write_index(
     named: bool = False,
     keep_open: bool = True,
     follower: ChangeFollower | None = None,
+    plan: TransformPlan = RAW,
 ) -> Iterator[IndexWriter]:
     """Be the only writer of a store while the block runs; see `open_writer`.
 
+    A map that the vectors are to go through is learned at the end of the block, of all that is there then,
+    and what the store holds is rewritten. Where it cuts dimensions, the block writes into a store in memory.
+
     Parameters
     ----------
-    store, origin, existing, vectors, named
+    store, origin, existing, vectors, named, plan
         As for `open_writer`.
     keep_open : bool
         Whether the store stays open when the block fails. One that was made for the block should not: nobody
@@ -279,11 +342,20 @@ def write_index(
     """
     try:
         if existing == "refuse":  # what it holds says more than that somebody else may hold the store
-            open_writer(store, origin, existing, vectors=vectors, named=named)
+            open_writer(store, origin, existing, vectors=vectors, named=named, plan=plan)
         with sole_writer(store), following(store, follower):
-            writer = open_writer(store, origin, existing, vectors=vectors, named=named)
-            writer.follower = follower
-            yield writer
+            if existing in ("resume", "add"):
+                _finish_rewriting(store, origin, plan, follower)
+            writer = open_writer(store, origin, existing, vectors=vectors, named=named, plan=plan)
+            entry = writer.origin.transform
+            if entry is None or entry["state"] == DONE:
+                writer.follower = follower
+                yield writer
+            elif _kept_dim(origin, entry) == _raw_dim(origin):
+                yield writer  # nobody follows what is going to be rewritten
+                writer.transform = learn_transform(store, plan.rule_of(entry), follower)
+            else:
+                yield from _spooled(writer, plan.rule_of(entry), follower)
     except BaseException:
         if not keep_open:
             with suppress(StoreError):  # what failed before is what the caller has to know
@@ -291,8 +363,57 @@ def write_index(
         raise
 
 
+def _finish_rewriting(
+    store: VectorStore, origin: Origin, plan: TransformPlan, follower: ChangeFollower | None
+) -> None:
+    """Finish what was interrupted, if it is one's own."""
+    manifest = store.read_manifest() if isinstance(store, BlobStore) else {}
+    entry = read_entry(manifest)
+    if entry is not None and entry["state"] == REWRITING and not manifest.get(CLEARING):
+        replace(origin, transform=entry).check(manifest)
+        plan.for_filled(manifest)
+        go_on_rewriting(store, follower)
+
+
+def _spooled(
+    writer: IndexWriter, rule: TransformRule, follower: ChangeFollower | None
+) -> Iterator[IndexWriter]:
+    """Yield a writer into memory, and have the other one take over what that has got.
+
+    A store's vectors have one dimension for ever: those of all dimensions never come there.
+    """
+    origin = replace(writer.origin, transform=None)
+    with MemoryStore(origin.metric) as store:
+        spool = IndexWriter(store, origin, writer.vectors, fresh=True, replaces={})
+        try:
+            yield spool
+            writer.follower = follower
+            writer.take_over(spool, rule)
+        except BaseException as error:
+            writer.advise(error)
+            raise
+
+
+def _raw_dim(origin: Origin) -> int | None:
+    """Return the dimension of vectors before a map, where their fingerprint names it."""
+    dim = origin.fingerprint.get("dim")
+    return None if dim is None else int(dim)
+
+
+def _kept_dim(origin: Origin, entry: Mapping[str, Any] | None) -> int | None:
+    """Return the dimension of vectors in the store."""
+    kept = None if entry is None else entry["dim"]
+    return _raw_dim(origin) if kept is None else int(kept)
+
+
 def open_writer(
-    store: VectorStore, origin: Origin, existing: Existing, *, vectors: str = VECTORS, named: bool = False
+    store: VectorStore,
+    origin: Origin,
+    existing: Existing,
+    *,
+    vectors: str = VECTORS,
+    named: bool = False,
+    plan: TransformPlan = RAW,
 ) -> IndexWriter:
     """Decide how a fit starts on what a store holds, inside of `sole_writer`.
 
@@ -308,6 +429,8 @@ def open_writer(
         The name of the vectors in the batches that come.
     named : bool
         Whether the labels are names of folders, or of a CSV file, which may have any Unicode form.
+    plan : TransformPlan
+        Which map the vectors go through; what `origin` says of it is not read.
 
     Raises
     ------
@@ -315,6 +438,8 @@ def open_writer(
         If a different encoder or metric filled it.
     InvalidInputError
         If it holds anything else, and that is not to be replaced, resumed or added to.
+    UnsupportedOperationError
+        If the store cannot keep what is planned.
     """
     if Metric.parse(store.metric) != origin.metric:
         raise FingerprintMismatchError(
@@ -324,6 +449,7 @@ def open_writer(
     manifest, count = store.read_manifest(), store.count()  # in this order: the records come last
     if count == 0:
         sole = existing in ("refuse", "replace")
+        origin = replace(origin, transform=plan.for_empty(store, manifest, _raw_dim(origin)))
         return IndexWriter(store, origin, vectors, fresh=True, replaces=manifest, sole=sole)
     manifest = store.read_manifest()
     clearing = bool(manifest.get(CLEARING))
@@ -333,11 +459,14 @@ def open_writer(
             "them would mix old and new. Finish it by fit(…, resume=True) with the new images"
         )
     if existing == "replace" or (clearing and existing == "resume"):
-        _check_clearable(
-            store, int(origin.fingerprint["dim"]) if "dim" in origin.fingerprint else store.dim or 0
-        )
+        entry = plan.for_empty(store, manifest, _raw_dim(origin))
+        _check_clearable(store, _kept_dim(origin, entry) or store.dim or 0)
+        origin = replace(origin, transform=entry)
         return IndexWriter(store, origin, vectors, fresh=True, sole=True, clearing=True, replacing=True)
+    entry = read_entry(manifest)
+    origin = replace(origin, transform=entry)
     origin.check(manifest)
+    plan.for_filled(manifest)
     if existing == "refuse":
         raise InvalidInputError(
             f"the store already holds {count} vectors: pass resume=True to keep them and add what is "
@@ -345,7 +474,17 @@ def open_writer(
             "what it holds as it is: RetrievalClassifier.from_store"
         )
     spelling = Spelling(manifest_classes(manifest) if named else ())
-    return IndexWriter(store, origin, vectors, fresh=False, kind=manifest["label_kind"], spelling=spelling)
+    done = entry is not None and entry["state"] == DONE
+    transform = read_transform(store, entry["digest"]) if entry is not None and done else None
+    return IndexWriter(
+        store,
+        origin,
+        vectors,
+        fresh=False,
+        kind=manifest["label_kind"],
+        spelling=spelling,
+        transform=transform,
+    )
 
 
 def _check_clearable(store: VectorStore, dim: int) -> None:
@@ -382,6 +521,13 @@ def _clear(store: VectorStore) -> dict[str, Any]:
         for ids in [listing.ids.tolist() for listing in store.scan()]:
             store.delete(ids)
     return marked
+
+
+def _drop_transform(store: VectorStore, replaced: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Remove the maps of vectors that are gone."""
+    before, now = read_entry(replaced) or {}, read_entry(own) or {}
+    for digest in {before.get("digest"), before.get("before")} - {None, now.get("digest")}:
+        cast("BlobStore", store).write_blob(blob_name(str(digest)), None)
 
 
 def _given_images(batch: EncodedBatch) -> list[_GivenImage]:

@@ -26,6 +26,7 @@ from clipretrieval.images.sources import count_hint, has_named_labels, means_fol
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, single_column
 from clipretrieval.retrieval.manifest import Origin, plain_fingerprint, vector_fingerprint
+from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.unusable import check_rows, direction_needed, usable_batches
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import FloatArray, Metric
@@ -54,6 +55,10 @@ class FitSource:
         Grows as the batches are read.
     named : bool
         Whether the labels are names of folders, or of a CSV file, which may have any Unicode form.
+    dim : int
+        Of the vectors.
+    labels : sequence
+        As they were given; empty where they are not known beforehand.
     """
 
     open: Callable[[KnownIds | None], Iterator[EncodedBatch]]
@@ -61,6 +66,8 @@ class FitSource:
     total: int | None
     skipped: list[SkippedImage] = field(default_factory=list)
     named: bool = False
+    dim: int = 0
+    labels: Sequence[Any] = ()
 
 
 def open_fit_source(
@@ -104,6 +111,8 @@ def open_fit_source(
             Origin(vector_fingerprint(rows.shape[1]), metric, normalize),
             len(rows),
             skipped,
+            dim=rows.shape[1],
+            labels=labels,
         )
     named = y is None and has_named_labels(X)
     X = labelled_source(scan_folder(X) if isinstance(X, str | PathLike) and means_folder(X) else X, y)
@@ -128,6 +137,8 @@ def open_fit_source(
         count_hint(X),
         skipped,
         named,
+        int(encoder.dim),
+        listed or (),
     )
 
 
@@ -147,8 +158,12 @@ def ready(
     skipped: list[SkippedImage],
     *,
     stored: bool,
+    transform: LinearTransform | None = None,
 ) -> Iterator[EncodedBatch]:
-    """Return the vectors as they are stored and searched, without those that cannot be."""
+    """Return the vectors as they are stored and searched, without those that cannot be.
+
+    Those that are stored go through their `transform` when they are put there, where it may be learned first.
+    """
     directed = direction_needed(metric)
     usable = usable_batches(
         batches,
@@ -157,7 +172,8 @@ def ready(
         on_error=on_error,
         skipped=skipped,
     )
-    return _prepared(usable, normalize, metric, stored=stored)
+    prepared = _prepared(usable, normalize, metric, stored=stored)
+    return prepared if transform is None else _mapped(prepared, transform)
 
 
 def _prepared(
@@ -175,6 +191,15 @@ def _prepared(
         yield batch
     if not unit:
         watch.end()
+
+
+def _mapped(batches: Iterable[EncodedBatch], transform: LinearTransform) -> Iterator[EncodedBatch]:
+    for batch in batches:
+        yield (
+            replace(batch, vectors={VECTORS: transform.apply(batch.vectors[VECTORS])[0]})
+            if len(batch)
+            else batch
+        )
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ import numpy as np
 from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
-from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreError
+from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreCorruptedError, StoreError
 from clipretrieval.retrieval.changes import ChangeFollower
 from clipretrieval.retrieval.classes import Classes, ClassNumbers
 from clipretrieval.retrieval.manifest import (
@@ -20,7 +20,17 @@ from clipretrieval.retrieval.manifest import (
     plain_fingerprint,
     vector_fingerprint,
 )
-from clipretrieval.stores.base import RefreshableStore, VectorStore, view_manifest
+from clipretrieval.retrieval.transform import LinearTransform
+from clipretrieval.retrieval.transform_plan import (
+    DONE,
+    RAW,
+    TransformPlan,
+    check_entry,
+    read_entry,
+    read_transform,
+    unfinished,
+)
+from clipretrieval.stores.base import BlobStore, RefreshableStore, VectorStore, view_manifest
 from clipretrieval.types import FloatArray, Label, Metric, Neighbors
 
 __all__ = ["LabelledIndex"]
@@ -45,7 +55,7 @@ class LabelledIndex:
     classes : Classes
         Those known by now; the store may gain more at any time.
     dim : int
-        Of the vectors.
+        Of the vectors that are given; those of the store may have fewer.
     change_classes : callable, optional
         Given classes to add and to remove, as stored, returns those that follow: an estimator's way to learn
         of what its store has gained.
@@ -53,6 +63,10 @@ class LabelledIndex:
         Of classes that were fitted by their numbers in a dataset.
     follower : ChangeFollower, optional
         Who is told of changes of the records.
+    transform : LinearTransform, optional
+        What the vectors of the store went through, and those of queries have to.
+    transform_entry : mapping, optional
+        What the manifest says of it.
     """
 
     store: VectorStore
@@ -64,6 +78,8 @@ class LabelledIndex:
     change_classes: Callable[[Iterable[Label], Iterable[Label]], Classes] | None = None
     class_names: Mapping[int, str] = field(default_factory=dict)
     follower: ChangeFollower | None = None
+    transform: LinearTransform | None = None
+    transform_entry: Mapping[str, Any] | None = None
 
     @classmethod
     def open(
@@ -75,6 +91,8 @@ class LabelledIndex:
         *,
         dim: int | None = None,
         kind: str | None = None,
+        plan: TransformPlan = RAW,
+        finished: bool = True,
     ) -> LabelledIndex:
         """Attach to a store that is filled.
 
@@ -85,22 +103,37 @@ class LabelledIndex:
             Where it is known beforehand; otherwise the store's.
         kind : {"bool", "int", "float", "str"}, optional
             The type that its labels must have.
+        plan : TransformPlan
+            Which map its vectors must have gone through.
+        finished : bool
+            Whether all of them must have; else nothing can be looked up.
 
         Raises
         ------
         FingerprintMismatchError
             If something else filled the store, or, where `kind` is given, with labels of another type.
+        StoreLockedError
+            If its vectors are being rewritten, or that was interrupted.
         """
         manifest = store.read_manifest()
-        dim = int(store.dim or 0) if dim is None else dim
-        _origin(encoder, dim, metric, normalize).check(manifest)
+        entry = read_entry(manifest)
+        digest = None if entry is None else entry["digest"]
+        transform = None if digest is None else read_transform(store, digest)
+        if dim is None:
+            dim = int(store.dim or 0) if transform is None else transform.dim
+        _origin(encoder, dim, metric, normalize, entry).check(manifest)
+        entry = plan.for_filled(manifest)
+        if finished:
+            _finished(entry)
         if kind is not None and manifest["label_kind"] != kind:
             raise FingerprintMismatchError(
                 f"the store holds labels of the type {manifest['label_kind']}, but the classifier was saved "
                 f"with {kind}"
             )
         classes = Classes(manifest_classes(manifest), str(manifest["label_kind"]))
-        return cls(store, encoder, metric, normalize, classes, dim)
+        return cls(
+            store, encoder, metric, normalize, classes, dim, transform=transform, transform_entry=entry
+        )
 
     def manifest(self) -> dict[str, Any]:
         """Return what the manifest of the store has to agree with."""
@@ -109,6 +142,33 @@ class LabelledIndex:
     def check_manifest(self) -> None:
         """Refuse a store that a different encoder has filled, perhaps since the question began."""
         self._origin().check(view_manifest(self.store))
+
+    def follow_transform(self, plan: TransformPlan, known: LinearTransform | None = None) -> None:
+        """Find out which map the vectors of the store have gone through by now.
+
+        Parameters
+        ----------
+        plan : TransformPlan
+            Which one they must have.
+        known : LinearTransform, optional
+            The one that they had before; it is not read again.
+
+        Raises
+        ------
+        FingerprintMismatchError, StoreLockedError
+            As for `open`.
+        """
+        if not isinstance(self.store, BlobStore):
+            return  # it can have none; see `check_manifest`
+        entry = _finished(plan.for_filled(view_manifest(self.store)))
+        if entry is not None:
+            same = known is not None and known.digest == entry["digest"]
+            try:
+                self.transform = known if same else read_transform(self.store, entry["digest"])
+            except StoreCorruptedError:
+                check_entry(read_entry(self.store.read_manifest()), entry)  # it may be gone for good reason
+                raise
+        self.transform_entry = entry
 
     def refresh(self) -> None:
         """Take up what other processes have put into the store."""
@@ -175,7 +235,7 @@ class LabelledIndex:
         return near
 
     def _origin(self) -> Origin:
-        return _origin(self.encoder, self.dim, self.metric, self.normalize)
+        return _origin(self.encoder, self.dim, self.metric, self.normalize, self.transform_entry)
 
     def _check_neighbors(self, near: Neighbors, n: int, k: int) -> None:
         """Refuse what no store may answer."""
@@ -195,6 +255,18 @@ class LabelledIndex:
             )
 
 
-def _origin(encoder: Encoder | None, dim: int, metric: Metric, normalize: bool) -> Origin:
+def _origin(
+    encoder: Encoder | None,
+    dim: int,
+    metric: Metric,
+    normalize: bool,
+    transform: Mapping[str, Any] | None,
+) -> Origin:
     found = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
-    return Origin(found, metric, normalize)
+    return Origin(found, metric, normalize, transform)
+
+
+def _finished(entry: dict[str, Any] | None) -> dict[str, Any] | None:
+    if entry is not None and entry["state"] != DONE:
+        raise unfinished(entry)
+    return entry

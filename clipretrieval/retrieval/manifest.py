@@ -16,15 +16,17 @@ from clipretrieval.errors import (
     StoreLockedError,
 )
 from clipretrieval.retrieval.changes import STATISTICS
+from clipretrieval.retrieval.transform_plan import TRANSFORM, check_entry, read_entry
 from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.types import Label, Metric
 
 __all__ = [
-    *("CLEARING", "Origin", "check_owner", "check_vectors_only", "manifest_classes"),
-    *("plain_fingerprint", "update_manifest", "vector_fingerprint"),
+    *("CLEARING", "Origin", "check_owner", "check_vectors_only", "format_version"),
+    *("manifest_classes", "plain_fingerprint", "update_manifest", "vector_fingerprint"),
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, TRANSFORMED_VERSION = 1, 2
+"""Of manifests; the second of those that name a transform, which versions before it would not apply."""
 CLEARING = "clearing"
 """Set in the manifest while what the store holds is being removed to make room for a new fit."""
 KINDS = ("bool", "int", "float", "str")
@@ -41,11 +43,14 @@ class Origin:
     metric : Metric
     normalize : bool
         Whether the vectors were scaled to length one.
+    transform : mapping of JSON values, optional
+        What the manifest says of the map that they went through; see `read_entry`.
     """
 
     fingerprint: Mapping[str, Any]
     metric: Metric
     normalize: bool = False
+    transform: Mapping[str, Any] | None = None
 
     def manifest(self, label_kind: str, classes: Iterable[Label] = ()) -> dict[str, Any]:
         """Put together what a later fit, predict or load is compared with.
@@ -60,14 +65,16 @@ class Origin:
         -------
         dict of JSON values
         """
+        mapped = {} if self.transform is None else {TRANSFORM: dict(self.transform)}
         return {
-            "format_version": FORMAT_VERSION,
+            **format_version(self.transform),
             "library_version": __version__,
             "encoder": dict(self.fingerprint),
             "metric": str(self.metric),
             "normalize": self.normalize,
             "label_kind": label_kind,
             "classes": sorted(set(classes)),
+            **mapped,
         }
 
     def check(self, manifest: Mapping[str, Any]) -> None:
@@ -77,14 +84,17 @@ class Origin:
         ------
         FingerprintMismatchError
             The message names everything that differs.
+        StoreLockedError
+            If the vectors are being rewritten, or were since.
         StoreCorruptedError
             If there is no manifest, or one of an unknown format.
         """
         version = manifest.get("format_version") if isinstance(manifest, Mapping) else None
-        if version != FORMAT_VERSION:
+        if isinstance(version, bool) or version not in (FORMAT_VERSION, TRANSFORMED_VERSION):
             raise StoreCorruptedError(
                 f"the store's manifest has format version {version!r}; this "
-                f"version of the library (clipretrieval {__version__}) reads version {FORMAT_VERSION}. "
+                f"version of the library (clipretrieval {__version__}) reads versions {FORMAT_VERSION} and "
+                f"{TRANSFORMED_VERSION}. "
                 "Was the store filled by something else, or by a newer version?"
             )
         if not isinstance(manifest.get("encoder"), Mapping) or manifest.get("label_kind") not in KINDS:
@@ -102,6 +112,12 @@ class Origin:
                 "the store was filled by a different encoder or metric, so its vectors cannot be compared "
                 f"with yours: {'; '.join(found)}. Use what it was filled with, or an empty store."
             )
+        check_entry(read_entry(manifest), self.transform)
+
+
+def format_version(transform: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return what a manifest says of its own format, which a transform decides."""
+    return {"format_version": FORMAT_VERSION if transform is None else TRANSFORMED_VERSION}
 
 
 def check_owner(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -123,7 +139,7 @@ def check_owner(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     StoreCorruptedError
         If there is no manifest, or one of an unknown format.
     """
-    Origin(own["encoder"], Metric(own["metric"]), own["normalize"]).check(manifest)
+    Origin(own["encoder"], Metric(own["metric"]), own["normalize"], own.get(TRANSFORM)).check(manifest)
     if manifest.get(CLEARING):
         raise StoreLockedError(
             "what the store holds is being overwritten by another writer, or that was interrupted: wait for "

@@ -147,4 +147,13 @@ class Retriever:
             rows = read_vectors(self.estimator, X, reset=False)
             labels = None if y is None else vector_labels(y, len(rows))
             batches = vector_batches(rows, labels)
-        return ready(batches, index.encoder, index.metric, index.normalize, on_error, skipped, stored=False)
+        return ready(
+            batches,
+            index.encoder,
+            index.metric,
+            index.normalize,
+            on_error,
+            skipped,
+            stored=False,
+            transform=index.transform,
+        )

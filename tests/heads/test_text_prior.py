@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from clipretrieval import InvalidInputError, RetrievalClassifier, StagedEncoder, ZeroShotClassifier
+from clipretrieval import (
+    InvalidInputError,
+    RetrievalClassifier,
+    StagedEncoder,
+    UnsupportedOperationError,
+    ZeroShotClassifier,
+)
 from clipretrieval.heads.base import Queries
 from clipretrieval.heads.discriminant import Discriminant
 from clipretrieval.heads.fused import Fused
@@ -65,6 +71,7 @@ def near_texts(encoder, texts):
 def fitted(near_texts, stored=slice(0, 30), **params):
     """A classifier that has learned some of the images."""
     given, _, images, labels = near_texts
+    params = {"transform": None, **params}
     return RetrievalClassifier(given, store="memory", **params).fit(images[stored], labels[stored])
 
 
@@ -311,3 +318,41 @@ def test_a_real_encoder_answers(encoder, class_folder):
     copy = pickle.loads(pickle.dumps(classifier))
     assert not hasattr(copy, "_texts")
     assert copy.predict(class_folder / "test").tolist() == report.y_pred.tolist()
+
+
+def test_texts_are_saved_and_loaded(near_texts, tmp_path):
+    """A classifier that was loaded answers the same, with its weight, names and templates."""
+    given, _, images, labels = near_texts
+    numbers = [NAMES.index(label) for label in labels]
+    classifier = RetrievalClassifier(given, store="memory", head="discriminant", text_weight="auto")
+    classifier.set_params(class_names=dict(enumerate(NAMES)), templates=["a photo of a {}.", "{article} {}"])
+    classifier.fit(images[:30], numbers[:30]).save(tmp_path / "saved")
+    loaded = RetrievalClassifier.load(tmp_path / "saved", given)
+    assert (loaded.text_weight, loaded.class_names) == ("auto", dict(enumerate(NAMES)))
+    assert loaded.templates == classifier.templates
+    np.testing.assert_allclose(
+        loaded.predict_proba(images[30:]), classifier.predict_proba(images[30:]), atol=1e-9
+    )
+    classifier.set_params(templates=[str.upper])
+    with pytest.raises(UnsupportedOperationError, match="template is a callable"):
+        classifier.save(tmp_path / "saved")
+
+
+def test_transformed_vectors_are_refused(near_texts):
+    """Texts lie beside the encoder's own vectors; a store that is whitened can be turned back."""
+    given, _, images, labels = near_texts
+    with pytest.raises(InvalidInputError, match="transform=None"):
+        fitted(near_texts, text_weight=1.0, transform="whiten")
+    classifier = RetrievalClassifier(given, store="memory", head="discriminant", transform="whiten")
+    classifier.fit(images[:30], labels[:30]).set_params(text_weight=1.0, transform="auto")
+    with pytest.raises(InvalidInputError, match=r"went through a transform.*refit_transform"):
+        classifier.predict(images[30:])
+    classifier.set_params(transform=None).refit_transform()
+    expected = fitted(near_texts, head="discriminant", text_weight=1.0).predict(images[30:])
+    assert classifier.predict(images[30:]).tolist() == expected.tolist()
+
+
+def test_heads_are_swept_without_texts(near_texts):
+    """A sweep says that texts have to be set aside."""
+    with pytest.raises(UnsupportedOperationError, match="text_weight=None"):
+        fitted(near_texts, text_weight=1.0).sweep(near_texts[2][30:], near_texts[3][30:])

@@ -15,7 +15,7 @@ from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.units import build_units, read_positions
 from clipretrieval.encoding.pooling import reduce
-from clipretrieval.encoding.stages import Stage
+from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import ClipRetrievalWarning
 from clipretrieval.types import FloatArray
@@ -50,8 +50,6 @@ class Engine:
         In float32; left as it is.
     depth : int
         How many units are ever needed; later ones are not even converted.
-    pooling : str
-        See `clipretrieval.encoding.pooling.reduce`.
     mean, std : sequence of float, length 3
         CLIP's normalization, on values in [0, 1].
     image_size : int
@@ -64,12 +62,11 @@ class Engine:
         depth: int,
         plan: InferencePlan,
         *,
-        pooling: str,
         mean: Sequence[float],
         std: Sequence[float],
         image_size: int,
     ) -> None:
-        self.plan, self.depth, self.pooling = plan, depth, pooling
+        self.plan, self.depth = plan, depth
         self.image_size = image_size
         # (x / 255 − mean) / std as one product and one sum.
         scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
@@ -85,25 +82,38 @@ class Engine:
         self._lock = ForkLock()
 
     @_undisturbed
-    def run(self, squares: torch.Tensor, stages: Iterable[Stage]) -> dict[str, FloatArray]:
-        """Compute the vectors of some stages in one pass.
+    def run(self, squares: torch.Tensor, parts: Iterable[StagePart]) -> dict[StagePart, FloatArray]:
+        """Compute the vectors of some stages, each under a pooling, in one pass.
 
         Parameters
         ----------
         squares : tensor of uint8, shape (n, size, size, 3)
-        stages : iterable of Stage
-            All but ``pixel``.
+        parts : iterable of StagePart
+            Of any stage but ``pixel``.
 
         Returns
         -------
-        dict of str to ndarray of float32, shape (n, dim of the stage)
+        dict of StagePart to ndarray of float32, shape (n, dim of the part)
         """
-        x, done = self.normalize(squares), 0
-        vectors: dict[str, FloatArray] = {}
-        for stage in sorted(stages, key=lambda stage: stage.depth):
-            x, done = self.advance(x, done, stage.depth), stage.depth
-            vectors[stage.name] = self.reduce(x, stage)
-        return vectors
+        return self.run_on(self.normalize(squares), 0, parts)[1]
+
+    @_undisturbed
+    def run_on(
+        self, x: torch.Tensor, done: int, parts: Iterable[StagePart]
+    ) -> tuple[torch.Tensor, dict[StagePart, FloatArray]]:
+        """Go on from activations at depth `done`, which may be overwritten, to the deepest of some parts.
+
+        Returns
+        -------
+        x : tensor
+            The activations there.
+        vectors : dict of StagePart to ndarray of float32, shape (n, dim of the part)
+        """
+        vectors: dict[StagePart, FloatArray] = {}
+        for part in sorted(parts, key=lambda part: part.stage.depth):
+            x, done = self.advance(x, done, part.stage.depth), part.stage.depth
+            vectors[part] = self.reduce(x, part)
+        return x, vectors
 
     @_undisturbed
     def normalize(self, squares: torch.Tensor) -> torch.Tensor:
@@ -124,9 +134,9 @@ class Engine:
         return x
 
     @_undisturbed
-    def reduce(self, x: torch.Tensor, stage: Stage) -> FloatArray:
+    def reduce(self, x: torch.Tensor, part: StagePart) -> FloatArray:
         """Make vectors of a stage's activations."""
-        vectors: FloatArray = reduce(x, stage, self.pooling, self.positions).cpu().numpy()
+        vectors: FloatArray = reduce(x, part.stage, part.pooling, self.positions).cpu().numpy()
         return vectors
 
     def _compiled_segment(self, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
