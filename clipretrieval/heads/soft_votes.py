@@ -48,11 +48,9 @@ class SoftVotes:
         columns = {label: column for column, label in enumerate(contents.classes)}
         near = contents.others(sample, k)
         if not len(near):
-            return cls(k, columns, np.inf, near)
+            return cls(k, columns, NEAREST_ALONE, near)
         behind = (near.distances - near.distances[:, :1])[near.valid]
         scale = float(np.median(behind[behind > 0])) if (behind > 0).any() else 1.0
-        if not len(sample.codes):
-            return cls(k, columns, NEAREST_ALONE, near)
         tried = [cls(k, columns, spread * scale, near) for spread in SPREADS]
         rows = np.arange(len(sample.codes))
         return max(tried, key=lambda each: float(each._scores(near)[rows, sample.codes].mean()))
