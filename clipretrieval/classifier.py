@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -27,16 +28,20 @@ from clipretrieval.errors import (
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
 from clipretrieval.heads.choice import choose_head, head_name, head_values
+from clipretrieval.heads.class_texts import ClassTexts, text_tower
 from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
+from clipretrieval.heads.text_prior import TEXT, TextPrior, check_text_weight
+from clipretrieval.heads.vote_shares import VoteShares
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.heads.whitening import AUTO, Whitening, plan_transform
 from clipretrieval.images.sources import check_class_names, class_names
 from clipretrieval.images.stream import SkippedImage
+from clipretrieval.prompts import STUDY_PROMPT, Templates
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.changes import following
 from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
@@ -100,6 +105,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     priors : {"equal", "empirical"} or sequence of float
         How likely each class is, of any head but the votes: all the same, as often as it is stored, or one
         number for each of ``classes_``.
+    text_weight : float, "auto" or None
+        How much CLIP's zero-shot answer counts beside the head's: its log probabilities are added to those of
+        the head, times this, at least 0. ``"auto"``: as much as stored images tell that are left out one by
+        one, which weighs the head's parts anew. None: no texts are read. Needs an encoder at the stage
+        ``final`` with a text tower; see `clipretrieval.heads.text_prior.TextPrior`. A class that is listed in
+        ``classes_`` before it has an image is then answered, as probable as the texts hold it to be.
+    class_names : mapping of label to str, optional
+        Names for the prompts, of classes only. Those that are strings and have none are their own names, with
+        spaces for underscores; those that are numbers need one.
+    templates : str, callable, or sequence of these
+        Prompts, as for `~clipretrieval.ZeroShotClassifier`.
     metric : {"l2", "cosine", "ip"}
         Must be the store's own where `store` is an instance.
     normalize : bool
@@ -163,6 +179,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     """What the vectors of ``store_`` went through when it was last asked."""
     _class_names: Mapping[int, str]
     """Names of classes that were fitted by their numbers in a dataset."""
+    _texts: ClassTexts
+    """The texts' vectors, where any were asked for."""
     _made_of: Any
     """What decided which store was made; see `_store_recipe`."""
     _tuned: frozenset[str]
@@ -180,6 +198,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         temperature: float = TEMPERATURE,
         head: str | Head = "votes",
         priors: Any = "equal",
+        text_weight: float | str | None = None,
+        class_names: Mapping[Any, str] | None = None,
+        templates: Templates = STUDY_PROMPT,
         metric: Metric | str = "l2",
         normalize: bool = False,
         transform: str | Whitening | None = AUTO,
@@ -192,6 +213,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.temperature = temperature
         self.head = head
         self.priors = priors
+        self.text_weight = text_weight
+        self.class_names = class_names
+        self.templates = templates
         self.metric = metric
         self.normalize = normalize
         self.transform = transform
@@ -209,6 +233,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         state: dict[str, Any] = dict(super().__getstate__())
         if isinstance(state["store_options"], Mapping):
             state["store_options"] = MaskedDict(state["store_options"])  # pickles have no secrets
+        state.pop("_texts", None)  # they are encoded again
         return state
 
     def fit(
@@ -378,6 +403,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         started, timing = time.perf_counter(), Timing()
         metric = self._check_params()
         check_progress(progress)
+        if (texts := self._class_texts()) is not None:
+            texts.prepare()
         interval = None if flush_every is None else check_int(flush_every, "flush_every")
         listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
         # The last quarter of an interval is for what is being encoded; see `store_images`.
@@ -914,6 +941,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         from clipretrieval.evaluation.sweep import sweep
 
+        if check_text_weight(self.text_weight) is not None:
+            raise UnsupportedOperationError(
+                "sweep tries heads by themselves, without texts; set text_weight=None before, and again after"
+            )
+
         def learn(heads: list[tuple[Head, str]]) -> Sequence[DecisionRule]:
             index = self._index()
             statistics = self._statistics_to_read(index)
@@ -999,6 +1031,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 "normalize": bool(self.normalize),
                 "head": head,
                 "priors": priors if isinstance(priors, str) else list(priors),
+                **self._saved_texts(index),
             },
             feature_names=getattr(self, "feature_names_in_", ()),
             saved_in=self._saved_in,
@@ -1137,14 +1170,16 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     @property
     def head_(self) -> DecisionRule:
         """What decides: votes, or what `head` has learned from the store as it is now."""
-        head = choose_head(self.head, self.k)
+        head = self._with_text(choose_head(self.head, self.k))
         if head is None:
             self._index()
             return self._voting()
         index = self._index(refresh=True)
         self._check_params()  # they may be others by now
+        if isinstance(head, TextPrior):
+            head = self._listing_classes(head, index)
         statistics = self._statistics_to_read(index)
-        return statistics.fit(index, head, Priors.parse(self.priors), head_name(self.head), self.k)
+        return statistics.fit(index, head, Priors.parse(self.priors), self._head_name, self.k)
 
     def class_statistics(self, moments: Moments = Moments()) -> ClassStatistics:  # noqa: B008  it is frozen
         """Return the counts, the sums and the second moments of the stored vectors as they are now.
@@ -1181,6 +1216,62 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             index.follower = self._statistics = IndexStatistics()
         return index.follower
 
+    @property
+    def _head_name(self) -> str:
+        name = head_name(self.head)
+        return name if self.text_weight is None else f"{name} + {TEXT}"
+
+    def _class_texts(self) -> ClassTexts | None:
+        """Return the texts of classes, whose vectors are kept; None where none are to be read."""
+        if check_text_weight(self.text_weight) is None:
+            return None
+        known = getattr(self, "_class_names", None)
+        wanted = ClassTexts(text_tower(self.encoder), self.class_names, self.templates, known)
+        kept = getattr(self, "_texts", None)
+        if kept != wanted:
+            kept = self._texts = wanted
+        return kept
+
+    def _with_text(self, head: Head | None) -> Head | None:
+        """Return a head, or the votes where it is None, together with the texts if these count."""
+        texts, weight = self._class_texts(), check_text_weight(self.text_weight)
+        if texts is None or weight is None:
+            return head
+        voting = VoteShares(self._voting()) if head is None else head
+        return TextPrior(voting, head_name(self.head), texts, (), weight)
+
+    def _saved_texts(self, index: LabelledIndex) -> dict[str, Any]:
+        """Return what is saved of texts, as JSON values: nothing where they do not count."""
+        texts = self._class_texts()
+        if texts is None:
+            return {}
+        if any(callable(template) for template in texts.templates):
+            raise UnsupportedOperationError(
+                "a template is a callable, which cannot be saved; set templates to strings before saving, or "
+                "pass your callable again after loading"
+            )
+        names: dict[Label, str] = {
+            label: name for label, name in texts.known.items() if label in index.classes.codes
+        }
+        names.update(texts.names)
+        return {
+            "text_weight": check_text_weight(self.text_weight),
+            "class_names": [list(pair) for pair in names.items()],
+            "templates": texts.templates,
+        }
+
+    def _listing_classes(self, head: TextPrior, index: LabelledIndex) -> TextPrior:
+        """Tell a head which classes there are, and refuse what it cannot read."""
+        if index.transform is not None:
+            raise InvalidInputError(
+                "text_weight needs vectors as the encoder gives them, and those of this store went through a "
+                "transform; set transform=None and call refit_transform(), or set text_weight=None"
+            )
+        index.number_classes()  # takes up those that the store has gained
+        listed = list(index.classes.codes)
+        head.texts.check_known(listed)
+        return replace(head, listed=tuple(listed))
+
     def _voting(self) -> Voting:
         return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
 
@@ -1210,11 +1301,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         return index
 
     def _plan(self) -> TransformPlan:
-        return plan_transform(self.transform, choose_head(self.head, self.k))
+        return plan_transform(self.transform, self._with_text(choose_head(self.head, self.k)))
 
     def _statistics_of(self, store: VectorStore) -> IndexStatistics | None:
         """Return what follows the changes of a store; None where the head reads no statistics."""
-        head = choose_head(self.head, self.k)
+        head = self._with_text(choose_head(self.head, self.k))
         if head is None or not head.moments:
             return None
         own = store is getattr(self, "store_", None)
@@ -1243,6 +1334,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self._plan()
         check_bool(self.normalize, "normalize")
         check_encoder(self.encoder)
+        if self._class_texts() is not None and self.transform not in (None, AUTO):
+            raise InvalidInputError(
+                "text_weight needs vectors as the encoder gives them, and transform maps them; pass "
+                "transform=None, or text_weight=None"
+            )
         return metric
 
     def _store_recipe(self) -> tuple[Any, ...]:

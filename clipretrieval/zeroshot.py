@@ -25,6 +25,7 @@ from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.evaluation.words import PROMPTS
+from clipretrieval.heads.class_texts import STAGE, ensemble_vectors
 from clipretrieval.heads.confidence import share_and_margin
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
@@ -42,10 +43,8 @@ if TYPE_CHECKING:
 
     from clipretrieval.encoding.staged_encoder import StagedEncoder
 
-__all__ = ["STAGE", "TEXT_NEEDS", "ZeroShotAnswers", "ZeroShotClassifier", "check_true_labels"]
+__all__ = ["TEXT_NEEDS", "ZeroShotAnswers", "ZeroShotClassifier", "check_true_labels"]
 
-STAGE = "final"
-"""The only stage whose vectors lie in one space with the texts'."""
 TEXT_NEEDS = {STAGE: "the cosine with a text"}
 """What needs them to have a direction."""
 _TOGETHER = 1024
@@ -342,11 +341,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         prompts, encoder = self.prompts_, self.encoder_
         kept = getattr(self, "_texts", None)
         if kept is None or kept[0] is not encoder or kept[1] != prompts:
-            flat = [prompt for some in prompts for prompt in some]
             self._warn_of_twins(prompts)
-            vectors = normalize(encoder.text.encode(flat).astype(np.float64))
-            means = vectors.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
-            kept = self._texts = (encoder, prompts, normalize(means))
+            kept = self._texts = (encoder, prompts, ensemble_vectors(encoder.text, prompts))
         found: npt.NDArray[np.float64] = kept[2]
         return found
 

@@ -16,13 +16,14 @@ from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.evaluation.measurement import Measurement
 from clipretrieval.evaluation.report import EvaluationReport
+from clipretrieval.heads.class_texts import STAGE
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import FloatArray, no_neighbors
-from clipretrieval.zeroshot import STAGE, ZeroShotAnswers, ZeroShotClassifier
+from clipretrieval.zeroshot import ZeroShotAnswers, ZeroShotClassifier
 
 __all__ = ["Side", "answer"]
 

@@ -20,6 +20,7 @@ from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import mcnemar_exact
 from clipretrieval.heads.base import Head
+from clipretrieval.heads.class_texts import STAGE
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.images.sources import (
     check_class_names,
@@ -32,7 +33,7 @@ from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.retrieval.unusable import usable_batches
 from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.types import FloatArray, Metric
-from clipretrieval.zeroshot import STAGE, TEXT_NEEDS, ZeroShotClassifier
+from clipretrieval.zeroshot import TEXT_NEEDS, ZeroShotClassifier
 
 __all__ = ["compare"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.types import AnyArray, FloatArray, Label, Metric, Neighbors
 
-__all__ = ["Contents", "Head", "LearnedHead", "Queries", "StoredSample"]
+__all__ = ["Contents", "Head", "LearnedHead", "OpenHead", "PartedHead", "Queries", "StoredSample"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -143,4 +143,14 @@ class PartedHead(Protocol):
 
     def part_scores(self, queries: Queries) -> Mapping[str, Any]:
         """Return the log scores of each part by its name, each of shape (n, n_classes)."""
+        ...
+
+
+@runtime_checkable
+class OpenHead(Protocol):
+    """Optional, of a `LearnedHead`: one that answers classes of which nothing is stored, too."""
+
+    @property
+    def answered_classes(self) -> Sequence[Label]:
+        """The classes of its scores' columns, as stored, instead of `Contents.classes`."""
         ...

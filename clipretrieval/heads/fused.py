@@ -109,11 +109,12 @@ class LearnedFused:
 
     Attributes
     ----------
+    parts : dict of str to Expert
     weights : dict of str to float
     """
 
     def __init__(self, parts: Mapping[str, Expert], weights: Mapping[str, float]) -> None:
-        self._parts, self.weights = dict(parts), dict(weights)
+        self.parts, self.weights = dict(parts), dict(weights)
 
     def log_scores(self, queries: Queries) -> Floats:
         """Return the weighted sum of the parts' log probabilities, shape (n, n_classes)."""
@@ -123,7 +124,7 @@ class LearnedFused:
 
     def part_scores(self, queries: Queries) -> dict[str, Floats]:
         """Return each part's log probabilities, by its name."""
-        return {name: log_probabilities(part.log_scores(queries)) for name, part in self._parts.items()}
+        return {name: log_probabilities(part.log_scores(queries)) for name, part in self.parts.items()}
 
 
 def learn_weights(parts: Mapping[str, Expert], sample: StoredSample, priors: Floats) -> dict[str, float]:
@@ -135,18 +136,31 @@ def learn_weights(parts: Mapping[str, Expert], sample: StoredSample, priors: Flo
     if len(sample.codes) < LEAST_VALIDATED:
         return dict.fromkeys(parts, 1.0 / len(parts))
     stacked = np.stack([log_probabilities(part.held_out_scores(sample)) for part in parts.values()])
-    shares = priors[sample.codes] / np.bincount(sample.codes, minlength=len(priors))[sample.codes]
+    shares = class_shares(priors, sample.codes)
     if not shares.any():  # only of classes that are held to be impossible
         return dict.fromkeys(parts, 1.0 / len(parts))
-    found = maximise(stacked, sample.codes, shares / shares.sum())
-    return dict(zip(parts, found.tolist(), strict=True))
+    return dict(zip(parts, maximise(stacked, sample.codes, shares).tolist(), strict=True))
 
 
-def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
+def class_shares(priors: Floats, codes: Ints) -> Floats:
+    """Return how much each row counts, each class by its prior; they sum to 1, or are all 0."""
+    shares: Floats = priors[codes] / np.bincount(codes, minlength=len(priors))[codes]
+    total = shares.sum()
+    return shares / total if total > 0 else shares
+
+
+def maximise(
+    stacked: Floats,
+    codes: Ints,
+    shares: Floats,
+    *,
+    expected: Floats | None = None,
+    spread: Floats | float = 1.0,
+) -> Floats:
     """Return the most probable weights, each at least `LEAST_WEIGHT`: a strictly convex problem.
 
-    They are normally distributed around equal ones beforehand, with a variance of one. So they are well
-    determined, and do not turn on rounding, also where the parts say the same or nothing.
+    They are normally distributed beforehand. So they are well determined, and do not turn on rounding, also
+    where the parts say the same or nothing.
 
     Parameters
     ----------
@@ -156,15 +170,20 @@ def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
         The true classes.
     shares : ndarray of float64, shape (n,)
         How much each row counts; they sum to 1.
+    expected : ndarray of float64, shape (n_parts,), optional
+        The weights' means beforehand; equal ones, of the sum 1, when left out.
+    spread : ndarray of float64, shape (n_parts,), or float
+        Their standard deviations.
     """
-    rows, begin = np.arange(len(codes)), np.full(len(stacked), 1.0 / len(stacked))
+    rows = np.arange(len(codes))
+    begin = np.full(len(stacked), 1.0 / len(stacked)) if expected is None else expected
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logs = log_softmax(np.tensordot(weights, stacked, 1), axis=1)
-        expected = np.einsum("pnc,nc->pn", stacked, np.exp(logs))
-        away = (weights - begin) / len(rows)
+        mean = np.einsum("pnc,nc->pn", stacked, np.exp(logs))
+        away = (weights - begin) / spread**2 / len(rows)
         found = -float(shares @ logs[rows, codes]) + float(away @ (weights - begin)) / 2
-        return found, (expected - stacked[:, rows, codes]) @ shares + away
+        return found, (mean - stacked[:, rows, codes]) @ shares + away
 
     bounds = [(LEAST_WEIGHT, None)] * len(stacked)
     found: Floats = minimize(

@@ -18,7 +18,7 @@ from clipretrieval.errors import (
     StoreError,
     UnsupportedOperationError,
 )
-from clipretrieval.heads.base import Head, LearnedHead
+from clipretrieval.heads.base import Head, LearnedHead, OpenHead
 from clipretrieval.heads.fitted_head import FittedHead
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
@@ -160,7 +160,8 @@ class IndexStatistics:
         """
         index.count_for(1)
         contents, learned = self._learn(index, head, priors)
-        return FittedHead(head, learned, contents.classes, max(shown, int(head.k), 1), name)
+        classes = learned.answered_classes if isinstance(learned, OpenHead) else contents.classes
+        return FittedHead(head, learned, classes, max(shown, int(head.k), 1), name)
 
     def fit_each(
         self, index: LabelledIndex, heads: Sequence[tuple[Head, str]], priors: Priors, shown: int

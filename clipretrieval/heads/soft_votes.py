@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 
 SPREADS = (0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, np.inf)
 """Temperatures that are compared, relative to how much farther than the nearest the others are, by median."""
+NEAREST_ALONE = 1e-9
+"""A temperature, for where each class has a single vector, so that none can be left out."""
 FLOOR = 0.02
 """The share that is divided among all classes: a class without a vote is not impossible."""
 
@@ -46,7 +48,7 @@ class SoftVotes:
         columns = {label: column for column, label in enumerate(contents.classes)}
         near = contents.others(sample, k)
         if not len(near):
-            return cls(k, columns, np.inf, near)
+            return cls(k, columns, NEAREST_ALONE, near)
         behind = (near.distances - near.distances[:, :1])[near.valid]
         scale = float(np.median(behind[behind > 0])) if (behind > 0).any() else 1.0
         tried = [cls(k, columns, spread * scale, near) for spread in SPREADS]

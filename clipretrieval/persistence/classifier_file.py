@@ -23,12 +23,15 @@ from clipretrieval._util.text import parse_json
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.heads.choice import read_head
+from clipretrieval.heads.class_texts import read_names
 from clipretrieval.heads.priors import Priors
+from clipretrieval.heads.text_prior import check_text_weight
 from clipretrieval.heads.voting import TEMPERATURE
 from clipretrieval.heads.weighting import WEIGHTINGS
+from clipretrieval.prompts import listed_templates
 from clipretrieval.retrieval.manifest import KINDS
 from clipretrieval.stores.checks import MOST_NEIGHBORS
-from clipretrieval.types import Metric
+from clipretrieval.types import Label, Metric
 
 __all__ = ["FILE", "ClassifierFile", "digest_in", "read", "write"]
 
@@ -177,10 +180,22 @@ def _check_params(found: Any, version: int) -> dict[str, Any]:
         checks["head"] = lambda value: read_head(value, "params.head")
         checks["priors"] = _check_priors
     required = tuple(checks) if version >= COMPLETE_SINCE else ()
+    if version >= HEADS_SINCE:  # those of texts are there where texts count
+        checks["text_weight"] = check_text_weight
+        checks["class_names"] = _check_class_names
+        checks["templates"] = listed_templates
     params = _check_object(found, "params", required=required, known=tuple(checks))
     voting = {"k": 1, "weights": "uniform", "temperature": TEMPERATURE}
     defaults = {**voting, "metric": "l2", "normalize": False, "head": "votes", "priors": "equal"}
     return defaults | {name: checks[name](value) for name, value in params.items()}
+
+
+def _check_class_names(found: Any) -> dict[Label, str]:
+    if not isinstance(found, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in found):
+        raise InvalidInputError(f"params.class_names must be pairs [label, name]; got {shown(found)}")
+    if any(isinstance(label, list | dict) for label, _ in found):
+        raise InvalidInputError("params.class_names has a label that is neither a number nor a string")
+    return read_names(dict(found))
 
 
 def _check_priors(found: Any) -> str | list[float]:

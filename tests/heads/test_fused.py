@@ -144,7 +144,7 @@ def test_soft_votes_choose_a_temperature_on_vectors_left_out():
     rows, labels = clouds(120)
     fused = Fused(10, ridge=Ridge(30))
     classifier = RetrievalClassifier(store="memory", head=fused, transform=None).fit(rows, labels)
-    votes = classifier.head_.learned._parts["votes"]
+    votes = classifier.head_.learned.parts["votes"]
     distances = ((rows[:, None] - rows[None]).astype(np.float64) ** 2).sum(axis=2)
     np.fill_diagonal(distances, np.inf)
     nearest = np.sort(distances, axis=1)[:, :10]
