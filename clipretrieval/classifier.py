@@ -438,7 +438,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Be fitted with a store that is filled; `renew` where the arguments stand for it as they are now."""
         # At once, as `_index` reads it: other threads may be asking.
         statistics = getattr(self, "_statistics", None) if store is getattr(self, "store_", None) else None
-        self.__dict__.update(store_=store, _classes=classes, n_features_in_=dim, _statistics=statistics)
+        self.__dict__.update(
+            store_=store, _classes=classes, n_features_in_=dim, _statistics=statistics, _map=None
+        )
         if renew:
             self._made_of = self._store_recipe()
 

@@ -115,6 +115,9 @@ class SpaceOptions:
 
     metric: MetricOption = "l2"
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors to length one first.")] = False
+    transform: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, whiten or none: a map that is learned of the vectors.")
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -561,6 +564,6 @@ def make_classifier(
     options = store.options()
     if path is not None:
         options = options_within(path, store.store, options)
-    return RetrievalClassifier(
-        encoder.encoder(), store.store, **asdict(space), **asdict(vote), store_options=options
-    )
+    near: dict[str, Any] = asdict(space)
+    near["transform"] = None if space.transform == "none" else space.transform
+    return RetrievalClassifier(encoder.encoder(), store.store, **near, **asdict(vote), store_options=options)

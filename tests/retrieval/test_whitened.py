@@ -24,8 +24,7 @@ from clipretrieval import (
 )
 from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.whitening import Whitening
-from clipretrieval.stores import FaissStore, MemoryStore
-from clipretrieval.stores.base import BlobStore
+from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:there is only one class:clipretrieval.ClipRetrievalWarning",
@@ -113,17 +112,9 @@ def expected_self(metric):
     return -1.0 if metric == "ip" else 0.0
 
 
-def test_every_store_of_this_process_whitens_or_says_why_not(any_store):
-    """Those that keep blobs answer the same; any other refuses, and goes without where nobody insists."""
-    made = RetrievalClassifier(store=any_store, k=5, transform="whiten")
-    if not isinstance(any_store, BlobStore):
-        with pytest.raises(UnsupportedOperationError, match=r"cannot keep a transform .* transform=None"):
-            made.fit(STORED, LABELS)
-        assert any_store.count() == 0
-        RetrievalClassifier(store=any_store, head="fused").fit(STORED[:30], LABELS[:30])
-        assert "transform" not in any_store.read_manifest()
-        return
-    made.fit(STORED, LABELS)
+def test_every_store_of_this_process_whitens(any_store):
+    """They hold the same and answer the same, and are rewritten alike."""
+    made = RetrievalClassifier(store=any_store, k=5, transform="whiten").fit(STORED, LABELS)
     reference = RetrievalClassifier(store=MemoryStore(), k=5, transform="whiten").fit(STORED, LABELS)
     assert_same(any_store, reference.store_)
     assert made.predict(ASKED).tolist() == reference.predict(ASKED).tolist()
@@ -131,6 +122,30 @@ def test_every_store_of_this_process_whitens_or_says_why_not(any_store):
     np.testing.assert_array_equal(attached.predict_proba(ASKED), made.predict_proba(ASKED))
     made.partial_fit(*labelled(50, 5)).refit_transform()
     assert made.predict(ASKED).tolist() == attached.predict(ASKED).tolist()
+
+
+class Plain:
+    """A store that keeps no blobs: all else of one in memory."""
+
+    def __init__(self):
+        self._store = MemoryStore()
+
+    def __getattr__(self, name):
+        if name in ("read_blob", "write_blob") or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._store, name)
+
+
+def test_a_store_that_cannot_keep_the_map_says_so():
+    """It is refused where somebody insists, and goes without where the head would only like it."""
+    store = Plain()
+    with pytest.raises(UnsupportedOperationError, match=r"Plain cannot keep a transform .* transform=None"):
+        RetrievalClassifier(store=store, transform="whiten").fit(STORED, LABELS)
+    assert store.count() == 0
+    made = RetrievalClassifier(store=store, k=3, transform="auto").fit(STORED, LABELS)
+    with pytest.raises(UnsupportedOperationError, match="Plain cannot keep a transform"):
+        made.set_params(transform="whiten").refit_transform()
+    assert "transform" not in store.read_manifest()
 
 
 def test_the_order_of_images_changes_nothing():
@@ -488,17 +503,17 @@ def killed(program):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("upserts", [1, 3])
-def test_a_killed_rewriting_is_gone_on_with(tmp_path, upserts, small):
-    """A process that is killed amid its upserts, of a store that is flushed after each."""
+@pytest.mark.parametrize(("kind", "upserts"), [(FaissStore, 1), (FaissStore, 3), (ChromaStore, 3)])
+def test_a_killed_rewriting_is_gone_on_with(tmp_path, kind, upserts, small):
+    """A process that is killed amid its upserts, of a store that keeps each of them."""
     killed(f"""
 import os, signal
 import clipretrieval.retrieval.rewriting as rewriting
 from clipretrieval import RetrievalClassifier
-from clipretrieval.stores import FaissStore
+from clipretrieval.stores import {kind.__name__}
 from test_whitened import LABELS, STORED
 rewriting.BATCH = 10
-class Killed(FaissStore):
+class Killed({kind.__name__}):
     left = {upserts}
     def upsert(self, *args):
         if not self.left:
@@ -510,8 +525,10 @@ store = Killed({str(tmp_path / "killed")!r})
 RetrievalClassifier(store=store, transform="whiten", head="discriminant").fit(STORED[:40], LABELS[:40])
 """)
     whole = RetrievalClassifier(store=MemoryStore(), transform="whiten", head="discriminant").fit(*small)
-    with FaissStore(tmp_path / "killed") as store:
+    with kind(tmp_path / "killed") as store:
         assert store.read_manifest()["transform"]["state"] == "rewriting"
+        marks = {metadata.get("transform") for metadata in contents(store)[3]}
+        assert len(marks) == min(upserts, 2)  # some are rewritten, or none yet
         with pytest.raises(StoreLockedError, match="interrupted"):
             RetrievalClassifier.from_store(store)
         made = RetrievalClassifier(store=store, head="discriminant").fit(*small, resume=True)
