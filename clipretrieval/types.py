@@ -18,7 +18,7 @@ from clipretrieval.errors import InvalidInputError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Label", "Listing", "Metric", "Neighbors", "Records", "as_label_array", "no_neighbors"]
+__all__ = ["Label", "Listing", "Metric", "Neighbors", "Records", "as_label_array"]
 
 Label: TypeAlias = int | str
 FloatArray: TypeAlias = npt.NDArray[np.float32]

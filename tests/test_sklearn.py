@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -15,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import UnsupportedOperationError
+from clipretrieval.heads import Discriminant, Ridge
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore
 
 # Checks that fail, each with the reason why it must.
@@ -24,7 +28,11 @@ EXPECTED_FAILURES: dict[str, str] = {}
 @pytest.mark.filterwarnings("ignore:there is only one class:clipretrieval.ClipRetrievalWarning")
 @pytest.mark.filterwarnings("ignore:k=:clipretrieval.ClipRetrievalWarning")
 @parametrize_with_checks(
-    [RetrievalClassifier(), RetrievalClassifier(store="memory", k=3, weights="distance")],
+    [
+        RetrievalClassifier(),
+        RetrievalClassifier(store="memory", k=3, weights="distance"),
+        RetrievalClassifier(store="memory", head="discriminant"),
+    ],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learns_own_checks(estimator, check):
@@ -59,6 +67,49 @@ def test_works_in_grid_search_and_cross_validation(digits):
     assert grid.best_score_ > 0.93
     scores = cross_val_score(make_pipeline(StandardScaler(), RetrievalClassifier(store="memory")), X, y, cv=3)
     assert scores.min() > 0.9
+
+
+def test_heads_are_searched_by_name_and_as_objects(digits):
+    """A grid over heads fits a clone for each, and the best one is what answers."""
+    X, _, y, _ = digits
+    heads = ["votes", "discriminant", Discriminant(0.9999), Ridge(features=64)]
+    grid = GridSearchCV(RetrievalClassifier(store="memory"), {"head": heads}, cv=3, error_score="raise")
+    grid.fit(X[:300], y[:300])
+    scores = grid.cv_results_["mean_test_score"]
+    for head, score in zip(heads, scores, strict=True):
+        classifier = RetrievalClassifier(store="memory", head=head)
+        assert cross_val_score(classifier, X[:300], y[:300], cv=3).mean() == pytest.approx(score)
+    assert len(set(scores)) > 2
+    assert grid.best_estimator_.head == grid.best_params_["head"]
+
+
+def test_a_head_is_a_parameter_like_any_other():
+    """clone keeps it with its arguments and without what it has learned, and set_params takes another."""
+    classifier = RetrievalClassifier(store="memory", head=Discriminant(0.5), priors=[0.25, 0.75])
+    classifier.fit([[0.0], [1.0], [8.0], [9.0]], ["a", "a", "b", "b"])
+    copied = clone(classifier)
+    assert copied.get_params()["head"] == Discriminant(0.5)
+    assert copied.get_params()["priors"] == [0.25, 0.75]
+    assert not hasattr(copied, "store_")
+    assert copied.set_params(head="quadratic").head == "quadratic"
+    assert classifier.head == Discriminant(0.5)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda fitted: pickle.loads(pickle.dumps(fitted))])
+@pytest.mark.parametrize("head", ["discriminant", "quadratic", "ridge", Discriminant("validated"), "fused"])
+def test_a_copy_with_a_learned_head_goes_its_own_way(digits, copied, head):
+    """A fitted classifier answers the same after pickling or a deep copy, and neither changes the other."""
+    X, X_test, y, _ = digits
+    fitted = RetrievalClassifier(store="memory", head=head).fit(X[:200], y[:200])
+    before = fitted.predict_proba(X_test[:20])
+    other = copied(fitted)
+    np.testing.assert_allclose(other.predict_proba(X_test[:20]), before, rtol=1e-6, atol=1e-9)
+    other.partial_fit(X[200:300], y[200:300])
+    assert (other.class_statistics().count, fitted.class_statistics().count) == (300, 200)
+    np.testing.assert_allclose(fitted.predict_proba(X_test[:20]), before, rtol=1e-6, atol=1e-9)
+    fresh = RetrievalClassifier(store="memory", head=head).fit(X[:300], y[:300])
+    expected = fresh.predict_proba(X_test[:20])
+    np.testing.assert_allclose(other.predict_proba(X_test[:20]), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [MemoryStore, FaissStore, ChromaStore])

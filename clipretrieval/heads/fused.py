@@ -11,6 +11,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from clipretrieval._util.checks import shown
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.base import Contents, Queries, StoredSample
 from clipretrieval.heads.discriminant import Discriminant
 from clipretrieval.heads.ridge import Ridge
@@ -69,6 +71,9 @@ class Fused:
 
     def __post_init__(self) -> None:
         check_k(self.k)
+        for name, kind in (("discriminant", Discriminant), ("ridge", Ridge)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidInputError(f"{name} must be a {kind.__name__}; got {shown(getattr(self, name))}")
 
     @property
     def moments(self) -> Sequence[Moments]:

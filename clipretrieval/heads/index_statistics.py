@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from secrets import token_hex
 from typing import Any
 
@@ -38,6 +38,8 @@ MOST_DRIFT = 2.5e-10
 """Of the statistics, beyond which they are gathered anew: they are promised to 1e-9."""
 PROBED = 4
 """Records that are read back, to see whether the store returns what it was given."""
+MOST_LISTED = 10_000
+"""Records that are listed at every question where the manifest says nothing of their statistics."""
 TOKEN = 32
 """Characters before the statistics in a blob: of which contents they are."""
 
@@ -56,7 +58,7 @@ class _ContentsState:
         Of the records.
     listed : int or None
         Without a token, a hash of all ids and labels, whatever their order: a classifier that follows no
-        statistics leaves no trace but these. None where they cannot be listed.
+        statistics leaves no trace but these. None where listing them at every question would take too long.
     """
 
     token: str | None
@@ -65,9 +67,10 @@ class _ContentsState:
 
     @classmethod
     def of(cls, store: VectorStore) -> _ContentsState:
-        token = _token(store)
-        listed = _listed(store) if token is None and isinstance(store, ScannableStore) else None
-        return cls(token, store.count(), listed)
+        token, count = _token(store), store.count()
+        if token is None and count <= MOST_LISTED and isinstance(store, ScannableStore):
+            return cls(token, count, _listed(store))
+        return cls(token, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ class IndexStatistics:
     def want(self, moments: Sequence[Moments]) -> None:
         """Say which statistics a head reads; others are not followed any more."""
         with self._lock:
-            if set(moments) - set(self._wanted):
+            if self._changed is not None and set(moments) - set(self._wanted):
                 self._seen = None
             self._wanted = tuple(dict.fromkeys(moments))
             self._held = {each: held for each, held in self._held.items() if each in self._wanted}
@@ -160,6 +163,21 @@ class IndexStatistics:
         contents, learned = self._learn(index, head, priors)
         return FittedHead(head, learned, contents.classes, max(shown, int(head.k), 1), name)
 
+    def fit_each(
+        self, index: LabelledIndex, heads: Sequence[tuple[Head, str]], priors: Priors, shown: int
+    ) -> list[FittedHead]:
+        """Have several heads, with their names, learn as by `fit`; what is followed stays what it was."""
+        with self._lock:
+            wanted, lesson = self._wanted, self._lesson
+            try:
+                if self._changed is None:
+                    self.want((*wanted, *(each for head, _ in heads for each in head.moments)))
+                return [self.fit(index, head, priors, name, shown) for head, name in heads]
+            finally:
+                if self._changed is None:
+                    self.want(wanted)
+                self._lesson = lesson
+
     def _learn(self, index: LabelledIndex, head: Head, priors: Priors) -> tuple[StoreContents, LearnedHead]:
         with self._lock:
             known = self._lesson if self._lesson is not None and self._lesson.is_of(head, priors) else None
@@ -175,8 +193,9 @@ class IndexStatistics:
 
     def statistics(self, index: LabelledIndex, moments: Moments) -> ClassStatistics:
         """Return a copy of the statistics of an index's contents as they are now."""
+        index.count_for(1)
         with self._lock:
-            return self._up_to_date(index.store, (*self._wanted, moments))[moments].copy()
+            return self._up_to_date(index.store, (moments,))[moments].copy()
 
     def _up_to_date(self, store: VectorStore, moments: Sequence[Moments]) -> Held:
         """Return statistics of what a store holds."""
@@ -184,7 +203,7 @@ class IndexStatistics:
             if self._seen is not None and set(moments) <= set(self._held):
                 return self._held
             return _gathered(store, moments)
-        self.want(moments)
+        self.want((*self._wanted, *moments))
         if not self._describes(store):
             self._load(store)
         return self._held
@@ -201,8 +220,11 @@ class IndexStatistics:
         """Be ready for changes of what the store holds."""
         with self._lock:
             if not self._describes(store):
+                state = self._start_from(store)
                 with suppress(StoreCorruptedError):
-                    self._take_kept(store)
+                    self._take_kept(store, state)
+                complete = state.count == 0 or set(self._wanted) <= set(self._held)
+                self._seen = state if complete else None
             self._begun = None if self._seen is None else (self._seen.token, self._version)
             self._changed, self._probe, self._faithful = store, None, True
 
@@ -304,59 +326,66 @@ class IndexStatistics:
             return False
         return self._seen.count == 0 or set(self._wanted) <= set(self._held)
 
+    def _start_from(self, store: VectorStore) -> _ContentsState:
+        """Return the state of a store's contents; what is held of another state is let go."""
+        state = _ContentsState.of(store)
+        if self._seen != state or state.count == 0:
+            self._held = {}
+            self._version += 1
+        return state
+
     def _load(self, store: VectorStore) -> None:
-        """Read the statistics that the store has kept, or gather them."""
-        reason, state = "", _ContentsState.of(store)
+        """Read what is not held of the statistics that the store has kept, and gather what it has not."""
+        state, reason = self._start_from(store), ""
         try:
-            taken = self._take_kept(store)
-            if not taken and state.token is not None:
-                reason = "do not match what it holds"
+            reason = self._take_kept(store, state)
         except StoreCorruptedError as error:
-            taken, reason = False, f"cannot be used ({error})"
-        if taken:
+            reason = f"cannot be used ({error})"
+        missing = [moments for moments in self._wanted if moments not in self._held]
+        if missing and state.count:
+            self._held.update(_gathered(store, missing))
+            state = replace(state, count=self._held[missing[0]].count)
+        self._seen = state
+        if not missing or not state.count:
             return
-        self._version += 1
-        if not self._wanted:
-            self._held, self._seen = {}, state
-            return
-        self._held = _gathered(store, self._wanted)
-        count = next(iter(self._held.values())).count
-        self._seen = _ContentsState(state.token, count, state.listed)
         if not isinstance(store, BlobStore):
             warn_caller(
                 f"{type(store).__name__} cannot keep class statistics, so they were gathered by reading all "
-                f"{count} vectors; that happens once in each process"
+                f"{state.count} vectors; that happens once in each process"
             )
         elif reason:
             warn_caller(
                 f"the class statistics that the store has kept {reason}, so they were gathered anew by "
-                f"reading all {count} vectors; the next fit, forget or relabel keeps these"
+                f"reading all {state.count} vectors; the next fit, forget or relabel keeps these"
             )
 
-    def _take_kept(self, store: VectorStore) -> bool:
-        """Read what the store has kept, if it says of itself, and shows, that it describes the records."""
-        self._seen, count = None, store.count()
-        if count == 0:
-            self._held, self._seen = {}, _ContentsState.of(store)
-            self._version += 1
-            return True
-        token = _token(store)
-        if token is None or not isinstance(store, BlobStore):
-            return False
-        found: Held = {}
+    def _take_kept(self, store: VectorStore, state: _ContentsState) -> str:
+        """Read what the store has kept, and return what is wrong with that, if anything.
+
+        Only what says of itself, and shows, that it describes the records is taken.
+        """
+        if state.token is None or not state.count or not isinstance(store, BlobStore):
+            return ""
         for moments in self._wanted:
-            content = store.read_blob(moments.name)
-            if content is None or content[:TOKEN] != token.encode():
-                return False
-            kept = found[moments] = ClassStatistics.from_bytes(content[TOKEN:])
-            same_kind = kept.per_class == moments.per_class and kept.dim == moments.empty(store.dim or 0).dim
-            if not same_kind or kept.count != count:
-                return False
-        if not found or not _has_classes(store, next(iter(found.values()))):
-            return False
-        self._held, self._seen = found, _ContentsState(token, count)
-        self._version += 1
-        return True
+            content = None if moments in self._held else store.read_blob(moments.name)
+            if content is None or content[:TOKEN] != state.token.encode():
+                continue
+            found = ClassStatistics.from_bytes(content[TOKEN:])
+            expected = moments.empty(store.dim or 0)
+            same_kind = (found.per_class, found.dim) == (expected.per_class, expected.dim)
+            if not same_kind or not self._agrees(store, found):
+                return "do not match what it holds"
+            self._held[moments] = found
+        known = view_manifest(store)[STATISTICS].get("count")
+        complete = known == state.count or set(self._wanted) <= set(self._held)
+        return "" if complete else "do not match what it holds"
+
+    def _agrees(self, store: VectorStore, found: ClassStatistics) -> bool:
+        """Tell whether statistics have as many vectors of each class as those held, or else as the store."""
+        known = next(iter(self._held.values()), None)
+        if known is None:
+            return found.count == store.count() and _has_classes(store, found)
+        return (found.classes, found.counts.tolist()) == (known.classes, known.counts.tolist())
 
     def _is_faithful(self) -> bool:
         """Tell whether the store returns vectors as they were taken up; one that compresses them may not."""

@@ -49,7 +49,7 @@ class Priors:
         wanted = "priors must be 'equal', 'empirical', or one finite number of at least 0 for each class"
         try:
             found = as_array(priors, "priors").astype(np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"{wanted}; got {shown(priors)}") from error
         if found.ndim != 1 or not np.isfinite(found).all() or (found < 0).any() or not found.any():
             raise InvalidInputError(f"{wanted}; got {shown(priors)}")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas, lapack
 
+from clipretrieval._util.checks import check_bool, shown
 from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreCorruptedError
 from clipretrieval.heads.features import RandomFeatures
@@ -47,6 +48,11 @@ class Moments:
 
     per_class: bool = False
     features: RandomFeatures | None = None
+
+    def __post_init__(self) -> None:
+        check_bool(self.per_class, "per_class")
+        if not isinstance(self.features, RandomFeatures | None):
+            raise InvalidInputError(f"features must be RandomFeatures or None; got {shown(self.features)}")
 
     @property
     def name(self) -> str:

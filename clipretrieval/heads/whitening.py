@@ -165,6 +165,6 @@ def plan_transform(transform: Any, head: Head | None) -> TransformPlan:
     if not isinstance(transform, Whitening):
         raise InvalidInputError(
             f"unknown transform {shown(transform)}; pass 'auto', 'whiten', None, or a "
-            "clipretrieval.heads.whitening.Whitening"
+            "clipretrieval.heads.Whitening"
         )
     return TransformPlan(transform, restore=Whitening.from_settings)
