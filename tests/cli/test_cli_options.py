@@ -21,9 +21,19 @@ Command = Callable[..., tuple[int, str, str]]
 
 SEVERAL = {"stage": "stages", "store": "store", "k": "k", "weights": "weights"}
 FIXED_BY_THE_STUDY = {
-    *("stage", "pooling", "image_size", "k", "weights", "temperature", "metric", "normalize", "transform"),
+    *(
+        "stage",
+        "pooling",
+        "image_size",
+        "k",
+        "weights",
+        "temperature",
+        "metric",
+        "normalize",
+        "transformation",
+    ),
 }
-NOT_IN_COMPARE = {"temperature", "normalize", "transform", "store_options"}
+NOT_IN_COMPARE = {"temperature", "normalize", "transformation", "store_options"}
 """What `clipretrieval.compare` has no argument for."""
 
 
