@@ -121,7 +121,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     normalize : bool
         Scale vectors to length one before they are stored or looked up. With ``"l2"`` the neighbors are
         then those of the cosine, and ``"softmax"`` is the recipe of DINO.
-    transform : {"auto", "whiten"}, None or Whitening
+    transformation : {"auto", "whiten"}, None or Whitening
         A map that vectors go through before they are stored or looked up. ``"whiten"`` stands for
         `Whitening`, after which neighbors are near by what parts the classes; it is learned at the end of the
         first fit, and kept in the store. ``"auto"``: that of the store; one that is filled from nothing gets
@@ -203,7 +203,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         templates: Templates = STUDY_PROMPT,
         metric: Metric | str = "l2",
         normalize: bool = False,
-        transform: str | Whitening | None = AUTO,
+        transformation: str | Whitening | None = AUTO,
         store_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.encoder = encoder
@@ -218,7 +218,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.templates = templates
         self.metric = metric
         self.normalize = normalize
-        self.transform = transform
+        self.transformation = transformation
         self.store_options = store_options
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -254,9 +254,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         image that cannot be decoded, a generator that raises, Ctrl-C) is stored and flushed: the same call
         with ``resume=True`` goes on from there.
 
-        A `transform` is learned when all images are there, and what the store holds is rewritten by it; until
-        that is done, nobody gets an answer. Where it cuts dimensions, the vectors are kept in memory until
-        then, and what was encoded before a failure is not stored.
+        A `transformation` is learned when all images are there, and what the store holds is rewritten by it;
+        until that is done, nobody gets an answer. Where it cuts dimensions, the vectors are kept in memory
+        until then, and what was encoded before a failure is not stored.
 
         Parameters
         ----------
@@ -294,9 +294,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             holds vectors and neither `overwrite` nor `resume` is given.
         FingerprintMismatchError
             If, with `resume`, a different encoder or metric filled the store, or its vectors went through
-            another `transform`.
+            another `transformation`.
         UnsupportedOperationError
-            If the store cannot keep the `transform`.
+            If the store cannot keep the `transformation`.
         StoreLockedError
             If another process writes to the store: one in a folder is held from the beginning of the fit, and
             one that has no lock is compared with what it was before anything is put there.
@@ -343,8 +343,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Add labelled images, of known or of new classes.
 
         An image that is already there changes nothing, but for its label where that is another now. So images
-        may be divided into calls in any way. A `transform` is learned at the end of the first one, and stays
-        when images are added, forgotten or relabelled; `refit_transform` learns it anew.
+        may be divided into calls in any way. A `transformation` is learned at the end of the first one, and
+        stays when images are added, forgotten or relabelled; `refit_transform` learns it anew.
 
         Parameters
         ----------
@@ -466,7 +466,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Be fitted with a store that is filled; `renew` where the arguments stand for it as they are now."""
         # At once, as `_index` reads it: other threads may be asking.
         statistics = getattr(self, "_statistics", None) if store is getattr(self, "store_", None) else None
-        self.__dict__.update(store_=store, _classes=classes, n_features_in_=dim, _statistics=statistics)
+        self.__dict__.update(
+            store_=store, _classes=classes, n_features_in_=dim, _statistics=statistics, _map=None
+        )
         if renew:
             self._made_of = self._store_recipe()
 
@@ -562,12 +564,12 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         return changed
 
     def refit_transform(self: Self, *, progress: Progress | bool | None = None) -> Self:
-        """Learn the `transform` anew of what the store holds now, and rewrite that.
+        """Learn the `transformation` anew of what the store holds now, and rewrite that.
 
         The vectors are recovered from what is stored, to float32 precision, so no image is needed. Afterwards
         the store is what a fresh fit of the same images would have made. It turns a raw store into a whitened
-        one (``set_params(transform="whiten").refit_transform()``), and back with ``transform=None``. A
-        transform that cuts dimensions is learned anew within those that it kept.
+        one (``set_params(transformation="whiten").refit_transform()``), and back with
+        ``transformation=None``. One that cuts dimensions is learned anew within those that it kept.
 
         Two passes over the store; no question is answered meanwhile. A rewriting that was interrupted is
         finished first, also by a classifier that is not fitted but has the encoder and the store.
@@ -587,7 +589,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         NotFittedError
             If there is no store, or it holds nothing.
         InvalidInputError
-            If `transform` is ``"auto"`` and the store has none.
+            If `transformation` is ``"auto"`` and the store has none.
         UnsupportedOperationError
             If the store cannot keep a transform, or the vectors would have another dimension: those of a
             store have one, and what was cut is not there any more.
@@ -1051,7 +1053,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         encoder : Encoder, optional
             The one that filled it; none where it was filled with vectors.
         **params
-            As for the constructor. `metric`, `normalize` and `transform` are the store's own.
+            As for the constructor. `metric`, `normalize` and `transformation` are the store's own.
 
         Returns
         -------

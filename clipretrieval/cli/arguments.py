@@ -129,6 +129,9 @@ class SpaceOptions:
 
     metric: MetricOption = "l2"
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors to length one first.")] = False
+    transformation: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, whiten or none: a map that is learned of the vectors.")
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -604,6 +607,6 @@ def make_classifier(
     options = store.options()
     if path is not None:
         options = options_within(path, store.store, options)
-    return RetrievalClassifier(
-        encoder.encoder(), store.store, **asdict(space), **asdict(head), store_options=options
-    )
+    near: dict[str, Any] = asdict(space)
+    near["transformation"] = None if space.transformation == "none" else space.transformation
+    return RetrievalClassifier(encoder.encoder(), store.store, **near, **asdict(head), store_options=options)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clipretrieval.heads.quadratic import Quadratic
     from clipretrieval.heads.ridge import Ridge
     from clipretrieval.heads.statistics import ClassStatistics, Moments
+    from clipretrieval.heads.whitening import Whitening
 
 __all__ = [
     "HEADS",
@@ -31,6 +32,7 @@ __all__ = [
     "RandomFeatures",
     "Ridge",
     "StoredSample",
+    "Whitening",
 ]
 
 __getattr__, __dir__ = attach(
@@ -44,5 +46,6 @@ __getattr__, __dir__ = attach(
         "quadratic": ["Quadratic"],
         "ridge": ["Ridge"],
         "statistics": ["ClassStatistics", "Moments"],
+        "whitening": ["Whitening"],
     },
 )

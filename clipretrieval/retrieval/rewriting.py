@@ -14,6 +14,7 @@ from clipretrieval.errors import (
     InvalidInputError,
     NotFittedError,
     StoreCorruptedError,
+    StoreLockedError,
     UnsupportedOperationError,
 )
 from clipretrieval.retrieval.changes import STATISTICS, ChangeFollower
@@ -44,7 +45,7 @@ Batches = Iterator[tuple[AnyArray, Sequence[Label]]]
 BATCH = 1024
 NO_TRANSFORM = (
     "the store's vectors went through no transform, so there is none to learn anew; set one first, as by "
-    "set_params(transform='whiten')"
+    "set_params(transformation='whiten')"
 )
 
 
@@ -180,6 +181,8 @@ def records_in_order(store: VectorStore) -> Iterator[Records]:
     ------
     UnsupportedOperationError
         If the store does not list what it holds.
+    StoreLockedError
+        If what it lists is not there.
     """
     if not isinstance(store, ScannableStore):
         raise UnsupportedOperationError(
@@ -188,7 +191,14 @@ def records_in_order(store: VectorStore) -> Iterator[Records]:
         )
     names = sorted(name for listing in store.scan() for name in listing.ids.tolist())
     for start in range(0, len(names), BATCH):
-        yield store.get(names[start : start + BATCH])
+        records = store.get(names[start : start + BATCH])
+        missing = len(names[start : start + BATCH]) - len(records)
+        if missing:  # one that were only not visible yet would stay as it is among those that are rewritten
+            raise StoreLockedError(
+                f"{missing} of the records that the store lists cannot be read; another process has removed "
+                "them. Call it again"
+            )
+        yield records
 
 
 def mapped_metadata(transform: LinearTransform, norms: Floats) -> list[dict[str, Any]]:

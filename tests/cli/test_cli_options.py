@@ -20,8 +20,20 @@ from clipretrieval.images import scan_folder
 Command = Callable[..., tuple[int, str, str]]
 
 SEVERAL = {"stage": "stages", "store": "store", "k": "k", "weights": "weights"}
-FIXED_BY_THE_STUDY = {"stage", "pooling", "image_size", "k", "weights", "temperature", "metric", "normalize"}
-NOT_IN_COMPARE = {"temperature", "normalize", "store_options"}
+FIXED_BY_THE_STUDY = {
+    *(
+        "stage",
+        "pooling",
+        "image_size",
+        "k",
+        "weights",
+        "temperature",
+        "metric",
+        "normalize",
+        "transformation",
+    ),
+}
+NOT_IN_COMPARE = {"temperature", "normalize", "transformation", "store_options"}
 """What `clipretrieval.compare` has no argument for."""
 
 
