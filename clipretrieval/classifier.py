@@ -74,6 +74,22 @@ __all__ = ["RetrievalClassifier"]
 Self = TypeVar("Self", bound="RetrievalClassifier")
 
 
+class _ArgumentOnly:
+    """An argument that `get_params` tells and no attribute does.
+
+    scikit-learn takes an estimator that has an attribute `transform` for a transformer.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        raise AttributeError(f"{self._name!r} is an argument; read it with get_params()[{self._name!r}]")
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self._name] = value
+
+
 class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     """Classify images by what is stored of labelled ones: by the nearest, or by their classes' statistics.
 
@@ -121,7 +137,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     normalize : bool
         Scale vectors to length one before they are stored or looked up. With ``"l2"`` the neighbors are
         then those of the cosine, and ``"softmax"`` is the recipe of DINO.
-    transformation : {"auto", "whiten"}, None or Whitening
+    transform : {"auto", "whiten"}, None or Whitening
         A map that vectors go through before they are stored or looked up. ``"whiten"`` stands for
         `Whitening`, after which neighbors are near by what parts the classes; it is learned at the end of the
         first fit, and kept in the store. ``"auto"``: that of the store; one that is filled from nothing gets
@@ -168,6 +184,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     ['low', 'high']
     """
 
+    transform = _ArgumentOnly()
     store_: VectorStore
     n_features_in_: int
     fit_report_: FitReport
@@ -203,7 +220,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         templates: Templates = STUDY_PROMPT,
         metric: Metric | str = "l2",
         normalize: bool = False,
-        transformation: str | Whitening | None = AUTO,
+        transform: str | Whitening | None = AUTO,
         store_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.encoder = encoder
@@ -218,12 +235,15 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.templates = templates
         self.metric = metric
         self.normalize = normalize
-        self.transformation = transformation
+        self.transform = transform
         self.store_options = store_options
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments by name; `store_options` is printed with its secrets masked."""
-        params: dict[str, Any] = super().get_params(deep)
+        params: dict[str, Any] = {name: vars(self)[name] for name in self._get_param_names()}
+        for name, value in list(params.items()) if deep else ():
+            if hasattr(value, "get_params") and not isinstance(value, type):
+                params.update({f"{name}__{key}": each for key, each in value.get_params().items()})
         options = params["store_options"]
         if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
             params["store_options"] = MaskedDict(options)
@@ -254,9 +274,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         image that cannot be decoded, a generator that raises, Ctrl-C) is stored and flushed: the same call
         with ``resume=True`` goes on from there.
 
-        A `transformation` is learned when all images are there, and what the store holds is rewritten by it;
-        until that is done, nobody gets an answer. Where it cuts dimensions, the vectors are kept in memory
-        until then, and what was encoded before a failure is not stored.
+        A `transform` is learned when all images are there, and what the store holds is rewritten by it; until
+        that is done, nobody gets an answer. Where it cuts dimensions, the vectors are kept in memory until
+        then, and what was encoded before a failure is not stored.
 
         Parameters
         ----------
@@ -294,9 +314,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             holds vectors and neither `overwrite` nor `resume` is given.
         FingerprintMismatchError
             If, with `resume`, a different encoder or metric filled the store, or its vectors went through
-            another `transformation`.
+            another `transform`.
         UnsupportedOperationError
-            If the store cannot keep the `transformation`.
+            If the store cannot keep the `transform`.
         StoreLockedError
             If another process writes to the store: one in a folder is held from the beginning of the fit, and
             one that has no lock is compared with what it was before anything is put there.
@@ -343,8 +363,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Add labelled images, of known or of new classes.
 
         An image that is already there changes nothing, but for its label where that is another now. So images
-        may be divided into calls in any way. A `transformation` is learned at the end of the first one, and
-        stays when images are added, forgotten or relabelled; `refit_transform` learns it anew.
+        may be divided into calls in any way. A `transform` is learned at the end of the first one, and stays
+        when images are added, forgotten or relabelled; `refit_transform` learns it anew.
 
         Parameters
         ----------
@@ -564,12 +584,12 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         return changed
 
     def refit_transform(self: Self, *, progress: Progress | bool | None = None) -> Self:
-        """Learn the `transformation` anew of what the store holds now, and rewrite that.
+        """Learn the `transform` anew of what the store holds now, and rewrite that.
 
         The vectors are recovered from what is stored, to float32 precision, so no image is needed. Afterwards
         the store is what a fresh fit of the same images would have made. It turns a raw store into a whitened
-        one (``set_params(transformation="whiten").refit_transform()``), and back with
-        ``transformation=None``. One that cuts dimensions is learned anew within those that it kept.
+        one (``set_params(transform="whiten").refit_transform()``), and back with ``transform=None``. A
+        transform that cuts dimensions is learned anew within those that it kept.
 
         Two passes over the store; no question is answered meanwhile. A rewriting that was interrupted is
         finished first, also by a classifier that is not fitted but has the encoder and the store.
@@ -589,7 +609,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         NotFittedError
             If there is no store, or it holds nothing.
         InvalidInputError
-            If `transformation` is ``"auto"`` and the store has none.
+            If `transform` is ``"auto"`` and the store has none.
         UnsupportedOperationError
             If the store cannot keep a transform, or the vectors would have another dimension: those of a
             store have one, and what was cut is not there any more.
@@ -1053,7 +1073,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         encoder : Encoder, optional
             The one that filled it; none where it was filled with vectors.
         **params
-            As for the constructor. `metric`, `normalize` and `transformation` are the store's own.
+            As for the constructor. `metric`, `normalize` and `transform` are the store's own.
 
         Returns
         -------
@@ -1303,7 +1323,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         return index
 
     def _plan(self) -> TransformPlan:
-        return plan_transform(self.transform, self._with_text(choose_head(self.head, self.k)))
+        return plan_transform(vars(self)["transform"], self._with_text(choose_head(self.head, self.k)))
 
     def _statistics_of(self, store: VectorStore) -> IndexStatistics | None:
         """Return what follows the changes of a store; None where the head reads no statistics."""

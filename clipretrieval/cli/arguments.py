@@ -129,7 +129,7 @@ class SpaceOptions:
 
     metric: MetricOption = "l2"
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors to length one first.")] = False
-    transformation: Annotated[
+    transform: Annotated[
         str, typer.Option(metavar="NAME", help="auto, whiten or none: a map that is learned of the vectors.")
     ] = "auto"
 
@@ -608,5 +608,5 @@ def make_classifier(
     if path is not None:
         options = options_within(path, store.store, options)
     near: dict[str, Any] = asdict(space)
-    near["transformation"] = None if space.transformation == "none" else space.transformation
+    near["transform"] = None if space.transform == "none" else space.transform
     return RetrievalClassifier(encoder.encoder(), store.store, **near, **asdict(head), store_options=options)

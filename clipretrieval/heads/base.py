@@ -123,7 +123,7 @@ class Head(Protocol):
     Notes
     -----
     A head with an attribute ``wants_whitening`` that is true has stores whitened that are filled from nothing
-    under ``transformation="auto"``; see `Whitening`.
+    under ``transform="auto"``; see `Whitening`.
     """
 
     @property

@@ -164,7 +164,7 @@ def plan_transform(transform: Any, head: Head | None) -> TransformPlan:
         transform = Whitening()
     if not isinstance(transform, Whitening):
         raise InvalidInputError(
-            f"unknown transformation {shown(transform)}; pass 'auto', 'whiten', None, or a "
+            f"unknown transform {shown(transform)}; pass 'auto', 'whiten', None, or a "
             "clipretrieval.heads.Whitening"
         )
     return TransformPlan(transform, restore=Whitening.from_settings)

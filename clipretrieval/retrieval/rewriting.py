@@ -45,7 +45,7 @@ Batches = Iterator[tuple[AnyArray, Sequence[Label]]]
 BATCH = 1024
 NO_TRANSFORM = (
     "the store's vectors went through no transform, so there is none to learn anew; set one first, as by "
-    "set_params(transformation='whiten')"
+    "set_params(transform='whiten')"
 )
 
 

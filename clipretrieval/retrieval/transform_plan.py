@@ -101,7 +101,7 @@ class TransformPlan:
                 return None
             raise UnsupportedOperationError(
                 f"{type(store).__name__} cannot keep a transform (it has no read_blob, write_blob and scan "
-                "methods); pass transformation=None, or another store"
+                "methods); pass transform=None, or another store"
             )
         settings = rule.settings
         if dim is not None and settings["dim"] is not None and settings["dim"] > dim:
@@ -207,7 +207,7 @@ def unfinished(entry: Mapping[str, Any]) -> StoreLockedError:
 def _mismatch(held: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> FingerprintMismatchError:
     return FingerprintMismatchError(
         "the vectors of the store went through another transform: stored "
-        f"{_shown(transform_settings(held))}, given {_shown(wanted)}. Use transformation='auto' to take the "
+        f"{_shown(transform_settings(held))}, given {_shown(wanted)}. Use transform='auto' to take the "
         "store's, or refit_transform() to rewrite what it holds"
     )
 

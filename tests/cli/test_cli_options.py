@@ -21,19 +21,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 SEVERAL = {"stage": "stages", "store": "store", "k": "k", "weights": "weights"}
 FIXED_BY_THE_STUDY = {
-    *(
-        "stage",
-        "pooling",
-        "image_size",
-        "k",
-        "weights",
-        "temperature",
-        "metric",
-        "normalize",
-        "transformation",
-    ),
+    *("stage", "pooling", "image_size", "k", "weights", "temperature", "metric", "normalize", "transform"),
 }
-NOT_IN_COMPARE = {"temperature", "normalize", "transformation", "store_options"}
+NOT_IN_COMPARE = {"temperature", "normalize", "transform", "store_options"}
 """What `clipretrieval.compare` has no argument for."""
 
 

@@ -166,7 +166,7 @@ def test_what_arguments_stand_for() -> None:
     assert (plan_transform("auto", None).rule, plan_transform("auto", Fused()).rule) == (None, Whitening())
     assert plan_transform(None, Fused()).rule is None
     assert Whitening.from_settings(Whitening(3, 0.5).settings) == Whitening(3, 0.5)
-    with pytest.raises(InvalidInputError, match="unknown transformation 'white'"):
+    with pytest.raises(InvalidInputError, match="unknown transform 'white'"):
         plan_transform("white", None)
     with pytest.raises(StoreCorruptedError, match="does not know"):
         Whitening.from_settings({"name": "other", "dim": None})

@@ -91,7 +91,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def test_neighbors_are_those_of_whitened_vectors(kind, metric, normalize):
     """Distances and labels are what an independent computation gives, and better than those of raw ones."""
     made = RetrievalClassifier(
-        store=kind(metric=metric), metric=metric, normalize=normalize, k=5, transformation="whiten"
+        store=kind(metric=metric), metric=metric, normalize=normalize, k=5, transform="whiten"
     ).fit(STORED, LABELS)
     given, asked = (unit(STORED), unit(ASKED)) if normalize else (STORED, ASKED)
     cosines = whitened(asked, given, LABELS) @ whitened(given, given, LABELS).T
@@ -101,7 +101,7 @@ def test_neighbors_are_those_of_whitened_vectors(kind, metric, normalize):
     np.testing.assert_allclose(as_cosines[metric], expected, atol=2e-5)
     nearest = np.array(LABELS)[cosines.argmax(axis=1)]
     assert (found.labels[:, 0] == nearest).mean() >= 0.99
-    raw = RetrievalClassifier(store="memory", metric=metric, normalize=normalize, k=5, transformation=None)
+    raw = RetrievalClassifier(store="memory", metric=metric, normalize=normalize, k=5, transform=None)
     assert made.score(ASKED, ANSWERS) > raw.fit(STORED, LABELS).score(ASKED, ANSWERS) + 0.1
     np.testing.assert_allclose(
         made.kneighbors(STORED[:5], k=1).distances[:, 0], expected_self(metric), atol=1e-6
@@ -114,8 +114,8 @@ def expected_self(metric):
 
 def test_every_store_of_this_process_whitens(any_store):
     """They hold the same and answer the same, and are rewritten alike."""
-    made = RetrievalClassifier(store=any_store, k=5, transformation="whiten").fit(STORED, LABELS)
-    reference = RetrievalClassifier(store=MemoryStore(), k=5, transformation="whiten").fit(STORED, LABELS)
+    made = RetrievalClassifier(store=any_store, k=5, transform="whiten").fit(STORED, LABELS)
+    reference = RetrievalClassifier(store=MemoryStore(), k=5, transform="whiten").fit(STORED, LABELS)
     assert_same(any_store, reference.store_)
     assert made.predict(ASKED).tolist() == reference.predict(ASKED).tolist()
     attached = RetrievalClassifier.from_store(any_store, k=5)
@@ -139,25 +139,23 @@ class Plain:
 def test_a_store_that_cannot_keep_the_map_says_so():
     """It is refused where somebody insists, and goes without where the head would only like it."""
     store = Plain()
-    with pytest.raises(
-        UnsupportedOperationError, match=r"Plain cannot keep a transform .* transformation=None"
-    ):
-        RetrievalClassifier(store=store, transformation="whiten").fit(STORED, LABELS)
+    with pytest.raises(UnsupportedOperationError, match=r"Plain cannot keep a transform .* transform=None"):
+        RetrievalClassifier(store=store, transform="whiten").fit(STORED, LABELS)
     assert store.count() == 0
-    made = RetrievalClassifier(store=store, k=3, transformation="auto").fit(STORED, LABELS)
+    made = RetrievalClassifier(store=store, k=3, transform="auto").fit(STORED, LABELS)
     with pytest.raises(UnsupportedOperationError, match="Plain cannot keep a transform"):
-        made.set_params(transformation="whiten").refit_transform()
+        made.set_params(transform="whiten").refit_transform()
     assert "transform" not in store.read_manifest()
 
 
 def test_the_order_of_images_changes_nothing():
     """Nor does their division into calls, but for the map, which the first call learns."""
-    first = RetrievalClassifier(store=MemoryStore(), transformation="whiten").fit(STORED, LABELS)
+    first = RetrievalClassifier(store=MemoryStore(), transform="whiten").fit(STORED, LABELS)
     order = np.random.default_rng(3).permutation(len(STORED))
-    second = RetrievalClassifier(store=MemoryStore(), transformation="whiten")
+    second = RetrievalClassifier(store=MemoryStore(), transform="whiten")
     second.fit(STORED[order], [LABELS[place] for place in order])
     assert_same(second.store_, first.store_)
-    third = RetrievalClassifier(store=MemoryStore(), transformation="whiten")
+    third = RetrievalClassifier(store=MemoryStore(), transform="whiten")
     third.partial_fit(STORED[:100], LABELS[:100]).partial_fit(STORED[100:], LABELS[100:])
     third.refit_transform()
     assert_same(third.store_, first.store_, atol=1e-4)
@@ -166,7 +164,7 @@ def test_the_order_of_images_changes_nothing():
 
 def test_the_map_stays_when_images_come_and_go():
     """Adding, forgetting and relabelling keep it; each record says which one it went through."""
-    made = RetrievalClassifier(store=MemoryStore(), transformation="whiten").fit(STORED, LABELS)
+    made = RetrievalClassifier(store=MemoryStore(), transform="whiten").fit(STORED, LABELS)
     before = made.store_.read_manifest()["transform"]
     ids, _, vectors, metadata = contents(made.store_)
     made.partial_fit(*labelled(40, 7))
@@ -184,7 +182,7 @@ def test_the_map_stays_when_images_come_and_go():
 
 def test_statistics_are_of_what_the_store_holds():
     """A head learns from whitened vectors, after the fit, changes and a rewriting."""
-    made = RetrievalClassifier(store=MemoryStore(), head="discriminant", transformation="whiten")
+    made = RetrievalClassifier(store=MemoryStore(), head="discriminant", transform="whiten")
     made.fit(STORED, LABELS)
     for change in (
         lambda: None,
@@ -206,10 +204,10 @@ def test_statistics_are_of_what_the_store_holds():
 
 def test_a_store_goes_raw_and_back():
     """The vectors that were given come back to float32 precision, and whitening again gives the same."""
-    raw = RetrievalClassifier(store=MemoryStore(), transformation=None).fit(STORED, LABELS)
-    made = RetrievalClassifier(store=MemoryStore(), transformation="whiten").fit(STORED, LABELS)
+    raw = RetrievalClassifier(store=MemoryStore(), transform=None).fit(STORED, LABELS)
+    made = RetrievalClassifier(store=MemoryStore(), transform="whiten").fit(STORED, LABELS)
     reference = contents(made.store_)
-    made.set_params(transformation=None)
+    made.set_params(transform=None)
     with pytest.raises(FingerprintMismatchError, match=r"stored 'whiten' \(dim=None, .*, given none"):
         made.predict(ASKED)
     made.refit_transform()
@@ -220,13 +218,13 @@ def test_a_store_goes_raw_and_back():
     np.testing.assert_allclose(contents(made.store_)[2], contents(raw.store_)[2], rtol=1e-5, atol=1e-5)
     assert made.predict(ASKED).tolist() == raw.predict(ASKED).tolist()
     assert made.store_._blobs == {}
-    made.set_params(transformation="auto").predict(ASKED)
+    made.set_params(transform="auto").predict(ASKED)
     with pytest.raises(InvalidInputError, match="no transform, so there is none to learn anew"):
         made.refit_transform()
-    made.set_params(transformation="whiten").refit_transform()
+    made.set_params(transform="whiten").refit_transform()
     assert made.store_.read_manifest()["format_version"] == 2
     np.testing.assert_allclose(contents(made.store_)[2], reference[2], atol=1e-4)
-    made.set_params(transformation=Whitening(shrinkage=0.5))
+    made.set_params(transform=Whitening(shrinkage=0.5))
     with pytest.raises(FingerprintMismatchError, match=r"shrinkage='oas'\), given .* shrinkage=0.5"):
         made.kneighbors(ASKED)
     made.refit_transform()
@@ -237,7 +235,7 @@ def test_a_store_goes_raw_and_back():
 @pytest.mark.parametrize("kind", [MemoryStore, FaissStore])
 def test_cut_dimensions(kind, tmp_path):
     """The store has fewer, questions have all; the map is learned anew within those that are kept."""
-    made = RetrievalClassifier(store=kind(), k=5, transformation=Whitening(dim=3)).fit(STORED, LABELS)
+    made = RetrievalClassifier(store=kind(), k=5, transform=Whitening(dim=3)).fit(STORED, LABELS)
     assert (made.store_.dim, made.n_features_in_) == (3, DIM)
     first = made.score(ASKED, ANSWERS)
     assert first > RetrievalClassifier(store="memory", k=5).fit(STORED, LABELS).score(ASKED, ANSWERS) + 0.1
@@ -255,19 +253,19 @@ def test_cut_dimensions(kind, tmp_path):
     assert attached.predict(ASKED).tolist() == made.predict(ASKED).tolist()
     for other in (None, "whiten", Whitening(dim=2)):
         with pytest.raises(UnsupportedOperationError, match="fit into another store"):
-            made.set_params(transformation=other).refit_transform()
-    assert made.set_params(transformation="auto").predict(ASKED).tolist() == attached.predict(ASKED).tolist()
+            made.set_params(transform=other).refit_transform()
+    assert made.set_params(transform="auto").predict(ASKED).tolist() == attached.predict(ASKED).tolist()
     with pytest.raises(InvalidInputError, match="is to keep 9 dimensions, and the vectors have 8"):
-        RetrievalClassifier(store=kind(), transformation=Whitening(dim=9)).fit(STORED, LABELS)
+        RetrievalClassifier(store=kind(), transform=Whitening(dim=9)).fit(STORED, LABELS)
 
 
 def test_cutting_keeps_what_was_there_until_it_is_replaced():
     """A fit that fails before its end stores nothing; overwriting then has cost nothing."""
     store = MemoryStore()
-    made = RetrievalClassifier(store=store, transformation=Whitening(dim=3)).fit(STORED, LABELS)
+    made = RetrievalClassifier(store=store, transform=Whitening(dim=3)).fit(STORED, LABELS)
     before = contents(store)
     broken = np.vstack([STORED, np.zeros((1, DIM), dtype=np.float32)])
-    other = RetrievalClassifier(store=store, metric="l2", transformation=Whitening(dim=3, shrinkage=1.0))
+    other = RetrievalClassifier(store=store, metric="l2", transform=Whitening(dim=3, shrinkage=1.0))
 
     def fail(done, total):
         if done:
@@ -285,41 +283,41 @@ def test_cutting_keeps_what_was_there_until_it_is_replaced():
 def test_filled_stores_decide():
     """Attached, loaded, gone on with: the store's own; another that is named is refused."""
     store = MemoryStore()
-    RetrievalClassifier(store=store, transformation="whiten").fit(STORED, LABELS)
+    RetrievalClassifier(store=store, transform="whiten").fit(STORED, LABELS)
     for other in (None, Whitening(dim=2)):
         with pytest.raises(FingerprintMismatchError, match="another transform: stored 'whiten'"):
-            RetrievalClassifier.from_store(store, transformation=other)
+            RetrievalClassifier.from_store(store, transform=other)
         for call in ("resume", "partial"):
-            made = RetrievalClassifier(store=store, transformation=other)
+            made = RetrievalClassifier(store=store, transform=other)
             with pytest.raises(FingerprintMismatchError, match="another transform: stored 'whiten'"):
                 made.fit(STORED, LABELS, resume=True) if call == "resume" else made.partial_fit(
                     STORED, LABELS
                 )
-    assert RetrievalClassifier.from_store(store, transformation="whiten").score(ASKED, ANSWERS) > 0.7
+    assert RetrievalClassifier.from_store(store, transform="whiten").score(ASKED, ANSWERS) > 0.7
     raw = MemoryStore()
     RetrievalClassifier(store=raw).fit(STORED, LABELS)
     with pytest.raises(FingerprintMismatchError, match="stored none, given 'whiten'"):
-        RetrievalClassifier.from_store(raw, transformation="whiten")
+        RetrievalClassifier.from_store(raw, transform="whiten")
     assert "transform" not in raw.read_manifest()
 
 
 def test_the_head_decides_for_an_empty_store():
     """``fused`` whitens unless told not to; others do not."""
     assert "transform" in RetrievalClassifier(head="fused").fit(STORED, LABELS).store_.read_manifest()
-    plain = RetrievalClassifier(head="fused", transformation=None).fit(STORED, LABELS)
+    plain = RetrievalClassifier(head="fused", transform=None).fit(STORED, LABELS)
     assert "transform" not in plain.store_.read_manifest()
     assert "transform" not in RetrievalClassifier(head="ridge").fit(STORED, LABELS).store_.read_manifest()
 
 
 def test_an_emptied_store_learns_its_map_anew():
     """All forgotten, filled again without a word: whitened again, by what is there now."""
-    made = RetrievalClassifier(store=MemoryStore(), transformation="whiten").fit(STORED, LABELS)
+    made = RetrievalClassifier(store=MemoryStore(), transform="whiten").fit(STORED, LABELS)
     made.forget(contents(made.store_)[0])
     attached = RetrievalClassifier(store=made.store_).partial_fit(*labelled(80, 2))
-    fresh = RetrievalClassifier(store=MemoryStore(), transformation="whiten").fit(*labelled(80, 2))
+    fresh = RetrievalClassifier(store=MemoryStore(), transform="whiten").fit(*labelled(80, 2))
     assert_same(attached.store_, fresh.store_)
     assert len(attached.store_._blobs) == 1
-    attached.set_params(transformation=None).fit(STORED, LABELS, overwrite=True)
+    attached.set_params(transform=None).fit(STORED, LABELS, overwrite=True)
     assert attached.store_._blobs == {}
     assert "transform" not in attached.store_.read_manifest()
 
@@ -327,22 +325,20 @@ def test_an_emptied_store_learns_its_map_anew():
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 def test_vectors_without_a_direction(metric):
     """A single image, and images equal to the mean, are stored and found."""
-    single = RetrievalClassifier(store="memory", metric=metric, transformation="whiten")
+    single = RetrievalClassifier(store="memory", metric=metric, transform="whiten")
     single.fit(STORED[:1], LABELS[:1])
     assert single.predict(ASKED[:3]).tolist() == LABELS[:1] * 3
     points = np.array([[1, 1], [3, 3], [2, 2]], dtype=np.float32)
-    made = RetrievalClassifier(store="memory", metric=metric, transformation="whiten").fit(
-        points, list("aab")
-    )
+    made = RetrievalClassifier(store="memory", metric=metric, transform="whiten").fit(points, list("aab"))
     assert sorted(each["norm"] == 0 for each in contents(made.store_)[3]) == [False, False, True]
     assert made.predict([[2.0, 2.0]]).tolist() == ["b"]
-    made.set_params(transformation=None).refit_transform()
+    made.set_params(transform=None).refit_transform()
     np.testing.assert_allclose(np.sort(contents(made.store_)[2], axis=0), np.sort(points, axis=0), rtol=1e-6)
 
 
 def test_saved_and_loaded(tmp_path):
     """The map goes with the copy; one that was changed is noticed."""
-    made = RetrievalClassifier(store="memory", k=3, transformation="whiten").fit(STORED, LABELS)
+    made = RetrievalClassifier(store="memory", k=3, transform="whiten").fit(STORED, LABELS)
     made.save(tmp_path / "saved")
     loaded = RetrievalClassifier.load(tmp_path / "saved")
     np.testing.assert_array_equal(loaded.predict_proba(ASKED), made.predict_proba(ASKED))
@@ -367,9 +363,7 @@ def test_saved_and_loaded(tmp_path):
 def test_nobody_is_answered_while_a_store_is_rewritten():
     """Questions of every kind, new classifiers and changes by others are refused until it is done."""
     store = MemoryStore()
-    made = RetrievalClassifier(store=store, k=3, transformation="whiten", head="discriminant").fit(
-        STORED, LABELS
-    )
+    made = RetrievalClassifier(store=store, k=3, transform="whiten", head="discriminant").fit(STORED, LABELS)
     asking = RetrievalClassifier.from_store(store, k=3)
     retriever = asking.retriever_
     calls = {
@@ -434,15 +428,15 @@ def small(monkeypatch):
 @pytest.mark.parametrize("head", ["votes", "discriminant"])
 def test_a_fit_is_gone_on_with_wherever_it_ends(small, head):
     """After each of its writes: no question is answered, and resume or a rewriting ends as if undisturbed."""
-    whole = RetrievalClassifier(store=MemoryStore(), transformation="whiten", head=head).fit(*small)
+    whole = RetrievalClassifier(store=MemoryStore(), transform="whiten", head=head).fit(*small)
     extra = labelled(10, 8)
-    more = RetrievalClassifier.from_store(whole.store_, transformation="whiten", head=head)
+    more = RetrievalClassifier.from_store(whole.store_, transform="whiten", head=head)
     writes, ended = 0, False
     while not ended:
         store = Crashing()
         store.left = writes
         try:
-            RetrievalClassifier(store=store, transformation="whiten", head=head).fit(*small)
+            RetrievalClassifier(store=store, transform="whiten", head=head).fit(*small)
             ended = True
         except Crash:
             pass
@@ -455,7 +449,7 @@ def test_a_fit_is_gone_on_with_wherever_it_ends(small, head):
             single = RetrievalClassifier(store=store, head=head).refit_transform()
             assert single.predict(ASKED).tolist() == whole.predict(ASKED).tolist()
         elif not ended:
-            RetrievalClassifier(store=store, transformation="whiten", head=head).fit(*small, resume=True)
+            RetrievalClassifier(store=store, transform="whiten", head=head).fit(*small, resume=True)
         assert_same(store, whole.store_)
         assert store._blobs.keys() == whole.store_._blobs.keys()
         writes += 1
@@ -470,9 +464,9 @@ def test_a_rewriting_is_gone_on_with_wherever_it_ends(small, after):
     """After each of its writes: either all is as before, or nobody is answered until it is finished."""
 
     def make(store):
-        made = RetrievalClassifier(store=store, transformation="whiten").fit(*small)
+        made = RetrievalClassifier(store=store, transform="whiten").fit(*small)
         made.partial_fit(*labelled(15, 9))
-        return made.set_params(transformation=after)
+        return made.set_params(transform=after)
 
     whole = make(MemoryStore()).refit_transform()
     writes, ended = 0, False
@@ -493,7 +487,7 @@ def test_a_rewriting_is_gone_on_with_wherever_it_ends(small, after):
                 RetrievalClassifier.from_store(store)
         elif not ended and writes < 3:
             assert RetrievalClassifier.from_store(store).predict(ASKED).tolist() == before
-        RetrievalClassifier(store=store, transformation=after).refit_transform()
+        RetrievalClassifier(store=store, transform=after).refit_transform()
         assert_same(store, whole.store_, atol=1e-4)
         assert made.predict(ASKED).tolist() == whole.predict(ASKED).tolist()
         assert len(store._blobs) == (after is not None)
@@ -528,9 +522,9 @@ class Killed({kind.__name__}):
         super().upsert(*args)
         self.flush()
 store = Killed({str(tmp_path / "killed")!r})
-RetrievalClassifier(store=store, transformation="whiten", head="discriminant").fit(STORED[:40], LABELS[:40])
+RetrievalClassifier(store=store, transform="whiten", head="discriminant").fit(STORED[:40], LABELS[:40])
 """)
-    whole = RetrievalClassifier(store=MemoryStore(), transformation="whiten", head="discriminant").fit(*small)
+    whole = RetrievalClassifier(store=MemoryStore(), transform="whiten", head="discriminant").fit(*small)
     with kind(tmp_path / "killed") as store:
         assert store.read_manifest()["transform"]["state"] == "rewriting"
         marks = {metadata.get("transform") for metadata in contents(store)[3]}
@@ -556,16 +550,16 @@ def images():
             os.kill(os.getpid(), signal.SIGKILL)
         yield colour(number), f"shade {{number // 64}}"
 store = FaissStore({str(tmp_path / "killed")!r})
-RetrievalClassifier(Colours(), store, transformation="whiten").fit(images(), flush_every=8)
+RetrievalClassifier(Colours(), store, transform="whiten").fit(images(), flush_every=8)
 """)
     images, labels = pairs(range(0, 512, 8))
-    whole = RetrievalClassifier(Colours(), MemoryStore(), transformation="whiten").fit(images, labels)
+    whole = RetrievalClassifier(Colours(), MemoryStore(), transform="whiten").fit(images, labels)
     with FaissStore(tmp_path / "killed") as store:
         assert store.read_manifest()["transform"]["state"] == "pending"
         assert store.count() >= 40
         with pytest.raises(StoreLockedError, match="is being filled, to be mapped at the end, or that was"):
             RetrievalClassifier.from_store(store, Colours())
-        made = RetrievalClassifier(Colours(), store, transformation="whiten").fit(images, labels, resume=True)
+        made = RetrievalClassifier(Colours(), store, transform="whiten").fit(images, labels, resume=True)
         assert made.fit_report_.already_there >= 40
         assert_same(store, whole.store_)
 
@@ -573,7 +567,7 @@ RetrievalClassifier(Colours(), store, transformation="whiten").fit(images(), flu
 def test_what_another_process_has_rewritten_is_followed(tmp_path):
     """A reader of a folder takes up the new map with the new vectors."""
     with FaissStore(tmp_path / "store") as store:
-        made = RetrievalClassifier(store=store, transformation="whiten", k=3).fit(STORED, LABELS)
+        made = RetrievalClassifier(store=store, transform="whiten", k=3).fit(STORED, LABELS)
         with FaissStore(tmp_path / "store", read_only=True) as view:
             reader = RetrievalClassifier.from_store(view, k=3)
             assert reader.predict(ASKED).tolist() == made.predict(ASKED).tolist()
@@ -584,8 +578,8 @@ def test_what_another_process_has_rewritten_is_followed(tmp_path):
 def test_nothing_to_rewrite():
     """An empty store, and one that nobody has filled, have nothing to learn from."""
     with pytest.raises(NotFittedError, match="no classifier has filled this MemoryStore"):
-        RetrievalClassifier(store=MemoryStore(), transformation="whiten").refit_transform()
-    made = RetrievalClassifier(store=MemoryStore(), transformation="whiten").fit(STORED, LABELS)
+        RetrievalClassifier(store=MemoryStore(), transform="whiten").refit_transform()
+    made = RetrievalClassifier(store=MemoryStore(), transform="whiten").fit(STORED, LABELS)
     made.forget(contents(made.store_)[0])
     with pytest.raises(NotFittedError, match="holds no vectors"):
         made.refit_transform()
@@ -593,7 +587,7 @@ def test_nothing_to_rewrite():
 
 def test_records_that_others_wrote_are_not_taken_for_whitened():
     """One without its length, or of another map, stops a rewriting; the store says what to do."""
-    made = RetrievalClassifier(store=MemoryStore(), transformation="whiten").fit(STORED, LABELS)
+    made = RetrievalClassifier(store=MemoryStore(), transform="whiten").fit(STORED, LABELS)
     made.store_.upsert(["mine"], STORED[:1], ["class 0"])
     with pytest.raises(StoreCorruptedError, match="lacks the length"):
         made.refit_transform()
