@@ -25,6 +25,7 @@ from clipretrieval import (
     explanation,
     images,
     prompts,
+    recommend,
     types,
 )
 from clipretrieval.comparison import reproduction
@@ -677,6 +678,30 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "open_clip": SWITCH,
                 "single_images": NATURAL,
                 "zero_shot": NONE | SWITCH,
+                "progress": PROGRESS,
+            },
+            left_out=frozenset({"encoder"}),
+        ),
+        Call(
+            "recommend",
+            lambda: (
+                recommend,
+                {
+                    "X": PICTURES * 3,
+                    "y": LABELS * 3,
+                    "encoder": pixel,
+                    "stages": ["pixel"],
+                    "timed_images": 1,
+                    "folds": 3,
+                },
+            ),
+            {
+                "y": NOTHING,
+                "heads": NONE,
+                "poolings": NONE,
+                "max_cost": NONE,
+                "min_accuracy": NONE,
+                "seed": frozenset({"0", "10**30"}),
                 "progress": PROGRESS,
             },
             left_out=frozenset({"encoder"}),
