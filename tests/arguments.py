@@ -698,6 +698,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             {
                 "y": NOTHING,
                 "heads": NONE,
+                "cross": NONE | SWITCH,
                 "poolings": NONE,
                 "max_cost": NONE,
                 "min_accuracy": NONE,

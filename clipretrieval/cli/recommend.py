@@ -55,10 +55,12 @@ def recommend_command(
     image_size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side, a multiple of 32, if not the model's own.")
     ] = None,
-    validation: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="cross: answer every image; split: only two folds; or auto."),
-    ] = "auto",
+    cross: Annotated[
+        bool | None,
+        typer.Option(
+            "--cross/--split", help="Answer every image, or choose on one fold and measure on another."
+        ),
+    ] = None,
     folds: Annotated[int, typer.Option(metavar="N", help="Folds that the images are divided into.")] = 5,
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Use N images at most, taken in turn from each class.")
@@ -86,7 +88,7 @@ def recommend_command(
                 stages=comma_separated(stages),
                 poolings=comma_separated(poolings),
                 heads=None if heads is None else comma_separated(heads),
-                validation=validation,
+                cross=cross,
                 folds=folds,
                 on_error=on_error,
                 progress=True,

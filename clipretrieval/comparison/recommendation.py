@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._util.checks import check_choice, check_int, check_number
+from clipretrieval._util.checks import check_bool, check_int, check_number
 from clipretrieval._util.labels import class_array, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
 from clipretrieval._util.warning import warn_caller
@@ -61,7 +61,7 @@ def recommend(
     stages: str | Sequence[str] = ("layer1", "layer2", "mid", "late", "final"),
     poolings: str | Sequence[str] | None = None,
     heads: Any = None,
-    validation: str = "auto",
+    cross: bool | None = None,
     folds: int = 5,
     timed_images: int = 96,
     on_error: str = "raise",
@@ -94,10 +94,10 @@ def recommend(
         Names or heads as ``RetrievalClassifier(head=…)`` takes them, or dicts of its arguments. ``"votes"``
         stands for two: k=1, and k=20 with softmax weights and ``normalize=True``. When left out: votes and
         the discriminant, and, of more than 2,000 images, ``"fused"``, which takes seconds to learn.
-    validation : {"auto", "cross", "split"}
-        ``"cross"``: every image is answered by classifiers that are fitted on the other folds.
-        ``"split"``: one fold is chosen on and another measured on, of at most 10,000 images each. ``"auto"``:
-        crossed up to 2,000 images.
+    cross : bool, optional
+        True: every image is answered by classifiers that are fitted on the other folds. False: one fold is
+        chosen on and another measured on, of at most 10,000 images each. When left out: True up to 2,000
+        images.
     folds : int
         At least 3.
     timed_images : int
@@ -128,9 +128,9 @@ def recommend(
     Images that are no independent draws, such as many of one person, lie in several folds, and then all
     figures promise too much.
 
-    Split, it is the 95 % Wilson interval on the fold that nothing was chosen by, answered by what is fitted
-    on all the others. Crossed, the same images have to choose and to measure: the accuracy is corrected by
-    the bootstrap for the luck that was chosen, and the interval widened by that. Both are of classifiers that
+    Where one fold is measured on, it is the 95 % Wilson interval of that, after a fit on all the others.
+    Where all are answered, the same images have to choose and to measure: the accuracy is corrected by the
+    bootstrap for the luck that was chosen, and the interval widened by that. Both are of classifiers that
     were fitted on a fifth fewer images than there are, and so err, if anything, on the low side.
     """
     started = time.perf_counter()
@@ -138,7 +138,7 @@ def recommend(
     tried = stage_vectors(encoder, stages, poolings)
     settings = None if heads is None else head_settings(heads)
     wishes = _check_wishes(max_cost, min_accuracy)
-    check_choice(validation, "validation", ("auto", "cross", "split"))
+    cross = None if cross is None else check_bool(cross, "cross")
     folds = check_int(folds, "folds", least=3)
     timed_images, seed = check_int(timed_images, "timed_images"), check_int(seed, "seed", least=0)
     check_on_error(on_error)
@@ -154,7 +154,7 @@ def recommend(
             _encode(encoder, tried, settings or (), spool, sample, images, y, on_error, skipped, shown)
         rows, labels, kind = _distinct(spool)
         check_class_sizes(class_array(labels, kind, sort=False).tolist())
-        crossed = validation == "cross" or (validation == "auto" and len(rows) <= CROSSED)
+        crossed = len(rows) <= CROSSED if cross is None else cross
         parts = divide([spool.ids[row] for row in rows], labels, folds, seed, crossed)
         if settings is None:
             settings = _default_settings(parts)

@@ -28,12 +28,17 @@ _HEAD = (
     *("encode ms", "query ms"),
 )
 _COLUMNS = (
-    *(("mark", ""), ("stage", "stage"), ("pooling", "pooling"), ("head", "head"), ("accuracy", "accuracy")),
-    *(("low", "95 % interval, from"), ("high", "to"), ("p_value", "p (McNemar)")),
-    *(("multiply_adds", "10⁹ multiply-adds"), ("encode_ms", "encode, ms"), ("query_ms", "query, ms")),
-    *(("total_ms", "together, ms"), ("dim", "dimension")),
+    *(("name", "stage, head"), ("place", "place"), ("accuracy", "accuracy"), ("low", "95 % interval, from")),
+    *(("high", "to"), ("p_value", "p (McNemar)"), ("multiply_adds", "10⁹ multiply-adds")),
+    *(("encode_ms", "encode, ms"), ("query_ms", "query, ms"), ("total_ms", "together, ms")),
+    ("dim", "dimension"),
 )
 _TITLE = "Recommendation"
+_MARKS = "* advised, + on the Pareto front: no other is as accurate for as little arithmetic"
+_CHART = (
+    "on the Pareto front, the chart's line, are those that no other equals for as little arithmetic; the "
+    "ring is advised, and whiskers are 95 % intervals"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,11 +185,11 @@ class Recommendation:
         from clipretrieval.evaluation.page.render import render_page
         from clipretrieval.evaluation.page.svg import cost_chart
 
-        rows = [{**row, "mark": _mark(row)} for row in self.rows]
-        table = PageTable(
-            "What was tried", _COLUMNS, rows, note=" ".join(_legend(self)), chart=cost_chart(self.rows)
-        )
-        page = render_page((), tables=(table,), title=title or _TITLE, notes=[*_verdict(self), self.code])
+        rows = [{**row, "name": row_name(row), "place": _place_words(row)} for row in self.rows]
+        note = " ".join(_sentence(each) for each in [_CHART, *_legend(self)])
+        table = PageTable("What was tried", _COLUMNS, rows, note=note, chart=cost_chart(self.rows))
+        notes = [*map(_sentence, _verdict(self)), self.code]
+        page = render_page((), tables=(table,), title=title or _TITLE, notes=notes)
         return write_report(path, page, "page")
 
     def save_html(self, path: str | Path, *, title: str | None = None) -> None:
@@ -192,14 +197,14 @@ class Recommendation:
         self.to_html(path, title=title)
 
     def __str__(self) -> str:
-        return "\n".join([self.table(), "", *_legend(self), "", *_verdict(self), "", self.code])
+        return "\n".join([self.table(), "", _MARKS, *_legend(self), "", *_verdict(self), "", self.code])
 
     def __repr__(self) -> str:
         advice = {name: self.advice[name] for name in ("stage", "pooling", "head")}
         return short_repr(self, rows=len(self.rows), advice=advice, accuracy=self.accuracy)
 
     def _repr_html_(self) -> str:
-        notes = "".join(map(html_paragraph, [*_legend(self), *_verdict(self), self.code]))
+        notes = "".join(map(html_paragraph, [_MARKS, *_legend(self), *_verdict(self), self.code]))
         return f"<div>{html_table(_HEAD, map(_cells, self.rows))}{notes}</div>"
 
 
@@ -207,6 +212,15 @@ def row_name(row: Mapping[str, Any]) -> str:
     """Return what a row is called in a sentence."""
     pooling = "" if row["pooling"] in (None, "mean") else f" {row['pooling']}"
     return f"{row['stage']}{pooling}, {row['head']}"
+
+
+def _place_words(row: Mapping[str, Any]) -> str | None:
+    found = [name for name in ("advised", "front") if row[name]]
+    return ", ".join("on the front" if name == "front" else name for name in found) or None
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _mark(row: Mapping[str, Any]) -> str:
@@ -243,7 +257,6 @@ def _legend(found: Recommendation) -> list[str]:
     )
     lines = [
         f"{found.n_images:,} images of {found.n_classes:,} classes, {how}",
-        "* advised, + on the Pareto front: no other is as accurate for as little arithmetic",
         f"multiply-adds are those of encoder and head, with an exact search in {found.n_images:,} vectors; "
         "milliseconds are for an image, measured here side by side in batches, medians",
     ]

@@ -48,7 +48,7 @@ def test_wishes_and_images_are_those_of_the_options(
 ) -> None:
     """Cost, accuracy, size, folds, way and number of images reach the function."""
     asked = ("--model", tiny_model, *STAGES, "--heads", "discriminant", "--image-size", 96, "--limit", 20)
-    wishes = ("--max-cost", 1e-9, "--min-accuracy", 0.5, "--validation", "split", "--folds", 4)
+    wishes = ("--max-cost", 1e-9, "--min-accuracy", 0.5, "--split", "--folds", 4)
     status, out, err = command("recommend", class_folder / "train", *asked, *wishes)
     assert (status, err) == (0, "")
     assert "20 images of 2 classes" in out

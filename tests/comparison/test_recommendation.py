@@ -157,7 +157,7 @@ def test_split_the_advice_is_measured_on_images_that_it_was_not_chosen_by(encode
         pictures.labels,
         encoder=encoder,
         heads="discriminant",
-        validation="split",
+        cross=False,
         **QUICK,
     )
     folds = divide(ids_of(pictures), list(pictures.labels), 5, 0, crossed=False)
@@ -260,7 +260,7 @@ def test_broken_images_are_refused_or_skipped(encoder, class_folder, tmp_path):
     [
         ({"max_cost": 0}, "max_cost must be"),
         ({"min_accuracy": 90}, "min_accuracy must be"),
-        ({"validation": "half"}, "validation must be one of"),
+        ({"cross": "half"}, "cross must be True or False"),
         ({"folds": 2}, "folds must be"),
         ({"stages": ["nowhere"]}, "unknown stage"),
         ({"heads": ["best"]}, "unknown head"),
