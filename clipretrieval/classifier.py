@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence
+from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence, shown
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
@@ -25,10 +26,12 @@ from clipretrieval.errors import (
 )
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
-from clipretrieval.heads.choice import choose_head, head_name
+from clipretrieval.heads.choice import choose_head, head_name, head_values
+from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.priors import Priors
+from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.images.sources import check_class_names, class_names
@@ -376,6 +379,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         store = onto if onto is not None else self._store_to_fill(existing != "refuse")
         keep_open = store is self.store or store is getattr(self, "store_", None)
         statistics = self._statistics_of(store)
+        if statistics is not None:
+            statistics.expect(set(source.labels), source.dim)
         with write_index(
             store, source.origin, existing, named=source.named, keep_open=keep_open, follower=statistics
         ) as writer:
@@ -552,15 +557,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         retriever, head = self.retriever_, self.head_
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
-        parts = []
+        parts = deque[tuple[int, Decision]]()
         for vectors, near in retriever.answer(
             X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
         ):
-            parts.append((len(near), *head.decide(vectors, near, numbers).cells))
+            parts.append((len(near), head.decide(vectors, near, numbers)))
         shares = np.zeros((places.count, len(numbers)))  # once: no other array has a column for each class
         shares[[image.index for image in places.skipped]] = np.nan
         answered, columns, first = np.array(places.places), numbers.columns(), 0
-        for count, rows, codes, part in parts:
+        while parts:  # one batch has a cell for each class at a time
+            count, decision = parts.popleft()
+            rows, codes, part = decision.cells
             shares[answered[first + rows], columns[codes]] = part
             first += count
         return shares
@@ -748,6 +755,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         X: Any,
         y: Any = None,
         *,
+        head: str | Head | Iterable[str | Head] | None = None,
         k: int | Iterable[int] = (1, 5, 20, 50),
         weights: Weighting | Iterable[Weighting] = ("uniform", "distance", "softmax"),
         temperature: float | Iterable[float] = (0.07,),
@@ -760,14 +768,19 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Measure the accuracy of many settings with one search, at the largest k.
 
         Each accuracy is what `evaluate` gives with the setting on the same images. All images are
-        encoded; those of the validation part are searched.
+        encoded; those of the validation part are searched. Heads learn from what the store holds, with the
+        classifier's `priors`.
 
         Parameters
         ----------
         X, y, on_error, progress
             As for `fit`; images that are not in the store.
+        head : str or Head, or several of them, optional
+            What to try; the classifier's own when left out.
         k, weights, temperature
-            What to try, one value or several, combined. The temperature is that of softmax alone.
+            What to try, one value or several, combined where the neighbors vote. The temperature is that of
+            softmax alone. ``"fused"`` is tried with each k above 1, or with 20 where there is none; other
+            heads once.
         validation : float in (0, 1], "all" or None
             The share of the images that settings are tuned on, drawn by their content; None: a half.
             ``"all"`` where `X` is a validation set of your own. `evaluate` refuses these images until
@@ -803,11 +816,19 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         from clipretrieval.evaluation.sweep import sweep
 
+        def learn(heads: list[tuple[Head, str]]) -> Sequence[DecisionRule]:
+            index = self._index()
+            statistics = self._statistics_to_read(index)
+            return statistics.fit_each(index, heads, Priors.parse(self.priors), 1)
+
         with open_progress(progress, "tuning") as shown:
             result, self._tuned = sweep(
                 self.retriever_,
                 X,
                 y,
+                head=head,
+                own_head=self.head,
+                learn=learn,
                 k=k,
                 weights=weights,
                 temperature=temperature,
@@ -838,7 +859,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         UnsupportedOperationError
-            If ``weights`` is a callable, which cannot be written down.
+            If ``weights`` is a callable, or ``head`` an object of your own, which cannot be written down.
         InvalidInputError
             If `path` is no path, a file, or a folder that holds other things, or a parameter is wrong.
         StoreLockedError
@@ -860,7 +881,14 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 "weights is a callable, which cannot be saved; set weights to one of the named rules before "
                 "saving, or pass your callable again after loading"
             )
+        head = head_values(self.head)
+        if head is None:
+            raise UnsupportedOperationError(
+                f"head is a {type(self.head).__name__} of your own, which cannot be saved; set head to one "
+                "of clipretrieval.heads before saving, and pass yours again after loading: set_params(head=…)"
+            )
         metric = self._check_params()  # they may have been set since it was fitted
+        priors = Priors.parse(self.priors).given
         self._saved_in = dict(getattr(self, "_saved_in", {}))
         save(
             index,
@@ -871,6 +899,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 "temperature": float(self.temperature),
                 "metric": str(metric),
                 "normalize": bool(self.normalize),
+                "head": head,
+                "priors": priors if isinstance(priors, str) else list(priors),
             },
             feature_names=getattr(self, "feature_names_in_", ()),
             saved_in=self._saved_in,
@@ -1012,9 +1042,43 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         if head is None:
             return self._voting()
         self._check_params()  # they may be others by now
+        statistics = self._statistics_to_read(index)
+        return statistics.fit(index, head, Priors.parse(self.priors), head_name(self.head), self.k)
+
+    def class_statistics(self, moments: Moments = Moments()) -> ClassStatistics:  # noqa: B008  it is frozen
+        """Return the counts, the sums and the second moments of the stored vectors as they are now.
+
+        Parameters
+        ----------
+        moments : Moments
+            Which statistics: when left out, the count and the sum of each class, and the second moment of
+            all. With ``Moments(per_class=True)`` each class has one, too; with features, which
+            `clipretrieval.heads.RandomFeatures` maps the vectors to, they are of those.
+
+        Returns
+        -------
+        ClassStatistics
+            A copy. Those that ``head`` reads, and those that the store has kept, are at hand; others are
+            gathered by reading all that the store holds.
+
+        Raises
+        ------
+        NotFittedError
+        InvalidInputError
+            If `moments` are none.
+        UnsupportedOperationError
+            If they have to be gathered and the store cannot list what it holds.
+        """
+        index = self._index()
+        if not isinstance(moments, Moments):
+            raise InvalidInputError(f"moments must be clipretrieval.heads.Moments; got {shown(moments)}")
+        return self._statistics_to_read(index).statistics(index, moments)
+
+    def _statistics_to_read(self, index: LabelledIndex) -> IndexStatistics:
+        """Return what follows an index's records, from now on if nothing does yet."""
         if not isinstance(index.follower, IndexStatistics):
             index.follower = self._statistics = IndexStatistics()
-        return index.follower.fit(index, head, Priors.parse(self.priors), head_name(self.head), self.k)
+        return index.follower
 
     def _voting(self) -> Voting:
         return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))

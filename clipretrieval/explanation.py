@@ -1,4 +1,4 @@
-"""Why a classifier answers as it does: the neighbors that voted, and how much each one's vote counted."""
+"""Why a classifier answers as it does: the neighbors, how much their votes counted, what each part said."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._util.checks import check_list
+from clipretrieval._util.checks import check_int, check_list
 from clipretrieval._util.labels import fitted_labels
 from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.repr import short_repr
@@ -24,6 +24,7 @@ from clipretrieval.errors import NotFittedError
 from clipretrieval.heads.confidence import check_measure, measure_text
 from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
+from clipretrieval.heads.votes import Votes
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.thumbnail import THUMBNAIL, thumbnail
 from clipretrieval.retrieval.classes import ClassNumbers
@@ -112,6 +113,11 @@ class Explanation:
         The measure of confidence that the text shows beside the answer.
     parts : tuple of ExplainedPart
         How each part of the head spoke; empty where it is not put together of parts.
+    head : str
+        What has decided: ``"votes"``, or another head's name.
+    top : tuple of (label, float)
+        The most probable classes, the answer first, with their probabilities, where it is not the votes of
+        the neighbors that tell of them; as many as were asked for.
     """
 
     query: str | None
@@ -121,6 +127,13 @@ class Explanation:
     margin: float | None = None
     by: str = "share"
     parts: tuple[ExplainedPart, ...] = ()
+    head: str = "votes"
+    top: tuple[tuple[Any, float], ...] = ()
+
+    @property
+    def counts_votes(self) -> bool:
+        """Whether the neighbors have decided by their votes."""
+        return self.head == "votes"
 
     @property
     def distance(self) -> float:
@@ -136,6 +149,7 @@ class Explanation:
             "margin": self.margin,
             "distance": self.distance if math.isfinite(self.distance) else None,
             "neighbors": [vars(each).copy() for each in self.neighbors],
+            **({} if self.counts_votes else {"head": self.head}),
             **({"parts": [vars(each).copy() for each in self.parts]} if self.parts else {}),
         }
 
@@ -169,6 +183,7 @@ def explain_stream(
     skipped: list[SkippedImage] | None = None,
     *,
     by: str = "share",
+    top: int = 1,
     progress: Progress | bool | None = None,
 ) -> Iterator[Explanation]:
     """Explain the answers for any number of images, holding one batch of them at a time.
@@ -185,6 +200,8 @@ def explain_stream(
         Receives those that were skipped.
     by : {"share", "margin", "distance"}
         The measure of confidence that each explanation's text shows beside the answer.
+    top : int
+        The most classes in each explanation's `Explanation.top`.
     progress : callable or True, optional
         As for `RetrievalClassifier.fit`.
 
@@ -201,7 +218,7 @@ def explain_stream(
     ImageDecodeError
     StoreError
     """
-    shown, by = 0 if k is None else check_k(k), check_measure(by)
+    shown, by, top = 0 if k is None else check_k(k), check_measure(by), check_int(top, "top")
     check_list(skipped, "skipped")
     left_out = skipped if skipped is not None else []
     if not hasattr(classifier, "retriever_"):  # an AttributeError too where it is not fitted
@@ -226,6 +243,7 @@ def explain_stream(
                 margins=margins.tolist(),
                 vectors=vectors,
                 parts=_explained_parts(head.parts(vectors, near, numbers), decision, numbers),
+                tops=None if isinstance(decision, Votes) else _top_classes(decision, numbers, top),
                 shown=shown,
                 by=by,
             )
@@ -268,6 +286,7 @@ def explain_found(
     shown: int,
     by: str = "share",
     parts: Sequence[tuple[ExplainedPart, ...]] | None = None,
+    tops: Sequence[tuple[tuple[Any, float], ...]] | None = None,
 ) -> Iterator[Explanation]:
     """Explain answers whose neighbors are known.
 
@@ -288,6 +307,8 @@ def explain_found(
     by : {"share", "margin", "distance"}
     parts : sequence of tuple of ExplainedPart, length n, optional
         How each part of the head spoke.
+    tops : sequence of tuple of (label, float), length n, optional
+        The most probable classes.
 
     Yields
     ------
@@ -299,6 +320,7 @@ def explain_found(
         # A search of its own: with another k an approximate store may find others to vote.
         near, votes = _joined(near, votes, index.look_up(vectors, width), width)
     labels, sources = _in_fitted_type(near, index.classes.kind), _sources(store, near)
+    name = str(head.describe()["head"])
     for row, query in enumerate(queries):
         neighbors = tuple(
             ExplainedNeighbor(
@@ -312,7 +334,21 @@ def explain_found(
         )
         path = None if query is None else os.fspath(query)
         spoken = parts[row] if parts else ()
-        yield Explanation(path, answers[row], shares[row], neighbors, margins[row], by, spoken)
+        top = tops[row] if tops else ()
+        yield Explanation(path, answers[row], shares[row], neighbors, margins[row], by, spoken, name, top)
+
+
+def _top_classes(decision: Decision, numbers: ClassNumbers, most: int) -> list[tuple[tuple[Any, float], ...]]:
+    """Return the most probable classes of each query, the answer first, those of no probability left out."""
+    rows, codes, shares = decision.cells
+    order = np.lexsort((codes, -shares, codes != decision.answers[rows], rows))
+    places = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order])
+    kept = order[(places < most) & (shares[order] > 0)]
+    found: list[list[tuple[Any, float]]] = [[] for _ in decision.answers]
+    labels = numbers.labels(codes[kept]).tolist()
+    for row, label, share in zip(rows[kept].tolist(), labels, shares[kept].tolist(), strict=True):
+        found[row].append((label, share))
+    return list(map(tuple, found))
 
 
 def _explained_parts(
@@ -382,7 +418,7 @@ def _as_text(explanation: Explanation) -> str:
     header = ("share", "distance", "label", "id", "source")
     rows = [
         (
-            f"{each.share:.1%}",
+            f"{each.share:.1%}" if explanation.counts_votes else "-",
             f"{each.distance:.4g}",
             shortened(each.label, WIDEST_LABEL),
             shortened(each.id, WIDEST_ID),
@@ -403,8 +439,11 @@ def _as_html(explanation: Explanation) -> str:
     cards = [
         _card(
             each.source,
-            [shortened(each.label, WIDEST_LABEL), f"{each.share:.1%} · {each.distance:.4g}"],
-            faint=not each.share,
+            [
+                shortened(each.label, WIDEST_LABEL),
+                (f"{each.share:.1%} · " if explanation.counts_votes else "") + f"{each.distance:.4g}",
+            ],
+            faint=explanation.counts_votes and not each.share,
         )
         for each in explanation.neighbors
     ]
@@ -423,7 +462,9 @@ def _headline(explanation: Explanation) -> str:
     where = "" if explanation.query is None else f" for {shortened(explanation.query, WIDEST_PATH)}"
     answer = shortened(explanation.answer, WIDEST_LABEL)
     value = getattr(explanation, explanation.by)
-    sure = "" if value is None else f" ({measure_text(explanation.by, value)})"
+    sure = (
+        "" if value is None else f" ({measure_text(explanation.by, value, votes=explanation.counts_votes)})"
+    )
     return f"{answer}{where}{sure}"
 
 

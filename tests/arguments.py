@@ -23,6 +23,7 @@ from clipretrieval import (
     compare,
     demo,
     explanation,
+    heads,
     images,
     prompts,
     recommend,
@@ -94,6 +95,8 @@ NUMBERS = frozenset({"list of int", "array"})
 """Sequences of two numbers."""
 PROGRESS = NONE | SWITCH | {"function"}
 TABLE = frozenset({"DataFrame"})
+SCALE = frozenset({"0"})
+"""Numbers from 0 to 1."""
 SCALARS = frozenset({"0", "-1"})
 ANY = frozenset(STRANGE)
 
@@ -220,6 +223,8 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             k: Any = 1,
             weights: Any = "uniform",
             temperature: Any = 0.07,
+            head: Any = "votes",
+            priors: Any = "equal",
             metric: Any = "l2",
             normalize: Any = False,
             store_options: Any = None,
@@ -230,6 +235,8 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 k=k,
                 weights=weights,
                 temperature=temperature,
+                head=head,
+                priors=priors,
                 metric=metric,
                 normalize=normalize,
                 store_options=store_options,
@@ -304,6 +311,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "weights": frozenset({"function"}),
                 "normalize": SWITCH,
                 "temperature": frozenset({"1.5", "10**30"}),
+                "priors": NUMBERS,
                 "store_options": NONE | {"empty dict"},
             },
         ),
@@ -369,6 +377,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 ),
                 asking
                 | {
+                    "head": NONE,
                     "k": frozenset({"list of int"}),
                     "temperature": frozenset({"1.5", "10**30", "list of int", "array"}),
                     "allow_known": SWITCH,
@@ -380,6 +389,13 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         ]
     ids = on_vectors.kneighbors(ROWS).ids[:, 0].tolist()
     found += [
+        Call("class_statistics", of_classifier("class_statistics")),
+        Call("Discriminant", plain(heads.Discriminant), {"shrinkage": SCALE}),
+        Call("Quadratic", plain(heads.Quadratic), {"pooling": SCALE, "shrinkage": SCALE}),
+        Call("Ridge", plain(heads.Ridge), {"penalty": NONE | {"1.5", "10**30"}, "seed": NATURAL}),
+        Call("Fused", plain(heads.Fused)),
+        Call("RandomFeatures", plain(heads.RandomFeatures), {"seed": NATURAL}),
+        Call("Moments", plain(heads.Moments), {"per_class": SWITCH, "features": NONE}),
         Call("forget", of_classifier("forget", ids=ids[:1], label=None), {"label": NONE}),
         Call("forget a class", of_classifier("forget", label="a"), {"ids": NONE}),
         Call(

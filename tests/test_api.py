@@ -28,6 +28,7 @@ DOORS = [
     "clipretrieval.errors",
     "clipretrieval.evaluation",
     "clipretrieval.explanation",
+    "clipretrieval.heads",
     "clipretrieval.images",
     "clipretrieval.prompts",
     "clipretrieval.stores",

@@ -13,7 +13,7 @@ from clipretrieval.stores import registry
 
 MODULES = [
     *("clipretrieval", "clipretrieval.demo", "clipretrieval.encoding", "clipretrieval.evaluation"),
-    *("clipretrieval.explanation", "clipretrieval.images", "clipretrieval.prompts"),
+    *("clipretrieval.explanation", "clipretrieval.heads", "clipretrieval.images", "clipretrieval.prompts"),
     *("clipretrieval.stores", "clipretrieval.types"),
 ]
 RECORDS = "a record that the library makes, which takes what it is given"
@@ -24,11 +24,18 @@ NOT_TRIED = {
         (
             *("Architecture", "CalibrationCurve", "ComparisonReport", "ComparisonRow", "DecodedImage"),
             *("DemoResult", "DistanceHistogram", "DistanceSummary", "EncodedBatch", "EvaluationReport"),
-            *("ExplainedNeighbor", "Explanation", "FitReport", "ForgetReport", "ImageFolder"),
+            *(
+                "ExplainedNeighbor",
+                "ExplainedPart",
+                "Explanation",
+                "FitReport",
+                "ForgetReport",
+                "ImageFolder",
+            ),
             *("LabelConflict", "Listing", "McNemar", "Mistake", "Neighbors", "OnlineStep", "PageTable"),
             *("RawImage", "Records", "Reproduction", "RiskCoverage", "Scene", "SkippedImage", "Stage"),
             *("ImageTable", "IndexInfo", "InferencePlan", "KnownImage", "Recommendation", "Reliability"),
-            *("SweepResult",),
+            *("Queries", "StoredSample", "SweepResult"),
         ),
         RECORDS,
     ),
@@ -36,12 +43,13 @@ NOT_TRIED = {
         (
             *("BlobStore", "Encoder", "LocatedStore", "PortableStore", "RefreshableStore", "ScannableStore"),
             *("ExclusiveStore", "LocalFilesStore", "StreamingEncoder", "VectorStore"),
+            *("Contents", "Head", "LearnedHead", "PartedHead"),
         ),
         PROTOCOL,
     ),
     **dict.fromkeys(
         (
-            *("accuracy_by_decile", "best_measure", "calibration_curve", "class_table"),
+            *("ClassStatistics", "accuracy_by_decile", "best_measure", "calibration_curve", "class_table"),
             *("confused_pairs", "content_id", "decode", "differences", "distance_histogram", "error_auroc"),
             *("macro_averages", "mcnemar_exact", "render", "risk_coverage"),
             *("sample_scene", "stage_table", "summarise_distances", "unique_ids", "wilson_interval"),

@@ -28,7 +28,6 @@ FLOW: dict[str, list[str]] = {
     "images": [],
     "encoding": ["images"],
     "stores": [],
-    "testing": ["stores"],
     "retrieval": ["encoding", "stores"],
     "heads": ["retrieval"],
     "explanation": ["heads"],
@@ -37,6 +36,7 @@ FLOW: dict[str, list[str]] = {
     "prompts": ["persistence"],
     "classifier": ["prompts"],
     "zeroshot": ["prompts"],
+    "testing": ["classifier"],  # whose answers the contract of heads is about
     "comparison": ["classifier", "zeroshot"],
     "demo": ["comparison"],
     "cli": ["demo"],

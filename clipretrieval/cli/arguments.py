@@ -38,15 +38,29 @@ if TYPE_CHECKING:
 __all__ = [
     *("MACHINE", "AllowRemote", "EncoderOptions", "KeptArgument", "KeptOption", "LimitTest", "LimitTrain"),
     *("MetricOption", "ModelOptions", "OnError", "OpenClip", "PrintJson", "ReportFiles", "SpaceOptions"),
-    *("StoreOptions", "TableOptions", "TrainOption", "VoteOptions", "WeightsOptions", "as_option"),
-    *("checked_outputs", "command", "comma_separated", "is_given", "labelled_images", "labels_by_name"),
-    *("load_for_images", "make_classifier", "numbers", "refuse_given", "training_images"),
+    *("HeadOptions", "PriorsOption", "StoreOptions", "TableOptions", "TrainOption", "WeightsOptions"),
+    *("as_option", "change_head", "check_head", "checked_outputs", "command", "comma_separated"),
+    *(
+        "is_given",
+        "labelled_images",
+        "labels_by_name",
+        "load_for_images",
+        "make_classifier",
+        "numbers",
+        "refuse_given",
+        "training_images",
+    ),
 ]
 
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 MetricOption = Annotated[
     str, typer.Option(metavar="NAME", help="l2 (squared Euclidean), cosine or ip (inner product).")
+]
+
+PriorsOption = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Class priors of all heads but votes: equal, or empirical (counts)."),
 ]
 
 MACHINE = ("precision", "device", "batch_size", "compile", "max_pixels")
@@ -118,9 +132,16 @@ class SpaceOptions:
 
 
 @dataclass(frozen=True)
-class VoteOptions:
-    """How the neighbours answer."""
+class HeadOptions:
+    """What answers from what is stored."""
 
+    head: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="votes, discriminant, quadratic, ridge or fused: the classification head."
+        ),
+    ] = "votes"
+    priors: PriorsOption = "equal"
     k: Annotated[int, typer.Option("--k", metavar="N", help="Number of neighbors that vote.")] = 1
     weights: Annotated[
         str, typer.Option(metavar="NAME", help="uniform, distance or softmax: how much each vote counts.")
@@ -525,6 +546,26 @@ def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
     return found
 
 
+def check_head(head: str, priors: str) -> None:
+    """Refuse a head that there is not, listing those that there are, and priors that are no name.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    from clipretrieval.heads.choice import choose_head
+    from clipretrieval.heads.priors import Priors
+
+    choose_head(head, 1)
+    Priors.parse(priors)
+
+
+def change_head(context: typer.Context, made: RetrievalClassifier, head: str | None, priors: str) -> None:
+    """Give a loaded classifier the head and the priors that are on the command line, if any."""
+    given = {"head": head, "priors": priors}
+    made.set_params(**{name: value for name, value in given.items() if is_given(context, name)})
+
+
 def load_for_images(folder: Path, allow_remote: bool) -> RetrievalClassifier:
     """Load a kept classifier that can be given images.
 
@@ -548,7 +589,7 @@ def load_for_images(folder: Path, allow_remote: bool) -> RetrievalClassifier:
 def make_classifier(
     encoder: EncoderOptions,
     space: SpaceOptions,
-    vote: VoteOptions,
+    head: HeadOptions,
     store: StoreOptions,
     path: Path | None = None,
 ) -> RetrievalClassifier:
@@ -558,9 +599,11 @@ def make_classifier(
     """
     from clipretrieval.classifier import RetrievalClassifier
 
+    check_head(head.head, head.priors)
+
     options = store.options()
     if path is not None:
         options = options_within(path, store.store, options)
     return RetrievalClassifier(
-        encoder.encoder(), store.store, **asdict(space), **asdict(vote), store_options=options
+        encoder.encoder(), store.store, **asdict(space), **asdict(head), store_options=options
     )

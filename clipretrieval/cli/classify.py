@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipretrieval._util.text import json_line, readable
-from clipretrieval.cli.arguments import AllowRemote, KeptArgument, load_for_images
+from clipretrieval.cli.arguments import (
+    AllowRemote,
+    KeptArgument,
+    PriorsOption,
+    change_head,
+    check_head,
+    load_for_images,
+)
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
 from clipretrieval.errors import InvalidInputError
@@ -25,6 +32,7 @@ __all__ = ["classify_command"]
 
 
 def classify_command(
+    context: typer.Context,
     classifier: KeptArgument,
     images: Annotated[
         list[str],
@@ -35,13 +43,25 @@ def classify_command(
         str,
         typer.Option(
             metavar="NAME",
-            help="share of the votes, margin over the next class, or distance (nearest neighbour): how sure "
-            "the answer is.",
+            help="share of the votes or probability, margin over the next class, or distance (nearest "
+            "neighbour): how sure the answer is.",
         ),
     ] = "share",
     explain: Annotated[
-        bool, typer.Option("--explain", help="Also show the neighbors behind each answer.")
+        bool,
+        typer.Option(
+            "--explain",
+            help="Also show the neighbors behind each answer, and how each part of a fused head spoke.",
+        ),
     ] = False,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="votes, discriminant, quadratic, ridge or fused, instead of the classifier's own head.",
+        ),
+    ] = None,
+    priors: PriorsOption = "equal",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each image.")] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
@@ -51,6 +71,7 @@ def classify_command(
 
     check_int(top, "--top")
     check_choice(by, "--by", MEASURES)
+    check_head(head or "votes", priors)
     for given in images:
         check_path(given, "IMAGE")
     with quiet_libraries(), interruptible():
@@ -58,13 +79,14 @@ def classify_command(
         from clipretrieval.retrieval.retriever import NoImagesError
 
         made = load_for_images(classifier, allow_remote)
+        change_head(context, made, head, priors)
         skipped: list[SkippedImage] = []
         empty: list[str] = []
         told = 0
         with closing(made.store_):
             try:
                 for found in explain_stream(
-                    made, _paths(images, empty), on_error="skip", skipped=skipped, by=by
+                    made, _paths(images, empty), on_error="skip", skipped=skipped, by=by, top=top
                 ):
                     told = _tell_skipped(skipped, told, as_json)
                     say(_answer_json(found, top, explain) if as_json else _answer_text(found, top, explain))
@@ -105,8 +127,10 @@ def _paths_of_input() -> Iterator[Path]:
             yield Path(os.fsdecode(path))
 
 
-def _voted_classes(found: Explanation) -> list[tuple[Any, float]]:
-    """Return the classes that got votes, with their shares, the answer first."""
+def _top_classes(found: Explanation) -> list[tuple[Any, float]]:
+    """Return classes with their shares of the votes or their probabilities, the answer first."""
+    if not found.counts_votes:
+        return list(found.top)
     shares: dict[Any, float] = {}
     for each in found.neighbors:
         shares[each.label] = shares.get(each.label, 0.0) + each.share
@@ -125,12 +149,13 @@ def _confidence(found: Explanation) -> str:
 
 def _answer_json(found: Explanation, top: int, explain: bool) -> str:
     content = found.to_dict()
-    shown = {
+    shown: dict[str, Any] = {
         "path": str(found.query),
         "label": content["answer"],
         **{name: content[name] for name in ("share", "margin", "distance")},
-        "top": [{"label": label, "share": share} for label, share in _voted_classes(found)[:top]],
+        "top": [{"label": label, "share": share} for label, share in _top_classes(found)[:top]],
         **({"neighbors": content["neighbors"]} if explain else {}),
+        **{name: content[name] for name in ("head", "parts") if explain and name in content},
     }
     return json_line(shown)
 
@@ -143,7 +168,7 @@ def _answer_text(found: Explanation, top: int, explain: bool) -> str:
         readable(found.answer),
         _confidence(found),
     ]
-    for label, share in _voted_classes(found)[1:top]:
+    for label, share in _top_classes(found)[1:top]:
         cells += [readable(label), f"{share:.1%}"]
     line = "\t".join(cells)
     return f"{line}\n{found}" if explain else line

@@ -13,10 +13,12 @@ from clipretrieval.cli.arguments import (
     MetricOption,
     ModelOptions,
     OpenClip,
+    PriorsOption,
     ReportFiles,
     StoreOptions,
     TableOptions,
     WeightsOptions,
+    check_head,
     checked_outputs,
     comma_separated,
     labelled_images,
@@ -62,6 +64,11 @@ def compare_command(
     store: Annotated[
         str, typer.Option(metavar="NAMES", help="Registered stores, comma-separated.")
     ] = DEFAULT_STORE,
+    head: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help="votes, discriminant, quadratic, ridge, fused; comma-separated."),
+    ] = "votes",
+    priors: PriorsOption = "equal",
     k: Annotated[
         str, typer.Option("--k", metavar="NUMBERS", help="Numbers of neighbors, comma-separated.")
     ] = "1",
@@ -78,7 +85,9 @@ def compare_command(
 
     with quiet_libraries():
         outputs = checked_outputs(reports.named, train, test)
-        counts = numbers(k, "--k", int)
+        counts, heads = numbers(k, "--k", int), comma_separated(head)
+        for each in heads:
+            check_head(each, priors)
         learn = training_images(train, tables, limit_train, "--limit-train")
         ask = labelled_images(test, tables, limit_test, "--limit-test")
         if zero_shot:
@@ -98,6 +107,8 @@ def compare_command(
                     stages=comma_separated(stages),
                     zero_shot=baseline if zero_shot else None,
                     stores=comma_separated(store),
+                    heads=heads,
+                    priors=priors,
                     k=counts,
                     weights=comma_separated(weights),
                     metric=metric,

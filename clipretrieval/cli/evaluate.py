@@ -14,20 +14,24 @@ from clipretrieval._util.text import json_line
 from clipretrieval.cli.arguments import (
     AllowRemote,
     EncoderOptions,
+    HeadOptions,
     KeptOption,
     LimitTest,
     LimitTrain,
     OnError,
     PrintJson,
+    PriorsOption,
     ReportFiles,
     SpaceOptions,
     StoreOptions,
     TableOptions,
     TrainOption,
-    VoteOptions,
     as_option,
+    change_head,
+    check_head,
     checked_outputs,
     comma_separated,
+    is_given,
     labelled_images,
     labels_by_name,
     load_for_images,
@@ -69,7 +73,7 @@ def evaluate_command(
     kept: KeptOption = None,
     encoder: EncoderOptions,
     space: SpaceOptions,
-    vote: VoteOptions,
+    head: HeadOptions,
     store: StoreOptions,
     tables: TableOptions,
     reports: ReportFiles,
@@ -89,14 +93,16 @@ def evaluate_command(
         # What is found out at once comes first, so that a slip does not cost a download or a fit.
         _check_one_of(train, kept)
         if kept is not None:
-            refuse_given(context, _FREE, _OWN_SETTINGS)
+            refuse_given(context, (*_FREE, "head", "priors"), _OWN_SETTINGS)
+        check_head(head.head, head.priors)
         outputs = checked_outputs({**reports.named, "--predictions": predictions}, train, kept, test)
         test_set = labelled_images(test, tables, limit_test, "--limit-test")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
             made = _fitted_or_kept(
-                train_set, kept, lambda: make_classifier(encoder, space, vote, store), on_error, allow_remote
+                train_set, kept, lambda: make_classifier(encoder, space, head, store), on_error, allow_remote
             )
+            change_head(context, made, head.head, head.priors)
             with closing(made.store_), progress_bar("classifying") as progress:
                 report = made.evaluate(
                     *(test_set.paths, labels_by_name(made, test_set.labels or ())),
@@ -129,6 +135,11 @@ def sweep_command(
     space: SpaceOptions,
     store: StoreOptions,
     tables: TableOptions,
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Heads, comma-separated; the classifier's own, or votes."),
+    ] = None,
+    priors: PriorsOption = "equal",
     k: Annotated[
         str, typer.Option("--k", metavar="NUMBERS", help="Numbers of neighbors, comma-separated.")
     ] = "1,5,20,50",
@@ -152,14 +163,18 @@ def sweep_command(
     as_json: PrintJson = False,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Compare voting settings with a single search, and print the best first."""
+    """Compare heads and voting settings with a single search, and print the best first."""
     from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
         _check_one_of(train, kept)
         if kept is not None:
-            refuse_given(context, (*_FREE, "k", "weights", "temperature"), _OWN_SETTINGS)
+            refuse_given(context, (*_FREE, "head", "priors", "k", "weights", "temperature"), _OWN_SETTINGS)
+        heads = None if head is None else comma_separated(head)
+        for each in heads or ["votes"]:
+            check_head(each, priors)
         tried: dict[str, Any] = {
+            "head": heads,
             "k": numbers(k, "--k", int),
             "weights": comma_separated(weights),
             "temperature": numbers(temperature, "--temperature", float),
@@ -170,10 +185,12 @@ def sweep_command(
             made = _fitted_or_kept(
                 train_set,
                 kept,
-                lambda: make_classifier(encoder, space, VoteOptions(), store),
+                lambda: make_classifier(encoder, space, HeadOptions(priors=priors), store),
                 on_error,
                 allow_remote,
             )
+            if is_given(context, "priors"):
+                made.set_params(priors=priors)
             with closing(made.store_), progress_bar("classifying") as progress:
                 found = made.sweep(
                     *(asked.paths, labels_by_name(made, asked.labels or ())),
@@ -236,10 +253,8 @@ def _end(made: RetrievalClassifier, train: Path | None, skipped: tuple[SkippedIm
 
 
 def _best_first(found: SweepResult) -> SweepResult:
-    """Return a result with its rows in the order of their accuracy, of equal ones the smallest k first."""
-    order = sorted(
-        range(len(found.rows)), key=lambda row: (-found.rows[row]["accuracy"], found.rows[row]["k"])
-    )
+    """Return a result with its rows in the order in which they compare."""
+    order = found.ranked
     return replace(
         found, rows=[found.rows[row] for row in order], params=[found.params[row] for row in order]
     )

@@ -13,11 +13,11 @@ from clipretrieval._util.text import readable
 from clipretrieval.cli.arguments import (
     AllowRemote,
     EncoderOptions,
+    HeadOptions,
     KeptArgument,
     SpaceOptions,
     StoreOptions,
     TableOptions,
-    VoteOptions,
     is_given,
     labelled_images,
     labels_by_name,
@@ -58,7 +58,7 @@ def index_command(
     ],
     encoder: EncoderOptions,
     space: SpaceOptions,
-    vote: VoteOptions,
+    head: HeadOptions,
     store: StoreOptions,
     tables: TableOptions,
     add: Annotated[
@@ -94,7 +94,7 @@ def index_command(
                     progress_bar("indexing") as bar,
                     indexing(
                         classifier,
-                        Settings(encoder, space, vote, store),
+                        Settings(encoder, space, head, store),
                         images,
                         tables.images_root,
                         resume=resume,
@@ -122,7 +122,7 @@ def _fit(
 ) -> RetrievalClassifier:
     from clipretrieval.cli.settings import VECTORS, keeps
 
-    made = make_classifier(settings.encoder, settings.space, settings.vote, settings.store, folder / VECTORS)
+    made = make_classifier(settings.encoder, settings.space, settings.head, settings.store, folder / VECTORS)
     try:
         made.fit(
             labelled,

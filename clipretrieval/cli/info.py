@@ -48,6 +48,7 @@ def info_command(
 
 def _contents(folder: Path, allow_remote: bool) -> _Contents:
     from clipretrieval._util.secrets import masked
+    from clipretrieval.heads.choice import head_values
     from clipretrieval.persistence.saving import describe
     from clipretrieval.persistence.stores import open_store
 
@@ -62,7 +63,7 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
         path=str(folder),
         encoder=masked(content.encoder),
         dim=content.n_features_in,
-        params=content.params,
+        params={**content.params, "head": head_values(content.params["head"])},
         store=masked(_place(content.store or {}, folder, images is not None)),
         images=images,
         classes=classes,
@@ -123,7 +124,7 @@ def _contents_text(found: _Contents) -> str:
             "vectors",
             f"{'unknown' if found.images is None else f'{found.images:,}'} of dimension {found.dim:,}",
         ),
-        ("settings", _values_text(found.params)),
+        ("settings", _params_text(found.params)),
         ("store", _store_text(found.store)),
         ("size", _size_text(found.size)),
         (
@@ -140,6 +141,17 @@ def _contents_text(found: _Contents) -> str:
     return "\n".join(
         [*lines, "", *(f"{name:<{width}} {count:>9}" for name, count in [("class", "images"), *counts])]
     )
+
+
+def _params_text(params: Mapping[str, Any]) -> str:
+    """Write how it answers; the arguments of the votes only where the neighbors vote."""
+    from clipretrieval.heads.choice import HEADS, head_name, read_head
+
+    head = params["head"]
+    name = head if isinstance(head, str) else head_name(read_head(head, "head"))
+    absent = ("priors",) if name == HEADS[0] else ("weights", "temperature")
+    shown = {each: value for each, value in params.items() if each not in ("head", *absent)}
+    return _values_text({"head": name, **shown})
 
 
 def _encoder_text(encoder: dict[str, Any] | None) -> str:

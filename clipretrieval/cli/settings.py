@@ -15,9 +15,9 @@ from clipretrieval._util.secrets import masked_text
 from clipretrieval.cli.arguments import (
     MACHINE,
     EncoderOptions,
+    HeadOptions,
     SpaceOptions,
     StoreOptions,
-    VoteOptions,
     as_option,
 )
 from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
@@ -37,7 +37,7 @@ class Settings:
 
     encoder: EncoderOptions
     space: SpaceOptions
-    vote: VoteOptions
+    head: HeadOptions
     store: StoreOptions
 
     @property
@@ -224,7 +224,7 @@ def _same(asked: dict[str, Any], noted: dict[str, Any], is_given: Callable[[str]
 
 def _read_note(file: Path) -> dict[str, Any] | None:
     """Return what is noted, with this version's default for what an earlier one had no option for."""
-    default = Settings(EncoderOptions(), SpaceOptions(), VoteOptions(), StoreOptions()).lasting
+    default = Settings(EncoderOptions(), SpaceOptions(), HeadOptions(), StoreOptions()).lasting
     try:
         content = json.loads(read_file(file, _LARGEST))
         if (content["format"], content["format_version"]) == (_FORMAT, _FORMAT_VERSION):
@@ -240,7 +240,7 @@ def _read_note(file: Path) -> dict[str, Any] | None:
 
 def _check_types(settings: dict[str, Any]) -> None:
     """Refuse values that no option can have."""
-    for group in (EncoderOptions, SpaceOptions, VoteOptions, StoreOptions):
+    for group in (EncoderOptions, SpaceOptions, HeadOptions, StoreOptions):
         for name, kind in get_type_hints(group).items():
             if name not in settings:
                 continue

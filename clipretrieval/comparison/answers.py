@@ -16,10 +16,12 @@ from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.evaluation.measurement import Measurement
 from clipretrieval.evaluation.report import EvaluationReport
+from clipretrieval.heads.fitted_head import DecisionRule
+from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.types import FloatArray, Neighbors
+from clipretrieval.types import FloatArray, no_neighbors
 from clipretrieval.zeroshot import STAGE, ZeroShotAnswers, ZeroShotClassifier
 
 __all__ = ["Side", "answer"]
@@ -37,12 +39,15 @@ class Side:
     answerer : Answerer
     dim : int
         Of the vectors that are searched.
+    searches : bool
+        Whether any are.
     """
 
     name: str
     report: EvaluationReport
     answerer: Answerer
     dim: int
+    searches: bool = True
 
 
 def answer(
@@ -75,9 +80,9 @@ def _sides_of(
 ) -> list[Side]:
     """Answer all test images by each setting; the nearest k of more neighbors are the first of them."""
     index = stage_index.open()
-    heads = [Voting(k, weights, TEMPERATURE, index.metric) for k, weights in plan.settings]
+    heads = _rules(stage_index, index, plan)
     numbers = index.number_classes()
-    counts = [min(head.k, index.count_for(head.k)) for head in heads]
+    counts = [min(head.shown, index.count_for(head.shown)) for head in heads]
     measurements = [Measurement(index, head, numbers) for head in heads]
     for batch in spool.batches(stage_index.stage):
         vectors = batch.vectors[stage_index.stage]
@@ -85,19 +90,28 @@ def _sides_of(
         index.check_manifest()
         batch = replace(batch, vectors={VECTORS: vectors})
         for count, measurement in zip(counts, measurements, strict=True):
-            measurement.add(batch, _first(near, count))
+            measurement.add(batch, near.first(count))
     sides = []
-    for head, measurement in zip(heads, measurements, strict=True):
+    for setting, head, measurement in zip(plan.settings, heads, measurements, strict=True):
         # Without times: the passes are shared, and what a side takes by itself is measured apart.
         report = measurement.report(stage_index.name, timing=Timing(), skipped=skipped)
-        name = plan.name(stage_index.stage, stage_index.name, head.k, head.weights)
+        name = plan.name(stage_index.stage, stage_index.name, setting)
         answerer = Answerer(stage_index.encoder.encode, _query(index, head))
-        sides.append(Side(name, report, answerer, stage_index.encoder.dim))
+        sides.append(Side(name, report, answerer, stage_index.encoder.dim, searches=head.k > 0))
     return sides
 
 
-def _first(near: Neighbors, k: int) -> Neighbors:
-    return Neighbors(near.ids[:, :k], near.distances[:, :k], near.labels[:, :k])
+def _rules(stage_index: StageIndex, index: LabelledIndex, plan: Plan) -> list[DecisionRule]:
+    """Return what decides by each setting of the plan; heads learn from what the index holds."""
+    heads = [(setting.rule, setting.head) for setting in plan.settings if setting.rule is not None]
+    statistics = stage_index.statistics or IndexStatistics()  # no head need read any
+    learned = iter(statistics.fit_each(index, heads, plan.priors, 1) if heads else ())
+    return [
+        next(learned)
+        if setting.weights is None
+        else Voting(setting.k, setting.weights, TEMPERATURE, index.metric)
+        for setting in plan.settings
+    ]
 
 
 def _zero_shot_side(baseline: ZeroShotClassifier, spool: Spool, skipped: tuple[SkippedImage, ...]) -> Side:
@@ -113,11 +127,12 @@ def _zero_shot_side(baseline: ZeroShotClassifier, spool: Spool, skipped: tuple[S
     return Side(ZERO_SHOT, report, Answerer(encoder.encode, query), encoder.dim)
 
 
-def _query(index: LabelledIndex, head: Voting) -> Any:
+def _query(index: LabelledIndex, head: DecisionRule) -> Any:
     numbers = index.number_classes()
 
     def query(vectors: FloatArray) -> Any:
-        near = index.store.search(vectors, min(head.k, index.store.count()))
-        return head.votes(near, numbers).answers
+        count = min(head.k, index.store.count())
+        near = index.store.search(vectors, count) if count else no_neighbors(len(vectors))
+        return head.decide(vectors, near, numbers).answers
 
     return query

@@ -19,6 +19,7 @@ from clipretrieval.comparison.spool import Spool
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import mcnemar_exact
+from clipretrieval.heads.base import Head
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.images.sources import (
     check_class_names,
@@ -46,6 +47,8 @@ def compare(
     stages: Sequence[str] = ("pixel", "mid", "late", "final"),
     zero_shot: ZeroShotClassifier | bool | None = None,
     stores: Sequence[str] | StoreMakers = (DEFAULT_STORE,),
+    heads: str | Head | Iterable[str | Head] = ("votes",),
+    priors: Any = "equal",
     k: int | Iterable[int] = (1,),
     weights: Weighting | Iterable[Weighting] = ("uniform",),
     metric: Metric | str = "l2",
@@ -58,7 +61,7 @@ def compare(
     on_error: str = "raise",
     progress: Progress | bool | None = None,
 ) -> ComparisonReport:
-    """Measure stages, stores and settings beside CLIP's own answer, accuracy against time.
+    """Measure stages, stores, heads and settings beside CLIP's own answer, accuracy against time.
 
     Training and test images are encoded once for all stages. The accuracies are those of
     `RetrievalClassifier.evaluate` and `ZeroShotClassifier.evaluate` on all test images. Seconds per 1,000
@@ -78,8 +81,12 @@ def compare(
         prompts.
     stores : sequence of str, or mapping of name to callable
         Registered names, or what makes an empty store for a stage. The stores are closed at the end.
+    heads : str or Head, or several of them
+        As for `RetrievalClassifier`; what they read is gathered in the one pass that fills the stores.
+    priors : {"equal", "empirical"} or sequence of float
+        Of all heads but the votes.
     k, weights
-        One or several, combined.
+        One or several, combined, of the votes. ``"fused"`` has a row for each k above 1, or one with 20.
     metric : {"l2", "cosine", "ip"}
     train_labels, test_labels : sequence, optional
         Where the images do not bring their labels.
@@ -108,7 +115,9 @@ def compare(
     """
     started = time.perf_counter()
     encoder = encoder if encoder is not None else StagedEncoder()
-    plan = check_plan(encoder, stages, stores, k, weights, metric, zero_shot, timed_images, single_images)
+    plan = check_plan(
+        *(encoder, stages, stores, heads, priors, k, weights, metric, zero_shot, timed_images, single_images)
+    )
     open_clip, resume = check_bool(open_clip, "open_clip"), check_bool(resume, "resume")
     check_on_error(on_error)
     check_progress(progress)
@@ -119,7 +128,7 @@ def compare(
     learnt, asked = check_both(train, train_labels, test, test_labels)
     baseline = open_baseline(zero_shot, encoder, learnt, asked)
     seconds: dict[str, float] = {}
-    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume, named)
+    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume, named, plan.moments)
     with open_progress(progress, "encoding") as shown, indexed as indexes:
         fit_timing, skipped = fill_indexes(
             encoder, indexes, train, train_labels, on_error=on_error, progress=shown
@@ -219,7 +228,7 @@ def _rows(
                 name=side.name,
                 report=side.report,
                 speed=speed,
-                bytes=4 * side.dim * vectors,
+                bytes=4 * side.dim * vectors if side.searches else 0,
                 mcnemar=None if side is base else mcnemar_exact(side.report.correct, base.report.correct),
                 speedup=clip.total_s / speed.total_s if clip else None,
                 speedup_open_clip=whole.total_s / speed.total_s if whole else None,

@@ -12,6 +12,8 @@ from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.heads.index_statistics import IndexStatistics
+from clipretrieval.heads.statistics import Moments
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.fill import known_to_all, store_images
@@ -44,6 +46,8 @@ class StageIndex:
         At the stage.
     store : VectorStore
     writer : IndexWriter
+    statistics : IndexStatistics or None
+        Of what the store holds, where a head reads any.
     """
 
     stage: str
@@ -51,10 +55,14 @@ class StageIndex:
     encoder: StagedEncoder
     store: VectorStore
     writer: IndexWriter
+    statistics: IndexStatistics | None = None
 
     def open(self) -> LabelledIndex:
         """Return what was filled, ready to be asked."""
-        return LabelledIndex.open(self.store, self.encoder, Metric.parse(self.store.metric), normalize=False)
+        metric = Metric.parse(self.store.metric)
+        index = LabelledIndex.open(self.store, self.encoder, metric, normalize=False)
+        index.follower = self.statistics
+        return index
 
 
 def store_makers(stores: Sequence[str] | StoreMakers, metric: Metric) -> StoreMakers:
@@ -95,10 +103,11 @@ def open_indexes(
     metric: Metric,
     resume: bool,
     named: bool = False,
+    moments: Sequence[Moments] = (),
 ) -> Iterator[list[StageIndex]]:
     """Open an index for each stage and store, and close them all behind the block.
 
-    `named` is that of `write_index`.
+    `named` is that of `write_index`; `moments` are the class statistics to gather while they are filled.
     """
     indexes: list[StageIndex] = []
     with ExitStack() as opened:
@@ -114,11 +123,19 @@ def open_indexes(
                         f"the store {name!r} has the metric {str(store.metric)!r}; pass metric= to compare"
                     )
                 existing: Existing = "resume" if resume else "refuse"
+                statistics = IndexStatistics() if moments else None
+                if statistics is not None:
+                    statistics.want(moments)
                 writing = write_index(
-                    store, Origin(fingerprint, metric), existing, vectors=stage, named=named
+                    store,
+                    Origin(fingerprint, metric),
+                    existing,
+                    vectors=stage,
+                    named=named,
+                    follower=statistics,
                 )
                 writer = opened.enter_context(writing)
-                indexes.append(StageIndex(stage, name, view, store, writer))
+                indexes.append(StageIndex(stage, name, view, store, writer, statistics))
         yield indexes
 
 
@@ -204,4 +221,5 @@ def _settle(index: StageIndex) -> None:
             "folder for the results"
         )
     writer.write_manifest(remove=writer.listed - writer.classes)  # those whose images were relabelled
+    writer.keep()
     index.store.flush()

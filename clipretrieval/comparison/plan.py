@@ -11,12 +11,38 @@ from clipretrieval._util.checks import check_int, check_sequence, check_strings
 from clipretrieval.comparison.indexes import StoreMakers, store_makers
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.heads.base import Head
+from clipretrieval.heads.choice import as_heads, choose_head, head_name
+from clipretrieval.heads.priors import Priors
+from clipretrieval.heads.statistics import Moments
 from clipretrieval.heads.weighting import Weighting, check_weighting, weighting_name
 from clipretrieval.stores.checks import check_k
 from clipretrieval.types import Metric
 from clipretrieval.zeroshot import ZeroShotClassifier
 
-__all__ = ["Plan", "check_plan"]
+__all__ = ["Plan", "Setting", "check_plan"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What answers from an index.
+
+    Attributes
+    ----------
+    head : str
+        What reports call it.
+    rule : Head or None
+        What learns; None where the neighbors vote.
+    k : int
+        Neighbors that it reads.
+    weights : str, callable or None
+        Of votes.
+    """
+
+    head: str
+    rule: Head | None
+    k: int
+    weights: Weighting | None
 
 
 @dataclass(frozen=True)
@@ -27,7 +53,8 @@ class Plan:
     ----------
     stages : tuple of str
     stores : mapping of name to callable
-    settings : list of (k, weights)
+    settings : list of Setting
+    priors : Priors
     metric : Metric
     timed, singles : int
         Test images timed together, and one by one.
@@ -35,30 +62,38 @@ class Plan:
 
     stages: tuple[str, ...]
     stores: StoreMakers
-    settings: list[tuple[int, Weighting]]
+    settings: list[Setting]
+    priors: Priors
     metric: Metric
     timed: int
     singles: int
 
     @property
-    def most(self) -> int:
-        """The largest k."""
-        return max(number for number, _ in self.settings)
+    def moments(self) -> list[Moments]:
+        """The class statistics that the heads read."""
+        return [each for setting in self.settings if setting.rule for each in setting.rule.moments]
 
-    def name(self, stage: str, store: str, number: int, weights: Weighting) -> str:
+    def name(self, stage: str, store: str, setting: Setting) -> str:
         """Name a row by its stage and by whatever else differs between rows."""
+        alike = [each for each in self.settings if each.head == setting.head]
+        weights = {_weights_name(each) for each in alike}
         parts = [stage, *([store] if len(self.stores) > 1 else [])]
-        parts += [f"k={number}"] if len({one for one, _ in self.settings}) > 1 else []
-        parts += (
-            [weighting_name(weights)] if len({weighting_name(way) for _, way in self.settings}) > 1 else []
-        )
+        parts += [setting.head] if len({each.head for each in self.settings}) > 1 else []
+        parts += [f"k={setting.k}"] if len({each.k for each in alike}) > 1 else []
+        parts += [_weights_name(setting)] if len(weights) > 1 else []
         return " ".join(parts)
+
+
+def _weights_name(setting: Setting) -> str:
+    return "" if setting.weights is None else weighting_name(setting.weights)
 
 
 def check_plan(
     encoder: Any,
     stages: Any,
     stores: Any,
+    heads: Any,
+    priors: Any,
     k: Any,
     weights: Any,
     metric: Any,
@@ -101,11 +136,32 @@ def check_plan(
     for way in ways:
         check_weighting(way, kind)
     ways = list(dict.fromkeys(ways))
-    settings = list(dict.fromkeys(product(numbers, ways)))
-    if not settings:
-        raise InvalidInputError("k or weights is empty; pass at least one value of each")
+    settings = _settings(as_heads(heads, "heads"), list(dict.fromkeys(numbers)), ways)
+    if not numbers or not ways or not settings:
+        raise InvalidInputError("k, weights or heads is empty; pass at least one value of each")
     if len({weighting_name(way) for way in ways}) < len(ways):
         raise InvalidInputError(
             "two weights have one name, and the table could not tell them apart; give each callable its own"
         )
-    return Plan(names, store_makers(stores, kind), settings, kind, timed, singles)
+    return Plan(names, store_makers(stores, kind), settings, Priors.parse(priors), kind, timed, singles)
+
+
+def _settings(heads: list[Any], numbers: list[int], ways: list[Weighting]) -> list[Setting]:
+    """Combine votes with k and weights, and ``"fused"`` with each k above 1; take other heads as they are."""
+    settings: list[Setting] = []
+    for head in heads:
+        name = head_name(head) if choose_head(head, 1) is not None else "votes"
+        if name == "votes":
+            found = [Setting(name, None, number, way) for number, way in product(numbers, ways)]
+        else:
+            several = [number for number in numbers if number > 1] if isinstance(head, str) else []
+            rules = [rule for number in several or [1] if (rule := choose_head(head, number)) is not None]
+            found = [Setting(name, rule, int(rule.k), None) for rule in rules]
+        known = [each for each in settings if each.head == name]
+        if any(each not in known for each in found) and known:
+            raise InvalidInputError(
+                f"two heads have the name {name!r}, and the table could not tell them apart; give each a "
+                "class of its own"
+            )
+        settings += [each for place, each in enumerate(found) if each not in known + found[:place]]
+    return settings

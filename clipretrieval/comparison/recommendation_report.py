@@ -115,7 +115,10 @@ class Recommendation:
 
     @property
     def code(self) -> str:
-        """The line that makes the advised classifier; an encoder's own model is called ``model`` in it."""
+        """The line that makes the advised classifier, with the names of `clipretrieval` and its ``heads``.
+
+        A model that was passed as a module is called ``model`` in it.
+        """
         arguments = [f"{name}={_written(value)}" for name, value in self.params.items()]
         return f"RetrievalClassifier({', '.join([_encoder_code(self.encoder), *arguments])})"
 

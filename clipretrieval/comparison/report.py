@@ -25,6 +25,8 @@ __all__ = ["COMPARISON_SCHEMA", "ZERO_SHOT", "ComparisonReport", "ComparisonRow"
 COMPARISON_SCHEMA = 1
 ZERO_SHOT = "zero-shot"
 
+_SETTINGS = ("stage", "store", "metric", "head", "k", "weights", "dim")
+"""Of a report, that stand in its row too."""
 _HEAD = (
     *("classifier", "accuracy", "95 % interval", "p (McNemar)", "inference s", "query s", "total s"),
     *("p50 ms", "p95 ms", "dim", "MB", "× CLIP", "× open_clip"),
@@ -43,7 +45,8 @@ class ComparisonRow:
         Of its answers to all test images.
     speed : Speed
     bytes : int
-        Of the vectors that are searched, in float32; what an index keeps besides is not counted.
+        Of the vectors that are searched, in float32, and 0 where a head searches none; what an index keeps
+        besides is not counted.
     mcnemar : McNemar or None
         Against the baseline; None for the baseline itself.
     speedup : float or None
@@ -70,7 +73,7 @@ class ComparisonRow:
         report, (low, high), test = self.report, self.report.accuracy_interval, self.mcnemar
         return {
             "name": self.name,
-            **{key: report.setting[key] for key in ("stage", "store", "metric", "k", "weights", "dim")},
+            **{key: report.setting.get(key) for key in _SETTINGS},
             "accuracy": report.accuracy,
             "low": low,
             "high": high,

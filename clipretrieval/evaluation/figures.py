@@ -126,8 +126,8 @@ class Figures:
         Parameters
         ----------
         by : {"share", "margin", "distance"}
-            The answered class's share of the votes; how far that is ahead of the second class's share; or the
-            distance to the nearest neighbor.
+            The answered class's share of the votes, or its probability; how far that is ahead of the second
+            class's; or the distance to the nearest neighbor.
 
         Returns
         -------

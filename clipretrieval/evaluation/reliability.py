@@ -1,8 +1,9 @@
 """How well a measure of confidence tells correct answers from incorrect ones.
 
-There are three measures. The *share* is the answered class's part of the votes, the *margin* how far that is
-ahead of the second class's share: the greater, the surer. The *distance* to the nearest neighbor is the
-lower, the surer, under every metric; where there was no neighbor it is ``+inf``, the least sure of all.
+There are three measures. The *share* is the answered class's part of the votes, or its probability, and the
+*margin* how far that is ahead of the second class's: the greater, the surer. The *distance* to the nearest
+neighbor is the lower, the surer, under every metric; where there was no neighbor it is ``+inf``, the least
+sure of all.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from clipretrieval.evaluation.figures import Figures, timed_parts
 from clipretrieval.evaluation.metrics import summarise_distances
 from clipretrieval.evaluation.reliability import Reliability
 from clipretrieval.evaluation.text import notebook_html, report_markdown, report_text
+from clipretrieval.evaluation.words import counts_votes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +56,8 @@ class EvaluationReport(Figures):
     classes : ndarray, shape (n_classes,)
         Every label fitted or met, sorted.
     setting : mapping
-        ``n_train``, ``model``, ``pretrained``, ``stage``, ``plan``, ``dim``, ``store``, ``metric``, ``k``,
-        ``weights``.
+        ``n_train``, ``model``, ``pretrained``, ``stage``, ``plan``, ``dim``, ``store``, ``metric``, ``head``;
+        ``k`` where it reads neighbors, and ``weights`` where they vote.
     timing : Timing
         Of this evaluation.
     fit_timing : Timing
@@ -301,7 +302,8 @@ class EvaluationReport(Figures):
         return report_text(self)
 
     def __repr__(self) -> str:
-        facts = {name: self.setting.get(name) for name in ("stage", "store", "k")}
+        named = ("stage", "store", "k") if counts_votes(self) else ("stage", "store", "head", "k")
+        facts = {name: self.setting.get(name) for name in named}
         known = {name: value for name, value in facts.items() if value is not None}
         return short_repr(
             self, accuracy=self.accuracy, n_test=self.n_test, classes=len(self.classes), **known

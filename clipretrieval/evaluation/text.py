@@ -12,7 +12,9 @@ from clipretrieval._util.text import readable, shortened
 from clipretrieval.evaluation.figures import Figures, timed_parts
 from clipretrieval.evaluation.words import (
     best_words,
+    counts_votes,
     distance_axis,
+    head_words,
     measure_axis,
     measure_name,
     shown_measure,
@@ -37,7 +39,7 @@ LONGEST = 60
 PAIRS = 20
 """The most pairs of confused classes that Markdown lists."""
 
-_SETTINGS = ("model", "pretrained", "stage", "dim", "store", "metric", "k", "weights", "n_train")
+_SETTINGS = ("model", "pretrained", "stage", "dim", "store", "metric", "head", "k", "weights", "n_train")
 
 
 def report_text(report: Figures) -> str:
@@ -50,8 +52,8 @@ def report_text(report: Figures) -> str:
         f"accuracy {report.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), "
         f"{int(report.correct.sum())} of {report.n_test} images",
         "model {model}, stage {stage}, dim {dim}; store {store}, metric {metric}".format(**shown)
-        # A zero-shot answer rests on prompts: nothing is stored, and no neighbors vote.
-        + (", k {k}, weights {weights}, {n_train} stored vectors".format(**shown) if s["n_train"] else ""),
+        # A zero-shot answer rests on prompts: nothing is stored, and no head decides.
+        + (f", {head_words(report)}, {s['n_train']} stored vectors" if s["n_train"] else ""),
         f"median {distance_axis(report)}: correct {_median(correct)}, incorrect {_median(incorrect)}",
     ]
     if not math.isnan(report.error_auroc):
@@ -168,7 +170,9 @@ def measure_rows(report: Figures) -> list[tuple[str, str, str]]:
 def setting_rows(report: Figures) -> list[tuple[str, str]]:
     """Return the names and the values of the settings that are known, the path of a model readable."""
     named = {"n_train": "stored vectors", "dim": "dimension"}
-    absent = {"k", "weights", "n_train"} if report.setting.get("n_train") == 0 else set()
+    absent = {"head", "k", "weights", "n_train"} if report.setting.get("n_train") == 0 else set()
+    if counts_votes(report):
+        absent.add("head")  # k and weights say so
     known = [(name, report.setting.get(name)) for name in _SETTINGS if name not in absent]
     rows = [(named.get(name, name), readable(value)) for name, value in known if value is not None]
     if report.setting.get("plan"):

@@ -7,8 +7,8 @@ import math
 from clipretrieval.evaluation.figures import Figures
 
 __all__ = [
-    *("PROMPTS", "best_words", "distance_axis", "distance_unit", "measure_axis", "measure_name"),
-    *("number_words", "shown_measure", "threshold_words", "value_words"),
+    *("PROMPTS", "best_words", "counts_votes", "distance_axis", "distance_unit", "head_words"),
+    *("measure_axis", "measure_name", "number_words", "shown_measure", "threshold_words", "value_words"),
 ]
 
 PROMPTS = "prompts"
@@ -30,7 +30,7 @@ def distance_axis(report: Figures) -> str:
 
 def measure_name(report: Figures, by: str) -> str:
     """Return what a measure is called beside the others."""
-    return ("probability" if _zero_shot(report) else "share of the votes") if by == "share" else by
+    return ("share of the votes" if counts_votes(report) else "probability") if by == "share" else by
 
 
 def measure_axis(report: Figures, by: str) -> str:
@@ -85,6 +85,22 @@ def best_words(report: Figures) -> str:
         f"On these images the {measure_name(report, report.best_measure)} ranks the mistakes best. It was "
         "chosen on the same images: a description, and no promise for others."
     )
+
+
+def counts_votes(report: Figures) -> bool:
+    """Tell whether a report's answers are those of neighbors that voted."""
+    return not _zero_shot(report) and report.setting.get("head", "votes") == "votes"
+
+
+def head_words(report: Figures) -> str:
+    """Say what has decided, such as ``k 1, weights uniform``; nothing of a zero-shot answer."""
+    setting = report.setting
+    known = {name: "-" if setting.get(name) is None else setting[name] for name in ("k", "weights")}
+    if _zero_shot(report):
+        return ""
+    if counts_votes(report):
+        return "k {k}, weights {weights}".format(**known)
+    return f"head {setting['head']}" + (f", k {setting['k']}" if setting.get("k") else "")
 
 
 def _zero_shot(report: Figures) -> bool:

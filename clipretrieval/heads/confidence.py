@@ -1,4 +1,4 @@
-"""How sure an answer is: by its share of the votes, by its lead over the second class, or by its distance."""
+"""How sure an answer is: by its share, by its lead over the second class, or by its distance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipretrieval._util.checks import check_choice
 __all__ = ["MEASURES", "check_measure", "measure_text", "share_and_margin"]
 
 MEASURES = ("share", "margin", "distance")
-"""The measures of confidence: the share of the votes, its lead over the second class, the distance."""
+"""The measures of confidence: the share of the votes or the probability, its lead, the distance."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,10 +52,10 @@ def share_and_margin(scores: Floats, codes: npt.NDArray[np.int64]) -> tuple[Floa
     return np.minimum(answered / total, 1.0), margin
 
 
-def measure_text(by: str, value: float) -> str:
-    """Write the value of a measure with what it is, such as ``80.0% of the votes``."""
+def measure_text(by: str, value: float, *, votes: bool = True) -> str:
+    """Write the value of a measure with what it is, such as ``80.0% of the votes`` or ``80.0% probable``."""
     if by == "share":
-        return f"{value:.1%} of the votes"
+        return f"{value:.1%} of the votes" if votes else f"{value:.1%} probable"
     if by == "margin":
         return f"{value:.1%} ahead of the second class"
     return f"distance {value:.4g}"

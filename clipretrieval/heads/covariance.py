@@ -17,6 +17,7 @@ __all__ = ["SHRINKAGES", "Solve", "check_shrinkage", "oas_shrinkage", "shrink_co
 Floats = npt.NDArray[np.float64]
 Solve = Callable[[Floats], Floats]
 
+EPSILON = float(np.finfo(np.float64).eps)
 SHRINKAGES = ("oas", "validated")
 
 
@@ -83,17 +84,28 @@ def oas_shrinkage(covariance: Floats, freedom: int) -> float:
     return 1.0 if below <= 0 else min((square + mean**2) / below, 1.0)
 
 
-def solver(matrix: Floats) -> Solve:
-    """Return what solves ``matrix @ x = b`` for one or many b; the shortest x where it is singular."""
+def solver(matrix: Floats, noise: float = 0.0) -> Solve:
+    """Return what solves ``matrix @ x = b`` for one or many b; the shortest x where it is singular.
+
+    Parameters
+    ----------
+    matrix : ndarray of float64, shape (dim, dim)
+        Symmetric and, but for rounding, not negative.
+    noise : float
+        Eigenvalues that rounding may have made of 0.
+    """
+    least = max(noise, EPSILON * float(np.trace(matrix)) / len(matrix))
     try:
         factor = cho_factor(matrix, lower=True, check_finite=False)
     except np.linalg.LinAlgError:
-        return _pseudo_inverse(matrix)
-    if np.diag(factor[0]).min() ** 2 <= np.finfo(np.float64).eps * np.trace(matrix) / len(matrix):
-        return _pseudo_inverse(matrix)
+        return _pseudo_inverse(matrix, least)
+    if np.diag(factor[0]).min() ** 2 <= least:
+        return _pseudo_inverse(matrix, least)
     return lambda b: np.asarray(cho_solve(factor, b, check_finite=False))
 
 
-def _pseudo_inverse(matrix: Floats) -> Solve:
-    inverse = np.asarray(np.linalg.pinv(matrix, hermitian=True), dtype=np.float64)
-    return lambda b: np.asarray(inverse @ b)
+def _pseudo_inverse(matrix: Floats, least: float) -> Solve:
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > max(least, EPSILON * len(matrix) * values.max(initial=0.0))
+    scaled = vectors[:, kept] / values[kept]
+    return lambda b: np.asarray(scaled @ (vectors[:, kept].T @ b))

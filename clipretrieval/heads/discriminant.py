@@ -10,7 +10,13 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 
 from clipretrieval.heads.base import Contents, Queries, StoredSample
-from clipretrieval.heads.covariance import check_shrinkage, oas_shrinkage, shrink_covariance, solver
+from clipretrieval.heads.covariance import (
+    EPSILON,
+    check_shrinkage,
+    oas_shrinkage,
+    shrink_covariance,
+    solver,
+)
 from clipretrieval.heads.statistics import ClassStatistics, Moments
 
 __all__ = ["Discriminant", "LearnedDiscriminant"]
@@ -92,7 +98,8 @@ class LearnedDiscriminant:
         self.shrinkage = shrinkage
         self._counts, self._means = statistics.counts, statistics.means
         self._center = self._means.mean(axis=0)  # differences of large numbers lose digits
-        self._solve = solver(shrink_covariance(covariance, shrinkage))
+        noise = 4 * EPSILON * statistics.trace / statistics.count  # of the difference of two moments
+        self._solve = solver(shrink_covariance(covariance, shrinkage), noise)
         self._total = statistics.count
         means = self._means - self._center
         self._weights = self._solve(means.T)
@@ -141,7 +148,7 @@ def pooled_covariance(statistics: ClassStatistics) -> tuple[Floats, int]:
     Where no class has two different vectors, the classes' spheres: the identity, times the variance of all.
     """
     scatter, count = statistics.within_scatter, statistics.count
-    total = np.trace(statistics.second_moment)
+    total = statistics.trace
     if np.trace(scatter) > 1e-12 * total:
         return scatter / count, count - len(statistics.counts)
     sums = statistics.sums.sum(axis=0)
@@ -151,6 +158,8 @@ def pooled_covariance(statistics: ClassStatistics) -> tuple[Floats, int]:
 
 def _held_out_likelihood(learned: LearnedDiscriminant, sample: StoredSample) -> float:
     scores = learned.held_out_scores(sample)
-    found = log_softmax(scores, axis=1)[np.arange(len(sample.codes)), sample.codes]
-    finite = found[np.isfinite(found)]
-    return float(finite.mean()) if len(finite) else 0.0
+    possible = np.flatnonzero(np.isfinite(scores[np.arange(len(scores)), sample.codes]))
+    if not len(possible):
+        return 0.0
+    found = log_softmax(scores[possible], axis=1)[np.arange(len(possible)), sample.codes[possible]]
+    return float(found.mean())

@@ -8,11 +8,15 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._util.checks import check_int
 from clipretrieval.types import AnyArray
 
-__all__ = ["RandomFeatures"]
+__all__ = ["MOST_FEATURES", "RandomFeatures"]
 
 Floats = npt.NDArray[np.float64]
+
+MOST_FEATURES = 2**15
+"""So that a number too large is told as such, and not by running out of memory."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class RandomFeatures:
     Attributes
     ----------
     dim : int
-        Number of features, at least 1.
+        Number of features, from 1 to 32,768, whose second moment takes 8.6 GB.
     seed : int
         Of the projections.
 
@@ -37,6 +41,10 @@ class RandomFeatures:
 
     dim: int = 2048
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_int(self.dim, "dim", most=MOST_FEATURES)
+        check_int(self.seed, "seed", least=0)
 
     @property
     def name(self) -> str:

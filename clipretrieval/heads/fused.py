@@ -11,6 +11,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from clipretrieval._util.checks import shown
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.base import Contents, Queries, StoredSample
 from clipretrieval.heads.discriminant import Discriminant
 from clipretrieval.heads.ridge import Ridge
@@ -26,6 +28,8 @@ Ints = npt.NDArray[np.int64]
 VALIDATED_ON = 1000
 """Stored vectors that the weights are learned on, at most."""
 LEAST_VALIDATED = 10
+LEAST_WEIGHT = 0.01
+"""Of a part: with no weight at all on any, there would be no answer."""
 FLOOR = 0.001
 """Of a part's probabilities: none of them may forbid a class."""
 
@@ -65,6 +69,9 @@ class Fused:
 
     def __post_init__(self) -> None:
         check_k(self.k)
+        for name, kind in (("discriminant", Discriminant), ("ridge", Ridge)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidInputError(f"{name} must be a {kind.__name__}; got {shown(getattr(self, name))}")
 
     @property
     def moments(self) -> Sequence[Moments]:
@@ -127,12 +134,17 @@ def learn_weights(parts: Mapping[str, Expert], sample: StoredSample, priors: Flo
         return dict.fromkeys(parts, 1.0 / len(parts))
     stacked = np.stack([log_probabilities(part.held_out_scores(sample)) for part in parts.values()])
     shares = priors[sample.codes] / np.bincount(sample.codes, minlength=len(priors))[sample.codes]
+    if not shares.any():  # only of classes that are held to be impossible
+        return dict.fromkeys(parts, 1.0 / len(parts))
     found = maximise(stacked, sample.codes, shares / shares.sum())
     return dict(zip(parts, found.tolist(), strict=True))
 
 
 def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
-    """Return the weights, not negative, of the largest likelihood: a convex problem.
+    """Return the most probable weights, each at least `LEAST_WEIGHT`: a strictly convex problem.
+
+    They are normally distributed around equal ones beforehand, with a variance of one. So they are well
+    determined, and do not turn on rounding, also where the parts say the same or nothing.
 
     Parameters
     ----------
@@ -143,17 +155,20 @@ def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
     shares : ndarray of float64, shape (n,)
         How much each row counts; they sum to 1.
     """
-    rows = np.arange(len(codes))
+    rows, begin = np.arange(len(codes)), np.full(len(stacked), 1.0 / len(stacked))
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logs = log_softmax(np.tensordot(weights, stacked, 1), axis=1)
         expected = np.einsum("pnc,nc->pn", stacked, np.exp(logs))
-        return -float(shares @ logs[rows, codes]), (expected - stacked[:, rows, codes]) @ shares
+        away = (weights - begin) / len(rows)
+        found = -float(shares @ logs[rows, codes]) + float(away @ (weights - begin)) / 2
+        return found, (expected - stacked[:, rows, codes]) @ shares + away
 
-    begin = np.full(len(stacked), 1.0 / len(stacked))
-    bounds = [(0.0, None)] * len(stacked)
-    found: Floats = minimize(loss, begin, jac=True, bounds=bounds, method="L-BFGS-B").x
-    return found if found.any() else begin
+    bounds = [(LEAST_WEIGHT, None)] * len(stacked)
+    found: Floats = minimize(
+        loss, begin, jac=True, bounds=bounds, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9}
+    ).x
+    return found
 
 
 def log_probabilities(scores: Floats) -> Floats:

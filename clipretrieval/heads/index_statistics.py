@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from secrets import token_hex
 from typing import Any
 
+from clipretrieval._util.forks import renew_after_fork
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.errors import StoreCorruptedError, UnsupportedOperationError
+from clipretrieval.errors import (
+    InvalidInputError,
+    StoreCorruptedError,
+    StoreError,
+    UnsupportedOperationError,
+)
 from clipretrieval.heads.base import Head, LearnedHead
 from clipretrieval.heads.fitted_head import FittedHead
 from clipretrieval.heads.priors import Priors
@@ -17,8 +25,10 @@ from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.store_contents import StoreContents
 from clipretrieval.retrieval.changes import STATISTICS
 from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore, view_manifest
-from clipretrieval.types import AnyArray, FloatArray, Label
+from clipretrieval.stores.checks import LARGEST_BLOB
+from clipretrieval.types import FloatArray, Label
 
 __all__ = ["IndexStatistics"]
 
@@ -28,10 +38,62 @@ MOST_DRIFT = 2.5e-10
 """Of the statistics, beyond which they are gathered anew: they are promised to 1e-9."""
 PROBED = 4
 """Records that are read back, to see whether the store returns what it was given."""
+MOST_LISTED = 10_000
+"""Records that are listed at every question where the manifest says nothing of their statistics."""
 TOKEN = 32
 """Characters before the statistics in a blob: of which contents they are."""
 
 Held = dict[Moments, ClassStatistics]
+
+
+@dataclass(frozen=True)
+class _ContentsState:
+    """What tells one state of a store's contents from another.
+
+    Attributes
+    ----------
+    token : str or None
+        Which statistics describe the records, as the manifest says; None where it says nothing.
+    count : int
+        Of the records.
+    listed : int or None
+        Without a token, a hash of all ids and labels, whatever their order: a classifier that follows no
+        statistics leaves no trace but these. None where listing them at every question would take too long.
+    """
+
+    token: str | None
+    count: int
+    listed: int | None = None
+
+    @classmethod
+    def of(cls, store: VectorStore) -> _ContentsState:
+        token, count = _token(store), store.count()
+        if token is None and count <= MOST_LISTED and isinstance(store, ScannableStore):
+            return cls(token, count, _listed(store))
+        return cls(token, count)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lesson:
+    """What a head has learned, and of what."""
+
+    head: Head
+    attributes: dict[str, Any]
+    priors: Priors
+    version: int
+    contents: StoreContents
+    learned: LearnedHead
+
+    def is_of(self, head: Head, priors: Priors) -> bool:
+        """Tell whether the head is the same, and has the attributes that it had."""
+        if type(head) is not type(self.head) or priors != self.priors:
+            return False
+        now, then = _attributes(head), self.attributes
+        return (
+            (head is self.head or bool(now))
+            and now.keys() == then.keys()
+            and all(_is_same(now[name], then[name]) for name in now)
+        )
 
 
 class IndexStatistics:
@@ -44,15 +106,21 @@ class IndexStatistics:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
         self._wanted: tuple[Moments, ...] = ()
-        self._held: Held = {}
-        self._seen: tuple[str | None, int] | None = None  # of which contents: token and count; None: of none
         self._version = 0
+        self._after_fork()
+        renew_after_fork(self)
+
+    def _after_fork(self) -> None:
+        """Know nothing: another thread may have been in the midst of a change."""
+        self._lock = threading.RLock()
+        self._held: Held = {}
+        self._seen: _ContentsState | None = None  # which contents are held; None: not known
         self._begun: tuple[str | None, int] | None = None  # the token and the version before the changes
-        self._changing = False
+        self._changed: VectorStore | None = None  # the store, while it is changed
         self._probe: tuple[list[str], FloatArray] | None = None
-        self._learned: tuple[Head, Priors, int, StoreContents, LearnedHead] | None = None
+        self._faithful = True
+        self._lesson: _Lesson | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IndexStatistics, ()  # the copy of an estimator gathers its own
@@ -60,7 +128,7 @@ class IndexStatistics:
     def want(self, moments: Sequence[Moments]) -> None:
         """Say which statistics a head reads; others are not followed any more."""
         with self._lock:
-            if set(moments) - set(self._wanted):
+            if self._changed is not None and set(moments) - set(self._wanted):
                 self._seen = None
             self._wanted = tuple(dict.fromkeys(moments))
             self._held = {each: held for each, held in self._held.items() if each in self._wanted}
@@ -95,69 +163,110 @@ class IndexStatistics:
         contents, learned = self._learn(index, head, priors)
         return FittedHead(head, learned, contents.classes, max(shown, int(head.k), 1), name)
 
+    def fit_each(
+        self, index: LabelledIndex, heads: Sequence[tuple[Head, str]], priors: Priors, shown: int
+    ) -> list[FittedHead]:
+        """Have several heads, with their names, learn as by `fit`; what is followed stays what it was."""
+        with self._lock:
+            wanted, lesson = self._wanted, self._lesson
+            try:
+                if self._changed is None:
+                    self.want((*wanted, *(each for head, _ in heads for each in head.moments)))
+                return [self.fit(index, head, priors, name, shown) for head, name in heads]
+            finally:
+                if self._changed is None:
+                    self.want(wanted)
+                self._lesson = lesson
+
     def _learn(self, index: LabelledIndex, head: Head, priors: Priors) -> tuple[StoreContents, LearnedHead]:
         with self._lock:
-            known = self._learned
-            same = known is not None and known[0] == head and known[1] == priors
-            if self._changing and known is not None and same:
-                return known[3], known[4]
-            if not self._changing:
-                self.want(head.moments)
-            if not self._changing and not self._describes(index.store):
-                self._load(index.store)
-            held = self._held if self._seen is not None else _gathered(index.store, self._wanted)
-            if known is not None and same and known[2] == self._version and self._seen is not None:
-                return known[3], known[4]
+            known = self._lesson if self._lesson is not None and self._lesson.is_of(head, priors) else None
+            if self._changed is not None and known is not None:
+                return known.contents, known.learned  # as it was before the change, of which nobody knows yet
+            held = self._up_to_date(index.store, tuple(dict.fromkeys(head.moments)))
+            if known is not None and self._seen is not None and known.version == self._version:
+                return known.contents, known.learned
             contents = StoreContents(index, held, priors)
             learned = head.learn(contents)
-            self._learned = (head, priors, self._version, contents, learned)
+            self._lesson = _Lesson(head, _attributes(head), priors, self._version, contents, learned)
             return contents, learned
 
     def statistics(self, index: LabelledIndex, moments: Moments) -> ClassStatistics:
         """Return a copy of the statistics of an index's contents as they are now."""
+        index.count_for(1)
         with self._lock:
-            if moments not in self._wanted:
-                self.want((*self._wanted, moments))
-            if not self._changing and not self._describes(index.store):
-                self._load(index.store)
-            held = self._held if self._seen is not None else _gathered(index.store, self._wanted)
-            return held[moments].copy()
+            return self._up_to_date(index.store, (moments,))[moments].copy()
+
+    def _up_to_date(self, store: VectorStore, moments: Sequence[Moments]) -> Held:
+        """Return statistics of what a store holds."""
+        if self._changed is not None:
+            if self._seen is not None and set(moments) <= set(self._held):
+                return self._held
+            return _gathered(store, moments)
+        self.want((*self._wanted, *moments))
+        if not self._describes(store):
+            self._load(store)
+        return self._held
+
+    def expect(self, classes: Collection[Any], dim: int) -> None:
+        """Refuse records of so many classes and dimensions that their statistics have no room in memory."""
+        with self._lock:
+            for moments in self._wanted:
+                held = self._held.get(moments) if self._changed is not None else None
+                known = set(classes) if held is None else set(classes).union(held.classes)
+                _check_room(moments, len(known), dim)
 
     def begin(self, store: VectorStore) -> None:
         """Be ready for changes of what the store holds."""
         with self._lock:
             if not self._describes(store):
+                state = self._start_from(store)
                 with suppress(StoreCorruptedError):
-                    self._take_kept(store)
-            self._begun = None if self._seen is None else (self._seen[0], self._version)
-            self._changing, self._probe = True, None
+                    self._take_kept(store, state)
+                complete = state.count == 0 or set(self._wanted) <= set(self._held)
+                self._seen = state if complete else None
+            self._begun = None if self._seen is None else (self._seen.token, self._version)
+            self._changed, self._probe, self._faithful = store, None, True
 
     def clear(self) -> None:
         """Start from an empty store."""
         with self._lock:
-            self._held, self._seen, self._begun = {}, (None, 0), None
+            self._held, self._seen, self._begun = {}, _ContentsState(None, 0), None
             self._version += 1
 
     def add(self, ids: Sequence[str], vectors: FloatArray, labels: Sequence[Label]) -> None:
         """Take up records that have come."""
         with self._lock:
+            self._version += 1
+            if self._seen is None or self._changed is None:
+                return
             if self._probe is None:
                 self._probe = list(ids[:PROBED]), vectors[:PROBED].copy()
-            if self._seen is not None:
-                for moments in self._wanted:
-                    held = self._held.get(moments)
-                    if held is None:
-                        held = self._held[moments] = moments.empty(vectors.shape[1])
-                    held.add(moments.of(vectors), labels)
-                self._version += 1
+                self._faithful = self._is_faithful()
+            if not self._faithful:  # what will be removed is what the store returns
+                records = self._changed.get(ids)
+                if len(records) < len(ids):
+                    self.lose()
+                    return
+                vectors, labels = records.vectors, records.labels.tolist()
+                self._probe = records.ids[:PROBED].tolist(), vectors[:PROBED].copy()
+            for moments in self._wanted:
+                held = self._held.get(moments)
+                if held is None:
+                    held = self._held[moments] = moments.empty(vectors.shape[1])
+                held.add(moments.of(vectors), labels)
 
     def remove(self, vectors: FloatArray, labels: Sequence[Label]) -> None:
         """Take out records that have gone."""
         with self._lock:
-            if self._seen is not None and len(labels):
-                for moments in self._wanted:
+            if not len(labels):
+                return
+            self._version += 1
+            try:
+                for moments in self._wanted if self._seen is not None else ():
                     self._held[moments].remove(moments.of(vectors), labels)
-                self._version += 1
+            except (InvalidInputError, KeyError):  # the store was changed around the library
+                self.lose()
 
     def lose(self) -> None:
         """Forget it all: it is not known any more what the store holds."""
@@ -166,99 +275,142 @@ class IndexStatistics:
             self._version += 1
 
     def keep(self, store: VectorStore) -> None:
-        """Write the statistics into the store, and into its manifest that they describe what it holds."""
+        """Write the statistics into the store, and into its manifest that they describe what it holds.
+
+        Where they are not known, and the store cannot list what it holds, nothing is said of them.
+        """
         with self._lock:
-            if self._begun is not None and self._begun[1] == self._version and self._begun[0] is not None:
-                token = self._begun[0]  # nothing has changed
+            begun, self._begun = self._begun, None
+            if begun is not None and begun[1] == self._version and begun[0] is not None:
+                token = begun[0]  # nothing has changed
             else:
                 drifted = any(held.drift > MOST_DRIFT for held in self._held.values())
-                if self._seen is None or drifted or not self._is_faithful(store):
-                    self._held = _gathered(store, self._wanted)
-                    self._version += 1
+                if self._seen is None or drifted or not self._is_faithful():
+                    if isinstance(store, ScannableStore):
+                        self._held = _gathered(store, self._wanted)
+                        self._version += 1
+                    elif self._seen is None:
+                        return
                 token = token_hex(TOKEN // 2)
-                if isinstance(store, BlobStore):
-                    for moments, held in self._held.items():
-                        store.write_blob(moments.name, token.encode() + held.to_bytes())
+                self._write(store, token)
             count = next(iter(self._held.values())).count if self._held else store.count()
             store.write_manifest({**store.read_manifest(), STATISTICS: {"token": token, "count": count}})
-            self._seen, self._changing, self._begun = (token, count), False, None
+            self._seen, self._changed = _ContentsState(token, count), None
+
+    def _write(self, store: VectorStore, token: str) -> None:
+        """Write the statistics as blobs, if the store can keep such."""
+        if not isinstance(store, BlobStore):
+            return
+        try:
+            for moments, held in self._held.items():
+                if moments.n_bytes(len(held.classes), store.dim or 0) // 2 > LARGEST_BLOB:
+                    raise UnsupportedOperationError(
+                        f"they take more than the {LARGEST_BLOB:,} bytes of a blob"
+                    )
+                store.write_blob(moments.name, token.encode() + held.to_bytes())
+        except (StoreError, InvalidInputError) as error:  # a full disk, or more than a blob may have
+            warn_caller(
+                f"the class statistics could not be kept with the store ({error}); whoever opens it next has "
+                "to gather them by reading all vectors"
+            )
 
     def end(self) -> None:
         """Stop following; what was not kept is not known to be in step."""
         with self._lock:
-            if self._changing:
-                self._changing, self._seen = False, None
+            if self._changed is not None:
+                self._changed, self._seen = None, None
 
     def _describes(self, store: VectorStore) -> bool:
         """Tell whether what is held describes what the store holds."""
-        if self._seen is None or self._seen != (_token(store), store.count()):
+        if self._seen is None or self._seen != _ContentsState.of(store):
             return False
-        return self._seen[1] == 0 or set(self._wanted) <= set(self._held)
+        return self._seen.count == 0 or set(self._wanted) <= set(self._held)
+
+    def _start_from(self, store: VectorStore) -> _ContentsState:
+        """Return the state of a store's contents; what is held of another state is let go."""
+        state = _ContentsState.of(store)
+        if self._seen != state or state.count == 0:
+            self._held = {}
+            self._version += 1
+        return state
 
     def _load(self, store: VectorStore) -> None:
-        """Read the statistics that the store has kept, or gather them."""
-        reason = ""
+        """Read what is not held of the statistics that the store has kept, and gather what it has not."""
+        state, reason = self._start_from(store), ""
         try:
-            taken = self._take_kept(store)
-            if not taken and _token(store) is not None:
-                reason = "do not match what it holds"
+            reason = self._take_kept(store, state)
         except StoreCorruptedError as error:
-            taken, reason = False, f"cannot be used ({error})"
-        if taken:
+            reason = f"cannot be used ({error})"
+        missing = [moments for moments in self._wanted if moments not in self._held]
+        if missing and state.count:
+            self._held.update(_gathered(store, missing))
+            state = replace(state, count=self._held[missing[0]].count)
+        self._seen = state
+        if not missing or not state.count:
             return
-        token = _token(store)
-        if not self._wanted:
-            self._held, self._seen = {}, (token, store.count())
-            self._version += 1
-            return
-        self._held = _gathered(store, self._wanted)
-        count = next(iter(self._held.values())).count if self._held else store.count()
-        self._seen = (token, count)
-        self._version += 1
         if not isinstance(store, BlobStore):
             warn_caller(
                 f"{type(store).__name__} cannot keep class statistics, so they were gathered by reading all "
-                f"{count} vectors; that happens once in each process"
+                f"{state.count} vectors; that happens once in each process"
             )
         elif reason:
             warn_caller(
                 f"the class statistics that the store has kept {reason}, so they were gathered anew by "
-                f"reading all {count} vectors; the next fit, forget or relabel keeps these"
+                f"reading all {state.count} vectors; the next fit, forget or relabel keeps these"
             )
 
-    def _take_kept(self, store: VectorStore) -> bool:
-        """Read what the store has kept, if it says of itself, and shows, that it describes the records."""
-        self._seen, count = None, store.count()
-        if count == 0:
-            self._held, self._seen = {}, (_token(store), 0)
-            self._version += 1
-            return True
-        token = _token(store)
-        if token is None or not isinstance(store, BlobStore):
-            return False
-        found: Held = {}
-        for moments in self._wanted:
-            content = store.read_blob(moments.name)
-            if content is None or content[:TOKEN] != token.encode():
-                return False
-            found[moments] = ClassStatistics.from_bytes(content[TOKEN:])
-            if found[moments].per_class != moments.per_class or found[moments].count != count:
-                return False
-        if not found or not _has_classes(store, next(iter(found.values()))):
-            return False
-        self._held, self._seen = found, (token, count)
-        self._version += 1
-        return True
+    def _take_kept(self, store: VectorStore, state: _ContentsState) -> str:
+        """Read what the store has kept, and return what is wrong with that, if anything.
 
-    def _is_faithful(self, store: VectorStore) -> bool:
-        """Tell whether the store returns vectors as it was given them; one that compresses them does not."""
-        if self._probe is None:
+        Only what says of itself, and shows, that it describes the records is taken.
+        """
+        if state.token is None or not state.count or not isinstance(store, BlobStore):
+            return ""
+        for moments in self._wanted:
+            content = None if moments in self._held else store.read_blob(moments.name)
+            if content is None or content[:TOKEN] != state.token.encode():
+                continue
+            found = ClassStatistics.from_bytes(content[TOKEN:])
+            expected = moments.empty(store.dim or 0)
+            same_kind = (found.per_class, found.dim) == (expected.per_class, expected.dim)
+            if not same_kind or not self._agrees(store, found):
+                return "do not match what it holds"
+            self._held[moments] = found
+        known = view_manifest(store)[STATISTICS].get("count")
+        complete = known == state.count or set(self._wanted) <= set(self._held)
+        return "" if complete else "do not match what it holds"
+
+    def _agrees(self, store: VectorStore, found: ClassStatistics) -> bool:
+        """Tell whether statistics have as many vectors of each class as those held, or else as the store."""
+        known = next(iter(self._held.values()), None)
+        if known is None:
+            return found.count == store.count() and _has_classes(store, found)
+        return (found.classes, found.counts.tolist()) == (known.classes, known.counts.tolist())
+
+    def _is_faithful(self) -> bool:
+        """Tell whether the store returns vectors as they were taken up; one that compresses them may not."""
+        if self._probe is None or self._changed is None:
             return True
         ids, vectors = self._probe
         given = dict(zip(ids, vectors, strict=True))
-        records = store.get(ids)
-        found: AnyArray = records.vectors
-        return all((given[name] == row).all() for name, row in zip(records.ids.tolist(), found, strict=True))
+        records = self._changed.get(ids)  # some may have been removed again, or are not visible yet
+        return all(
+            (given[name] == row).all()
+            for name, row in zip(records.ids.tolist(), records.vectors, strict=True)
+        )
+
+
+def _attributes(head: Head) -> dict[str, Any]:
+    return dict(getattr(head, "__dict__", {}))
+
+
+def _is_same(left: Any, right: Any) -> bool:
+    if left is right:
+        return True
+    try:
+        return type(left) is type(right) and bool(left == right)
+    except (TypeError, ValueError):  # arrays
+        return False
 
 
 def _token(store: VectorStore) -> str | None:
@@ -266,6 +418,39 @@ def _token(store: VectorStore) -> str | None:
     found = view_manifest(store).get(STATISTICS)
     token = found.get("token") if isinstance(found, dict) else None
     return token if isinstance(token, str) and len(token) == TOKEN and token.isascii() else None
+
+
+def _listed(store: ScannableStore) -> int:
+    """Return a hash of the ids and labels of all records, whatever their order."""
+    found = 0
+    for listing in store.scan():
+        found += sum(map(hash, zip(listing.ids.tolist(), listing.labels.tolist(), strict=True)))
+    return found
+
+
+def _check_room(moments: Moments, n_classes: int, dim: int) -> None:
+    """Refuse second moments that have no room in memory, beside what is learned of them.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    needed, there = 2 * moments.n_bytes(n_classes, dim), _physical_memory()
+    if there is not None and needed > there:
+        kept = f"a second moment for each of {n_classes} classes" if moments.per_class else "a second moment"
+        raise InvalidInputError(
+            f"{kept} of {dim} dimensions takes {needed // 2:,} bytes, and what the head learns as many "
+            f"again; this machine has {there:,} bytes of memory. Use head='discriminant', or vectors of "
+            "fewer dimensions"
+        )
+
+
+def _physical_memory() -> int | None:
+    """Return how many bytes of memory the machine has; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _has_classes(store: VectorStore, statistics: ClassStatistics) -> bool:
@@ -286,6 +471,9 @@ def _gathered(store: VectorStore, wanted: Sequence[Moments]) -> Held:
             f"{type(store).__name__} cannot list what it holds (it has no scan method), so class statistics "
             "cannot be gathered from it: fit in this process, or use head='votes'"
         )
+    listed = manifest_classes(view_manifest(store))
+    for moments in wanted:
+        _check_room(moments, len(listed), store.dim or 0)
     held = {moments: moments.empty(store.dim or 0) for moments in wanted}
     for listing in store.scan():
         for start in range(0, len(listing.ids), BATCH):

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from clipretrieval._util.checks import check_int, check_number
 from clipretrieval.heads.base import Contents, Queries, StoredSample
 from clipretrieval.heads.covariance import Solve, solver
-from clipretrieval.heads.features import RandomFeatures
+from clipretrieval.heads.features import MOST_FEATURES, RandomFeatures
 from clipretrieval.heads.statistics import ClassStatistics, Moments
 
 __all__ = ["LearnedRidge", "Ridge"]
@@ -39,7 +39,7 @@ class Ridge:
     Parameters
     ----------
     features : int
-        Number of random features, at least 1.
+        Number of random features, from 1 to 32,768, whose second moment takes 8.6 GB.
     penalty : float or None
         Relative to the mean eigenvalue of the features' second moment, above 0. None: the best of five on
         stored vectors that are left out one by one.
@@ -57,7 +57,7 @@ class Ridge:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_int(self.features, "features")
+        check_int(self.features, "features", most=MOST_FEATURES)
         check_int(self.seed, "seed", least=0)
         if self.penalty is not None:
             check_number(self.penalty, "penalty", above=0)
@@ -133,11 +133,13 @@ class LearnedRidge:
     def log_scores(self, queries: Queries) -> Floats:
         """Return the regression's answers, sharpened, shape (n, n_classes)."""
         found: Floats = self.sharpness * (self.map_vectors(queries.vectors) @ self._weights)
+        found[:, self.priors == 0] = -np.inf
         return found
 
     def held_out_scores(self, sample: StoredSample) -> Floats:
         """Return the log scores of stored vectors as they are without each one itself."""
         scores = self.sharpness * self.held_out(self.map_vectors(sample.vectors), sample.codes)
+        scores[:, self.priors == 0] = -np.inf
         alone = np.flatnonzero(self._counts[sample.codes] < 2)
         scores[alone, sample.codes[alone]] = -np.inf
         return scores
@@ -163,5 +165,6 @@ def _sharpest(scores: Floats, codes: npt.NDArray[np.int64]) -> tuple[float, floa
     def loss(power: float) -> float:
         return float(-log_softmax(np.exp(power) * scores, axis=1)[np.arange(len(codes)), codes].mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.01), np.log(1e5)), method="bounded")
+    bounds = (np.log(0.01), np.log(1e5))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8})
     return float(found.fun), float(np.exp(found.x))

@@ -45,6 +45,8 @@ class SoftVotes:
         """Choose the temperature under which stored vectors, each left out, are most probable."""
         columns = {label: column for column, label in enumerate(contents.classes)}
         near = contents.others(sample, k)
+        if not len(near):
+            return cls(k, columns, np.inf, near)
         behind = (near.distances - near.distances[:, :1])[near.valid]
         scale = float(np.median(behind[behind > 0])) if (behind > 0).any() else 1.0
         tried = [cls(k, columns, spread * scale, near) for spread in SPREADS]

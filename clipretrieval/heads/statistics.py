@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import json
-import zipfile
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import blas
+from scipy.linalg import blas, lapack
 
+from clipretrieval._util.checks import check_bool, shown
 from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, StoreCorruptedError
 from clipretrieval.heads.features import RandomFeatures
@@ -24,8 +26,11 @@ Ints = npt.NDArray[np.int64]
 
 FORMAT = "clipretrieval.statistics"
 FORMAT_VERSION = 1
+MOST_DIMENSIONS = 2**20
 ROWS = 4096
 """Vectors that are multiplied together: enough for BLAS to work well, few enough to hold in float64."""
+BLOCK = 64
+"""Of these, fewer than BLAS adds up before it adds the sum to what was there."""
 EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -44,11 +49,21 @@ class Moments:
     per_class: bool = False
     features: RandomFeatures | None = None
 
+    def __post_init__(self) -> None:
+        check_bool(self.per_class, "per_class")
+        if not isinstance(self.features, RandomFeatures | None):
+            raise InvalidInputError(f"features must be RandomFeatures or None; got {shown(self.features)}")
+
     @property
     def name(self) -> str:
         """What the statistics are kept under: lower-case letters, digits and dashes."""
         mapped = "vectors" if self.features is None else self.features.name
         return f"moments-{mapped}{'-per-class' if self.per_class else ''}"
+
+    def n_bytes(self, n_classes: int, dim: int) -> int:
+        """Return how many bytes the second moments of vectors of dimension `dim` take."""
+        size = dim if self.features is None else self.features.dim
+        return (n_classes if self.per_class else 1) * size**2 * 8
 
     def empty(self, dim: int) -> ClassStatistics:
         """Return the statistics of no vectors of dimension `dim`."""
@@ -71,7 +86,7 @@ class ClassStatistics:
     dim : int
         Of the vectors.
     per_class : bool
-        Whether to keep a second moment for each class too.
+        Whether to keep a second moment for each class, and that of all as their sum.
 
     Attributes
     ----------
@@ -81,17 +96,22 @@ class ClassStatistics:
 
     def __init__(self, dim: int, *, per_class: bool = False) -> None:
         self.dim, self.per_class = dim, per_class
-        self._rows: dict[Label, int] = {}
+        self._rows: dict[Label, int] = {}  # of the classes that have a vector
+        self._free: list[int] = []
         self._counts = np.zeros(0, dtype=np.int64)
         self._sums = np.zeros((0, dim))
-        self._norms = np.zeros(0)  # of each class: the sum of the squared lengths
+        # The sums of the vectors' lengths and of their squares, and what rounding has moved the sum of the
+        # vectors and the second moment by, at most, in the same units.
+        self._sizes = np.zeros((0, 2))
+        self._errors = np.zeros((0, 2))
+        self._pooled_error = 0.0
         self._moments: list[Floats] = [] if per_class else [_no_moment(dim)]  # the upper triangles
-        self._error = 0.0
+        self._sorted: tuple[list[Label], npt.NDArray[np.intp]] | None = None
 
     @property
     def classes(self) -> list[Label]:
         """The classes that have a vector, as stored, sorted."""
-        return sorted(label for label, row in self._rows.items() if self._counts[row])
+        return list(self._listed()[0])
 
     @property
     def count(self) -> int:
@@ -101,44 +121,67 @@ class ClassStatistics:
     @property
     def counts(self) -> Ints:
         """The number of vectors of each of `classes`, int64, shape (n_classes,)."""
-        return self._counts[self._places()]
+        return self._counts[self._listed()[1]]
 
     @property
     def sums(self) -> Floats:
         """The sum of the vectors of each of `classes`, shape (n_classes, dim)."""
-        return self._sums[self._places()]
+        return self._sums[self._listed()[1]]
 
     @property
     def means(self) -> Floats:
         """The mean of the vectors of each of `classes`, shape (n_classes, dim)."""
-        found: Floats = self.sums / self.counts[:, None]
+        found = self.sums
+        found /= self.counts[:, None]
         return found
+
+    @property
+    def trace(self) -> float:
+        """The trace of the second moment: the sum of the squared lengths of all vectors."""
+        return float(self._sizes[self._listed()[1], 1].sum())
 
     @property
     def second_moment(self) -> Floats:
         """The sum of x xᵀ over all vectors x, shape (dim, dim)."""
-        whole = np.zeros((self.dim, self.dim))
-        for moment in self._moments:
-            whole += moment
+        if not self.per_class:
+            return _mirrored(self._moments[0])
+        whole = _no_moment(self.dim)
+        for row in self._listed()[1]:
+            whole += self._moments[row]
         return _mirrored(whole)
 
     def class_moment(self, label: Label) -> Floats:
         """Return the sum of x xᵀ over the vectors x of one class, shape (dim, dim); kept with `per_class`."""
+        if not self.per_class:
+            raise ValueError("only the second moment of all vectors is kept; ask for Moments(per_class=True)")
         return _mirrored(self._moments[self._rows[label]])
 
     @property
     def within_scatter(self) -> Floats:
         """The sum of (x − m)(x − m)ᵀ over all vectors x, where m is the mean of their class."""
-        sums, counts = self.sums, self.counts
-        scaled = sums / np.sqrt(counts)[:, None]
-        scatter: Floats = self.second_moment - scaled.T @ scaled
+        scaled = self.sums
+        scaled /= np.sqrt(self.counts)[:, None]
+        scatter = self.second_moment
+        scatter -= scaled.T @ scaled
         return scatter
 
     @property
     def drift(self) -> float:
-        """A bound of what rounding has moved the second moment by, relative to its trace; 0 where empty."""
-        total = float(self._norms.sum())
-        return 0.0 if self._error == 0 else np.inf if total <= 0 else self._error / total
+        """A bound of what rounding has moved these by; 0 where they are exact.
+
+        That is: of each class's sum, relative to the sum of the vectors' lengths; and of each second moment,
+        by the Frobenius norm, relative to its trace.
+        """
+        places = self._listed()[1]
+        sizes, errors = self._sizes[places], self._errors[places]
+        if not self.per_class:
+            sizes, errors = sizes[:, 0], errors[:, 0]
+            sizes = np.append(sizes, self.trace)
+            errors = np.append(errors, self._pooled_error)
+        moved = errors > 0
+        if (sizes[moved] <= 0).any():
+            return math.inf
+        return float(np.max(errors[moved] / sizes[moved], initial=0.0))
 
     def add(self, vectors: AnyArray, labels: Sequence[Label]) -> None:
         """Take vectors in.
@@ -153,6 +196,8 @@ class ClassStatistics:
         ------
         DimensionMismatchError
         """
+        self._check_shape(vectors, labels)
+        self._make_room(labels)
         self._change(vectors, labels, 1.0)
 
     def remove(self, vectors: AnyArray, labels: Sequence[Label]) -> None:
@@ -164,6 +209,7 @@ class ClassStatistics:
         InvalidInputError
             If a class has fewer vectors than are to go; nothing is changed.
         """
+        self._check_shape(vectors, labels)
         going: dict[Label, int] = {}
         for label in labels:
             going[label] = going.get(label, 0) + 1
@@ -175,6 +221,7 @@ class ClassStatistics:
                     "was taken in"
                 )
         self._change(vectors, labels, -1.0)
+        self._forget_empty(going)
 
     def move(self, vectors: AnyArray, before: Sequence[Label], after: Sequence[Label]) -> None:
         """Give vectors other labels."""
@@ -183,28 +230,34 @@ class ClassStatistics:
 
     def copy(self) -> ClassStatistics:
         """Return a copy that changes by itself."""
-        other = ClassStatistics(self.dim, per_class=self.per_class)
-        other._rows, other._error = dict(self._rows), self._error
+        other = ClassStatistics(0, per_class=self.per_class)
+        other.dim, other._rows, other._free = self.dim, dict(self._rows), list(self._free)
         other._counts, other._sums = self._counts.copy(), self._sums.copy()
-        other._norms = self._norms.copy()
+        other._sizes, other._errors = self._sizes.copy(), self._errors.copy()
+        other._pooled_error = self._pooled_error
         other._moments = [moment.copy(order="F") for moment in self._moments]
         return other
 
     def __repr__(self) -> str:
-        return short_repr(self, n=self.count, classes=len(self.classes), dim=self.dim)
+        return short_repr(self, n=self.count, classes=len(self._rows), dim=self.dim)
 
-    def _places(self) -> list[int]:
-        return [self._rows[label] for label in self.classes]
+    def _listed(self) -> tuple[list[Label], npt.NDArray[np.intp]]:
+        """Return the classes, sorted, and their rows."""
+        found = self._sorted
+        if found is None:
+            classes = sorted(self._rows)
+            places = np.fromiter((self._rows[label] for label in classes), np.intp, len(classes))
+            found = self._sorted = classes, places
+        return found
 
-    def _change(self, vectors: AnyArray, labels: Sequence[Label], sign: float) -> None:
+    def _check_shape(self, vectors: AnyArray, labels: Sequence[Label]) -> None:
         if vectors.ndim != 2 or vectors.shape != (len(labels), self.dim):
             raise DimensionMismatchError(
                 f"there are {len(labels)} labels and vectors of shape {vectors.shape}; pass vectors of shape "
                 f"({len(labels)}, {self.dim})"
             )
-        if not len(labels):
-            return
-        self._make_room(labels)
+
+    def _change(self, vectors: AnyArray, labels: Sequence[Label], sign: float) -> None:
         codes = np.fromiter((self._rows[label] for label in labels), dtype=np.intp, count=len(labels))
         for start in range(0, len(codes), ROWS):
             part = codes[start : start + ROWS]
@@ -212,71 +265,80 @@ class ClassStatistics:
             self._change_part(
                 np.array(vectors[start : start + ROWS][order], dtype=np.float64, order="C"), part[order], sign
             )
-        self._forget_empty()
 
     def _change_part(self, vectors: Floats, codes: npt.NDArray[np.intp], sign: float) -> None:
         """Change all by vectors that are sorted by class."""
         found, starts = np.unique(codes, return_index=True)
-        norms = np.add.reduceat(np.einsum("ij,ij->i", vectors, vectors), starts)
-        self._counts[found] += int(sign) * np.diff([*starts, len(codes)])
+        numbers = np.diff([*starts, len(codes)])
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        coming = np.add.reduceat(np.column_stack([np.sqrt(squares), squares]), starts, axis=0)
+        before = self._sizes[found]
+        self._counts[found] += int(sign) * numbers
         self._sums[found] += sign * np.add.reduceat(vectors, starts, axis=0)
-        self._norms[found] += sign * norms
+        self._sizes[found] += sign * coming
         if self.per_class:
             for code, begin, end in zip(found, starts, [*starts[1:], len(codes)], strict=True):
                 _add_product(self._moments[code], vectors[begin:end], sign)
         else:
+            held = np.abs(self._sizes[:, 1]).sum() + squares.sum()
             _add_product(self._moments[0], vectors, sign)
-        # Each of the two roundings, of the product and of the sum, is relative to what was there.
-        self._error += EPSILON * float(norms.sum() + np.abs(self._norms).sum())
+            self._pooled_error += _rounding(squares.sum(), held, len(codes))
+        self._errors[found] += _rounding(coming, np.abs(before) + coming, numbers[:, None])
 
-    def _make_room(self, labels: Iterable[Label]) -> None:
+    def _make_room(self, labels: Sequence[Label]) -> None:
         new = [label for label in dict.fromkeys(labels) if label not in self._rows]
         if not new:
             return
+        size = len(self._counts)
+        more = len(new) - len(self._free)
+        if more > 0:
+            room = size + max(more, size)
+            self._free += range(room - 1, size - 1, -1)  # the last is taken first
+            self._counts, self._sums = _grown(self._counts, room), _grown(self._sums, room)
+            self._sizes, self._errors = _grown(self._sizes, room), _grown(self._errors, room)
         for label in new:
-            self._rows[label] = len(self._rows)
-        size = len(self._rows)
-        room = max(size, 2 * len(self._counts)) if size > len(self._counts) else len(self._counts)
-        self._counts, self._norms = _grown(self._counts, room), _grown(self._norms, room)
-        self._sums = _grown(self._sums, room)
-        if self.per_class:
-            self._moments += [_no_moment(self.dim) for _ in range(size - len(self._moments))]
+            row = self._rows[label] = self._free.pop()
+            if self.per_class:
+                self._moments += [_NOTHING] * (row + 1 - len(self._moments))
+                self._moments[row] = _no_moment(self.dim)
+        self._sorted = None
 
-    def _forget_empty(self) -> None:
-        """Set to zero what rounding has left of classes that have no vector any more."""
-        empty = [row for row in self._rows.values() if not self._counts[row]]
-        self._sums[empty], self._norms[empty] = 0.0, 0.0
-        if self.per_class:
-            for row in empty:
-                self._moments[row].fill(0.0)
-        if len(empty) == len(self._rows):
-            self._error = 0.0
-            for moment in self._moments:
-                moment.fill(0.0)
+    def _forget_empty(self, labels: Collection[Label]) -> None:
+        """Drop what rounding has left of classes that have no vector any more."""
+        for label in labels:
+            row = self._rows[label]
+            if self._counts[row]:
+                continue
+            del self._rows[label]
+            self._free.append(row)
+            self._sums[row], self._sizes[row], self._errors[row] = 0.0, 0.0, 0.0
+            if self.per_class:
+                self._moments[row] = _NOTHING
+            self._sorted = None
+        if not self._rows and not self.per_class:
+            self._moments[0].fill(0.0)
+            self._pooled_error = 0.0
 
     def to_bytes(self) -> bytes:
-        """Return all of it as bytes, which `from_bytes` takes."""
-        labels, places = self.classes, self._places()
+        """Return all of it as bytes, which `from_bytes` takes: a line of JSON, and the numbers."""
+        labels, places = self._listed()
         head = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "dim": self.dim,
             "per_class": self.per_class,
             "classes": labels,
-            "error": self._error,
         }
-        upper = np.triu_indices(self.dim)
-        kept = [self._moments[place] for place in places] if self.per_class else self._moments
-        file = io.BytesIO()
-        np.savez(
-            file,
-            head=np.frombuffer(json.dumps(head).encode(), dtype=np.uint8),
-            counts=self._counts[places],
-            sums=self._sums[places],
-            norms=self._norms[places],
-            moments=np.stack([moment[upper] for moment in kept]) if kept else np.zeros((0, len(upper[0]))),
+        moments = [self._moments[place] for place in places] if self.per_class else self._moments
+        columns = (
+            self._counts[places],
+            self._sums[places],
+            self._sizes[places],
+            self._errors[places],
+            np.array([self._pooled_error]),
+            *(lapack.dtrttp(moment)[0] for moment in moments if self.dim),
         )
-        return file.getvalue()
+        return b"".join([json.dumps(head).encode(), b"\n", *(_little(column) for column in columns)])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ClassStatistics:
@@ -289,40 +351,62 @@ class ClassStatistics:
         """
         try:
             return cls._read(content)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreCorruptedError(f"the class statistics that were kept are damaged: {error}") from error
 
     @classmethod
     def _read(cls, content: bytes) -> ClassStatistics:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            head = json.loads(arrays["head"].tobytes())
-            if head["format"] != FORMAT or head["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"their format is {head['format']!r}, version {head['format_version']!r}")
-            dim, labels = head["dim"], head["classes"]
-            found = cls(int(dim), per_class=bool(head["per_class"]))
-            size, cells = len(labels), dim * (dim + 1) // 2
-            shapes = {
-                "counts": (size,),
-                "sums": (size, dim),
-                "norms": (size,),
-                "moments": (size if found.per_class else 1, cells),
-            }
-            for name, shape in shapes.items():
-                expected = np.int64 if name == "counts" else np.float64
-                if arrays[name].shape != shape or arrays[name].dtype != expected:
-                    raise ValueError(f"{name} has the shape {arrays[name].shape} instead of {shape}")
-            found._rows = {label: row for row, label in enumerate(labels)}
-            found._counts, found._sums = arrays["counts"], arrays["sums"]
-            found._norms, found._error = arrays["norms"], float(head["error"])
-            upper = np.triu_indices(dim)
-            found._moments = []
-            for packed in arrays["moments"]:
-                moment = _no_moment(dim)
-                moment[upper] = packed
-                found._moments.append(moment)
-            if len(found._rows) != size or not (found._counts > 0).all() or not np.isfinite(found._error):
-                raise ValueError("classes come twice, or are empty")
-            return found
+        start = content.index(b"\n") + 1
+        head = json.loads(content[:start])
+        if head["format"] != FORMAT or head["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"their format is {head['format']!r:.50}, version {head['format_version']!r:.50}"
+            )
+        dim, per_class, labels = head["dim"], head["per_class"], head["classes"]
+        if type(dim) is not int or not 0 <= dim <= MOST_DIMENSIONS or type(per_class) is not bool:
+            raise ValueError(f"their dimension is {dim!r:.50}")
+        _check_classes(labels)
+        size, cells = len(labels), dim * (dim + 1) // 2
+        moments = size if per_class else 1
+        # Before anything is made: nothing that the line says takes more than there is.
+        expected = start + 8 * (size * (1 + dim + 2 + 2) + 1 + moments * cells)
+        if len(content) != expected:
+            raise ValueError(f"they have {len(content)} bytes instead of {expected}")
+        found = cls(0, per_class=per_class)
+        found.dim, found._rows = dim, {label: row for row, label in enumerate(labels)}
+        found._counts = np.frombuffer(content, "<i8", size, start).astype(np.int64)
+        numbers = np.frombuffer(content, "<f8", -1, start + 8 * size)
+        if not np.isfinite(numbers).all():
+            raise ValueError("a number is not finite")
+        found._sums, numbers = _taken(numbers, (size, dim))
+        found._sizes, numbers = _taken(numbers, (size, 2))
+        found._errors, numbers = _taken(numbers, (size, 2))
+        error, numbers = _taken(numbers, (1,))
+        found._pooled_error = float(error[0])
+        packed, _ = _taken(numbers, (moments, cells))
+        found._moments = [_unpacked(dim, each) for each in packed]
+        if (found._counts < 1).any() or (found._errors < 0).any() or found._pooled_error < 0:
+            raise ValueError("a class is empty, or an error is negative")
+        return found
+
+
+def _check_classes(labels: Any) -> None:
+    """Refuse what no statistics list as their classes."""
+    if not isinstance(labels, list) or {type(label) for label in labels} not in ({int}, {str}, set()):
+        raise ValueError("their classes are no list of labels")
+    if any(not -(2**63) <= label < 2**63 for label in labels if isinstance(label, int)):
+        raise ValueError("a label does not fit 64 bits")
+    if any(not left < right for left, right in itertools.pairwise(labels)):
+        raise ValueError("their classes are not sorted")
+
+
+def _rounding(coming: Any, held: Any, number: Any) -> Any:
+    """Bound the error of adding the sum of so many products to what is held, both measured by their sizes.
+
+    See N. J. Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 3.1: n additions have
+    an error of n u times the sum of the magnitudes, where u is half of `EPSILON`.
+    """
+    return EPSILON * ((number + 1) * coming + np.ceil(number / BLOCK) * held)
 
 
 def _no_moment(dim: int) -> Floats:
@@ -330,20 +414,38 @@ def _no_moment(dim: int) -> Floats:
     return np.zeros((dim, dim), order="F")
 
 
+_NOTHING = _no_moment(0)
+
+
+def _unpacked(dim: int, packed: Floats) -> Floats:
+    """Return an upper triangle, below which there are zeros, from its columns one after the other."""
+    return np.asfortranarray(np.triu(lapack.dtpttr(dim, packed)[0])) if dim else _no_moment(0)
+
+
 def _add_product(moment: Floats, vectors: Floats, sign: float) -> None:
     """Add the upper triangle of sign × XᵀX in place."""
-    blas.dsyrk(sign, vectors.T, beta=1.0, c=moment, overwrite_c=True)
+    if vectors.size:
+        blas.dsyrk(sign, vectors.T, beta=1.0, c=moment, overwrite_c=True)
 
 
 def _mirrored(upper: Floats) -> Floats:
-    """Return the symmetric matrix of an upper triangle."""
-    whole: Floats = np.triu(upper)
-    return whole + np.triu(upper, 1).T
+    """Return the symmetric matrix of an upper triangle, below which there are zeros."""
+    whole: Floats = upper + upper.T
+    whole.flat[:: len(whole) + 1] = np.diag(upper)
+    return whole
 
 
 def _grown(array: AnyArray, size: int) -> AnyArray:
-    if len(array) == size:
-        return array
     grown = np.zeros((size, *array.shape[1:]), dtype=array.dtype)
     grown[: len(array)] = array
     return grown
+
+
+def _little(array: AnyArray) -> bytes:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _taken(numbers: Floats, shape: tuple[int, int] | tuple[int]) -> tuple[Floats, Floats]:
+    """Return a copy of the first numbers, in a shape, and the others."""
+    size = math.prod(shape)
+    return numbers[:size].astype(np.float64).reshape(shape), numbers[size:]

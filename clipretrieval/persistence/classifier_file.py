@@ -2,10 +2,10 @@
 
 ::
 
-    {"format": "clipretrieval.classifier", "format_version": 2, …, "sha256": "…"}
+    {"format": "clipretrieval.classifier", "format_version": 3, …, "sha256": "…"}
 
 The checksum is the SHA-256 of all other fields as JSON with sorted keys, without white space, in ASCII.
-Files of version 1 have none.
+Files of version 1 have none, and those of version 2 name no head: the neighbors voted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from clipretrieval._util.files import IrregularFileError, read_file, write_text
 from clipretrieval._util.text import parse_json
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.heads.choice import read_head
+from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.voting import TEMPERATURE
 from clipretrieval.heads.weighting import WEIGHTINGS
 from clipretrieval.retrieval.manifest import KINDS
@@ -31,9 +33,11 @@ from clipretrieval.types import Metric
 __all__ = ["FILE", "ClassifierFile", "digest_in", "read", "write"]
 
 FILE = "classifier.json"
-FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 2
+FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 3
 COMPLETE_SINCE = 2
-"""The first format version with a checksum and all arguments."""
+"""The first format version with a checksum and all arguments that there were."""
+HEADS_SINCE = 3
+"""The first format version with a head and priors."""
 LARGEST = 64 * 2**20
 """Bytes; the names of a million features fit."""
 _FIELDS = ("params", "encoder", "label_kind", "n_features_in", "feature_names_in", "store")
@@ -132,7 +136,7 @@ def read(folder: Path) -> ClassifierFile:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InvalidInputError(f"{path} was not written by clipretrieval; pass a folder that save wrote")
     version = content.get("format_version")
-    if isinstance(version, bool) or version not in (1, FORMAT_VERSION):
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise StoreCorruptedError(
             f"{path} has format version {shown(version)}; clipretrieval {__version__} reads versions 1 to "
             f"{FORMAT_VERSION}. Upgrade clipretrieval to read it"
@@ -146,7 +150,7 @@ def read(folder: Path) -> ClassifierFile:
         _check_text(content["library_version"], "library_version")
         return ClassifierFile(
             path=path,
-            params=_check_params(content["params"], complete=version >= COMPLETE_SINCE),
+            params=_check_params(content["params"], version),
             encoder=_check_encoder(content["encoder"]),
             label_kind=check_choice(content["label_kind"], "label_kind", KINDS),
             n_features_in=check_int(content["n_features_in"], "n_features_in"),
@@ -160,7 +164,7 @@ def read(folder: Path) -> ClassifierFile:
         raise _damaged(path, str(error)) from error
 
 
-def _check_params(found: Any, *, complete: bool) -> dict[str, Any]:
+def _check_params(found: Any, version: int) -> dict[str, Any]:
     """Return the arguments; a file of version 1 may lack some, which were the defaults."""
     checks: dict[str, Callable[[Any], Any]] = {
         "k": lambda value: check_int(value, "params.k", most=MOST_NEIGHBORS),
@@ -169,9 +173,21 @@ def _check_params(found: Any, *, complete: bool) -> dict[str, Any]:
         "metric": lambda value: check_choice(value, "params.metric", [str(each) for each in Metric]),
         "normalize": lambda value: check_bool(value, "params.normalize"),
     }
-    params = _check_object(found, "params", required=tuple(checks) if complete else (), known=tuple(checks))
-    defaults = {"k": 1, "weights": "uniform", "temperature": TEMPERATURE, "metric": "l2", "normalize": False}
+    if version >= HEADS_SINCE:
+        checks["head"] = lambda value: read_head(value, "params.head")
+        checks["priors"] = _check_priors
+    required = tuple(checks) if version >= COMPLETE_SINCE else ()
+    params = _check_object(found, "params", required=required, known=tuple(checks))
+    voting = {"k": 1, "weights": "uniform", "temperature": TEMPERATURE}
+    defaults = {**voting, "metric": "l2", "normalize": False, "head": "votes", "priors": "equal"}
     return defaults | {name: checks[name](value) for name, value in params.items()}
+
+
+def _check_priors(found: Any) -> str | list[float]:
+    if not isinstance(found, str | list):
+        raise InvalidInputError(f"params.priors must be a name or numbers; got {shown(found)}")
+    given = Priors.parse(found).given
+    return given if isinstance(given, str) else list(given)
 
 
 def _check_encoder(found: Any) -> dict[str, Any] | None:

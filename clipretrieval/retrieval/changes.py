@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.stores.base import VectorStore
@@ -22,6 +22,17 @@ class ChangeFollower(Protocol):
     All calls come from inside of `sole_writer`, in this order: `begin`, changes, `keep`, `end`. A change that
     has failed half-way is followed by `lose`.
     """
+
+    def expect(self, classes: Collection[Any], dim: int) -> None:
+        """Refuse records of so many classes and dimensions that they cannot be followed.
+
+        Called before they are stored, and also before a fit, with what is known of it.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        ...
 
     def begin(self, store: VectorStore) -> None:
         """Be ready for changes; called before the first."""
@@ -85,6 +96,8 @@ def storing(
     replaced : collection of str
         The ids of those that the store holds already.
     """
+    if follower is not None:
+        follower.expect(set(labels), vectors.shape[1])
     before = store.get(sorted(replaced)) if follower is not None and replaced else None
     try:
         with without_range_warnings():

@@ -54,6 +54,10 @@ class FitSource:
         Grows as the batches are read.
     named : bool
         Whether the labels are names of folders, or of a CSV file, which may have any Unicode form.
+    dim : int
+        Of the vectors.
+    labels : sequence
+        As they were given; empty where they are not known beforehand.
     """
 
     open: Callable[[KnownIds | None], Iterator[EncodedBatch]]
@@ -61,6 +65,8 @@ class FitSource:
     total: int | None
     skipped: list[SkippedImage] = field(default_factory=list)
     named: bool = False
+    dim: int = 0
+    labels: Sequence[Any] = ()
 
 
 def open_fit_source(
@@ -104,6 +110,8 @@ def open_fit_source(
             Origin(vector_fingerprint(rows.shape[1]), metric, normalize),
             len(rows),
             skipped,
+            dim=rows.shape[1],
+            labels=labels,
         )
     named = y is None and has_named_labels(X)
     X = labelled_source(scan_folder(X) if isinstance(X, str | PathLike) and means_folder(X) else X, y)
@@ -128,6 +136,8 @@ def open_fit_source(
         count_hint(X),
         skipped,
         named,
+        int(encoder.dim),
+        listed or (),
     )
 
 

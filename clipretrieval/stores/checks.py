@@ -45,6 +45,7 @@ LARGEST_BLOB = 1 << 30
 """The most bytes of a blob."""
 MOST_NEIGHBORS = 1_000_000
 NO_METADATA = "{}"
+_COMPACT = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -267,8 +268,10 @@ def json_text(value: Any, name: str) -> str:
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"{name} must be a mapping; found {type(value).__name__}")
     plain = dict(value)
+    if not plain:
+        return NO_METADATA
     try:
-        text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
+        text = _COMPACT.encode(plain)
         returned = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{name} must hold only finite JSON values: {error}") from error

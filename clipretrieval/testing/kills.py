@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from clipretrieval.errors import StoreError
-from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.base import BlobStore, VectorStore
 from clipretrieval.stores.registry import create_store
 from clipretrieval.types import FloatArray
 
@@ -28,6 +28,8 @@ __all__ = ["Kill", "kill_first_upserts", "kill_writers"]
 ROWS, DIM = 20, 16
 # The id that every batch replaces.
 LATEST = "latest"
+# The blob that every batch replaces, by one of so many bytes more than the last.
+BLOB, GROWTH = "latest", 1000
 # How many batches are awaited before a kill, and the seconds within which it then comes.
 MOST_BATCHES = 6
 MOST_SECONDS = 0.1
@@ -55,9 +57,10 @@ class Kill:
 def kill_writers(store: str, options: Mapping[str, Any], *, times: int, seed: int = 0) -> Iterator[Kill]:
     """Let a process fill a store and kill it with SIGKILL, time after time, at random moments.
 
-    Each process goes on where the last one was killed: it upserts a batch, writes the manifest, flushes,
-    tells that the flush has returned, and begins the next. Moments are drawn among those of opening and of
-    writing. After each kill the store is opened, and everything flushed so far by all processes is looked up.
+    Each process goes on where the last one was killed: it upserts a batch, writes the manifest and, where the
+    store keeps blobs, a blob, flushes, tells that the flush has returned, and begins the next. Moments are
+    drawn among those of opening and of writing. After each kill the store is opened, and everything flushed
+    so far by all processes is looked up.
 
     Parameters
     ----------
@@ -188,6 +191,10 @@ def _missing(store: VectorStore, flushed: int) -> list[str]:
         written = store.read_manifest().get("batch")
         if written not in allowed:
             lost.append(f"the manifest is of batch {written}; {allowed} are right")
+        if isinstance(store, BlobStore) and store.read_blob(BLOB) not in [
+            _blob(number) for number in allowed
+        ]:
+            lost.append(f"the blob is of none of the batches {allowed}")
     counts = [flushed * ROWS + (flushed > 0), (flushed + 1) * ROWS + 1]
     if store.count() not in counts:
         lost.append(f"the count is {store.count()}; {counts} are right")
@@ -197,6 +204,10 @@ def _missing(store: VectorStore, flushed: int) -> list[str]:
 def _batch(number: int) -> tuple[list[str], FloatArray]:
     rows = np.random.default_rng(number).standard_normal((ROWS, DIM), dtype=np.float32)
     return [f"{number}-{row}" for row in range(ROWS)], rows
+
+
+def _blob(number: int) -> bytes:
+    return bytes([number % 256]) * GROWTH * (number + 1)
 
 
 def _fill(store: str, options: str, first: str) -> None:
@@ -213,6 +224,8 @@ def _fill(store: str, options: str, first: str) -> None:
             metadata = [{"batch": [number]}] * (ROWS + 1)
             opened.upsert([*ids, LATEST], vectors, [number] * (ROWS + 1), metadata)
             opened.write_manifest({"batch": number})
+            if isinstance(opened, BlobStore):
+                opened.write_blob(BLOB, _blob(number))
             opened.flush()
             number += 1
             print(number, flush=True)

@@ -217,8 +217,9 @@ class TestClassifiers:
     def test_a_report_says_what_it_said(
         self, loaded: RetrievalClassifier, queries: Any, recorded: Answers
     ) -> None:
-        """An evaluation's JSON has the fields and the figures that it had."""
+        """An evaluation's JSON has the fields and the figures that it had, and says what decided."""
         found = report_values(loaded.evaluate(queries, recorded["true"]))
+        assert found.pop("head") == "votes"
         check_same(found, recorded["report"], exact=False)
 
     def test_a_classifier_takes_changes(

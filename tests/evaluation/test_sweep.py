@@ -166,7 +166,8 @@ def test_the_best_is_the_most_accurate_then_the_smallest_k_then_the_first():
 
     def result(*cells):
         rows = [
-            {"k": k, "weights": w, "temperature": None, "accuracy": a, "n": 10, "low": 0.0, "high": 1.0}
+            {"head": "votes", "k": k, "weights": w, "temperature": None, "accuracy": a}
+            | {"n": 10, "low": 0.0, "high": 1.0}
             for k, w, a in cells
         ]
         params = [{"k": row["k"], "weights": row["weights"]} for row in rows]

@@ -23,9 +23,9 @@ def saved(tmp_path):
 
 
 def test_the_checksum_is_of_the_other_fields(saved):
-    """It is the SHA-256 of their JSON with sorted keys and no white space, and the version is 2."""
+    """It is the SHA-256 of their JSON with sorted keys and no white space, and the version is 3."""
     content = json.loads(saved.read_text())
-    assert content["format_version"] == 2
+    assert content["format_version"] == 3
     assert content.pop("sha256") == checksum(content)
 
 
@@ -35,7 +35,7 @@ def test_the_checksum_is_of_the_other_fields(saved):
         ('"temperature": 50.0', '"temperature": 20.0'),
         ('"n_features_in": 4', '"n_features_in": 5'),
         ('"k": 1', '"k": 2'),
-        ('"format_version": 2', '"format_version": 1'),
+        ('"format_version": 3', '"format_version": 1'),
         ('"temperature": 50.0', '"temperature": Infinity'),
         ('"temperature": 50.0', '"temperature": 1e999'),
         ('"temperature": 50.0', '"temperature": NaN'),
@@ -70,7 +70,9 @@ def test_every_change_of_a_byte_is_refused_or_changes_nothing(saved):
 
 def test_a_file_of_version_1_still_opens(saved):
     """Files without a checksum, as earlier versions wrote them, open as before."""
-    rewrite(saved, format_version=1)
+    written = json.loads(saved.read_text())["params"]
+    voting = {name: value for name, value in written.items() if name not in ("head", "priors")}
+    rewrite(saved, format_version=1, params=voting)
     assert "sha256" not in json.loads(saved.read_text())
     assert RetrievalClassifier.load(saved.parent).temperature == 50.0
     params = {"k": 1, "weights": "uniform", "temperature": 0.07, "metric": "l2"}
@@ -79,6 +81,18 @@ def test_a_file_of_version_1_still_opens(saved):
     assert (loaded.normalize, loaded.predict(POINTS).tolist()) == (False, LABELS)
     rewrite(saved, params=params | {"temperature": -1})
     with pytest.raises(StoreCorruptedError, match=r"params\.temperature must be a finite number above 0"):
+        RetrievalClassifier.load(saved.parent)
+
+
+def test_a_file_of_version_2_still_opens(saved):
+    """Files that name no head open with votes, and may not name one."""
+    written = json.loads(saved.read_text())["params"]
+    voting = {name: value for name, value in written.items() if name not in ("head", "priors")}
+    rewrite(saved, format_version=2, params=voting)
+    loaded = RetrievalClassifier.load(saved.parent)
+    assert (loaded.head, loaded.priors, loaded.temperature) == ("votes", "equal", 50.0)
+    rewrite(saved, params=written)
+    with pytest.raises(StoreCorruptedError, match="params should not have, or lacks, 'head', 'priors'"):
         RetrievalClassifier.load(saved.parent)
 
 

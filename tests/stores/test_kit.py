@@ -61,6 +61,10 @@ WRONG = {
     "OnePage": ("test_a_scan_lists_10001_records_once", "must list every record", False),
     "FlushDoesNothing": ("test_what_is_flushed_is_there_for_others", "before what was written", False),
     "LabelsFirst": ("test_threads_search_while_one_writes", "gave a vector another's label", False),
+    "EmptyBlobIsNone": ("test_blobs_are_kept_byte_for_byte", "read at once", True),
+    "BlobOverwritten": ("test_a_blob_is_replaced_whole", "with nothing left of the old", True),
+    "BlobsGoWithRecords": ("test_a_blob_is_no_record", "must not go with the records", True),
+    "BlobsLost": ("test_reopened_stores_have_their_blobs[l2]", "lost on reopening", True),
     "MissesSome": ("test_the_nearest_are_found[l2]", "recall_floor declares 1.0", True),
 }
 
@@ -138,6 +142,18 @@ def test_a_store_need_not_scan(pytester: pytest.Pytester) -> None:
     skipped = {name for name, each in reports.items() if each.skipped and each.longrepr[2] == reason}
     assert len(named) > 10
     assert named <= skipped
+    assert not any(report.failed for report in reports.values())
+
+
+def test_a_store_need_not_keep_bytes(pytester: pytest.Pytester) -> None:
+    """Where a store keeps no blobs, just the tests of them are skipped, and name the protocol."""
+    reports = run_kit(pytester, "KeepsNoBlobs", f"blob or {ALL}")
+    reason = "Skipped: KeepsNoBlobs keeps no blobs (BlobStore)"
+    skipped = {name for name, each in reports.items() if each.skipped and each.longrepr[2] == reason}
+    assert len(skipped) > 10
+    assert {name for name in reports if name not in skipped} == {
+        f"{ALL}[{metric}]" for metric in ("l2", "cosine", "ip")
+    }
     assert not any(report.failed for report in reports.values())
 
 

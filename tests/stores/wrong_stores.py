@@ -57,6 +57,12 @@ class Right:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         self.inner.write_manifest(manifest)
 
+    def read_blob(self, name: str) -> bytes | None:
+        return self.inner.read_blob(name)
+
+    def write_blob(self, name: str, content: bytes | None) -> None:
+        self.inner.write_blob(name, content)
+
     def flush(self) -> None:
         self.kept[self.folder] = copy.deepcopy(self.inner)
 
@@ -303,3 +309,43 @@ class CannotScan(Right):
     """Has no scan, as it may."""
 
     scan = None  # type: ignore[assignment]
+
+
+class EmptyBlobIsNone(Right):
+    """Takes a blob of no bytes for none."""
+
+    def read_blob(self, name: str) -> bytes | None:
+        return super().read_blob(name) or None
+
+
+class BlobOverwritten(Right):
+    """Writes a blob over the old one, of which the end stays."""
+
+    def write_blob(self, name: str, content: bytes | None) -> None:
+        old = (self.inner.read_blob(name) or b"") if isinstance(content, bytes) else b""
+        super().write_blob(name, content if content is None else content + old[len(content) :])
+
+
+class BlobsGoWithRecords(Right):
+    """Forgets a blob with any record."""
+
+    def delete(self, ids: Any) -> int:
+        removed = super().delete(ids)
+        if removed:
+            self.inner.write_blob("a", None)
+        return removed
+
+
+class BlobsLost(Right):
+    """Keeps no blobs when it is closed."""
+
+    def close(self) -> None:
+        for name in () if self.closed else ("a", "b"):
+            self.inner.write_blob(name, None)
+        super().close()
+
+
+class KeepsNoBlobs(Right):
+    """Keeps no blobs, as it may."""
+
+    write_blob = None  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from typing_extensions import assert_type
 from clipretrieval import Metric, Neighbors, Records, RetrievalClassifier
 from clipretrieval.encoding import Encoder
 from clipretrieval.stores import (
+    BlobStore,
     ChromaStore,
     ExclusiveStore,
     FaissStore,
@@ -29,6 +30,7 @@ faiss: VectorStore = FaissStore("folder", index="auto")
 chroma: VectorStore = ChromaStore(host="127.0.0.1", port=8000)
 pinecone: VectorStore = PineconeStore("animals", namespace="cats")
 scannable: list[ScannableStore] = [MemoryStore(), FaissStore(), ChromaStore(), PineconeStore("animals")]
+keeping: list[BlobStore] = [MemoryStore(), FaissStore(), ChromaStore(), PineconeStore("animals")]
 located: list[LocatedStore] = [FaissStore(), ChromaStore(), PineconeStore("animals")]
 portable: list[PortableStore] = [MemoryStore(), FaissStore()]
 refreshable: RefreshableStore = FaissStore()

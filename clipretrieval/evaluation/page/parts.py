@@ -27,6 +27,7 @@ from clipretrieval.evaluation.text import (
 )
 from clipretrieval.evaluation.words import (
     best_words,
+    counts_votes,
     distance_unit,
     measure_name,
     number_words,
@@ -170,7 +171,8 @@ def report_part(name: str | None, report: Figures, thumbnail: Callable[[str], st
         "calibration": curve.rows() if curve is not None else [],
         # One neighbor, one vote: every answer is certain, and there is no curve to see.
         "one_confidence": curve is not None and len(curve.count) == 1,
-        "single_vote": report.setting.get("k") == 1 and measure_name(report, "share") != "probability",
+        "single_vote": report.setting.get("k") == 1 and counts_votes(report),
+        "counts_votes": counts_votes(report),
         "per_class": listed[0],
         "listed": listed[1],
         "pairs": pairs[:PAIRS],
@@ -260,7 +262,7 @@ def _mistake_part(mistake: Mistake, thumbnail: Callable[[str], str | None]) -> d
             {
                 "label": each.label,
                 "distance": each.distance,
-                "voted": each.share > 0,
+                "voted": each.share > 0 or not explanation.counts_votes,
                 "right": each.label == mistake.truth,
                 "source": each.source,
                 "thumbnail": each.source and thumbnail(each.source),

@@ -103,6 +103,10 @@ class OwnClient:
         model = self._server.get_or_create_collection(name, configuration=configuration, metadata=metadata)
         return Collection(self._server, model, embedding_function)
 
+    def delete_collection(self, name: str) -> None:
+        """Delete a collection that is there."""
+        self._server.delete_collection(name)
+
     def get_max_batch_size(self) -> int:
         """Return how many records one request may write."""
         return int(self._server.get_max_batch_size())

@@ -101,6 +101,11 @@ class ChromaRecords:
         """The collection in words."""
         return self._connection.where
 
+    @property
+    def collection_id(self) -> str:
+        """What tells the collection from another that has its name after it."""
+        return str(self._collection.id)
+
     def _opened(self, create: bool) -> Any:
         client, name, where = self._connection.client, self._connection.collection, self.where
         with translated(where):

@@ -18,6 +18,8 @@ from clipretrieval.errors import StoreError, UnsupportedOperationError
 from clipretrieval.stores.base import listings, unclonable
 from clipretrieval.stores.checks import (
     check_batch,
+    check_blob,
+    check_blob_name,
     check_dim,
     check_k,
     check_label,
@@ -27,6 +29,7 @@ from clipretrieval.stores.checks import (
     json_text,
     storable_ids,
 )
+from clipretrieval.stores.chroma.blobs import ChromaBlobs
 from clipretrieval.stores.chroma.client import Connection, connect
 from clipretrieval.stores.chroma.internals import holds_collection
 from clipretrieval.stores.chroma.records import FORMAT_KEY, ChromaRecords, id_chunks
@@ -95,6 +98,7 @@ class ChromaStore:
     _connection: Connection
     _records: ChromaRecords
     _search: ChromaSearch
+    _blobs: ChromaBlobs
     _dim: int | None
     # Whether the connection is that of the process that this one was forked from.
     _inherited: bool
@@ -234,6 +238,23 @@ class ChromaStore:
             self._require_open()
             self._records.write_manifest(text)
 
+    def read_blob(self, name: str) -> bytes | None:
+        """Return the blob that `write_blob` last kept under this name; None if there is none."""
+        name = check_blob_name(name)
+        with self._lock.read():
+            self._require_open()
+            return self._blobs.read(name)
+
+    def write_blob(self, name: str, content: bytes | None) -> None:
+        """Keep bytes beside the records, or with None no more; see `BlobStore.write_blob`.
+
+        They lie in collections of their own beside the store's, whose names begin with COLLECTION.blob-NAME.
+        """
+        name, content = check_blob(name, content)
+        with self._lock.write():
+            self._require_open()
+            self._blobs.write(name, content)
+
     def flush(self) -> None:
         """Return when everything written so far is on the device, if it is in a folder.
 
@@ -319,6 +340,7 @@ class ChromaStore:
         self._search = ChromaSearch(
             records, self._metric, connection.exclusive, self._exact, self._exact_up_to
         )
+        self._blobs = ChromaBlobs(connection, records.collection_id)
         self._inherited = False
 
     def _held_dim(self) -> int | None:

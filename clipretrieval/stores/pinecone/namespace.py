@@ -135,13 +135,13 @@ class Namespace:
         answer = self._requests.send("when records were listed", partial(self._list, 1, None))
         return str(answer.vectors[0].id) if answer.vectors else None
 
-    def pages(self) -> Iterator[list[str]]:
-        """Yield all keys, a hundred or fewer at a time.
+    def pages(self, prefix: str = "") -> Iterator[list[str]]:
+        """Yield all keys, or those that begin so, a hundred or fewer at a time.
 
         The service lists them in the order of their bytes, and goes on behind the last: what comes and goes
         meanwhile moves no other key.
         """
-        for answer in self._paged(partial(self._list, None)):
+        for answer in self._paged(partial(self._list, None, prefix=prefix or None)):
             yield [each.id for each in answer.vectors]
 
     def everything(self) -> Iterator[dict[str, Any]]:
@@ -282,8 +282,10 @@ class Namespace:
         return self._requests.send("when it was asked for what it shows", call, deadline)
 
     # A listing may go on in a forked process: the client is looked up for each page.
-    def _list(self, limit: int | None, token: str | None) -> Any:
-        return self._index.list_paginated(limit=limit, pagination_token=token, namespace=self._name)
+    def _list(self, limit: int | None, token: str | None, prefix: str | None = None) -> Any:
+        return self._index.list_paginated(
+            prefix=prefix, limit=limit, pagination_token=token, namespace=self._name
+        )
 
     def _match(self, condition: dict[str, Any], token: str | None) -> Any:
         return self._index.fetch_by_metadata(

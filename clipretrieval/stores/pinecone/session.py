@@ -1,4 +1,4 @@
-"""What a PineconeStore holds open: the project, its index once it is there, and two namespaces of that."""
+"""What a PineconeStore holds open: the project, its index once it is there, and three namespaces of that."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from clipretrieval.stores.pinecone.api_key import (
     is_from_environment,
     is_own,
 )
-from clipretrieval.stores.pinecone.manifest import MANIFEST_NAMESPACE, fetch_manifest, replace_manifest
 from clipretrieval.stores.pinecone.namespace import DEFAULT_NAMESPACE, Namespace
 from clipretrieval.stores.pinecone.records import label_of
 from clipretrieval.stores.pinecone.requests import Requests, without_retries
+from clipretrieval.stores.pinecone.texts import BLOB_NAMESPACE, MANIFEST_NAMESPACE, KeptBlob, kept_manifest
 from clipretrieval.stores.release import release_of
 from clipretrieval.types import AnyArray, Metric, as_label_array
 
@@ -88,10 +88,9 @@ class Address:
                 f"a namespace must be ASCII, of at most {MAX_NAMESPACE_LENGTH} characters; got "
                 f"{shown(namespace)}"
             )
-        if namespace.startswith(MANIFEST_NAMESPACE):
-            raise InvalidInputError(
-                f"namespaces that begin with {MANIFEST_NAMESPACE!r} are reserved for manifests"
-            )
+        for prefix, reserved in ((MANIFEST_NAMESPACE, "manifests"), (BLOB_NAMESPACE, "blobs")):
+            if namespace.startswith(prefix):
+                raise InvalidInputError(f"namespaces that begin with {prefix!r} are reserved for {reserved}")
         check_choice(self.cloud, "cloud", CLOUDS)
         if not isinstance(self.region, str) or not REGION.fullmatch(self.region):
             raise InvalidInputError(f"region must be a name such as 'us-east-1'; got {shown(self.region)}")
@@ -104,7 +103,12 @@ class Address:
 class _OpenIndex:
     vectors: Namespace
     manifest: Namespace
+    blobs: Namespace
     host: str
+
+    @property
+    def namespaces(self) -> tuple[Namespace, Namespace, Namespace]:
+        return self.vectors, self.manifest, self.blobs
 
 
 @dataclass(eq=False)
@@ -114,13 +118,14 @@ class _State:
     label: AnyArray | None = None
     # Upserts on their way.
     sending: int = 0
-    # Text that waits for the index to be made.
+    # What waits for the index to be made.
     manifest: str | None = None
+    blobs: dict[str, bytes] = field(default_factory=dict)
     guard: threading.RLock = field(default_factory=threading.RLock)
 
 
 class Session:
-    """Finds the index, makes it when its dimension is known, and keeps both its namespaces open.
+    """Finds the index, makes it when its dimension is known, and keeps its namespaces open.
 
     Raises
     ------
@@ -151,10 +156,11 @@ class Session:
         index = self._state.index
         if index is not None:
             client = project.open(index.host)
-            for namespace in (index.vectors, index.manifest):
+            for namespace in index.namespaces:
                 namespace.reconnect(client, requests)
         self._requests, self._project = requests, project
-        self._state = _State(index, self._state.label, manifest=self._state.manifest)
+        before = self._state
+        self._state = _State(index, before.label, manifest=before.manifest, blobs=before.blobs)
 
     def find(self) -> Namespace | None:
         """Return the vectors' namespace, also of an index made meanwhile; None while there is no index."""
@@ -187,7 +193,7 @@ class Session:
                     check_label_kind(batch.labels, known)  # they may be stored any moment
                 check_label_kind(batch.labels, _stored_label(namespace))
                 self._state.label = batch.labels[:1]
-            self._keep_manifest()
+            self._keep_waiting()
             self._state.sending += 1
             return namespace
 
@@ -197,7 +203,7 @@ class Session:
         if waiting is not None or self.find() is None or self._state.index is None:
             return waiting
         self._state.index.manifest.settle()
-        return fetch_manifest(self._state.index.manifest)
+        return kept_manifest(self._state.index.manifest).fetch()
 
     def replace_manifest(self, text: str) -> None:
         """Store the manifest's text, as soon as there is an index."""
@@ -205,8 +211,27 @@ class Session:
             if self.find() is None and self.dim is None:
                 self._state.manifest = text
                 return
-            replace_manifest(self._open(self.dim).manifest, text)
+            kept_manifest(self._open(self.dim).manifest).replace(text)
             self._state.manifest = None
+
+    def blob(self, name: str) -> bytes | None:
+        """Return a blob; None if there is none."""
+        waiting = self._state.blobs.get(name)
+        if waiting is not None or self.find() is None or self._state.index is None:
+            return waiting
+        self._state.index.blobs.settle()
+        return KeptBlob(self._state.index.blobs, name).fetch()
+
+    def replace_blob(self, name: str, content: bytes | None) -> None:
+        """Store a blob, as soon as there is an index, or remove it."""
+        with self._state.guard:
+            if self.find() is None and (self.dim is None or content is None):
+                self._state.blobs.pop(name, None)
+                if content is not None:
+                    self._state.blobs[name] = content
+                return
+            KeptBlob(self._open(self.dim).blobs, name).replace(content)
+            self._state.blobs.pop(name, None)
 
     def settle(self) -> None:
         """Return when everything written can be seen.
@@ -214,18 +239,19 @@ class Session:
         Raises
         ------
         StoreError
-            If a manifest still waits for the index to be made.
+            If a manifest or a blob still waits for the index to be made.
         """
         with self._state.guard:
-            if self._state.manifest is not None and self.find() is not None:
-                self._keep_manifest()
+            if self._waiting() and self.find() is not None:
+                self._keep_waiting()
         if self._state.index is not None:
             deadline = self._requests.deadline()
-            self._state.index.vectors.settle(deadline)
-            self._state.index.manifest.settle(deadline)
-        if self._state.manifest is not None:
+            for namespace in self._state.index.namespaces:
+                namespace.settle(deadline)
+        waiting = self._waiting()
+        if waiting:
             raise StoreError(
-                f"the manifest is not stored: there is no Pinecone index {self._address.index!r} yet, and "
+                f"{waiting} is not stored: there is no Pinecone index {self._address.index!r} yet, and "
                 "its dimension is not known. Store vectors first, or open the store with dim="
             )
 
@@ -247,20 +273,30 @@ class Session:
                 _check_description(found, address, dim if dim is not None else self.dim)
                 host = str(found.host)
                 client = self._project.open(host)
-                vectors, manifest = (
-                    Namespace(client, name, found.dim, self._requests)
-                    for name in (address.namespace, MANIFEST_NAMESPACE + address.namespace)
+                vectors, manifest, blobs = (
+                    Namespace(client, prefix + address.namespace, found.dim, self._requests)
+                    for prefix in ("", MANIFEST_NAMESPACE, BLOB_NAMESPACE)
                 )
-                state.index = _OpenIndex(vectors, manifest, host)
+                state.index = _OpenIndex(vectors, manifest, blobs, host)
                 self.dim = found.dim
             return state.index
 
-    def _keep_manifest(self) -> None:
-        """Send a manifest that waits; from then on it is read from the service."""
+    def _waiting(self) -> str | None:
+        """Return what waits for the index to be made, in words; None if nothing does."""
+        blob = next(iter(self._state.blobs), None)
+        return "the manifest" if self._state.manifest is not None else blob and f"the blob {blob!r}"
+
+    def _keep_waiting(self) -> None:
+        """Send what waits; from then on it is read from the service."""
         state = self._state
-        if state.manifest is not None and state.index is not None:
-            replace_manifest(state.index.manifest, state.manifest)
+        if state.index is None:
+            return
+        if state.manifest is not None:
+            kept_manifest(state.index.manifest).replace(state.manifest)
             state.manifest = None
+        for name, content in list(state.blobs.items()):
+            KeptBlob(state.index.blobs, name).replace(content)
+            del state.blobs[name]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from clipretrieval.errors import (
 from clipretrieval.stores.base import unclonable
 from clipretrieval.stores.checks import (
     check_batch,
+    check_blob,
+    check_blob_name,
     check_dim,
     check_k,
     check_label,
@@ -278,6 +280,23 @@ class PineconeStore:
         self._require_open()
         self._session.replace_manifest(text)
 
+    def read_blob(self, name: str) -> bytes | None:
+        """Return the blob that `write_blob` last kept under this name; None if there is none."""
+        name = check_blob_name(name)
+        self._require_open()
+        return self._session.blob(name)
+
+    def write_blob(self, name: str, content: bytes | None) -> None:
+        """Keep bytes beside the vectors, or with None no more; see `BlobStore.write_blob`.
+
+        A megabyte takes some 40 records, in a namespace of their own. Where there is no index yet and no
+        `dim` to make one, the blob is stored with the first vectors; `flush` and `close` raise as long as it
+        waits.
+        """
+        name, content = check_blob(name, content)
+        self._require_open()
+        self._session.replace_blob(name, content)
+
     def flush(self) -> None:
         """Return when searches see everything that this object wrote.
 
@@ -286,7 +305,7 @@ class PineconeStore:
         StoreUnavailableError
             If that takes longer than the timeout.
         StoreError
-            If a manifest waits for an index that is not made yet.
+            If a manifest or a blob waits for an index that is not made yet.
         """
         self._require_open()
         self._session.settle()

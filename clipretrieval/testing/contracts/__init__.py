@@ -1,4 +1,4 @@
-"""The parts of the conformance suite of vector stores, a class for each capability."""
+"""The parts of the conformance suite of vector stores, a class for each capability, and that of heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
     if error.name not in ("hypothesis", "pytest"):
         raise
     raise MissingDependencyError(
-        f"the conformance suite of vector stores needs {error.name!r}, which is not installed; run: "
+        f"the conformance suites need {error.name!r}, which is not installed; run: "
         'pip install pytest hypothesis (they are part of "clipretrieval[dev]")',
         name=error.name,
     ) from error

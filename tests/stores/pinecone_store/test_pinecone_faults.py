@@ -34,6 +34,7 @@ from clipretrieval.testing import PineconeEmulator
         {"namespace": "é"},
         {"namespace": "x" * 401},
         {"namespace": "__clipretrieval_manifest__"},
+        {"namespace": "__clipretrieval_blobs__x"},
         {"metric": "hamming"},
         {"timeout": 0},
         {"concurrency": 0},
