@@ -2,11 +2,11 @@
 
     python benchmarks/recommend.py --model local-dir:MODEL --images FOLDER
 
-FOLDER has a sub-folder of images for each class, best of images that the model was not trained on. From it
-are drawn, `--draws` times each, with another seed every time: 40 images of each of three classes; 1,500
-images; and 4,000, of which one fold is chosen on and another measured on. Each time `recommend` is called on
-them, its advice is fitted on them, by its own `classifier()`, and evaluated on up to 3,000 others of the same
-classes. Printed are
+FOLDER has a sub-folder of images for each class. From it are drawn, `--draws` times each, with another seed
+every time: 40 images of each of three classes; 4,000 images, of which one fold is chosen on and another
+measured on; and 1,500. Each time `recommend` is called on them, its advice is fitted on them, by its own
+`classifier()`, and evaluated on others of the same classes, up to 20,000, as few have luck of their own.
+Printed are
 
 held
     how often that accuracy lay within the interval,
@@ -40,7 +40,7 @@ from clipretrieval.encoding.base import join_batches, select_images
 from clipretrieval.images import ImageFolder, scan_folder
 
 STAGES = ("layer1", "layer2", "mid", "late", "final")
-OTHERS = 3000
+OTHERS = 20_000
 SETS = ((3, 40), (None, 4000), (None, 1500))
 """Classes, and images of each; or all classes, and images in all."""
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from clipretrieval._util.checks import check_sequence, check_strings, shown
+from clipretrieval._util.checks import check_strings, shown
 from clipretrieval._util.text import shortened
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.encoding.pooling import describe_pooling
 from clipretrieval.encoding.stage_output import StageOutput, StagePart, find_output
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.heads.base import Head
-from clipretrieval.heads.choice import choose_head, head_name
+from clipretrieval.heads.choice import as_heads, choose_head, head_name
 from clipretrieval.heads.discriminant import Discriminant
 from clipretrieval.heads.fused import Fused
 from clipretrieval.heads.quadratic import Quadratic
@@ -144,8 +143,7 @@ def head_settings(heads: Any) -> list[HeadSetting]:
     InvalidInputError
         If there is none, or one is no head and no arguments of a classifier.
     """
-    single = isinstance(heads, str | Mapping | Head) or not isinstance(heads, Iterable)
-    given = [heads] if single else check_sequence(heads, "heads", "heads")
+    given = [heads] if isinstance(heads, Mapping) else as_heads(heads, "heads")
     if not given:
         raise InvalidInputError("heads is empty; pass at least one, such as 'discriminant'")
     found: dict[str, HeadSetting] = {}
@@ -193,8 +191,8 @@ def _params(given: Any) -> Sequence[dict[str, Any]]:
 def _setting_name(params: Mapping[str, Any]) -> str:
     """Return what the table calls a setting: its head, and whatever else was given."""
     made = RetrievalClassifier(**params)
-    votes = head_name(made.head) == "votes"
-    parts = [repr(made.head) if is_dataclass(made.head) else head_name(made.head)]
+    parts = [head_name(made.head)]
+    votes = parts[0] == "votes"
     if votes:
         parts += [f"k={int(made.k)}", *([weighting_name(made.weights)] if made.weights != "uniform" else [])]
     told = {"head", "k", "weights"} if votes else {"head"}

@@ -42,7 +42,7 @@ def test_heads_are_called_by_what_was_given():
         ("votes k=20 softmax normalize", 20),
         ("discriminant", 0),
         ("votes k=5 distance", 5),
-        ("Discriminant(shrinkage=0.1)", 0),
+        ("discriminant(shrinkage=0.1)", 0),
     ]
     assert found[1].classifier().get_params()["weights"] == "softmax"
     assert head_settings("fused")[0].k == 20
