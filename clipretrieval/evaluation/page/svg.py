@@ -203,7 +203,7 @@ def cost_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     for row, cost in placed:
         if not row["front"]:
             inside += frame.circle(cost, row["accuracy"], 3, "right area")
-    for row, cost in named:
+    for row, cost in sorted(named, key=lambda pair: bool(pair[0]["advised"])):  # above its neighbors
         inside += _measured_point(frame, row, cost, "marker" if row["advised"] else "dot")
     told = "; ".join(
         f"{row['stage']} {row['head']}: {row['accuracy']:.1%} for {number_words(cost)}" for row, cost in front
