@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long t
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.comparison import compare
+    from clipretrieval.comparison.recommendation import recommend
+    from clipretrieval.comparison.recommendation_report import Recommendation
     from clipretrieval.comparison.report import ComparisonReport
     from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.errors import (
@@ -56,6 +58,7 @@ __all__ = [
     "MissingDependencyError",
     "Neighbors",
     "NotFittedError",
+    "Recommendation",
     "Records",
     "RetrievalClassifier",
     "StagedEncoder",
@@ -70,6 +73,7 @@ __all__ = [
     "ZeroShotClassifier",
     "__version__",
     "compare",
+    "recommend",
 ]
 
 __getattr__, __dir__ = attach(
@@ -80,6 +84,8 @@ __getattr__, __dir__ = attach(
         "encoding.staged_encoder": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
         "comparison.comparison": ["compare"],
+        "comparison.recommendation": ["recommend"],
+        "comparison.recommendation_report": ["Recommendation"],
         "comparison.report": ["ComparisonReport"],
         "evaluation.report": ["EvaluationReport"],
         "explanation": ["Explanation"],

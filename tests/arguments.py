@@ -26,6 +26,7 @@ from clipretrieval import (
     heads,
     images,
     prompts,
+    recommend,
     types,
 )
 from clipretrieval.comparison import reproduction
@@ -694,6 +695,31 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "open_clip": SWITCH,
                 "single_images": NATURAL,
                 "zero_shot": NONE | SWITCH,
+                "progress": PROGRESS,
+            },
+            left_out=frozenset({"encoder"}),
+        ),
+        Call(
+            "recommend",
+            lambda: (
+                recommend,
+                {
+                    "X": PICTURES * 3,
+                    "y": LABELS * 3,
+                    "encoder": pixel,
+                    "stages": ["pixel"],
+                    "timed_images": 1,
+                    "folds": 3,
+                },
+            ),
+            {
+                "y": NOTHING,
+                "heads": NONE,
+                "cross": NONE | SWITCH,
+                "poolings": NONE,
+                "max_cost": NONE,
+                "min_accuracy": NONE,
+                "seed": frozenset({"0", "10**30"}),
                 "progress": PROGRESS,
             },
             left_out=frozenset({"encoder"}),

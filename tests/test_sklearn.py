@@ -100,14 +100,14 @@ def test_a_head_is_a_parameter_like_any_other():
 def test_a_copy_with_a_learned_head_goes_its_own_way(digits, copied, head):
     """A fitted classifier answers the same after pickling or a deep copy, and neither changes the other."""
     X, X_test, y, _ = digits
-    fitted = RetrievalClassifier(store="memory", head=head).fit(X[:200], y[:200])
+    fitted = RetrievalClassifier(store="memory", head=head, transform=None).fit(X[:200], y[:200])
     before = fitted.predict_proba(X_test[:20])
     other = copied(fitted)
     np.testing.assert_allclose(other.predict_proba(X_test[:20]), before, rtol=1e-6, atol=1e-9)
     other.partial_fit(X[200:300], y[200:300])
     assert (other.class_statistics().count, fitted.class_statistics().count) == (300, 200)
     np.testing.assert_allclose(fitted.predict_proba(X_test[:20]), before, rtol=1e-6, atol=1e-9)
-    fresh = RetrievalClassifier(store="memory", head=head).fit(X[:300], y[:300])
+    fresh = RetrievalClassifier(store="memory", head=head, transform=None).fit(X[:300], y[:300])
     expected = fresh.predict_proba(X_test[:20])
     np.testing.assert_allclose(other.predict_proba(X_test[:20]), expected, rtol=1e-4, atol=1e-6)
 

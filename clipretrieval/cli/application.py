@@ -21,6 +21,7 @@ from clipretrieval.cli.demo import demo_command
 from clipretrieval.cli.evaluate import evaluate_command, sweep_command
 from clipretrieval.cli.index import forget_command, index_command
 from clipretrieval.cli.info import info_command
+from clipretrieval.cli.recommend import recommend_command
 from clipretrieval.errors import ClipRetrievalError
 
 __all__ = ["app", "let_go", "run"]
@@ -69,6 +70,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "info": info_command,
     "forget": forget_command,
     "compare": compare_command,
+    "recommend": recommend_command,
     "reproduce": reproduce_command,
 }
 for _name, _function in _COMMANDS.items():

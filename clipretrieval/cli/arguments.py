@@ -88,11 +88,11 @@ class WeightsOptions:
         int, typer.Option(metavar="N", help="Refuse images of more pixels than this (width × height).")
     ] = 75_000_000
 
-    def encoder(self, **stage: str) -> StagedEncoder:
-        """Make the encoder, at a stage."""
+    def encoder(self, **more: Any) -> StagedEncoder:
+        """Make the encoder, with arguments that are no options of this group, such as its stage."""
         from clipretrieval.encoding.staged_encoder import StagedEncoder
 
-        given = {**asdict(self), **stage}
+        given = {**asdict(self), **more}
         given["pretrained"] = None if self.pretrained.lower() == "none" else self.pretrained
         return StagedEncoder(**given)
 

@@ -18,7 +18,7 @@ from clipretrieval.images.sources import iter_raw, means_folder, open_labels
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, read_table
 from clipretrieval.zeroshot import ZeroShotClassifier, check_true_labels
 
-__all__ = ["NOTHING_ASKED", "check_both", "open_baseline", "opened"]
+__all__ = ["NOTHING_ASKED", "check_both", "known_labels", "open_baseline", "opened"]
 
 NOTHING_ASKED = "there are no images to classify; pass at least one that can be used"
 
@@ -49,8 +49,8 @@ def check_both(
         If there are no images, labels are missing, of several types or too many, or those of one side are
         of another type than those of the other.
     """
-    learnt = _checked("train", train, train_labels, NO_IMAGES)
-    asked = _checked("test", test, test_labels, NOTHING_ASKED)
+    learnt = known_labels(train, train_labels, NO_IMAGES, "train")
+    asked = known_labels(test, test_labels, NOTHING_ASKED, "test")
     if learnt is not None and asked is not None:
         check_kind(asked[0], learnt[0])
     return learnt and learnt[1], asked and asked[1]
@@ -98,8 +98,23 @@ def open_baseline(
     return baseline
 
 
-def _checked(side: str, images: Any, labels: Any, empty: str) -> tuple[str, list[Any]] | None:
-    """Return the labels' type and the labels, or None."""
+def known_labels(images: Any, labels: Any, empty: str, side: str = "") -> tuple[str, list[Any]] | None:
+    """Return the labels' type and the labels; None where only reading the images would tell them.
+
+    Parameters
+    ----------
+    images, labels
+        As for `RetrievalClassifier.fit`.
+    empty : str
+        What an error says where there are no images.
+    side : str
+        Which images these are, in the words of an error about their labels; empty where there are no others.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no images, or labels are missing, of several types or too many.
+    """
     found = _labels(labelled_source(images, labels), labels)
     if found is None:
         return None
@@ -109,6 +124,8 @@ def _checked(side: str, images: Any, labels: Any, empty: str) -> tuple[str, list
         kind = label_kind(found)
         stored_labels(found, kind)
     except InvalidInputError as error:
+        if not side:
+            raise
         raise InvalidInputError(f"{side}: {error}") from error
     return kind, found
 

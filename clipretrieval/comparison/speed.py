@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from timeit import default_timer
 from typing import Any, TypeVar
@@ -18,7 +18,10 @@ from clipretrieval.encoding.weights.model_source import load_visual
 from clipretrieval.images.decoding import RawImage, decode
 from clipretrieval.types import FloatArray
 
-__all__ = ["OPEN_CLIP_BATCH", "Answerer", "Sample", "Speed", "measure_speed", "open_clip_answerer"]
+__all__ = [
+    *("OPEN_CLIP_BATCH", "Answerer", "Sample", "Speed", "measure_speed", "median_times"),
+    "open_clip_answerer",
+]
 
 OPEN_CLIP_BATCH = 32
 """Images together in open_clip as it comes."""
@@ -156,6 +159,35 @@ def measure_speed(answerers: Mapping[str, Answerer], images: list[Any], singles:
         )
         for name, side in answerers.items()
     }
+
+
+def median_times(
+    ways: Mapping[str, Callable[[Any], Any]], turns: Sequence[Any], warm_up: int = 2
+) -> dict[str, float]:
+    """Measure several ways to deal with the same things, side by side.
+
+    They take turns, so that a drift of the machine touches all of them, behind a warm-up that does not count.
+
+    Parameters
+    ----------
+    ways : mapping of str to callable
+    turns : sequence of (list or ndarray)
+        At least one; what each way is given, in turn.
+    warm_up : int
+        Things that each way is given first.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds for one thing: the median of the turns.
+    """
+    for way in ways.values():
+        way(turns[0][:warm_up])
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for given in turns:
+        for name, way in ways.items():
+            taken[name].append(_timed(way, given)[1] / len(given))
+    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
 
 
 def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any]) -> Answerer:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.types import FloatArray
 
 __all__ = ["Spool"]
 
@@ -48,11 +49,15 @@ class Spool:
         self.sources += batch.sources
         self.indices += batch.indices
 
-    def batches(self, stage: str) -> Iterator[EncodedBatch]:
-        """Yield what was kept, with the vectors of one stage."""
+    def vectors(self, stage: str) -> FloatArray:
+        """Return all vectors of one stage, shape (n, dim), as they lie in their file."""
         file, dim = self._files[stage], self._dims[stage]
         file.flush()
-        vectors = np.memmap(file, dtype=np.float32, mode="r", shape=(len(self), dim))
+        return np.memmap(file, dtype=np.float32, mode="r", shape=(len(self), dim))
+
+    def batches(self, stage: str) -> Iterator[EncodedBatch]:
+        """Yield what was kept, with the vectors of one stage."""
+        vectors = self.vectors(stage)
         for start in range(0, len(self), _ROWS):
             rows = slice(start, start + _ROWS)
             yield EncodedBatch(

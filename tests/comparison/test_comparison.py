@@ -20,7 +20,8 @@ from clipretrieval import (
     WeightsUnavailableError,
     ZeroShotClassifier,
 )
-from clipretrieval.comparison.speed import Answerer, Sample, measure_speed
+from clipretrieval.comparison import speed
+from clipretrieval.comparison.speed import Answerer, Sample, measure_speed, median_times
 from clipretrieval.encoding import pipeline
 from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.evaluation import compare, mcnemar_exact, wilson_interval
@@ -454,3 +455,22 @@ def test_sides_that_share_an_encoder_share_its_pass():
     assert sum(calls[2:]) == 10  # the first two warm up
     assert found["one"].inference_s == found["other"].inference_s
     assert found["one"].to_dict()["p50_ms"] is None
+
+
+def test_ways_that_are_timed_take_turns(monkeypatch):
+    """Each is warmed up, then given each part before the next part comes; the median of the parts is told."""
+    clock, asked = [0.0], []
+
+    def way(name, cost):
+        def work(given):
+            asked.append((name, list(given)))
+            clock[0] += cost(given)
+
+        return work
+
+    monkeypatch.setattr(speed, "default_timer", lambda: clock[0])
+    ways = {"even": way("even", len), "odd": way("odd", lambda given: 100.0 if 0 in given else 3.0)}
+    found = median_times(ways, [[0, 1, 2], [3, 4, 5], [6]], warm_up=1)
+    assert found == {"even": 1.0, "odd": 3.0}
+    assert [name for name, _ in asked] == ["even", "odd"] * 4
+    assert [given for _, given in asked[::2]] == [[0], [0, 1, 2], [3, 4, 5], [6]]

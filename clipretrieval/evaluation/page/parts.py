@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from markupsafe import Markup
+
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable
 from clipretrieval.evaluation.charts import calibration_chart, decile_chart, histogram_chart, risk_chart
@@ -82,12 +84,15 @@ class PageTable:
         Numbers, texts, or None for a dash.
     note : str
         Plain text below.
+    chart : Markup, optional
+        An SVG element above it; plain text is shown as text.
     """
 
     title: str
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
+    chart: Markup | None = None
 
     def __repr__(self) -> str:
         return short_repr(self, title=self.title, columns=len(self.columns), rows=len(self.rows))
@@ -119,7 +124,13 @@ def table_part(table: PageTable, best: str | None = None) -> dict[str, Any]:
     # A column of numbers stays one where some are missing.
     numeric = [any(row[place]["number"] for row in rows) for place in range(len(columns))]
     heads = [{"text": head, "number": number} for (_, head), number in zip(columns, numeric, strict=True)]
-    return {"title": table.title, "note": table.note, "heads": heads, "rows": rows}
+    return {
+        "title": table.title,
+        "note": table.note,
+        "chart": table.chart or "",
+        "heads": heads,
+        "rows": rows,
+    }
 
 
 def comparison_part(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from clipretrieval._util.text import shortened
 from clipretrieval.evaluation.charts import Axis, Bars, Chart, Curve, Level, Steps
 from clipretrieval.evaluation.words import number_words
 
-__all__ = ["Frame", "draw_svg", "ticks", "time_chart"]
+__all__ = ["Frame", "cost_chart", "draw_svg", "ticks", "time_chart"]
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 54, 20, 12, 44
@@ -163,28 +163,80 @@ def time_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     placed = [(row, time) for row, time in timed if time is not None]
     if not placed:
         return Markup("")
-    reached = [row.get(name) for row, _ in placed for name in ("accuracy", "low", "high")]
-    known = [float(value) for value in reached if _is_finite(value)]
-    low, high = min(known), max(known)
-    room = max(0.02, (high - low) * 0.15)
-    slowest = max(time for _, time in placed) or 1.0
-    # The names stand to the right of all points; the longest have as much room as these.
-    needed = TOP + BOTTOM + LINE * len(placed)
-    frame = Frame(
-        Axis("seconds for 1,000 images", 0.0, slowest * 2.0),
-        Axis("correct answers", max(0, low - room), min(1, high + room), shares=True),
-        max(HEIGHT, needed),
-    )
+    frame = _accuracy_frame("seconds for 1,000 images", placed, len(placed))
     points = [(frame.across(time), frame.up(row["accuracy"]), _row_name(row)) for row, time in placed]
+    slowest = max(time for _, time in placed) or 1.0
     inside = frame.axes() + _point_names(points, frame.across(slowest) + 16, frame.height)
     for row, time in placed:
-        if _is_finite(row.get("low")) and _is_finite(row.get("high")):
-            inside += frame.line([time, time], [row["low"], row["high"]], "whisker")
-        inside += frame.circle(time, row["accuracy"], 5, "dot")
+        inside += _measured_point(frame, row, time, "dot")
     told = "; ".join(
         f"{_row_name(row)}: {row['accuracy']:.1%} in {number_words(time)} s" for row, time in placed
     )
     return frame.whole(inside, f"Accuracy over time for 1,000 images; {told}.", "time")
+
+
+def cost_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw accuracy over arithmetic: all candidates, the Pareto front as steps, and the advised one.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Those of a `Recommendation`, at least one.
+    """
+    placed = [(row, float(row["multiply_adds"])) for row in rows]
+    front = sorted((pair for pair in placed if pair[0]["front"]), key=lambda pair: pair[1])
+    named = [pair for pair in placed if pair[0]["front"] or pair[0]["advised"]]
+    frame = _accuracy_frame("10⁹ multiply-adds for an image", placed, len(named))
+    dearest = max(cost for _, cost in placed)
+    edges, heights = list[float](), list[float]()
+    for row, cost in front:
+        edges += [cost] if not edges else [cost, cost]
+        heights += [row["accuracy"]] if not heights else [heights[-1], row["accuracy"]]
+    inside = frame.axes() + frame.line([*edges, dearest], [*heights, heights[-1]], "main")
+    points = [
+        (frame.across(cost), frame.up(row["accuracy"]), f"{row['stage']} {row['head']}")
+        for row, cost in named
+    ]
+    inside += _point_names(
+        [(x, y, shortened(text, NAME)) for x, y, text in points], frame.across(dearest) + 16, frame.height
+    )
+    for row, cost in placed:
+        if not row["front"]:
+            inside += frame.circle(cost, row["accuracy"], 3, "right area")
+    for row, cost in sorted(named, key=lambda pair: bool(pair[0]["advised"])):  # above its neighbors
+        inside += _measured_point(frame, row, cost, "marker" if row["advised"] else "dot")
+    told = "; ".join(
+        f"{row['stage']} {row['head']}: {row['accuracy']:.1%} for {number_words(cost)}" for row, cost in front
+    )
+    advised = next(row for row in rows if row["advised"])
+    summary = (
+        f"Accuracy over 10⁹ multiply-adds for an image; on the front, {told}; advised, {advised['stage']} "
+        f"{advised['head']}."
+    )
+    return frame.whole(inside, summary, "cost")
+
+
+def _accuracy_frame(label: str, placed: Sequence[tuple[Mapping[str, Any], float]], named: int) -> Frame:
+    """Return a plane for accuracies, with room for the names of some points to the right of all."""
+    reached = [row.get(name) for row, _ in placed for name in ("accuracy", "low", "high")]
+    known = [float(value) for value in reached if _is_finite(value)]
+    low, high = min(known), max(known)
+    room = max(0.02, (high - low) * 0.15)
+    furthest = max(value for _, value in placed) or 1.0
+    # The longest names have as much room as the points.
+    return Frame(
+        Axis(label, 0.0, furthest * 2.0),
+        Axis("correct answers", max(0, low - room), min(1, high + room), shares=True),
+        max(HEIGHT, TOP + BOTTOM + LINE * named),
+    )
+
+
+def _measured_point(frame: Frame, row: Mapping[str, Any], x: float, css: str) -> Markup:
+    """Draw an accuracy with its interval, where it has one."""
+    drawn = Markup("")
+    if _is_finite(row.get("low")) and _is_finite(row.get("high")):
+        drawn += frame.line([x, x], [row["low"], row["high"]], "whisker")
+    return drawn + frame.circle(x, row["accuracy"], 5, css)
 
 
 def _layer(mark: Curve | Level | Steps | Bars) -> int:
