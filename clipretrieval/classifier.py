@@ -1356,7 +1356,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self._plan()
         check_bool(self.normalize, "normalize")
         check_encoder(self.encoder)
-        if self._class_texts() is not None and self.transform not in (None, AUTO):
+        if self._class_texts() is not None and vars(self)["transform"] not in (None, AUTO):
             raise InvalidInputError(
                 "text_weight needs vectors as the encoder gives them, and transform maps them; pass "
                 "transform=None, or text_weight=None"
