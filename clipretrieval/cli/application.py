@@ -31,7 +31,8 @@ __all__ = ["app", "let_go", "run"]
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 _KEYWORD = re.compile(
-    r"\b(model|pretrained|stage|pooling|metric|weights|device|precision|on_error)=(?:'([^']*)'|None)"
+    r"\b(model|pretrained|stage|pooling|metric|weights|head|transform|text_weight|device|precision|on_error)="
+    r"(?:'([^']*)'|None)"
 )
 _LONG_WORD = re.compile(r"(\S{150})\S{150,}(\S{100})")
 _SWITCH = re.compile(r"\b(allow_known|allow_remote)=True")

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     *("MACHINE", "AllowRemote", "EncoderOptions", "KeptArgument", "KeptOption", "LimitTest", "LimitTrain"),
     *("MetricOption", "ModelOptions", "OnError", "OpenClip", "PrintJson", "ReportFiles", "SpaceOptions"),
-    *("HeadOptions", "PriorsOption", "StoreOptions", "TableOptions", "TrainOption", "WeightsOptions"),
+    *("HeadOptions", "PriorsOption", "StoreOptions", "TableOptions", "TemplateOption", "TextOptions"),
+    *("TrainOption", "WeightsOptions"),
     *("as_option", "change_head", "check_head", "checked_outputs", "command", "comma_separated"),
     *(
         "is_given",
@@ -52,6 +53,7 @@ __all__ = [
     ),
 ]
 
+_LARGEST_NAMES = 2**24
 _JSON_NAMES = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 MetricOption = Annotated[
@@ -61,6 +63,11 @@ MetricOption = Annotated[
 PriorsOption = Annotated[
     str,
     typer.Option(metavar="NAME", help="Class priors of all heads but votes: equal, or empirical (counts)."),
+]
+
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="Prompt with {} for the class; several make an ensemble."),
 ]
 
 MACHINE = ("precision", "device", "batch_size", "compile", "max_pixels")
@@ -150,6 +157,72 @@ class HeadOptions:
         str, typer.Option(metavar="NAME", help="uniform, distance or softmax: how much each vote counts.")
     ] = "uniform"
     temperature: Annotated[float, typer.Option(metavar="T", help="Temperature of --weights softmax.")] = 0.07
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What CLIP's texts say beside the head."""
+
+    text_weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="How much CLIP's zero-shot answer counts beside the head's: auto, a number, or none. Needs "
+            "the stage final.",
+        ),
+    ] = None
+    class_names: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON object of labels and the names that prompts call them by."),
+    ] = None
+    template: TemplateOption = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what was given as the classifier's arguments; names by the labels as text.
+
+        Raises
+        ------
+        InvalidInputError
+            If the weight is none, or the file of names cannot be read.
+        """
+        found: dict[str, Any] = {}
+        if self.text_weight is not None:
+            found["text_weight"] = _text_weight(self.text_weight)
+        if self.class_names is not None:
+            found["class_names"] = _read_names(self.class_names)
+        if self.template:
+            found["templates"] = self.template
+        return found
+
+
+def _text_weight(text: str) -> float | str | None:
+    from clipretrieval._util.checks import shown
+    from clipretrieval.heads.text_prior import check_text_weight
+
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    try:
+        return check_text_weight(float(text))
+    except (ValueError, InvalidInputError) as error:
+        raise InvalidInputError(
+            f"--text-weight takes auto, a number of at least 0, or none; got {shown(text)}"
+        ) from error
+
+
+def _read_names(file: Path) -> dict[str, str]:
+    from clipretrieval._util.files import read_file
+    from clipretrieval._util.text import parse_json
+
+    try:
+        found = parse_json(read_file(file, _LARGEST_NAMES))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInputError(f"--class-names: {str(file)!r} cannot be read: {reason}") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise InvalidInputError(
+            f'--class-names: {str(file)!r} must hold an object of labels and names, such as {{"7": "seven"}}'
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -563,10 +636,24 @@ def check_head(head: str, priors: str) -> None:
     Priors.parse(priors)
 
 
-def change_head(context: typer.Context, made: RetrievalClassifier, head: str | None, priors: str) -> None:
-    """Give a loaded classifier the head and the priors that are on the command line, if any."""
+def change_head(
+    context: typer.Context, made: RetrievalClassifier, head: str, priors: str, texts: Mapping[str, Any]
+) -> None:
+    """Give a loaded classifier the head, the priors and the texts that are on the command line, if any."""
     given = {"head": head, "priors": priors}
-    made.set_params(**{name: value for name, value in given.items() if is_given(context, name)})
+    changed = {name: value for name, value in given.items() if is_given(context, name)}
+    changed.update(texts)
+    if names := changed.get("class_names"):
+        labels = labels_by_name(made, list(names))
+        changed["class_names"] = dict(zip(labels, names.values(), strict=True))
+    made.set_params(**changed)
+    _check_texts_count(made, texts)
+
+
+def _check_texts_count(made: RetrievalClassifier, texts: Mapping[str, Any]) -> None:
+    """Refuse names and prompts that nothing reads."""
+    if made.text_weight is None and ("class_names" in texts or "templates" in texts):
+        raise InvalidInputError("--class-names and --template go with --text-weight, which is not given")
 
 
 def load_for_images(folder: Path, allow_remote: bool) -> RetrievalClassifier:
@@ -593,6 +680,7 @@ def make_classifier(
     encoder: EncoderOptions,
     space: SpaceOptions,
     head: HeadOptions,
+    texts: TextOptions,
     store: StoreOptions,
     path: Path | None = None,
 ) -> RetrievalClassifier:
@@ -609,4 +697,9 @@ def make_classifier(
         options = options_within(path, store.store, options)
     near: dict[str, Any] = asdict(space)
     near["transform"] = None if space.transform == "none" else space.transform
-    return RetrievalClassifier(encoder.encoder(), store.store, **near, **asdict(head), store_options=options)
+    spoken = texts.arguments()
+    made = RetrievalClassifier(
+        encoder.encoder(), store.store, **near, **asdict(head), **spoken, store_options=options
+    )
+    _check_texts_count(made, spoken)
+    return made

@@ -16,6 +16,7 @@ from clipretrieval.cli.arguments import (
     AllowRemote,
     KeptArgument,
     PriorsOption,
+    TextOptions,
     change_head,
     check_head,
     load_for_images,
@@ -38,6 +39,7 @@ def classify_command(
         list[str],
         typer.Argument(metavar="IMAGE…", help="Files, folders, or - for paths on the standard input."),
     ],
+    texts: TextOptions,
     top: Annotated[int, typer.Option(metavar="N", help="Classes to show per image.")] = 1,
     by: Annotated[
         str,
@@ -55,12 +57,13 @@ def classify_command(
         ),
     ] = False,
     head: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="NAME",
             help="votes, discriminant, quadratic, ridge or fused, instead of the classifier's own head.",
+            show_default="the classifier's own",
         ),
-    ] = None,
+    ] = "votes",
     priors: PriorsOption = "equal",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each image.")] = False,
     allow_remote: AllowRemote = False,
@@ -71,7 +74,8 @@ def classify_command(
 
     check_int(top, "--top")
     check_choice(by, "--by", MEASURES)
-    check_head(head or "votes", priors)
+    check_head(head, priors)
+    spoken = texts.arguments()
     for given in images:
         check_path(given, "IMAGE")
     with quiet_libraries(), interruptible():
@@ -79,7 +83,7 @@ def classify_command(
         from clipretrieval.retrieval.retriever import NoImagesError
 
         made = load_for_images(classifier, allow_remote)
-        change_head(context, made, head, priors)
+        change_head(context, made, head, priors, spoken)
         skipped: list[SkippedImage] = []
         empty: list[str] = []
         told = 0

@@ -17,6 +17,7 @@ from clipretrieval.cli.arguments import (
     ReportFiles,
     StoreOptions,
     TableOptions,
+    TemplateOption,
     WeightsOptions,
     check_head,
     checked_outputs,
@@ -57,10 +58,7 @@ def compare_command(
         bool,
         typer.Option("--zero-shot/--no-zero-shot", help="Compare with zero-shot CLIP."),
     ] = True,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="Prompt with {} for the class; several make an ensemble."),
-    ] = None,
+    template: TemplateOption = None,
     store: Annotated[
         str, typer.Option(metavar="NAMES", help="Registered stores, comma-separated.")
     ] = DEFAULT_STORE,

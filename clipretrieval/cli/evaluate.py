@@ -25,6 +25,7 @@ from clipretrieval.cli.arguments import (
     SpaceOptions,
     StoreOptions,
     TableOptions,
+    TextOptions,
     TrainOption,
     as_option,
     change_head,
@@ -74,6 +75,7 @@ def evaluate_command(
     encoder: EncoderOptions,
     space: SpaceOptions,
     head: HeadOptions,
+    texts: TextOptions,
     store: StoreOptions,
     tables: TableOptions,
     reports: ReportFiles,
@@ -93,16 +95,20 @@ def evaluate_command(
         # What is found out at once comes first, so that a slip does not cost a download or a fit.
         _check_one_of(train, kept)
         if kept is not None:
-            refuse_given(context, (*_FREE, "head", "priors"), _OWN_SETTINGS)
+            allowed = (*_FREE, "head", "priors", "text_weight", "class_names", "template")
+            refuse_given(context, allowed, _OWN_SETTINGS)
         check_head(head.head, head.priors)
+        spoken = texts.arguments()
         outputs = checked_outputs({**reports.named, "--predictions": predictions}, train, kept, test)
         test_set = labelled_images(test, tables, limit_test, "--limit-test")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
             made = _fitted_or_kept(
-                train_set, kept, lambda: make_classifier(encoder, space, head, store), on_error, allow_remote
+                *(train_set, kept, lambda: make_classifier(encoder, space, head, texts, store)),
+                *(on_error, allow_remote),
             )
-            change_head(context, made, head.head, head.priors)
+            if kept is not None:
+                change_head(context, made, head.head, head.priors, spoken)
             with closing(made.store_), progress_bar("classifying") as progress:
                 report = made.evaluate(
                     *(test_set.paths, labels_by_name(made, test_set.labels or ())),
@@ -185,7 +191,7 @@ def sweep_command(
             made = _fitted_or_kept(
                 train_set,
                 kept,
-                lambda: make_classifier(encoder, space, HeadOptions(priors=priors), store),
+                lambda: make_classifier(encoder, space, HeadOptions(priors=priors), TextOptions(), store),
                 on_error,
                 allow_remote,
             )

@@ -18,6 +18,7 @@ from clipretrieval.cli.arguments import (
     SpaceOptions,
     StoreOptions,
     TableOptions,
+    TextOptions,
     is_given,
     labelled_images,
     labels_by_name,
@@ -59,6 +60,7 @@ def index_command(
     encoder: EncoderOptions,
     space: SpaceOptions,
     head: HeadOptions,
+    texts: TextOptions,
     store: StoreOptions,
     tables: TableOptions,
     add: Annotated[
@@ -94,7 +96,7 @@ def index_command(
                     progress_bar("indexing") as bar,
                     indexing(
                         classifier,
-                        Settings(encoder, space, head, store),
+                        Settings(encoder, space, head, texts, store),
                         images,
                         tables.images_root,
                         resume=resume,
@@ -122,7 +124,9 @@ def _fit(
 ) -> RetrievalClassifier:
     from clipretrieval.cli.settings import VECTORS, keeps
 
-    made = make_classifier(settings.encoder, settings.space, settings.head, settings.store, folder / VECTORS)
+    made = make_classifier(
+        *(settings.encoder, settings.space, settings.head, settings.texts, settings.store), folder / VECTORS
+    )
     try:
         made.fit(
             labelled,

@@ -18,6 +18,7 @@ from clipretrieval.cli.arguments import (
     HeadOptions,
     SpaceOptions,
     StoreOptions,
+    TextOptions,
     as_option,
 )
 from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
@@ -29,6 +30,7 @@ VECTORS = "vectors"
 """Where the vectors lie inside the classifier's folder, if no other place is given."""
 _FORMAT, _FORMAT_VERSION = "clipretrieval.indexing", 1
 _LARGEST = 2**20
+_LISTS = ("store_option", "template")
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,23 @@ class Settings:
     encoder: EncoderOptions
     space: SpaceOptions
     head: HeadOptions
+    texts: TextOptions
     store: StoreOptions
 
     @property
     def lasting(self) -> dict[str, Any]:
         """What decides the classifier, as JSON values."""
         found = {name: value for group in self._groups.values() for name, value in asdict(group).items()}
-        found["store_option"] = list(self.store.store_option or [])
+        for name in _LISTS:
+            found[name] = list(found[name] or [])
+        if self.texts.class_names is not None:
+            found["class_names"] = str(self.texts.class_names.absolute())
         return {name: value for name, value in found.items() if name not in MACHINE}
 
     def with_lasting(self, values: dict[str, Any]) -> Settings:
         """Return these settings with other values for what decides the classifier."""
+        names = values["class_names"]
+        values = {**values, "class_names": None if names is None else Path(names)}
         return Settings(
             **{
                 name: replace(
@@ -224,7 +232,7 @@ def _same(asked: dict[str, Any], noted: dict[str, Any], is_given: Callable[[str]
 
 def _read_note(file: Path) -> dict[str, Any] | None:
     """Return what is noted, with this version's default for what an earlier one had no option for."""
-    default = Settings(EncoderOptions(), SpaceOptions(), HeadOptions(), StoreOptions()).lasting
+    default = Settings(EncoderOptions(), SpaceOptions(), HeadOptions(), TextOptions(), StoreOptions()).lasting
     try:
         content = json.loads(read_file(file, _LARGEST))
         if (content["format"], content["format_version"]) == (_FORMAT, _FORMAT_VERSION):
@@ -240,13 +248,15 @@ def _read_note(file: Path) -> dict[str, Any] | None:
 
 def _check_types(settings: dict[str, Any]) -> None:
     """Refuse values that no option can have."""
-    for group in (EncoderOptions, SpaceOptions, HeadOptions, StoreOptions):
+    for group in (EncoderOptions, SpaceOptions, HeadOptions, TextOptions, StoreOptions):
         for name, kind in get_type_hints(group).items():
             if name not in settings:
                 continue
             value = settings[name]
-            if name == "store_option":
+            if name in _LISTS:
                 right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+            elif name == "class_names":
+                right = value is None or isinstance(value, str)
             else:
                 right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
             if not right:

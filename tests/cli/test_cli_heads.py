@@ -143,3 +143,61 @@ def test_unknown_heads_are_refused_before_any_work(command, tmp_path, class_fold
     assert status == 2
     assert "priors must be 'equal', 'empirical'" in err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def names(tmp_path):
+    """A file of names for the prompts."""
+    file = tmp_path / "names.json"
+    file.write_text('{"flower": "a flower bed", "temple": "an old temple"}')
+    return file
+
+
+def test_texts_speak_beside_the_head(command, class_folder, tiny_model, names, tmp_path):
+    """`index` keeps weight, names and prompts; `classify` and `evaluate` take others for a call."""
+    final = ("--model", tiny_model, "--pretrained", "none", "--stage", "final")
+    spoken = ("--text-weight", "auto", "--class-names", names, "--template", "{} I saw", "--template", "{}")
+    kept = tmp_path / "kept"
+    status, _, err = command(
+        *("index", class_folder / "train", kept, *final, "--head", "discriminant", *spoken)
+    )
+    assert (status, err) == (0, "")
+    loaded = RetrievalClassifier.load(kept)
+    assert (loaded.text_weight, list(loaded.templates)) == ("auto", ["{} I saw", "{}"])
+    assert loaded.class_names == {"flower": "a flower bed", "temple": "an old temple"}
+    asked = ("classify", kept, class_folder / "test", "--json", "--explain", "--top", "2")
+    for given, weight in (((), "auto"), (("--text-weight", "2"), 2.0), (("--text-weight", "none"), None)):
+        found = answers(command(*asked, *given)[1])
+        parts = [part["name"] for part in found[0].get("parts", [])]
+        assert ("text" in parts) == (weight is not None)
+        loaded.set_params(text_weight=weight)
+        expected = loaded.predict_proba([line["path"] for line in found]).max(axis=1)
+        assert [line["top"][0]["share"] for line in found] == pytest.approx(expected.tolist())
+    loaded.store_.close()
+    test = ("--test", class_folder / "test", "--json", tmp_path / "report.json")
+    for given in (("--classifier", kept), ("--train", class_folder / "train", *final, *spoken)):
+        assert command("evaluate", *given, "--head", "discriminant", *test)[0] == 0
+        assert json.loads((tmp_path / "report.json").read_text("utf-8"))["head"] == "discriminant + text"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--text-weight", "much"), "--text-weight takes auto, a number of at least 0, or none; got 'much'"),
+        (("--text-weight", "-1"), "--text-weight takes auto"),
+        (("--text-weight", "1", "--class-names", "nowhere.json"), "--class-names: 'nowhere.json' cannot be"),
+        (("--text-weight", "1", "--class-names", "list.json"), "must hold an object of labels and names"),
+        (("--template", "{}"), "go with --text-weight"),
+        (("--text-weight", "1", "--pretrained", "none"), "or pass --text-weight none"),
+    ],
+)
+def test_texts_that_cannot_count_are_refused_before_any_work(
+    command, class_folder, tmp_path, monkeypatch, given, told
+):
+    """One line says what is taken, and nothing is begun."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[1]")
+    status, out, err = command("index", class_folder / "train", "new", "--stage", "pixel", *given)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+    assert not (tmp_path / "new").exists()

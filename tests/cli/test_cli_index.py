@@ -550,6 +550,9 @@ def test_a_classifier_that_names_a_server_is_opened_with_consent_only(
     options = {"index": "stolen", "host": "http://user:hush@127.0.0.1:9"}
     content = {**written, "format_version": 1, "store": {"name": "pinecone", "options": options}}
     del content["sha256"]
+    content["params"] = {
+        name: value for name, value in written["params"].items() if name not in ("head", "priors")
+    }
     (kept / "classifier.json").write_text(json.dumps(content))
     monkeypatch.setenv("PINECONE_API_KEY", "pcsk_secret")
     test = class_folder / "test"

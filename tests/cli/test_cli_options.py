@@ -20,11 +20,15 @@ from clipretrieval.images import scan_folder
 Command = Callable[..., tuple[int, str, str]]
 
 SEVERAL = {"stage": "stages", "store": "store", "k": "k", "weights": "weights"}
+TEXTS = {"text_weight", "class_names", "templates"}
+"""Of a head with texts beside it, which `sweep` refuses: it tries heads by themselves."""
 FIXED_BY_THE_STUDY = {
     *("stage", "pooling", "image_size", "k", "weights", "temperature", "metric", "normalize", "transform"),
+    *("head", "priors"),
+    *TEXTS,
 }
-NOT_IN_COMPARE = {"temperature", "normalize", "transform", "store_options"}
-"""What `clipretrieval.compare` has no argument for."""
+NOT_IN_COMPARE = {"temperature", "normalize", "transform", "store_options", "text_weight", "class_names"}
+"""What `clipretrieval.compare` has no argument for; the templates are those of zero-shot CLIP beside it."""
 
 
 def commands() -> dict[str, Any]:
@@ -46,7 +50,7 @@ def arguments(kind: type[Any]) -> set[str]:
     [
         ("index", set()),
         ("evaluate", set()),
-        ("sweep", set()),
+        ("sweep", TEXTS),
         ("compare", NOT_IN_COMPARE),
         ("reproduce", FIXED_BY_THE_STUDY),
     ],
@@ -54,7 +58,11 @@ def arguments(kind: type[Any]) -> set[str]:
 def test_no_command_lacks_an_argument_of_the_classes_that_it_makes(name: str, without: set[str]) -> None:
     """Each constructor parameter of encoder and classifier is an option, unless the command fixes it."""
     wanted = (arguments(StagedEncoder) | arguments(RetrievalClassifier)) - without
-    spelled = {"store_options": "store_option", **(SEVERAL if name == "compare" else {})}
+    spelled = {
+        "store_options": "store_option",
+        "templates": "template",
+        **(SEVERAL if name == "compare" else {}),
+    }
     assert {spelled.get(each, each) for each in wanted} <= options(name)
 
 
@@ -74,6 +82,7 @@ def test_an_option_has_the_same_meaning_and_default_everywhere() -> None:
                 "weights",
                 "store",
                 "temperature",
+                "head",
             )
             if (
                 not several
@@ -124,6 +133,7 @@ PLACES = [
     ("index", "{empty}", "kept"),
     ("index", "pictures", "{empty}"),
     ("index", "pictures", "kept", "--images-root", "{empty}"),
+    ("index", "pictures", "kept", "--class-names", "{empty}"),
     ("classify", "{empty}", "pictures"),
     ("classify", "kept", "{empty}"),
     ("forget", "{empty}", "--label", "x"),
