@@ -641,11 +641,11 @@ def change_head(
 ) -> None:
     """Give a loaded classifier the head, the priors and the texts that are on the command line, if any."""
     given = {"head": head, "priors": priors}
-    changed = {name: value for name, value in given.items() if is_given(context, name)}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if is_given(context, name)}
     changed.update(texts)
-    if names := changed.get("class_names"):
-        labels = labels_by_name(made, list(names))
-        changed["class_names"] = dict(zip(labels, names.values(), strict=True))
+    if "class_names" in texts:
+        names = texts["class_names"]
+        changed["class_names"] = dict(zip(labels_by_name(made, list(names)), names.values(), strict=True))
     made.set_params(**changed)
     _check_texts_count(made, texts)
 

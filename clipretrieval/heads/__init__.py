@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from clipretrieval._util.lazy import attach
 
 if TYPE_CHECKING:
-    from clipretrieval.heads.base import Contents, Head, LearnedHead, PartedHead, Queries, StoredSample
+    from clipretrieval.heads.base import (
+        Contents,
+        Head,
+        LearnedHead,
+        OpenHead,
+        PartedHead,
+        Queries,
+        StoredSample,
+    )
     from clipretrieval.heads.choice import HEADS
     from clipretrieval.heads.discriminant import Discriminant
     from clipretrieval.heads.features import RandomFeatures
@@ -26,6 +34,7 @@ __all__ = [
     "Head",
     "LearnedHead",
     "Moments",
+    "OpenHead",
     "PartedHead",
     "Quadratic",
     "Queries",
@@ -38,7 +47,7 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "base": ["Contents", "Head", "LearnedHead", "PartedHead", "Queries", "StoredSample"],
+        "base": ["Contents", "Head", "LearnedHead", "OpenHead", "PartedHead", "Queries", "StoredSample"],
         "choice": ["HEADS"],
         "discriminant": ["Discriminant"],
         "features": ["RandomFeatures"],
