@@ -477,7 +477,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             known = Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
             dim = int(store.dim or 0) if writer.transform is None else writer.transform.dim
             self._become(store, known, dim, renew=onto is None)
-            self._statistics = statistics
+            self._statistics, self._map = statistics, writer.transform
         self.skipped_ = source.skipped
         self._class_names = names
         self.fit_report_ = writer.report(source.skipped, timing, time.perf_counter() - started)

@@ -88,7 +88,7 @@ class Fused:
             "discriminant": self.discriminant.learn(contents),
             "ridge": self.ridge.learn(contents),
         }
-        return LearnedFused(parts, learn_weights(parts, sample, contents.priors))
+        return LearnedFused(parts, learn_weights(parts, sample, contents.priors), contents.priors)
 
     def _held_out(self, contents: Contents) -> StoredSample:
         """Return stored vectors that are not alone in their class: without one, its class is unknown."""
@@ -106,6 +106,8 @@ class LearnedFused:
     parts : mapping of str to Expert
     weights : mapping of str to float
         Not negative.
+    priors : ndarray of float64, shape (n_classes,)
+        A class whose prior is 0 is never answered, whatever the parts say.
 
     Attributes
     ----------
@@ -113,13 +115,15 @@ class LearnedFused:
     weights : dict of str to float
     """
 
-    def __init__(self, parts: Mapping[str, Expert], weights: Mapping[str, float]) -> None:
+    def __init__(self, parts: Mapping[str, Expert], weights: Mapping[str, float], priors: Floats) -> None:
         self.parts, self.weights = dict(parts), dict(weights)
+        self._impossible = priors == 0
 
     def log_scores(self, queries: Queries) -> Floats:
         """Return the weighted sum of the parts' log probabilities, shape (n, n_classes)."""
         found = self.part_scores(queries)
         total: Floats = np.sum([self.weights[name] * scores for name, scores in found.items()], axis=0)
+        total[:, self._impossible] = -np.inf
         return total
 
     def part_scores(self, queries: Queries) -> dict[str, Floats]:

@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
+from clipretrieval.errors import InvalidInputError, NotFittedError, UnsupportedOperationError
 from clipretrieval.heads.base import StoredSample
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
-from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.retrieval.labelled_index import EMPTY, LabelledIndex
 from clipretrieval.stores.base import ScannableStore
 from clipretrieval.types import Label, Metric, Neighbors, no_neighbors
 
@@ -42,7 +42,9 @@ class StoreContents:
 
     def __post_init__(self) -> None:
         known = next(iter(self.held.values()), None)
-        classes = sorted(self.index.classes.codes) if known is None else known.classes
+        classes = _stored_classes(self.index) if known is None else known.classes
+        if not classes:  # another thread or process has emptied it since it was counted
+            raise NotFittedError(EMPTY)
         counts = np.ones(len(classes), dtype=np.int64) if known is None else known.counts
         if known is None and self.given_priors.given == "empirical":
             raise InvalidInputError(
@@ -102,3 +104,10 @@ class StoreContents:
             )
         for listing in store.scan():
             yield from listing.ids.tolist()
+
+
+def _stored_classes(index: LabelledIndex) -> list[Label]:
+    """Return the classes that have a vector; those that are listed, where the store cannot tell."""
+    if not isinstance(index.store, ScannableStore):
+        return sorted(index.classes.codes)
+    return sorted({label for listing in index.store.scan() for label in listing.labels.tolist()})

@@ -107,7 +107,7 @@ class TextPrior:
         """Have the head learn, and weigh it."""
         learned = self.head.learn(contents)
         if self.weight != "auto":
-            return LearnedTextPrior(learned, self, contents.classes, {}, float(self.weight))
+            return LearnedTextPrior(learned, self, contents, {}, float(self.weight))
         parts: Mapping[str, Any] = (
             learned.parts if isinstance(learned, LearnedFused) else {self.name: learned}
         )
@@ -119,7 +119,7 @@ class TextPrior:
                     "'ridge' or 'votes'"
                 )
         weights = learn_text_weights(parts, self.texts, contents)
-        return LearnedTextPrior(learned, self, contents.classes, weights, weights.pop(TEXT))
+        return LearnedTextPrior(learned, self, contents, weights, weights.pop(TEXT))
 
 
 class LearnedTextPrior:
@@ -129,8 +129,8 @@ class LearnedTextPrior:
     ----------
     learned : LearnedHead
     prior : TextPrior
-    classes : sequence of (int or str)
-        That have a vector.
+    contents : Contents
+        Whose classes have a vector; one whose prior is 0 is never answered.
     weights : mapping of str to float
         Of each part of the head; empty where the head counts as it is.
     text_weight : float
@@ -147,16 +147,17 @@ class LearnedTextPrior:
         self,
         learned: LearnedHead,
         prior: TextPrior,
-        classes: Sequence[Label],
+        contents: Contents,
         weights: Mapping[str, float],
         text_weight: float,
     ) -> None:
         self._learned, self._name = learned, prior.name
         self._weights, self._text_weight = dict(weights), text_weight
         self.weights = {**self._weights, TEXT: text_weight}
-        self.answered_classes: list[Label] = sorted({*classes, *prior.listed})
+        self.answered_classes: list[Label] = sorted({*contents.classes, *prior.listed})
         places = {label: place for place, label in enumerate(self.answered_classes)}
-        self._stored = np.array([places[label] for label in classes])
+        self._stored = np.array([places[label] for label in contents.classes])
+        self._impossible = contents.priors == 0
         self._texts = prior.texts.vectors(self.answered_classes)
         self._scale = prior.texts.tower.logit_scale
 
@@ -171,6 +172,7 @@ class LearnedTextPrior:
         stored = text[:, self._stored]
         if self._text_weight:
             total = total + self._text_weight * log_softmax(stored, axis=1)
+        total[:, self._impossible] = -np.inf
         if self._text_weight and len(self._stored) < len(self.answered_classes):
             found = text.copy()
             found[:, self._stored] = log_softmax(total, axis=1) + logsumexp(stored, axis=1, keepdims=True)

@@ -33,7 +33,7 @@ from clipretrieval.retrieval.transform_plan import (
 from clipretrieval.stores.base import BlobStore, RefreshableStore, VectorStore, view_manifest
 from clipretrieval.types import FloatArray, Label, Metric, Neighbors
 
-__all__ = ["LabelledIndex"]
+__all__ = ["EMPTY", "LabelledIndex"]
 
 ATTEMPTS = 3
 """Searches of a store that is empty at one moment and not at the next, before it is held to be at fault."""

@@ -118,6 +118,7 @@ def test_a_class_of_no_probability_is_never_the_answer():
             rows, labels
         )
         assert set(found.predict(rows)) <= {1, 2}
+        assert not found.predict_proba(rows)[:, 0].any()
 
 
 def neighbors(distances, labels):

@@ -19,6 +19,7 @@ from nearest_mean import LearnedMeans, NearestMean
 from clipretrieval import (
     ClipRetrievalWarning,
     InvalidInputError,
+    NotFittedError,
     RetrievalClassifier,
     StoreUnavailableError,
     UnsupportedOperationError,
@@ -124,6 +125,36 @@ def test_what_another_classifier_changes_is_noticed(make, changer):
         assert_as_fresh(asked, rows)
         other.relabel(other.kneighbors(rows[start : start + 1], 1).ids[:, 0], "class 2")
         assert_as_fresh(asked, rows)
+
+
+def test_new_labels_are_noticed_whose_hashes_are_those_of_the_old():
+    """Python's hash(-1) is hash(-2)."""
+    rows, _ = clouds()
+    store = MemoryStore()
+    other = RetrievalClassifier(store=store).fit(rows, [-1] * 30 + [-2] * 30)
+    asked = RetrievalClassifier.from_store(store, head="discriminant")
+    assert asked.class_statistics().counts.tolist() == [30, 30]
+    other.relabel(other.kneighbors(rows[:10], 1).ids[:, 0], [-2] * 10)
+    assert asked.class_statistics().counts.tolist() == [40, 20]
+    assert_as_fresh(asked, rows)
+
+
+class Emptied(MemoryStore):
+    """A store that another process empties after it was counted."""
+
+    def scan(self, label=None):
+        """Find nothing any more."""
+        return iter(())
+
+
+@pytest.mark.parametrize("head", ["discriminant", NearestMean(), Fused(3, ridge=Ridge(30))])
+def test_a_store_that_is_emptied_meanwhile_is_told_of(head):
+    """As where it was empty before."""
+    rows, labels = clouds()
+    store = Emptied()
+    RetrievalClassifier(store=store).fit(rows, labels)
+    with pytest.raises(NotFittedError, match="holds no vectors any more"):
+        RetrievalClassifier.from_store(store, head=head).predict(rows)
 
 
 def test_what_another_process_changes_is_noticed(tmp_path):

@@ -173,6 +173,26 @@ def test_one_image_of_each_class_tells_of_the_texts_only(encoder, near_texts, he
     assert len(classifier.predict(near_texts[2])) == 60
 
 
+@pytest.mark.parametrize("head", SMALL.values(), ids=list(SMALL))
+@pytest.mark.parametrize("weight", [1.0, "auto"])
+def test_a_class_without_an_image_is_as_probable_as_its_text(encoder, near_texts, head, weight):
+    """With any head: none says anything of a class that it has not seen."""
+    given, vectors, images, labels = near_texts
+    kept = [number for number in range(30) if labels[number] != "temple"]
+    classifier = RetrievalClassifier(given, store="memory", head=head, k=3, text_weight=weight)
+    classifier.partial_fit([images[n] for n in kept], [labels[n] for n in kept], classes=NAMES)
+    text = np.exp(zero_shot_logs(encoder, vectors[30:]))
+    np.testing.assert_allclose(classifier.predict_proba(images[30:])[:, 2], text[:, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [1.0, "auto"])
+@pytest.mark.parametrize("head", SMALL.values(), ids=list(SMALL))
+def test_a_class_of_no_probability_is_never_answered(near_texts, head, weight):
+    """Whatever the texts say of it."""
+    classifier = fitted(near_texts, head=head, k=3, text_weight=weight, priors=[1, 1, 0])
+    assert not classifier.predict_proba(near_texts[2][30:])[:, 2].any()
+
+
 def test_a_class_is_answered_before_its_first_image(encoder, near_texts):
     """A listed class without an image is as probable as the texts hold it to be."""
     given, vectors, images, labels = near_texts
