@@ -139,7 +139,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         then those of the cosine, and ``"softmax"`` is the recipe of DINO.
     transform : {"auto", "whiten"}, None or Whitening
         A map that vectors go through before they are stored or looked up. ``"whiten"`` stands for
-        `Whitening`, after which neighbors are near by what parts the classes; it is learned at the end of the
+        `Whitening`, after which neighbors are near by what distinguishes the classes; it is learned at the end of the
         first fit, and kept in the store. ``"auto"``: that of the store; one that is filled from nothing gets
         it where the head wants it, as ``"fused"`` does, and the store can keep it.
     store_options : dict, optional
@@ -625,7 +625,12 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         with one_at_a_time(self), self._restored_on_failure():
             store, opened = getattr(self, "store_", None), None
             if store is None:
-                store = opened = make_store(self.store, self.store_options, metric, existing=True)
+                try:
+                    store = opened = make_store(self.store, self.store_options, metric, existing=True)
+                except InvalidInputError as error:
+                    if self.store_options:
+                        raise
+                    raise NotFittedError(NOT_FITTED) from error  # a store in memory would start empty
             statistics = self._statistics_of(store)
             try:
                 if not store.read_manifest():

@@ -36,7 +36,9 @@ def recommend_command(
     ] = None,
     min_accuracy: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="The cheapest that is so accurate, such as 0.9, for certain."),
+        typer.Option(
+            metavar="SHARE", help="The cheapest whose 95 % interval lies above this accuracy, such as 0.9."
+        ),
     ] = None,
     stages: Annotated[
         str, typer.Option(metavar="NAMES", help="Stages or blocks, comma-separated; also joined ones.")

@@ -70,7 +70,7 @@ def recommend(
 ) -> Recommendation:
     """Try stages, poolings and heads on labelled images, and advise the cheapest that is good enough.
 
-    All images are encoded once, for all stages. Without wishes, the advice is the cheapest candidate that
+    All images are encoded once, for all stages. Without these two, the advice is the cheapest candidate that
     McNemar's exact test (p ≥ 0.05) does not show to be worse than the most accurate one. Nothing of it is
     kept: the `code` of the result, or its `classifier`, is what to fit on all images.
 

@@ -58,9 +58,11 @@ def choose_head(head: Any, k: int) -> Head | None:
             return Fused(k=k if k > 1 else FUSED_K)
         return next(kind for kind, name in _CLASSES.items() if name == head)()  # type: ignore[no-any-return]
     missing = [name for name in _MEMBERS if not hasattr(head, name)]
-    if missing or isinstance(head, type):
+    if isinstance(head, type):
+        raise InvalidInputError(f"head={shown(head)} is a class; pass an object of it: {head.__name__}()")
+    if missing:
         raise InvalidInputError(
-            f"head={shown(head)} is no head: it lacks {', '.join(missing) or 'an instance'}. Pass one of "
+            f"head={shown(head)} is no head: it lacks {', '.join(missing)}. Pass one of "
             f"{', '.join(map(repr, HEADS))}, or an object that follows clipretrieval.heads.Head"
         )
     check_int(head.k, "the k of a head", least=0)

@@ -229,7 +229,7 @@ class ClassStatistics:
         self.add(vectors, after)
 
     def copy(self) -> ClassStatistics:
-        """Return a copy that changes by itself."""
+        """Return an independent copy."""
         other = ClassStatistics(0, per_class=self.per_class)
         other.dim, other._rows, other._free = self.dim, dict(self._rows), list(self._free)
         other._counts, other._sums = self._counts.copy(), self._sums.copy()
