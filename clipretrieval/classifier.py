@@ -139,9 +139,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         then those of the cosine, and ``"softmax"`` is the recipe of DINO.
     transform : {"auto", "whiten"}, None or Whitening
         A map that vectors go through before they are stored or looked up. ``"whiten"`` stands for
-        `Whitening`, after which neighbors are near by what distinguishes the classes; it is learned at the end of the
-        first fit, and kept in the store. ``"auto"``: that of the store; one that is filled from nothing gets
-        it where the head wants it, as ``"fused"`` does, and the store can keep it.
+        `Whitening`, after which neighbors are near by what distinguishes the classes; it is learned at the
+        end of the first fit, and kept in the store. ``"auto"``: that of the store; one that is filled from
+        nothing gets it where the head wants it, as ``"fused"`` does, and the store can keep it.
     store_options : dict, optional
         Arguments for the store that a name makes.
 

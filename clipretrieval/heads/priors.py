@@ -46,7 +46,10 @@ class Priors:
             return priors
         if isinstance(priors, str) and priors in NAMED:
             return cls(priors)
-        wanted = "priors must be 'equal', 'empirical', or finite numbers of at least 0, one for each class and not all of them 0"
+        wanted = (
+            "priors must be 'equal', 'empirical', or finite numbers of at least 0, one for each class and "
+            "not all of them 0"
+        )
         try:
             found = as_array(priors, "priors").astype(np.float64)
         except (TypeError, ValueError, OverflowError) as error:

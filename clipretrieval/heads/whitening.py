@@ -34,8 +34,8 @@ class Whitening:
     """Map vectors so that classes become spheres, and scale them to length one.
 
     The differences within classes have, after it, the same size in all directions, so that neighbors are near
-    by what distinguishes classes and not by what all images vary in [1]_. The map is x ↦ (x − m) T, scaled to length
-    one, where m is the mean of all and T Tᵀ the inverse of the covariance within classes, shrunk.
+    by what distinguishes classes and not by what all images vary in [1]_. The map is x ↦ (x − m) T, scaled to
+    length one, where m is the mean of all and T Tᵀ the inverse of the covariance within classes, shrunk.
 
     Parameters
     ----------
