@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from secrets import token_hex
 from typing import Any
 
+from clipretrieval._util.checks import shown
 from clipretrieval._util.forks import renew_after_fork
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import (
@@ -25,7 +26,7 @@ from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.store_contents import StoreContents
 from clipretrieval.retrieval.changes import STATISTICS
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore, view_manifest
+from clipretrieval.stores.base import BlobStore, LocatedStore, ScannableStore, VectorStore, view_manifest
 from clipretrieval.stores.checks import LARGEST_BLOB
 from clipretrieval.types import FloatArray, Label
 
@@ -67,7 +68,7 @@ class _ContentsState:
     @classmethod
     def of(cls, store: VectorStore) -> _ContentsState:
         token, count = _token(store), store.count()
-        if token is None and count <= MOST_LISTED and isinstance(store, ScannableStore):
+        if token is None and count <= MOST_LISTED and isinstance(store, ScannableStore) and _is_local(store):
             return cls(token, count, _listed(store))
         return cls(token, count)
 
@@ -188,6 +189,11 @@ class IndexStatistics:
                 return known.contents, known.learned
             contents = StoreContents(index, held, priors)
             learned = head.learn(contents)
+            if not callable(getattr(learned, "log_scores", None)):
+                raise InvalidInputError(
+                    f"{type(head).__name__}.learn returned {shown(learned)}, without log_scores; it must "
+                    "return what it has learned, see clipretrieval.heads.LearnedHead"
+                )
             self._lesson = _Lesson(head, _attributes(head), priors, self._version, contents, learned)
             return contents, learned
 
@@ -398,6 +404,12 @@ class IndexStatistics:
             (given[name] == row).all()
             for name, row in zip(records.ids.tolist(), records.vectors, strict=True)
         )
+
+
+def _is_local(store: VectorStore) -> bool:
+    """Tell whether listing records asks no server."""
+    place = store.location() if isinstance(store, LocatedStore) else None
+    return place is None or "path" in place
 
 
 def _attributes(head: Head) -> dict[str, Any]:
