@@ -59,7 +59,10 @@ def choose_head(head: Any, k: int) -> Head | None:
         return next(kind for kind, name in _CLASSES.items() if name == head)()  # type: ignore[no-any-return]
     missing = [name for name in _MEMBERS if not hasattr(head, name)]
     if isinstance(head, type):
-        raise InvalidInputError(f"head={shown(head)} is a class; pass an object of it: {head.__name__}()")
+        raise InvalidInputError(
+            f"head={shown(head)} is no head: it is a class. Pass an object of it, {head.__name__}(), or one of "
+            f"{', '.join(map(repr, HEADS))}"
+        )
     if missing:
         raise InvalidInputError(
             f"head={shown(head)} is no head: it lacks {', '.join(missing)}. Pass one of "

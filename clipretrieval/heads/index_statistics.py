@@ -68,8 +68,8 @@ class _ContentsState:
     @classmethod
     def of(cls, store: VectorStore) -> _ContentsState:
         token, count = _token(store), store.count()
-        if token is None and count <= MOST_LISTED and isinstance(store, ScannableStore) and _is_local(store):
-            return cls(token, count, _listed(store))
+        if token is None and 0 < count <= MOST_LISTED and _is_local(store):
+            return cls(token, count, _listed(store) if isinstance(store, ScannableStore) else None)
         return cls(token, count)
 
 
