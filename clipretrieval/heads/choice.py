@@ -60,8 +60,8 @@ def choose_head(head: Any, k: int) -> Head | None:
     missing = [name for name in _MEMBERS if not hasattr(head, name)]
     if isinstance(head, type):
         raise InvalidInputError(
-            f"head={shown(head)} is no head: it is a class. Pass an object of it, {head.__name__}(), or one of "
-            f"{', '.join(map(repr, HEADS))}"
+            f"head={shown(head)} is no head: it is a class. Pass an object of it, {head.__name__}(), or one "
+            f"of {', '.join(map(repr, HEADS))}"
         )
     if missing:
         raise InvalidInputError(
