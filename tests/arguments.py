@@ -395,6 +395,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         Call("Ridge", plain(heads.Ridge), {"penalty": NONE | {"1.5", "10**30"}, "seed": NATURAL}),
         Call("Fused", plain(heads.Fused)),
         Call("RandomFeatures", plain(heads.RandomFeatures), {"seed": NATURAL}),
+        Call("Whitening", plain(heads.Whitening), {"dim": NONE, "shrinkage": SCALE}),
         Call("Moments", plain(heads.Moments), {"per_class": SWITCH, "features": NONE}),
         Call("forget", of_classifier("forget", ids=ids[:1], label=None), {"label": NONE}),
         Call("forget a class", of_classifier("forget", label="a"), {"ids": NONE}),

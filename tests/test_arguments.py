@@ -43,7 +43,7 @@ NOT_TRIED = {
         (
             *("BlobStore", "Encoder", "LocatedStore", "PortableStore", "RefreshableStore", "ScannableStore"),
             *("ExclusiveStore", "LocalFilesStore", "StreamingEncoder", "VectorStore"),
-            *("Contents", "Head", "LearnedHead", "PartedHead"),
+            *("Contents", "Head", "LearnedHead", "OpenHead", "PartedHead"),
         ),
         PROTOCOL,
     ),
