@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval.heads.base import Contents, Queries, StoredSample
+from clipretrieval.heads.vote_shares import log_shares
 from clipretrieval.types import Label, Neighbors
 
 __all__ = ["SoftVotes"]
@@ -18,8 +19,6 @@ SPREADS = (0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, np.inf)
 """Temperatures that are compared, relative to how much farther than the nearest the others are, by median."""
 NEAREST_ALONE = 1e-9
 """A temperature, for where each class has a single vector, so that none can be left out."""
-FLOOR = 0.02
-"""The share that is divided among all classes: a class without a vote is not impossible."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +66,7 @@ class SoftVotes:
 
     def _scores(self, near: Neighbors) -> Floats:
         """Count the votes, shape (n, n_classes)."""
-        shares = np.full((len(near), len(self.classes)), FLOOR / len(self.classes))
         if not near.distances.shape[1]:
-            return np.asarray(np.log(shares))
-        columns = np.array([self.classes.get(label, -1) for label in near.labels.ravel().tolist()])
-        columns = columns.reshape(near.labels.shape)
-        voting = near.valid & (columns >= 0)
-        behind = np.where(voting, near.distances.astype(np.float64) - near.distances[:, :1], 0.0)
-        weights = np.where(voting, np.exp(-behind / self.temperature), 0.0)
-        total = weights.sum(axis=1, keepdims=True)
-        weights = np.divide((1 - FLOOR) * weights, total, out=np.zeros_like(weights), where=total > 0)
-        np.add.at(shares, (np.arange(len(near))[:, None], np.where(voting, columns, 0)), weights)
-        return np.asarray(np.log(shares))
+            return log_shares(near, None, self.classes)
+        behind = np.where(near.valid, near.distances.astype(np.float64) - near.distances[:, :1], 0.0)
+        return log_shares(near, np.exp(-behind / self.temperature), self.classes)

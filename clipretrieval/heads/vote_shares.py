@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,9 @@ from clipretrieval.heads.base import Contents, Queries, StoredSample
 from clipretrieval.heads.statistics import Moments
 from clipretrieval.heads.voting import Voting
 from clipretrieval.heads.weighting import class_scores
-from clipretrieval.types import Neighbors
+from clipretrieval.types import Label, Neighbors
 
-__all__ = ["LearnedVoteShares", "VoteShares"]
+__all__ = ["LearnedVoteShares", "VoteShares", "log_shares"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -71,14 +71,32 @@ class LearnedVoteShares:
         return self._shares(self._contents.others(sample, int(self._voting.k)))
 
     def _shares(self, near: Neighbors) -> Floats:
-        size = len(self._columns)
-        if not near.distances.shape[1]:
-            return np.full((len(near), size), -np.log(size))
-        columns = np.array([self._columns.get(label, -1) for label in near.labels.ravel().tolist()])
-        columns = columns.reshape(near.labels.shape)
-        weights = np.where(near.valid & (columns >= 0), self._voting.weigh(near), 0.0)
-        total = weights.sum(axis=1, keepdims=True)
-        weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-        votes = class_scores(columns, weights, size)
-        found: Floats = np.log((1 - FLOOR) * votes + FLOOR / size)
-        return found
+        return log_shares(near, self._voting.weigh(near) if near.distances.shape[1] else None, self._columns)
+
+
+def log_shares(near: Neighbors, weights: Floats | None, columns: Mapping[Label, int]) -> Floats:
+    """Return the logarithm of each class's share of the votes, of which none is 0.
+
+    Parameters
+    ----------
+    near : Neighbors
+        Each of shape (n, k).
+    weights : ndarray of float64, shape (n, k), or None
+        Of their votes; None where there are none, with k = 0.
+    columns : mapping of (int or str) to int
+        Each class's column; a neighbor of any other class has no vote.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n_classes)
+    """
+    size = len(columns)
+    if weights is None:
+        return np.full((len(near), size), -np.log(size))
+    codes = np.array([columns.get(label, -1) for label in near.labels.ravel().tolist()])
+    codes = codes.reshape(near.labels.shape)
+    counted = np.where(near.valid & (codes >= 0), weights, 0.0)
+    total = counted.sum(axis=1, keepdims=True)
+    counted = np.divide(counted, total, out=np.zeros_like(counted), where=total > 0)
+    found: Floats = np.log((1 - FLOOR) * class_scores(codes, counted, size) + FLOOR / size)
+    return found

@@ -12,8 +12,9 @@ from clipretrieval.heads.covariance import solver
 from clipretrieval.heads.features import RandomFeatures
 from clipretrieval.heads.fused import LEAST_WEIGHT, Fused, learn_weights, log_probabilities, maximise
 from clipretrieval.heads.ridge import LearnedRidge, Ridge
-from clipretrieval.heads.soft_votes import FLOOR, SoftVotes
+from clipretrieval.heads.soft_votes import SoftVotes
 from clipretrieval.heads.statistics import ClassStatistics
+from clipretrieval.heads.vote_shares import FLOOR
 from clipretrieval.types import Neighbors, no_neighbors
 
 
