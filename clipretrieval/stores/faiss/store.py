@@ -100,6 +100,7 @@ class FaissStore(LocalStore):
     """
 
     place_options = ("path",)
+    part_option = "path"
 
     def __init__(
         self,

@@ -147,6 +147,8 @@ class PineconeStore:
 
     part_option = "namespace"
 
+    part_option = "index"  # an index has one dimension
+
     def __init__(
         self,
         index: str,

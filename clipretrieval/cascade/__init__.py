@@ -1,0 +1,30 @@
+"""Several stages as exits, of which each image takes the first that is sure."""
+
+from __future__ import annotations
+
+from clipretrieval._util.lazy import attach
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from clipretrieval.cascade.cascade_classifier import Calibration, CascadeClassifier
+    from clipretrieval.cascade.exit_policy import ExitEvidence, ExitPolicy
+    from clipretrieval.cascade.risk_control import betting_p_value, last_accepted, least_sample
+
+__all__ = [
+    "Calibration",
+    "CascadeClassifier",
+    "ExitEvidence",
+    "ExitPolicy",
+    "betting_p_value",
+    "last_accepted",
+    "least_sample",
+]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "cascade_classifier": ["Calibration", "CascadeClassifier"],
+        "exit_policy": ["ExitEvidence", "ExitPolicy"],
+        "risk_control": ["betting_p_value", "last_accepted", "least_sample"],
+    },
+)
