@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from clipretrieval._util.checks import check_bool, check_choice, check_int, check_number, check_sequence, shown
+from clipretrieval._util.checks import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
+    check_sequence,
+    shown,
+)
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
@@ -330,7 +337,9 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         asked, total, answers = self._ask(X), count_hint(X), dict[int, Any]()
         with open_progress(progress, "classifying") as tell:
             for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
-                answers.update((index, each[-1].answer) for index, each in zip(batch.indices, said, strict=True))
+                answers.update(
+                    (index, each[-1].answer) for index, each in zip(batch.indices, said, strict=True)
+                )
         return self._arranged(answers, asked.skipped, on_error)
 
     def predict_proba(
@@ -388,7 +397,9 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             )
         return CascadePass(self.encoder, self.stages, self.exits_, self.policy_, **options)
 
-    def _arranged(self, answers: Mapping[int, Any], skipped: Sequence[SkippedImage], on_error: str) -> AnyArray:
+    def _arranged(
+        self, answers: Mapping[int, Any], skipped: Sequence[SkippedImage], on_error: str
+    ) -> AnyArray:
         """Return answers in the order of their images, of the type that was fitted."""
         if not skipped and on_error == "raise":
             return np.array([answers[index] for index in sorted(answers)], dtype=self.classes_.dtype)
@@ -403,9 +414,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             )
         return found
 
-    def _evidence(
-        self, X: Any, y: Any, on_error: str, tell: Progress
-    ) -> tuple[ExitEvidence, list[str]]:
+    def _evidence(self, X: Any, y: Any, on_error: str, tell: Progress) -> tuple[ExitEvidence, list[str]]:
         """Have every exit answer labelled images that none of them holds."""
         asked = CascadePass(self.encoder, self.stages, self.exits_, self.policy_, complete=True)
         labels, ids, said = list[Any](), list[str](), list[list[ExitAnswer]]()

@@ -211,7 +211,9 @@ class CascadePass:
                 dtype=bool,
             )
             distances = (
-                near.distances[:, 0].astype(np.float64) if near.distances.shape[1] else np.full(len(usable), np.nan)
+                near.distances[:, 0].astype(np.float64)
+                if near.distances.shape[1]
+                else np.full(len(usable), np.nan)
             )
             last = place == len(self._exits) - 1
             lost = (

@@ -35,7 +35,14 @@ if TYPE_CHECKING:
 # to wait until a store is named.
 
 __all__ = [
-    *("DEFAULT_STORE", "available_stores", "create_store", "existing_store", "options_for_part", "options_within"),
+    *(
+        "DEFAULT_STORE",
+        "available_stores",
+        "create_store",
+        "existing_store",
+        "options_for_part",
+        "options_within",
+    ),
     *("register_store", "store_class"),
 ]
 
@@ -193,31 +200,20 @@ def options_within(folder: Path, name: str, options: Mapping[str, Any]) -> dict[
 def options_for_part(name: str, options: Mapping[str, Any], part: str) -> dict[str, Any]:
     """Return options for one of several stores of a kind that lie side by side in one place.
 
-    A store's class says by an attribute ``part_option`` which of its options tells them apart: a folder gets
-    a sub-folder, any other name the part behind a hyphen.
-
-    Raises
-    ------
-    InvalidInputError
-        If the options name a place and the class does not say how to divide it.
+    A folder gets a sub-folder. Any other place stays the same, and the option that the store's class names as
+    ``part_option`` gets the part behind a hyphen. Where neither is there, each is a store of its own anyway.
     """
-    given = MaskedDict(options)  # tracebacks may be printed with local variables
-    chosen = store_class(name)
-    option = getattr(chosen, "part_option", None)
-    if option is None:
-        if not given:
-            return given
-        raise InvalidInputError(
-            f"the store {name!r} does not say how several lie side by side (it has no part_option), so "
-            f"options cannot be shared; pass stores one by one instead: store={{{part!r}: …, …}}"
-        )
-    if option == getattr(chosen, "place_options", (None,))[0]:
-        if given.get(option) is not None:
-            given[option] = str(Path(given[option]) / part)
-        return given
-    default = inspect.signature(chosen).parameters[option].default
-    before = given.get(option, default if isinstance(default, str) else "")
-    given[option] = f"{before}-{part}" if before else part
+    given, chosen = MaskedDict(options), store_class(name)  # tracebacks may be printed with local variables
+    folder, option = (
+        next(iter(getattr(chosen, "place_options", ())), None),
+        getattr(chosen, "part_option", None),
+    )
+    if folder is not None and given.get(folder) is not None:
+        given[folder] = str(Path(given[folder]) / part)
+    elif option is not None:
+        default = inspect.signature(chosen).parameters[option].default
+        before = given.get(option, default if isinstance(default, str) else "")
+        given[option] = f"{before}-{part}" if before else part
     return given
 
 

@@ -104,7 +104,6 @@ class ChromaStore:
     _inherited: bool
     place_options = ("path", "host")
     part_option = "collection"
-    part_option = "collection"
 
     def __init__(
         self,

@@ -100,7 +100,6 @@ class FaissStore(LocalStore):
     """
 
     place_options = ("path",)
-    part_option = "path"
 
     def __init__(
         self,
