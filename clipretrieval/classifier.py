@@ -685,7 +685,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If the store was meanwhile filled by a different encoder.
         """
-        retriever, head = self.retriever_, self.head_
+        retriever, head = self._answering()
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
         found = retriever.answer(X, head.k, places, numbers=numbers, on_error=on_error, progress=progress)
         codes = [head.decide(vectors, near, numbers).answers for vectors, near in found]
@@ -707,7 +707,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        retriever, head = self.retriever_, self.head_
+        retriever, head = self._answering()
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
         parts = deque[tuple[int, Decision]]()
         for vectors, near in retriever.answer(
@@ -888,7 +888,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             check_int(mistakes, "mistakes", least=0),
         )
         with open_progress(progress, "evaluating") as shown:
-            retriever, head = self.retriever_, self.head_
+            retriever, head = self._answering()
             return measure(
                 retriever,
                 head,
@@ -1190,19 +1190,29 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     @property
     def retriever_(self) -> Retriever:
         """What looks images up: the encoder, and the index that was filled."""
-        index = self._index(refresh=True)
-        self._check_params()  # they may be others by now
-        return Retriever(index, self)
+        return Retriever(self._index_to_ask(), self)
 
     @property
     def head_(self) -> DecisionRule:
         """What decides: votes, or what `head` has learned from the store as it is now."""
-        head = self._with_text(choose_head(self.head, self.k))
-        if head is None:
-            self._index()
-            return self._voting()
+        return self._decision(self._index_to_ask())
+
+    def _answering(self) -> tuple[Retriever, DecisionRule]:
+        """Return what looks images up, and what decides by the same index."""
+        index = self._index_to_ask()
+        return Retriever(index, self), self._decision(index)
+
+    def _index_to_ask(self) -> LabelledIndex:
+        """Return what was filled, with what other processes have written."""
         index = self._index(refresh=True)
         self._check_params()  # they may be others by now
+        return index
+
+    def _decision(self, index: LabelledIndex) -> DecisionRule:
+        """Return what decides by an index."""
+        head = self._with_text(choose_head(self.head, self.k))
+        if head is None:
+            return self._voting()
         if isinstance(head, TextPrior):
             head = self._listing_classes(head, index)
         statistics = self._statistics_to_read(index)

@@ -17,7 +17,7 @@ from clipretrieval.errors import (
     StoreLockedError,
     UnsupportedOperationError,
 )
-from clipretrieval.retrieval.changes import STATISTICS, ChangeFollower
+from clipretrieval.retrieval.changes import CHANGING, STATISTICS, ChangeFollower, final_state
 from clipretrieval.retrieval.manifest import check_owner, format_version
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.transform_plan import (
@@ -162,14 +162,13 @@ def go_on_rewriting(
         raise
     if before is not None and before != entry["digest"]:  # no record needs it any more
         cast("BlobStore", store).write_blob(blob_name(before), None)
-    manifest = store.read_manifest()
+    state = final_state(store, follower, changed=True)
+    manifest = {**store.read_manifest(), STATISTICS: state}
     if new is None:
         del manifest[TRANSFORM]
     else:
         manifest[TRANSFORM] = {**transform_settings(entry), **_progress(DONE, new.digest, None)}
     store.write_manifest({**manifest, **format_version(manifest.get(TRANSFORM))})
-    if follower is not None:
-        follower.keep(store)
     store.flush()
     return True
 
@@ -218,9 +217,8 @@ def _begin(
     if new is not None:
         cast("BlobStore", store).write_blob(blob_name(new.digest), new.to_bytes())
     entry = {**settings, **_progress(REWRITING, digest, before)}
-    manifest = {**store.read_manifest(), TRANSFORM: entry, **format_version(entry)}
-    manifest.pop(STATISTICS, None)
-    store.write_manifest(manifest)
+    own = {TRANSFORM: entry, STATISTICS: dict(CHANGING), **format_version(entry)}
+    store.write_manifest({**store.read_manifest(), **own})
     store.flush()
 
 
