@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from secrets import token_hex
 from typing import Any
@@ -24,7 +24,7 @@ from clipretrieval.heads.fitted_head import FittedHead
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.store_contents import StoreContents
-from clipretrieval.retrieval.changes import STATISTICS
+from clipretrieval.retrieval.changes import STATISTICS, STATISTICS_BLOBS
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.stores.base import BlobStore, LocatedStore, ScannableStore, VectorStore, view_manifest
 from clipretrieval.stores.checks import LARGEST_BLOB
@@ -42,6 +42,8 @@ MOST_LISTED = 10_000
 """Records that are listed at every question where the manifest says nothing of their statistics."""
 TOKEN = 32
 """Characters before the statistics in a blob: of which contents they are."""
+KEPT_NAME = "moments-[a-z0-9-]{1,56}"
+"""What a blob of statistics is called; see `Moments.name`."""
 
 Held = dict[Moments, ClassStatistics]
 
@@ -118,6 +120,8 @@ class IndexStatistics:
         self._seen: _ContentsState | None = None  # which contents are held; None: not known
         self._begun: tuple[str | None, int] | None = None  # the token and the version before the changes
         self._changed: VectorStore | None = None  # the store, while it is changed
+        self._in_step: tuple[str | None, int] | None = None  # as `_begun`, for what the store keeps
+        self._unusable = ""  # why that cannot be read
         self._probe: tuple[list[str], FloatArray] | None = None
         self._faithful = True
         self._lesson: _Lesson | None = None
@@ -159,10 +163,10 @@ class IndexStatistics:
             If statistics were gathered by reading the store because it cannot keep them, or those that it
             kept do not match what it holds.
         """
-        index.count_for(1)
+        count = index.count_for(1)
         contents, learned = self._learn(index, head, priors)
         classes = learned.answered_classes if isinstance(learned, OpenHead) else contents.classes
-        return FittedHead(head, learned, classes, max(shown, int(head.k), 1), name)
+        return FittedHead(head, learned, classes, max(shown, min(int(head.k), count), 1), name)
 
     def fit_each(
         self, index: LabelledIndex, heads: Sequence[tuple[Head, str]], priors: Priors, shown: int
@@ -225,10 +229,14 @@ class IndexStatistics:
     def begin(self, store: VectorStore) -> None:
         """Be ready for changes of what the store holds."""
         with self._lock:
+            self._in_step, self._unusable = None, ""
             if not self._describes(store):
                 state = self._start_from(store)
-                with suppress(StoreCorruptedError):
-                    self._take_kept(store, state)
+                try:
+                    if not self._take_kept(store, state):
+                        self._in_step = state.token, self._version
+                except StoreCorruptedError as error:
+                    self._unusable = str(error)
                 complete = state.count == 0 or set(self._wanted) <= set(self._held)
                 self._seen = state if complete else None
             self._begun = None if self._seen is None else (self._seen.token, self._version)
@@ -287,6 +295,8 @@ class IndexStatistics:
         """
         with self._lock:
             begun, self._begun = self._begun, None
+            in_step, self._in_step = self._in_step, None
+            unchanged = in_step[0] if in_step is not None and in_step[1] == self._version else None
             if begun is not None and begun[1] == self._version and begun[0] is not None:
                 token = begun[0]  # nothing has changed
             else:
@@ -295,18 +305,29 @@ class IndexStatistics:
                     if isinstance(store, ScannableStore):
                         self._held = _gathered(store, self._wanted)
                         self._version += 1
+                        if self._seen is None and self._unusable:
+                            warn_caller(
+                                "the class statistics that the store had kept could not be used "
+                                f"({self._unusable}), so they were gathered anew by reading all "
+                                f"{store.count()} vectors"
+                            )
                     elif self._seen is None:
                         return
-                token = token_hex(TOKEN // 2)
-                self._write(store, token)
+                token = unchanged or token_hex(TOKEN // 2)
+                self._write(store, token, others_stay=unchanged is not None)
             count = next(iter(self._held.values())).count if self._held else store.count()
             store.write_manifest({**store.read_manifest(), STATISTICS: {"token": token, "count": count}})
             self._seen, self._changed = _ContentsState(token, count), None
 
-    def _write(self, store: VectorStore, token: str) -> None:
-        """Write the statistics as blobs, if the store can keep such."""
+    def _write(self, store: VectorStore, token: str, *, others_stay: bool) -> None:
+        """Write the statistics as blobs, if the store can keep such.
+
+        Those of other heads are removed, unless they describe the records still.
+        """
         if not isinstance(store, BlobStore):
             return
+        known, names, there = _kept_names(store), {moments.name for moments in self._held}, set[str]()
+        _name_kept(store, known | names)  # before they come: a kill leaves none that nobody knows of
         try:
             for moments, held in self._held.items():
                 if moments.n_bytes(len(held.classes), store.dim or 0) // 2 > LARGEST_BLOB:
@@ -314,11 +335,20 @@ class IndexStatistics:
                         f"they take more than the {LARGEST_BLOB:,} bytes of a blob"
                     )
                 store.write_blob(moments.name, token.encode() + held.to_bytes())
+                there.add(moments.name)
         except (StoreError, InvalidInputError) as error:  # a full disk, or more than a blob may have
             warn_caller(
                 f"the class statistics could not be kept with the store ({error}); whoever opens it next has "
                 "to gather them by reading all vectors"
             )
+        if others_stay:
+            there |= known - names
+        for name in sorted((known | names) - there):
+            try:
+                store.write_blob(name, None)
+            except StoreError:  # the next change tries again
+                there.update({name} & known)
+        _name_kept(store, there)
 
     def end(self) -> None:
         """Stop following; what was not kept is not known to be in step."""
@@ -374,6 +404,8 @@ class IndexStatistics:
             return ""
         for moments in self._wanted:
             content = None if moments in self._held else store.read_blob(moments.name)
+            if content is None and moments not in self._held and moments.name in _kept_names(store):
+                raise StoreCorruptedError(f"the blob {moments.name!r} is missing")
             if content is None or content[:TOKEN] != state.token.encode():
                 continue
             found = ClassStatistics.from_bytes(content[TOKEN:])
@@ -430,6 +462,19 @@ def _token(store: VectorStore) -> str | None:
     found = view_manifest(store).get(STATISTICS)
     token = found.get("token") if isinstance(found, dict) else None
     return token if isinstance(token, str) and len(token) == TOKEN and token.isascii() else None
+
+
+def _kept_names(store: VectorStore) -> set[str]:
+    """Return which blobs of statistics there may be, as the manifest says; of nobody else's."""
+    found = view_manifest(store).get(STATISTICS_BLOBS)
+    names = found if isinstance(found, list) else []
+    return {name for name in names if isinstance(name, str) and re.fullmatch(KEPT_NAME, name)}
+
+
+def _name_kept(store: VectorStore, names: set[str]) -> None:
+    """Have the manifest say which blobs of statistics there may be."""
+    if view_manifest(store).get(STATISTICS_BLOBS) != sorted(names):
+        store.write_manifest({**store.read_manifest(), STATISTICS_BLOBS: sorted(names)})
 
 
 def _listed(store: ScannableStore) -> int:

@@ -10,10 +10,12 @@ from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Label, Records
 
-__all__ = ["STATISTICS", "ChangeFollower", "following", "removing", "storing"]
+__all__ = ["STATISTICS", "STATISTICS_BLOBS", "ChangeFollower", "following", "removing", "storing"]
 
 STATISTICS = "statistics"
 """What a manifest says of class statistics that describe the store's contents; gone while these change."""
+STATISTICS_BLOBS = "statistics_blobs"
+"""The names of the blobs that hold statistics, or may: what describes the records no more is removed."""
 
 
 class ChangeFollower(Protocol):
