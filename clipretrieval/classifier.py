@@ -58,7 +58,7 @@ from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
 from clipretrieval.retrieval.rewriting import refit_transform
 from clipretrieval.retrieval.transform import LinearTransform
-from clipretrieval.retrieval.transform_plan import STORED, TransformPlan
+from clipretrieval.retrieval.transform_plan import STORED, TransformPlan, warn_of_growth
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE
@@ -327,8 +327,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         -----
         ClipRetrievalWarning
             If an image comes under several labels (``fit_report_.conflicts`` lists such images), labels
-            differ in case, spaces or Unicode normalisation alone, there is only one class, or float32 loses
-            what tells vectors apart.
+            differ in case, spaces or Unicode normalisation alone, there is only one class, float32 loses
+            what tells vectors apart, or a transform was learned from few of the images, or of the classes,
+            that the store holds by now (once a process; `refit_transform` learns it anew).
         """
         overwrite, resume = check_bool(overwrite, "overwrite"), check_bool(resume, "resume")
         if overwrite and resume:
@@ -481,6 +482,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.skipped_ = source.skipped
         self._class_names = names
         self.fit_report_ = writer.report(source.skipped, timing, time.perf_counter() - started)
+        if writer.transform is not None:
+            warn_of_growth(store, writer.listed)
 
     def _become(self, store: VectorStore, classes: Classes, dim: int, *, renew: bool = True) -> None:
         """Be fitted with a store that is filled; `renew` where the arguments stand for it as they are now."""
@@ -714,7 +717,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
         ):
             parts.append((len(near), head.decide(vectors, near, numbers)))
-        shares = np.zeros((places.count, len(numbers)))  # once: no other array has a column for each class
+        shares = np.zeros((places.count, len(numbers)))  # one array for all images
         shares[[image.index for image in places.skipped]] = np.nan
         answered, columns, first = np.array(places.places), numbers.columns(), 0
         while parts:  # one batch has a cell for each class at a time

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,14 @@ from clipretrieval.heads.fitted_head import FittedHead
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.store_contents import StoreContents
-from clipretrieval.retrieval.changes import STATISTICS, TOKEN, is_changing, new_state, state_token
+from clipretrieval.retrieval.changes import (
+    STATISTICS,
+    STATISTICS_BLOBS,
+    TOKEN,
+    is_changing,
+    new_state,
+    state_token,
+)
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore, view_manifest
 from clipretrieval.stores.checks import LARGEST_BLOB
@@ -37,6 +44,8 @@ MOST_DRIFT = 2.5e-10
 """Of the statistics, beyond which they are gathered anew: they are promised to 1e-9."""
 PROBED = 4
 """Records that are read back, to see whether the store returns what it was given."""
+KEPT_NAME = "moments-[a-z0-9-]{1,56}"
+"""What a blob of statistics is called; see `Moments.name`."""
 
 Held = dict[Moments, ClassStatistics]
 
@@ -118,6 +127,8 @@ class IndexStatistics:
         self._seen: _ContentsState | None = None  # which contents are held; None: not known
         self._kept: tuple[_ContentsState, int] | None = None  # what the store keeps, and of which version
         self._changed: VectorStore | None = None  # the store, while it is changed
+        self._in_step: tuple[str | None, int] | None = None  # the token and version in which the store keeps them
+        self._unusable = ""  # why that cannot be read
         self._probe: tuple[list[str], FloatArray] | None = None
         self._faithful = True
         self._lesson: _Lesson | None = None
@@ -160,10 +171,11 @@ class IndexStatistics:
             If statistics were gathered by reading the store because it cannot keep them, or those that it
             kept do not match what it holds.
         """
-        state = _ContentsState.of(*index.look())
+        manifest, count = index.look()
+        state = _ContentsState.of(manifest, count)
         contents, learned = self._learn(index, head, priors, state)
         classes = learned.answered_classes if isinstance(learned, OpenHead) else contents.classes
-        return FittedHead(head, learned, classes, max(shown, int(head.k), 1), name)
+        return FittedHead(head, learned, classes, max(shown, min(int(head.k), count), 1), name)
 
     def fit_each(
         self, index: LabelledIndex, heads: Sequence[tuple[Head, str]], priors: Priors, shown: int
@@ -232,10 +244,14 @@ class IndexStatistics:
         """Be ready for changes of what the store holds."""
         with self._lock:
             state = _ContentsState.of(view_manifest(store), store.count())
+            self._in_step, self._unusable = None, ""
             if not self._describes(state):
                 self._start_from(state)
-                with suppress(StoreCorruptedError):
-                    self._take_kept(store, state)
+                try:
+                    if not self._take_kept(store, state) and state.token is not None:
+                        self._in_step = state.token, self._version
+                except StoreCorruptedError as error:
+                    self._unusable = str(error)
                 complete = state.count == 0 or set(self._wanted) <= set(self._held)
                 self._seen = state if complete else None
             whole = self._seen is not None and state.kept == state.count
@@ -294,26 +310,39 @@ class IndexStatistics:
         That is None where they are not known, and the store cannot list what it holds.
         """
         with self._lock:
+            in_step, self._in_step = self._in_step, None
             if self._kept is not None and self._kept[1] == self._version:
                 return self._kept[0].entry()  # nothing has changed
+            unchanged = in_step[0] if in_step is not None and in_step[1] == self._version else None
             drifted = any(held.drift > MOST_DRIFT for held in self._held.values())
             if self._seen is None or drifted or not self._is_faithful():
                 if isinstance(store, ScannableStore):
                     self._held = _gathered(store, self._wanted)
                     self._version += 1
+                    if self._seen is None and self._unusable:
+                        warn_caller(
+                            "the class statistics that the store had kept could not be used "
+                            f"({self._unusable}), so they were gathered anew by reading all "
+                            f"{store.count()} vectors"
+                        )
                 elif self._seen is None:
                     return None
-            token = str(new_state()["token"])
-            self._write(store, token)
+            token = unchanged or str(new_state()["token"])
+            self._write(store, token, others_stay=unchanged is not None)
             count = next(iter(self._held.values())).count if self._held else store.count()
             self._seen = _ContentsState(token, count, kept=count)
             self._kept = self._seen, self._version
             return self._seen.entry()
 
-    def _write(self, store: VectorStore, token: str) -> None:
-        """Write the statistics as blobs, if the store can keep such."""
+    def _write(self, store: VectorStore, token: str, *, others_stay: bool) -> None:
+        """Write the statistics as blobs, if the store can keep such.
+
+        Those of other heads are removed, unless they describe the records still.
+        """
         if not isinstance(store, BlobStore):
             return
+        known, names, there = _kept_names(store), {moments.name for moments in self._held}, set[str]()
+        _name_kept(store, known | names)  # before they come: a kill leaves none that nobody knows of
         try:
             for moments, held in self._held.items():
                 if moments.n_bytes(len(held.classes), store.dim or 0) // 2 > LARGEST_BLOB:
@@ -321,11 +350,20 @@ class IndexStatistics:
                         f"they take more than the {LARGEST_BLOB:,} bytes of a blob"
                     )
                 store.write_blob(moments.name, token.encode() + held.to_bytes())
+                there.add(moments.name)
         except (StoreError, InvalidInputError) as error:  # a full disk, or more than a blob may have
             warn_caller(
                 f"the class statistics could not be kept with the store ({error}); whoever opens it next has "
                 "to gather them by reading all vectors"
             )
+        if others_stay:
+            there |= known - names
+        for name in sorted((known | names) - there):
+            try:
+                store.write_blob(name, None)
+            except StoreError:  # the next change tries again
+                there.update({name} & known)
+        _name_kept(store, there)
 
     def end(self) -> None:
         """Stop following; what was not kept is not known to be in step."""
@@ -389,6 +427,8 @@ class IndexStatistics:
             return ""
         for moments in self._wanted:
             content = None if moments in self._held else store.read_blob(moments.name)
+            if content is None and moments not in self._held and moments.name in _kept_names(store):
+                raise StoreCorruptedError(f"the blob {moments.name!r} is missing")
             if content is None or content[:TOKEN] != state.token.encode():
                 continue
             found = ClassStatistics.from_bytes(content[TOKEN:])
@@ -431,6 +471,19 @@ def _is_same(left: Any, right: Any) -> bool:
         return type(left) is type(right) and bool(left == right)
     except (TypeError, ValueError):  # arrays
         return False
+
+
+def _kept_names(store: VectorStore) -> set[str]:
+    """Return which blobs of statistics there may be, as the manifest says; of nobody else's."""
+    found = view_manifest(store).get(STATISTICS_BLOBS)
+    names = found if isinstance(found, list) else []
+    return {name for name in names if isinstance(name, str) and re.fullmatch(KEPT_NAME, name)}
+
+
+def _name_kept(store: VectorStore, names: set[str]) -> None:
+    """Have the manifest say which blobs of statistics there may be."""
+    if view_manifest(store).get(STATISTICS_BLOBS) != sorted(names):
+        store.write_manifest({**store.read_manifest(), STATISTICS_BLOBS: sorted(names)})
 
 
 def _check_room(moments: Moments, n_classes: int, dim: int) -> None:

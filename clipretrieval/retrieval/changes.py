@@ -12,8 +12,8 @@ from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.types import FloatArray, Label, Records
 
 __all__ = [
-    *("CHANGING", "STATISTICS", "TOKEN", "ChangeFollower", "final_state", "following", "is_changing"),
-    *("new_state", "removing", "state_token", "storing"),
+    *("CHANGING", "STATISTICS", "STATISTICS_BLOBS", "TOKEN", "ChangeFollower", "final_state", "following"),
+    *("is_changing", "new_state", "removing", "state_token", "storing"),
 ]
 
 STATISTICS = "statistics"
@@ -23,6 +23,8 @@ Every change by this library, whoever makes it, begins with the one and ends wit
 was computed of the records, here or elsewhere, is then known to be out of date. A manifest that says nothing
 is that of a store which something else has filled, or an earlier version.
 """
+STATISTICS_BLOBS = "statistics_blobs"
+"""The names of the blobs that hold statistics, or may: what describes the records no more is removed."""
 CHANGING: Final[Mapping[str, Any]] = {"changing": True}
 """The records are being changed, or that was cut short: nothing that was computed of them can be trusted."""
 TOKEN = 32

@@ -142,7 +142,7 @@ def _ids_of(index: LabelledIndex, label: Any) -> list[str]:
     if not names:
         known = ", ".join(map(repr, index.classes.labels.tolist()[:10]))
         raise InvalidInputError(
-            f"the store holds no image labelled {label!r}, so there is nothing to forget; its "
+            f"the store holds no image labeled {label!r}, so there is nothing to forget; its "
             f"classes are {known}"
         )
     return names

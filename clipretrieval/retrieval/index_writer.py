@@ -43,7 +43,9 @@ from clipretrieval.retrieval.manifest import (
 )
 from clipretrieval.retrieval.reports import FitReport
 from clipretrieval.retrieval.rewriting import (
+    as_batches,
     go_on_rewriting,
+    learn_counted,
     learn_transform,
     mapped_metadata,
     records_in_order,
@@ -215,11 +217,11 @@ class IndexWriter:
 
     def take_over(self, spool: IndexWriter, rule: TransformRule) -> None:
         """Store what another store holds raw, by a map that is learned of it."""
-        learned = ((records.vectors, records.labels.tolist()) for records in records_in_order(spool.store))
-        transform = self.transform = rule.learn(learned)
+        transform, learned_from = learn_counted(rule, as_batches(spool.store))
+        self.transform = transform
         self._make_room()
         self.kind, self.classes = spool.kind, spool.classes
-        done = {**rule.settings, "state": DONE, "digest": transform.digest, "before": None}
+        done = {**rule.settings, "state": DONE, "digest": transform.digest, "before": None, **learned_from}
         self.origin = replace(self.origin, transform=done)
         cast("BlobStore", self.store).write_blob(blob_name(transform.digest), transform.to_bytes())
         self.write_manifest(state=CHANGING)
@@ -337,7 +339,7 @@ class IndexWriter:
             if len(records) < len(absent):
                 raise StoreLockedError(
                     f"another process has removed {len(absent) - len(records)} of the images that are being "
-                    "added or labelled anew; call it again to store them"
+                    "added or labeled anew; call it again to store them"
                 )
             encoded = records.vectors[:0] if vectors is None else vectors
             rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(encoded))})

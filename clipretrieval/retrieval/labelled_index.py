@@ -268,7 +268,7 @@ class LabelledIndex:
         elif np.isnan(near.distances).any() or (near.distances[:, 1:] < near.distances[:, :-1]).any():
             fault = "distances that are NaN or do not ascend"
         elif not np.isfinite(near.distances[:, 0]).all():
-            fault = "no neighbour at all for a query, though it counts some"
+            fault = "no neighbor at all for a query, though it counts some"
         if fault:
             raise StoreError(
                 f"{type(self.store).__name__}.search returned {fault}; the store has a fault of its own"

@@ -15,7 +15,7 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreLockedError,
 )
-from clipretrieval.retrieval.changes import STATISTICS
+from clipretrieval.retrieval.changes import STATISTICS, STATISTICS_BLOBS
 from clipretrieval.retrieval.transform_plan import TRANSFORM, check_entry, read_entry
 from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.types import Label, Metric
@@ -193,7 +193,7 @@ def update_manifest(
         If another process is overwriting what it holds.
     """
     found = view_manifest(store)
-    kept: Mapping[str, Any] = {}
+    kept: Mapping[str, Any] = {key: found[key] for key in (STATISTICS_BLOBS,) if key in found}
     if found != replaces:
         check_owner(found, own)
         kept = found

@@ -172,7 +172,7 @@ def test_a_run_that_stored_nothing_claims_nothing(encoder, folders, class_folder
     (tmp_path / "data" / "test" / "owl").mkdir()
     shutil.copy(test.paths[0], tmp_path / "data" / "test" / "owl")
     out = tmp_path / "out"
-    with pytest.raises(InvalidInputError, match=r"class folder 'owl', of which .* has no picture"):
+    with pytest.raises(InvalidInputError, match=r"class folder 'owl', of which .* has no image"):
         reproduce(train, scan_folder(test.root), encoder, out)
     with pytest.raises(UnknownStoreError, match="unknown"):
         reproduce(train, test, encoder, out, store="unknown")
@@ -309,7 +309,7 @@ def test_commands_refuse_in_their_own_terms(command, class_folder, tiny_model, t
         assert status == 2
         assert "--limit-train must be at least 2, one for each class" in err
     shutil.copytree(test / "temple", test / "owl")
-    for given, advice in ((compared, "pass --no-zero-shot"), (repeated, "add pictures of the class")):
+    for given, advice in ((compared, "pass --no-zero-shot"), (repeated, "add images of the class")):
         status, _, err = command(*given)
         assert status == 2
         assert "'owl'" in err

@@ -186,7 +186,8 @@ def test_a_call_writes_the_manifest_twice_and_reads_it_a_few_times(head, most):
     assert classifier.predict_proba(rows).shape == (60, 3)
     assert store.reads <= 2 * most
     ids = classifier.kneighbors(rows[:9], 1).ids[:, 0].tolist()
-    assert store.written == ("changing", "token")
+    naming = ("changing",) if head == "discriminant" else ()  # the blobs that there will be, once
+    assert store.written == ("changing", *naming, "token")
     for change in (
         lambda: classifier.partial_fit(rows[40:50], labels[40:50]),
         lambda: classifier.partial_fit(rows[50:52], ["new", "new"]),

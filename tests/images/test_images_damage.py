@@ -82,7 +82,7 @@ def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     data = encoded(Image.fromarray(COLOUR))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", COLOUR[..., 0].size // 2 - 1)
     with pytest.raises(
-        ImageDecodeError, match=r"picture number 3 .*decompression bomb.*PIL\.Image\.MAX_IMAGE_PIXELS"
+        ImageDecodeError, match=r"image number 3 .*decompression bomb.*PIL\.Image\.MAX_IMAGE_PIXELS"
     ):
         decode(RawImage(3, data))
 

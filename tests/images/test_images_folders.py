@@ -59,7 +59,7 @@ def test_explicit_labels_replace_the_folders(tmp_path: Path) -> None:
     """Labels that are passed beside a labelled folder win, and their number is checked at the call."""
     draw(tmp_path / "dog" / "a.png", tmp_path / "cat" / "b.png")
     assert [raw.label for raw in iter_raw(tmp_path, [4, 5])] == [4, 5]
-    with pytest.raises(InvalidInputError, match="2 pictures but 3 labels"):
+    with pytest.raises(InvalidInputError, match="2 images but 3 labels"):
         iter_raw(tmp_path, [4, 5, 6])
 
 

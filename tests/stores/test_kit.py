@@ -57,7 +57,7 @@ WRONG = {
     "MetadataMerged": ("test_upsert_replaces_wholly", "replaced, not merged", True),
     "StoredByHalves": ("test_a_malformed_upsert_changes_nothing[an id twice]", "changed the store", True),
     "PagesOverlap": ("test_a_scan_follows_writes", "list each record once", True),
-    "LabelsAsText": ("test_a_scan_takes_a_label[int]", "no record is labelled", False),
+    "LabelsAsText": ("test_a_scan_takes_a_label[int]", "no record is labeled", False),
     "OnePage": ("test_a_scan_lists_10001_records_once", "must list every record", False),
     "FlushDoesNothing": ("test_what_is_flushed_is_there_for_others", "before what was written", False),
     "LabelsFirst": ("test_threads_search_while_one_writes", "gave a vector another's label", False),
