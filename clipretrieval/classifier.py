@@ -123,10 +123,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         number for each of ``classes_``.
     text_weight : float, "auto" or None
         How much CLIP's zero-shot answer counts beside the head's: its log probabilities are added to those of
-        the head, times this, at least 0. ``"auto"``: as much as stored images tell that are left out one by
-        one, which weighs the head's parts anew. None: no texts are read. Needs an encoder at the stage
-        ``final`` with a text tower, and vectors without a `transform`. A class that is listed in
-        ``classes_`` before it has an image is then answered, as probable as the texts hold it to be.
+        the head, times this, at least 0. ``"auto"``: alone, unless stored images contradict the texts, or
+        show, left out one by one, that the head surely adds to them; its parts are weighed anew then. None:
+        no texts are read. Needs an encoder at the stage ``final`` with a text tower, and vectors without a
+        `transform`. A class that is listed in ``classes_`` before it has an image is then answered, as
+        probable as the texts hold it to be.
     class_names : mapping of label to str, optional
         Names for the prompts, of classes only. Those that are strings and have none are their own names, with
         spaces for underscores; those that are numbers need one.
