@@ -127,7 +127,7 @@ class IndexStatistics:
         self._seen: _ContentsState | None = None  # which contents are held; None: not known
         self._kept: tuple[_ContentsState, int] | None = None  # what the store keeps, and of which version
         self._changed: VectorStore | None = None  # the store, while it is changed
-        self._in_step: tuple[str | None, int] | None = None  # token and version of what the store keeps
+        self._in_step: tuple[str, int] | None = None  # token and version of what the store keeps
         self._unusable = ""  # why that cannot be read
         self._probe: tuple[list[str], FloatArray] | None = None
         self._faithful = True

@@ -91,7 +91,7 @@ def test_it_says_what_is_not_comparable(found):
     for word in (
         "Another model",
         "Other classes",
-        "24 pictures",
+        "24 images",
         "faiss instead of Pinecone",
         "Another machine",
     ):
@@ -158,7 +158,7 @@ def test_pictures_that_changed_do_not_answer(encoder, class_folder, tmp_path):
     with Image.open(train.paths[0]) as picture:
         picture.rotate(180).save(train.paths[0])
     with pytest.raises(
-        InvalidInputError, match="25 vectors of the stage 'pixel', 1 more than the 24 pictures"
+        InvalidInputError, match="25 vectors of the stage 'pixel', 1 more than the 24 images"
     ):
         reproduce(train, test, encoder, out, open_clip=False)
     (train.paths[0].parent / "old.jpg").write_bytes(gone)

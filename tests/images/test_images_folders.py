@@ -75,7 +75,7 @@ def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
 def test_pictures_beside_class_folders_are_left_out_with_a_warning(tmp_path: Path) -> None:
     """Pictures in the root of a labelled folder are ignored, and the warning counts them."""
     draw(tmp_path / "dog" / "a.png", tmp_path / "stray.png")
-    with pytest.warns(ClipRetrievalWarning, match=r"1 picture\(s\) beside the class folders") as caught:
+    with pytest.warns(ClipRetrievalWarning, match=r"1 image\(s\) beside the class folders") as caught:
         folder = scan_folder(tmp_path)
     assert caught[0].filename == __file__
     assert names(folder) == ["dog/a.png"]
