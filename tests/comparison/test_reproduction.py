@@ -157,9 +157,7 @@ def test_pictures_that_changed_do_not_answer(encoder, class_folder, tmp_path):
     gone = train.paths[0].read_bytes()
     with Image.open(train.paths[0]) as picture:
         picture.rotate(180).save(train.paths[0])
-    with pytest.raises(
-        InvalidInputError, match="25 vectors of the stage 'pixel', 1 more than the 24 images"
-    ):
+    with pytest.raises(InvalidInputError, match="25 vectors of the stage 'pixel', 1 more than the 24 images"):
         reproduce(train, test, encoder, out, open_clip=False)
     (train.paths[0].parent / "old.jpg").write_bytes(gone)
     again = reproduce(scan_folder(train.root), test, encoder, out, open_clip=False)
