@@ -17,6 +17,7 @@ A page runs in a temporary folder that holds ``pictures/train/<class>/*.png``,
 from __future__ import annotations
 
 import doctest
+import gc
 import io
 import json
 import os
@@ -156,6 +157,12 @@ CHECKS: dict[str, Callable[[Example], str | None]] = {
 pytest_collect_file = Sybil(
     parsers=[fenced_blocks], pattern="*.md", fixtures=["documentation_folder"]
 ).pytest()
+
+
+def pytest_collection_finish() -> None:
+    """Have no collection of garbage go through what all tests share, again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

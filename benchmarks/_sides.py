@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def _flops(work: Callable[[], Any]) -> float:
 
 
 def roofline_side(
-    precision: str, device: str = "cpu", sizes: tuple[int, ...] = (512, 1024, 2048, 4096)
+    precision: str, device: str = "cpu", sizes: Sequence[int] = (512, 1024, 2048, 4096)
 ) -> Callable[[], float]:
     """Return a function that measures the best square matrix product, in FLOP/s."""
     import time

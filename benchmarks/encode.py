@@ -64,6 +64,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=2000, help="JPEG files of 500×375 (default 2000)")
     parser.add_argument("--no-peers", action="store_true", help="leave ONNX Runtime and OpenVINO out")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled encoder out")
+    parser.add_argument(
+        "--products",
+        type=int,
+        nargs="+",
+        default=(512, 1024, 2048, 4096),
+        help="sides of the square matrices whose products are the roofline (default 512 1024 2048 4096)",
+    )
     parser.add_argument("--device", default="cpu", help="where all sides run: cpu (default), cuda, mps")
     parser.add_argument("--json", help="also write the figures there")
     return parser.parse_args()
@@ -96,7 +103,10 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     compile_s: dict[str, float] = {}
     if not arguments.no_compile:
         sides |= _compiled_sides(make, pictures, plan.precision, compile_s)
-    rooflines = {f"roofline {precision}": roofline_side(precision, device) for precision in precisions}
+    rooflines = {
+        f"roofline {precision}": roofline_side(precision, device, arguments.products)
+        for precision in precisions
+    }
     rates = _measure(sides, rooflines, arguments.rounds)
     counts = count_multiply_adds(visual)
     return {

@@ -60,7 +60,7 @@ from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
 from clipretrieval.retrieval.rewriting import refit_transform
 from clipretrieval.retrieval.transform import LinearTransform
-from clipretrieval.retrieval.transform_plan import STORED, TransformPlan
+from clipretrieval.retrieval.transform_plan import STORED, TransformPlan, warn_of_growth
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE
@@ -137,10 +137,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         number for each of ``classes_``.
     text_weight : float, "auto" or None
         How much CLIP's zero-shot answer counts beside the head's: its log probabilities are added to those of
-        the head, times this, at least 0. ``"auto"``: as much as stored images tell that are left out one by
-        one, which weighs the head's parts anew. None: no texts are read. Needs an encoder at the stage
-        ``final`` with a text tower, and vectors without a `transform`. A class that is listed in
-        ``classes_`` before it has an image is then answered, as probable as the texts hold it to be.
+        the head, times this, at least 0. ``"auto"``: alone, unless stored images contradict the texts, or
+        show, left out one by one, that the head surely adds to them; its parts are weighed anew then. None:
+        no texts are read. Needs an encoder at the stage ``final`` with a text tower, and vectors without a
+        `transform`. A class that is listed in ``classes_`` before it has an image is then answered, as
+        probable as the texts hold it to be.
     class_names : mapping of label to str, optional
         Names for the prompts, of classes only. Those that are strings and have none are their own names, with
         spaces for underscores; those that are numbers need one.
@@ -334,8 +335,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         -----
         ClipRetrievalWarning
             If an image comes under several labels (``fit_report_.conflicts`` lists such images), labels
-            differ in case, spaces or Unicode normalisation alone, there is only one class, or float32 loses
-            what tells vectors apart.
+            differ in case, spaces or Unicode normalisation alone, there is only one class, float32 loses
+            what tells vectors apart, or a transform was learned from few of the images, or of the classes,
+            that the store holds by now (once a process; `refit_transform` learns it anew).
         """
         overwrite, resume = check_bool(overwrite, "overwrite"), check_bool(resume, "resume")
         if overwrite and resume:
@@ -506,6 +508,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             dim = int(store.dim or 0) if writer.transform is None else writer.transform.dim
             self._become(store, known, dim, renew=onto is None)
             self._statistics, self._map = statistics, writer.transform
+        if writer.transform is not None:
+            warn_of_growth(store, writer.listed)
 
     def _become(self, store: VectorStore, classes: Classes, dim: int, *, renew: bool = True) -> None:
         """Be fitted with a store that is filled; `renew` where the arguments stand for it as they are now."""
@@ -710,7 +714,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If the store was meanwhile filled by a different encoder.
         """
-        retriever, head = self.retriever_, self.head_
+        retriever, head = self._answering()
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
         found = retriever.answer(X, head.k, places, numbers=numbers, on_error=on_error, progress=progress)
         codes = [head.decide(vectors, near, numbers).answers for vectors, near in found]
@@ -732,14 +736,14 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        retriever, head = self.retriever_, self.head_
+        retriever, head = self._answering()
         numbers, places = retriever.index.number_classes(), AnswerPlaces()
         parts = deque[tuple[int, Decision]]()
         for vectors, near in retriever.answer(
             X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
         ):
             parts.append((len(near), head.decide(vectors, near, numbers)))
-        shares = np.zeros((places.count, len(numbers)))  # once: no other array has a column for each class
+        shares = np.zeros((places.count, len(numbers)))  # one array for all images
         shares[[image.index for image in places.skipped]] = np.nan
         answered, columns, first = np.array(places.places), numbers.columns(), 0
         while parts:  # one batch has a cell for each class at a time
@@ -913,7 +917,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             check_int(mistakes, "mistakes", least=0),
         )
         with open_progress(progress, "evaluating") as shown:
-            retriever, head = self.retriever_, self.head_
+            retriever, head = self._answering()
             return measure(
                 retriever,
                 head,
@@ -1215,19 +1219,29 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     @property
     def retriever_(self) -> Retriever:
         """What looks images up: the encoder, and the index that was filled."""
-        index = self._index(refresh=True)
-        self._check_params()  # they may be others by now
-        return Retriever(index, self)
+        return Retriever(self._index_to_ask(), self)
 
     @property
     def head_(self) -> DecisionRule:
         """What decides: votes, or what `head` has learned from the store as it is now."""
-        head = self._with_text(choose_head(self.head, self.k))
-        if head is None:
-            self._index()
-            return self._voting()
+        return self._decision(self._index_to_ask())
+
+    def _answering(self) -> tuple[Retriever, DecisionRule]:
+        """Return what looks images up, and what decides by the same index."""
+        index = self._index_to_ask()
+        return Retriever(index, self), self._decision(index)
+
+    def _index_to_ask(self) -> LabelledIndex:
+        """Return what was filled, with what other processes have written."""
         index = self._index(refresh=True)
         self._check_params()  # they may be others by now
+        return index
+
+    def _decision(self, index: LabelledIndex) -> DecisionRule:
+        """Return what decides by an index."""
+        head = self._with_text(choose_head(self.head, self.k))
+        if head is None:
+            return self._voting()
         if isinstance(head, TextPrior):
             head = self._listing_classes(head, index)
         statistics = self._statistics_to_read(index)

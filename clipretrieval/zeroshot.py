@@ -354,7 +354,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             if other != label:
                 warn_caller(
                     f"the classes {other!r} and {label!r} have the same prompts ({some[0]!r:.100}), so no "
-                    f"picture is ever answered with {label!r}; give them different names with a mapping "
+                    f"image is ever answered with {label!r}; give them different names with a mapping "
                     "{label: name}"
                 )
 

@@ -17,7 +17,7 @@ from clipretrieval.images import scan_folder
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Add a class without training, and forget it.")
-    parser.add_argument("train", type=Path, help="folder with a sub-folder of pictures for each class")
+    parser.add_argument("train", type=Path, help="folder with a sub-folder of images for each class")
     parser.add_argument("test", type=Path, help="another such folder, to classify")
     parser.add_argument("--stage", default="pixel", help="pixel, mid, late, final or a block (pixel)")
     parser.add_argument("--k", type=int, default=3, help="neighbours that vote (3)")
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         train = scan_folder(options.train)
         if train.labels is None:
-            parser.error(f"{options.train} has no sub-folders of pictures, one for each class")
+            parser.error(f"{options.train} has no sub-folders of images, one for each class")
         late = train.classes[-1]
         pictures = list(zip(train.paths, train.labels, strict=True))
         classifier = RetrievalClassifier(StagedEncoder(stage=options.stage), k=options.k)

@@ -28,8 +28,8 @@ def show_neighbours(classifier: RetrievalClassifier, pictures: Sequence[Path]) -
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Classify pictures by the nearest ones in a folder.")
-    parser.add_argument("train", type=Path, help="folder with a sub-folder of pictures for each class")
-    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="picture to classify")
+    parser.add_argument("train", type=Path, help="folder with a sub-folder of images for each class")
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="image to classify")
     parser.add_argument("--model", default="RN50", help="as StagedEncoder takes it (RN50)")
     parser.add_argument("--pretrained", default="openai", help="tag or checkpoint (openai)")
     parser.add_argument("--stage", default="pixel", help="pixel, mid, late, final or a block (pixel)")

@@ -31,7 +31,7 @@ def three_stores() -> Iterator[list[VectorStore]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Classify a folder with three vector stores.")
-    parser.add_argument("train", type=Path, help="folder with a sub-folder of pictures for each class")
+    parser.add_argument("train", type=Path, help="folder with a sub-folder of images for each class")
     parser.add_argument("test", type=Path, help="another such folder, to classify")
     parser.add_argument("--k", type=int, default=3, help="neighbours that vote (3)")
     options = parser.parse_args(arguments)

@@ -19,7 +19,7 @@ from clipretrieval.prompts import PHOTO_PROMPT
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Compare retrieval with CLIP's zero-shot answer.")
-    parser.add_argument("train", type=Path, help="folder with a sub-folder of pictures for each class")
+    parser.add_argument("train", type=Path, help="folder with a sub-folder of images for each class")
     parser.add_argument("test", type=Path, help="another such folder, to classify")
     parser.add_argument("--model", default="RN50", help="as StagedEncoder takes it (RN50)")
     parser.add_argument("--pretrained", default="openai", help="tag or checkpoint (openai)")

@@ -446,7 +446,7 @@ def test_bad_pictures_are_refused_and_nothing_is_stored(encoder, picture, tmp_pa
         (images, None, "no label"),
         (images, [[0], [1]], "list"),
         ([], [], "no images"),
-        (tmp_path, None, "empty|no image|no picture"),
+        (tmp_path, None, "empty|no image"),
         (iter([]), iter([]), "no images"),
     ):
         classifier, store = nothing_stored(encoder=encoder)

@@ -128,7 +128,7 @@ def test_given_labels_are_kept_and_compared(composed: Path) -> None:
         report = made.evaluate(files, [as_nfd(file.parent.name) for file in files])
     assert report.accuracy == 1.0
     assert report.classes.tolist() == list(CLASSES)
-    with pytest.warns(ClipRetrievalWarning, match="Unicode normalisation alone"):
+    with pytest.warns(ClipRetrievalWarning, match="Unicode normalization alone"):
         made.fit(files[:4], ["café"] * 2 + [as_nfd("café")] * 2, overwrite=True)
     assert len(made.classes_) == 2
 

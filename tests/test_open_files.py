@@ -25,6 +25,15 @@ Y = [place % 3 for place in range(300)]
 IDS = [str(place) for place in range(300)]
 
 
+@pytest.fixture(autouse=True)
+def _little_to_collect() -> Iterator[None]:
+    """Have `open_files_left` look for forgotten files among what the test makes alone."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @contextmanager
 def open_files_left(count: int) -> Iterator[None]:
     """Let the block open so many files and no more."""

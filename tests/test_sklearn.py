@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import UnsupportedOperationError
-from clipretrieval.heads import Discriminant, Ridge
+from clipretrieval.heads import Discriminant, Fused, Ridge
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore
 
 # Checks that fail, each with the reason why it must.
@@ -96,7 +96,13 @@ def test_a_head_is_a_parameter_like_any_other():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda fitted: pickle.loads(pickle.dumps(fitted))])
-@pytest.mark.parametrize("head", ["discriminant", "quadratic", "ridge", Discriminant("validated"), "fused"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        *("discriminant", "quadratic", Discriminant("validated")),
+        *(Ridge(features=64), Fused(ridge=Ridge(features=64))),
+    ],
+)
 def test_a_copy_with_a_learned_head_goes_its_own_way(digits, copied, head):
     """A fitted classifier answers the same after pickling or a deep copy, and neither changes the other."""
     X, X_test, y, _ = digits

@@ -542,7 +542,7 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
     folder = scan_folder(path)
     if folder.labels is None:
         raise InvalidInputError(
-            f"no sub-folder of {str(path)!r} holds pictures; put each class's into one that is named after it"
+            f"no sub-folder of {str(path)!r} holds images; put each class's into one that is named after it"
         )
     return _limited(folder, limit)
 

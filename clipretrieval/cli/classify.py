@@ -46,7 +46,7 @@ def classify_command(
         typer.Option(
             metavar="NAME",
             help="share of the votes or probability, margin over the next class, or distance (nearest "
-            "neighbour): how sure the answer is.",
+            "neighbor): how sure the answer is.",
         ),
     ] = "share",
     explain: Annotated[
@@ -118,7 +118,7 @@ def _paths(images: list[str], empty: list[str]) -> Iterator[Path]:
         first = next(found, None)
         if first is None:
             what = "the standard input names" if given == "-" else f"the folder {given!r} holds"
-            empty.append(f"{what} no pictures")
+            empty.append(f"{what} no images")
         else:
             yield first
             yield from found

@@ -188,7 +188,7 @@ def _check_asked_classes(train: ImageFolder, test: ImageFolder) -> None:
     if unknown:
         raise InvalidInputError(
             f"{str(test.root)!r} has the class {unknown[0]!r}, and {str(train.root)!r} has not; remove it, "
-            "add pictures of the class to fit on, or pass --no-zero-shot to have its pictures count as "
+            "add images of the class to fit on, or pass --no-zero-shot to have its images count as "
             "mistakes"
         )
 

@@ -82,9 +82,9 @@ def check_class_sizes(labels: Sequence[Any]) -> None:
     counts = Counter(labels)
     if len(counts) < 2:
         raise InvalidInputError(
-            f"there is only one class, {next(iter(counts))!r}; pass labelled images of at least two"
+            f"there is only one class, {next(iter(counts))!r}; pass labeled images of at least two"
             if counts
-            else "there are no labelled images; pass images of at least two classes"
+            else "there are no labeled images; pass images of at least two classes"
         )
     small = [(label, count) for label, count in counts.items() if count < LEAST]
     if small:

@@ -216,10 +216,9 @@ def _settle(index: StageIndex) -> None:
     if held > came:
         raise InvalidInputError(
             f"the store {index.name!r} holds {held} vectors of the stage {index.stage!r}, {held - came} more "
-            f"than the {came} pictures to learn from: pictures were changed or taken away since it was "
+            f"than the {came} images to learn from: images were changed or taken away since it was "
             "begun, and their vectors would still answer. Begin anew with an empty store, or with another "
             "folder for the results"
         )
-    writer.write_manifest(remove=writer.listed - writer.classes)  # those whose images were relabelled
-    writer.keep()
+    writer.keep(remove=writer.listed - writer.classes)  # those whose images were relabelled
     index.store.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +34,7 @@ from clipretrieval.comparison.spool import Spool
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.evaluation.metrics import wilson_interval
+from clipretrieval.images.folders import ImageFolder, is_folder
 from clipretrieval.images.sources import count_hint, iter_raw
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.images.tables import labelled_source
@@ -196,7 +199,16 @@ def recommend(
         crossed=parts.crossed,
         seconds=time.perf_counter() - started,
         skipped=tuple(skipped),
+        **(_as_code(X) if y is None else {}),
     )
+
+
+def _as_code(given: Any) -> dict[str, str]:
+    """Return what was passed as code, where that is a folder."""
+    path = given.root if isinstance(given, ImageFolder) else given
+    if isinstance(path, str | os.PathLike) and is_folder(path):
+        return {"images": json.dumps(os.fspath(path), ensure_ascii=False)}
+    return {}
 
 
 class _Trial:

@@ -1,4 +1,4 @@
-"""What was tried on labelled images, what is advised, and the line of code that does it."""
+"""What was tried on labeled images, what is advised, and the lines of code that do it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from clipretrieval.comparison.advice import LEVEL, Wishes
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR
 from clipretrieval.evaluation.words import number_words
+from clipretrieval.heads.discriminant import Discriminant
+from clipretrieval.heads.fused import Fused
+from clipretrieval.heads.quadratic import Quadratic
+from clipretrieval.heads.ridge import Ridge
 from clipretrieval.images.stream import SkippedImage
 
 __all__ = ["RECOMMENDATION_SCHEMA", "Recommendation"]
@@ -34,6 +38,7 @@ _COLUMNS = (
     ("dim", "dimension"),
 )
 _TITLE = "Recommendation"
+_HEADS = (Discriminant, Fused, Quadratic, Ridge)
 _MARKS = "* advised, + on the Pareto front: no other is as accurate for as little arithmetic"
 _CHART = (
     "on the Pareto front, the chart's line, are those that no other equals for as little arithmetic; the "
@@ -79,6 +84,8 @@ class Recommendation:
     seconds : float
         That all of it took.
     skipped : tuple of SkippedImage
+    images : str
+        What `program` fits on, as code: the folder's name in quotes where a folder was given.
     """
 
     rows: list[dict[str, Any]]
@@ -97,6 +104,7 @@ class Recommendation:
     crossed: bool
     seconds: float = 0.0
     skipped: tuple[SkippedImage, ...] = field(default=())
+    images: str = "images, labels"
 
     @property
     def advice(self) -> dict[str, Any]:
@@ -115,12 +123,26 @@ class Recommendation:
 
     @property
     def code(self) -> str:
-        """The line that makes the advised classifier, with the names of `clipretrieval` and its ``heads``.
+        """What makes the advised classifier, as code, with the names of `clipretrieval` and its ``heads``.
 
-        A model that was passed as a module is called ``model`` in it.
+        A model that was passed as a module is called ``model`` in it. See `program`.
         """
         arguments = [f"{name}={_written(value)}" for name, value in self.params.items()]
         return f"RetrievalClassifier({', '.join([_encoder_code(self.encoder), *arguments])})"
+
+    @property
+    def program(self) -> str:
+        """Lines that import what `code` names, make the classifier, and fit it on all images."""
+        code = self.code
+        named = [kind.__name__ for kind in _HEADS if f"{kind.__name__}(" in code]
+        return "\n".join(
+            [
+                "from clipretrieval import RetrievalClassifier, StagedEncoder",
+                *([f"from clipretrieval.heads import {', '.join(named)}"] if named else []),
+                f"classifier = {code}",
+                f"classifier.fit({self.images})",
+            ]
+        )
 
     def classifier(self) -> RetrievalClassifier:
         """Return the advised classifier, to be fitted on all images; it shares the encoder's weights."""
@@ -191,7 +213,7 @@ class Recommendation:
         rows = [{**row, "name": row_name(row), "place": _place_words(row)} for row in self.rows]
         note = " ".join(_sentence(each) for each in [_CHART, *_legend(self)])
         table = PageTable("What was tried", _COLUMNS, rows, note=note, chart=cost_chart(self.rows))
-        notes = [*map(_sentence, _verdict(self)), self.code]
+        notes = [*map(_sentence, _verdict(self)), *self.program.splitlines()]
         page = render_page((), tables=(table,), title=title or _TITLE, notes=notes)
         return write_report(path, page, "page")
 
@@ -200,14 +222,16 @@ class Recommendation:
         self.to_html(path, title=title)
 
     def __str__(self) -> str:
-        return "\n".join([self.table(), "", _MARKS, *_legend(self), "", *_verdict(self), "", self.code])
+        return "\n".join([self.table(), "", _MARKS, *_legend(self), "", *_verdict(self), "", self.program])
 
     def __repr__(self) -> str:
         advice = {name: self.advice[name] for name in ("stage", "pooling", "head")}
         return short_repr(self, rows=len(self.rows), advice=advice, accuracy=self.accuracy)
 
     def _repr_html_(self) -> str:
-        notes = "".join(map(html_paragraph, [_MARKS, *_legend(self), *_verdict(self), self.code]))
+        notes = "".join(
+            map(html_paragraph, [_MARKS, *_legend(self), *_verdict(self), *self.program.splitlines()])
+        )
         return f"<div>{html_table(_HEAD, map(_cells, self.rows))}{notes}</div>"
 
 

@@ -248,7 +248,7 @@ def _notes(report: ComparisonReport) -> list[str]:
         f"fitted on {report.n_train} images, {report.n_test} classified; intervals are Wilson's, p is of "
         f"McNemar's exact test against {report.baseline}",
         f"seconds per 1,000 images, measured on {report.timed_images} of the test images together; p50 and "
-        "p95 are of single images, from picture to answer",
+        "p95 are of single images, from image to answer",
         "× CLIP: whole CLIP's time on the same engine divided by the row's; × open_clip: that of open_clip "
         f"as it comes, float32 by batches of {OPEN_CLIP_BATCH}"
         + (f", {report.open_clip.total_s:.2f} s" if report.open_clip else ", not measured"),

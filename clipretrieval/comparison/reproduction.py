@@ -182,14 +182,14 @@ def _check_classes(train: ImageFolder, test: ImageFolder) -> None:
     for given in (train, test):
         if given.labels is None:
             raise InvalidInputError(
-                f"no sub-folder of {str(given.root)!r} holds pictures; put each class's into one that is "
+                f"no sub-folder of {str(given.root)!r} holds images; put each class's into one that is "
                 "named after it"
             )
     unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:
         raise InvalidInputError(
             f"{str(test.root)!r} has the class folder {unknown[0]!r}, of which {str(train.root)!r} has no "
-            "picture; remove it, or add pictures of the class to learn from"
+            "image; remove it, or add images of the class to learn from"
         )
 
 

@@ -158,10 +158,10 @@ def what_differs(
     if tuple(train.classes) != CLASSES:
         found.append("Other classes than CIFAR-10's: no accuracy is comparable.")
     elif any(path.suffix.lower() in (".jpg", ".jpeg") for path in (*train.paths[:1], *test.paths[:1])):
-        found.append("Other pixels: the pictures are JPEG files, which differ a little from the original's.")
+        found.append("Other pixels: the images are JPEG files, which differ a little from the original's.")
     if (comparison.n_train, comparison.n_test) != (50_000, 10_000):
         found.append(
-            f"Other numbers: {comparison.n_train} pictures to learn from and {comparison.n_test} to answer "
+            f"Other numbers: {comparison.n_train} images to learn from and {comparison.n_test} to answer "
             "instead of 50,000 and 10,000."
         )
     if store != STUDY_STORE:

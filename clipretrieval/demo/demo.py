@@ -123,18 +123,18 @@ class DemoResult:
         unseen = {row.name: self.accuracy(row.name, UNSEEN_KINDS) for row in comparison.rows}
         new = " and ".join(UNSEEN_KINDS)
         return [
-            f"The nearest of {comparison.n_train:,} labelled pictures has the right class for "
+            f"The nearest of {comparison.n_train:,} labeled images has the right class for "
             f"{every['pixel']:.1%} of {comparison.n_test:,} new ones by raw pixels, for {every['mid']:.1%} "
             f"where the encoder stops halfway (mid), and for {every['late']:.1%} where it stops before its "
             f"attention pool (late).",
             f"CLIP's own answer by the classes' names (zero-shot) is right for {every[ZERO_SHOT]:.1%}: it "
-            f"needs no labelled pictures, but {new} were never shown or named to this model, and it is right "
+            f"needs no labeled images, but {new} were never shown or named to this model, and it is right "
             f"for {unseen[ZERO_SHOT]:.1%} of these.",
-            f"Retrieval asks for labelled pictures and for no training: late is right for "
+            f"Retrieval asks for labeled images and for no training: late is right for "
             f"{unseen['late']:.1%} of the two kinds that the model never saw.",
             f"Classes may come later: a classifier of the {len(TRAINED_KINDS)} other kinds was right for "
             f"{online.before:.1%} of all {comparison.n_test:,}, and {online.seconds:.1f} s later, with "
-            f"{online.added:,} pictures of {new} added and nothing trained, for {online.after:.1%}.",
+            f"{online.added:,} images of {new} added and nothing trained, for {online.after:.1%}.",
         ]
 
 
@@ -176,7 +176,7 @@ def run_demo(
     began = time.perf_counter()
     tell = tell or (lambda line: None)
     count = len(KINDS)
-    tell(f"drawing {count * train:,} + {count * test:,} pictures of {count} kinds")
+    tell(f"drawing {count * train:,} + {count * test:,} images of {count} kinds")
     pictures = write_folders(out / PICTURES, train=train, test=test, seed=seed)
     known, new = scan_folder(pictures / "train"), scan_folder(pictures / "test")
     tell("classifying at every stage, and zero-shot")

@@ -59,7 +59,7 @@ class Preparation:
         width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
         if max(width, height) > MOST_ELONGATED * min(width, height):
             raise ImageDecodeError(
-                f"{name or 'a picture'} is {width} × {height} pixels: too narrow to be resized; expected "
+                f"{name or 'an image'} is {width} × {height} pixels: too narrow to be resized; expected "
                 f"sides that differ by {MOST_ELONGATED} times at most. Leave it out or crop it"
             )
 

@@ -105,7 +105,11 @@ class StageOutput:
         for part in self.parts:
             rows, place = vectors[part], slice(start, start + part.dim)
             with np.errstate(over="ignore", invalid="ignore"):  # of values that are not finite
-                lengths = np.linalg.norm(rows, axis=1, keepdims=True) * share
+                lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+                far = ~np.isfinite(lengths[:, 0])
+                if far.any():  # their squares are beyond float32
+                    lengths[far] = np.linalg.norm(rows[far].astype(np.float64), axis=1, keepdims=True)
+                lengths *= share
                 np.divide(rows, lengths, out=joined[:, place], where=lengths != 0)
             start += part.dim
         return joined

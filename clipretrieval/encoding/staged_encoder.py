@@ -260,7 +260,7 @@ class StagedEncoder:
         if not skipped:
             return vectors
         warn_caller(
-            f"{len(skipped)} of {len(skipped) + len(places)} pictures could not be decoded, and their "
+            f"{len(skipped)} of {len(skipped) + len(places)} images could not be decoded, and their "
             f"vectors are NaN; the first: {skipped[0].reason}"
         )
         return {name: _spread(rows, places, skipped) for name, rows in vectors.items()}

@@ -186,7 +186,7 @@ class Measurement:
         try:
             return tuple(self._worst.explained(self._index, self._head, y_true, y_pred))
         except StoreError as error:
-            warn_caller(f"the report has no mistakes, as their neighbours could not be looked up: {error}")
+            warn_caller(f"the report has no mistakes, as their neighbors could not be looked up: {error}")
             return ()
 
     def _setting(self, store_name: str) -> dict[str, Any]:

@@ -383,5 +383,5 @@ def _checked_values(values: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floa
             f"{found.shape} and {right.shape}"
         )
     if np.isnan(found).any():
-        raise InvalidInputError("values must not be NaN; where there is no neighbour, pass the distance +inf")
+        raise InvalidInputError("values must not be NaN; where there is no neighbor, pass the distance +inf")
     return found, right

@@ -25,7 +25,7 @@ def distance_unit(report: Figures) -> str:
 def distance_axis(report: Figures) -> str:
     """Return what a report's distances are, and to what."""
     joint = "with" if report.setting.get("metric") == "ip" else "to"
-    return f"{distance_unit(report)} {joint} the nearest {'prompt' if _zero_shot(report) else 'neighbour'}"
+    return f"{distance_unit(report)} {joint} the nearest {'prompt' if _zero_shot(report) else 'neighbor'}"
 
 
 def measure_name(report: Figures, by: str) -> str:

@@ -70,8 +70,8 @@ class FittedHead:
 
     @property
     def k(self) -> int:
-        """Neighbors that it reads of each query."""
-        return int(self.head.k)
+        """Neighbors that it reads of each query: no more than there were when it learned."""
+        return min(int(self.head.k), self.shown)
 
     def decide(self, vectors: FloatArray, near: Neighbors, numbers: ClassNumbers) -> Posterior:
         """Answer queries; neighbors beyond the first `k` are not read."""
@@ -92,4 +92,4 @@ class FittedHead:
 
     def describe(self) -> dict[str, Any]:
         """Return its name and, where it reads neighbors, how many."""
-        return {"head": self.name, **({"k": self.k} if self.k else {})}
+        return {"head": self.name, **({"k": int(self.head.k)} if self.k else {})}

@@ -171,18 +171,11 @@ def class_shares(priors: Floats, codes: Ints) -> Floats:
     return shares / total if total > 0 else shares
 
 
-def maximise(
-    stacked: Floats,
-    codes: Ints,
-    shares: Floats,
-    *,
-    expected: Floats | None = None,
-    spread: Floats | float = 1.0,
-) -> Floats:
+def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
     """Return the most probable weights, each at least `LEAST_WEIGHT`: a strictly convex problem.
 
-    They are normally distributed beforehand. So they are well determined, and do not turn on rounding, also
-    where the parts say the same or nothing.
+    They are normally distributed beforehand, around equal ones of the sum 1, with a standard deviation of 1.
+    So they are well determined, and do not turn on rounding, also where the parts say the same or nothing.
 
     Parameters
     ----------
@@ -192,18 +185,14 @@ def maximise(
         The true classes.
     shares : ndarray of float64, shape (n,)
         How much each row counts; they sum to 1.
-    expected : ndarray of float64, shape (n_parts,), optional
-        The weights' means beforehand; equal ones, of the sum 1, when left out.
-    spread : ndarray of float64, shape (n_parts,), or float
-        Their standard deviations.
     """
     rows = np.arange(len(codes))
-    begin = np.full(len(stacked), 1.0 / len(stacked)) if expected is None else expected
+    begin = np.full(len(stacked), 1.0 / len(stacked))
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logs = log_softmax(np.tensordot(weights, stacked, 1), axis=1)
         mean = np.einsum("pnc,nc->pn", stacked, np.exp(logs))
-        away = (weights - begin) / spread**2 / len(rows)
+        away = (weights - begin) / len(rows)
         found = -float(shares @ logs[rows, codes]) + float(away @ (weights - begin)) / 2
         return found, (mean - stacked[:, rows, codes]) @ shares + away
 

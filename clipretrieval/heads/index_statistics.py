@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
-from collections.abc import Collection, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from secrets import token_hex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipretrieval._util.checks import shown
@@ -24,9 +23,16 @@ from clipretrieval.heads.fitted_head import FittedHead
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.store_contents import StoreContents
-from clipretrieval.retrieval.changes import STATISTICS
+from clipretrieval.retrieval.changes import (
+    STATISTICS,
+    STATISTICS_BLOBS,
+    TOKEN,
+    is_changing,
+    new_state,
+    state_token,
+)
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.stores.base import BlobStore, LocatedStore, ScannableStore, VectorStore, view_manifest
+from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore, view_manifest
 from clipretrieval.stores.checks import LARGEST_BLOB
 from clipretrieval.types import FloatArray, Label
 
@@ -38,10 +44,8 @@ MOST_DRIFT = 2.5e-10
 """Of the statistics, beyond which they are gathered anew: they are promised to 1e-9."""
 PROBED = 4
 """Records that are read back, to see whether the store returns what it was given."""
-MOST_LISTED = 10_000
-"""Records that are listed at every question where the manifest says nothing of their statistics."""
-TOKEN = 32
-"""Characters before the statistics in a blob: of which contents they are."""
+KEPT_NAME = "moments-[a-z0-9-]{1,56}"
+"""What a blob of statistics is called; see `Moments.name`."""
 
 Held = dict[Moments, ClassStatistics]
 
@@ -53,24 +57,29 @@ class _ContentsState:
     Attributes
     ----------
     token : str or None
-        Which statistics describe the records, as the manifest says; None where it says nothing.
+        By which the manifest tells it from others; None where it says nothing.
     count : int
         Of the records.
-    listed : int or None
-        Without a token, a hash of all ids and labels, whatever their order: a classifier that follows no
-        statistics leaves no trace but these. None where listing them at every question would take too long.
+    changing : bool
+        Whether it may be another in the next moment, without any sign of that.
+    kept : int or None
+        The records of which statistics were kept with it, as the manifest says; None where none were.
     """
 
     token: str | None
     count: int
-    listed: int | None = None
+    changing: bool = False
+    kept: int | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, store: VectorStore) -> _ContentsState:
-        token, count = _token(store), store.count()
-        if token is None and 0 < count <= MOST_LISTED and _is_local(store):
-            return cls(token, count, _listed(store) if isinstance(store, ScannableStore) else None)
-        return cls(token, count)
+    def of(cls, manifest: Mapping[str, Any], count: int) -> _ContentsState:
+        token = state_token(manifest)
+        kept = None if token is None else manifest[STATISTICS].get("count")
+        return cls(token, count, is_changing(manifest), kept)
+
+    def entry(self) -> dict[str, Any]:
+        """Return what the manifest has to say of it."""
+        return {"token": self.token, "count": self.count}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +108,10 @@ class _Lesson:
 class IndexStatistics:
     """Follows the records of one store, and learns heads from them.
 
-    The manifest says, by a token, which statistics describe the records. Whoever changes records with this
-    library takes that away first, and puts it there again with a new token at the end. So statistics that
-    were kept with a store, or are held by another process, are known to be out of date. What is written
-    around the library shows by the number of records.
+    The manifest says, by a token, which state the records are in, see `changes.STATISTICS`. Statistics that
+    were kept with a store begin with the token of what they describe; those of another state, kept or held by
+    another process, are out of date. What is written around the library shows by the number of records
+    alone. While others change the records, or if one was cut short amid that, nothing held is trusted.
     """
 
     def __init__(self) -> None:
@@ -116,11 +125,14 @@ class IndexStatistics:
         self._lock = threading.RLock()
         self._held: Held = {}
         self._seen: _ContentsState | None = None  # which contents are held; None: not known
-        self._begun: tuple[str | None, int] | None = None  # the token and the version before the changes
+        self._kept: tuple[_ContentsState, int] | None = None  # what the store keeps, and of which version
         self._changed: VectorStore | None = None  # the store, while it is changed
+        self._in_step: tuple[str, int] | None = None  # token and version of what the store keeps
+        self._unusable = ""  # why that cannot be read
         self._probe: tuple[list[str], FloatArray] | None = None
         self._faithful = True
         self._lesson: _Lesson | None = None
+        self._amid: int | None = None  # how many records there were when others were found changing them
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IndexStatistics, ()  # the copy of an estimator gathers its own
@@ -159,10 +171,11 @@ class IndexStatistics:
             If statistics were gathered by reading the store because it cannot keep them, or those that it
             kept do not match what it holds.
         """
-        index.count_for(1)
-        contents, learned = self._learn(index, head, priors)
+        manifest, count = index.look()
+        state = _ContentsState.of(manifest, count)
+        contents, learned = self._learn(index, head, priors, state)
         classes = learned.answered_classes if isinstance(learned, OpenHead) else contents.classes
-        return FittedHead(head, learned, classes, max(shown, int(head.k), 1), name)
+        return FittedHead(head, learned, classes, max(shown, min(int(head.k), count), 1), name)
 
     def fit_each(
         self, index: LabelledIndex, heads: Sequence[tuple[Head, str]], priors: Priors, shown: int
@@ -179,12 +192,14 @@ class IndexStatistics:
                     self.want(wanted)
                 self._lesson = lesson
 
-    def _learn(self, index: LabelledIndex, head: Head, priors: Priors) -> tuple[StoreContents, LearnedHead]:
+    def _learn(
+        self, index: LabelledIndex, head: Head, priors: Priors, state: _ContentsState
+    ) -> tuple[StoreContents, LearnedHead]:
         with self._lock:
             known = self._lesson if self._lesson is not None and self._lesson.is_of(head, priors) else None
             if self._changed is not None and known is not None:
                 return known.contents, known.learned  # as it was before the change, of which nobody knows yet
-            held = self._up_to_date(index.store, tuple(dict.fromkeys(head.moments)))
+            held = self._up_to_date(index.store, tuple(dict.fromkeys(head.moments)), state)
             if known is not None and self._seen is not None and known.version == self._version:
                 return known.contents, known.learned
             contents = StoreContents(index, held, priors)
@@ -199,19 +214,22 @@ class IndexStatistics:
 
     def statistics(self, index: LabelledIndex, moments: Moments) -> ClassStatistics:
         """Return a copy of the statistics of an index's contents as they are now."""
-        index.count_for(1)
+        state = _ContentsState.of(*index.look())
         with self._lock:
-            return self._up_to_date(index.store, (moments,))[moments].copy()
+            return self._up_to_date(index.store, (moments,), state)[moments].copy()
 
-    def _up_to_date(self, store: VectorStore, moments: Sequence[Moments]) -> Held:
-        """Return statistics of what a store holds."""
+    def _up_to_date(self, store: VectorStore, moments: Sequence[Moments], state: _ContentsState) -> Held:
+        """Return statistics of what a store holds, which was lately in this state."""
         if self._changed is not None:
             if self._seen is not None and set(moments) <= set(self._held):
                 return self._held
             return _gathered(store, moments)
         self.want((*self._wanted, *moments))
-        if not self._describes(store):
-            self._load(store)
+        if not self._describes(state):
+            # Where it is another since one's own change, waited for here, that is in step already.
+            state = _ContentsState.of(view_manifest(store), store.count())
+        if not self._describes(state):
+            self._load(store, state)
         return self._held
 
     def expect(self, classes: Collection[Any], dim: int, *, anew: bool = False) -> None:
@@ -225,19 +243,25 @@ class IndexStatistics:
     def begin(self, store: VectorStore) -> None:
         """Be ready for changes of what the store holds."""
         with self._lock:
-            if not self._describes(store):
-                state = self._start_from(store)
-                with suppress(StoreCorruptedError):
-                    self._take_kept(store, state)
+            state = _ContentsState.of(view_manifest(store), store.count())
+            self._in_step, self._unusable = None, ""
+            if not self._describes(state):
+                self._start_from(state)
+                try:
+                    if not self._take_kept(store, state) and state.token is not None:
+                        self._in_step = state.token, self._version
+                except StoreCorruptedError as error:
+                    self._unusable = str(error)
                 complete = state.count == 0 or set(self._wanted) <= set(self._held)
                 self._seen = state if complete else None
-            self._begun = None if self._seen is None else (self._seen.token, self._version)
+            whole = self._seen is not None and state.kept == state.count
+            self._kept = (state, self._version) if whole else None
             self._changed, self._probe, self._faithful = store, None, True
 
     def clear(self) -> None:
         """Start from an empty store."""
         with self._lock:
-            self._held, self._seen, self._begun = {}, _ContentsState(None, 0), None
+            self._held, self._seen = {}, _ContentsState(None, 0)
             self._version += 1
 
     def add(self, ids: Sequence[str], vectors: FloatArray, labels: Sequence[Label]) -> None:
@@ -280,33 +304,45 @@ class IndexStatistics:
             self._seen = None
             self._version += 1
 
-    def keep(self, store: VectorStore) -> None:
-        """Write the statistics into the store, and into its manifest that they describe what it holds.
+    def keep(self, store: VectorStore) -> dict[str, Any] | None:
+        """Write the statistics into the store, and return what its manifest has to say.
 
-        Where they are not known, and the store cannot list what it holds, nothing is said of them.
+        That is None where they are not known, and the store cannot list what it holds.
         """
         with self._lock:
-            begun, self._begun = self._begun, None
-            if begun is not None and begun[1] == self._version and begun[0] is not None:
-                token = begun[0]  # nothing has changed
-            else:
-                drifted = any(held.drift > MOST_DRIFT for held in self._held.values())
-                if self._seen is None or drifted or not self._is_faithful():
-                    if isinstance(store, ScannableStore):
-                        self._held = _gathered(store, self._wanted)
-                        self._version += 1
-                    elif self._seen is None:
-                        return
-                token = token_hex(TOKEN // 2)
-                self._write(store, token)
+            in_step, self._in_step = self._in_step, None
+            if self._kept is not None and self._kept[1] == self._version:
+                return self._kept[0].entry()  # nothing has changed
+            unchanged = in_step[0] if in_step is not None and in_step[1] == self._version else None
+            drifted = any(held.drift > MOST_DRIFT for held in self._held.values())
+            if self._seen is None or drifted or not self._is_faithful():
+                if isinstance(store, ScannableStore):
+                    self._held = _gathered(store, self._wanted)
+                    self._version += 1
+                    if self._seen is None and self._unusable:
+                        warn_caller(
+                            "the class statistics that the store had kept could not be used "
+                            f"({self._unusable}), so they were gathered anew by reading all "
+                            f"{store.count()} vectors"
+                        )
+                elif self._seen is None:
+                    return None
+            token = unchanged or str(new_state()["token"])
+            self._write(store, token, others_stay=unchanged is not None)
             count = next(iter(self._held.values())).count if self._held else store.count()
-            store.write_manifest({**store.read_manifest(), STATISTICS: {"token": token, "count": count}})
-            self._seen, self._changed = _ContentsState(token, count), None
+            self._seen = _ContentsState(token, count, kept=count)
+            self._kept = self._seen, self._version
+            return self._seen.entry()
 
-    def _write(self, store: VectorStore, token: str) -> None:
-        """Write the statistics as blobs, if the store can keep such."""
+    def _write(self, store: VectorStore, token: str, *, others_stay: bool) -> None:
+        """Write the statistics as blobs, if the store can keep such.
+
+        Those of other heads are removed, unless they describe the records still.
+        """
         if not isinstance(store, BlobStore):
             return
+        known, names, there = _kept_names(store), {moments.name for moments in self._held}, set[str]()
+        _name_kept(store, known | names)  # before they come: a kill leaves none that nobody knows of
         try:
             for moments, held in self._held.items():
                 if moments.n_bytes(len(held.classes), store.dim or 0) // 2 > LARGEST_BLOB:
@@ -314,35 +350,45 @@ class IndexStatistics:
                         f"they take more than the {LARGEST_BLOB:,} bytes of a blob"
                     )
                 store.write_blob(moments.name, token.encode() + held.to_bytes())
+                there.add(moments.name)
         except (StoreError, InvalidInputError) as error:  # a full disk, or more than a blob may have
             warn_caller(
                 f"the class statistics could not be kept with the store ({error}); whoever opens it next has "
                 "to gather them by reading all vectors"
             )
+        if others_stay:
+            there |= known - names
+        for name in sorted((known | names) - there):
+            try:
+                store.write_blob(name, None)
+            except StoreError:  # the next change tries again
+                there.update({name} & known)
+        _name_kept(store, there)
 
     def end(self) -> None:
         """Stop following; what was not kept is not known to be in step."""
         with self._lock:
             if self._changed is not None:
-                self._changed, self._seen = None, None
+                state, version = self._kept or (None, -1)
+                self._seen = state if version == self._version else None
+                self._changed = self._kept = None
 
-    def _describes(self, store: VectorStore) -> bool:
-        """Tell whether what is held describes what the store holds."""
-        if self._seen is None or self._seen != _ContentsState.of(store):
+    def _describes(self, state: _ContentsState) -> bool:
+        """Tell whether what is held describes what the store holds in a state."""
+        if state.changing or self._seen != state:
             return False
-        return self._seen.count == 0 or set(self._wanted) <= set(self._held)
+        return state.count == 0 or set(self._wanted) <= set(self._held)
 
-    def _start_from(self, store: VectorStore) -> _ContentsState:
-        """Return the state of a store's contents; what is held of another state is let go."""
-        state = _ContentsState.of(store)
-        if self._seen != state or state.count == 0:
+    def _start_from(self, state: _ContentsState) -> None:
+        """Let go what is held of another state of a store's contents."""
+        if state.changing or self._seen != state or state.count == 0:
             self._held = {}
             self._version += 1
-        return state
 
-    def _load(self, store: VectorStore) -> None:
+    def _load(self, store: VectorStore, state: _ContentsState) -> None:
         """Read what is not held of the statistics that the store has kept, and gather what it has not."""
-        state, reason = self._start_from(store), ""
+        self._start_from(state)
+        reason = ""
         try:
             reason = self._take_kept(store, state)
         except StoreCorruptedError as error:
@@ -351,7 +397,14 @@ class IndexStatistics:
         if missing and state.count:
             self._held.update(_gathered(store, missing))
             state = replace(state, count=self._held[missing[0]].count)
-        self._seen = state
+        self._seen = None if state.changing else state
+        again = self._amid == state.count
+        self._amid = state.count if state.changing else None
+        if again and state.changing and missing:
+            warn_caller(
+                f"a change of the {state.count} records was cut short, or is under way, so class statistics "
+                "are gathered at every question; the next fit, forget or relabel ends that"
+            )
         if not missing or not state.count:
             return
         if not isinstance(store, BlobStore):
@@ -374,6 +427,8 @@ class IndexStatistics:
             return ""
         for moments in self._wanted:
             content = None if moments in self._held else store.read_blob(moments.name)
+            if content is None and moments not in self._held and moments.name in _kept_names(store):
+                raise StoreCorruptedError(f"the blob {moments.name!r} is missing")
             if content is None or content[:TOKEN] != state.token.encode():
                 continue
             found = ClassStatistics.from_bytes(content[TOKEN:])
@@ -382,8 +437,7 @@ class IndexStatistics:
             if not same_kind or not self._agrees(store, found):
                 return "do not match what it holds"
             self._held[moments] = found
-        known = view_manifest(store)[STATISTICS].get("count")
-        complete = known == state.count or set(self._wanted) <= set(self._held)
+        complete = state.kept in (None, state.count) or set(self._wanted) <= set(self._held)
         return "" if complete else "do not match what it holds"
 
     def _agrees(self, store: VectorStore, found: ClassStatistics) -> bool:
@@ -406,12 +460,6 @@ class IndexStatistics:
         )
 
 
-def _is_local(store: VectorStore) -> bool:
-    """Tell whether listing records asks no server."""
-    place = store.location() if isinstance(store, LocatedStore) else None
-    return place is None or "path" in place
-
-
 def _attributes(head: Head) -> dict[str, Any]:
     return dict(getattr(head, "__dict__", {}))
 
@@ -425,20 +473,17 @@ def _is_same(left: Any, right: Any) -> bool:
         return False
 
 
-def _token(store: VectorStore) -> str | None:
-    """Return which statistics describe the contents, as the manifest says; None where it says nothing."""
-    found = view_manifest(store).get(STATISTICS)
-    token = found.get("token") if isinstance(found, dict) else None
-    return token if isinstance(token, str) and len(token) == TOKEN and token.isascii() else None
+def _kept_names(store: VectorStore) -> set[str]:
+    """Return which blobs of statistics there may be, as the manifest says; of nobody else's."""
+    found = view_manifest(store).get(STATISTICS_BLOBS)
+    names = found if isinstance(found, list) else []
+    return {name for name in names if isinstance(name, str) and re.fullmatch(KEPT_NAME, name)}
 
 
-def _listed(store: ScannableStore) -> int:
-    """Return a hash of the ids and labels of all records, whatever their order."""
-    found = 0
-    for listing in store.scan():
-        labels = map(repr, listing.labels.tolist())  # hash(-1) is hash(-2)
-        found += sum(map(hash, zip(listing.ids.tolist(), labels, strict=True)))
-    return found
+def _name_kept(store: VectorStore, names: set[str]) -> None:
+    """Have the manifest say which blobs of statistics there may be."""
+    if view_manifest(store).get(STATISTICS_BLOBS) != sorted(names):
+        store.write_manifest({**store.read_manifest(), STATISTICS_BLOBS: sorted(names)})
 
 
 def _check_room(moments: Moments, n_classes: int, dim: int) -> None:

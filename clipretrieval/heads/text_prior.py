@@ -14,7 +14,14 @@ from clipretrieval._util.checks import check_number, shown
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.base import Contents, Head, LearnedHead, PartedHead, Queries, StoredSample
 from clipretrieval.heads.class_texts import ClassTexts, zero_shot_scores
-from clipretrieval.heads.fused import Expert, LearnedFused, class_shares, log_probabilities, maximise
+from clipretrieval.heads.fused import (
+    LEAST_VALIDATED,
+    Expert,
+    LearnedFused,
+    class_shares,
+    log_probabilities,
+    maximise,
+)
 from clipretrieval.heads.statistics import Moments
 from clipretrieval.types import Label
 
@@ -27,14 +34,12 @@ TEXT = "text"
 """What the part is called in explanations."""
 VALIDATED_ON = 1000
 """Stored vectors that weights are learned on, at most."""
-EXPECTED_TEXT = 1.0
-"""The weight of the texts before a stored vector is seen."""
-TRUSTED, DOUBTED = 0.02, 0.4
-"""The weight of another part before one is seen that was left out: where the texts explain the stored vectors
-perfectly, and how much more where they do not at all."""
-DOUBT_POWER = 3
-TEXT_SPREAD, PART_SPREAD = 0.5, 0.1
-"""How far weights may be from what was expected: the standard deviations of normal distributions."""
+SURE = 2.326
+"""Standard errors: of a normal distribution, one value in a hundred is more above its mean."""
+STEPS = 20
+"""Between the texts alone and the most probable weights."""
+LEAST_WEIGHT = 1e-6
+"""Of a part that says nothing but where the others say the same of two classes."""
 
 
 def check_text_weight(weight: Any) -> float | str | None:
@@ -59,10 +64,17 @@ class TextPrior:
 
     With few images of a class, texts know more of it than these; with many, the images do [1]_ [2]_. A weight
     that is a number is that of the texts, beside the head as it is. ``"auto"`` weighs the texts and each part
-    of the head, by stored vectors that are left out one by one, never by those that are to be classified. Of
-    few vectors little is learned, so the weights are those of the largest posterior. It begins near the texts
-    alone where these explain the stored vectors, and nearer to the head where they do not: what texts say of
-    a vector needs no other vector, so a single one of each class shows that.
+    of the head by stored vectors, never by those that are to be classified, in two steps:
+
+    - Texts are trusted where their log loss on the stored vectors is what their own probabilities promise, by
+      Spiegelhalter's test [3]_, and beats by its standard error the loss of knowing nothing. What texts say
+      of a vector needs no other vector, so a single one of each class shows that.
+    - Weights are the most probable ones of vectors that are left out one by one. From texts that are trusted,
+      these lead away only as far as the likelihood that is surely gained is largest: the gain, less 2.3
+      standard errors [4]_ and less what parameters gain by themselves [5]_.
+
+    Where fewer than ten can be left out, as most are alone in their classes, texts that are trusted decide
+    alone; the weight of others is the share that they tell of what they claim to, and the head has the rest.
 
     A class that has no image yet is as probable as the texts hold it to be, unless they count nothing; the
     rest is divided among the others.
@@ -84,6 +96,12 @@ class TextPrior:
     .. [1] Z. Wang et al., "A hard-to-beat baseline for training-free CLIP-based adaptation", ICLR (2024).
     .. [2] R. Zhang et al., "Tip-Adapter: Training-free adaption of CLIP for few-shot classification", ECCV
        (2022).
+    .. [3] D. J. Spiegelhalter, "Probabilistic prediction in patient management and clinical trials",
+       Statistics in Medicine 5 (1986), pages 421-433; here of the log loss.
+    .. [4] After the rule of L. Breiman et al., "Classification and regression trees" (1984), section 3.4.3,
+       which takes the simpler one unless another is better by a standard error.
+    .. [5] H. Akaike, "A new look at the statistical model identification", IEEE Transactions on Automatic
+       Control 19 (1974), pages 716-723.
     """
 
     head: Head
@@ -171,7 +189,8 @@ class LearnedTextPrior:
             total = log_softmax(self._learned.log_scores(queries), axis=1)
         stored = text[:, self._stored]
         if self._text_weight:
-            total = total + self._text_weight * log_softmax(stored, axis=1)
+            said = log_probabilities(stored) if self._weights else log_softmax(stored, axis=1)
+            total = total + self._text_weight * said
         total[:, self._impossible] = -np.inf
         if self._text_weight and len(self._stored) < len(self.answered_classes):
             found = text.copy()
@@ -204,39 +223,76 @@ class LearnedTextPrior:
 def learn_text_weights(
     parts: Mapping[str, Expert], texts: ClassTexts, contents: Contents
 ) -> dict[str, float]:
-    """Return the most probable weights of a head's parts and of the texts, by name.
+    """Return the weights of a head's parts and of the texts, by name.
 
     A vector that is alone in its class tells something of the texts only.
     """
     sample = contents.sample(VALIDATED_ON)
-    counts = contents.statistics(Moments()).counts
-    kept = np.flatnonzero(counts[sample.codes] > 1)
-    held = StoredSample(sample.ids[kept], sample.vectors[kept], sample.codes[kept])
-    stacked = np.zeros((len(parts) + 1, len(sample.codes), len(contents.classes)))
-    if len(kept):
-        for number, part in enumerate(parts.values()):
-            stacked[number, kept] = log_probabilities(part.held_out_scores(held))
-    text = zero_shot_scores(sample.vectors, texts.vectors(contents.classes), texts.tower.logit_scale)
-    stacked[-1] = log_probabilities(text)
-    shares = class_shares(contents.priors, sample.codes)
-    doubt = _doubt(stacked[-1], sample.codes, shares)
-    expected = TRUSTED + DOUBTED * doubt**DOUBT_POWER
-    found = maximise(
-        stacked,
-        sample.codes,
-        shares,
-        expected=np.array([expected] * len(parts) + [EXPECTED_TEXT]),
-        spread=np.array([PART_SPREAD] * len(parts) + [TEXT_SPREAD]),
+    codes, shares = sample.codes, class_shares(contents.priors, sample.codes)
+    text = log_probabilities(
+        zero_shot_scores(sample.vectors, texts.vectors(contents.classes), texts.tower.logit_scale)
     )
-    return dict(zip([*parts, TEXT], found.tolist(), strict=True))
+    trust = _trust(text, codes, shares)
+    kept = np.flatnonzero(contents.statistics(Moments()).counts[codes] > 1)
+    shares_kept = class_shares(contents.priors, codes[kept])
+    if len(kept) >= LEAST_VALIDATED and shares_kept.any():
+        held = StoredSample(sample.ids[kept], sample.vectors[kept], codes[kept])
+        said = [log_probabilities(part.held_out_scores(held)) for part in parts.values()]
+        stacked = np.stack([*said, text[kept]])
+        found = maximise(stacked, held.codes, shares_kept)
+        if trust == 1:
+            found = _retreat(found, stacked, held.codes, shares_kept)
+    else:
+        found = np.append(np.full(len(parts), (1 - trust) / len(parts)), trust)
+    return dict(zip([*parts, TEXT], np.maximum(found, LEAST_WEIGHT).tolist(), strict=True))
 
 
-def _doubt(text: Floats, codes: Ints, shares: Floats) -> float:
-    """Return what the texts by themselves leave open of stored vectors' classes: 0 nothing, 1 all."""
-    if text.shape[1] < 2:
+def _trust(text: Floats, codes: Ints, shares: Floats) -> float:
+    """Return 1 for texts that nothing stored contradicts, 0 for those that tell nothing.
+
+    In between: the part of what they claim to tell of the classes that they do tell. Texts that give each
+    class its true probability have, in the mean, a log loss of the entropy of their own probabilities; by how
+    many standard errors it is more is the statistic of Spiegelhalter's test.
+    """
+    if text.shape[1] < 2 or not shares.any():
+        return 1.0
+    probabilities, unknown = np.exp(text), np.log(text.shape[1])
+    entropies = -np.einsum("nc,nc->n", probabilities, text)
+    variances = np.einsum("nc,nc->n", probabilities, text**2) - entropies**2
+    losses = -text[np.arange(len(codes)), codes]
+    told, claimed = float(unknown - shares @ losses), float(unknown - shares @ entropies)
+    if told <= _standard_error(losses, shares):
         return 0.0
-    expected, spread = np.array([EXPECTED_TEXT]), np.array([TEXT_SPREAD])
-    (weight,) = maximise(text[None], codes, shares, expected=expected, spread=spread)
-    found = log_softmax(weight * text, axis=1)[np.arange(len(codes)), codes]
-    loss = -float(shares @ found) / float(np.log(text.shape[1]))
-    return min(loss, 1.0)
+    doubted = claimed - told > SURE * np.sqrt(shares**2 @ variances)
+    return told / claimed if doubted else 1.0
+
+
+def _retreat(found: Floats, stacked: Floats, codes: Ints, shares: Floats) -> Floats:
+    """Return weights between those of the texts alone and those that were found.
+
+    Where the gain in log likelihood, less `SURE` standard errors, is largest; what new parameters gain by
+    themselves, one divided by the number of vectors each, is taken off.
+    """
+    rows = np.arange(len(codes))
+    (weight,) = maximise(stacked[-1:], codes, shares)
+    start = weight * stacked[-1]
+    way = np.tensordot(found, stacked, 1) - start
+    at_start = log_softmax(start, axis=1)[rows, codes]
+    optimism = (len(stacked) - 1) * float(shares @ shares)
+    best, reached = 0.0, 0.0
+    for step in np.linspace(0, 1, STEPS + 1)[1:]:
+        gains = log_softmax(start + step * way, axis=1)[rows, codes] - at_start
+        worth = float(shares @ gains) - SURE * _standard_error(gains, shares) - step * optimism
+        if worth > best:
+            best, reached = worth, step
+    retreated: Floats = reached * found
+    retreated[-1] += (1 - reached) * weight
+    return retreated
+
+
+def _standard_error(values: Floats, shares: Floats) -> float:
+    """Return that of a weighted mean; infinite of a single value."""
+    squares = shares**2
+    if squares.sum() >= 1:
+        return float("inf")
+    return float(np.sqrt(squares @ (values - shares @ values) ** 2 / (1 - squares.sum())))

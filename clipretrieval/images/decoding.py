@@ -210,7 +210,7 @@ def content_id(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> str:
 def _require_image_like(raw: RawImage) -> None:
     if not is_image_like(raw.payload):
         kind = type(raw.payload).__name__
-        raise InvalidInputError(f"{_name(raw)} is of the type {kind}, which is no kind of picture")
+        raise InvalidInputError(f"{_name(raw)} is of the type {kind}, which is no kind of image")
 
 
 def _encoded_bytes(payload: Any) -> bytes | None:
@@ -264,10 +264,10 @@ def _refusal(
 
 def _name(raw: RawImage) -> str:
     if raw.source is not None:
-        return f"picture {raw.source!r}"
+        return f"image {raw.source!r}"
     if isinstance(raw.payload, (str, os.PathLike)):
-        return f"picture {os.fspath(raw.payload)!r}"
-    return f"picture number {raw.index} (counted from 0)"
+        return f"image {os.fspath(raw.payload)!r}"
+    return f"image number {raw.index} (counted from 0)"
 
 
 def _reason(error: Exception, raw: RawImage, encoded: bytes | None = None) -> str:
@@ -281,7 +281,7 @@ def _reason(error: Exception, raw: RawImage, encoded: bytes | None = None) -> st
         if kind is not None:
             return kind
     if isinstance(error, UnidentifiedImageError):
-        return "it is not a picture of a format that Pillow can decode here"
+        return "it is not an image of a format that Pillow can decode here"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if isinstance(error, Image.DecompressionBombError):

@@ -95,7 +95,7 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
     extensions = image_extensions()
     if not is_folder(root):
         raise InvalidInputError(
-            f"there is no folder {str(root)!r}; pass one that holds pictures, or sub-folders of "
+            f"there is no folder {str(root)!r}; pass one that holds images, or sub-folders of "
             "them for each class"
         )
     unreadable = tuple(ending for ending in FOREIGN_ENDINGS if ending not in extensions)
@@ -112,7 +112,7 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
         return ImageFolder(root, paths, labels, tuple(dict.fromkeys(labels))), remarks
     if not files:
         raise InvalidInputError(
-            f"the folder {str(root)!r} holds no pictures; looked for files ending in {' '.join(extensions)}"
+            f"the folder {str(root)!r} holds no images; looked for files ending in {' '.join(extensions)}"
             + "".join(f". {remark}" for remark in _unread(root, left_out))
         )
     return ImageFolder(root, tuple(sorted(files, key=_parts)), None, ()), _unread(root, left_out)
@@ -129,10 +129,10 @@ def _remarks(root: Path, by_folder: dict[Path, list[Path]], beside: list[Path]) 
     empty = sorted(folder.name for folder, found in by_folder.items() if not found)
     if empty:
         named = ", ".join(map(repr, empty))
-        remarks.append(f"no picture was found in these class folders of {str(root)!r}: {named}")
+        remarks.append(f"no image was found in these class folders of {str(root)!r}: {named}")
     if beside:
         remarks.append(
-            f"{len(beside)} picture(s) beside the class folders of {str(root)!r} have no class and were "
+            f"{len(beside)} image(s) beside the class folders of {str(root)!r} have no class and were "
             "left out: move them into a class folder"
         )
     nested = {
@@ -160,7 +160,7 @@ def _unread(root: Path, left_out: int) -> list[str]:
     if not left_out:
         return []
     return [
-        f"{left_out} picture(s) in {str(root)!r} are of a kind that cannot be read here, such as HEIC, and "
+        f"{left_out} image(s) in {str(root)!r} are of a kind that cannot be read here, such as HEIC, and "
         "were left out: convert them to JPEG or PNG, or register a plugin of Pillow's, say pillow-heif"
     ]
 

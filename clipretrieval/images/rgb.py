@@ -169,24 +169,24 @@ def check_image(obj: Any) -> None:
     if isinstance(obj, np.ndarray):
         if obj.dtype != np.uint8:
             raise InvalidInputError(
-                f"a NumPy picture must be uint8 in HWC order, not {obj.dtype}: scale it to [0, 255] and "
+                f"a NumPy image must be uint8 in HWC order, not {obj.dtype}: scale it to [0, 255] and "
                 "convert it with .astype('uint8'), or pass a float CHW torch tensor in [0, 1]"
             )
         if obj.ndim not in (2, 3) or (obj.ndim == 3 and obj.shape[2] not in CHANNELS) or obj.size == 0:
             raise InvalidInputError(
-                "a NumPy picture must have the shape (height, width) or (height, width, channels) with "
+                "a NumPy image must have the shape (height, width) or (height, width, channels) with "
                 f"1, 3 or 4 channels, none of them zero; found {obj.shape}"
             )
     elif is_tensor(obj):
         if str(obj.dtype) != "torch.uint8" and not obj.is_floating_point():
             raise InvalidInputError(
-                f"a tensor picture must be uint8, or float in [0, 1], not {obj.dtype}: convert it"
+                f"a tensor image must be uint8, or float in [0, 1], not {obj.dtype}: convert it"
             )
         if obj.ndim != 3 or obj.shape[0] not in CHANNELS or obj.numel() == 0:
             raise InvalidInputError(
-                "a tensor picture must have the shape (channels, height, width) with 1, 3 or 4 channels, "
+                "a tensor image must have the shape (channels, height, width) with 1, 3 or 4 channels, "
                 f"none of them zero; found {tuple(obj.shape)}: use .permute(2, 0, 1) on height-first "
-                "pictures and .unsqueeze(0) on grey ones"
+                "images and .unsqueeze(0) on grey ones"
             )
 
 
@@ -215,7 +215,7 @@ def _hwc_from_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
         if low < 0.0 or high > 1.0:
             raise InvalidInputError(
                 f"the float tensor has values in [{low:g}, {high:g}], expected [0, 1]: divide by 255, undo "
-                "a normalisation, or clamp(0, 1)"
+                "a normalization, or clamp(0, 1)"
             )
         values = np.rint(values * np.float32(255.0)).astype(np.uint8)
     return np.asarray(values, dtype=np.uint8)
@@ -233,5 +233,5 @@ def _gray_from_integers(image: Image.Image) -> Image.Image:
 def _gray_from_floats(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if not np.isfinite(values).all():
-        raise InvalidInputError("the picture (mode F) has values that are not finite")
+        raise InvalidInputError("the image (mode F) has values that are not finite")
     return Image.fromarray(np.rint(np.clip(values, 0.0, 255.0)).astype(np.uint8)).convert("RGB")

@@ -35,7 +35,7 @@ __all__ = [
 _EXPECTED = (
     "expected the path of a folder, image or CSV file, encoded bytes, a PIL image, a uint8 array (HW, HWC, "
     "NHW or NHWC), a tensor (CHW or NCHW; uint8, or float in [0, 1]), a DataFrame or other table, a torch "
-    "Dataset or DataLoader, or a sequence or iterator of single pictures or of (picture, label) pairs"
+    "Dataset or DataLoader, or a sequence or iterator of single images or of (image, label) pairs"
 )
 _ABSENT: Any = object()
 
@@ -83,7 +83,7 @@ def iter_raw(images: Any, labels: Any = None) -> Iterator[RawImage]:
     label_count, label_iterator = open_labels(labels)
     if source.count is not None and label_count is not None and source.count != label_count:
         raise InvalidInputError(
-            f"there are {source.count} pictures but {label_count} labels: pass one label for each picture"
+            f"there are {source.count} images but {label_count} labels: pass one label for each image"
         )
     return _raw_images(source.items(), label_iterator)
 
@@ -120,16 +120,16 @@ def _raw_images(items: Iterator[_Sample], labels: Iterator[Any] | None) -> Itera
         if labels is not None:
             if label is not _ABSENT:
                 raise InvalidInputError(
-                    "the source yields (picture, label) pairs and labels were passed as well: pass one or "
+                    "the source yields (image, label) pairs and labels were passed as well: pass one or "
                     "the other"
                 )
             label = next(labels, _ABSENT)
             if label is _ABSENT:
-                raise InvalidInputError(f"the labels ended after {index}, but there are more pictures")
+                raise InvalidInputError(f"the labels ended after {index}, but there are more images")
         path = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else None
         yield RawImage(index, image, None if label is _ABSENT else plain_value(label), path)
     if labels is not None and next(labels, _ABSENT) is not _ABSENT:
-        raise InvalidInputError(f"the pictures ended after {index + 1}, but there are more labels")
+        raise InvalidInputError(f"the images ended after {index + 1}, but there are more labels")
 
 
 def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source:
@@ -211,7 +211,7 @@ def _open_array(array: Any) -> _Source:
     if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] not in CHANNELS:
         if array.shape[0] in (3, 4):
             raise InvalidInputError(
-                f"an array of the shape {array.shape} may be one picture in CHW order or {array.shape[0]} "
+                f"an array of the shape {array.shape} may be one image in CHW order or {array.shape[0]} "
                 "grey ones: use .transpose(1, 2, 0) on the one, or array[..., None] on the others"
             )
         return _open_batch(array)
@@ -293,7 +293,7 @@ def _is_image(obj: Any) -> bool:
 def _paired(images: Any, labels: Any = None) -> Iterator[_Sample]:
     if is_tensor(images) and images.ndim != 4:
         raise InvalidInputError(
-            "a DataLoader's tensors must have the shape (pictures, channels, height, width); found "
+            "a DataLoader's tensors must have the shape (images, channels, height, width); found "
             f"{tuple(images.shape)}"
         )
     if labels is None:
@@ -301,7 +301,7 @@ def _paired(images: Any, labels: Any = None) -> Iterator[_Sample]:
         return
     count, label_iterator = open_labels(labels)
     if count != len(images):
-        raise InvalidInputError(f"a DataLoader's batch has {len(images)} pictures but {count} labels")
+        raise InvalidInputError(f"a DataLoader's batch has {len(images)} images but {count} labels")
     yield from map(_Sample, images, label_iterator)
 
 
@@ -323,7 +323,7 @@ def open_labels(labels: Any) -> tuple[int | None, Iterator[Any]]:
         labels = column
     if isinstance(labels, (str, bytes, io.IOBase, Mapping, Set, type)) or not hasattr(labels, "__iter__"):
         raise InvalidInputError(
-            f"labels is {_kind(labels)}; expected a sequence or iterator with one label for each picture"
+            f"labels is {_kind(labels)}; expected a sequence or iterator with one label for each image"
         )
     return _length(labels), iter(labels)
 

@@ -122,7 +122,7 @@ def warn_of_lookalikes(classes: Iterable[Any], known: Iterable[Any]) -> None:
         listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
         differ = "1 group of labels differs" if len(groups) == 1 else f"{len(groups)} groups of labels differ"
         warn_caller(
-            f"{differ} in case, spaces or Unicode normalisation alone, and each label is a class of its "
+            f"{differ} in case, spaces or Unicode normalization alone, and each label is a class of its "
             f"own: {listed}{'; …' if len(groups) > 5 else ''}. Where they mean the same, give them one "
             "spelling"
         )

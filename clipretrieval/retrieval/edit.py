@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clipretrieval._util.checks import check_strings, check_text
@@ -10,7 +10,7 @@ from clipretrieval._util.labels import Spelling, class_array, label_kind, stored
 from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
 from clipretrieval.images.sources import open_labels
-from clipretrieval.retrieval.changes import following, removing, storing
+from clipretrieval.retrieval.changes import CHANGING, final_state, following, removing, storing
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_owner, update_manifest
 from clipretrieval.retrieval.reports import ForgetReport
@@ -41,7 +41,7 @@ def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:
     touched: set[Label] = set()
     searched = 0
     with following(store, index.follower):
-        _update_classes(index)  # what was computed of the records is out of date from here on
+        _update_manifest(index, state=CHANGING)
         for start in range(0, len(names), BATCH):
             records = store.get(names[start : start + BATCH])
             if not len(records):  # another process, of a store without a lock, was faster
@@ -51,8 +51,7 @@ def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:
                 store.delete(records.ids.tolist())
                 searched += _make_certain(store, records)
         emptied = _emptied(store, touched)
-        _update_classes(index, remove=emptied)
-        _keep(index)
+        _keep(index, emptied, changed=True)
     return ForgetReport(
         ids=tuple(names),
         classes=class_array(emptied, index.classes.kind),
@@ -78,12 +77,13 @@ def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
     with following(store, index.follower):
         if index.follower is not None:
             index.follower.expect(set(wanted.values()), index.dim)
-        # A new class goes into the manifest first, so that no record is ever without its class there.
-        _update_classes(index, add=wanted.values())
         for start in range(0, len(names), BATCH):
             records = store.get(names[start : start + BATCH])
             held = records.labels.tolist()
             rows = [row for row, name in enumerate(records.ids.tolist()) if held[row] != wanted[name]]
+            if rows and not changed:
+                # A new class goes into the manifest first, so that no record is ever without its class there.
+                _update_manifest(index, add=wanted.values(), state=CHANGING)
             if rows:
                 chosen = records.ids[rows].tolist()
                 touched.update(held[row] for row in rows)
@@ -92,14 +92,13 @@ def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
                 with storing(store, index.follower, chosen, vectors, given, chosen):
                     store.upsert(chosen, vectors, given, metadata)
             changed += len(rows)
-        _update_classes(index, remove=_emptied(store, touched))
-        _keep(index)
+        _keep(index, _emptied(store, touched), changed=changed > 0)
     return changed
 
 
-def _keep(index: LabelledIndex) -> None:
-    if index.follower is not None:
-        index.follower.keep(index.store)
+def _keep(index: LabelledIndex, emptied: Iterable[Label], *, changed: bool) -> None:
+    """End a change: the follower keeps what it has, and the manifest says what is there now."""
+    _update_manifest(index, remove=emptied, state=final_state(index.store, index.follower, changed))
     index.store.flush()
 
 
@@ -143,7 +142,7 @@ def _ids_of(index: LabelledIndex, label: Any) -> list[str]:
     if not names:
         known = ", ".join(map(repr, index.classes.labels.tolist()[:10]))
         raise InvalidInputError(
-            f"the store holds no image labelled {label!r}, so there is nothing to forget; its "
+            f"the store holds no image labeled {label!r}, so there is nothing to forget; its "
             f"classes are {known}"
         )
     return names
@@ -210,8 +209,14 @@ def _any(listings: Iterator[Any]) -> bool:
     return any(len(listing.ids) for listing in listings)
 
 
-def _update_classes(index: LabelledIndex, *, add: Iterable[Label] = (), remove: Iterable[Label] = ()) -> None:
-    """Change the classes that the manifest lists, and those that are known of the index with them."""
+def _update_manifest(
+    index: LabelledIndex,
+    *,
+    add: Iterable[Label] = (),
+    remove: Iterable[Label] = (),
+    state: Mapping[str, Any] | None,
+) -> None:
+    """Change what the manifest says, and the classes that are known of the index with those it lists."""
     remove = set(remove)
-    listed = update_manifest(index.store, index.manifest(), add=add, remove=remove)
+    listed = update_manifest(index.store, index.manifest(), add=add, remove=remove, state=state)
     index.update_classes(add=listed, remove=remove)

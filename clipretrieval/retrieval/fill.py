@@ -143,6 +143,8 @@ class _Storing:
         if self._failed:
             for writer in self._writers:
                 with suppress(Exception):  # what failed before is what the caller has to know
+                    writer.settle()
+                with suppress(Exception):
                     writer.store.flush()
         elif self._sent:
             for writer in self._writers:
@@ -184,7 +186,7 @@ class _Storing:
         started = time.monotonic()
         with self._timing.measure("flush", upto - self._durable):
             for writer in self._writers:
-                writer.store.flush()
+                writer.flush()
         self._durable = upto
         self._flushed_at = time.monotonic()
         self._flush_took = self._flushed_at - started

@@ -23,7 +23,16 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.images.stream import SkippedImage
-from clipretrieval.retrieval.changes import ChangeFollower, following, storing
+from clipretrieval.retrieval.changes import (
+    CHANGING,
+    STATISTICS,
+    ChangeFollower,
+    final_state,
+    following,
+    new_state,
+    state_token,
+    storing,
+)
 from clipretrieval.retrieval.conflicts import GivenLabels
 from clipretrieval.retrieval.exclusive import sole_writer
 from clipretrieval.retrieval.manifest import (
@@ -34,7 +43,9 @@ from clipretrieval.retrieval.manifest import (
 )
 from clipretrieval.retrieval.reports import FitReport
 from clipretrieval.retrieval.rewriting import (
+    as_batches,
     go_on_rewriting,
+    learn_counted,
     learn_transform,
     mapped_metadata,
     records_in_order,
@@ -52,7 +63,13 @@ from clipretrieval.retrieval.transform_plan import (
     read_entry,
     read_transform,
 )
-from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore
+from clipretrieval.stores.base import (
+    BlobStore,
+    RefreshableStore,
+    ScannableStore,
+    VectorStore,
+    view_manifest,
+)
 from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.types import FloatArray, Label, Metric
 
@@ -108,6 +125,10 @@ class IndexWriter:
         Who is told of every change.
     transform : LinearTransform, optional
         What vectors go through on their way into the store.
+    changed : bool
+        Whether it has changed any record since it last kept what it did.
+    unsure : bool
+        Whether it is not known what became of a record.
     """
 
     store: VectorStore
@@ -128,6 +149,8 @@ class IndexWriter:
     spelling: Spelling = field(default_factory=Spelling)
     follower: ChangeFollower | None = None
     transform: LinearTransform | None = None
+    changed: bool = False
+    unsure: bool = False
 
     def advise(self, error: BaseException) -> None:
         """Note on a failure what it has left of a store that was to be replaced."""
@@ -190,19 +213,18 @@ class IndexWriter:
         self._make_room()
         self.kind = kind
         self.classes.update(labels)
-        self.write_manifest()
         self._store(images, labels, vectors)
 
     def take_over(self, spool: IndexWriter, rule: TransformRule) -> None:
         """Store what another store holds raw, by a map that is learned of it."""
-        learned = ((records.vectors, records.labels.tolist()) for records in records_in_order(spool.store))
-        transform = self.transform = rule.learn(learned)
+        transform, learned_from = learn_counted(rule, as_batches(spool.store))
+        self.transform = transform
         self._make_room()
         self.kind, self.classes = spool.kind, spool.classes
-        done = {**rule.settings, "state": DONE, "digest": transform.digest, "before": None}
+        done = {**rule.settings, "state": DONE, "digest": transform.digest, "before": None, **learned_from}
         self.origin = replace(self.origin, transform=done)
         cast("BlobStore", self.store).write_blob(blob_name(transform.digest), transform.to_bytes())
-        self.write_manifest()
+        self.write_manifest(state=CHANGING)
         for records in records_in_order(spool.store):
             ids, labels = records.ids.tolist(), records.labels.tolist()
             vectors, norms = transform.apply(records.vectors)
@@ -214,7 +236,7 @@ class IndexWriter:
         self.store.flush()
         spool.transform, spool.listed = transform, self.listed
 
-    def write_manifest(self, remove: Iterable[Label] = ()) -> None:
+    def write_manifest(self, remove: Iterable[Label] = (), state: Mapping[str, Any] | None = None) -> None:
         """Keep the identity and the classes in the store, beside the classes of others.
 
         They go before the vectors: a fit that is cut short must not leave anonymous ones.
@@ -223,6 +245,8 @@ class IndexWriter:
         ----------
         remove : iterable of int or of str
             Classes that are to be listed no more.
+        state : mapping, optional
+            As for `update_manifest`.
 
         Raises
         ------
@@ -232,16 +256,30 @@ class IndexWriter:
         if self.kind is None:
             return
         own, replaced = self.origin.manifest(self.kind), self.replaces
-        listed = update_manifest(self.store, own, add=self.classes, remove=remove, replaces=replaced)
+        listed = update_manifest(
+            self.store, own, add=self.classes, remove=remove, replaces=replaced, state=state
+        )
         self.listed, self.replaces = set(listed), None
+        self.changed |= state is CHANGING
         if replaced:
             _drop_transform(self.store, replaced, own)
 
-    def keep(self) -> None:
-        """Bring the manifest up to date, and have the follower keep what it has; the flush comes after."""
-        self.write_manifest()
-        if self.follower is not None and self.kind is not None:
-            self.follower.keep(self.store)
+    def keep(self, remove: Iterable[Label] = ()) -> None:
+        """Have the follower keep what it has, and bring the manifest up to date; the flush comes after."""
+        if self.kind is not None:
+            self.write_manifest(remove, final_state(self.store, self.follower, self.changed))
+            self.changed = False
+
+    def settle(self) -> None:
+        """Say in the manifest that the records are in a state of their own, though more may come."""
+        if self.changed and not self.unsure and state_token(view_manifest(self.store)) is None:
+            self.write_manifest(state=new_state())
+
+    def flush(self) -> None:
+        """Flush what has come; who reads a folder gets a state that can be told from those after it."""
+        if isinstance(self.store, RefreshableStore):
+            self.settle()
+        self.store.flush()
 
     def _make_room(self) -> None:
         """Remove what is to go, and see that nobody else has come."""
@@ -288,6 +326,7 @@ class IndexWriter:
                 self.relabelled += before is not None
             given.note(image.id, label, image.source)
         if not due:
+            self.write_manifest()
             return
         rows = {image.id: image.row for image in images if image.row >= 0}
         marks: list[dict[str, Any]] = [{}] * len(images)
@@ -300,7 +339,7 @@ class IndexWriter:
             if len(records) < len(absent):
                 raise StoreLockedError(
                     f"another process has removed {len(absent) - len(records)} of the images that are being "
-                    "added or labelled anew; call it again to store them"
+                    "added or labeled anew; call it again to store them"
                 )
             encoded = records.vectors[:0] if vectors is None else vectors
             rows.update({name: row for row, name in enumerate(records.ids.tolist(), len(encoded))})
@@ -313,8 +352,11 @@ class IndexWriter:
         wanted = [label for _, label in due.values()]
         sources = [{"source": image.source} if image.source else {} for image, _ in due.values()]
         metadata = [{**own, **marks[rows[name]]} for own, name in zip(sources, due, strict=True)]
+        self.write_manifest(state=CHANGING)
+        self.unsure = True
         with storing(self.store, self.follower, list(due), chosen, wanted, replaced):
             self.store.upsert(list(due), chosen, wanted, metadata)
+        self.unsure = False
 
 
 @contextmanager
@@ -518,7 +560,7 @@ def _clear(store: VectorStore) -> dict[str, Any]:
 
     It marks the clearing, so that one that is cut short is known as such, and whose it is.
     """
-    marked = {**store.read_manifest(), CLEARING: token_hex(8)}
+    marked = {**store.read_manifest(), CLEARING: token_hex(8), STATISTICS: dict(CHANGING)}
     if isinstance(store, ScannableStore):
         store.write_manifest(marked)
         store.flush()

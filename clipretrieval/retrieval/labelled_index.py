@@ -139,9 +139,17 @@ class LabelledIndex:
         """Return what the manifest of the store has to agree with."""
         return self._origin().manifest(self.classes.kind)
 
-    def check_manifest(self) -> None:
-        """Refuse a store that a different encoder has filled, perhaps since the question began."""
-        self._origin().check(view_manifest(self.store))
+    def check_manifest(self) -> Mapping[str, Any]:
+        """Refuse a store that a different encoder has filled, perhaps since the question began.
+
+        Returns
+        -------
+        mapping
+            The manifest.
+        """
+        manifest = view_manifest(self.store)
+        self._origin().check(manifest)
+        return manifest
 
     def follow_transform(self, plan: TransformPlan, known: LinearTransform | None = None) -> None:
         """Find out which map the vectors of the store have gone through by now.
@@ -184,14 +192,26 @@ class LabelledIndex:
         NotFittedError
             If there are none.
         """
-        self.refresh()
-        self.check_manifest()
-        count = self.store.count()
-        if count == 0:
-            raise NotFittedError(EMPTY)
+        count = self.look()[1]
         if k > count:
             warn_caller(f"k={k} is more than the {count} vectors in the store; all {count} are used")
         return count
+
+    def look(self) -> tuple[Mapping[str, Any], int]:
+        """Return the manifest and the number of records, once it is certain that there are any.
+
+        Raises
+        ------
+        FingerprintMismatchError
+        NotFittedError
+            If there are none.
+        """
+        self.refresh()
+        manifest = self.check_manifest()
+        count = self.store.count()
+        if count == 0:
+            raise NotFittedError(EMPTY)
+        return manifest, count
 
     def number_classes(self) -> ClassNumbers:
         """Fix the classes for one question; those that the store has gained meanwhile are taken up."""
@@ -248,7 +268,7 @@ class LabelledIndex:
         elif np.isnan(near.distances).any() or (near.distances[:, 1:] < near.distances[:, :-1]).any():
             fault = "distances that are NaN or do not ascend"
         elif not np.isfinite(near.distances[:, 0]).all():
-            fault = "no neighbour at all for a query, though it counts some"
+            fault = "no neighbor at all for a query, though it counts some"
         if fault:
             raise StoreError(
                 f"{type(self.store).__name__}.search returned {fault}; the store has a fault of its own"

@@ -15,7 +15,7 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreLockedError,
 )
-from clipretrieval.retrieval.changes import STATISTICS
+from clipretrieval.retrieval.changes import STATISTICS, STATISTICS_BLOBS
 from clipretrieval.retrieval.transform_plan import TRANSFORM, check_entry, read_entry
 from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.types import Label, Metric
@@ -160,6 +160,7 @@ def update_manifest(
     add: Iterable[Label] = (),
     remove: Iterable[Label] = (),
     replaces: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> list[Label]:
     """Bring a store's manifest up to date with a change, starting from what it is at this moment.
 
@@ -176,6 +177,8 @@ def update_manifest(
     replaces : mapping, optional
         The manifest of a store without records, which need not be of the same encoder, and goes. Where the
         store has another by now, that is kept to.
+    state : mapping, optional
+        What it says of the records' state from now on, see `changes.STATISTICS`; as before when left out.
 
     Returns
     -------
@@ -190,7 +193,7 @@ def update_manifest(
         If another process is overwriting what it holds.
     """
     found = view_manifest(store)
-    kept: Mapping[str, Any] = {}
+    kept: Mapping[str, Any] = {key: found[key] for key in (STATISTICS_BLOBS,) if key in found}
     if found != replaces:
         check_owner(found, own)
         kept = found
@@ -198,7 +201,8 @@ def update_manifest(
     wanted = {*listed, *add} - {*remove}
     classes = listed if len(wanted) == len(listed) and wanted == {*listed} else sorted(wanted)
     content = {**own, **kept, "classes": classes}
-    content.pop(STATISTICS, None)  # whoever changes records may not follow them; see `ChangeFollower.keep`
+    if state is not None:
+        content[STATISTICS] = dict(state)
     if content != found:
         store.write_manifest(content)
     return classes

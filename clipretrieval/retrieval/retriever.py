@@ -23,7 +23,7 @@ from clipretrieval.types import FloatArray, Neighbors, no_neighbors
 
 __all__ = ["NOT_FITTED", "NoImagesError", "Retriever"]
 
-NOT_FITTED = "this RetrievalClassifier is not fitted yet; call fit with labelled images, or load a saved one"
+NOT_FITTED = "this RetrievalClassifier is not fitted yet; call fit with labeled images, or load a saved one"
 
 QUERIES = 1024
 """Queries that are searched together: enough for a store to work in bulk, few enough to hold."""

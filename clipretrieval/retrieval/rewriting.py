@@ -17,11 +17,12 @@ from clipretrieval.errors import (
     StoreLockedError,
     UnsupportedOperationError,
 )
-from clipretrieval.retrieval.changes import STATISTICS, ChangeFollower
+from clipretrieval.retrieval.changes import CHANGING, STATISTICS, ChangeFollower, final_state
 from clipretrieval.retrieval.manifest import check_owner, format_version
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.transform_plan import (
     DONE,
+    LEARNED_FROM,
     NORM,
     PENDING,
     REWRITING,
@@ -37,7 +38,10 @@ from clipretrieval.retrieval.transform_plan import (
 from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore
 from clipretrieval.types import AnyArray, FloatArray, Label, Records
 
-__all__ = ["go_on_rewriting", "learn_transform", "mapped_metadata", "records_in_order", "refit_transform"]
+__all__ = [
+    *("as_batches", "go_on_rewriting", "learn_counted", "learn_transform", "mapped_metadata"),
+    *("records_in_order", "refit_transform"),
+]
 
 Floats = npt.NDArray[np.float64]
 Batches = Iterator[tuple[AnyArray, Sequence[Label]]]
@@ -53,10 +57,31 @@ def learn_transform(
     store: VectorStore, rule: TransformRule, follower: ChangeFollower | None, progress: Progress | None = None
 ) -> LinearTransform:
     """Learn a map of all that a store holds raw, and rewrite it; inside of `sole_writer`, as all here."""
-    found = rule.learn((records.vectors, records.labels.tolist()) for records in records_in_order(store))
-    _begin(store, rule.settings, found.digest, found, None)
+    found, learned_from = learn_counted(rule, as_batches(store))
+    _begin(store, rule.settings, found, None, learned_from)
     go_on_rewriting(store, follower, progress)
     return found
+
+
+def learn_counted(rule: TransformRule, batches: Batches) -> tuple[LinearTransform, dict[str, Any]]:
+    """Learn a map, and count what it is learned from, for the manifest."""
+    count, classes = 0, set[Label]()
+
+    def counted() -> Batches:
+        nonlocal count
+        for vectors, labels in batches:
+            count += len(labels)
+            classes.update(labels)
+            yield vectors, labels
+
+    found = rule.learn(counted())
+    return found, {LEARNED_FROM: {"records": count, "classes": len(classes)}}
+
+
+def as_batches(store: VectorStore) -> Batches:
+    """Yield the vectors and labels of all that a store holds, in the order of the ids."""
+    for records in records_in_order(store):
+        yield records.vectors, records.labels.tolist()
 
 
 def refit_transform(
@@ -108,7 +133,7 @@ def refit_transform(
                 "any more; fit into another store"
             )
         if held is not None:
-            _begin(store, transform_settings(None), None, None, None if old is None else old.digest)
+            _begin(store, transform_settings(None), None, None if old is None else old.digest, {})
             go_on_rewriting(store, follower, progress)
         return
     if held is None:
@@ -121,11 +146,12 @@ def refit_transform(
     if old is None:
         learn_transform(store, rule, follower, progress)
         return
-    found = rule.learn(_before(store, old))
+    found, learned_from = learn_counted(rule, _before(store, old))
     if old.is_cut:
         found = old.then(found)
-    if found.digest != old.digest or held != {**rule.settings, **_progress(DONE, old.digest, None)}:
-        _begin(store, rule.settings, found.digest, found, old.digest)
+    done = {**rule.settings, **_progress(DONE, found.digest, None), **learned_from}
+    if held != done:
+        _begin(store, rule.settings, found, old.digest, learned_from)
         go_on_rewriting(store, follower, progress)
 
 
@@ -162,14 +188,13 @@ def go_on_rewriting(
         raise
     if before is not None and before != entry["digest"]:  # no record needs it any more
         cast("BlobStore", store).write_blob(blob_name(before), None)
-    manifest = store.read_manifest()
+    state = final_state(store, follower, changed=True)
+    manifest = {**store.read_manifest(), STATISTICS: state}
     if new is None:
         del manifest[TRANSFORM]
     else:
-        manifest[TRANSFORM] = {**transform_settings(entry), **_progress(DONE, new.digest, None)}
+        manifest[TRANSFORM] = {**entry, **_progress(DONE, new.digest, None)}
     store.write_manifest({**manifest, **format_version(manifest.get(TRANSFORM))})
-    if follower is not None:
-        follower.keep(store)
     store.flush()
     return True
 
@@ -210,17 +235,17 @@ def mapped_metadata(transform: LinearTransform, norms: Floats) -> list[dict[str,
 def _begin(
     store: VectorStore,
     settings: Mapping[str, Any],
-    digest: str | None,
     new: LinearTransform | None,
     before: str | None,
+    learned_from: Mapping[str, Any],
 ) -> None:
     """Keep the new map and say that records go from one to the other, before the first one does."""
     if new is not None:
         cast("BlobStore", store).write_blob(blob_name(new.digest), new.to_bytes())
-    entry = {**settings, **_progress(REWRITING, digest, before)}
-    manifest = {**store.read_manifest(), TRANSFORM: entry, **format_version(entry)}
-    manifest.pop(STATISTICS, None)
-    store.write_manifest(manifest)
+    digest = None if new is None else new.digest
+    entry = {**settings, **_progress(REWRITING, digest, before), **learned_from}
+    own = {TRANSFORM: entry, STATISTICS: dict(CHANGING), **format_version(entry)}
+    store.write_manifest({**store.read_manifest(), **own})
     store.flush()
 
 

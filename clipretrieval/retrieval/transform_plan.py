@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -15,13 +16,13 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.retrieval.transform import LinearTransform
-from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore
+from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore, view_manifest
 from clipretrieval.types import AnyArray, Label
 
 __all__ = [
-    *("DONE", "NORM", "PENDING", "RAW", "REWRITING", "STORED", "TRANSFORM", "TransformPlan"),
+    *("DONE", "LEARNED_FROM", "NORM", "PENDING", "RAW", "REWRITING", "STORED", "TRANSFORM", "TransformPlan"),
     *("TransformRule", "blob_name", "check_entry", "mark", "read_entry", "read_transform"),
-    *("transform_settings", "unfinished"),
+    *("transform_settings", "unfinished", "warn_of_growth"),
 ]
 
 TRANSFORM = "transform"
@@ -31,8 +32,16 @@ NORM = "norm"
 
 PENDING, REWRITING, DONE = "pending", "rewriting", "done"
 """Vectors are raw until the map is learned; some are rewritten by it; all are."""
-_PROGRESS = ("state", "digest", "before")
+LEARNED_FROM = "learned_from"
+"""In the manifest's entry: how many ``records`` and ``classes`` the map was learned from; may be missing."""
+_PROGRESS = ("state", "digest", "before", LEARNED_FROM)
 _UNTRANSFORMED = {"name": None}
+
+MOST_GROWTH = 10
+"""Times the records that a map was learned from; see `warn_of_growth`."""
+MOST_NEW_CLASSES = 1.1
+"""Times the classes that it was learned from."""
+_warned: set[str] = set()  # the digests of maps of which this process has been told
 
 
 class TransformRule(Protocol):
@@ -156,6 +165,7 @@ def read_entry(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         usable = all(
             each is None or (isinstance(each, str) and re.fullmatch("[0-9a-f]{64}", each)) for each in digests
         )
+        usable = usable and _is_tally(found.get(LEARNED_FROM))
         named = found.get("name") is None or isinstance(found.get("name"), str)
         dim = found.get("dim")
         whole = dim is None or (isinstance(dim, int) and not isinstance(dim, bool) and dim >= 1)
@@ -164,6 +174,52 @@ def read_entry(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     raise StoreCorruptedError(
         f"the store's manifest says of its transform {found!r:.200}, which no fit writes; fill the store "
         "again"
+    )
+
+
+def _is_tally(found: Any) -> bool:
+    """Tell whether that is what `LEARNED_FROM` says, or nothing."""
+    if found is None:
+        return True
+    if not isinstance(found, Mapping) or found.keys() != {"records", "classes"}:
+        return False
+    return all(type(count) is int and count >= 1 for count in found.values())
+
+
+def warn_of_growth(store: VectorStore, classes: Collection[Label]) -> None:
+    """Warn, once a process, of a map that was learned from few of the images, or classes, that a store holds.
+
+    Measured on CIFAR-10 (20 neighbors, softmax weights, 50,000 images): a store of ten times the images has
+    2 to 5 points less accuracy than after learning anew where it was learned from 50 to 500 images, and 0 to
+    0.6 where from 5,000. New classes weigh more, whatever the number of images: a map of nine of ten classes
+    has 1 to 2 points less, of eight 3 to 6, of five 4 to 7, which is less than without a map.
+
+    Parameters
+    ----------
+    store : VectorStore
+    classes : collection of int or of str
+        Those that its manifest lists.
+
+    Warns
+    -----
+    ClipRetrievalWarning
+    """
+    entry = read_entry(view_manifest(store)) or {}
+    digest, learned = entry.get("digest"), entry.get(LEARNED_FROM)
+    if entry.get("state") != DONE or learned is None or digest in _warned:
+        return
+    count, most = store.count(), MOST_NEW_CLASSES * learned["classes"]
+    held = len(classes) if len(classes) > most else 0
+    if held and isinstance(store, ScannableStore):  # some may be listed without an image
+        held = len({label for listing in store.scan() for label in listing.labels.tolist()})
+    if count < MOST_GROWTH * learned["records"] and held <= most:
+        return
+    _warned.add(str(digest))
+    new = f" of {held}" if held > most else ""
+    known = f" of {learned['classes']} classes" if new else ""
+    warn_caller(
+        f"the store's vectors are mapped by a transform that was learned from {learned['records']:,} "
+        f"images{known}, and there are {count:,}{new} now; call refit_transform() to learn it of all"
     )
 
 
@@ -237,10 +293,16 @@ def read_transform(store: VectorStore, digest: str) -> LinearTransform:
     StoreCorruptedError
         If it is missing or damaged.
     """
-    content = store.read_blob(blob_name(digest)) if isinstance(store, BlobStore) else None
+    try:
+        content = store.read_blob(blob_name(digest)) if isinstance(store, BlobStore) else None
+    except StoreCorruptedError as error:
+        raise StoreCorruptedError(
+            f"the transform that the store's vectors went through cannot be read ({error}). It cannot be "
+            "computed from them: restore it from a copy, or fit again with overwrite=True"
+        ) from error
     if content is None:
         raise StoreCorruptedError(
             f"the store lacks {blob_name(digest)}, the transform that its vectors went through; restore it "
-            "from a copy, or fit again"
+            "from a copy, or fit again with overwrite=True"
         )
     return LinearTransform.from_bytes(content, digest)

@@ -226,7 +226,8 @@ class BlobStore(Protocol):
         InvalidInputError
             If no blob can have this name.
         StoreCorruptedError
-            If the blob is not as it was written. A store may find that when it is opened.
+            If the blob is not as it was written. That should keep nobody from the records: what was computed
+            of them can be computed again.
         StoreError
             If the store is closed or the backend fails.
         """

@@ -272,7 +272,7 @@ def test_the_table_is_printed_even_if_the_report_can_no_longer_be_written(
 
 def test_the_answer_goes_to_the_standard_output_and_warnings_to_the_other(evaluation):
     """The table alone is on the standard output; a warning is one line on the other, without any bar."""
-    assert re.fullmatch(r"warning: 1 picture.* beside the class folders .*\n", evaluation["err"])
+    assert re.fullmatch(r"warning: 1 image.* beside the class folders .*\n", evaluation["err"])
     report, lines = evaluation["report"], evaluation["out"].splitlines()
     right = sum(report["confusion_matrix"][place][place] for place in range(2))
     assert lines[0].startswith(f"accuracy {report['accuracy']:.2%}")

@@ -13,10 +13,10 @@ KNOWN = "'votes', 'discriminant', 'quadratic', 'ridge', 'fused'"
 
 
 @pytest.fixture
-def kept(command, class_folder, tmp_path):
-    """A classifier that the command has made, whose head is a discriminant."""
+def kept(command, class_folder, tiny_model, tmp_path):
+    """A classifier that the command has made, whose head is a discriminant of few dimensions."""
     status, _, err = command(
-        *("index", class_folder / "train", tmp_path / "kept", "--stage", "pixel"),
+        *("index", class_folder / "train", tmp_path / "kept", "--model", tiny_model, "--stage", "stem"),
         *("--head", "discriminant", "--priors", "empirical"),
     )
     assert (status, err) == (0, "")
@@ -77,13 +77,14 @@ def test_classify_takes_another_head(command, kept, class_folder):
     assert RetrievalClassifier.load(kept).head == "discriminant"
 
 
-def test_evaluate_measures_the_head(command, kept, class_folder, tmp_path):
+def test_evaluate_measures_the_head(command, kept, class_folder, tiny_model, tmp_path):
     """The kept one, another on top of it, or that of a new classifier; reports say which it was."""
     test, report = ("--test", class_folder / "test"), tmp_path / "report.json"
+    fresh = ("--train", class_folder / "train", "--model", tiny_model, "--stage", "stem")
     for given, head in (
         (("--classifier", kept), "discriminant"),
         (("--classifier", kept, "--head", "fused"), "fused"),
-        (("--train", class_folder / "train", "--stage", "pixel", "--head", "quadratic"), "quadratic"),
+        ((*fresh, "--head", "quadratic"), "quadratic"),
     ):
         status, out, err = command("evaluate", *given, *test, "--json", report)
         assert (status, err if head != "fused" else "") == (0, "")

@@ -412,7 +412,7 @@ def test_pictures_of_other_kinds_are_counted(command, class_folder, tmp_path):
     (folder / "temple" / "IMG_1.HEIC").write_bytes(b"a telephone's")
     status, out, err = command("index", folder, tmp_path / "kept", *SETTINGS)
     assert (status, err.count("\n")) == (0, 1)
-    assert "1 picture(s) in" in err
+    assert "1 image(s) in" in err
     assert "HEIC" in err
     assert "2 classes (flower, temple), kept in" in out
 
@@ -494,7 +494,7 @@ def test_a_folder_without_pictures_is_named(command, kept, class_folder, tmp_pat
     assert repr(str(tmp_path / "empty")) in err
     status, out, err = command("classify", kept, tmp_path / "empty", class_folder / "test")
     assert (status, len(out.splitlines())) == (0, 10)
-    assert err == f"warning: the folder {str(tmp_path / 'empty')!r} holds no pictures\n"
+    assert err == f"warning: the folder {str(tmp_path / 'empty')!r} holds no images\n"
 
 
 def test_the_standard_input_without_a_path_is_named(command, kept, monkeypatch):
@@ -502,7 +502,7 @@ def test_the_standard_input_without_a_path_is_named(command, kept, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
     status, out, err = command("classify", kept, "-")
     assert (status, out) == (2, "")
-    assert err == "error: there is nothing to classify: the standard input names no pictures\n"
+    assert err == "error: there is nothing to classify: the standard input names no images\n"
 
 
 def test_an_answer_is_shown_with_how_sure_it_is(command, kept, class_folder):

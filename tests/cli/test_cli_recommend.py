@@ -32,7 +32,12 @@ def test_the_table_the_advice_and_the_code_are_printed_and_written(
         heads=("votes", "discriminant"),
     )
     found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    assert found["code"] == expected.code == out.splitlines()[-1]
+    assert found["code"] == expected.code
+    assert out.splitlines()[-3:] == expected.program.splitlines()[-3:]
+    assert out.splitlines()[-2:] == [
+        f"classifier = {expected.code}",
+        f"classifier.fit({json.dumps(str(class_folder / 'train'))})",
+    ]
     timeless = [
         [{name: value for name, value in row.items() if not name.endswith("_ms")} for row in rows]
         for rows in (found["rows"], expected.rows)

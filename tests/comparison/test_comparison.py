@@ -253,7 +253,7 @@ def test_stores_that_hold_a_part_are_filled_up(encoder, class_folder, tmp_path):
 )
 def test_what_cannot_be_compared_is_refused(encoder, class_folder, options, message, monkeypatch):
     """Every argument is checked before a picture is read, and the message says which one was wrong."""
-    monkeypatch.setattr(StagedEncoder, "stream", lambda *_, **__: pytest.fail("pictures were read"))
+    monkeypatch.setattr(StagedEncoder, "stream", lambda *_, **__: pytest.fail("images were read"))
     with pytest.raises(InvalidInputError, match=message):
         compare(class_folder / "train", class_folder / "test", **{"encoder": encoder, **QUICK, **options})
 
@@ -275,7 +275,7 @@ def test_baselines_and_labels_that_do_not_fit_are_refused(encoder, class_folder,
 @pytest.fixture
 def unread(monkeypatch):
     """Make a test fail once a picture is read."""
-    monkeypatch.setattr(StagedEncoder, "stream", lambda *_, **__: pytest.fail("pictures were read"))
+    monkeypatch.setattr(StagedEncoder, "stream", lambda *_, **__: pytest.fail("images were read"))
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_labels_are_looked_at_before_any_picture(encoder, class_folder, photogra
     (tmp_path / "empty").mkdir()
     for given, options, message in (
         ((train, test / "temple"), {}, "test: some images have no label"),
-        ((train, tmp_path / "empty"), {}, "holds no pictures"),
+        ((train, tmp_path / "empty"), {}, "holds no images"),
         ((train, tmp_path / "nowhere"), {}, "there is no folder"),
         ((train, []), {}, "no images to classify"),
         (
@@ -317,7 +317,7 @@ def test_labels_are_looked_at_before_any_picture(encoder, class_folder, photogra
             {"test_labels": [1] * 8},
             "of the type int, but the classifier was fitted on str",
         ),
-        ((train, photographs), {"test_labels": ["flower"] * 7}, "8 pictures but 7 labels"),
+        ((train, photographs), {"test_labels": ["flower"] * 7}, "8 images but 7 labels"),
         ((photographs, test), {"train_labels": [1, "b"] * 4}, "train: labels must all be of one type"),
         (
             (photographs, photographs),

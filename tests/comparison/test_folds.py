@@ -79,7 +79,7 @@ def test_of_very_many_images_ten_thousand_are_chosen_and_measured_on():
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        ([], "no labelled images"),
+        ([], "no labeled images"),
         (["a"] * 5, "only one class, 'a'"),
         (["a"] * 3 + ["b"] * 2 + ["c"], "at least 3 different images.*'b' has 2, 'c' has 1"),
         ([str(number) for number in range(9)], "'4' has 1, …"),

@@ -108,7 +108,7 @@ def test_the_front_and_the_advice_are_marked(found):
     ]
     text = str(found)
     assert text.startswith(found.table())
-    assert text.endswith(found.code)
+    assert text.endswith(found.program)
     assert f"expect {found.accuracy:.2%} right answers" in text
     low, high = found.interval
     assert 0 <= low <= found.accuracy <= high <= 1
@@ -129,6 +129,20 @@ def test_the_line_of_code_makes_the_advised_classifier(found, encoder, class_fol
     built.fit(class_folder / "train")
     assert built.score(class_folder / "test") > 0.5
     built.store_.close()
+
+
+def test_the_lines_of_code_run_as_they_are(found, class_folder):
+    """They import what they name, and fit on the folder that was given, or on what has to be filled in."""
+    head = dict(vars(found), params={"head": Discriminant(0.5), "transform": None})
+    for each in (found, type(found)(**head)):
+        names = {}
+        exec(each.program, names)  # noqa: S102  the code is ours, and its strings are this test's
+        assert names["classifier"].score(class_folder / "test") > 0.5
+        names["classifier"].store_.close()
+    assert "from clipretrieval.heads import Discriminant\n" in type(found)(**head).program
+    given = dict(vars(found))
+    del given["images"]
+    assert type(found)(**given).program.endswith("classifier.fit(images, labels)")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +281,7 @@ def test_broken_images_are_refused_or_skipped(encoder, class_folder, tmp_path):
         ({"encoder": "RN50"}, "encoder must be a StagedEncoder"),
         ({"y": ["a"] * 24}, "only one class, 'a'"),
         ({"y": ["a"] * 22 + ["b"] * 2}, "at least 3 different images"),
-        ({"y": ["a"] * 3}, "24 pictures but 3 labels"),
+        ({"y": ["a"] * 3}, "24 images but 3 labels"),
     ],
 )
 def test_mistakes_show_before_an_image_is_read(encoder, pictures, changed, told):

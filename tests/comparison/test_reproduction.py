@@ -91,7 +91,7 @@ def test_it_says_what_is_not_comparable(found):
     for word in (
         "Another model",
         "Other classes",
-        "24 pictures",
+        "24 images",
         "faiss instead of Pinecone",
         "Another machine",
     ):
@@ -157,9 +157,7 @@ def test_pictures_that_changed_do_not_answer(encoder, class_folder, tmp_path):
     gone = train.paths[0].read_bytes()
     with Image.open(train.paths[0]) as picture:
         picture.rotate(180).save(train.paths[0])
-    with pytest.raises(
-        InvalidInputError, match="25 vectors of the stage 'pixel', 1 more than the 24 pictures"
-    ):
+    with pytest.raises(InvalidInputError, match="25 vectors of the stage 'pixel', 1 more than the 24 images"):
         reproduce(train, test, encoder, out, open_clip=False)
     (train.paths[0].parent / "old.jpg").write_bytes(gone)
     again = reproduce(scan_folder(train.root), test, encoder, out, open_clip=False)
@@ -172,7 +170,7 @@ def test_a_run_that_stored_nothing_claims_nothing(encoder, folders, class_folder
     (tmp_path / "data" / "test" / "owl").mkdir()
     shutil.copy(test.paths[0], tmp_path / "data" / "test" / "owl")
     out = tmp_path / "out"
-    with pytest.raises(InvalidInputError, match=r"class folder 'owl', of which .* has no picture"):
+    with pytest.raises(InvalidInputError, match=r"class folder 'owl', of which .* has no image"):
         reproduce(train, scan_folder(test.root), encoder, out)
     with pytest.raises(UnknownStoreError, match="unknown"):
         reproduce(train, test, encoder, out, store="unknown")
@@ -309,7 +307,7 @@ def test_commands_refuse_in_their_own_terms(command, class_folder, tiny_model, t
         assert status == 2
         assert "--limit-train must be at least 2, one for each class" in err
     shutil.copytree(test / "temple", test / "owl")
-    for given, advice in ((compared, "pass --no-zero-shot"), (repeated, "add pictures of the class")):
+    for given, advice in ((compared, "pass --no-zero-shot"), (repeated, "add images of the class")):
         status, _, err = command(*given)
         assert status == 2
         assert "'owl'" in err

@@ -89,7 +89,7 @@ def test_the_command_runs_the_demonstration(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[1:6]] == ["zero-shot", "pixel", "mid", "late", "final"]
     assert lines[-2].split() == ["report:", "shown/report.html"]
     assert re.fullmatch(r"All of this took \d+ s\.", lines[-1])
-    assert "drawing 80 + 20 pictures" in done.stderr
+    assert "drawing 80 + 20 images" in done.stderr
     assert len(list((tmp_path / "shown/pictures/test").rglob("*.png"))) == 20
     assert (tmp_path / "shown/report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 

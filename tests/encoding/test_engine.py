@@ -325,7 +325,7 @@ def test_the_benchmark_runs(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "benchmarks/encode.py", "--rounds", "1", "--images", "2", "--files", "2"),
-            *("--no-peers", "--no-compile", "--json", tmp_path / "b.json"),
+            *("--products", "512", "--no-peers", "--no-compile", "--json", tmp_path / "b.json"),
         ],
         capture_output=True,
         text=True,

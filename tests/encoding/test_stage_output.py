@@ -24,6 +24,7 @@ from clipretrieval import (
     compare,
 )
 from clipretrieval.encoding import Architecture, stage_table
+from clipretrieval.encoding.stage_output import find_output
 from clipretrieval.encoding.staged_encoder import stopped_at
 
 # Each at a place of its own.
@@ -375,3 +376,16 @@ def test_multiply_adds_of_rn50():
         "final": 5.39,
     }
     assert rn50.multiply_adds(17, 448) == pytest.approx(4 * rn50.multiply_adds(17))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e18, 1e30, 3e37])
+def test_parts_of_any_size_are_joined(factor):
+    """Lengths whose squares are beyond float32 scale a part as others do, and leave other images alone."""
+    small = Architecture((1, 1, 1, 1), width=8, output_dim=8, heads=2, image_size=64)
+    output = find_output(stage_table(small), ("layer1", "mid"), "mean")
+    rng = np.random.default_rng(0)
+    vectors = {part: rng.normal(size=(4, part.dim)).astype(np.float32) for part in output.parts}
+    right = scaled(list(vectors.values()))
+    first = output.parts[0]
+    vectors[first][:2] *= np.float32(factor)
+    np.testing.assert_allclose(output.join(vectors), right, rtol=1e-5, atol=1e-7)

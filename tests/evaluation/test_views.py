@@ -138,9 +138,9 @@ def test_json_holds_each_measure_of_confidence() -> None:
 @pytest.mark.parametrize(
     ("setting", "axis"),
     [
-        ({"metric": "l2"}, "squared Euclidean distance to the nearest neighbour"),
-        ({"metric": "cosine"}, "cosine distance to the nearest neighbour"),
-        ({"metric": "ip"}, "negative inner product with the nearest neighbour"),
+        ({"metric": "l2"}, "squared Euclidean distance to the nearest neighbor"),
+        ({"metric": "cosine"}, "cosine distance to the nearest neighbor"),
+        ({"metric": "ip"}, "negative inner product with the nearest neighbor"),
         ({"metric": "cosine", "store": "prompts"}, "cosine distance to the nearest prompt"),
     ],
 )
@@ -154,7 +154,7 @@ def test_distances_are_called_what_they_are(setting: dict[str, str], axis: str, 
     zero_shot = setting.get("store") == "prompts"
     assert ("Keep the answers with a probability of at least" in page) == zero_shot
     assert ("share of the votes" in page) != zero_shot
-    assert ("the nearest neighbour" in page) != zero_shot
+    assert ("the nearest neighbor" in page) != zero_shot
 
 
 def test_the_page_says_which_measure_ranks_best_and_what_that_is_worth() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from clipretrieval import InvalidInputError, RetrievalClassifier
+from clipretrieval import ClipRetrievalWarning, InvalidInputError, RetrievalClassifier
 from clipretrieval.heads.base import Queries, StoredSample
 from clipretrieval.heads.covariance import solver
 from clipretrieval.heads.features import RandomFeatures
@@ -251,3 +251,15 @@ def test_arguments_that_cannot_be_are_refused(make, message):
     """When the head is made."""
     with pytest.raises(InvalidInputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_fewer_vectors_than_neighbors_are_all_asked_without_a_warning(k):
+    """The head's own number of neighbors is nobody's wish; more than there are of one's own is told of."""
+    rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    made = RetrievalClassifier(store="memory", head="fused", k=k).fit(rows, [0, 1, 2] * 3)
+    assert made.predict_proba(rows).shape == (9, 3)
+    assert len(made.explain(rows[:1])[0].neighbors) >= k
+    made.set_params(k=10)
+    with pytest.warns(ClipRetrievalWarning, match="k=10 is more than the 9 vectors"):
+        made.predict(rows)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
+from sklearn.preprocessing import normalize
 
 from clipretrieval import (
     InvalidInputError,
@@ -22,6 +24,7 @@ from clipretrieval.heads.ridge import Ridge
 from clipretrieval.heads.text_prior import TextPrior
 
 NAMES = ["flower", "garden_wall", "temple"]
+TEN = ["boat", "cat", "dog", "fish", "house", "key", "lamp", "mug", "star", "tree"]
 SMALL = {
     "votes": "votes",
     "discriminant": "discriminant",
@@ -163,14 +166,92 @@ def test_weights_learned_are_those_of_the_contents_alone(near_texts, head):
 
 
 @pytest.mark.parametrize("head", SMALL.values(), ids=list(SMALL))
-def test_one_image_of_each_class_tells_of_the_texts_only(encoder, near_texts, head):
-    """Where none can be left out, the other parts have one weight that was set beforehand."""
+def test_texts_that_one_image_of_each_class_does_not_contradict_decide_alone(encoder, near_texts, head):
+    """Where none can be left out, nothing speaks for the other parts."""
+    _, vectors, images, _ = near_texts
     classifier = fitted(near_texts, slice(0, 3), head=head, text_weight="auto")
     weights = dict(classifier.head_.learned.weights)
-    text = weights.pop("text")
-    assert len(set(weights.values())) == 1
-    assert all(0 < weight <= 0.42 < text for weight in weights.values())
-    assert len(classifier.predict(near_texts[2])) == 60
+    assert weights.pop("text") == 1
+    assert set(weights.values()) == {1e-6}
+    by_text = zero_shot_logs(encoder, vectors).argmax(axis=1)
+    assert classifier.predict(images).tolist() == [NAMES[code] for code in by_text]
+
+
+class Tower:
+    """Texts of ten classes, each along one of the first axes."""
+
+    logit_scale = 20.0
+
+    def encode(self, prompts):
+        """Tell a class by its name in the prompt."""
+        codes = [next(code for code, name in enumerate(TEN) if name in prompt) for prompt in prompts]
+        return np.eye(10, 20, dtype=np.float32)[codes]
+
+
+def ten_classes(codes, called, certain, beside, **params):
+    """A classifier that has learned a vector of each code, and images that stand for these vectors.
+
+    The texts hold each to be of the class that it is ``called``, with the probability ``certain``. Its other
+    half, of ten numbers, lies ``beside`` the texts.
+    """
+    near = np.eye(10)[called] * np.log(certain * 9 / (1 - certain)) / Tower.logit_scale
+    away = normalize(beside) * np.sqrt(1 - (near**2).sum(axis=1, keepdims=True))
+    given = Given(SimpleNamespace(dim=20, text=Tower()), np.hstack([near, away]).astype(np.float32))
+    images = [np.full((8, 8, 3), number, dtype=np.uint8) for number in range(len(codes))]
+    classifier = RetrievalClassifier(given, store="memory", transform=None, text_weight="auto", **params)
+    return classifier.fit(images, [TEN[code] for code in codes]), images
+
+
+@pytest.mark.parametrize("head", SMALL.values(), ids=list(SMALL))
+@pytest.mark.parametrize(
+    ("certain", "wrong", "expected"),
+    [(0.98, 0, "trusted"), (0.95, 1, "trusted"), (0.98, 2, "doubted"), (0.98, 3, "useless")],
+)
+def test_texts_that_one_image_of_each_class_contradicts_count_by_what_they_tell(
+    head, certain, wrong, expected
+):
+    """The share of what they claim to tell; nothing, where that is hardly more than chance tells."""
+    called = np.arange(10)
+    called[:wrong] = np.roll(np.arange(10), 5)[:wrong]
+    beside = np.random.default_rng(0).normal(size=(10, 10))
+    classifier, _ = ten_classes(np.arange(10), called, certain, beside, head=head, k=3)
+    weights = dict(classifier.head_.learned.weights)
+    right, other = np.log(certain), np.log((1 - certain) / 9)
+    claimed = np.log(10) + certain * right + (1 - certain) * other
+    told = np.log(10) + (1 - wrong / 10) * right + wrong / 10 * other
+    assert told > 0
+    text = {"trusted": 1, "doubted": told / claimed, "useless": 1e-6}[expected]
+    assert weights.pop("text") == pytest.approx(text, rel=0.01)  # of which a thousandth is for all classes
+    others = max((1 - text) / len(weights), 1e-6)
+    assert list(weights.values()) == pytest.approx([others] * len(weights), rel=0.01)
+
+
+@pytest.mark.parametrize("head", SMALL.values(), ids=list(SMALL))
+def test_images_count_beside_texts_only_where_they_surely_help(head):
+    """Of images that tell nothing more than the texts, and of images that tell all that the texts do not."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(80) % 10
+    called = np.where(np.arange(80) % 4 < 3, codes, (codes + 1 + np.arange(80) // 20) % 10)
+    noise = rng.normal(size=(80, 10))
+    classifier, images = ten_classes(codes, called, 0.75, noise, head=head, k=3)
+    weights = dict(classifier.head_.learned.weights)
+    assert weights.pop("text") > 0.5
+    assert set(weights.values()) == {1e-6}
+    assert classifier.predict(images).tolist() == [TEN[code] for code in called]
+    told = noise / 10 + 3 * np.eye(10)[codes]
+    classifier, images = ten_classes(codes, called, 0.75, told, head=head, k=3)
+    assert max(classifier.head_.learned.weights.values()) > 0.1
+    assert classifier.predict(images).tolist() == [TEN[code] for code in codes]
+
+
+def test_texts_that_are_the_same_leave_it_to_the_images():
+    """Of two classes with one name, the texts say nothing."""
+    beside = np.eye(10)
+    names = {**{name: name for name in TEN}, TEN[1]: TEN[0]}
+    classifier, images = ten_classes(
+        np.arange(10), np.arange(10), 0.98, beside, head="discriminant", class_names=names
+    )
+    assert classifier.predict(images)[[0, 2, 3]].tolist() == [TEN[0], TEN[2], TEN[3]]
 
 
 @pytest.mark.parametrize("head", SMALL.values(), ids=list(SMALL))

@@ -80,7 +80,7 @@ def test_the_bound_holds_for_every_kind_of_picture(tmp_path: Path) -> None:
             decode(RawImage(0, payload), max_pixels=599)
         assert decode(RawImage(0, payload), max_pixels=None).image.size == image.size
     for payload in (COLOUR, Image.fromarray(COLOUR)):
-        with pytest.raises(ImageDecodeError, match=r"picture number 3 .* max_pixels"):
+        with pytest.raises(ImageDecodeError, match=r"image number 3 .* max_pixels"):
             content_id(RawImage(3, payload), max_pixels=599)
     with pytest.raises(ImageDecodeError, match=r"a\.png.*max_pixels"):
         decode(RawImage(0, path), max_pixels=599)

@@ -82,7 +82,7 @@ def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     data = encoded(Image.fromarray(COLOUR))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", COLOUR[..., 0].size // 2 - 1)
     with pytest.raises(
-        ImageDecodeError, match=r"picture number 3 .*decompression bomb.*PIL\.Image\.MAX_IMAGE_PIXELS"
+        ImageDecodeError, match=r"image number 3 .*decompression bomb.*PIL\.Image\.MAX_IMAGE_PIXELS"
     ):
         decode(RawImage(3, data))
 
@@ -109,7 +109,7 @@ def test_images_that_pillow_cannot_read_are_named_with_the_way_out(name: str, tm
     content, words = FOREIGN[name]
     (tmp_path / name).write_bytes(content)
     for payload, who in ((tmp_path / name, re.escape(repr(str(tmp_path / name)))), (content, "number 4")):
-        with pytest.raises(ImageDecodeError, match=f"picture {who}.*{words}"):
+        with pytest.raises(ImageDecodeError, match=f"image {who}.*{words}"):
             decode(RawImage(4, payload))
 
 

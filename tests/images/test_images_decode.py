@@ -236,5 +236,5 @@ def test_float_tensors_outside_the_unit_range_are_refused(value: float, words: s
     """A float tensor that is not in [0, 1] is refused with its number and its range."""
     tensor = torch.zeros(3, 2, 2)
     tensor[0, 0, 0] = value
-    with pytest.raises(ImageDecodeError, match=f"picture number 17.*{words}"):
+    with pytest.raises(ImageDecodeError, match=f"image number 17.*{words}"):
         decode(RawImage(17, tensor))

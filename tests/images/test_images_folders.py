@@ -59,7 +59,7 @@ def test_explicit_labels_replace_the_folders(tmp_path: Path) -> None:
     """Labels that are passed beside a labelled folder win, and their number is checked at the call."""
     draw(tmp_path / "dog" / "a.png", tmp_path / "cat" / "b.png")
     assert [raw.label for raw in iter_raw(tmp_path, [4, 5])] == [4, 5]
-    with pytest.raises(InvalidInputError, match="2 pictures but 3 labels"):
+    with pytest.raises(InvalidInputError, match="2 images but 3 labels"):
         iter_raw(tmp_path, [4, 5, 6])
 
 
@@ -75,7 +75,7 @@ def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
 def test_pictures_beside_class_folders_are_left_out_with_a_warning(tmp_path: Path) -> None:
     """Pictures in the root of a labelled folder are ignored, and the warning counts them."""
     draw(tmp_path / "dog" / "a.png", tmp_path / "stray.png")
-    with pytest.warns(ClipRetrievalWarning, match=r"1 picture\(s\) beside the class folders") as caught:
+    with pytest.warns(ClipRetrievalWarning, match=r"1 image\(s\) beside the class folders") as caught:
         folder = scan_folder(tmp_path)
     assert caught[0].filename == __file__
     assert names(folder) == ["dog/a.png"]

@@ -238,8 +238,8 @@ def test_arrays_that_may_be_channels_first_are_refused(count: int) -> None:
         (DataLoader(NCHW[:, 0], batch_size=3), r"DataLoader.*\(3, 6, 7\)"),
         (DataLoader(NCHW[:, 0], batch_size=3, collate_fn=torch.stack), r"DataLoader.*\(3, 6, 7\)"),
         (DataLoader(TensorDataset(NCHW[:, 0], NCHW), batch_size=3), r"DataLoader.*\(3, 6, 7\)"),
-        (DataLoader([(NCHW, LABELS[:4])], batch_size=None), "5 pictures but 4 labels"),
-        (DataLoader([((BATCH[0], BATCH[1]), [1])], batch_size=None), "2 pictures but 1 labels"),
+        (DataLoader([(NCHW, LABELS[:4])], batch_size=None), "5 images but 4 labels"),
+        (DataLoader([((BATCH[0], BATCH[1]), [1])], batch_size=None), "2 images but 1 labels"),
         (
             DataLoader([(BATCH[:2], [1, 2], [3, 4])], batch_size=None),
             r"3 parts; expected.*\(images, labels\)",

@@ -64,12 +64,12 @@ def test_labels_of_known_length_are_checked_at_the_call(labels: Any) -> None:
     found = [raw.label for raw in iter_raw(BATCH, labels)]
     assert found == LABELS
     assert {type(label) for label in found} == {int}
-    with pytest.raises(InvalidInputError, match="4 pictures but 5 labels"):
+    with pytest.raises(InvalidInputError, match="4 images but 5 labels"):
         iter_raw(BATCH[:4], labels)
 
 
 @pytest.mark.parametrize(
-    ("n_images", "n_labels", "words"), [(3, 5, "pictures ended after 3"), (5, 3, "labels ended after 3")]
+    ("n_images", "n_labels", "words"), [(3, 5, "images ended after 3"), (5, 3, "labels ended after 3")]
 )
 def test_lengths_that_show_late_are_checked_at_the_shorter_end(
     n_images: int, n_labels: int, words: str
@@ -133,7 +133,7 @@ def test_broken_pictures_raise_or_are_passed_over(tmp_path: Path) -> None:
     assert [(item.index, item.label) for item in found] == [(0, 3), (2, 4)]
     assert [(item.index, item.source) for item in skipped] == [(1, str(path)), (3, None)]
     assert "bad.png" in skipped[0].reason
-    assert "picture number 3" in skipped[1].reason
+    assert "image number 3" in skipped[1].reason
     assert len(list(iter_images(images, on_error="skip"))) == 2
     with pytest.raises(ImageDecodeError, match=r"bad\.png"):
         list(iter_images(images))

@@ -38,10 +38,11 @@ QUERIES = RNG.normal(size=(15, 6)).astype(np.float32)
 SECOND_PROCESS = """
 import sys, json, pathlib
 from clipretrieval import RetrievalClassifier
-classifier = RetrievalClassifier.load(sys.argv[1])
-paths = sorted(pathlib.Path(sys.argv[2]).rglob("*.*g"))
-near = classifier.kneighbors(paths)
-print(json.dumps([classifier.predict(paths).tolist(), near.distances.tolist(), near.ids.tolist()]))
+paths = sorted(pathlib.Path(sys.argv[1]).rglob("*.*g"))
+for folder in sys.argv[2:]:
+    classifier = RetrievalClassifier.load(folder)
+    near = classifier.kneighbors(paths)
+    print(json.dumps([classifier.predict(paths).tolist(), near.distances.tolist(), near.ids.tolist()]))
 """
 
 
@@ -74,24 +75,28 @@ def test_a_saved_classifier_answers_the_same(tmp_path, store, metric, kind):
     same_answers(fitted, loaded, QUERIES)
 
 
-@pytest.mark.parametrize("store", ["memory", "faiss"])
-def test_a_second_process_gives_the_same_answers(tmp_path, tiny_model, class_folder, store):
+def test_a_second_process_gives_the_same_answers(tmp_path, tiny_model, class_folder):
     """Another process needs only the folder: it builds the encoder again and answers alike."""
-    fitted = RetrievalClassifier(StagedEncoder(tiny_model, stage="mid"), store, k=3)
-    fitted.fit(class_folder / "train").save(tmp_path / "saved")
+    folders = [tmp_path / store for store in ("memory", "faiss")]
+    fitted = [
+        RetrievalClassifier(StagedEncoder(tiny_model, stage="mid"), folder.name, k=3) for folder in folders
+    ]
+    for classifier, folder in zip(fitted, folders, strict=True):
+        classifier.fit(class_folder / "train").save(folder)
     done = subprocess.run(
-        [sys.executable, "-c", SECOND_PROCESS, tmp_path / "saved", class_folder / "test"],
+        [sys.executable, "-c", SECOND_PROCESS, class_folder / "test", *folders],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
     )
-    predictions, distances, ids = json.loads(done.stdout)
     paths = sorted((class_folder / "test").rglob("*.*g"))
-    near = fitted.kneighbors(paths)
-    assert predictions == fitted.predict(paths).tolist()
-    assert ids == near.ids.tolist()
-    np.testing.assert_array_equal(np.array(distances, np.float32), near.distances)
+    for classifier, line in zip(fitted, done.stdout.splitlines(), strict=True):
+        predictions, distances, ids = json.loads(line)
+        near = classifier.kneighbors(paths)
+        assert predictions == classifier.predict(paths).tolist()
+        assert ids == near.ids.tolist()
+        np.testing.assert_array_equal(np.array(distances, np.float32), near.distances)
 
 
 def test_another_encoder_is_refused_with_what_differs(tmp_path, tiny_model, other_model, class_folder):

@@ -29,7 +29,6 @@ FUSED = {
     [
         ("votes", "votes"),
         ("discriminant", "discriminant"),
-        ("fused", "fused"),
         (Discriminant(np.float64(0.25)), {"name": "discriminant", "shrinkage": 0.25}),
         (Quadratic(pooling=0.5), {"name": "quadratic", "pooling": 0.5, "shrinkage": "oas"}),
         (Ridge(features=32), {"name": "ridge", "features": 32, "penalty": None, "seed": 0}),
@@ -46,6 +45,13 @@ def test_a_saved_head_answers_the_same(tmp_path, head, written, priors):
     loaded = RetrievalClassifier.load(tmp_path / "saved")
     assert (loaded.head, loaded.priors) == (head, priors)
     np.testing.assert_allclose(loaded.predict_proba(QUERIES), fitted.predict_proba(QUERIES), rtol=1e-9)
+
+
+@pytest.mark.parametrize("head", ["votes", "discriminant", "quadratic", "ridge", "fused"])
+def test_every_name_of_a_head_is_kept(tmp_path, head):
+    """What was saved by a name is loaded by it."""
+    RetrievalClassifier(store="memory", head=head).fit(POINTS, LABELS).save(tmp_path / "saved")
+    assert RetrievalClassifier.load(tmp_path / "saved").head == head
 
 
 def test_statistics_come_with_the_saved_store(tmp_path):

@@ -77,7 +77,7 @@ def test_ids_are_forgotten_and_their_class_with_the_last(classifier):
         ({"ids": [""]}, "an id must be a str that is not empty"),
         ({"ids": [7]}, r"ids must be str; ids\[0\] is 7"),
         ({"ids": 7}, "must be a sequence of str"),
-        ({"label": "shade 9"}, r"no image labelled 'shade 9'.*its classes are 'shade 0', 'shade 1'"),
+        ({"label": "shade 9"}, r"no image labeled 'shade 9'.*its classes are 'shade 0', 'shade 1'"),
         ({"label": 1}, "of the type int, but the classifier was fitted on str"),
         ({}, "either ids or label"),
         ({"ids": ["a"], "label": "shade 1"}, "either ids or label"),
@@ -102,7 +102,7 @@ def test_one_unknown_id_keeps_all(classifier, any_store):
 def test_a_label_is_gone_only_once(classifier):
     """Forgetting what nothing is left of is a mistake, and named."""
     classifier.forget(label="shade 1")
-    with pytest.raises(InvalidInputError, match="no image labelled 'shade 1', so there is nothing to forget"):
+    with pytest.raises(InvalidInputError, match="no image labeled 'shade 1', so there is nothing to forget"):
         classifier.forget(label="shade 1")
 
 

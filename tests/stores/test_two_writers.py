@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from second_writer import FAR, Shades, shade
 
@@ -131,6 +132,32 @@ def test_a_folder_that_was_filled_anew_since_it_was_opened_is_refused(
             RetrievalClassifier(Shades(2), second).fit([shade(1)], ["start"], overwrite=True)
         assert go_on() == "FingerprintMismatchError"
     assert set(check_whole(folder_store)) == {"start"}
+
+
+EXCHANGE = """
+import json, sys
+from clipretrieval import RetrievalClassifier
+from clipretrieval.stores import create_store
+with create_store(sys.argv[1], **json.loads(sys.argv[2])) as store:
+    near, far = ([n for each in store.scan(label) for n in each.ids.tolist()] for label in ("near", "far"))
+    RetrievalClassifier.from_store(store).relabel(near + far, ["far"] * len(near) + ["near"] * len(far))
+"""
+
+
+def test_labels_that_a_voting_process_exchanges_are_noticed_at_a_server(shared_store: Any) -> None:
+    """All counts are what they were; the statistics that another process holds are not."""
+    rows = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    rows[10:] += 9
+    with create_store(shared_store[0], **shared_store[1]) as opened:
+        RetrievalClassifier(store=opened).fit(rows, ["near"] * 10 + ["far"] * 10)
+        asked = RetrievalClassifier.from_store(opened, head="discriminant")
+        assert asked.predict(rows).tolist() == ["near"] * 10 + ["far"] * 10
+        subprocess.run(
+            [sys.executable, "-c", EXCHANGE, shared_store[0], json.dumps(shared_store[1])],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
+        assert asked.predict(rows).tolist() == ["far"] * 10 + ["near"] * 10
 
 
 @pytest.mark.parametrize("action", ["partial_fit", "relabel"])

@@ -76,7 +76,7 @@ class InferencePlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.precision} on {self.device}, {self.streams} × {self.inner_batch} pictures at a time, "
+            f"{self.precision} on {self.device}, {self.streams} × {self.inner_batch} images at a time, "
             f"{'compiled' if self.compiled else self.kernels} kernels{', Winograd' if self.winograd else ''}"
         )
 

@@ -158,7 +158,7 @@ class _Fields:
             or value % 32
             or not 32 <= value <= LARGEST_SIDE
         ):
-            self.refuse(field, value, f"a multiple of 32 from 32 to {LARGEST_SIDE}, for pictures are square")
+            self.refuse(field, value, f"a multiple of 32 from 32 to {LARGEST_SIDE}, for images are square")
         return int(value)
 
     def one_of(self, field: str, value: Any, choices: tuple[Any, ...]) -> None:

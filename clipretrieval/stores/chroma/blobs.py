@@ -166,6 +166,8 @@ class ChromaBlobs:
             if head.held is not None or head.leftovers:
                 self._put_head(name, head.turned(None))
                 self._clear(name)
+            elif len(self._head_name(name)) <= LONGEST_NAME:
+                self._delete(self._head_name(name))  # a damaged one: none is kept without parts
             return
         held = Held(
             token=secrets.token_hex(8),

@@ -74,7 +74,7 @@ class ChromaSearch:
             self._warned = True
             warn_caller(
                 f"{self._records.where} holds {values} values, more than exact_up_to={self._limit}: it is "
-                "searched through Chroma's graph, which may miss neighbours. Raise exact_up_to, or "
+                "searched through Chroma's graph, which may miss neighbors. Raise exact_up_to, or "
                 "accept it with exact=False"
             )
         return False

@@ -248,7 +248,8 @@ class FaissStore(LocalStore):
                     return folder.loaded != before
                 self._dim, self._table, self._rows = newest._dim, newest._table, newest._rows
                 self._manifest, self._blobs = newest._manifest, newest._blobs
-                folder.loaded = cast("StoreFolder", newest._folder).loaded
+                read = cast("StoreFolder", newest._folder)
+                folder.loaded, folder.spoiled = read.loaded, read.spoiled
                 self._index, self._recall = newest._index, newest._recall
                 if self._asked_index != newest._index:
                     self._asked_index = AUTO  # the writer chose another: that is the folder's now

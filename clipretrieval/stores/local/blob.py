@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from clipretrieval._util.files import IrregularFileError, read_file, replacing
-from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, damaged
+from clipretrieval.errors import StoreCorruptedError
+from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry
 
 __all__ = ["Blob", "read_blob_file"]
 
@@ -20,19 +21,46 @@ class Blob:
     Attributes
     ----------
     content : bytes
+        What is left of it, where it is damaged.
+    damage : str, optional
+        Why it cannot be read. It stays in the folder as it is, and goes into copies as it is, until somebody
+        writes it again: a store cannot tell what can be computed anew.
+    written : FileEntry, optional
+        The file that a damaged blob should be.
     """
 
     content: bytes
+    damage: str | None = None
+    written: FileEntry | None = None
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the content as 64 hexadecimal digits, computed once: a blob is written more often."""
-        return hashlib.sha256(self.content).hexdigest()
+        return hashlib.sha256(self.content).hexdigest() if self.written is None else self.written.sha256
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has, or had when it was written."""
+        return len(self.content) if self.written is None else self.written.size
+
+    def read(self) -> bytes:
+        """Return the content.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If it is not as it was written.
+        """
+        if self.damage is not None:
+            raise StoreCorruptedError(self.damage)
+        return self.content
 
     def lies_in(self, folder: Path, entry: FileEntry | None) -> bool:
         """Tell whether a file of a folder, verified when it was read or written, holds this content."""
-        if entry is None or (entry.size, entry.sha256) != (len(self.content), self.sha256):
+        if entry is None or (entry.size, entry.sha256) != (self.size, self.sha256):
             return False
+        if self.damage is not None:
+            return True
         try:
             return (folder / entry.name).stat().st_size == entry.size
         except OSError:  # somebody has removed it
@@ -42,28 +70,33 @@ class Blob:
         """Write the content durably into a file."""
         with replacing(path, follow=False, mode_of=path.with_name(MANIFEST_NAME)) as temporary:
             temporary.write_bytes(self.content)
-        return FileEntry(path.name, len(self.content), self.sha256)
+        return FileEntry(path.name, self.size, self.sha256)
 
 
-def read_blob_file(folder: Path, entry: FileEntry) -> Blob:
-    """Read a blob from its file.
+def read_blob_file(folder: Path, name: str, entry: FileEntry) -> Blob:
+    """Read a blob from its file; one that is missing, or not as it was written, is marked as damaged.
 
     Raises
     ------
-    StoreCorruptedError
-        If the file is missing or not as it was written.
     OSError
         If it cannot be read.
     """
-    path = folder / entry.name
+    path, content = folder / entry.name, b""
     try:
-        blob = Blob(read_file(path, entry.size))
+        content = read_file(path, entry.size)
     except FileNotFoundError:
-        raise damaged(path, "it is missing") from None
+        why = "it is missing"
     except IrregularFileError as error:
-        raise damaged(path, str(error)) from error
-    if len(blob.content) != entry.size:
-        raise damaged(path, f"it has {len(blob.content)} bytes, not {entry.size}")
-    if blob.sha256 != entry.sha256:
-        raise damaged(path, "its content does not match its checksum")
-    return blob
+        why = str(error)
+    else:
+        blob = Blob(content)
+        if len(content) != entry.size:
+            why = f"it has {len(content)} bytes, not {entry.size}"
+        elif blob.sha256 != entry.sha256:
+            why = "its content does not match its checksum"
+        else:
+            return blob
+    damage = (
+        f"{path} is damaged: {why}. Restore the folder {folder} from a copy, or write the blob {name!r} again"
+    )
+    return Blob(content, damage, entry)

@@ -182,10 +182,12 @@ def find_manifest(folder: Path) -> FolderManifest | None:
 def read_generation(folder: Path, layout: Layout) -> tuple[FolderManifest, Snapshot]:
     """Read the store in a folder, having verified its files.
 
+    A blob that is missing or damaged keeps nobody from the vectors: whoever reads it is told.
+
     Raises
     ------
     StoreCorruptedError
-        If a file is missing, damaged or of an unknown format.
+        If any other file is missing, damaged or of an unknown format.
     StoreUnavailableError
         If there is no store or it cannot be read.
     StoreError
@@ -193,12 +195,16 @@ def read_generation(folder: Path, layout: Layout) -> tuple[FolderManifest, Snaps
     """
     for _ in range(ATTEMPTS - 1):
         manifest = _existing_manifest(folder, layout)
+        # A writer may have replaced the generation between reading the manifest and the files.
         try:
-            return manifest, _read_files(folder, manifest, layout)
+            snapshot = _read_files(folder, manifest, layout)
         except StoreCorruptedError:
-            # A writer may have replaced the generation between reading the manifest and the files.
             if find_manifest(folder) == manifest:
                 raise
+            continue
+        damaged_blobs = any(blob.damage is not None for blob in snapshot.blobs.values())
+        if not damaged_blobs or find_manifest(folder) == manifest:
+            return manifest, snapshot
     manifest = _existing_manifest(folder, layout)
     return manifest, _read_files(folder, manifest, layout)
 
@@ -218,7 +224,7 @@ def _read_files(folder: Path, manifest: FolderManifest, layout: Layout) -> Snaps
     if layout.check is not None:
         layout.check(folder, manifest)
     try:
-        blobs = {name: read_blob_file(folder, entry) for name, entry in manifest.blobs.items()}
+        blobs = {name: read_blob_file(folder, name, entry) for name, entry in manifest.blobs.items()}
         if not manifest.count:
             return _snapshot(manifest, RecordTable(), None, blobs)
         vectors, records = (folder / manifest.files[role].name for role in ("vectors", "records"))

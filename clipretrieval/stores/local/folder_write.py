@@ -9,6 +9,7 @@ import secrets
 import shutil
 import stat
 from collections import deque
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -46,11 +47,16 @@ MOST_PENDING = 16
 
 
 def write_generation(
-    folder: Path, layout: Layout, snapshot: Snapshot, previous: FolderManifest | None
+    folder: Path,
+    layout: Layout,
+    snapshot: Snapshot,
+    previous: FolderManifest | None,
+    spoiled: Collection[str] = (),
 ) -> FolderManifest:
     """Write a snapshot as the next generation and put it in force; the caller holds the writer's lock.
 
-    Blobs that are the same in `previous`, the generation in force, stay where they are.
+    Blobs that are the same in `previous`, the generation in force, stay where they are, unless their file is
+    among those `spoiled`, which are not as they were written.
 
     Raises
     ------
@@ -60,7 +66,7 @@ def write_generation(
         If it cannot be written. The generation before stays in force, unless the message says otherwise.
     """
     try:
-        return _write_generation(folder, layout, snapshot, previous)
+        return _write_generation(folder, layout, snapshot, previous, spoiled)
     except NotDurableError as error:
         raise StoreUnavailableError(
             f"the store in {folder} was written but may not be on the disk: {error.strerror}, and bring back "
@@ -74,12 +80,16 @@ def write_generation(
 
 
 def _write_generation(
-    folder: Path, layout: Layout, snapshot: Snapshot, previous: FolderManifest | None
+    folder: Path,
+    layout: Layout,
+    snapshot: Snapshot,
+    previous: FolderManifest | None,
+    spoiled: Collection[str] = (),
 ) -> FolderManifest:
     """Do as `write_generation`, which tells what the errors of the system mean."""
     _require_whole(folder, snapshot)
     try:
-        manifest = _write_files(folder, layout, snapshot, previous)
+        manifest = _write_files(folder, layout, snapshot, previous, spoiled)
         write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
     except NotDurableError:
         raise  # either generation may be the one that a power cut leaves: keep the files of both
@@ -93,7 +103,11 @@ def _write_generation(
 
 
 def _write_files(
-    folder: Path, layout: Layout, snapshot: Snapshot, previous: FolderManifest | None
+    folder: Path,
+    layout: Layout,
+    snapshot: Snapshot,
+    previous: FolderManifest | None,
+    spoiled: Collection[str],
 ) -> FolderManifest:
     """Write the files of the next generation, and return the manifest that will put it in force."""
     generation = _next_generation(folder, previous)
@@ -111,7 +125,7 @@ def _write_files(
     )
     try:
         blobs = {
-            name: _write_blob(folder, name, generation, blob, kept.get(name))
+            name: _write_blob(folder, name, generation, blob, kept.get(name), spoiled)
             for name, blob in snapshot.blobs.items()
         }
         manifest = replace(manifest, blobs=blobs)
@@ -270,9 +284,16 @@ def _write_records(path: Path, table: RecordTable) -> FileEntry:
         return FileEntry(path.name, temporary.stat().st_size, file_sha256(temporary))
 
 
-def _write_blob(folder: Path, name: str, generation: int, blob: Blob, held: FileEntry | None) -> FileEntry:
+def _write_blob(
+    folder: Path,
+    name: str,
+    generation: int,
+    blob: Blob,
+    held: FileEntry | None,
+    spoiled: Collection[str],
+) -> FileEntry:
     """Write a blob, unless the generation in force holds it already."""
-    if held is not None and blob.lies_in(folder, held):
+    if held is not None and blob.lies_in(folder, held) and (blob.damage or held.name not in spoiled):
         return held
     return blob.write_file(folder / f"blob-{name}-{generation}.bin")
 

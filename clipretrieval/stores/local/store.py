@@ -225,7 +225,7 @@ class LocalStore:
         name = check_blob_name(name)
         self._require_open()
         found = self._blobs.get(name)
-        return None if found is None else found.content
+        return None if found is None else found.read()
 
     def write_blob(self, name: str, content: bytes | None) -> None:
         """Keep bytes beside the vectors, or with None no more; see `BlobStore.write_blob`.
@@ -236,12 +236,14 @@ class LocalStore:
         with self._guard.write():
             self._begin_write()
             held = self._blobs.get(name)
-            if content == (None if held is None else held.content):
+            if held is None and content is None:
+                return
+            if held is not None and held.damage is None and content == held.content:
                 return
             blobs = {each: blob for each, blob in self._blobs.items() if each != name}
             if content is not None:
                 blobs[name] = Blob(content)
-            size = sum(len(blob.content) for blob in blobs.values())
+            size = sum(blob.size for blob in blobs.values())
             if size > LARGEST_BLOBS:
                 raise InvalidInputError(
                     f"with {name!r} the blobs would take {size:,} bytes; {LARGEST_BLOBS:,} are the most. "

@@ -44,6 +44,8 @@ class StoreFolder:
         Whether the store goes on in memory from its first write on.
     loaded : FolderManifest or None
         That of the generation which the store holds, but for its own changes.
+    spoiled : frozenset of str
+        The files of its blobs that are not as they were written.
     writer : WriterLock or None
         Held from the store's first write until it is closed.
     flushing : threading.Lock
@@ -55,6 +57,7 @@ class StoreFolder:
         self._layout, self._metric = layout, metric
         self.left_when_written = False
         self.loaded: FolderManifest | None = None
+        self.spoiled: frozenset[str] = frozenset()
         self.writer: WriterLock | None = None
         self._after_fork()
         renew_after_fork(self)
@@ -96,7 +99,7 @@ class StoreFolder:
                 f"Open it with metric={held!r}, or fill a new folder"
             )
         adopt(snapshot)
-        self.loaded = manifest
+        self.loaded, self.spoiled = manifest, _spoiled(manifest, snapshot)
 
     def hold(self, adopt: Callable[[Snapshot], None]) -> None:
         """Keep other writers out until `release`, and take up what they have flushed before."""
@@ -130,7 +133,8 @@ class StoreFolder:
                 "overwrite; save(path) keeps what is in memory elsewhere"
             )
         try:
-            self.loaded = write_generation(self.path, self._layout, snapshot, before)
+            self.loaded = write_generation(self.path, self._layout, snapshot, before, self.spoiled)
+            self.spoiled = _spoiled(self.loaded, snapshot)
         except BaseException:
             with suppress(StoreError):  # interrupted after the new generation came into force
                 self.loaded = find_manifest(self.path) or before
@@ -141,3 +145,8 @@ class StoreFolder:
         if self.writer is not None:
             self.writer.release()
             self.writer = None
+
+
+def _spoiled(manifest: FolderManifest, snapshot: Snapshot) -> frozenset[str]:
+    """Return the names of the files of damaged blobs."""
+    return frozenset(manifest.blobs[name].name for name, blob in snapshot.blobs.items() if blob.damage)

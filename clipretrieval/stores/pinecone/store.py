@@ -216,7 +216,7 @@ class PineconeStore:
             return as_neighbors([[] for _ in queries], wanted)
         if wanted > MAX_TOP_K and self.count() > MAX_TOP_K:
             raise UnsupportedOperationError(
-                f"Pinecone returns at most {MAX_TOP_K} neighbours; found k={wanted}"
+                f"Pinecone returns at most {MAX_TOP_K} neighbors; found k={wanted}"
             )
         namespace.settle()
         search = NeighborSearch(namespace, queries, min(wanted, MAX_TOP_K), self.metric)

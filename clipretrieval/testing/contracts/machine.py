@@ -62,7 +62,7 @@ class MachineContract(ContractBase):
         )
         # Recall is a property of many searches: one of them alone may miss.
         assert np.mean(shares or [1.0]) >= self.recall_floor, (
-            f"searches found {np.mean(shares):.4f} of the true neighbours; recall_floor declares "
+            f"searches found {np.mean(shares):.4f} of the true neighbors; recall_floor declares "
             f"{self.recall_floor}"
         )
 

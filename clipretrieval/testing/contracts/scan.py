@@ -87,11 +87,9 @@ class ScanContract(ContractBase):
         self.put(scannable, ids, self.normal(2, len(ids)), [*labels] * 3)
         for place, label in enumerate(labels):
             expected = sorted((name, label) for name in ids[place :: len(labels)])
-            assert scanned(scannable.scan(label)) == expected, (
-                f"the records labelled {label!r} were asked for"
-            )
+            assert scanned(scannable.scan(label)) == expected, f"the records labeled {label!r} were asked for"
         for label in others:
-            assert scanned(scannable.scan(label)) == [], f"no record is labelled {label!r}"
+            assert scanned(scannable.scan(label)) == [], f"no record is labeled {label!r}"
         assert scanned(scannable.scan()) == sorted(zip(ids, [*labels] * 3, strict=True))
 
     def test_a_scan_follows_writes(self, scannable: Scannable) -> None:

@@ -86,7 +86,7 @@ class SearchContract(ContractBase):
         near, truth, queries = self.searched(stores, metric)
         share = share_found(near, truth, queries, metric, self.tolerance)
         assert share >= self.recall_floor, (
-            f"searches under {metric!r} found {share:.4f} of the true neighbours; recall_floor declares "
+            f"searches under {metric!r} found {share:.4f} of the true neighbors; recall_floor declares "
             f"{self.recall_floor}"
         )
 
@@ -271,7 +271,7 @@ def check_neighbor_labels(near: Neighbors, truth: Records) -> None:
         assert name in labels, f"a search returned the id {name!r}, which is not stored"
         right = labels[name]
         assert (label, type(label)) == (right, type(right)), (
-            f"the neighbour {name!r} must carry its own label {right!r}; found {label!r}"
+            f"the neighbor {name!r} must carry its own label {right!r}; found {label!r}"
         )
 
 

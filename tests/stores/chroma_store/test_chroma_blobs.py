@@ -138,6 +138,10 @@ def test_what_is_damaged_is_told_and_can_be_written_again(make: Callable[..., Ch
     store.write_blob("a", b"")
     store.write_blob("a", None)
     assert store.read_blob("a") is None
+    store.write_blob("a", b"")
+    put_head(store, "{")
+    store.write_blob("a", None)
+    assert store.read_blob("a") is None
 
 
 def test_blobs_go_with_their_collection(tmp_path: Path) -> None:

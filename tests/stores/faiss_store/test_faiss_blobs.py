@@ -8,7 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,18 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.stores import BlobStore, FaissStore, MemoryStore
+from clipretrieval.stores.local import folder as _folder
 from clipretrieval.stores.local import store as _local_store
 from clipretrieval.stores.local.folder_manifest import _checksum
 
 ROOT = Path(__file__).parents[3]
 STATISTICS = np.random.default_rng(0).bytes(200_000)
+OPENINGS: tuple[dict[str, Any], ...] = ({"read_only": True}, {"read_only": True, "mmap": True}, {})
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "missing": lambda path: path.unlink(),
+}
 
 
 def fill(store: Any, value: int, count: int = 20) -> None:
@@ -176,13 +183,43 @@ def test_blobs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class TestDamage:
-    """A blob's file that is not as it was written is told when the folder is opened."""
+    """A blob's file that is not as it was written is told to whoever reads it, and to nobody else."""
 
     def refuse(self, folder: Path, match: str) -> None:
-        for options in ({"read_only": True}, {"read_only": True, "mmap": True}, {}):
+        """A manifest that cannot be is refused when the folder is opened."""
+        for options in OPENINGS:
             with pytest.raises(StoreCorruptedError, match=match) as caught:
                 FaissStore(folder, **options)
             assert "Restore the folder" in str(caught.value)
+
+    def tell(self, folder: Path, match: str) -> None:
+        """A damaged blob leaves the records and the other blobs as they are."""
+        for options in OPENINGS:
+            with FaissStore(folder, **options) as store:
+                for _ in range(2):
+                    with pytest.raises(StoreCorruptedError, match=match) as caught:
+                        store.read_blob("statistics")
+                assert "from a copy, or write the blob 'statistics' again" in str(caught.value)
+                assert (store.count(), store.read_blob("transform")) == (20, b"")
+                assert store.search(np.ones((1, 4), dtype=np.float32), 1).labels.tolist() == [[1]]
+        with MemoryStore.load(self.as_memory(folder)) as store:
+            with pytest.raises(StoreCorruptedError, match="is damaged: "):
+                store.read_blob("statistics")
+            assert (store.count(), store.read_blob("transform")) == (0, b"")
+
+    def as_memory(self, folder: Path) -> Path:
+        """Make a folder of a MemoryStore with the same blobs, damaged as they are."""
+        copy = folder.with_name("memory")
+        shutil.rmtree(copy, ignore_errors=True)
+        with MemoryStore() as store:
+            store.write_blob("statistics", STATISTICS)
+            store.write_blob("transform", b"")
+            store.save(copy)
+        damaged, path = folder / "blob-statistics-1.bin", copy / "blob-statistics-0.bin"
+        path.unlink()
+        if damaged.is_file():
+            shutil.copy(damaged, path)
+        return copy
 
     def test_a_flipped_bit_a_cut_and_a_missing_file_are_reported(self, folder: Path) -> None:
         """The message names the file."""
@@ -191,13 +228,81 @@ class TestDamage:
             changed = bytearray(STATISTICS)
             changed[place] ^= 1
             path.write_bytes(changed)
-            self.refuse(folder, r"blob-statistics-1.bin is damaged: its content .* checksum")
+            self.tell(folder, r"blob-statistics-1.bin is damaged: its content .* checksum")
         path.write_bytes(STATISTICS[:-1])
-        self.refuse(folder, "blob-statistics-1.bin is damaged: it has 199999 bytes, not 200000")
+        self.tell(folder, "blob-statistics-1.bin is damaged: it has 199999 bytes, not 200000")
         path.write_bytes(STATISTICS + b"x")
-        self.refuse(folder, "blob-statistics-1.bin is damaged: it has 200001 bytes")
+        self.tell(folder, "blob-statistics-1.bin is damaged: it has 200001 bytes")
         path.unlink()
-        self.refuse(folder, "blob-statistics-1.bin is damaged: it is missing")
+        self.tell(folder, "blob-statistics-1.bin is damaged: it is missing")
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_writing_it_again_mends_it(self, folder: Path, damage: str) -> None:
+        """The same content, too, is written into a file, and None removes what is left."""
+        path = folder / "blob-statistics-1.bin"
+        DAMAGES[damage](path)
+        for content in (STATISTICS, b"other", None):
+            shutil.copytree(folder, folder.with_name("mended"))
+            with FaissStore(folder.with_name("mended")) as store:
+                store.write_blob("statistics", content)
+                assert store.read_blob("statistics") == content
+            with FaissStore.load(folder.with_name("mended")) as store:
+                assert (store.read_blob("statistics"), store.count()) == (content, 20)
+            shutil.rmtree(folder.with_name("mended"))
+        with FaissStore(folder) as store:
+            store.write_blob("statistics", None)
+            store.write_blob("statistics", STATISTICS)
+            fill(store, 2)
+            store.flush()
+            store.write_blob("transform", None)
+        assert FaissStore.load(folder).read_blob("statistics") == STATISTICS
+        assert len(files(folder)) == 3
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_it_stays_damaged_until_then(self, folder: Path, damage: str) -> None:
+        """Flushes leave its file as it is, which may be restored, and copies are damaged as well."""
+        path = folder / "blob-statistics-1.bin"
+        DAMAGES[damage](path)
+        left = path.read_bytes() if path.exists() else None
+        with FaissStore(folder) as store:
+            fill(store, 2)
+            store.flush()
+            fill(store, 3)
+            store.save(folder.with_name("copy"))
+        assert (path.read_bytes() if path.exists() else None) == left
+        for place in (folder, folder.with_name("copy")):
+            with FaissStore.load(place) as store:
+                with pytest.raises(StoreCorruptedError, match="is damaged"):
+                    store.read_blob("statistics")
+                assert store.get(["0"]).labels.tolist() == [3]
+        path.write_bytes(STATISTICS)
+        assert FaissStore.load(folder).read_blob("statistics") == STATISTICS
+
+    def test_a_reader_that_took_it_up_may_write(self, folder: Path) -> None:
+        """What was found damaged by a refresh is known to a later flush."""
+        with FaissStore(folder) as store:
+            with FaissStore(folder) as other:
+                other.write_blob("statistics", STATISTICS[::-1])
+            DAMAGES["flipped"](folder / "blob-statistics-2.bin")
+            assert store.refresh()
+            store.write_blob("statistics", STATISTICS[::-1])
+        assert FaissStore.load(folder).read_blob("statistics") == STATISTICS[::-1]
+
+    def test_what_a_writer_removes_meanwhile_is_not_taken_for_damaged(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A blob's file that goes between reading the manifest and the file is looked for in the next."""
+        read, done = _folder.read_blob_file, list[str]()
+
+        def reading(place: Path, name: str, entry: Any) -> Any:
+            if not done:
+                done.append(name)
+                with FaissStore(folder) as writer:
+                    writer.write_blob("statistics", b"new")
+            return read(place, name, entry)
+
+        monkeypatch.setattr(_folder, "read_blob_file", reading)
+        assert FaissStore.load(folder).read_blob("statistics") == b"new"
 
     @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
     @pytest.mark.parametrize("kind", ["pipe", "zero", "folder"])
@@ -207,7 +312,7 @@ class TestDamage:
         path.unlink()
         makers = {"pipe": os.mkfifo, "zero": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}
         makers[kind](path)
-        self.refuse(folder, "blob-statistics-1.bin is damaged: it is not a regular file")
+        self.tell(folder, "blob-statistics-1.bin is damaged: it is not a regular file")
 
     @pytest.mark.parametrize("count", [0, 20])
     @pytest.mark.parametrize(
@@ -272,7 +377,10 @@ class TestDamage:
     def test_a_larger_file_than_the_manifest_says_is_not_read(self, folder: Path) -> None:
         """A file of a tebibyte in a blob's place is told at once."""
         os.truncate(folder / "blob-statistics-1.bin", 2**40)
-        self.refuse(folder, f"blob-statistics-1.bin is damaged: it has {2**40} bytes")
+        with FaissStore.load(folder) as store:
+            with pytest.raises(StoreCorruptedError, match=f"is damaged: it has {2**40} bytes"):
+                store.read_blob("statistics")
+            assert store.count() == 20
 
     def test_only_what_a_store_writes_is_removed(self, folder: Path) -> None:
         """A flush takes away blobs' files of other generations, and no file that is like them."""
@@ -425,14 +533,16 @@ def test_a_reader_follows_the_blobs(reader: FaissStore, folder: Path) -> None:
         assert not reader.refresh()
 
 
-def test_a_damaged_blob_is_not_taken_up(reader: FaissStore, folder: Path) -> None:
-    """A refresh tells of the damage, and the reader keeps what it has."""
+def test_a_damaged_blob_is_told_after_a_refresh(reader: FaissStore, folder: Path) -> None:
+    """A refresh takes up the records, and not the blob that was before."""
     with FaissStore(folder) as writer:
+        fill(writer, 2)
         writer.write_blob("statistics", b"new")
     (folder / "blob-statistics-2.bin").write_bytes(b"bad")
+    assert reader.refresh()
+    assert reader.get(["0"]).labels.tolist() == [2]
     with pytest.raises(StoreCorruptedError, match="checksum"):
-        reader.refresh()
-    assert reader.read_blob("statistics") == STATISTICS
+        reader.read_blob("statistics")
 
 
 def test_a_reader_beside_a_writer_sees_one_flush(folder: Path, reader: FaissStore) -> None:
