@@ -481,7 +481,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         *,
         vectors: str = VECTORS,
     ) -> Iterator[IndexWriter]:
-        """Have the block fill the store `onto`, or the one that the arguments stand for, and be fitted with it.
+        """Have the block fill the store `onto`, or the one the arguments stand for, and be fitted with it.
 
         `listed` are classes that need not have an image; `vectors` is the name of those that the block gives.
         """
@@ -1062,6 +1062,18 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         from clipretrieval.persistence.saving import save
 
         index = self._index()
+        self._saved_in = dict(getattr(self, "_saved_in", {}))
+        save(
+            {None: index},
+            path,
+            params=self._saved_params() | self._saved_texts(index),
+            feature_names=getattr(self, "feature_names_in_", ()),
+            saved_in=self._saved_in,
+            overwrite=overwrite,
+        )
+
+    def _saved_params(self) -> dict[str, Any]:
+        """Return the arguments that are about answering, as JSON values."""
         if callable(self.weights):
             raise UnsupportedOperationError(
                 "weights is a callable, which cannot be saved; set weights to one of the named rules before "
@@ -1075,24 +1087,15 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             )
         metric = self._check_params()  # they may have been set since it was fitted
         priors = Priors.parse(self.priors).given
-        self._saved_in = dict(getattr(self, "_saved_in", {}))
-        save(
-            index,
-            path,
-            params={
-                "k": int(self.k),
-                "weights": self.weights,
-                "temperature": float(self.temperature),
-                "metric": str(metric),
-                "normalize": bool(self.normalize),
-                "head": head,
-                "priors": priors if isinstance(priors, str) else list(priors),
-                **self._saved_texts(index),
-            },
-            feature_names=getattr(self, "feature_names_in_", ()),
-            saved_in=self._saved_in,
-            overwrite=overwrite,
-        )
+        return {
+            "k": int(self.k),
+            "weights": self.weights,
+            "temperature": float(self.temperature),
+            "metric": str(metric),
+            "normalize": bool(self.normalize),
+            "head": head,
+            "priors": priors if isinstance(priors, str) else list(priors),
+        }
 
     @classmethod
     def from_store(

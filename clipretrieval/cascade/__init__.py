@@ -6,15 +6,22 @@ from clipretrieval._util.lazy import attach
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from clipretrieval.cascade.cascade_classifier import Calibration, CascadeClassifier
+    from clipretrieval.cascade.calibration import Calibration
+    from clipretrieval.cascade.cascade_classifier import CascadeClassifier
+    from clipretrieval.cascade.cascade_explanation import CascadeExplanation, ExitStep
+    from clipretrieval.cascade.cascade_report import CascadeReport, ExitFigures
     from clipretrieval.cascade.exit_policy import ExitEvidence, ExitPolicy
     from clipretrieval.cascade.risk_control import betting_p_value, last_accepted, least_sample
 
 __all__ = [
     "Calibration",
     "CascadeClassifier",
+    "CascadeExplanation",
+    "CascadeReport",
     "ExitEvidence",
+    "ExitFigures",
     "ExitPolicy",
+    "ExitStep",
     "betting_p_value",
     "last_accepted",
     "least_sample",
@@ -23,7 +30,10 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "cascade_classifier": ["Calibration", "CascadeClassifier"],
+        "calibration": ["Calibration"],
+        "cascade_classifier": ["CascadeClassifier"],
+        "cascade_explanation": ["CascadeExplanation", "ExitStep"],
+        "cascade_report": ["CascadeReport", "ExitFigures"],
         "exit_policy": ["ExitEvidence", "ExitPolicy"],
         "risk_control": ["betting_p_value", "last_accepted", "least_sample"],
     },

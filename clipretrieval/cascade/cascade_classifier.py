@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,30 +24,41 @@ from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
+from clipretrieval.cascade.calibration import Calibration, calibrate_policy
+from clipretrieval.cascade.cascade_explanation import CascadeExplanation, explain_answers
+from clipretrieval.cascade.cascade_measurement import LabelledAnswers, evidence_of, measure_cascade
 from clipretrieval.cascade.cascade_pass import CascadePass, ExitAnswer
-from clipretrieval.cascade.exit_policy import CERTAINTIES, PRICES, ExitEvidence, ExitPolicy
-from clipretrieval.cascade.risk_control import last_accepted, least_sample
+from clipretrieval.cascade.cascade_report import CascadeReport
+from clipretrieval.cascade.exit_policy import CERTAINTIES, ExitEvidence, ExitPolicy
 from clipretrieval.classifier import ArgumentOnly, RetrievalClassifier, params_of
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
-from clipretrieval.errors import InvalidInputError, NotFittedError
+from clipretrieval.errors import InvalidInputError, NotFittedError, StoreCorruptedError
+from clipretrieval.evaluation.measurement import check_truth
+from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
+from clipretrieval.heads.confidence import check_measure
 from clipretrieval.heads.voting import TEMPERATURE
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.heads.whitening import AUTO, Whitening
 from clipretrieval.images.sources import class_names, count_hint
 from clipretrieval.images.stream import SkippedImage
+from clipretrieval.images.tables import labelled_source
+from clipretrieval.persistence.saving import load_cascade, save
 from clipretrieval.retrieval.conflicts import warn_of_labels
+from clipretrieval.retrieval.edit import held_ids, ids_to_forget
 from clipretrieval.retrieval.exclusive import one_at_a_time
 from clipretrieval.retrieval.fill import known_to_all, store_images
 from clipretrieval.retrieval.index_writer import Existing
 from clipretrieval.retrieval.inputs import FitSource, none_left, open_fit_source
+from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import plain_fingerprint
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.stores.base import VectorStore
+from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE, options_for_part
 from clipretrieval.types import AnyArray, Metric
 
-__all__ = ["Calibration", "CascadeClassifier"]
+__all__ = ["CascadeClassifier"]
 
 Self = TypeVar("Self", bound="CascadeClassifier")
 
@@ -54,40 +66,9 @@ STAGES = ("layer1", "layer2", "mid", "late")
 HELD_OUT = 1000
 """Stored images that the policy is learned on, at most."""
 LEAST_HELD_OUT = 100
+_EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
+_ATTACHED = ("store_options", "head", "k", "weights", "temperature", "priors", "transform")
 NOT_FITTED = "this CascadeClassifier is not fitted yet; call fit with labelled images, or load a saved one"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What `CascadeClassifier.calibrate` has set, and what it saw.
-
-    Attributes
-    ----------
-    n : int
-        Images that it was calibrated on.
-    max_loss, confidence : float or None
-        What was promised; None with a budget.
-    budget : float or None
-        In 10⁹ multiply-adds an image.
-    price : float or None
-        See `ExitPolicy`; None: nothing leaves before the last exit.
-    loss : float
-        The accuracy of always going to the last exit less that of the cascade, on these images.
-    cost, last_cost : float
-        Mean arithmetic of the cascade on them, and of the last exit, in 10⁹ multiply-adds an image.
-    shares : tuple of float
-        The share of the images that left at each exit.
-    """
-
-    n: int
-    max_loss: float | None
-    confidence: float | None
-    budget: float | None
-    price: float | None
-    loss: float
-    cost: float
-    last_cost: float
-    shares: tuple[float, ...]
 
 
 class CascadeClassifier(ClassifierMixin, BaseEstimator):
@@ -112,9 +93,9 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         For the stores that a name makes. The option that tells several apart gets the stage's name behind
         what is given: a sub-folder of `path` with FAISS, ``collection-layer1`` with Chroma.
     certainty : {"combined", "margin", "agreement", "distance"}
-        What tells how sure an exit is: how far the first class is ahead of the second, whether the exit before
-        gave the same answer, the distance to the nearest neighbor, or the first two together. What leaving
-        loses is estimated from these, by logistic regressions on stored images that are left out one by one.
+        What tells how sure an exit is: how far the first class is ahead of the second, whether the exit
+        before gave the same answer, the distance to the nearest neighbor, or the first two together. What
+        leaving loses is estimated from these, by logistic regressions on stored images, each left out.
 
     Attributes
     ----------
@@ -199,7 +180,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
         existing: Existing = "replace" if overwrite else "resume" if resume else "refuse"
         with one_at_a_time(self):
-            exits = self._make_exits(renew=True)
+            exits = self._make_exits()
             self._learn(exits, X, y, existing, flush_every, on_error, progress)
             self.policy_, self.calibration_ = self._learn_policy(), None
         warn_of_labels(self.fit_report_, self.classes_.tolist(), vectors=False)
@@ -222,7 +203,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         known = getattr(self, "classes_", ())
         with one_at_a_time(self):
             fitted = hasattr(self, "exits_")
-            exits = self.exits_ if fitted else self._make_exits(renew=False)
+            exits = self.exits_ if fitted else self._make_exits()
             self._learn(exits, X, y, "add", flush_every, on_error, progress, classes)
             if not fitted:
                 self.policy_, self.calibration_ = self._learn_policy(), None
@@ -230,9 +211,18 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def forget(self, ids: Any = None, *, label: Any = None) -> ForgetReport:
-        """Remove images at every exit, by their ids or all of a class; see `RetrievalClassifier.forget`."""
+        """Remove images at every exit, by their ids or all of a class; see `RetrievalClassifier.forget`.
+
+        If this is interrupted, repeat it: the last exit is the last to change.
+        """
         with one_at_a_time(self._fitted()):
-            return [each.forget(ids, label=label) for each in self.exits_][-1]
+            *before, last = self.exits_
+            names = ids_to_forget(last.retriever_.index, ids, label)
+            for each in before:  # where an interrupted call has been already, nothing is left to forget
+                held = held_ids(each.store_, names)
+                if held:
+                    each.forget([name for name in names if name in held])
+            return last.forget(names)
 
     def relabel(self, ids: Any, labels: Any) -> int:
         """Give stored images other labels at every exit; see `RetrievalClassifier.relabel`."""
@@ -281,47 +271,29 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             stored, labels are missing or of another type, or the budget is below the first exit's arithmetic.
         """
         self._fitted()
-        bound = check_number(max_loss, "max_loss", above=0, most=0.999)
-        level = check_number(confidence, "confidence", above=0, most=0.999999)
-        wanted = None if budget is None else check_number(budget, "budget", above=0)
-        costs = self._costs()
-        if wanted is not None and wanted < costs[0]:
+        max_loss = check_number(max_loss, "max_loss", above=0, most=0.999)
+        confidence = check_number(confidence, "confidence", above=0, most=0.999999)
+        budget, costs = None if budget is None else check_number(budget, "budget", above=0), self._costs()
+        if budget is not None and budget < costs[0]:
             raise InvalidInputError(
-                f"budget={wanted:g} is less than the {costs[0]:.3g} · 10⁹ multiply-adds that it takes to reach "
-                f"the first exit, {self.stages[0]!r}; pass at least that"
+                f"budget={budget:g} is less than the {costs[0]:.3g} · 10⁹ multiply-adds that it takes to "
+                f"reach the first exit, {self.stages[0]!r}; pass at least that"
             )
         with open_progress(progress, "calibrating") as tell:
-            evidence, ids = self._evidence(X, y, on_error, tell)
-        evidence = _reordered(evidence, np.argsort(np.array(ids)))  # ids are hashes: no order of the source
-        n = len(evidence)
-        if wanted is None:
-            needed = least_sample(bound, level)
-            if needed is not None and n < needed:
-                raise InvalidInputError(
-                    f"{n} images are too few to promise a loss of at most {bound:g} with a confidence of "
-                    f"{level:g}: it takes at least {needed}, of which no one is lost. Pass more images, or a "
-                    "greater max_loss, or a budget"
-                )
-            number = last_accepted(
-                (_losses(evidence, self.policy_.at(price)) for price in PRICES.tolist()), bound, level
-            )
-            price = None if number is None else float(PRICES[number])
-        else:
-            price = _dearest(evidence, self.policy_, costs, wanted)
-        self.policy_ = self.policy_.at(price)
-        places = self.policy_.exits(evidence)
-        self.calibration_ = Calibration(
-            n=n,
-            max_loss=None if wanted is not None else bound,
-            confidence=None if wanted is not None else level,
-            budget=wanted,
-            price=price,
-            loss=float(_losses(evidence, self.policy_).mean()),
-            cost=float(np.array(costs)[places].mean()),
-            last_cost=costs[-1],
-            shares=tuple((np.bincount(places, minlength=len(costs)) / n).tolist()),
+            found = self._asked_all(X, y, on_error, tell)
+        evidence = evidence_of(found).take(np.argsort(np.array(found.ids)))  # hashes: no order of the source
+        policy, calibration = calibrate_policy(
+            self.policy_, evidence, costs, max_loss=max_loss, confidence=confidence, budget=budget
         )
-        self._calibrated_on = frozenset(ids)
+        unseen = set(self.exits_[-1].classes_.tolist()) - set(found.truth)
+        if unseen and budget is None:
+            warn_caller(
+                f"{len(unseen)} classes, such as {shown(min(unseen, key=str))}, have no image among those "
+                "calibrated on, so nothing is promised of them"
+            )
+        with one_at_a_time(self):
+            self.policy_, self.calibration_ = policy, calibration
+            self._calibrated_on = frozenset(found.ids)
         return self
 
     def predict(
@@ -360,15 +332,276 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         columns = {label: place for place, label in enumerate(self.classes_.tolist())}
         places = [
             np.array([columns[label] for label in numbers.labels(np.arange(len(numbers))).tolist()])
-            for numbers in asked.numbers
+            for numbers in (each.numbers for each in asked.exits)
         ]
         count = max(*rows, *(image.index for image in asked.skipped), -1) + 1
         found = np.zeros((count, len(columns)))
         found[[image.index for image in asked.skipped]] = np.nan
-        for index, said in rows.items():
-            if said.probabilities is not None:
-                found[index, places[said.place][: len(said.probabilities)]] = said.probabilities
+        for index, answer in rows.items():
+            if answer.probabilities is not None:
+                found[index, places[answer.place][: len(answer.probabilities)]] = answer.probabilities
         return found
+
+    def explain(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> list[CascadeExplanation | None]:
+        """Tell of each image what `predict` answers, at which exit and why there, and the neighbors there.
+
+        Parameters
+        ----------
+        X, k, by, on_error, progress
+            As for `RetrievalClassifier.explain`.
+
+        Returns
+        -------
+        list of CascadeExplanation
+            One for each image; None for one that was skipped.
+        """
+        width, by = 0 if k is None else check_k(k), check_measure(by)
+        asked, total, found = self._ask(X, keep=True), count_hint(X), dict[int, CascadeExplanation]()
+        with open_progress(progress, "explaining") as tell:
+            for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
+                explained = explain_answers(asked.exits, self.stages, self.policy_, said, k=width, by=by)
+                found.update(zip(batch.indices, explained, strict=True))
+        count = max(*found, *(image.index for image in asked.skipped), -1) + 1
+        if asked.skipped:
+            warn_caller(
+                f"{len(asked.skipped)} of {count} images were skipped and have no explanation; the first: "
+                f"{asked.skipped[0].reason}"
+            )
+        return [found.get(index) for index in range(count)]
+
+    def evaluate(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+        allow_tuned: bool = False,
+        mistakes: int = 12,
+        curve: bool = True,
+    ) -> CascadeReport:
+        """Classify labelled images and measure how accurate and how fast that was, exit by exit.
+
+        Parameters
+        ----------
+        X, y, on_error, progress
+            As for `fit`.
+        allow_tuned : bool
+            Whether to evaluate on images that were calibrated on.
+        mistakes : int
+            How many of the worst mistakes to keep, with their neighbors.
+        curve : bool
+            Whether to go through the images once more, all of them to the last exit, and tell what that loses
+            or gains, and the accuracy that there would be at other costs.
+
+        Returns
+        -------
+        CascadeReport
+
+        Raises
+        ------
+        InvalidInputError
+            If labels are missing or of another type than those fitted, an image was calibrated on, or `X` can
+            be gone through only once and `curve` is True.
+        """
+        allow_tuned, curve = check_bool(allow_tuned, "allow_tuned"), check_bool(curve, "curve")
+        mistakes = check_int(mistakes, "mistakes", least=0)
+        if curve and (hasattr(X, "__next__") or hasattr(y, "__next__")):
+            raise InvalidInputError(
+                "images or labels that can be gone through only once do not give the curve, for which "
+                "all are encoded again; pass a list or a folder, or curve=False"
+            )
+        self._ask(X)
+        with open_progress(progress, "evaluating") as tell:
+            return measure_cascade(
+                self._pass,
+                X,
+                y,
+                stages=self.stages,
+                multiply_adds=self._costs(),
+                policy=self.policy_,
+                store_name=self.store
+                if isinstance(self.store, str)
+                else type(self.exits_[-1].store_).__name__,
+                on_error=on_error,
+                progress=tell,
+                tuned=frozenset() if allow_tuned else getattr(self, "_calibrated_on", frozenset()),
+                mistakes=mistakes,
+                curve=curve,
+                fit_report=getattr(self, "fit_report_", None),  # a loaded one has none
+            )
+
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+        allow_tuned: bool = False,
+    ) -> float:
+        """Return the accuracy on labelled images, in [0, 1]; see `RetrievalClassifier.score`."""
+        report = self.evaluate(
+            X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=0, curve=False
+        )
+        return weighted_accuracy(report, sample_weight)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a fitted cascade into a folder, with what was calibrated.
+
+        Parameters, errors and warnings are those of `RetrievalClassifier.save`; each exit's store is kept as
+        that of a classifier.
+        """
+        self._fitted()
+        self._saved_in = dict(getattr(self, "_saved_in", {}))
+        save(
+            {stage: each.retriever_.index for stage, each in zip(self.stages, self.exits_, strict=True)},
+            path,
+            params=self.exits_[-1]._saved_params(),
+            saved_in=self._saved_in,
+            overwrite=overwrite,
+            cascade={
+                "certainty": self.policy_.certainty,
+                "policy": self.policy_.to_dict(),
+                "calibration": None if self.calibration_ is None else self.calibration_.to_dict(),
+            },
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        encoder: StagedEncoder | None = None,
+        *,
+        stores: Mapping[str, VectorStore] | None = None,
+        allow_remote: bool = False,
+    ) -> CascadeClassifier:
+        """Open a cascade that `save` wrote.
+
+        Parameters
+        ----------
+        path, encoder, allow_remote
+            As for `RetrievalClassifier.load`.
+        stores : mapping of stage to VectorStore, optional
+            Of every exit, where they could not be kept.
+
+        Raises
+        ------
+        InvalidInputError
+            If the folder holds no cascade, or something has to be given.
+        StoreCorruptedError
+            If what it holds is damaged.
+        StoreUnavailableError
+            If it cannot be read, or a store is gone.
+        FingerprintMismatchError
+            If the encoder is not the one that filled the stores; the message names what differs.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If the exits hold different numbers of images, as a change was interrupted.
+        """
+        saved = load_cascade(path, encoder, stores=stores, allow_remote=allow_remote, at_stage=_stopped_at)
+        try:
+            policy = ExitPolicy.from_dict(saved.state["policy"])
+            told = saved.state["calibration"]
+            calibration = None if told is None else Calibration.from_dict(told)
+            if len(policy.saved) != len(saved.indexes):
+                raise ValueError("there are not as many exits as stages")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            for index in saved.indexes if stores is None else ():
+                index.store.close()
+            raise StoreCorruptedError(
+                f"{path} is damaged: its cascade cannot be read ({error}). Restore the folder from a copy, "
+                "or fit again"
+            ) from error
+        params = {name: value for name, value in saved.params.items() if name in _EXIT_PARAMS}
+        cascade = cls(
+            saved.encoder,  # type: ignore[arg-type]  # `_stopped_at` has refused any other
+            saved.params["stages"],
+            store=saved.store,
+            certainty=policy.certainty,
+            **params,
+        )
+        cascade._take_exits(saved.indexes)
+        cascade.policy_, cascade.calibration_, cascade._saved_in = policy, calibration, saved.saved_in
+        return cascade
+
+    @classmethod
+    def from_stores(
+        cls,
+        stores: Mapping[str, VectorStore] | str,
+        encoder: StagedEncoder,
+        stages: Sequence[str] | None = None,
+        **params: Any,
+    ) -> CascadeClassifier:
+        """Attach to stores that a cascade has filled, in this process or another.
+
+        Parameters
+        ----------
+        stores : mapping of stage to VectorStore, or str
+            In the exits' order; a name needs `store_options`, which tell where the stores lie.
+        encoder : StagedEncoder
+            The one that filled them.
+        stages : sequence of str, optional
+            The exits; those of the mapping, or the constructor's default, if not given.
+        **params
+            As for the constructor. `metric`, `normalize` and `transform` are the stores' own.
+
+        Returns
+        -------
+        CascadeClassifier
+            Fitted, and not calibrated.
+
+        Raises
+        ------
+        InvalidInputError
+            If nothing has filled a store, or a cascade's arguments are wrong.
+        FingerprintMismatchError
+            If another encoder, stage or metric filled one; the message names what differs.
+        """
+        given = stages if stages is not None else STAGES if isinstance(stores, str) else tuple(stores)
+        params = MaskedDict(params)
+        cascade = cls(encoder, given, store=stores, **params)
+        indexes = list[LabelledIndex]()
+        try:
+            for each in cascade._make_exits():
+                own = {
+                    name: value for name, value in each.get_params(deep=False).items() if name in _ATTACHED
+                }
+                exit_ = RetrievalClassifier.from_store(each.store, each.encoder, **own)
+                indexes.append(exit_.retriever_.index)
+        except BaseException:
+            for index in indexes if isinstance(stores, str) else ():
+                index.store.close()
+            raise
+        cascade.set_params(metric=str(indexes[-1].metric), normalize=bool(indexes[-1].normalize))
+        cascade._take_exits(indexes)
+        cascade.policy_, cascade.calibration_ = cascade._learn_policy(), None
+        return cascade
+
+    def _take_exits(self, indexes: Sequence[LabelledIndex]) -> None:
+        """Be fitted with stores that are filled."""
+        exits = self._make_exits()
+        for each, index in zip(exits, indexes, strict=True):
+            each._become(index.store, index.classes, index.dim)
+        self.exits_ = exits
+        counts = [index.store.count() for index in indexes]
+        if len(set(counts)) > 1:
+            told = ", ".join(f"{stage}: {count}" for stage, count in zip(self.stages, counts, strict=True))
+            warn_caller(
+                f"the exits hold different numbers of images ({told}): a change was interrupted. Repeat it; "
+                "or fit again, with resume=True where images are missing"
+            )
 
     @property
     def classes_(self) -> AnyArray:
@@ -395,6 +628,9 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 "this cascade was never calibrated, so all images go to the last exit; call calibrate with "
                 "labelled images that were not fitted"
             )
+        return self._pass(**options)
+
+    def _pass(self, **options: Any) -> CascadePass:
         return CascadePass(self.encoder, self.stages, self.exits_, self.policy_, **options)
 
     def _arranged(
@@ -414,44 +650,31 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             )
         return found
 
-    def _evidence(self, X: Any, y: Any, on_error: str, tell: Progress) -> tuple[ExitEvidence, list[str]]:
+    def _asked_all(self, X: Any, y: Any, on_error: str, tell: Progress) -> LabelledAnswers:
         """Have every exit answer labelled images that none of them holds."""
-        asked = CascadePass(self.encoder, self.stages, self.exits_, self.policy_, complete=True)
-        labels, ids, said = list[Any](), list[str](), list[list[ExitAnswer]]()
-        for batch, each in asked.answers(X, y, on_error=on_error, tell=tell, total=count_hint(X)):
+        asked = self._pass(complete=True)
+        index, total = asked.exits[-1].index, count_hint(X)
+        check_truth(index, X, y)
+        X, found = labelled_source(X, y), LabelledAnswers(asked)
+        for batch, said in asked.answers(X, y, on_error=on_error, tell=tell, total=total):
             self._refuse_stored(batch.ids)
-            labels += batch.labels
-            ids += batch.ids
-            said += each
-        if any(label is None for label in labels):
-            raise InvalidInputError("labels are missing; pass y, or images with labels of their own")
-        known = set(self.classes_.tolist())
-        correct = np.array(
-            [[each.answer == label for each in all_] for all_, label in zip(said, labels, strict=True)]
-        ).T
-        if not known & set(labels):
+            found.add(batch, said)
+        if not set(self.classes_.tolist()) & set(found.truth):
             raise InvalidInputError(
-                f"no label of the calibration images, such as {shown(labels[0])}, is a class that was fitted"
+                f"no label of the calibration images, such as {shown(found.truth[0])}, is a class that was "
+                "fitted"
             )
-        return (
-            ExitEvidence(
-                np.array([[each.margin for each in all_] for all_ in said]).T,
-                np.array([[each.agrees for each in all_] for all_ in said]).T,
-                np.array([[each.distance for each in all_] for all_ in said]).T,
-                correct,
-            ),
-            ids,
-        )
+        return found
 
     def _refuse_stored(self, ids: Sequence[str]) -> None:
-        held = self.exits_[-1].store_.get(list(ids)).ids
-        if len(held):
+        held = held_ids(self.exits_[-1].store_, ids)
+        if held:
             raise InvalidInputError(
-                f"{len(held)} of the images are stored, such as {held[0]!r}, and would be found by themselves; "
+                f"{len(held)} of the images are stored, such as {min(held)!r}, and would find themselves; "
                 "calibrate on images that were not fitted"
             )
 
-    def _make_exits(self, *, renew: bool) -> tuple[RetrievalClassifier, ...]:
+    def _make_exits(self) -> tuple[RetrievalClassifier, ...]:
         """Return a classifier for each stage, those that there are where they fit."""
         if not isinstance(self.encoder, StagedEncoder):
             raise InvalidInputError(
@@ -488,18 +711,14 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         return tuple(found)
 
     def _exit_params(self, stage: str, view: StagedEncoder) -> dict[str, Any]:
-        by_name = isinstance(self.store, str)
         options = MaskedDict(self.store_options or {})
-        return {
-            "encoder": view,
-            "store": self.store if isinstance(self.store, str) else self.store[stage],
-            "store_options": options_for_part(self.store, options, _part(stage)) if by_name else None,
-            **{
-                name: getattr(self, name)
-                for name in ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
-            },
-            "transform": vars(self)["transform"],
-        }
+        own = (
+            {"store": self.store, "store_options": options_for_part(self.store, options, _part(stage))}
+            if isinstance(self.store, str)
+            else {"store": self.store[stage], "store_options": None}
+        )
+        params = {name: getattr(self, name) for name in _EXIT_PARAMS}
+        return {"encoder": view, **own, **params, "transform": vars(self)["transform"]}
 
     def _learn(
         self,
@@ -600,29 +819,9 @@ def _at_exit(source: FitSource, encoder: Any) -> FitSource:
     return replace(source, origin=origin, dim=int(encoder.dim))
 
 
-def _reordered(evidence: ExitEvidence, order: Any) -> ExitEvidence:
-    return ExitEvidence(
-        evidence.margins[:, order],
-        evidence.agrees[:, order],
-        evidence.distances[:, order],
-        evidence.correct[:, order],
-    )
-
-
-def _losses(evidence: ExitEvidence, policy: ExitPolicy) -> Any:
-    """Return what a policy loses on each image beside the last exit, in {-1, 0, 1}, shape (n,)."""
-    places = policy.exits(evidence)
-    given = evidence.correct[places, np.arange(len(evidence))]
-    return evidence.correct[-1].astype(np.float64) - given
-
-
-def _dearest(
-    evidence: ExitEvidence, policy: ExitPolicy, costs: Sequence[float], budget: float
-) -> float | None:
-    """Return the lowest price at which images cost no more than a budget on average."""
-    if costs[-1] <= budget:
-        return None
-    for price in PRICES.tolist():
-        if np.array(costs)[policy.at(price).exits(evidence)].mean() <= budget:
-            return float(price)
-    return float(PRICES[-1])
+def _stopped_at(encoder: Any, stage: str) -> StagedEncoder:
+    if not isinstance(encoder, StagedEncoder):
+        raise InvalidInputError(
+            f"encoder must be a StagedEncoder, which can stop on the way; got {shown(encoder)}"
+        )
+    return stopped_at(encoder, stage)

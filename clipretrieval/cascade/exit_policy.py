@@ -49,23 +49,29 @@ class ExitEvidence:
     correct: Bools
 
     def __len__(self) -> int:
-        return self.margins.shape[1]
+        return int(self.margins.shape[1])
+
+    def take(self, rows: npt.NDArray[np.intp]) -> ExitEvidence:
+        """Return what there is of some images."""
+        return ExitEvidence(
+            self.margins[:, rows], self.agrees[:, rows], self.distances[:, rows], self.correct[:, rows]
+        )
 
     @property
     def n_exits(self) -> int:
         """The number of exits."""
-        return len(self.margins)
+        return int(self.margins.shape[0])
 
 
 @dataclass(frozen=True)
 class ExitPolicy:
     """The rule that lets an image leave.
 
-    At each exit it is estimated how probable it is that the answer is correct here, and that it would be at the
-    last exit, by two logistic regressions on how sure the exit is. The image leaves where the difference, what
-    is lost by leaving, is at most the price of the arithmetic that is saved. So one number, the price, orders
-    all exits' thresholds; with the price of each image at the margin the same at all exits, no other thresholds
-    have the same accuracy for less.
+    At each exit, two logistic regressions on how sure it is estimate how probable it is that the answer is
+    correct here, and that the last exit's would be. The image leaves where the difference, what is lost by
+    leaving, is at most the price of the arithmetic that is saved. So one number, the price, sets all exits'
+    thresholds; as the last image to leave costs the same at each exit, no other thresholds have the same
+    expected accuracy for less.
 
     Attributes
     ----------
@@ -112,9 +118,14 @@ class ExitPolicy:
             return np.ones(len(margins), dtype=bool)
         if self.price is None:
             return np.zeros(len(margins), dtype=bool)
-        worth = self.price * (self.saved[place] if self.here else 1.0)
-        found: Bools = self.lost(place, margins, agrees, distances) <= worth
+        found: Bools = self.lost(place, margins, agrees, distances) <= self.worth(place)
         return found
+
+    def worth(self, place: int) -> float:
+        """Return what leaving at an exit may lose, in [-1, 1]; minus infinity where nothing leaves."""
+        if self.price is None:
+            return -np.inf
+        return self.price * (self.saved[place] if self.here else 1.0)
 
     def exits(self, evidence: ExitEvidence) -> npt.NDArray[np.intp]:
         """Return the exit at which each image leaves, shape (n,)."""

@@ -15,9 +15,9 @@ Floats = npt.NDArray[np.float64]
 def betting_p_value(losses: Floats, bound: float, confidence: float) -> float:
     """Return a p-value of the hypothesis that the mean loss is greater than a bound.
 
-    Somebody who starts with 1 bets on each loss in turn that the mean is below the bound. Under the hypothesis
-    the capital is a supermartingale, so by Ville's inequality it ever reaches c with a probability of 1/c at
-    most [1]_, whatever the losses' distribution and number.
+    A gambler who starts with 1 bets on each loss in turn that the mean is below the bound. Under the
+    hypothesis the capital is a supermartingale, so by Ville's inequality it ever reaches c with a probability
+    of at most 1/c [1]_, whatever the losses' distribution and number.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def betting_p_value(losses: Floats, bound: float, confidence: float) -> float:
 def last_accepted(losses: Iterable[Floats], bound: float, confidence: float) -> int | None:
     """Return the last of several settings that are all within a bound, with confidence.
 
-    They are tested one after the other until one fails, each at the whole level: the first whose mean loss is
-    greater than the bound is accepted with a probability of 1 − confidence at most, and none behind it is ever
+    They are tested one after the other until one fails, each at the whole level: the first whose mean loss
+    is greater than the bound is accepted with a probability of at most 1 − confidence, and none behind it is
     tested unless it was (fixed-sequence testing, in Learn then Test [1]_). So their order, the safest first,
     must not come from the images that they are tested on.
 
@@ -86,7 +86,7 @@ def last_accepted(losses: Iterable[Floats], bound: float, confidence: float) -> 
 
 
 def least_sample(bound: float, confidence: float) -> int | None:
-    """Return how many images it takes to accept a setting that loses nothing on any; None for a bound of 0."""
+    """Return how many images it takes to accept a setting that loses none of them; None for a bound of 0."""
     if bound <= 0:
         return None
     least, most = 0, 1

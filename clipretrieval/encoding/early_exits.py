@@ -24,7 +24,7 @@ from clipretrieval.images.decoding import RawImage
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
 
-__all__ = ["EarlyExits", "StayOn"]
+__all__ = ["EarlyExits", "StayOn", "encoding_to"]
 
 StayOn: TypeAlias = Callable[[int, EncodedBatch], npt.NDArray[np.bool_]]
 """Called with the number of an exit and images that are there, with their vectors: which of them go on."""
@@ -266,7 +266,7 @@ class EarlyExits:
         parts = {**group.parts, **found}
         vectors = {self._outputs[place].name: self._outputs[place].join(parts)}
         arrived = _Group(replace(group.batch, vectors=vectors), x, parts)
-        return _Arrived(place, arrived, seconds={**seconds, "encode": self._share(started)})
+        return _Arrived(place, arrived, seconds={**seconds, encoding_to(place): self._share(started)})
 
     def _share(self, started: float) -> float:
         """Return this worker's share of the seconds since: parts add up to what the clock shows."""
@@ -325,6 +325,11 @@ class EarlyExits:
             indices=[image.index for image in images],
             seconds=seconds,
         )
+
+
+def encoding_to(place: int) -> str:
+    """Return what the time is called that images took to get to an exit from the one before."""
+    return f"encode {place}"
 
 
 def _parts_by_exit(outputs: Sequence[StageOutput]) -> list[list[StagePart]]:

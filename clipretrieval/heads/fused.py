@@ -134,7 +134,7 @@ class LearnedFused:
         return self._sum(self.part_scores(queries))
 
     def held_out_scores(self, sample: StoredSample) -> Floats:
-        """Return the log scores of `sample`, by parts that have left out each vector; the weights have not."""
+        """Return the log scores of `sample` by parts that left out each vector; the weights did not."""
         return self._sum(
             {name: log_probabilities(part.held_out_scores(sample)) for name, part in self.parts.items()}
         )

@@ -287,7 +287,7 @@ def _written(key: str, value: Any) -> str:
         return "–"
     if not isinstance(value, Real) or isinstance(value, bool):
         return readable(value)
-    if key in ("accuracy", "study_accuracy", "low", "high"):
+    if key in ("accuracy", "accuracy_alone", "share", "study_accuracy", "low", "high"):
         return f"{float(value):.2%}"
     if key == "accuracy_difference":
         return f"{100 * float(value):+.2f}".replace("-", "−")
