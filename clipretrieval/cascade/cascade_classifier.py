@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -84,7 +85,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         Its own stage is of no consequence.
     stages : sequence of str
         The exits, at least two, each deeper than the one before. Joined stages, such as ``"layer1+layer2"``,
-        cost what the deepest costs.
+        cost what the deepest costs; ``"layer2:grid"`` has a pooling of its own.
     head, k, weights, temperature, priors, metric, normalize, transform
         As for `~clipretrieval.RetrievalClassifier`, of every exit.
     store : str, or mapping of stage to VectorStore
@@ -469,6 +470,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             params=self.exits_[-1]._saved_params(),
             saved_in=self._saved_in,
             overwrite=overwrite,
+            encoder=self.encoder,
             cascade={
                 "certainty": self.policy_.certainty,
                 "policy": self.policy_.to_dict(),
@@ -810,7 +812,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
 
 def _part(stage: str) -> str:
     """Return a stage's name as folders and collections may have it."""
-    return stage.replace("+", "-").replace(".", "-")
+    return re.sub(r"[^a-z0-9]", "-", stage)
 
 
 def _at_exit(source: FitSource, encoder: Any) -> FitSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from clipretrieval.encoding.engine.inference_plan import InferencePlan, make_pla
 from clipretrieval.encoding.partial_pass import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
-from clipretrieval.encoding.stage_output import StageOutput, find_output
+from clipretrieval.encoding.stage_output import POOLED, StageOutput, find_output, find_pooled
 from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, stage_table
 from clipretrieval.encoding.text_encoder import TextEncoder
 from clipretrieval.encoding.tower import Tower
@@ -241,7 +242,8 @@ class StagedEncoder:
         images, on_error, progress
             As for `encode`.
         stages : sequence of str
-            At least one. Several joined ones, such as ``"layer2+mid"``, count as one.
+            At least one. Several joined ones, such as ``"layer2+mid"``, count as one; ``"layer2:grid"`` is
+            under another pooling than the encoder's own.
 
         Returns
         -------
@@ -323,7 +325,7 @@ class StagedEncoder:
         images, labels
             Whatever `clipretrieval.images.iter_images` takes.
         stages : sequence of str
-            The exits, each deeper than the one before. Joined ones count as one.
+            The exits, each deeper than the one before; named as for `encode_stages`.
         stay_on : callable
             Called in the caller's thread with the number of an exit and an `EncodedBatch` of images that are
             there, with their vectors; returns a mask of bool, shape (n,), of those that go on. It is asked at
@@ -431,7 +433,8 @@ class StagedEncoder:
         }
 
     def _find(self, stage: str) -> StageOutput:
-        return find_output(self._stages, stage, self.pooling)
+        found = find_pooled(self._stages, stage, self.pooling)
+        return replace(found, name=stage) if POOLED in stage else found
 
     def _names(self, stages: Any) -> list[str]:
         # A mapping such as `StagedEncoder.stages` stands for its keys.
@@ -487,7 +490,7 @@ def stopped_at(encoder: StagedEncoder, stage: str, pooling: str | None = None) -
     InvalidInputError
         If the model has no such stage, or there is no such pooling.
     """
-    found = find_output(encoder.stages, stage, encoder.pooling if pooling is None else pooling)
+    found = find_pooled(encoder.stages, stage, encoder.pooling if pooling is None else pooling)
     view = object.__new__(type(encoder))
     vars(view).update({**vars(encoder), "_output": found})
     return view

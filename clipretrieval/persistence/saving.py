@@ -112,6 +112,7 @@ def save(
     feature_names: Sequence[str] = (),
     saved_in: dict[str, str | None],
     overwrite: bool,
+    encoder: Encoder | None = None,
     cascade: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a fitted classifier into a folder; see `RetrievalClassifier.save`.
@@ -128,6 +129,8 @@ def save(
     saved_in : dict of str to (str or None)
         Folders that the classifier was loaded from or saved to, and the digest of what was there then; gets
         this one.
+    encoder : Encoder, optional
+        What those of all exits are made of.
     cascade : mapping of JSON values, optional
         What a cascade's class wants to have back.
     """
@@ -141,7 +144,7 @@ def save(
         try:
             if not overwrite:
                 _check_unchanged(saved_in, folder)
-            kept = _save(indexes, folder, params, feature_names, saved_in, cascade)
+            kept = _save(indexes, folder, params, feature_names, saved_in, encoder, cascade)
         finally:
             lock.release()
     except NotDurableError as error:
@@ -165,6 +168,7 @@ def _save(
     params: Mapping[str, Any],
     feature_names: Sequence[str],
     saved_in: dict[str, str | None],
+    encoder: Encoder | None,
     cascade: Mapping[str, Any] | None,
 ) -> list[dict[str, Any] | None]:
     """Return how each store can be opened again; see `keep_store`."""
@@ -175,7 +179,7 @@ def _save(
         whole = {"stages": list(indexes), "stores": kept, "dims": dims, "state": dict(cascade)}
     fields = {
         "params": dict(params),
-        "encoder": _describe_encoder(index.encoder),
+        "encoder": _describe_encoder(encoder or index.encoder),
         "label_kind": index.classes.kind,
         "n_features_in": index.dim,
         "feature_names_in": list(feature_names) or None,
