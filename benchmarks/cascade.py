@@ -8,9 +8,7 @@
 ``accuracy`` fits a cascade, calibrates it on images of the same folder that were not fitted, and answers the
 test images with it and with its last exit alone, taking turns. ``promise`` draws calibration and test images
 200 times from what all exits said of all images that were not fitted, and counts how often more is lost than
-was promised. ``engine`` encodes with RN50 (random weights), while a share of the images leaves at each exit by
-lot, and divides the seconds by those of all images at ``final``, and by the share of their arithmetic.
-
+was promised. 
 Arithmetic is given in the model's own multiply-adds and in RN50's proportions.
 """
 
@@ -315,7 +313,8 @@ def _promise_table(rows: list[dict[str, Any]]) -> str:
                 f"{row['broken']} ({row['share_broken']:.1%})",
                 f"{row['mean_loss']:.2%}",
                 f"{row['highest_loss']:.2%}",
-                f"{row['arithmetic']:.3f} × ({row['lowest_arithmetic']:.3f} to {row['highest_arithmetic']:.3f})",
+                f"{row['arithmetic']:.3f} × "
+                f"({row['lowest_arithmetic']:.3f} to {row['highest_arithmetic']:.3f})",
             ]
             for row in rows
         ],
