@@ -64,7 +64,7 @@ __all__ = ["CascadeClassifier"]
 Self = TypeVar("Self", bound="CascadeClassifier")
 
 STAGES = ("layer1", "layer2", "mid", "late")
-HELD_OUT = 1000
+HELD_OUT = 5000
 """Stored images that the policy is learned on, at most."""
 LEAST_HELD_OUT = 100
 _EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")

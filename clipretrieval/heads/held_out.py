@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,11 +54,11 @@ def held_out(index: LabelledIndex, rule: DecisionRule, most: int) -> HeldOut | N
     numbers = index.number_classes()
     columns = numbers.of_classes(contents.classes)
     learned = rule.learned if isinstance(rule, FittedHead) else None
-    sample = getattr(learned, "sample", None)
-    sample = contents.sample(most) if sample is None else sample
+    sample = contents.sample(most)
     if not len(sample.ids):
         return None
     near = contents.others(sample, rule.k)
+    sample = replace(sample, neighbors=near)
     decision: Decision
     if isinstance(rule, Voting):
         decision = rule.decide(sample.vectors, near, numbers)
