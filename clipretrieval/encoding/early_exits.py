@@ -291,8 +291,11 @@ class EarlyExits:
         waiting.append(group)
         size = max(1, group.x[0].numel() * group.x.element_size())
         enough = min(DECIDED, max(self._inner, MOST_BYTES // size))
-        if sum(map(len, waiting)) >= enough or len(self._line) > MOST_UNFINISHED:
+        if sum(map(len, waiting)) >= enough:
             self._decide(place)
+        if len(self._line) > MOST_UNFINISHED:  # perhaps one waits elsewhere, for company that never comes
+            while self._decide_rest():
+                pass
 
     def _decide(self, place: int) -> None:
         """Ask which images at an exit go on; the others leave."""
