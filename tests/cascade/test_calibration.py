@@ -16,9 +16,7 @@ POLICY = ExitPolicy.learn(draw(1000, 100), SAVED, "combined")
 
 
 def calibrate(evidence, policy=POLICY, *, max_loss=0.02, confidence=0.95, budget=None):
-    return calibrate_policy(
-        policy, evidence, COSTS, max_loss=max_loss, confidence=confidence, budget=budget
-    )
+    return calibrate_policy(policy, evidence, COSTS, max_loss=max_loss, confidence=confidence, budget=budget)
 
 
 def test_the_promise_is_kept():
