@@ -74,7 +74,7 @@ HELD_OUT = 1000
 """Stored images that the policy is learned on, at most."""
 LEAST_HELD_OUT = 100
 LEAST_LOSS = 1e-5
-"""To promise less takes more than half a million images."""
+"""To promise less takes more than 300,000 images."""
 _EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
 _ATTACHED = ("store_options", "head", "k", "weights", "temperature", "priors", "transform")
 NOT_FITTED = "this CascadeClassifier is not fitted yet; call fit with labelled images, or load a saved one"
@@ -657,7 +657,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "exits_"):
             raise NotFittedError(NOT_FITTED)
         now, before = self._answering_params(), self._made_by
-        if all(now[name] is before[name] for name in now):
+        if all(_is_same(now[name], before[name]) for name in now):
             return self
         if list(self.stages) != list(before["stages"]):
             raise InvalidInputError(
@@ -894,6 +894,12 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             correct=np.array([each.correct[row] for each, row in zip(told, rows, strict=True)]),
         )
         return ExitPolicy.learn(evidence, saved, self.certainty)
+
+
+def _is_same(argument: Any, before: Any) -> bool:
+    """Tell whether an argument has not been set anew; copies of a cascade have copies of plain values."""
+    plain = isinstance(argument, str | bool | int | float)
+    return argument is before or (plain and type(argument) is type(before) and bool(argument == before))
 
 
 def _part(stage: str) -> str:

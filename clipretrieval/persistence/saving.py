@@ -298,6 +298,11 @@ def _load_cascade(
         raise InvalidInputError(
             f"stores must have one for each of {', '.join(map(repr, stages))}; got {shown(list(stores))}"
         )
+    if stores is None and None in cascade["stores"]:
+        raise InvalidInputError(
+            "the cascade was saved with a store that cannot be opened by itself; pass one for each exit again: "
+            "CascadeClassifier.load(path, stores={stage: your_store, …})"
+        )
     if encoder is None:
         encoder = _rebuild_encoder(content, folder, allow_remote)
     if encoder is None:
