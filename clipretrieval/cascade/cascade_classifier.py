@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -366,6 +366,28 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 found[index, places[answer.place][: len(answer.probabilities)]] = answer.probabilities
         return found
 
+    @overload
+    def explain(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        on_error: Literal["raise"] = "raise",
+        progress: Progress | bool | None = None,
+    ) -> list[CascadeExplanation]: ...
+
+    @overload
+    def explain(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        on_error: str,
+        progress: Progress | bool | None = None,
+    ) -> list[CascadeExplanation | None]: ...
+
     def explain(
         self,
         X: Any,
@@ -374,7 +396,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         by: str = "share",
         on_error: str = "raise",
         progress: Progress | bool | None = None,
-    ) -> list[CascadeExplanation | None]:
+    ) -> Any:
         """Tell of each image what `predict` answers, at which exit and why there, and the neighbors there.
 
         Parameters
@@ -598,6 +620,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If another encoder, stage or metric filled one; the message names what differs.
         """
+        _check_stores(stores)
         given = stages if stages is not None else STAGES if isinstance(stores, str) else tuple(stores)
         params = MaskedDict(params)
         cascade = cls(encoder, given, store=stores, **params)
@@ -753,6 +776,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                     f"the exit {after!r} is not deeper than {before!r}, which comes before it; order stages "
                     "from shallow to deep"
                 )
+        _check_stores(self.store)
         if isinstance(self.store, Mapping) and set(self.store) != set(stages):
             raise InvalidInputError(
                 f"store has stores for {', '.join(map(repr, self.store))}; pass one for each of "
@@ -900,6 +924,13 @@ def _is_same(argument: Any, before: Any) -> bool:
     """Tell whether an argument has not been set anew; copies of a cascade have copies of plain values."""
     plain = isinstance(argument, str | bool | int | float)
     return argument is before or (plain and type(argument) is type(before) and bool(argument == before))
+
+
+def _check_stores(stores: Any) -> None:
+    if not isinstance(stores, str | Mapping):
+        raise InvalidInputError(
+            f"store must be a name, or a mapping with a store for each stage; got {shown(stores)}"
+        )
 
 
 def _part(stage: str) -> str:

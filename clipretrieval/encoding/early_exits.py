@@ -20,6 +20,7 @@ from clipretrieval.encoding.pipeline import MOST_DECODERS, Chunk, flatten_pixels
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import StageOutput, StagePart, distinct_parts
 from clipretrieval.encoding.workers import in_chunks, side_by_side, torch_alone, usable_cores
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import RawImage
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
@@ -301,7 +302,12 @@ class EarlyExits:
         """Ask which images at an exit go on; the others leave."""
         groups, self._undecided[place] = self._undecided[place], []
         batch = join_batches([group.batch for group in groups])
-        stay = np.array(self._stay_on(place, batch), dtype=bool)
+        stay = np.array(self._stay_on(place, batch))
+        if stay.dtype != bool or stay.shape != (len(batch),):
+            raise InvalidInputError(
+                f"stay_on must return a mask of bool, shape ({len(batch)},), for {len(batch)} images; got an "
+                f"array of {stay.dtype}, shape {stay.shape}"
+            )
         if place == len(self._staying):
             stay[:] = False
         for row in np.flatnonzero(~stay):

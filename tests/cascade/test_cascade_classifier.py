@@ -115,7 +115,7 @@ def test_explanations_tell_why_an_image_stopped_where_it_did(calibrated, asked):
 
 def test_an_uncalibrated_cascade_goes_to_the_end_and_says_so(uncalibrated, fitted_on, asked):
     """The warning says what to do, and answers are those of the last stage."""
-    with pytest.warns(ClipRetrievalWarning, match="never calibrated.*call calibrate"):
+    with pytest.warns(ClipRetrievalWarning, match=r"never calibrated.*call calibrate"):
         found = uncalibrated.predict(asked.images)
     np.testing.assert_array_equal(found, alone(uncalibrated, "late", fitted_on).predict(asked.images))
     (explained,) = quietly(uncalibrated.explain, asked.images[:1])
@@ -175,11 +175,11 @@ def test_skipped_images_keep_the_places_of_the_others(calibrated, with_broken, a
     whole = calibrated.predict(asked.images[:20], on_error="skip")
     assert (whole.dtype, whole.tolist()) == (object, answers)
     for ask in (calibrated.predict, calibrated.predict_proba, calibrated.explain):
-        with pytest.raises(ImageDecodeError, match="00.png"):
+        with pytest.raises(ImageDecodeError, match=r"00\.png"):
             ask(with_broken)
         with pytest.raises(InvalidInputError, match="none of the 1 images to classify"):
             ask(with_broken[:1], on_error="skip")
-        with pytest.raises(InvalidInputError, match="no images|empty"):
+        with pytest.raises(InvalidInputError, match=r"no images|empty"):
             ask([])
 
 
@@ -309,9 +309,9 @@ def test_calibration_changes_how_far_images_go(calibrated, asked):
 def test_calibrating_says_what_it_needs(uncalibrated, fitted_on, calibrated_on, asked):
     """Stored images, missing or wrong labels, too few images, and budgets that nothing keeps are refused."""
     cascade = forced(uncalibrated, None)
-    with pytest.raises(InvalidInputError, match="are stored, such as .*calibrate on images that were not"):
-        cascade.calibrate(calibrated_on.images + fitted_on.images[:1], calibrated_on.labels + ["x"])
-    with pytest.raises(InvalidInputError, match="120 images are too few .* it takes at least [0-9]+"):
+    with pytest.raises(InvalidInputError, match=r"are stored, such as .*calibrate on images that were not"):
+        cascade.calibrate(calibrated_on.images + fitted_on.images[:1], [*calibrated_on.labels, "x"])
+    with pytest.raises(InvalidInputError, match=r"120 images are too few .* it takes at least [0-9]+"):
         cascade.calibrate(*calibrated_on)
     with pytest.raises(InvalidInputError, match="label"):
         cascade.calibrate(calibrated_on.images)

@@ -21,7 +21,7 @@ from clipretrieval import (
     StagedEncoder,
     StoreUnavailableError,
 )
-from clipretrieval.images import content_id, iter_images
+from clipretrieval.images import iter_images
 from clipretrieval.stores import FaissStore, MemoryStore
 
 TWO = ("layer1", "late")
@@ -177,7 +177,7 @@ def test_a_failed_fit_leaves_what_was_fitted(encoder, fitted_on, asked, tmp_path
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(ImageDecodeError):
         cascade.fit([tmp_path / "broken.png"], ["x"])
-    with pytest.raises(InvalidInputError, match="fitted with the stages layer1, late.*fit again"):
+    with pytest.raises(InvalidInputError, match=r"fitted with the stages layer1, late.*fit again"):
         cascade.predict(asked.images)
     cascade.set_params(stages=TWO, head="discriminant")
     np.testing.assert_array_equal(quietly(cascade.predict_proba, asked.images), answers)
@@ -283,7 +283,7 @@ def test_a_copy_goes_its_own_way(encoder, fitted_on, asked, copied, calibrated_o
 
 def test_secrets_are_shown_nowhere(encoder, fitted_on):
     """Neither repr nor parameters, errors or pickles show a key among the store's options."""
-    secret = "sk-very-secret"
+    secret = "sk-very-secret"  # noqa: S105  nobody's
     cascade = make(encoder, TWO, store="chroma", store_options={"api_key": secret})
     assert secret not in repr(cascade)
     assert secret not in repr(cascade.get_params())

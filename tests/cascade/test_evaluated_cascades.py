@@ -74,7 +74,7 @@ def test_exits_are_counted_as_by_hand(report, calibrated, asked, answers):
     assert report.arithmetic == pytest.approx(costs[left].mean() / costs[-1])
     assert report.loss == pytest.approx(right[-1].mean() - report.accuracy)
     times = [figures.image_ms for figures in report.exits]
-    assert 0 < times[0]
+    assert times[0] > 0
     assert times == sorted(times)
 
 
@@ -113,7 +113,7 @@ def test_without_the_curve_the_last_exit_is_not_asked(calibrated, asked, report)
     assert short.mistakes == ()
     assert "lost" not in str(short)
     short.to_html(pictures=False)
-    with pytest.raises(InvalidInputError, match="only once.*curve=False"):
+    with pytest.raises(InvalidInputError, match=r"only once.*curve=False"):
         calibrated.evaluate(iter(asked.images), asked.labels)
     with pytest.raises(InvalidInputError, match="only once"):
         calibrated.evaluate(zip(asked.images, asked.labels, strict=True))
@@ -155,7 +155,7 @@ def test_skipped_images_are_listed_and_do_not_count(calibrated, asked, tmp_path)
 
 def test_images_that_were_calibrated_on_are_refused(calibrated, calibrated_on, asked):
     """Unless it is allowed; one of them among others is enough."""
-    with pytest.raises(InvalidInputError, match="tuned|calibrated"):
+    with pytest.raises(InvalidInputError, match=r"tuned|calibrated"):
         calibrated.evaluate(*calibrated_on)
     images, labels = [*asked.images, calibrated_on.images[3]], [*asked.labels, calibrated_on.labels[3]]
     with pytest.raises(InvalidInputError, match="allow_tuned"):

@@ -23,6 +23,7 @@ from clipretrieval import (
     StoreCorruptedError,
     UnsupportedOperationError,
 )
+from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.persistence.saving import describe
 from clipretrieval.stores import FaissStore, MemoryStore
 
@@ -108,10 +109,10 @@ def test_stores_in_folders_are_named_not_copied(encoder, fitted_on, asked, tmp_p
 
 def test_cascades_and_classifiers_are_opened_by_their_own_class(saved, fitted_on, encoder, tmp_path):
     """Each names the other where it is shown the other's folder, and opens nothing."""
-    with pytest.raises(InvalidInputError, match="holds a cascade; open it with CascadeClassifier.load"):
+    with pytest.raises(InvalidInputError, match=r"holds a cascade; open it with CascadeClassifier.load"):
         RetrievalClassifier.load(saved)
     RetrievalClassifier(encoder, "memory").fit(*fitted_on).save(tmp_path / "single")
-    with pytest.raises(InvalidInputError, match="holds no cascade; open it with RetrievalClassifier.load"):
+    with pytest.raises(InvalidInputError, match=r"holds no cascade; open it with RetrievalClassifier.load"):
         CascadeClassifier.load(tmp_path / "single")
     with pytest.raises(InvalidInputError, match="there is no folder"):
         CascadeClassifier.load(tmp_path / "nothing")
@@ -146,7 +147,7 @@ def test_a_damaged_state_is_refused(copied, damage):
     cascade = json.loads(file.read_text())["cascade"]
     damage(cascade["state"])
     rewrite(file, cascade=cascade)
-    with pytest.raises(StoreCorruptedError, match="is damaged.*Restore the folder from a copy"):
+    with pytest.raises(StoreCorruptedError, match=r"is damaged.*Restore the folder from a copy"):
         CascadeClassifier.load(copied)
 
 
@@ -199,7 +200,7 @@ def test_exits_that_are_not_equal_warn(encoder, fitted_on, asked, tmp_path):
     """An image that one exit alone holds, of a class of its own: a warning, and answers of all exits."""
     stores = {stage: MemoryStore() for stage in TWO}
     CascadeClassifier(encoder, TWO, store=stores, head="votes").fit(*fitted_on)
-    one = RetrievalClassifier.from_store(stores["layer1"], StagedEncoder_at(encoder, "layer1"))
+    one = RetrievalClassifier.from_store(stores["layer1"], stopped_at(encoder, "layer1"))
     one.partial_fit(asked.images[:1], ["a class with a very long name that no other exit has"])
     with pytest.warns(ClipRetrievalWarning, match=r"layer1: 161, late: 160.*a change was interrupted"):
         cascade = CascadeClassifier.from_stores(stores, encoder, head="votes")
@@ -210,12 +211,6 @@ def test_exits_that_are_not_equal_warn(encoder, fitted_on, asked, tmp_path):
     shares = quietly(early.predict_proba, asked.images[:2])
     assert shares[0].argmax() == cascade.classes_.tolist().index(found[0])
     assert quietly(forced(cascade, None).predict_proba, asked.images[:2]).shape == (2, 5)
-
-
-def StagedEncoder_at(encoder, stage):
-    from clipretrieval.encoding.staged_encoder import stopped_at
-
-    return stopped_at(encoder, stage)
 
 
 def test_stores_are_given_where_they_cannot_be_kept(encoder, fitted_on, asked, tmp_path):

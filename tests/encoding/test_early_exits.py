@@ -176,7 +176,7 @@ def test_broken_images_are_skipped_or_named(tiny_model, tmp_path, pictures):
     rest = [number for number in range(30) if number not in broken]
     assert [index for batch in batches for index in batch.indices] == rest
     assert {index for place, index in exits.seen if place == 0} == set(rest)
-    with pytest.raises(ImageDecodeError, match="00.png"):
+    with pytest.raises(ImageDecodeError, match=r"00\.png"):
         run(made, paths, Exits(9))
     assert run(made, [paths[0]], Exits(9), on_error="skip") == []
     assert run(made, [], Exits(9)) == []
@@ -212,3 +212,10 @@ def test_who_decides_has_to_be_a_function(tiny_model, pictures):
     """Anything else is refused."""
     with pytest.raises(InvalidInputError, match="stay_on must be a function"):
         encoder(tiny_model).stream_exits(pictures[:1], stages=STAGES, stay_on=0.5)
+
+
+@pytest.mark.parametrize("answer", [None, True, [True], [0, 1, 2], np.ones((3, 1), dtype=bool), "yes"])
+def test_who_decides_has_to_answer_for_each_image(tiny_model, pictures, answer):
+    """An answer that is no mask of all images is refused with what it was."""
+    with pytest.raises(InvalidInputError, match=r"stay_on must return a mask of bool, shape \(3,\)"):
+        run(encoder(tiny_model), pictures[:3], lambda place, batch: answer)
