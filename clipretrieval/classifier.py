@@ -603,14 +603,18 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ClipRetrievalWarning
             If a new class differs from another in case, spaces or Unicode normalisation alone.
         """
+        known = self._index().classes.labels.tolist()
+        changed = self._relabel(ids, labels)
+        warn_of_lookalikes(self.classes_.tolist(), known)
+        return changed
+
+    def _relabel(self, ids: Any, labels: Any) -> int:
+        """Relabel stored images without a warning."""
         self._index()  # has to be fitted, before this waits for another thread's fit
         with one_at_a_time(self):
             index = self._index_to_change()
-            known = index.classes.labels.tolist()
             with sole_writer(index.store):
-                changed = relabel_records(index, ids, labels)
-        warn_of_lookalikes(self.classes_.tolist(), known)
-        return changed
+                return relabel_records(index, ids, labels)
 
     def refit_transform(self: Self, *, progress: Progress | bool | None = None) -> Self:
         """Learn the `transform` anew of what the store holds now, and rewrite that.

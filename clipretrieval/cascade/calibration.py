@@ -69,6 +69,8 @@ class Calibration:
         told: Any = {"n": int(values["n"]), **numbers, "shares": shares}
         if set(values) != set(told):
             raise ValueError("it has fields that are not known")
+        if not np.isfinite([*shares, *(number or 0.0 for number in numbers.values())]).all():
+            raise ValueError("a number is not finite")
         return cls(**told)
 
 
@@ -146,7 +148,8 @@ def _lowest_price(
     """Return the lowest price at which an image costs no more than a budget on average."""
     if costs[-1] <= budget:
         return None
-    for price in PRICES.tolist():
+    highest = 1 / min(policy.saved[:-1])  # at which all leave at the first exit, whatever they lose
+    for price in [*PRICES.tolist(), *np.geomspace(1.0, highest, 31)[1:].tolist()]:
         if costs[policy.at(price).exits(evidence)].mean() <= budget:
             return float(price)
-    return float(PRICES[-1])
+    return 2 * highest

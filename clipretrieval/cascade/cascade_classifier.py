@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -17,10 +18,12 @@ from clipretrieval._util.checks import (
     check_bool,
     check_choice,
     check_int,
+    check_mapping,
     check_number,
     check_sequence,
     shown,
 )
+from clipretrieval._util.labels import class_array
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
@@ -33,7 +36,11 @@ from clipretrieval.cascade.cascade_report import CascadeReport
 from clipretrieval.cascade.exit_policy import CERTAINTIES, ExitEvidence, ExitPolicy
 from clipretrieval.classifier import ArgumentOnly, RetrievalClassifier, params_of
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
-from clipretrieval.errors import InvalidInputError, NotFittedError, StoreCorruptedError
+from clipretrieval.errors import (
+    InvalidInputError,
+    NotFittedError,
+    StoreCorruptedError,
+)
 from clipretrieval.evaluation.measurement import check_truth
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
@@ -41,11 +48,11 @@ from clipretrieval.heads.confidence import check_measure
 from clipretrieval.heads.voting import TEMPERATURE
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.heads.whitening import AUTO, Whitening
-from clipretrieval.images.sources import class_names, count_hint
+from clipretrieval.images.sources import check_class_names, class_names, count_hint, open_labels
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.persistence.saving import load_cascade, save
-from clipretrieval.retrieval.conflicts import warn_of_labels
+from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import held_ids, ids_to_forget
 from clipretrieval.retrieval.exclusive import one_at_a_time
 from clipretrieval.retrieval.fill import known_to_all, store_images
@@ -67,6 +74,8 @@ STAGES = ("layer1", "layer2", "mid", "late")
 HELD_OUT = 5000
 """Stored images that the policy is learned on, at most."""
 LEAST_HELD_OUT = 100
+LEAST_LOSS = 1e-5
+"""To promise less takes more than 300,000 images."""
 _EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
 _ATTACHED = ("store_options", "head", "k", "weights", "temperature", "priors", "transform")
 NOT_FITTED = "this CascadeClassifier is not fitted yet; call fit with labelled images, or load a saved one"
@@ -155,6 +164,12 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         """Return the constructor's arguments by name; `store_options` is printed with its secrets masked."""
         return params_of(self, deep)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        if isinstance(state["store_options"], Mapping):
+            state["store_options"] = MaskedDict(state["store_options"])  # pickles have no secrets
+        return state
+
     def fit(
         self: Self,
         X: Any,
@@ -181,10 +196,12 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             raise InvalidInputError("overwrite=True and resume=True exclude each other; pass one of them")
         existing: Existing = "replace" if overwrite else "resume" if resume else "refuse"
         with one_at_a_time(self):
-            exits = self._make_exits()
-            self._learn(exits, X, y, existing, flush_every, on_error, progress)
-            self.policy_, self.calibration_ = self._learn_policy(), None
+            self._learn(self._make_exits(), X, y, existing, flush_every, on_error, progress, anew=True)
         warn_of_labels(self.fit_report_, self.classes_.tolist(), vectors=False)
+        if len(self.classes_) == 1:
+            warn_caller(
+                f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that"
+            )
         return self
 
     def partial_fit(
@@ -204,10 +221,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         known = getattr(self, "classes_", ())
         with one_at_a_time(self):
             fitted = hasattr(self, "exits_")
-            exits = self.exits_ if fitted else self._make_exits()
-            self._learn(exits, X, y, "add", flush_every, on_error, progress, classes)
-            if not fitted:
-                self.policy_, self.calibration_ = self._learn_policy(), None
+            exits = self._fitted().exits_ if fitted else self._make_exits()
+            self._learn(exits, X, y, "add", flush_every, on_error, progress, classes, anew=not fitted)
         warn_of_labels(self.fit_report_, self.classes_.tolist(), known=known, vectors=False)
         return self
 
@@ -223,12 +238,19 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 held = held_ids(each.store_, names)
                 if held:
                     each.forget([name for name in names if name in held])
+            self._changed = True
             return last.forget(names)
 
     def relabel(self, ids: Any, labels: Any) -> int:
         """Give stored images other labels at every exit; see `RetrievalClassifier.relabel`."""
         with one_at_a_time(self._fitted()):
-            return [each.relabel(ids, labels) for each in self.exits_][-1]
+            ids = ids if isinstance(ids, str) else check_sequence(ids, "ids", "str")
+            labels = labels if isinstance(labels, str) else list(open_labels(labels)[1])
+            known = self.classes_.tolist()
+            changed = [each._relabel(ids, labels) for each in self.exits_][-1]
+            self._changed = True
+        warn_of_lookalikes(self.classes_.tolist(), known)
+        return changed
 
     def calibrate(
         self: Self,
@@ -252,7 +274,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         X, y, on_error, progress
             As for `fit`; images that are not stored.
         max_loss : float
-            Accuracy that may be lost, in (0, 1): 0.005 is half a point.
+            Accuracy that may be lost, at least 0.00001 and below 1: 0.005 is half a point.
         confidence : float
             In (0, 1).
         budget : float, optional
@@ -272,7 +294,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             stored, labels are missing or of another type, or the budget is below the first exit's arithmetic.
         """
         self._fitted()
-        max_loss = check_number(max_loss, "max_loss", above=0, most=0.999)
+        max_loss = check_number(max_loss, "max_loss", least=LEAST_LOSS, most=0.999)
         confidence = check_number(confidence, "confidence", above=0, most=0.999999)
         budget, costs = None if budget is None else check_number(budget, "budget", above=0), self._costs()
         if budget is not None and budget < costs[0]:
@@ -280,6 +302,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 f"budget={budget:g} is less than the {costs[0]:.3g} · 10⁹ multiply-adds that it takes to "
                 f"reach the first exit, {self.stages[0]!r}; pass at least that"
             )
+        if self._changed:
+            self.policy_, self.calibration_, self._changed = self._learn_policy(self.exits_), None, False
         with open_progress(progress, "calibrating") as tell:
             found = self._asked_all(X, y, on_error, tell)
         evidence = evidence_of(found).take(np.argsort(np.array(found.ids)))  # hashes: no order of the source
@@ -307,7 +331,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         ClipRetrievalWarning
             If the cascade was never calibrated: all images then go to the last exit.
         """
-        asked, total, answers = self._ask(X), count_hint(X), dict[int, Any]()
+        asked, total, answers = self._ask(), count_hint(X), dict[int, Any]()
         with open_progress(progress, "classifying") as tell:
             for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
                 answers.update(
@@ -325,7 +349,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             Rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        asked, total = self._ask(X, probabilities=True), count_hint(X)
+        asked, total = self._ask(probabilities=True), count_hint(X)
         rows: dict[int, ExitAnswer] = {}
         with open_progress(progress, "classifying") as tell:
             for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
@@ -343,6 +367,28 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 found[index, places[answer.place][: len(answer.probabilities)]] = answer.probabilities
         return found
 
+    @overload
+    def explain(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        on_error: Literal["raise"] = "raise",
+        progress: Progress | bool | None = None,
+    ) -> list[CascadeExplanation]: ...
+
+    @overload
+    def explain(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        on_error: str,
+        progress: Progress | bool | None = None,
+    ) -> list[CascadeExplanation | None]: ...
+
     def explain(
         self,
         X: Any,
@@ -351,7 +397,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         by: str = "share",
         on_error: str = "raise",
         progress: Progress | bool | None = None,
-    ) -> list[CascadeExplanation | None]:
+    ) -> Any:
         """Tell of each image what `predict` answers, at which exit and why there, and the neighbors there.
 
         Parameters
@@ -365,7 +411,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             One for each image; None for one that was skipped.
         """
         width, by = 0 if k is None else check_k(k), check_measure(by)
-        asked, total, found = self._ask(X, keep=True), count_hint(X), dict[int, CascadeExplanation]()
+        asked, total, found = self._ask(keep=True), count_hint(X), dict[int, CascadeExplanation]()
         with open_progress(progress, "explaining") as tell:
             for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
                 explained = explain_answers(asked.exits, self.stages, self.policy_, said, k=width, by=by)
@@ -420,7 +466,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 "images or labels that can be gone through only once do not give the curve, for which "
                 "all are encoded again; pass a list or a folder, or curve=False"
             )
-        self._ask(X)
+        self._ask()
         with open_progress(progress, "evaluating") as tell:
             return measure_cascade(
                 self._pass,
@@ -534,8 +580,13 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             certainty=policy.certainty,
             **params,
         )
-        cascade._take_exits(saved.indexes)
-        cascade.policy_, cascade.calibration_, cascade._saved_in = policy, calibration, saved.saved_in
+        try:
+            cascade._attach(saved.indexes, policy, calibration)
+        except BaseException:
+            for index in saved.indexes if stores is None else ():
+                index.store.close()
+            raise
+        cascade._saved_in = saved.saved_in
         return cascade
 
     @classmethod
@@ -571,6 +622,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If another encoder, stage or metric filled one; the message names what differs.
         """
+        _check_stores(stores)
         given = stages if stages is not None else STAGES if isinstance(stores, str) else tuple(stores)
         params = MaskedDict(params)
         cascade = cls(encoder, given, store=stores, **params)
@@ -587,16 +639,20 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 index.store.close()
             raise
         cascade.set_params(metric=str(indexes[-1].metric), normalize=bool(indexes[-1].normalize))
-        cascade._take_exits(indexes)
-        cascade.policy_, cascade.calibration_ = cascade._learn_policy(), None
+        cascade._attach(indexes)
         return cascade
 
-    def _take_exits(self, indexes: Sequence[LabelledIndex]) -> None:
+    def _attach(
+        self,
+        indexes: Sequence[LabelledIndex],
+        policy: ExitPolicy | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         """Be fitted with stores that are filled."""
         exits = self._make_exits()
         for each, index in zip(exits, indexes, strict=True):
             each._become(index.store, index.classes, index.dim)
-        self.exits_ = exits
+        self._take(exits, self._learn_policy(exits) if policy is None else policy, calibration)
         counts = [index.store.count() for index in indexes]
         if len(set(counts)) > 1:
             told = ", ".join(f"{stage}: {count}" for stage, count in zip(self.stages, counts, strict=True))
@@ -610,20 +666,40 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         """The labels, sorted, of the type that was fitted."""
         if not hasattr(self, "exits_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute 'classes_'")
-        return self.exits_[-1].classes_
+        found = [each.classes_ for each in self.exits_]
+        if all(np.array_equal(each, found[-1]) for each in found[:-1]):
+            return found[-1]
+        # A change was interrupted: answers may be of any exit.
+        return class_array(
+            {label for each in found for label in each.tolist()}, self.exits_[-1]._classes.kind
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "exits_")
 
     def _fitted(self: Self) -> Self:
+        """Return itself, with exits that answer by the arguments as they are now."""
         if not hasattr(self, "exits_"):
             raise NotFittedError(NOT_FITTED)
+        now, before = self._answering_params(), self._made_by
+        if all(_is_same(now[name], before[name]) for name in now):
+            return self
+        if list(self.stages) != list(before["stages"]):
+            raise InvalidInputError(
+                f"this cascade was fitted with the stages {', '.join(before['stages'])}, and they have been "
+                f"set to {shown(self.stages)} since; set them back, or fit again"
+            )
+        with one_at_a_time(self):
+            exits = self._make_exits()
+            for each in exits:
+                each.retriever_.index.check_manifest()  # refuses another encoder or metric
+            self._take(exits, self._learn_policy(exits))
         return self
 
     def _costs(self) -> list[float]:
         return [self.encoder.multiply_adds(stage) for stage in self.stages]
 
-    def _ask(self, X: Any, **options: Any) -> CascadePass:
+    def _ask(self, **options: Any) -> CascadePass:
         self._fitted()
         if self.calibration_ is None:
             warn_caller(
@@ -661,6 +737,11 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         for batch, said in asked.answers(X, y, on_error=on_error, tell=tell, total=total):
             self._refuse_stored(batch.ids)
             found.add(batch, said)
+        if asked.skipped:
+            warn_caller(
+                f"{len(asked.skipped)} of {len(asked.skipped) + len(found.ids)} images were skipped, and are "
+                f"not calibrated on; the first: {asked.skipped[0].reason}"
+            )
         if not set(self.classes_.tolist()) & set(found.truth):
             raise InvalidInputError(
                 f"no label of the calibration images, such as {shown(found.truth[0])}, is a class that was "
@@ -697,6 +778,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                     f"the exit {after!r} is not deeper than {before!r}, which comes before it; order stages "
                     "from shallow to deep"
                 )
+        _check_stores(self.store)
         if isinstance(self.store, Mapping) and set(self.store) != set(stages):
             raise InvalidInputError(
                 f"store has stores for {', '.join(map(repr, self.store))}; pass one for each of "
@@ -707,13 +789,13 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             held = getattr(self, "exits_", None)
             classifier = held[number] if held is not None and len(held) == len(stages) else None
             params = self._exit_params(stage, view)
-            found.append(
-                RetrievalClassifier(**params) if classifier is None else classifier.set_params(**params)
-            )
+            # A copy has the same store, and what there is stays as it is if this fit fails.
+            made = RetrievalClassifier() if classifier is None else copy.copy(classifier)
+            found.append(made.set_params(**params))
         return tuple(found)
 
     def _exit_params(self, stage: str, view: StagedEncoder) -> dict[str, Any]:
-        options = MaskedDict(self.store_options or {})
+        options = MaskedDict(check_mapping(self.store_options, "store_options"))
         own = (
             {"store": self.store, "store_options": options_for_part(self.store, options, _part(stage))}
             if isinstance(self.store, str)
@@ -732,13 +814,19 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         on_error: str,
         progress: Progress | bool | None,
         classes: Any = None,
+        *,
+        anew: bool,
     ) -> None:
-        """Store labelled images at every exit, in one pass."""
+        """Store labelled images at every exit, in one pass; be uncalibrated then where that is `anew`."""
         started, timing = time.perf_counter(), Timing()
         check_progress(progress)
         interval = None if flush_every is None else check_int(flush_every, "flush_every")
         listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
         names = class_names(X) if y is None else {}
+        if existing == "add":
+            known = getattr(exits[-1], "_class_names", {})
+            check_class_names(known, names)
+            names = {**known, **names}
         metric = exits[-1]._check_params()
         stages = list(self.stages)
         with ExitStack() as opened:
@@ -783,14 +871,38 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         report = writers[-1].report(source.skipped, timing, time.perf_counter() - started)
         for each in exits:
             each.skipped_, each._class_names, each.fit_report_ = source.skipped, names, report
-        self.exits_, self.skipped_, self.fit_report_ = exits, source.skipped, report
+        if anew:
+            self._take(exits, self._learn_policy(exits))
+        self._changed = not anew
+        self.skipped_, self.fit_report_ = source.skipped, report
 
-    def _learn_policy(self) -> ExitPolicy:
+    def _take(
+        self,
+        exits: tuple[RetrievalClassifier, ...],
+        policy: ExitPolicy,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Be fitted with exits, by the arguments as they are now."""
+        self.__dict__.update(  # at once, as other threads may be asking
+            exits_=exits,
+            policy_=policy,
+            calibration_=calibration,
+            _calibrated_on=frozenset(),
+            _changed=False,
+            _made_by=self._answering_params(),
+        )
+
+    def _answering_params(self) -> dict[str, Any]:
+        """Return the arguments that decide answers."""
+        names = ("encoder", "stages", "certainty", "transform", *_EXIT_PARAMS)
+        return {name: vars(self)[name] for name in names}
+
+    def _learn_policy(self, exits: Sequence[RetrievalClassifier]) -> ExitPolicy:
         """Learn what leaving loses from stored images, each left out, if the heads can tell."""
         costs = self._costs()
         saved = [1 - cost / costs[-1] for cost in costs]
         plain = ExitPolicy(self.certainty, tuple(saved))
-        found = [each._held_out(HELD_OUT) for each in self.exits_]
+        found = [each._held_out(HELD_OUT) for each in exits]
         told = [each for each in found if each is not None]
         if len(told) < len(found):
             return plain
@@ -808,6 +920,19 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             correct=np.array([each.correct[row] for each, row in zip(told, rows, strict=True)]),
         )
         return ExitPolicy.learn(evidence, saved, self.certainty)
+
+
+def _is_same(argument: Any, before: Any) -> bool:
+    """Tell whether an argument has not been set anew; copies of a cascade have copies of plain values."""
+    plain = isinstance(argument, str | bool | int | float)
+    return argument is before or (plain and type(argument) is type(before) and bool(argument == before))
+
+
+def _check_stores(stores: Any) -> None:
+    if not isinstance(stores, str | Mapping):
+        raise InvalidInputError(
+            f"store must be a name, or a mapping with a store for each stage; got {shown(stores)}"
+        )
 
 
 def _part(stage: str) -> str:

@@ -88,8 +88,9 @@ class PassedExit:
     """
 
     def __init__(self, classifier: RetrievalClassifier) -> None:
-        self.index: LabelledIndex = classifier.retriever_.index
-        self.head: DecisionRule = classifier.head_
+        retriever, head = classifier._answering()
+        self.index: LabelledIndex = retriever.index
+        self.head: DecisionRule = head
         self.numbers: ClassNumbers = self.index.number_classes()
         self.seconds, self.images = 0.0, 0
         self._width = min(self.head.k, self.index.count_for(self.head.k))
@@ -190,10 +191,10 @@ class CascadePass:
         done, empty = 0, True
         for batch in stream:
             self._take_times(batch)
-            done += len(batch)
+            kept = [row for row, index in enumerate(batch.indices) if index in self._said]
+            done += len(kept)
             if tell is not None:
                 tell(done + len(self.skipped), total)
-            kept = [row for row, index in enumerate(batch.indices) if index in self._said]
             if len(kept) < len(batch):  # vectors that nothing can be done with
                 batch = select_images(batch, kept)
             if len(batch):

@@ -164,7 +164,7 @@ class ExitPolicy:
             raise ValueError(f"there is no certainty {values['certainty']!r:.50}")
         policy = cls(values["certainty"], saved, here, last)
         width = policy._features(1, np.ones(1), np.ones(1, dtype=bool), np.ones(1)).shape[1] + 1
-        if here and {len(here), len(last)} != {len(saved) - 1}:
+        if (here or last) and {len(here), len(last)} != {len(saved) - 1}:
             raise ValueError("there are not as many regressions as exits")
         if any(len(each) != width for each in (*here, *last)):
             raise ValueError("a regression has another number of coefficients")

@@ -20,6 +20,7 @@ from clipretrieval.encoding.pipeline import MOST_DECODERS, Chunk, flatten_pixels
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import StageOutput, StagePart, distinct_parts
 from clipretrieval.encoding.workers import in_chunks, side_by_side, torch_alone, usable_cores
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import RawImage
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
@@ -291,14 +292,22 @@ class EarlyExits:
         waiting.append(group)
         size = max(1, group.x[0].numel() * group.x.element_size())
         enough = min(DECIDED, max(self._inner, MOST_BYTES // size))
-        if sum(map(len, waiting)) >= enough or len(self._line) > MOST_UNFINISHED:
+        if sum(map(len, waiting)) >= enough:
             self._decide(place)
+        if len(self._line) > MOST_UNFINISHED:  # perhaps one waits elsewhere, for company that never comes
+            while self._decide_rest():
+                pass
 
     def _decide(self, place: int) -> None:
         """Ask which images at an exit go on; the others leave."""
         groups, self._undecided[place] = self._undecided[place], []
         batch = join_batches([group.batch for group in groups])
-        stay = np.array(self._stay_on(place, batch), dtype=bool)
+        stay = np.array(self._stay_on(place, batch))
+        if stay.dtype != bool or stay.shape != (len(batch),):
+            raise InvalidInputError(
+                f"stay_on must return a mask of bool, shape ({len(batch)},), for {len(batch)} images; got an "
+                f"array of {stay.dtype}, shape {stay.shape}"
+            )
         if place == len(self._staying):
             stay[:] = False
         for row in np.flatnonzero(~stay):

@@ -345,7 +345,7 @@ class StagedEncoder:
         Raises
         ------
         InvalidInputError
-            If `stages` are unknown, or not each deeper than the one before.
+            If `stages` are unknown, or not each deeper than the one before, or `stay_on` returns no mask.
         """
         outputs = [self._find(name) for name in self._names(stages)]
         for before, after in itertools.pairwise(outputs):
@@ -370,7 +370,7 @@ class StagedEncoder:
             batch_size=self.batch_size,
             on_error=on_error,
             skipped=[] if skipped is None else skipped,
-            identify=identify,
+            identify=check_bool(identify, "identify"),
             max_pixels=self.max_pixels,
         )
         return exits.run(iter_raw(images, labels))

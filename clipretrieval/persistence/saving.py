@@ -264,6 +264,8 @@ def load_cascade(
         Returns an encoder that stops at a stage.
     """
     folder, allow_remote = check_path(path, "path"), check_bool(allow_remote, "allow_remote")
+    if stores is not None and not isinstance(stores, Mapping):
+        raise InvalidInputError(f"stores must be a mapping of stage to store, or None; got {shown(stores)}")
     for store in (stores or {}).values():
         check_store(store)
 
@@ -301,6 +303,11 @@ def _load_cascade(
     if stores is not None and set(stores) != set(stages):
         raise InvalidInputError(
             f"stores must have one for each of {', '.join(map(repr, stages))}; got {shown(list(stores))}"
+        )
+    if stores is None and None in cascade["stores"]:
+        raise InvalidInputError(
+            "the cascade was saved with a store that cannot be opened by itself; pass one for each exit: "
+            "CascadeClassifier.load(path, stores={stage: your_store, …})"
         )
     if encoder is None:
         encoder = _rebuild_encoder(content, folder, allow_remote)
