@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy.typing as npt
 
 from clipretrieval.cascade.exit_policy import PRICES, ExitEvidence, ExitPolicy
 from clipretrieval.cascade.risk_control import last_accepted, least_sample
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 
-__all__ = ["Calibration", "calibrate_policy"]
+__all__ = ["Calibration", "calibrate_policy", "read_state"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,29 @@ class Calibration:
         if set(values) != set(told):
             raise ValueError("it has fields that are not known")
         return cls(**told)
+
+
+def read_state(
+    path: str | Path, state: Mapping[str, Any], n_exits: int
+) -> tuple[ExitPolicy, Calibration | None]:
+    """Read what a saved cascade's folder says of when images leave, and of what was calibrated.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If it is damaged.
+    """
+    try:
+        policy, told = ExitPolicy.from_dict(state["policy"]), state["calibration"]
+        calibration = None if told is None else Calibration.from_dict(told)
+        if len(policy.saved) != n_exits:
+            raise ValueError("there are not as many exits as stages")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise StoreCorruptedError(
+            f"{path} is damaged: its cascade cannot be read ({error}). Restore the folder from a copy, "
+            "or fit again"
+        ) from error
+    return policy, calibration
 
 
 _OPTIONAL = ("max_loss", "confidence", "budget", "price")

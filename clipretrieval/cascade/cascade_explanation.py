@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from clipretrieval._util.labels import stored_labels
 from clipretrieval._util.text import shortened
 from clipretrieval.cascade.cascade_pass import ExitAnswer, PassedExit
 from clipretrieval.cascade.exit_policy import ExitPolicy
 from clipretrieval.encoding.streams import VECTORS
-from clipretrieval.explanation import WIDEST_LABEL, Explanation, explain_found
+from clipretrieval.explanation import WIDEST_LABEL, Explanation, explain_found, explained_parts
+from clipretrieval.heads.choice import HEADS
 from clipretrieval.types import Neighbors, no_neighbors
 
 __all__ = ["CascadeExplanation", "ExitStep", "explain_answers"]
@@ -83,6 +85,7 @@ def explain_answers(
     *,
     k: int,
     by: str = "share",
+    top: int = 1,
 ) -> list[CascadeExplanation]:
     """Explain answers, whose neighbors and vectors were kept.
 
@@ -96,6 +99,8 @@ def explain_answers(
     k : int
         Neighbors to show, where there should be more than voted.
     by : {"share", "margin", "distance"}
+    top : int
+        The most classes in `Explanation.top`; more than one where the probabilities of all were kept.
     """
     found = dict[int, CascadeExplanation]()
     for place, each in enumerate(exits):
@@ -106,15 +111,21 @@ def explain_answers(
         if not rows:
             continue
         vectors = np.concatenate([query.vectors[VECTORS] for query in queries])
+        near = _neighbors(each, kept, vectors, k)
+        answered = each.numbers.of_labels(
+            stored_labels([answer.answer for answer in left], each.numbers.kind)
+        )
         explanations = explain_found(
             each.index,
             each.head,
-            _neighbors(each, kept, vectors, k),
+            near,
             queries=[query.sources[0] for query in queries],
             answers=[answer.answer for answer in left],
             shares=[answer.share for answer in left],
             margins=[answer.margin for answer in left],
             vectors=vectors,
+            parts=explained_parts(each.head.parts(vectors, near, each.numbers), answered, each.numbers),
+            tops=None if each.head.describe()["head"] == HEADS[0] else _top_classes(each, left, top),
             shown=k,
             by=by,
         )
@@ -136,6 +147,23 @@ def _neighbors(at: PassedExit, kept: Sequence[Neighbors], vectors: Any, k: int) 
         )
     width = min(max(k, at.head.shown), at.index.store.count())
     return at.index.look_up(vectors, width) if width else no_neighbors(len(vectors))
+
+
+def _top_classes(
+    at: PassedExit, left: Sequence[ExitAnswer], most: int
+) -> list[tuple[tuple[Any, float], ...]]:
+    """Return the most probable classes of each image, the answer first."""
+    found = list[tuple[tuple[Any, float], ...]]()
+    for answer in left:
+        shares = answer.probabilities
+        if shares is None:
+            found.append(((answer.answer, answer.share),))
+            continue
+        labels = at.numbers.labels(np.arange(len(shares)))
+        order = np.lexsort((np.arange(len(shares)), -shares, labels != answer.answer))[:most]
+        kept = order[shares[order] > 0]
+        found.append(tuple(zip(labels[kept].tolist(), shares[kept].tolist(), strict=True)))
+    return found
 
 
 def _step(answer: ExitAnswer, stages: Sequence[str], policy: ExitPolicy) -> ExitStep:

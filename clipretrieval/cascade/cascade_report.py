@@ -169,6 +169,10 @@ class CascadeReport(EvaluationReport):
             found.setdefault(places.tobytes(), {"price": -np.inf if price is None else price, **point})
         return sorted(found.values(), key=lambda point: point["multiply_adds"])
 
+    def _columns(self) -> dict[str, Any]:
+        """Return the single answers by column, with the stage where each image left."""
+        return {**super()._columns(), "stage": [self.stages[place] for place in self.places]}
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the single answers as JSON values."""
         return {
