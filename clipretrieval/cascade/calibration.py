@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.cascade.exit_policy import PRICES, ExitEvidence, ExitPolicy
+from clipretrieval.cascade.exit_policy import THRESHOLDS, ExitEvidence, ExitPolicy
 from clipretrieval.cascade.risk_control import last_accepted, least_sample
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 
-__all__ = ["Calibration", "calibrate_policy"]
+__all__ = ["Calibration", "calibrate_policy", "read_state"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Calibration:
         What was promised; None with a budget.
     budget : float or None
         In 10⁹ multiply-adds an image.
-    price : float or None
+    threshold : float or None
         See `ExitPolicy`; None: nothing leaves before the last exit.
     loss : float
         The accuracy of always going to the last exit less that of the cascade, on these images.
@@ -42,7 +43,7 @@ class Calibration:
     max_loss: float | None
     confidence: float | None
     budget: float | None
-    price: float | None
+    threshold: float | None
     loss: float
     multiply_adds: float
     last_multiply_adds: float
@@ -74,7 +75,31 @@ class Calibration:
         return cls(**told)
 
 
-_OPTIONAL = ("max_loss", "confidence", "budget", "price")
+def read_state(
+    path: str | Path, state: Mapping[str, Any], n_exits: int
+) -> tuple[ExitPolicy, Calibration | None, tuple[float, ...]]:
+    """Read what a saved cascade's folder says: when images leave, what was calibrated, what exits cost.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If it is damaged.
+    """
+    try:
+        policy, told = ExitPolicy.from_dict(state["policy"]), state["calibration"]
+        calibration = None if told is None else Calibration.from_dict(told)
+        costs = tuple(map(float, state["multiply_adds"]))
+        if {policy.n_exits, len(costs)} != {n_exits}:
+            raise ValueError("there are not as many exits as stages")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise StoreCorruptedError(
+            f"{path} is damaged: its cascade cannot be read ({error}). Restore the folder from a copy, "
+            "or fit again"
+        ) from error
+    return policy, calibration, costs
+
+
+_OPTIONAL = ("max_loss", "confidence", "budget", "threshold")
 
 
 def calibrate_policy(
@@ -86,7 +111,7 @@ def calibrate_policy(
     confidence: float,
     budget: float | None,
 ) -> tuple[ExitPolicy, Calibration]:
-    """Find the highest price that keeps the promise, or the lowest that keeps the budget.
+    """Find the highest threshold that keeps the promise, or the lowest that keeps the budget.
 
     Parameters
     ----------
@@ -113,20 +138,19 @@ def calibrate_policy(
                 f"{confidence:g}: it takes at least {needed}, and more where some are lost. Pass more "
                 "images, a greater max_loss, or a budget"
             )
-        number = last_accepted(
-            (losses(evidence, policy.at(price)) for price in PRICES.tolist()), max_loss, confidence
-        )
-        price = None if number is None else float(PRICES[number])
+        tried = (losses(evidence, policy.at(threshold)) for threshold in THRESHOLDS.tolist())
+        number = last_accepted(tried, max_loss, confidence)
+        threshold = None if number is None else float(THRESHOLDS[number])
     else:
-        price = _lowest_price(evidence, policy, costs, budget)
-    found = policy.at(price)
+        threshold = _lowest_threshold(evidence, policy, costs, budget)
+    found = policy.at(threshold)
     places = found.exits(evidence)
     return found, Calibration(
         n=n,
         max_loss=max_loss if budget is None else None,
         confidence=confidence if budget is None else None,
         budget=budget,
-        price=price,
+        threshold=threshold,
         loss=float(losses(evidence, found).mean()),
         multiply_adds=float(costs[places].mean()),
         last_multiply_adds=float(costs[-1]),
@@ -142,14 +166,13 @@ def losses(evidence: ExitEvidence, policy: ExitPolicy) -> npt.NDArray[np.float64
     return found
 
 
-def _lowest_price(
+def _lowest_threshold(
     evidence: ExitEvidence, policy: ExitPolicy, costs: npt.NDArray[np.float64], budget: float
 ) -> float | None:
-    """Return the lowest price at which an image costs no more than a budget on average."""
+    """Return the lowest threshold at which an image costs no more than a budget on average."""
     if costs[-1] <= budget:
         return None
-    highest = 1 / min(policy.saved[:-1])  # at which all leave at the first exit, whatever they lose
-    for price in [*PRICES.tolist(), *np.geomspace(1.0, highest, 31)[1:].tolist()]:
-        if costs[policy.at(price).exits(evidence)].mean() <= budget:
-            return float(price)
-    return 2 * highest
+    for threshold in THRESHOLDS.tolist():
+        if costs[policy.at(threshold).exits(evidence)].mean() <= budget:
+            return float(threshold)
+    return 1.0  # all leave at the first exit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from clipretrieval._util.checks import (
     check_bool,
     check_choice,
     check_int,
+    check_list,
     check_mapping,
     check_number,
     check_sequence,
@@ -28,7 +29,7 @@ from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.cascade.calibration import Calibration, calibrate_policy
+from clipretrieval.cascade.calibration import Calibration, calibrate_policy, read_state
 from clipretrieval.cascade.cascade_explanation import CascadeExplanation, explain_answers
 from clipretrieval.cascade.cascade_measurement import LabelledAnswers, evidence_of, measure_cascade
 from clipretrieval.cascade.cascade_pass import CascadePass, ExitAnswer
@@ -104,8 +105,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         what is given: a sub-folder of `path` with FAISS, ``collection-layer1`` with Chroma.
     certainty : {"combined", "margin", "agreement", "distance"}
         What tells how sure an exit is: how far the first class is ahead of the second, whether the exit
-        before gave the same answer, the distance to the nearest neighbor, or the first two together. What
-        leaving loses is estimated from these, by logistic regressions on stored images, each left out.
+        before gave the same answer, the distance to the nearest neighbor, or the first two together. The
+        risk of leaving is estimated from these by logistic regressions on stored images, each left out.
 
     Attributes
     ----------
@@ -119,6 +120,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
     fit_report_ : FitReport
         Of the last exit.
     skipped_ : list of SkippedImage
+        What the last fit or calibration skipped under ``on_error="skip"``.
 
     """
 
@@ -305,7 +307,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         if self._changed:
             self.policy_, self.calibration_, self._changed = self._learn_policy(self.exits_), None, False
         with open_progress(progress, "calibrating") as tell:
-            found = self._asked_all(X, y, on_error, tell)
+            found, skipped = self._asked_all(X, y, on_error, tell)
         evidence = evidence_of(found).take(np.argsort(np.array(found.ids)))  # hashes: no order of the source
         policy, calibration = calibrate_policy(
             self.policy_, evidence, costs, max_loss=max_loss, confidence=confidence, budget=budget
@@ -318,7 +320,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             )
         with one_at_a_time(self):
             self.policy_, self.calibration_ = policy, calibration
-            self._calibrated_on = frozenset(found.ids)
+            self._calibrated_on, self.skipped_ = frozenset(found.ids), skipped
         return self
 
     def predict(
@@ -410,19 +412,49 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         list of CascadeExplanation
             One for each image; None for one that was skipped.
         """
-        width, by = 0 if k is None else check_k(k), check_measure(by)
-        asked, total, found = self._ask(keep=True), count_hint(X), dict[int, CascadeExplanation]()
-        with open_progress(progress, "explaining") as tell:
-            for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
-                explained = explain_answers(asked.exits, self.stages, self.policy_, said, k=width, by=by)
-                found.update(zip(batch.indices, explained, strict=True))
-        count = max(*found, *(image.index for image in asked.skipped), -1) + 1
-        if asked.skipped:
+        skipped = list[SkippedImage]()
+        found: list[CascadeExplanation | None] = list(
+            self.explain_stream(X, k, by=by, on_error=on_error, skipped=skipped, progress=progress)
+        )
+        if skipped:
+            for image in sorted(skipped, key=lambda image: image.index):
+                found.insert(image.index, None)
             warn_caller(
-                f"{len(asked.skipped)} of {count} images were skipped and have no explanation; the first: "
-                f"{asked.skipped[0].reason}"
+                f"{len(skipped)} of {len(found)} images were skipped and have no explanation; the first: "
+                f"{min(skipped, key=lambda image: image.index).reason}"
             )
-        return [found.get(index) for index in range(count)]
+        return found
+
+    def explain_stream(
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        by: str = "share",
+        top: int = 1,
+        on_error: str = "raise",
+        skipped: list[SkippedImage] | None = None,
+        progress: Progress | bool | None = None,
+    ) -> Iterator[CascadeExplanation]:
+        """Explain the answers for any number of images, as `explain` does, holding a few batches at a time.
+
+        Parameters and errors are those of `clipretrieval.explanation.explain_stream`.
+
+        Yields
+        ------
+        CascadeExplanation
+            One for each image that is not skipped, in their order.
+        """
+        width, by, top = 0 if k is None else check_k(k), check_measure(by), check_int(top, "top")
+        check_list(skipped, "skipped")
+        asked, total = self._ask(keep=True, probabilities=top > 1), count_hint(X)
+        if skipped is not None:
+            asked.skipped = skipped
+        with open_progress(progress, "explaining") as tell:
+            for _, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
+                yield from explain_answers(
+                    asked.exits, self.stages, self.policy_, said, k=width, by=by, top=top
+                )
 
     def evaluate(
         self,
@@ -518,9 +550,9 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             overwrite=overwrite,
             encoder=self.encoder,
             cascade={
-                "certainty": self.policy_.certainty,
                 "policy": self.policy_.to_dict(),
                 "calibration": None if self.calibration_ is None else self.calibration_.to_dict(),
+                "multiply_adds": self._costs(),
             },
         )
 
@@ -560,18 +592,11 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         """
         saved = load_cascade(path, encoder, stores=stores, allow_remote=allow_remote, at_stage=_stopped_at)
         try:
-            policy = ExitPolicy.from_dict(saved.state["policy"])
-            told = saved.state["calibration"]
-            calibration = None if told is None else Calibration.from_dict(told)
-            if len(policy.saved) != len(saved.indexes):
-                raise ValueError("there are not as many exits as stages")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            policy, calibration, _ = read_state(path, saved.state, len(saved.indexes))
+        except StoreCorruptedError:
             for index in saved.indexes if stores is None else ():
                 index.store.close()
-            raise StoreCorruptedError(
-                f"{path} is damaged: its cascade cannot be read ({error}). Restore the folder from a copy, "
-                "or fit again"
-            ) from error
+            raise
         params = {name: value for name, value in saved.params.items() if name in _EXIT_PARAMS}
         cascade = cls(
             saved.encoder,  # type: ignore[arg-type]  # `_stopped_at` has refused any other
@@ -728,8 +753,10 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             )
         return found
 
-    def _asked_all(self, X: Any, y: Any, on_error: str, tell: Progress) -> LabelledAnswers:
-        """Have every exit answer labelled images that none of them holds."""
+    def _asked_all(
+        self, X: Any, y: Any, on_error: str, tell: Progress
+    ) -> tuple[LabelledAnswers, list[SkippedImage]]:
+        """Have every exit answer labelled images that none of them holds; also return what was skipped."""
         asked = self._pass(complete=True)
         index, total = asked.exits[-1].index, count_hint(X)
         check_truth(index, X, y)
@@ -747,7 +774,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 f"no label of the calibration images, such as {shown(found.truth[0])}, is a class that was "
                 "fitted"
             )
-        return found
+        return found, asked.skipped
 
     def _refuse_stored(self, ids: Sequence[str]) -> None:
         held = held_ids(self.exits_[-1].store_, ids)
@@ -898,10 +925,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         return {name: vars(self)[name] for name in names}
 
     def _learn_policy(self, exits: Sequence[RetrievalClassifier]) -> ExitPolicy:
-        """Learn what leaving loses from stored images, each left out, if the heads can tell."""
-        costs = self._costs()
-        saved = [1 - cost / costs[-1] for cost in costs]
-        plain = ExitPolicy(self.certainty, tuple(saved))
+        """Learn the risk of leaving from stored images, each left out, if the heads can tell."""
+        plain = ExitPolicy(self.certainty, len(exits))
         found = [each._held_out(HELD_OUT) for each in exits]
         told = [each for each in found if each is not None]
         if len(told) < len(found):
@@ -919,7 +944,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             distances=np.array([each.distances[row] for each, row in zip(told, rows, strict=True)]),
             correct=np.array([each.correct[row] for each, row in zip(told, rows, strict=True)]),
         )
-        return ExitPolicy.learn(evidence, saved, self.certainty)
+        return ExitPolicy.learn(evidence, self.certainty)
 
 
 def _is_same(argument: Any, before: Any) -> bool:

@@ -1,19 +1,20 @@
-"""Why a cascade answers as it does: where an image left, and what it would have lost by leaving earlier."""
+"""Why a cascade answers as it does: where an image left, and how sure the exits before were."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from clipretrieval._util.labels import stored_labels
 from clipretrieval._util.text import shortened
 from clipretrieval.cascade.cascade_pass import ExitAnswer, PassedExit
 from clipretrieval.cascade.exit_policy import ExitPolicy
 from clipretrieval.encoding.streams import VECTORS
-from clipretrieval.explanation import WIDEST_LABEL, Explanation, explain_found
+from clipretrieval.explanation import WIDEST_LABEL, Explanation, explain_found, explained_parts
+from clipretrieval.heads.choice import HEADS
 from clipretrieval.types import Neighbors, no_neighbors
 
 __all__ = ["CascadeExplanation", "ExitStep", "explain_answers"]
@@ -31,10 +32,10 @@ class ExitStep:
         The answer's probability, and how far it is ahead of the second, in [0, 1].
     agrees : bool or None
         Whether the exit before gave the same answer; None at the first.
-    expected_loss : float or None
-        The accuracy that leaving here was expected to lose, in [-1, 1]; None at the last exit.
-    allowed_loss : float or None
-        What it might lose; None where nothing leaves before the last exit, and at that.
+    risk : float or None
+        How probable it was held that only the last exit is right, in [0, 1]; None at the last exit.
+    threshold : float or None
+        The highest risk at which an image leaves; None where none leaves before the last exit, and at that.
     """
 
     stage: str
@@ -42,8 +43,8 @@ class ExitStep:
     share: float
     margin: float
     agrees: bool | None
-    expected_loss: float | None
-    allowed_loss: float | None
+    risk: float | None
+    threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def explain_answers(
     *,
     k: int,
     by: str = "share",
+    top: int = 1,
 ) -> list[CascadeExplanation]:
     """Explain answers, whose neighbors and vectors were kept.
 
@@ -96,6 +98,8 @@ def explain_answers(
     k : int
         Neighbors to show, where there should be more than voted.
     by : {"share", "margin", "distance"}
+    top : int
+        The most classes in `Explanation.top`; more than one where the probabilities of all were kept.
     """
     found = dict[int, CascadeExplanation]()
     for place, each in enumerate(exits):
@@ -106,15 +110,21 @@ def explain_answers(
         if not rows:
             continue
         vectors = np.concatenate([query.vectors[VECTORS] for query in queries])
+        near = _neighbors(each, kept, vectors, k)
+        answered = each.numbers.of_labels(
+            stored_labels([answer.answer for answer in left], each.numbers.kind)
+        )
         explanations = explain_found(
             each.index,
             each.head,
-            _neighbors(each, kept, vectors, k),
+            near,
             queries=[query.sources[0] for query in queries],
             answers=[answer.answer for answer in left],
             shares=[answer.share for answer in left],
             margins=[answer.margin for answer in left],
             vectors=vectors,
+            parts=explained_parts(each.head.parts(vectors, near, each.numbers), answered, each.numbers),
+            tops=None if each.head.describe()["head"] == HEADS[0] else _top_classes(each, left, top),
             shown=k,
             by=by,
         )
@@ -138,8 +148,24 @@ def _neighbors(at: PassedExit, kept: Sequence[Neighbors], vectors: Any, k: int) 
     return at.index.look_up(vectors, width) if width else no_neighbors(len(vectors))
 
 
+def _top_classes(
+    at: PassedExit, left: Sequence[ExitAnswer], most: int
+) -> list[tuple[tuple[Any, float], ...]]:
+    """Return the most probable classes of each image, the answer first."""
+    found = list[tuple[tuple[Any, float], ...]]()
+    for answer in left:
+        shares = answer.probabilities
+        if shares is None:
+            found.append(((answer.answer, answer.share),))
+            continue
+        labels = at.numbers.labels(np.arange(len(shares)))
+        order = np.lexsort((np.arange(len(shares)), -shares, labels != answer.answer))[:most]
+        kept = order[shares[order] > 0]
+        found.append(tuple(zip(labels[kept].tolist(), shares[kept].tolist(), strict=True)))
+    return found
+
+
 def _step(answer: ExitAnswer, stages: Sequence[str], policy: ExitPolicy) -> ExitStep:
-    worth = policy.worth(answer.place)
     last = answer.place == len(stages) - 1
     return ExitStep(
         stages[answer.place],
@@ -147,18 +173,18 @@ def _step(answer: ExitAnswer, stages: Sequence[str], policy: ExitPolicy) -> Exit
         answer.share,
         answer.margin,
         answer.agrees if answer.place else None,
-        None if last or not math.isfinite(answer.lost) else answer.lost,
-        None if last or not math.isfinite(worth) else worth,
+        None if last else answer.risk,
+        None if last else policy.threshold,
     )
 
 
 def _step_words(step: ExitStep) -> str:
     """Return a step as a line of text."""
     text = f"  {step.stage}: {shortened(step.answer, WIDEST_LABEL)} {step.share:.1%}"
-    if step.expected_loss is None:
+    if step.risk is None:
         return f"{text}, the last exit"
-    if step.allowed_loss is None:
+    if step.threshold is None:
         return f"{text}, went on: nothing leaves before it is calibrated"
-    went = "left" if step.expected_loss <= step.allowed_loss else "went on"
+    went = "left" if step.risk <= step.threshold else "went on"
     sign = "≤" if went == "left" else ">"
-    return f"{text}, {went}: expected loss {step.expected_loss:.4f} {sign} {step.allowed_loss:.4f}"
+    return f"{text}, {went}: risk {step.risk:.4f} {sign} {step.threshold:.4f}"

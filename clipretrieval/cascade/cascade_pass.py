@@ -46,8 +46,8 @@ class ExitAnswer:
         Whether the exit before gave the same answer; False at the first.
     distance : float
         To the nearest neighbor; NaN where none was looked up.
-    lost : float
-        The accuracy that leaving here is expected to lose, in [-1, 1]; NaN at the last exit.
+    risk : float
+        How probable it is that only the last exit is right, in [0, 1]; NaN at the last exit.
     probabilities : ndarray of float64, shape (n_classes of the exit,), or None
         Where they were asked for, at the exit where the image left.
     query : EncodedBatch or None
@@ -62,7 +62,7 @@ class ExitAnswer:
     margin: float
     agrees: bool
     distance: float
-    lost: float
+    risk: float
     probabilities: npt.NDArray[np.float64] | None = None
     query: EncodedBatch | None = None
     near: Neighbors | None = None
@@ -243,7 +243,7 @@ class CascadePass:
         looked_up = near.distances.shape[1] > 0
         distances = near.distances[:, 0].astype(np.float64) if looked_up else np.full(n, np.nan)
         last = place == len(self.exits) - 1
-        lost = np.full(n, np.nan) if last else self._policy.lost(place, margins, agrees, distances)
+        risks = np.full(n, np.nan) if last else self._policy.risk(place, margins, agrees, distances)
         leaves = self._policy.leaves(place, margins, agrees, distances)
         if self._complete and not last:
             leaves[:] = False
@@ -258,7 +258,7 @@ class CascadePass:
                     float(margins[row]),
                     bool(agrees[row]),
                     float(distances[row]),
-                    float(lost[row]),
+                    float(risks[row]),
                     whole[row] if whole is not None and leaves[row] else None,
                     select_images(batch, [row]) if kept else None,
                     _row_of(near, row) if kept else None,

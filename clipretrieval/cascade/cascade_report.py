@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from clipretrieval._util.files import write_report
 from clipretrieval._util.tables import aligned_table, markdown_table
-from clipretrieval.cascade.exit_policy import PRICES, ExitEvidence, ExitPolicy
+from clipretrieval.cascade.exit_policy import THRESHOLDS, ExitEvidence, ExitPolicy
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.report import EvaluationReport
 
@@ -155,19 +155,25 @@ class CascadeReport(EvaluationReport):
     def curve(self) -> list[dict[str, float]]:
         """The accuracy at each cost that this policy can have, on these images; empty where not known.
 
-        Each point has ``price``, ``multiply_adds`` (the mean, in 10⁹) and ``accuracy``. Points that another
-        one beats at no more cost are among them.
+        Each point has ``threshold``, ``multiply_adds`` (the mean, in 10⁹) and ``accuracy``. Points that
+        another one beats at no more cost are among them.
         """
         evidence = self.evidence
         if evidence is None:
             return []
         found, costs = dict[bytes, dict[str, float]](), np.array(self.multiply_adds)
-        for price in [None, *PRICES.tolist()]:
-            places = self.policy.at(price).exits(evidence)
+        for threshold in [None, *THRESHOLDS.tolist()]:
+            places = self.policy.at(threshold).exits(evidence)
             accuracy = float(evidence.correct[places, np.arange(len(evidence))].mean())
             point = {"multiply_adds": float(costs[places].mean()), "accuracy": accuracy}
-            found.setdefault(places.tobytes(), {"price": -np.inf if price is None else price, **point})
+            found.setdefault(
+                places.tobytes(), {"threshold": -np.inf if threshold is None else threshold, **point}
+            )
         return sorted(found.values(), key=lambda point: point["multiply_adds"])
+
+    def _columns(self) -> dict[str, Any]:
+        """Return the single answers by column, with the stage where each image left."""
+        return {**super()._columns(), "stage": [self.stages[place] for place in self.places]}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the single answers as JSON values."""
@@ -179,7 +185,7 @@ class CascadeReport(EvaluationReport):
                 "arithmetic": self.arithmetic,
                 "exits": [vars(each).copy() for each in self.exits],
                 "curve": [
-                    {**point, "price": point["price"] if np.isfinite(point["price"]) else None}
+                    {**point, "threshold": point["threshold"] if np.isfinite(point["threshold"]) else None}
                     for point in self.curve
                 ],
             },

@@ -1,9 +1,9 @@
-"""When an image leaves: what it is expected to lose by that, against the arithmetic that it saves."""
+"""When an image leaves: how probable it is that only the last exit would be right."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ Bools = npt.NDArray[np.bool_]
 
 CERTAINTIES = ("combined", "margin", "agreement", "distance")
 """What tells how sure an exit is."""
-PRICES = np.concatenate([-np.geomspace(1.0, 1e-3, 61), [0.0], np.geomspace(1e-3, 1.0, 121)])
-"""What the whole of the last exit's arithmetic may be worth, as accuracy, in the order of their risk."""
+THRESHOLDS = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 161)])
+"""How probable it may be that only the last exit is right, in the order of their risk."""
 LEAST_MARGIN = 1e-6
 LEAST_DISTANCE = 1e-12
 STRENGTH = 10.0
@@ -67,65 +67,56 @@ class ExitEvidence:
 class ExitPolicy:
     """The rule that lets an image leave.
 
-    At each exit, two logistic regressions on how sure it is estimate how probable it is that the answer is
-    correct here, and that the last exit's would be. The image leaves where the difference, what is lost by
-    leaving, is at most the price of the arithmetic that is saved. So one number, the price, sets all exits'
-    thresholds; as the last image to leave costs the same at each exit, no other thresholds have the same
-    expected accuracy for less.
+    At each exit, a logistic regression on how sure it is estimates the risk of leaving: how probable it is
+    that the answer here is incorrect and the last exit's would be correct. The image leaves where that is at
+    most a threshold, the same at all exits. What leaving may gain, where only the answer here is correct, does
+    not count: images whose exits disagree would leave first, and their losses vary most, so that little could
+    be promised.
 
     Attributes
     ----------
     certainty : {"combined", "margin", "agreement", "distance"}
-    saved : tuple of float
-        The share of the last exit's arithmetic that leaving saves, in [0, 1), of each exit.
-    here, last : tuple of tuple of float
-        Of each exit but the last, the regressions' coefficients. Empty where nothing could be learned: an
-        image then leaves where 1 − margin is at most the price.
-    price : float or None
-        None: nothing leaves before the last exit.
+    n_exits : int
+    regressions : tuple of tuple of float
+        Of each exit but the last, the coefficients. Empty where nothing could be learned: 1 − margin is then
+        taken for the risk.
+    threshold : float or None
+        In [0, 1]; None: nothing leaves before the last exit.
     """
 
     certainty: str
-    saved: tuple[float, ...]
-    here: tuple[tuple[float, ...], ...] = ()
-    last: tuple[tuple[float, ...], ...] = ()
-    price: float | None = None
+    n_exits: int
+    regressions: tuple[tuple[float, ...], ...] = ()
+    threshold: float | None = None
 
     @classmethod
-    def learn(cls, evidence: ExitEvidence, saved: Sequence[float], certainty: str) -> ExitPolicy:
-        """Learn what leaving loses from images whose answers are known, other than those it is tested on."""
-        policy = cls(check_choice(certainty, "certainty", CERTAINTIES), tuple(saved))
-        here, last = [], []
+    def learn(cls, evidence: ExitEvidence, certainty: str) -> ExitPolicy:
+        """Learn the risk from images whose answers are known, other than those it is tested on."""
+        policy = cls(check_choice(certainty, "certainty", CERTAINTIES), evidence.n_exits)
+        found = []
         for place in range(evidence.n_exits - 1):
             features = policy._features(
-                place, evidence.margins[place], evidence.agrees[place], evidence.distances[place]
+                evidence.margins[place], evidence.agrees[place], evidence.distances[place]
             )
-            here.append(_regression(features, evidence.correct[place]))
-            last.append(_regression(features, evidence.correct[-1]))
-        return cls(policy.certainty, policy.saved, tuple(here), tuple(last))
+            found.append(_regression(features, evidence.correct[-1] & ~evidence.correct[place]))
+        return replace(policy, regressions=tuple(found))
 
-    def lost(self, place: int, margins: Floats, agrees: Bools, distances: Floats) -> Floats:
-        """Return the accuracy that is expected to be lost by leaving at an exit, in [-1, 1], shape (n,)."""
-        if not self.here:
+    def risk(self, place: int, margins: Floats, agrees: Bools, distances: Floats) -> Floats:
+        """Return how probable it is that only the last exit is right, in [0, 1], shape (n,)."""
+        if not self.regressions:
             return 1.0 - margins
-        features = self._features(place, margins, agrees, distances)
-        found: Floats = _probability(self.last[place], features) - _probability(self.here[place], features)
+        constant, *slopes = self.regressions[place]
+        found: Floats = expit(constant + self._features(margins, agrees, distances) @ np.array(slopes))
         return found
 
     def leaves(self, place: int, margins: Floats, agrees: Bools, distances: Floats) -> Bools:
         """Tell which images leave at an exit, shape (n,)."""
-        if place == len(self.saved) - 1:
+        if place == self.n_exits - 1:
             return np.ones(len(margins), dtype=bool)
-        if self.price is None:
+        if self.threshold is None:
             return np.zeros(len(margins), dtype=bool)
-        found: Bools = self.lost(place, margins, agrees, distances) <= self.worth(place)
+        found: Bools = self.risk(place, margins, agrees, distances) <= self.threshold
         return found
-
-    def worth(self, place: int) -> float:
-        """Return what leaving at an exit may lose, in [-1, 1]; minus infinity where nothing leaves."""
-        if self.price is None:
-            return -np.inf
-        return self.price * (self.saved[place] if self.here else 1.0)
 
     def exits(self, evidence: ExitEvidence) -> npt.NDArray[np.intp]:
         """Return the exit at which each image leaves, shape (n,)."""
@@ -135,19 +126,13 @@ class ExitPolicy:
             found[self.leaves(place, *said)] = place
         return found
 
-    def at(self, price: float | None) -> ExitPolicy:
-        """Return the same rule at a price."""
-        return ExitPolicy(self.certainty, self.saved, self.here, self.last, price)
+    def at(self, threshold: float | None) -> ExitPolicy:
+        """Return the same rule with a threshold."""
+        return replace(self, threshold=threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, which `from_dict` takes."""
-        return {
-            "certainty": self.certainty,
-            "saved": list(self.saved),
-            "here": [list(each) for each in self.here],
-            "last": [list(each) for each in self.last],
-            "price": self.price,
-        }
+        return {**vars(self), "regressions": [list(each) for each in self.regressions]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExitPolicy:
@@ -158,23 +143,21 @@ class ExitPolicy:
         ValueError, KeyError, TypeError
             If it is anything else.
         """
-        saved = tuple(map(float, values["saved"]))
-        here, last = (tuple(tuple(map(float, each)) for each in values[name]) for name in ("here", "last"))
+        found = tuple(tuple(map(float, each)) for each in values["regressions"])
         if values["certainty"] not in CERTAINTIES:
             raise ValueError(f"there is no certainty {values['certainty']!r:.50}")
-        policy = cls(values["certainty"], saved, here, last)
-        width = policy._features(1, np.ones(1), np.ones(1, dtype=bool), np.ones(1)).shape[1] + 1
-        if (here or last) and {len(here), len(last)} != {len(saved) - 1}:
+        threshold = None if values["threshold"] is None else float(values["threshold"])
+        policy = cls(values["certainty"], int(values["n_exits"]), found, threshold)
+        if found and len(found) != policy.n_exits - 1:
             raise ValueError("there are not as many regressions as exits")
-        if any(len(each) != width for each in (*here, *last)):
+        width = policy._features(np.ones(1), np.ones(1, dtype=bool), np.ones(1)).shape[1] + 1
+        if any(len(each) != width for each in found):
             raise ValueError("a regression has another number of coefficients")
-        price = values["price"]
-        numbers = np.array([*saved, *(x for each in (*here, *last) for x in each), price or 0.0])
-        if not np.isfinite(numbers).all():
+        if not np.isfinite([threshold or 0.0, *(number for each in found for number in each)]).all():
             raise ValueError("a number is not finite")
-        return policy.at(None if price is None else float(price))
+        return policy
 
-    def _features(self, place: int, margins: Floats, agrees: Bools, distances: Floats) -> Floats:
+    def _features(self, margins: Floats, agrees: Bools, distances: Floats) -> Floats:
         """Return what the regressions read, shape (n, n_features)."""
         ahead = logit(np.clip(margins, LEAST_MARGIN, 1 - LEAST_MARGIN))
         same = agrees.astype(np.float64)
@@ -188,18 +171,13 @@ class ExitPolicy:
         return np.stack(columns[self.certainty], axis=1)
 
 
-def _regression(features: Floats, correct: Bools) -> tuple[float, ...]:
-    """Return coefficients, the constant first; that alone where all are correct, or none."""
-    if correct.all() or not correct.any():
-        share = (correct.sum() + 0.5) / (len(correct) + 1)
+def _regression(features: Floats, happened: Bools) -> tuple[float, ...]:
+    """Return coefficients, the constant first; that alone where it always happened, or never."""
+    if happened.all() or not happened.any():
+        share = (happened.sum() + 0.5) / (len(happened) + 1)
         return (float(logit(share)), *[0.0] * features.shape[1])
     center, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1.0
-    learned = LogisticRegression(C=STRENGTH, max_iter=1000).fit((features - center) / scale, correct)
+    learned = LogisticRegression(C=STRENGTH, max_iter=1000).fit((features - center) / scale, happened)
     slopes = learned.coef_[0] / scale
     return (float(learned.intercept_[0] - slopes @ center), *map(float, slopes))
-
-
-def _probability(coefficients: Sequence[float], features: Floats) -> Floats:
-    found: Floats = expit(coefficients[0] + features @ np.array(coefficients[1:]))
-    return found

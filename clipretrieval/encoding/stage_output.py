@@ -160,8 +160,10 @@ def find_output(
 
 def find_pooled(stages: Mapping[str, Stage], name: str, pooling: str | Sequence[str]) -> StageOutput:
     """Return what a name stands for that may end with a pooling of its own: ``"layer2:grid"``."""
-    stage, marked, own = name.partition(POOLED)
-    return find_output(stages, stage, own if marked else pooling)
+    if not isinstance(name, str) or POOLED not in name:
+        return find_output(stages, name, pooling)
+    stage, _, own = name.partition(POOLED)
+    return find_output(stages, stage, own)
 
 
 def distinct_parts(outputs: Iterable[StageOutput]) -> list[StagePart]:

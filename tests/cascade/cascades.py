@@ -36,11 +36,11 @@ def crops(n: int, seed: int) -> Crops:
     return Crops(images, labels)
 
 
-def forced(cascade: CascadeClassifier, price: float | None) -> CascadeClassifier:
-    """Return a cascade that answers from the same stores, at a price of its own."""
+def forced(cascade: CascadeClassifier, threshold: float | None) -> CascadeClassifier:
+    """Return a cascade that answers from the same stores, at a threshold of its own."""
     copied = CascadeClassifier.__new__(CascadeClassifier)
     copied.__dict__.update(vars(cascade))
-    copied.policy_ = cascade.policy_.at(price)
+    copied.policy_ = cascade.policy_.at(threshold)
     copied.calibration_ = cascade.calibration_
     return copied
 

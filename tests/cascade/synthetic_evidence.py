@@ -8,7 +8,6 @@ from clipretrieval.cascade import ExitEvidence
 
 COSTS = (0.5, 1.0, 2.0, 4.0)
 """In 10⁹ multiply-adds, up to each exit."""
-SAVED = tuple(1 - cost / COSTS[-1] for cost in COSTS)
 
 
 def draw(n: int, seed: int, *, distances: bool = True) -> ExitEvidence:

@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from synthetic_evidence import COSTS, SAVED, draw
+from synthetic_evidence import COSTS, draw
 
 from clipretrieval import InvalidInputError
 from clipretrieval.cascade import Calibration, ExitPolicy, least_sample
 from clipretrieval.cascade.calibration import calibrate_policy, losses
 
-POLICY = ExitPolicy.learn(draw(1000, 100), SAVED, "combined")
+POLICY = ExitPolicy.learn(draw(1000, 100), "combined")
 
 
 def calibrate(evidence, policy=POLICY, *, max_loss=0.02, confidence=0.95, budget=None):
@@ -35,8 +35,8 @@ def test_what_was_set_is_told():
     evidence = draw(900, 3)
     found, told = calibrate(evidence, max_loss=0.03)
     places = found.exits(evidence)
-    assert found == POLICY.at(told.price)
-    assert told.price is not None
+    assert found == POLICY.at(told.threshold)
+    assert told.threshold is not None
     assert (told.n, told.max_loss, told.confidence, told.budget) == (900, 0.03, 0.95, None)
     assert told.loss == losses(evidence, found).mean() < 0.03
     assert told.multiply_adds == pytest.approx(np.array(COSTS)[places].mean())
@@ -55,21 +55,21 @@ def test_losses_are_those_beside_the_last_exit():
 
 
 def test_a_greater_loss_and_less_confidence_allow_more():
-    """The price follows what may be lost."""
+    """The threshold follows what may be lost."""
     evidence = draw(900, 3)
-    prices = [calibrate(evidence, max_loss=loss)[1].price for loss in (0.01, 0.02, 0.04, 0.08)]
-    assert prices == sorted(prices, key=lambda price: -np.inf if price is None else price)
-    assert len(set(prices)) > 2
-    sure, less = (calibrate(evidence, confidence=each)[1].price for each in (0.99, 0.8))
+    thresholds = [calibrate(evidence, max_loss=loss)[1].threshold for loss in (0.01, 0.02, 0.04, 0.08)]
+    assert thresholds == sorted(thresholds, key=lambda threshold: -np.inf if threshold is None else threshold)
+    assert len(set(thresholds)) > 2
+    sure, less = (calibrate(evidence, confidence=each)[1].threshold for each in (0.99, 0.8))
     assert sure <= less
 
 
-def test_where_no_price_keeps_the_promise_nothing_leaves():
-    """Images on which leaving loses at any price: all go to the last exit, and nothing is lost."""
+def test_where_no_threshold_keeps_the_promise_nothing_leaves():
+    """Images on which leaving loses at any threshold: all go to the last exit, and nothing is lost."""
     evidence = draw(400, 8)
     evidence.correct[:-1], evidence.correct[-1] = False, True
     evidence.margins[:-1] = 1.0
-    found, told = calibrate(evidence, ExitPolicy("margin", SAVED))
+    found, told = calibrate(evidence, ExitPolicy("margin", 4))
     places = found.exits(evidence)
     assert told.loss == 0
     assert (places == 3).all()
@@ -79,19 +79,19 @@ def test_where_no_price_keeps_the_promise_nothing_leaves():
 
 @pytest.mark.parametrize("budget", [0.6, 1.0, 2.5, 3.9])
 def test_a_budget_is_kept_and_used(budget):
-    """The mean cost is at most the budget, and the next lower price would cost more."""
+    """The mean cost is at most the budget, and the next lower threshold would cost more."""
     evidence = draw(900, 3)
     found, told = calibrate(evidence, budget=budget)
     assert told.multiply_adds <= budget
     assert told.multiply_adds > budget - 0.4
     assert (told.budget, told.max_loss, told.confidence) == (budget, None, None)
-    assert found.price == told.price
+    assert found.threshold == told.threshold
 
 
 def test_a_budget_that_everything_keeps_changes_nothing():
     """All go to the last exit where that costs no more."""
     found, told = calibrate(draw(50, 3), budget=COSTS[-1])
-    assert found.price is told.price is None
+    assert found.threshold is told.threshold is None
 
 
 @pytest.mark.parametrize("learned", [True, False])
@@ -99,7 +99,7 @@ def test_the_cost_of_the_first_exit_is_a_budget_that_is_kept(learned):
     """However much is lost by it, each image leaves there."""
     evidence = draw(300, 9)
     evidence.correct[:-1], evidence.correct[-1] = False, True
-    policy = ExitPolicy.learn(evidence, SAVED, "combined") if learned else ExitPolicy("combined", SAVED)
+    policy = ExitPolicy.learn(evidence, "combined") if learned else ExitPolicy("combined", 4)
     found, told = calibrate(evidence, policy, budget=COSTS[0])
     assert told.multiply_adds == COSTS[0]
     assert (found.exits(evidence) == 0).all()
@@ -137,7 +137,7 @@ def test_what_is_written_is_read_again(options):
         {"shares": ["x"]},
         {"more": 1},
         {"loss": float("nan")},
-        {"price": float("inf")},
+        {"threshold": float("inf")},
         {"shares": [0.5, float("nan")]},
     ],
 )

@@ -43,8 +43,8 @@ def assert_equal(found, expected, images):
         np.testing.assert_array_equal(a.counts, b.counts)
         np.testing.assert_allclose(a.sums, b.sums, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(a.second_moment, b.second_moment, rtol=1e-6, atol=1e-6)
-    for price in (None, 1e9):
-        mine, theirs = forced(found, price), forced(expected, price)
+    for threshold in (None, 1.0):
+        mine, theirs = forced(found, threshold), forced(expected, threshold)
         assert quietly(mine.predict, images).tolist() == quietly(theirs.predict, images).tolist()
         np.testing.assert_allclose(
             quietly(mine.predict_proba, images), quietly(theirs.predict_proba, images), atol=1e-6
@@ -90,12 +90,12 @@ def test_an_image_given_anew_changes_its_label_everywhere(encoder, fitted_on):
 def test_calibrating_after_changes_learns_the_rule_anew(encoder, fitted_on):
     """The first of many parts has too few images to learn from; calibrating learns from all."""
     cascade = make(encoder, TWO).partial_fit(fitted_on.images[:20], fitted_on.labels[:20])
-    assert cascade.policy_.here == ()
+    assert cascade.policy_.regressions == ()
     cascade.partial_fit(fitted_on.images[20:], fitted_on.labels[20:])
     cascade.calibrate(*crops(80, 5), max_loss=0.2)
     fresh = make(encoder, TWO).fit(*fitted_on)
-    np.testing.assert_allclose(cascade.policy_.here, fresh.policy_.here, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(cascade.policy_.last, fresh.policy_.last, rtol=1e-3, atol=1e-6)
+    found, expected = cascade.policy_.regressions, fresh.policy_.regressions
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
 class Failing(MemoryStore):

@@ -38,7 +38,7 @@ def _only(cascade, place):
             return np.full(len(margins), at >= place)
 
     policy = cascade.policy_
-    cut.policy_ = Only(policy.certainty, policy.saved, policy.here, policy.last)
+    cut.policy_ = Only(policy.certainty, policy.n_exits, policy.regressions)
     return cut
 
 
@@ -79,7 +79,7 @@ def test_exits_are_counted_as_by_hand(report, calibrated, asked, answers):
 
 
 def test_the_curve_leads_from_the_first_exit_to_the_last(report, answers, asked):
-    """From no price to the highest; the cascade as it is lies on it."""
+    """From no threshold to the highest; the cascade as it is lies on it."""
     every, _ = answers
     points = report.curve
     assert [point["multiply_adds"] for point in points] == sorted(point["multiply_adds"] for point in points)
