@@ -69,9 +69,9 @@ class ExitPolicy:
 
     At each exit, a logistic regression on how sure it is estimates the risk of leaving: how probable it is
     that the answer here is incorrect and the last exit's would be correct. The image leaves where that is at
-    most a threshold, the same at all exits. What leaving may gain, where only the answer here is correct, does
-    not count: images whose exits disagree would leave first, and their losses vary most, so that little could
-    be promised.
+    most a threshold, the same at all exits. What leaving may gain, where only the answer here is correct,
+    does not count: images whose exits disagree would leave first, and their losses vary most, so that little
+    could be promised.
 
     Attributes
     ----------

@@ -14,6 +14,12 @@ def fitted_on() -> Crops:
 
 
 @pytest.fixture(scope="session")
+def few() -> Crops:
+    """Too few to learn from what leaving loses: then the margin decides, and a fit takes less time."""
+    return crops(72, 1)
+
+
+@pytest.fixture(scope="session")
 def calibrated_on() -> Crops:
     return crops(120, 2)
 

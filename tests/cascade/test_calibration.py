@@ -21,10 +21,10 @@ def calibrate(evidence, policy=POLICY, *, max_loss=0.02, confidence=0.95, budget
 
 def test_the_promise_is_kept():
     """Over 200 draws of calibration images, at most 5 % (and 2 % for chance) lose more on the population."""
-    population, rng, broken, costs = draw(5000, 1), np.random.default_rng(2), 0, []
+    population, rng, broken, costs = draw(2000, 1), np.random.default_rng(2), 0, []
     for _ in range(200):
-        found, calibration = calibrate(population.take(rng.choice(5000, 400)), max_loss=0.03)
-        broken += losses(population, found).mean() > 0.03
+        found, calibration = calibrate(population.take(rng.choice(2000, 250)), max_loss=0.04)
+        broken += losses(population, found).mean() > 0.04
         costs.append(calibration.multiply_adds)
     assert broken <= 200 * 0.07
     assert np.mean(costs) < 0.9 * COSTS[-1]  # and something is gained

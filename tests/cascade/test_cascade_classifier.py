@@ -54,12 +54,12 @@ def alone(cascade, stage, data):
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
-def test_exits_forced_at_none_and_at_all_answer_as_the_stages_alone(encoder, fitted_on, asked, options):
+def test_exits_forced_at_none_and_at_all_answer_as_the_stages_alone(encoder, few, asked, options):
     """Bit for bit: answers, probabilities and explanations of the last and of the first stage."""
     given = {"stages": STAGES, "store": "memory", **options}
-    cascade = CascadeClassifier(encoder, **given).fit(*fitted_on)
+    cascade = CascadeClassifier(encoder, **given).fit(*few)
     for threshold, stage in ((None, cascade.stages[-1]), (ALL_LEAVE, cascade.stages[0])):
-        own, cut = alone(cascade, stage, fitted_on), forced(cascade, threshold)
+        own, cut = alone(cascade, stage, few), forced(cascade, threshold)
         np.testing.assert_array_equal(quietly(cut.predict, asked.images), own.predict(asked.images))
         found = quietly(cut.predict_proba, asked.images)
         np.testing.assert_array_equal(found, own.predict_proba(asked.images))
@@ -70,7 +70,7 @@ def test_exits_forced_at_none_and_at_all_answer_as_the_stages_alone(encoder, fit
             assert [each.id for each in mine.neighbors] == [each.id for each in theirs.neighbors]
             for name in ("answer", "share", "margin", "neighbors", "head", "by"):
                 assert getattr(mine, name) == getattr(theirs, name)
-    assert list(cascade.classes_) == sorted(set(fitted_on.labels))
+    assert list(cascade.classes_) == sorted(set(few.labels))
 
 
 def test_each_answer_is_that_of_the_stage_where_the_image_left(calibrated, fitted_on, asked):
@@ -184,9 +184,9 @@ def test_skipped_images_keep_the_places_of_the_others(calibrated, with_broken, a
             ask([])
 
 
-def test_images_whose_vectors_cannot_be_used_are_skipped(encoder, fitted_on, asked):
+def test_images_whose_vectors_cannot_be_used_are_skipped(encoder, few, asked):
     """A NaN that the encoder makes at an inner exit is skipped, or named, as one at the last."""
-    cascade = CascadeClassifier(encoder, STAGES, head="votes", store="memory").fit(*fitted_on)
+    cascade = CascadeClassifier(encoder, STAGES, head="votes", store="memory").fit(*few)
     expected = quietly(cascade.predict, asked.images).tolist()
     cut = forced(cascade, None)
     cut.encoder = object.__new__(Spoiled)
@@ -224,11 +224,11 @@ class Spoiled(StagedEncoder):
         ((1, 2), "unknown stage 1"),
     ],
 )
-def test_exits_go_from_shallow_to_deep(encoder, fitted_on, stages, message):
+def test_exits_go_from_shallow_to_deep(encoder, few, stages, message):
     """Stages out of order, twice, unknown, one or none are refused, and nothing is stored."""
     cascade = CascadeClassifier(encoder, stages, store="memory")
     with pytest.raises(InvalidInputError, match=message):
-        cascade.fit(*fitted_on)
+        cascade.fit(*few)
     assert not hasattr(cascade, "exits_")
 
 
@@ -246,11 +246,11 @@ def test_exits_go_from_shallow_to_deep(encoder, fitted_on, stages, message):
         ({"normalize": 2}, "normalize"),
     ],
 )
-def test_wrong_parameters_are_refused_at_fit(encoder, fitted_on, options, message):
+def test_wrong_parameters_are_refused_at_fit(encoder, few, options, message):
     """As scikit-learn's estimators do, with what was expected."""
     given = {"encoder": encoder, "stages": STAGES, "store": "memory", **options}
     with pytest.raises((InvalidInputError, UnknownStoreError), match=message):
-        CascadeClassifier(**given).fit(*fitted_on)
+        CascadeClassifier(**given).fit(*few)
 
 
 def test_what_is_not_fitted_says_so(encoder, asked):
