@@ -195,7 +195,9 @@ def _regression(features: Floats, correct: Bools) -> tuple[float, ...]:
         return (float(logit(share)), *[0.0] * features.shape[1])
     center, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1.0
-    learned = LogisticRegression(C=STRENGTH, max_iter=1000).fit((features - center) / scale, correct)
+    learned = LogisticRegression(C=STRENGTH, max_iter=1000, solver="newton-cg").fit(
+        (features - center) / scale, correct
+    )
     slopes = learned.coef_[0] / scale
     return (float(learned.intercept_[0] - slopes @ center), *map(float, slopes))
 
