@@ -36,8 +36,9 @@ FLOW: dict[str, list[str]] = {
     "persistence": ["evaluation"],
     "classifier": ["persistence"],
     "zeroshot": ["persistence"],
+    "cascade": ["classifier"],
     "testing": ["classifier"],  # whose answers the contract of heads is about
-    "comparison": ["classifier", "zeroshot"],
+    "comparison": ["cascade", "zeroshot"],
     "demo": ["comparison"],
     "cli": ["demo"],
     "__main__": ["cli"],
