@@ -36,8 +36,8 @@ FLOW: dict[str, list[str]] = {
     "persistence": ["evaluation"],
     "classifier": ["persistence"],
     "zeroshot": ["persistence"],
-    "cascade": ["classifier"],
     "testing": ["classifier"],  # whose answers the contract of heads is about
+    "cascade": ["classifier"],
     "comparison": ["cascade", "zeroshot"],
     "demo": ["comparison"],
     "cli": ["demo"],

@@ -44,7 +44,13 @@ class CalibrationPart:
             If labels are missing or of mixed types.
         """
         for batch in batches:
-            labels = stored_labels(batch.labels, label_kind(batch.labels, places=batch.indices))
+            stored = [image.label for image in batch.known]
+            kind = label_kind(
+                [*stored, *batch.labels], places=[*(i.index for i in batch.known), *batch.indices]
+            )
+            for image, label in zip(batch.known, stored_labels(stored, kind), strict=True):
+                self._first.setdefault(label, image.id)
+            labels = stored_labels(batch.labels, kind)
             places = [
                 place
                 for place, (image, label) in enumerate(zip(batch.ids, labels, strict=True))
@@ -54,7 +60,9 @@ class CalibrationPart:
                 self.spool.add(select_images(batch, places))
                 held = set(places)
                 left = [place for place in range(len(batch)) if place not in held]
-                batch = replace(select_images(batch, left), seconds=batch.seconds)
+                share = len(left) / len(batch)  # of the time, as the others count as images of no fit
+                seconds = {part: each * share for part, each in batch.seconds.items()}
+                batch = replace(select_images(batch, left), seconds=seconds)
             yield batch
 
     def rows(self, without: Collection[str] = ()) -> npt.NDArray[np.intp]:

@@ -19,6 +19,7 @@ from clipretrieval.encoding.staged_encoder import stopped_at
 from clipretrieval.evaluation import mcnemar_exact
 from clipretrieval.evaluation.validation import Validation
 from clipretrieval.images import iter_images
+from clipretrieval.stores import FaissStore
 
 EXITS = ("stem", "layer1", "late")
 SHARE = 0.5
@@ -166,6 +167,16 @@ def test_skipped_images_have_no_answer_of_a_cascade_either(encoder):
     assert found.rows[-1].report.positions.tolist() == list(range(1, 41))
     assert found.rows[-1].report.y_true.tolist() == TRUTH
     assert len(found.skipped) == 2
+
+
+def test_what_was_held_out_is_held_out_again(encoder, parts, tmp_path):
+    """With resume, filled stores stay as they are, and so do the figures."""
+    stores = {"kept": lambda stage: FaissStore(tmp_path / stage)}
+    once, again = (run(encoder, stores=stores, resume=resume) for resume in (False, True))
+    assert (once.fit_timing.images["encode"], again.fit_timing.images.get("encode", 0)) == (len(parts[0]), 0)
+    assert (again.n_train, again.n_calibration) == (once.n_train, once.n_calibration)
+    assert again.rows[-1].calibration == once.rows[-1].calibration
+    assert again.rows[-1].report.y_pred.tolist() == once.rows[-1].report.y_pred.tolist()
 
 
 def test_a_class_of_one_image_is_stored(encoder):
