@@ -94,7 +94,12 @@ def measure(
         return [paths[place] for place in places], [labels[place] for place in places]
 
     found = recommend(
-        *some(given), encoder=encoder, stages=STAGES, heads=("votes", "discriminant"), timed_images=1
+        *some(given),
+        encoder=encoder,
+        stages=STAGES,
+        heads=("votes", "discriminant"),
+        timed_images=1,
+        cascades=False,  # what is advised is fitted on all images
     )
     made = found.classifier().fit(*some(given))
     accuracy = float(made.score(*some(others)))

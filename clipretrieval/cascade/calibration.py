@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._util.checks import check_number
 from clipretrieval.cascade.exit_policy import THRESHOLDS, ExitEvidence, ExitPolicy
 from clipretrieval.cascade.risk_control import last_accepted, least_sample
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 
-__all__ = ["Calibration", "calibrate_policy", "read_state"]
+__all__ = ["Calibration", "calibrate_policy", "check_promise", "read_state"]
+
+LEAST_LOSS = 1e-5
+"""To promise less takes more than 300,000 images."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,27 @@ def read_state(
 
 
 _OPTIONAL = ("max_loss", "confidence", "budget", "threshold")
+
+
+def check_promise(
+    max_loss: Any, confidence: Any, budget: Any, *, least: float = 0.0, first: str = ""
+) -> tuple[float, float, float | None]:
+    """Return what a calibration is to keep to; `least` is what it takes to reach the first exit.
+
+    Raises
+    ------
+    InvalidInputError
+        If one of them is no number in its range, or the budget does not reach the first exit.
+    """
+    max_loss = check_number(max_loss, "max_loss", least=LEAST_LOSS, most=0.999)
+    confidence = check_number(confidence, "confidence", above=0, most=0.999999)
+    budget = None if budget is None else check_number(budget, "budget", above=0)
+    if budget is not None and budget < least:
+        raise InvalidInputError(
+            f"budget={budget:g} is less than the {least:.3g} · 10⁹ multiply-adds that it takes to "
+            f"reach the first exit, {first!r}; pass at least that"
+        )
+    return max_loss, confidence, budget
 
 
 def calibrate_policy(

@@ -29,7 +29,7 @@ from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.cascade.calibration import Calibration, calibrate_policy, read_state
+from clipretrieval.cascade.calibration import Calibration, calibrate_policy, check_promise, read_state
 from clipretrieval.cascade.cascade_explanation import CascadeExplanation, explain_answers
 from clipretrieval.cascade.cascade_measurement import LabelledAnswers, evidence_of, measure_cascade
 from clipretrieval.cascade.cascade_pass import CascadePass, ExitAnswer
@@ -75,8 +75,6 @@ STAGES = ("layer1", "layer2", "mid", "late")
 HELD_OUT = 5000
 """Stored images that the policy is learned on, at most."""
 LEAST_HELD_OUT = 100
-LEAST_LOSS = 1e-5
-"""To promise less takes more than 300,000 images."""
 _EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
 _ATTACHED = ("store_options", "head", "k", "weights", "temperature", "priors", "transform")
 NOT_FITTED = "this CascadeClassifier is not fitted yet; call fit with labelled images, or load a saved one"
@@ -296,14 +294,10 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             stored, labels are missing or of another type, or the budget is below the first exit's arithmetic.
         """
         self._fitted()
-        max_loss = check_number(max_loss, "max_loss", least=LEAST_LOSS, most=0.999)
-        confidence = check_number(confidence, "confidence", above=0, most=0.999999)
-        budget, costs = None if budget is None else check_number(budget, "budget", above=0), self._costs()
-        if budget is not None and budget < costs[0]:
-            raise InvalidInputError(
-                f"budget={budget:g} is less than the {costs[0]:.3g} · 10⁹ multiply-adds that it takes to "
-                f"reach the first exit, {self.stages[0]!r}; pass at least that"
-            )
+        costs = self._costs()
+        max_loss, confidence, budget = check_promise(
+            max_loss, confidence, budget, least=costs[0], first=self.stages[0]
+        )
         if self._changed:
             self.policy_, self.calibration_, self._changed = self._learn_policy(self.exits_), None, False
         with open_progress(progress, "calibrating") as tell:
@@ -934,16 +928,13 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         shared = sorted(set.intersection(*(set(each.ids) for each in told)))
         if len(shared) < LEAST_HELD_OUT:
             return plain
-        rows = [[each.ids.index(name) for name in shared] for each in told]
-        answers = np.array([each.answers[row] for each, row in zip(told, rows, strict=True)])
-        agrees = np.zeros(answers.shape, dtype=bool)
-        agrees[1:] = answers[1:] == answers[:-1]
-        evidence = ExitEvidence(
-            margins=np.array([each.margins[row] for each, row in zip(told, rows, strict=True)]),
-            agrees=agrees,
-            distances=np.array([each.distances[row] for each, row in zip(told, rows, strict=True)]),
-            correct=np.array([each.correct[row] for each, row in zip(told, rows, strict=True)]),
+        places = [{name: row for row, name in enumerate(each.ids)} for each in told]
+        rows = [[place[name] for name in shared] for place in places]
+        answers, margins, distances, correct = (
+            np.array([getattr(each, name)[row] for each, row in zip(told, rows, strict=True)])
+            for name in ("answers", "margins", "distances", "correct")
         )
+        evidence = ExitEvidence.from_answers(answers, margins, distances, correct)
         return ExitPolicy.learn(evidence, self.certainty)
 
 

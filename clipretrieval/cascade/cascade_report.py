@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from clipretrieval._util.tables import aligned_table, markdown_table
 from clipretrieval.cascade.exit_policy import THRESHOLDS, ExitEvidence, ExitPolicy
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.report import EvaluationReport
+
+if TYPE_CHECKING:
+    from clipretrieval.evaluation.page.parts import PageTable
 
 __all__ = ["CascadeReport", "ExitFigures"]
 
@@ -211,15 +214,20 @@ class CascadeReport(EvaluationReport):
         The table of the exits comes first, below the curve of accuracy over arithmetic. Parameters and errors
         are those of `~clipretrieval.evaluation.EvaluationReport.to_html`.
         """
-        from clipretrieval.evaluation.page.parts import PageTable
         from clipretrieval.evaluation.page.render import render_page
+
+        tables = [self.exits_table("Exits")]
+        page = render_page([(None, self)], tables=tables, title=title or "Evaluation", pictures=pictures)
+        return write_report(path, page)
+
+    def exits_table(self, title: str) -> PageTable:
+        """Return the exits as a page shows them, with the curve where there is one."""
+        from clipretrieval.evaluation.page.parts import PageTable
         from clipretrieval.evaluation.page.svg import exits_chart
 
         rows = [vars(each) for each in self.exits]
         chart = exits_chart(self.curve, self._points()) if self.curve else None
-        table = PageTable("Exits", _COLUMNS, rows, f"{self._summary()} {_NOTE}", chart)
-        page = render_page([(None, self)], tables=[table], title=title or "Evaluation", pictures=pictures)
-        return write_report(path, page)
+        return PageTable(title, _COLUMNS, rows, f"{self._summary()} {_NOTE}", chart)
 
     def _points(self) -> list[dict[str, Any]]:
         """Return what the chart shows beside the curve: each stage alone, and the cascade."""

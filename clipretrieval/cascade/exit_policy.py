@@ -12,6 +12,8 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from clipretrieval._util.checks import check_choice
+from clipretrieval.evaluation.report import EvaluationReport
+from clipretrieval.types import AnyArray
 
 __all__ = ["CERTAINTIES", "ExitEvidence", "ExitPolicy"]
 
@@ -47,6 +49,25 @@ class ExitEvidence:
     agrees: Bools
     distances: Floats
     correct: Bools
+
+    @classmethod
+    def from_answers(
+        cls, answers: AnyArray, margins: Floats, distances: Floats, correct: Bools
+    ) -> ExitEvidence:
+        """Find out which exits agree; each argument has the shape (n_exits, n)."""
+        agrees = np.zeros(correct.shape, dtype=bool)
+        agrees[1:] = answers[1:] == answers[:-1]
+        return cls(margins, agrees, distances, correct)
+
+    @classmethod
+    def from_reports(cls, reports: Sequence[EvaluationReport]) -> ExitEvidence:
+        """Take what evaluations of the exits, each on the same images, have found."""
+        return cls.from_answers(
+            answers=np.array([each.y_pred for each in reports]),
+            margins=np.array([each.margin for each in reports]),
+            distances=np.array([each.distances for each in reports], dtype=np.float64),
+            correct=np.array([each.correct for each in reports]),
+        )
 
     def __len__(self) -> int:
         return int(self.margins.shape[1])
@@ -178,6 +199,8 @@ def _regression(features: Floats, happened: Bools) -> tuple[float, ...]:
         return (float(logit(share)), *[0.0] * features.shape[1])
     center, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1.0
-    learned = LogisticRegression(C=STRENGTH, max_iter=1000).fit((features - center) / scale, happened)
+    learned = LogisticRegression(C=STRENGTH, max_iter=1000, solver="newton-cg").fit(
+        (features - center) / scale, happened
+    )
     slopes = learned.coef_[0] / scale
     return (float(learned.intercept_[0] - slopes @ center), *map(float, slopes))

@@ -56,6 +56,7 @@ COMPARISON_COLUMNS = (
     ("low", "95 % interval, from"),
     ("high", "to"),
     ("p_value", "p (McNemar)"),
+    ("multiply_adds", "10⁹ multiply-adds"),
     ("inference_s_per_1000", "inference, s/1,000"),
     ("query_s_per_1000", "query, s/1,000"),
     ("p50_ms", "one image, ms"),
