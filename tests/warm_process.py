@@ -42,13 +42,13 @@ class WarmProcess:
 
     Parameters
     ----------
-    arguments : sequence of str
+    arguments : sequence of str or path
         Those of the interpreter: ``-m MODULE …``, ``-c PROGRAM …`` or ``FILE …``.
     env : mapping, optional
         The environment; this process's own when left out.
     """
 
-    def __init__(self, arguments: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, arguments: Sequence[object], *, env: Mapping[str, str] | None = None) -> None:
         self.args = [str(argument) for argument in arguments]
         self._folder = Path(tempfile.mkdtemp())
         files = [str(self._folder / name) for name in ("out", "err")]
@@ -71,7 +71,7 @@ class WarmProcess:
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         out, err = (self._read(name) for name in ("out", "err"))
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
         return out, err
 
     def _read(self, name: str) -> str:
@@ -81,7 +81,7 @@ class WarmProcess:
 
 
 def run_warm(
-    arguments: Sequence[str],
+    arguments: Sequence[object],
     *,
     env: Mapping[str, str] | None = None,
     timeout: float = 120,
