@@ -20,7 +20,6 @@ from clipretrieval._util.checks import (
     check_int,
     check_list,
     check_mapping,
-    check_number,
     check_sequence,
     shown,
 )

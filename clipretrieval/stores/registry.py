@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,15 +36,8 @@ if TYPE_CHECKING:
 # to wait until a store is named.
 
 __all__ = [
-    *(
-        "DEFAULT_STORE",
-        "available_stores",
-        "create_store",
-        "existing_store",
-        "options_for_part",
-        "options_within",
-    ),
-    *("register_store", "store_class"),
+    *("DEFAULT_STORE", "available_stores", "create_store", "existing_store", "options_for_part"),
+    *("options_within", "register_store", "registered_name", "store_class"),
 ]
 
 DEFAULT_STORE = "faiss"
@@ -64,6 +58,11 @@ class _Entry:
         """The target, with the package that brings it."""
         bearer = "" if self.distribution is None else f" of package {self.distribution!r}"
         return f"{self.target!r}{bearer}"
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the class can be had without an import."""
+        return not isinstance(self.target, str) or self.target.partition(":")[0] in sys.modules
 
 
 _BUILT_IN = {
@@ -142,6 +141,19 @@ def store_class(name: str) -> type[Any]:
         known = ", ".join(repr(each) for each in sorted(entries))
         raise UnknownStoreError(f"no store is called {shown(name)}; known stores: {known}")
     return _imported(name, entries[name])
+
+
+def registered_name(store: VectorStore) -> str | None:
+    """Return the name that a store's class is known by, or None; another store's fault is not told of."""
+    entries = _entries()
+    # The class is here, so its module most likely is: others are imported last, as that may take a second.
+    for name in sorted(entries, key=lambda name: (not entries[name].is_loaded, name)):
+        try:
+            if type(store) is _imported(name, entries[name]):
+                return name
+        except Exception:  # noqa: BLE001, S112  another store's missing or broken package is not ours to report
+            continue
+    return None
 
 
 def create_store(name: str, **options: Any) -> VectorStore:
