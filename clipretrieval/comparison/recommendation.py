@@ -123,7 +123,8 @@ def recommend(
     progress : callable or True, optional
         Called with (images encoded, total or None). True shows bars.
     seed : int
-        Of the folds, which go by the images' contents, and of what else is drawn.
+        Of the folds, which go by the contents of all images, and of what else is drawn. With one image more
+        or less, the folds are other ones.
 
     Returns
     -------
@@ -146,10 +147,12 @@ def recommend(
     Images that are no independent draws, such as many of one person, lie in several folds, and then all
     figures promise too much.
 
-    Where one fold is measured on, it is the 95 % Wilson interval of that, after a fit on all the others.
-    Where all are answered, the same images have to choose and to measure: the accuracy is corrected by the
-    bootstrap for the luck that was chosen, and the interval widened by that. Both are of classifiers that
-    were fitted on a fifth fewer images than there are, and so err, if anything, on the low side.
+    Where one fold is measured on, it is the 95 % Wilson interval of that, after a fit on all the others; the
+    choice has not seen it, so nothing is corrected. Where all are answered, the same images have to choose
+    and to measure: the accuracy is corrected by the bootstrap for the luck that was chosen, and the interval
+    widened by that (see `clipretrieval.comparison.advice.corrected_interval`). Both are of classifiers that
+    were fitted on a fifth fewer images than there are, and so err, if anything, on the low side. The
+    interval is for the accuracy on ever more images: that on a few scatters more, by their own luck.
     """
     started = time.perf_counter()
     encoder = StagedEncoder() if encoder is None else encoder
