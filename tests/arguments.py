@@ -699,6 +699,8 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "single_images": NATURAL,
                 "zero_shot": NONE | SWITCH,
                 "progress": PROGRESS,
+                "cascades": frozenset({"empty list"}),
+                "budget": NONE | {"1.5", "10**30"},
             },
             left_out=frozenset({"encoder"}),
         ),

@@ -271,7 +271,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X, y, on_error, progress
-            As for `fit`; images that are not stored.
+            As for `fit`; images that are not stored. Skipped ones are listed in ``skipped_``.
         max_loss : float
             Accuracy that may be lost, at least 0.00001 and below 1: 0.005 is half a point.
         confidence : float
@@ -757,11 +757,6 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         for batch, said in asked.answers(X, y, on_error=on_error, tell=tell, total=total):
             self._refuse_stored(batch.ids)
             found.add(batch, said)
-        if asked.skipped:
-            warn_caller(
-                f"{len(asked.skipped)} of {len(asked.skipped) + len(found.ids)} images were skipped, and are "
-                f"not calibrated on; the first: {asked.skipped[0].reason}"
-            )
         if not set(self.classes_.tolist()) & set(found.truth):
             raise InvalidInputError(
                 f"no label of the calibration images, such as {shown(found.truth[0])}, is a class that was "

@@ -48,8 +48,10 @@ class CascadePlan:
         ------
         InvalidInputError
         """
+        if not self.exits:
+            return
         needed = 1 if self.budget is not None else least_sample(self.max_loss, self.confidence) or 1
-        if self.exits and held_out < needed:
+        if held_out < needed:
             raise InvalidInputError(
                 f"calibration_share={self.share:g} of the training images are {held_out:.0f}, and to promise "
                 f"max_loss={self.max_loss:g} with a confidence of {self.confidence:g} takes at least "
@@ -70,10 +72,8 @@ def check_cascades(
     given = check_sequence(cascades, "cascades", "sequences of stages, such as [('layer2', 'mid', 'late')]")
     exits = dict.fromkeys(tuple(check_strings(each, "each of cascades")) for each in given)
     share = check_number(share, "calibration_share", above=0, most=0.9)
+    max_loss, confidence, budget = check_promise(max_loss, confidence, budget)
     for stages in exits:
         CascadeClassifier(encoder, stages)._make_exits()
-        first = stages[0]
-        max_loss, confidence, budget = check_promise(
-            max_loss, confidence, budget, least=encoder.multiply_adds(first), first=first
-        )
+        check_promise(max_loss, confidence, budget, least=encoder.multiply_adds(stages[0]), first=stages[0])
     return CascadePlan(tuple(exits), share, max_loss, confidence, budget)

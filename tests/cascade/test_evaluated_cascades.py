@@ -144,13 +144,14 @@ def test_skipped_images_are_listed_and_do_not_count(calibrated, asked, tmp_path)
     weights[4] = weights[0] = 1.0
     score = calibrated.score(paths, asked.labels[:12], weights, on_error="skip")
     assert score == float(report.correct[0])
-    with pytest.warns(ClipRetrievalWarning, match=r"1 of 81 images were skipped, and are not calibrated on"):
-        forced(calibrated, None).calibrate(
-            [paths[4], *[np.rot90(each) for each in asked.images], *[each[::-1] for each in asked.images]],
-            ["x", *asked.labels, *asked.labels],
-            max_loss=0.3,
-            on_error="skip",
-        )
+    again = forced(calibrated, None).calibrate(
+        [paths[4], *[np.rot90(each) for each in asked.images], *[each[::-1] for each in asked.images]],
+        ["x", *asked.labels, *asked.labels],
+        max_loss=0.3,
+        on_error="skip",
+    )
+    assert again.calibration_.n == 80
+    assert [each.index for each in again.skipped_] == [0]
 
 
 def test_images_that_were_calibrated_on_are_refused(calibrated, calibrated_on, asked):
