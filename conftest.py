@@ -3,7 +3,8 @@
 - ``python`` blocks of one page run in order and share their names.
 - ``bash`` blocks: lines that start with ``clipretrieval`` or ``python`` are run and must succeed. Lines
   that install or build (``make``, ``pip install``, ``git clone``, ``cd``) are only checked for their
-  syntax; ``.ci/run`` exercises them. Any other command fails.
+  syntax; ``.ci/run`` exercises them. Any other command fails. The shell runs those of the README, as its
+  readers' do; on other pages, commands of plain words are processes that find the libraries imported.
 - ``console`` blocks are the same behind a ``$`` prompt; output that is shown below a command must match,
   with ``...`` for what varies.
 - ``toml`` and ``json`` blocks are parsed; ``text`` blocks are left alone; other languages fail.
@@ -30,10 +31,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401  it looks up who refers to whom when it is imported, which `gc.freeze` would hide
 import pytest
 from sybil import Document, Example, Region, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.region import Lexeme
+from warm_process import run_warm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,6 +50,7 @@ ROOT = Path(__file__).parent
 OPENING = re.compile(r"(?P<margin>[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 EXECUTED = ("clipretrieval ", "python ")
 SYNTAX_ONLY = ("make ", "pip install ", "python -m pip ", "git clone ", "cd ")
+PLAIN = re.compile(r"(clipretrieval|python)( [\w./:=,+-]+)+")
 TIMEOUT_S = 600
 BLOCKS_RUN: Counter[str] = Counter()
 
@@ -88,7 +92,8 @@ def check_bash(example: Example) -> str | None:
     """Run each line of a block as a command."""
     text = example.parsed.replace("\\\n", " ")
     commands = [line.strip() for line in text.splitlines()]
-    return _first_failure((command, "") for command in commands if command and not command.startswith("#"))
+    pairs = ((command, "") for command in commands if command and not command.startswith("#"))
+    return _first_failure(example, pairs)
 
 
 def check_console(example: Example) -> str | None:
@@ -98,31 +103,42 @@ def check_console(example: Example) -> str | None:
     if before.strip() or not transcripts:
         return "a console block must begin with a command behind '$ '"
     pairs = [transcript.partition("\n") for transcript in transcripts]
-    return _first_failure((command.strip(), output) for command, _, output in pairs)
+    return _first_failure(example, ((command.strip(), output) for command, _, output in pairs))
 
 
-def _first_failure(commands: Iterator[tuple[str, str]]) -> str | None:
+def _first_failure(example: Example, commands: Iterator[tuple[str, str]]) -> str | None:
     """Run commands until one fails and tell why it did."""
-    return next((failure for command, output in commands if (failure := _failure(command, output))), None)
+    warm = Path(example.path).name != "README.md"
+    return next((failure for each in commands if (failure := _failure(*each, warm=warm))), None)
 
 
-def _failure(command: str, expected: str) -> str | None:
+def _failure(command: str, expected: str, *, warm: bool) -> str | None:
     """Run one command; return what went wrong, or None."""
     syntax_only = f"{command} ".startswith(SYNTAX_ONLY)
     if not syntax_only and not command.startswith(EXECUTED):
         return f"{command!r} is neither run nor known: start it with one of {EXECUTED + SYNTAX_ONLY}"
     if syntax_only and re.search("[;&|]", command):
         return f"{command!r} would hide what follows it: give each command a line of its own"
-    here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
-    done = subprocess.run(
-        ["bash", "-n" if syntax_only else "-e", "-o", "pipefail", "-c", command],
-        env={**os.environ, **here},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "100",
+    }
+    if warm and PLAIN.fullmatch(command):
+        program, *arguments = command.split()
+        if program == "clipretrieval":
+            arguments = ["-m", "clipretrieval", *arguments]
+        done = run_warm(arguments, env=environment, timeout=TIMEOUT_S)
+    else:
+        done = subprocess.run(
+            ["bash", "-n" if syntax_only else "-e", "-o", "pipefail", "-c", command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     if done.returncode != 0:
         return f"{command!r} ended with status {done.returncode}\n{done.stdout}{done.stderr}"
     lenient = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -11,6 +11,7 @@ from clipretrieval._version import __version__
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long to import as all of this
 if TYPE_CHECKING:
+    from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.comparison import compare
     from clipretrieval.comparison.recommendation import recommend
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = [
+    "CascadeClassifier",
     "ClipRetrievalError",
     "ClipRetrievalWarning",
     "ComparisonReport",
@@ -80,6 +82,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "evaluation.sweep": ["SweepResult"],
+        "cascade.cascade_classifier": ["CascadeClassifier"],
         "classifier": ["RetrievalClassifier"],
         "encoding.staged_encoder": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],

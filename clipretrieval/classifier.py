@@ -19,6 +19,7 @@ from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
+from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import (
     InvalidInputError,
     NotFittedError,
@@ -31,6 +32,7 @@ from clipretrieval.heads.choice import choose_head, head_name, head_values
 from clipretrieval.heads.class_texts import ClassTexts, text_tower
 from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
+from clipretrieval.heads.held_out import HeldOut, held_out
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
@@ -49,8 +51,8 @@ from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import forget_records, relabel_records
 from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
 from clipretrieval.retrieval.fill import known_to_all, store_images
-from clipretrieval.retrieval.index_writer import Existing, write_index
-from clipretrieval.retrieval.inputs import none_left, open_fit_source
+from clipretrieval.retrieval.index_writer import Existing, IndexWriter, write_index
+from clipretrieval.retrieval.inputs import FitSource, none_left, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_vectors_only
 from clipretrieval.retrieval.parameters import can_be_reopened, check_encoder, check_store, make_store
@@ -69,12 +71,12 @@ if TYPE_CHECKING:
     from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.explanation import Explanation
 
-__all__ = ["RetrievalClassifier"]
+__all__ = ["ArgumentOnly", "RetrievalClassifier", "params_of"]
 
 Self = TypeVar("Self", bound="RetrievalClassifier")
 
 
-class _ArgumentOnly:
+class ArgumentOnly:
     """An argument that `get_params` tells and no attribute does.
 
     scikit-learn takes an estimator that has an attribute `transform` for a transformer.
@@ -88,6 +90,18 @@ class _ArgumentOnly:
 
     def __set__(self, instance: Any, value: Any) -> None:
         vars(instance)[self._name] = value
+
+
+def params_of(estimator: Any, deep: bool) -> dict[str, Any]:
+    """Return an estimator's constructor arguments by name, with the secrets of `store_options` masked."""
+    params: dict[str, Any] = {name: vars(estimator)[name] for name in estimator._get_param_names()}
+    for name, value in list(params.items()) if deep else ():
+        if hasattr(value, "get_params") and not isinstance(value, type):
+            params.update({f"{name}__{key}": each for key, each in value.get_params().items()})
+    options = params["store_options"]
+    if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
+        params["store_options"] = MaskedDict(options)
+    return params
 
 
 class RetrievalClassifier(ClassifierMixin, BaseEstimator):
@@ -185,7 +199,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     ['low', 'high']
     """
 
-    transform = _ArgumentOnly()
+    transform = ArgumentOnly()
     store_: VectorStore
     n_features_in_: int
     fit_report_: FitReport
@@ -241,14 +255,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments by name; `store_options` is printed with its secrets masked."""
-        params: dict[str, Any] = {name: vars(self)[name] for name in self._get_param_names()}
-        for name, value in list(params.items()) if deep else ():
-            if hasattr(value, "get_params") and not isinstance(value, type):
-                params.update({f"{name}__{key}": each for key, each in value.get_params().items()})
-        options = params["store_options"]
-        if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
-            params["store_options"] = MaskedDict(options)
-        return params
+        return params_of(self, deep)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
@@ -447,21 +454,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             reset=onto is None,
             ahead=ahead,
         )
-        store = onto if onto is not None else self._store_to_fill(existing != "refuse")
-        keep_open = store is self.store or store is getattr(self, "store_", None)
-        statistics = self._statistics_of(store)
-        if statistics is not None:
-            statistics.expect(set(source.labels), source.dim)
-        with write_index(
-            store,
-            source.origin,
-            existing,
-            named=source.named,
-            keep_open=keep_open,
-            follower=statistics,
-            plan=self._plan(),
-        ) as writer:
-            writer.list_classes(listed)
+        with self._writing(source, existing, onto, listed) as writer:
             with open_progress(progress, "fitting") as shown:
                 store_images(
                     [writer],
@@ -474,15 +467,47 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 )
             if not writer.count:
                 raise InvalidInputError(none_left("to fit on", source.skipped))
+        self.skipped_ = source.skipped
+        self._class_names = names
+        self.fit_report_ = writer.report(source.skipped, timing, time.perf_counter() - started)
+
+    @contextmanager
+    def _writing(
+        self,
+        source: FitSource,
+        existing: Existing,
+        onto: VectorStore | None,
+        listed: Sequence[Any],
+        *,
+        vectors: str = VECTORS,
+    ) -> Iterator[IndexWriter]:
+        """Have the block fill the store `onto`, or the one the arguments stand for, and be fitted with it.
+
+        `listed` are classes that need not have an image; `vectors` is the name of those that the block gives.
+        """
+        store = onto if onto is not None else self._store_to_fill(existing != "refuse")
+        keep_open = store is self.store or store is getattr(self, "store_", None)
+        statistics = self._statistics_of(store)
+        if statistics is not None:
+            statistics.expect(set(source.labels), source.dim)
+        with write_index(
+            store,
+            source.origin,
+            existing,
+            vectors=vectors,
+            named=source.named,
+            keep_open=keep_open,
+            follower=statistics,
+            plan=self._plan(),
+        ) as writer:
+            writer.list_classes(listed)
+            yield writer
         with CLASSES_LOCK:  # others may be asking, and take up classes
             kind, before = str(writer.kind), getattr(self, "_classes", None)
             known = Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
             dim = int(store.dim or 0) if writer.transform is None else writer.transform.dim
             self._become(store, known, dim, renew=onto is None)
             self._statistics, self._map = statistics, writer.transform
-        self.skipped_ = source.skipped
-        self._class_names = names
-        self.fit_report_ = writer.report(source.skipped, timing, time.perf_counter() - started)
         if writer.transform is not None:
             warn_of_growth(store, writer.listed)
 
@@ -578,14 +603,18 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ClipRetrievalWarning
             If a new class differs from another in case, spaces or Unicode normalisation alone.
         """
+        known = self._index().classes.labels.tolist()
+        changed = self._relabel(ids, labels)
+        warn_of_lookalikes(self.classes_.tolist(), known)
+        return changed
+
+    def _relabel(self, ids: Any, labels: Any) -> int:
+        """Relabel stored images without a warning."""
         self._index()  # has to be fitted, before this waits for another thread's fit
         with one_at_a_time(self):
             index = self._index_to_change()
-            known = index.classes.labels.tolist()
             with sole_writer(index.store):
-                changed = relabel_records(index, ids, labels)
-        warn_of_lookalikes(self.classes_.tolist(), known)
-        return changed
+                return relabel_records(index, ids, labels)
 
     def refit_transform(self: Self, *, progress: Progress | bool | None = None) -> Self:
         """Learn the `transform` anew of what the store holds now, and rewrite that.
@@ -1037,6 +1066,18 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         from clipretrieval.persistence.saving import save
 
         index = self._index()
+        self._saved_in = dict(getattr(self, "_saved_in", {}))
+        save(
+            {None: index},
+            path,
+            params=self._saved_params() | self._saved_texts(index),
+            feature_names=getattr(self, "feature_names_in_", ()),
+            saved_in=self._saved_in,
+            overwrite=overwrite,
+        )
+
+    def _saved_params(self) -> dict[str, Any]:
+        """Return the arguments that are about answering, as JSON values."""
         if callable(self.weights):
             raise UnsupportedOperationError(
                 "weights is a callable, which cannot be saved; set weights to one of the named rules before "
@@ -1050,24 +1091,15 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             )
         metric = self._check_params()  # they may have been set since it was fitted
         priors = Priors.parse(self.priors).given
-        self._saved_in = dict(getattr(self, "_saved_in", {}))
-        save(
-            index,
-            path,
-            params={
-                "k": int(self.k),
-                "weights": self.weights,
-                "temperature": float(self.temperature),
-                "metric": str(metric),
-                "normalize": bool(self.normalize),
-                "head": head,
-                "priors": priors if isinstance(priors, str) else list(priors),
-                **self._saved_texts(index),
-            },
-            feature_names=getattr(self, "feature_names_in_", ()),
-            saved_in=self._saved_in,
-            overwrite=overwrite,
-        )
+        return {
+            "k": int(self.k),
+            "weights": self.weights,
+            "temperature": float(self.temperature),
+            "metric": str(metric),
+            "normalize": bool(self.normalize),
+            "head": head,
+            "priors": priors if isinstance(priors, str) else list(priors),
+        }
 
     @classmethod
     def from_store(
@@ -1250,6 +1282,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         if not isinstance(moments, Moments):
             raise InvalidInputError(f"moments must be clipretrieval.heads.Moments; got {shown(moments)}")
         return self._statistics_to_read(index).statistics(index, moments)
+
+    def _held_out(self, most: int) -> HeldOut | None:
+        """Return what is answered to some stored images, each left out; None where the head cannot tell."""
+        return held_out(self._index(refresh=True), self.head_, most)
 
     def _statistics_to_read(self, index: LabelledIndex) -> IndexStatistics:
         """Return what follows an index's records, from now on if nothing does yet."""

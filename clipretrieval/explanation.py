@@ -242,7 +242,7 @@ def explain_stream(
                 shares=shares.tolist(),
                 margins=margins.tolist(),
                 vectors=vectors,
-                parts=_explained_parts(head.parts(vectors, near, numbers), decision, numbers),
+                parts=explained_parts(head.parts(vectors, near, numbers), decision.answers, numbers),
                 tops=None if isinstance(decision, Votes) else _top_classes(decision, numbers, top),
                 shown=shown,
                 by=by,
@@ -351,15 +351,23 @@ def _top_classes(decision: Decision, numbers: ClassNumbers, most: int) -> list[t
     return list(map(tuple, found))
 
 
-def _explained_parts(
-    parts: Mapping[str, Decision], whole: Decision, numbers: ClassNumbers
+def explained_parts(
+    parts: Mapping[str, Decision], answered: npt.NDArray[np.int64], numbers: ClassNumbers
 ) -> list[tuple[ExplainedPart, ...]]:
-    """Tell of each query how each part of a head spoke; empty where it has none."""
+    """Tell of each query how each part of a head spoke; empty where it has none.
+
+    Parameters
+    ----------
+    parts : mapping of str to Decision
+    answered : ndarray of int64, shape (n,)
+        The classes that were answered, by number.
+    numbers : ClassNumbers
+    """
     columns = []
     for name, part in parts.items():
         rows, codes, shares = part.cells
-        support = np.zeros(len(whole.answers))
-        chosen = codes == whole.answers[rows]
+        support = np.zeros(len(answered))
+        chosen = codes == answered[rows]
         support[rows[chosen]] = shares[chosen]
         answers = numbers.labels(part.answers).tolist()
         columns.append(list(map(ExplainedPart, repeat(name), answers, support.tolist())))

@@ -16,6 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from clipretrieval import (
+    CascadeClassifier,
     ClipRetrievalError,
     RetrievalClassifier,
     StagedEncoder,
@@ -426,8 +427,8 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         ),
         Call(
             "saving.check_folder",
-            plain(saving.check_folder, folder=Path("new"), store=None),
-            {"folder": WRITABLE | {"no parent"}, "store": ANY},
+            plain(saving.check_folder, folder=Path("new")),
+            {"folder": WRITABLE | {"no parent"}},
         ),
         Call(
             "explain_stream",
@@ -441,6 +442,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             frozenset({"X"}),
         ),
     ]
+    found += calls_of_cascades(tiny, folder / "cascade", learning, asking)
     for kind in (MemoryStore, FaissStore):
         found += [
             Call(
@@ -697,6 +699,8 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "single_images": NATURAL,
                 "zero_shot": NONE | SWITCH,
                 "progress": PROGRESS,
+                "cascades": frozenset({"empty list"}),
+                "budget": NONE | {"1.5", "10**30"},
             },
             left_out=frozenset({"encoder"}),
         ),
@@ -758,3 +762,125 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         Call("demo.run_demo", lambda: (demo.run_demo, {"out": "x", "train": 0, "test": 0})),
     ]
     return found
+
+
+def calls_of_cascades(
+    encoder: StagedEncoder,
+    folder: Path,
+    learning: dict[str, frozenset[str]],
+    asking: dict[str, frozenset[str]],
+) -> list[Call]:
+    """List what users call of a cascade, with arguments that are right."""
+    stages = ("stem", "mid")
+    cascade = CascadeClassifier(encoder, stages, head="votes", store="memory").fit(PICTURES, LABELS)
+    cascade.save(folder)
+    others = [np.full((8, 8, 3), tone, dtype=np.uint8) for tone in range(10, 40)]
+    some, ids = others[:2], [record.id for record in images.iter_images(PICTURES)]
+    text = {"label": NONE, "labels": WORDS | TEXTS | TABLE}
+
+    def of_cascade(method: str, **given: Any) -> Any:
+        def make() -> tuple[Any, dict[str, Any]]:
+            mine = copy.copy(cascade)
+            mine.exits_ = tuple(map(copy.copy, cascade.exits_))
+            for each in mine.exits_:
+                each.store_ = copy.deepcopy(each.store_)
+            return getattr(mine, method), dict(given)
+
+        return make
+
+    def fit(
+        encoder: Any = encoder,
+        stages: Any = stages,
+        store: Any = "memory",
+        k: Any = 1,
+        weights: Any = "uniform",
+        temperature: Any = 0.07,
+        head: Any = "votes",
+        priors: Any = "equal",
+        metric: Any = "l2",
+        normalize: Any = False,
+        store_options: Any = None,
+        certainty: Any = "combined",
+    ) -> Any:
+        options = {"k": k, "weights": weights, "temperature": temperature, "head": head, "priors": priors}
+        options |= {"metric": metric, "normalize": normalize, "store_options": store_options}
+        made = CascadeClassifier(encoder, stages, store=store, certainty=certainty, **options)
+        return made.fit(PICTURES, LABELS)
+
+    return [
+        Call(
+            "CascadeClassifier",
+            lambda: (fit, {}),
+            {
+                "weights": frozenset({"function"}),
+                "normalize": SWITCH,
+                "temperature": frozenset({"1.5", "10**30"}),
+                "priors": NUMBERS,
+                "store_options": NONE | {"empty dict"},
+            },
+        ),
+        Call("cascade.fit", of_cascade("fit", X=PICTURES, y=LABELS, overwrite=True), learning),
+        Call(
+            "cascade.partial_fit",
+            of_cascade("partial_fit", X=PICTURES[:2], y=LABELS[:2]),
+            learning | {"classes": NONE | WORDS | {"empty list", "empty array"}},
+        ),
+        Call("cascade.predict", of_cascade("predict", X=some), asking),
+        Call("cascade.predict_proba", of_cascade("predict_proba", X=some), asking),
+        Call("cascade.explain", of_cascade("explain", X=some), asking | {"k": NONE}),
+        Call(
+            "cascade.evaluate",
+            of_cascade("evaluate", X=some, y=LABELS[:2]),
+            asking | {"allow_tuned": SWITCH, "mistakes": NATURAL, "curve": SWITCH},
+        ),
+        Call(
+            "cascade.calibrate",
+            of_cascade("calibrate", X=others, y=LABELS * 10, max_loss=0.5, confidence=0.5),
+            asking | {"budget": NONE | {"1.5", "10**30"}, "confidence": NOTHING},
+        ),
+        Call("cascade.forget", of_cascade("forget", ids=ids[:1], label=None), text),
+        Call("cascade.forget a class", of_cascade("forget", label="a"), {"ids": NONE}),
+        Call("cascade.relabel", of_cascade("relabel", ids=ids[:2], labels=["a", "a"]), text),
+        Call(
+            "cascade.save",
+            of_cascade("save", path="saved"),
+            {"path": WRITABLE | {"no parent"}, "overwrite": SWITCH},
+        ),
+        Call(
+            "cascade.load",
+            lambda: (CascadeClassifier.load, {"path": folder}),
+            {"encoder": NONE, "stores": NONE, "allow_remote": SWITCH},
+        ),
+        Call(
+            "cascade.from_stores",
+            lambda: (
+                CascadeClassifier.from_stores,
+                {
+                    "stores": {
+                        stage: each.store_ for stage, each in zip(stages, cascade.exits_, strict=True)
+                    },
+                    "encoder": encoder,
+                    "head": "votes",
+                },
+            ),
+            {"stages": NONE},
+        ),
+        Call(
+            "stream_exits",
+            lambda: (
+                encoder.stream_exits,
+                {
+                    "images": some,
+                    "labels": LABELS[:2],
+                    "stages": stages,
+                    "stay_on": lambda place, batch: np.zeros(len(batch), dtype=bool),
+                },
+            ),
+            {
+                "labels": ANY,
+                "skipped": NONE | {"empty list", "list of int", "list of str", "list of None", "ragged list"},
+                "identify": SWITCH,
+            },
+            left_out=frozenset({"stay_on"}),  # tested beside it
+        ),
+    ]

@@ -12,7 +12,13 @@ from arguments import STRANGE, calls, is_right, try_call
 from clipretrieval.stores import registry
 
 MODULES = [
-    *("clipretrieval", "clipretrieval.demo", "clipretrieval.encoding", "clipretrieval.evaluation"),
+    *(
+        "clipretrieval",
+        "clipretrieval.cascade",
+        "clipretrieval.demo",
+        "clipretrieval.encoding",
+        "clipretrieval.evaluation",
+    ),
     *("clipretrieval.explanation", "clipretrieval.heads", "clipretrieval.images", "clipretrieval.prompts"),
     *("clipretrieval.stores", "clipretrieval.types"),
 ]
@@ -36,6 +42,8 @@ NOT_TRIED = {
             *("RawImage", "Records", "Reproduction", "RiskCoverage", "Scene", "SkippedImage", "Stage"),
             *("ImageTable", "IndexInfo", "InferencePlan", "KnownImage", "Recommendation", "Reliability"),
             *("Queries", "StoredSample", "SweepResult"),
+            *("Calibration", "CascadeExplanation", "CascadeReport", "ExitEvidence", "ExitFigures"),
+            *("ExitPolicy", "ExitStep"),
         ),
         RECORDS,
     ),
@@ -52,6 +60,7 @@ NOT_TRIED = {
             *("ClassStatistics", "accuracy_by_decile", "best_measure", "calibration_curve", "class_table"),
             *("confused_pairs", "content_id", "decode", "differences", "distance_histogram", "error_auroc"),
             *("macro_averages", "mcnemar_exact", "render", "risk_coverage"),
+            *("betting_p_value", "last_accepted", "least_sample"),
             *("sample_scene", "stage_table", "summarise_distances", "unique_ids", "wilson_interval"),
         ),
         ARRAYS,

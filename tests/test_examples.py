@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +13,10 @@ from crafted_images import png
 from fastapi.testclient import TestClient
 
 from clipretrieval import RetrievalClassifier, StagedEncoder
+from clipretrieval.demo import demo_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPTS = ["own_folder", "swap_stores", "zero_shot", "online_learning", "web_service"]
+SCRIPTS = ["own_folder", "swap_stores", "zero_shot", "online_learning", "cascade", "web_service"]
 
 
 def load(name: str) -> ModuleType:
@@ -68,6 +70,20 @@ def test_own_folder(run: Callable[..., list[str]], digits_folder: Path, tmp_path
     assert distances == sorted(distances)
     assert all(Path(line.split(maxsplit=2)[2]).is_file() for line in printed[1:])
     assert RetrievalClassifier.load(tmp_path / "kept").predict([picture]).tolist() == ["0"]
+
+
+def test_cascade(run: Callable[..., list[str]], digits_folder: Path) -> None:
+    """A line for each exit with the images that left, the accuracy, and why an image stopped where it did."""
+    train, test = digits_folder / "train", digits_folder / "test"
+    stages = ["--model", demo_model(), "--stages", "layer1", "late"]
+    printed = run("cascade", train, test, *stages)
+    assert [line.split(":")[0] for line in printed[:2]] == ["layer1", "late"]
+    assert sum(int(line.split()[1]) for line in printed[:2]) == 50
+    assert re.match(
+        r"accuracy [0-9.]+%, [0-9]+% of the arithmetic; the last stage alone [0-9.]+%$", printed[2]
+    )
+    assert printed[3].startswith(tuple("0123456789"))
+    assert printed[-1].startswith(("  layer1: ", "  late: "))
 
 
 def test_swapped_stores_agree(run: Callable[..., list[str]], digits_folder: Path) -> None:

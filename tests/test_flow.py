@@ -37,7 +37,8 @@ FLOW: dict[str, list[str]] = {
     "classifier": ["persistence"],
     "zeroshot": ["persistence"],
     "testing": ["classifier"],  # whose answers the contract of heads is about
-    "comparison": ["classifier", "zeroshot"],
+    "cascade": ["classifier"],
+    "comparison": ["cascade", "zeroshot"],
     "demo": ["comparison"],
     "cli": ["demo"],
     "__main__": ["cli"],

@@ -1,4 +1,4 @@
-"""RetrievalClassifier as a scikit-learn estimator."""
+"""RetrievalClassifier and CascadeClassifier as scikit-learn estimators."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import pickle
 
 import numpy as np
 import pytest
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted
 
-from clipretrieval import RetrievalClassifier, StagedEncoder
+from clipretrieval import CascadeClassifier, RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import UnsupportedOperationError
 from clipretrieval.heads import Discriminant, Fused, Ridge
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore
@@ -156,3 +158,30 @@ def test_pictures_work_in_cross_validation(class_folder, tiny_model):
     classifier = RetrievalClassifier(StagedEncoder(tiny_model, stage="mid"))
     assert clone(classifier).encoder is classifier.encoder
     assert cross_val_score(classifier, paths, labels, cv=3).mean() > 0.7
+
+
+@pytest.mark.filterwarnings("ignore:this cascade was never calibrated:clipretrieval.ClipRetrievalWarning")
+def test_cascades_work_in_cross_validation_and_grid_search(class_folder, tiny_model):
+    """Each fold has stores of its own; an uncalibrated cascade scores as its last stage."""
+    paths = np.array(sorted(map(str, (class_folder / "train").rglob("*.*g"))))
+    labels = np.array([path.split("/")[-2] for path in paths])
+    encoder = StagedEncoder(tiny_model, stage="mid")
+    cascade = CascadeClassifier(encoder, ("layer1", "mid"), head="votes", store="memory")
+    found = cross_val_score(cascade, paths, labels, cv=3, error_score="raise")
+    assert (
+        found.tolist()
+        == cross_val_score(RetrievalClassifier(encoder, "memory"), paths, labels, cv=3).tolist()
+    )
+    grid = GridSearchCV(cascade, {"head": ["votes", "discriminant"]}, cv=2, error_score="raise")
+    assert grid.fit(paths, labels).best_estimator_.predict(paths[:1]).tolist() == ["flower"]
+    assert not hasattr(cascade, "exits_")
+
+
+def test_a_cascade_is_a_classifier_and_no_transformer(tiny_model):
+    """scikit-learn's own questions: its kind, its arguments, and that it is not fitted yet."""
+    cascade = CascadeClassifier(StagedEncoder(tiny_model), ("layer1", "late"), transform="whiten")
+    assert is_classifier(cascade)
+    assert not hasattr(cascade, "transform")
+    assert clone(cascade).get_params()["transform"] == "whiten"
+    with pytest.raises(NotFittedError):
+        check_is_fitted(cascade)

@@ -14,6 +14,7 @@ import typer
 from clipretrieval._version import __version__
 from clipretrieval.cli import interrupt
 from clipretrieval.cli.arguments import command
+from clipretrieval.cli.calibrate import calibrate_command
 from clipretrieval.cli.classify import classify_command
 from clipretrieval.cli.compare import compare_command, reproduce_command
 from clipretrieval.cli.console import guard_terminal, say, tell
@@ -65,6 +66,7 @@ def _common(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo_command,
     "index": index_command,
+    "calibrate": calibrate_command,
     "classify": classify_command,
     "evaluate": evaluate_command,
     "sweep": sweep_command,
@@ -133,6 +135,8 @@ def _in_options(message: str) -> str:
     for role in ("image", "label"):
         message = message.replace(f"as in read_table(…, {role}='…')", f"with --{role}-column NAME")
         message = message.replace(f"as {role}= says", f"as --{role}-column says")
+    message = message.replace("a greater max_loss, or a budget", "a greater --max-loss, or --budget")
+    message = message.replace("budget=", "--budget ")
     message = _SWITCH.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
     return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2] or 'none'}", message)
 

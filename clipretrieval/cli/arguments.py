@@ -29,6 +29,7 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.registry import DEFAULT_STORE, options_within, store_class
 
 if TYPE_CHECKING:
+    from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.report import ComparisonReport
     from clipretrieval.encoding.staged_encoder import StagedEncoder
@@ -36,21 +37,14 @@ if TYPE_CHECKING:
     from clipretrieval.images.folders import ImageFolder
 
 __all__ = [
-    *("MACHINE", "AllowRemote", "EncoderOptions", "KeptArgument", "KeptOption", "LimitTest", "LimitTrain"),
+    *("MACHINE", "AllowRemote", "CascadeOptions", "EncoderOptions", "KeptArgument", "KeptOption"),
+    *("LimitTest", "LimitTrain"),
     *("MetricOption", "ModelOptions", "OnError", "OpenClip", "PrintJson", "ReportFiles", "SpaceOptions"),
     *("HeadOptions", "PriorsOption", "StoreOptions", "TableOptions", "TemplateOption", "TextOptions"),
     *("TrainOption", "WeightsOptions"),
-    *("as_option", "change_head", "check_head", "checked_outputs", "command", "comma_separated"),
-    *(
-        "is_given",
-        "labelled_images",
-        "labels_by_name",
-        "load_for_images",
-        "make_classifier",
-        "numbers",
-        "refuse_given",
-        "training_images",
-    ),
+    *("as_option", "check_head", "check_texts_count", "checked_outputs", "command", "comma_separated"),
+    *("is_given", "labelled_images", "make_cascade", "make_classifier", "numbers", "option_of"),
+    *("refuse_given", "training_images"),
 ]
 
 _LARGEST_NAMES = 2**24
@@ -128,6 +122,46 @@ class EncoderOptions(ModelOptions):
             help="pixel, mid, late, final, a block such as layer2.1, or several joined, such as layer2+mid.",
         ),
     ] = "late"
+
+
+@dataclass(frozen=True)
+class CascadeOptions:
+    """Several stages in the place of one."""
+
+    cascade: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Stages of a cascade, comma-separated, from shallow to deep: an image leaves at the first "
+            "exit that is sure. In the place of --stage; --head is fused then, unless given.",
+        ),
+    ] = None
+    certainty: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="combined, margin, agreement or distance: what tells how sure an exit is (--cascade).",
+        ),
+    ] = "combined"
+
+    @property
+    def stages(self) -> list[str]:
+        """The exits, at least two.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are fewer.
+        """
+        from clipretrieval._util.checks import shown
+
+        found = comma_separated(self.cascade or "")
+        if len(found) < 2:
+            raise InvalidInputError(
+                "--cascade takes two stages or more with commas between them, such as layer2,mid,late; "
+                f"got {shown(self.cascade)}"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -589,14 +623,6 @@ def training_images(path: Path, tables: TableOptions, limit: int | None, option:
     return _limited(folder, limit)
 
 
-def labels_by_name(made: RetrievalClassifier, labels: Sequence[str]) -> list[Any]:
-    """Return labels in the type that a classifier was fitted with, found by their names."""
-    from clipretrieval._util.labels import Spelling
-
-    known = {str(each): each for each in made.classes_.tolist()}
-    return [known.get(str(label), label) for label in Spelling(known).apply(list(labels))]
-
-
 def comma_separated(text: str) -> list[str]:
     """Return the parts of a text with commas between them."""
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -636,44 +662,10 @@ def check_head(head: str, priors: str) -> None:
     Priors.parse(priors)
 
 
-def change_head(
-    context: typer.Context, made: RetrievalClassifier, head: str, priors: str, texts: Mapping[str, Any]
-) -> None:
-    """Give a loaded classifier the head, the priors and the texts that are on the command line, if any."""
-    given = {"head": head, "priors": priors}
-    changed: dict[str, Any] = {name: value for name, value in given.items() if is_given(context, name)}
-    changed.update(texts)
-    if "class_names" in texts:
-        names = texts["class_names"]
-        changed["class_names"] = dict(zip(labels_by_name(made, list(names)), names.values(), strict=True))
-    made.set_params(**changed)
-    _check_texts_count(made, texts)
-
-
-def _check_texts_count(made: RetrievalClassifier, texts: Mapping[str, Any]) -> None:
+def check_texts_count(made: RetrievalClassifier, texts: Mapping[str, Any]) -> None:
     """Refuse names and prompts that nothing reads."""
     if made.text_weight is None and ("class_names" in texts or "templates" in texts):
         raise InvalidInputError("--class-names and --template go with --text-weight, which is not given")
-
-
-def load_for_images(folder: Path, allow_remote: bool) -> RetrievalClassifier:
-    """Load a kept classifier that can be given images.
-
-    Raises
-    ------
-    InvalidInputError
-        If it has no encoder.
-    """
-    from clipretrieval.classifier import RetrievalClassifier
-
-    made = RetrievalClassifier.load(folder, allow_remote=allow_remote)
-    if made.encoder is None:
-        made.store_.close()
-        raise InvalidInputError(
-            f"the classifier in {str(folder)!r} was fitted on vectors and has no encoder, so it takes no "
-            "images; use it in Python: RetrievalClassifier.load(…).predict(vectors)"
-        )
-    return made
 
 
 def make_classifier(
@@ -695,11 +687,36 @@ def make_classifier(
     options = store.options()
     if path is not None:
         options = options_within(path, store.store, options)
-    near: dict[str, Any] = asdict(space)
-    near["transform"] = None if space.transform == "none" else space.transform
     spoken = texts.arguments()
     made = RetrievalClassifier(
-        encoder.encoder(), store.store, **near, **asdict(head), **spoken, store_options=options
+        encoder.encoder(), store.store, **_near(space), **asdict(head), **spoken, store_options=options
     )
-    _check_texts_count(made, spoken)
+    check_texts_count(made, spoken)
     return made
+
+
+def make_cascade(
+    encoder: EncoderOptions,
+    space: SpaceOptions,
+    head: HeadOptions,
+    cascade: CascadeOptions,
+    store: StoreOptions,
+    path: Path,
+) -> CascadeClassifier:
+    """Make the cascade that the options describe; its vectors lie as those of `make_classifier`."""
+    from clipretrieval.cascade.cascade_classifier import CascadeClassifier
+
+    check_head(head.head, head.priors)
+    return CascadeClassifier(
+        encoder.encoder(),
+        cascade.stages,
+        store=store.store,
+        **_near(space),
+        **asdict(head),
+        certainty=cascade.certainty,
+        store_options=options_within(path, store.store, store.options()),
+    )
+
+
+def _near(space: SpaceOptions) -> dict[str, Any]:
+    return {**asdict(space), "transform": None if space.transform == "none" else space.transform}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,15 +16,15 @@ from clipretrieval.cli.arguments import (
     KeptArgument,
     PriorsOption,
     TextOptions,
-    change_head,
     check_head,
-    load_for_images,
 )
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.cli.kept import change_head, closing_stores, load_for_images, refuse_answering
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from clipretrieval.cli.kept import Kept
     from clipretrieval.explanation import Explanation
     from clipretrieval.images.stream import SkippedImage
 
@@ -79,20 +78,18 @@ def classify_command(
     for given in images:
         check_path(given, "IMAGE")
     with quiet_libraries(), interruptible():
-        from clipretrieval.explanation import explain_stream
         from clipretrieval.retrieval.retriever import NoImagesError
 
+        refuse_answering(context, classifier)
         made = load_for_images(classifier, allow_remote)
         change_head(context, made, head, priors, spoken)
         skipped: list[SkippedImage] = []
         empty: list[str] = []
-        told = 0
-        with closing(made.store_):
+        told: set[int] = set()
+        with closing_stores(made):
             try:
-                for found in explain_stream(
-                    made, _paths(images, empty), on_error="skip", skipped=skipped, by=by, top=top
-                ):
-                    told = _tell_skipped(skipped, told, as_json)
+                for found in _explained(made, _paths(images, empty), skipped, by, top):
+                    _tell_skipped(skipped, told, as_json)
                     say(_answer_json(found, top, explain) if as_json else _answer_text(found, top, explain))
             except NoImagesError as error:
                 if not skipped:  # else each was named
@@ -102,6 +99,17 @@ def classify_command(
         tell(f"warning: {reason}")
     if skipped:
         raise typer.Exit(SKIPPED)
+
+
+def _explained(
+    made: Kept, paths: Iterator[Path], skipped: list[SkippedImage], by: str, top: int
+) -> Iterator[Explanation]:
+    """Yield the answer to each image, with a cascade's exit where it left."""
+    from clipretrieval.explanation import explain_stream
+
+    if hasattr(made, "exits_"):
+        return made.explain_stream(paths, on_error="skip", skipped=skipped, by=by, top=top)
+    return explain_stream(made, paths, on_error="skip", skipped=skipped, by=by, top=top)
 
 
 def _paths(images: list[str], empty: list[str]) -> Iterator[Path]:
@@ -156,10 +164,10 @@ def _answer_json(found: Explanation, top: int, explain: bool) -> str:
     shown: dict[str, Any] = {
         "path": str(found.query),
         "label": content["answer"],
-        **{name: content[name] for name in ("share", "margin", "distance")},
+        **{name: content[name] for name in ("share", "margin", "distance", "stage") if name in content},
         "top": [{"label": label, "share": share} for label, share in _top_classes(found)[:top]],
         **({"neighbors": content["neighbors"]} if explain else {}),
-        **{name: content[name] for name in ("head", "parts") if explain and name in content},
+        **{name: content[name] for name in ("head", "parts", "steps") if explain and name in content},
     }
     return json_line(shown)
 
@@ -171,6 +179,7 @@ def _answer_text(found: Explanation, top: int, explain: bool) -> str:
         readable(found.query),
         readable(found.answer),
         _confidence(found),
+        *([readable(found.stage)] if hasattr(found, "stage") else []),
     ]
     for label, share in _top_classes(found)[1:top]:
         cells += [readable(label), f"{share:.1%}"]
@@ -178,11 +187,13 @@ def _answer_text(found: Explanation, top: int, explain: bool) -> str:
     return f"{line}\n{found}" if explain else line
 
 
-def _tell_skipped(skipped: list[SkippedImage], told: int, as_json: bool) -> int:
-    """Name the images that were skipped since the last call."""
-    for image in skipped[told:]:
+def _tell_skipped(skipped: list[SkippedImage], told: set[int], as_json: bool) -> None:
+    """Name the images that were skipped and not told of yet."""
+    if len(skipped) == len(told):
+        return
+    for image in [each for each in skipped if each.index not in told]:
+        told.add(image.index)
         tell_skipped(image)
         if as_json:
             path = None if image.source is None else str(image.source)
             say(json_line({"path": path, "error": image.reason}))
-    return len(skipped)

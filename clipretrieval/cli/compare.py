@@ -74,6 +74,27 @@ def compare_command(
         str, typer.Option(metavar="NAMES", help="uniform, distance, softmax; comma-separated.")
     ] = "uniform",
     metric: MetricOption = "l2",
+    cascade: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Also a cascade over these stages, comma-separated, such as layer2,mid,late; repeatable.",
+        ),
+    ] = None,
+    calibration_share: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Of TRAIN, held out to calibrate cascades on."),
+    ] = 0.1,
+    max_loss: Annotated[
+        float, typer.Option(metavar="SHARE", help="Accuracy that a cascade may lose beside its last stage.")
+    ] = 0.005,
+    confidence: Annotated[
+        float, typer.Option(metavar="SHARE", help="Probability with which that is promised.")
+    ] = 0.95,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Instead of a promise: 10⁹ multiply-adds an image, on average."),
+    ] = None,
     limit_train: LimitTrain = None,
     limit_test: LimitTest = None,
     open_clip: OpenClip = True,
@@ -110,6 +131,11 @@ def compare_command(
                     k=counts,
                     weights=comma_separated(weights),
                     metric=metric,
+                    cascades=[comma_separated(exits) for exits in cascade or ()],
+                    calibration_share=calibration_share,
+                    max_loss=max_loss,
+                    confidence=confidence,
+                    budget=budget,
                     open_clip=open_clip,
                     progress=progress,
                 )

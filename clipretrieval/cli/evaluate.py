@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,24 +26,31 @@ from clipretrieval.cli.arguments import (
     TextOptions,
     TrainOption,
     as_option,
-    change_head,
     check_head,
     checked_outputs,
     comma_separated,
     is_given,
     labelled_images,
-    labels_by_name,
-    load_for_images,
     make_classifier,
     numbers,
     refuse_given,
 )
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell_fitted, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.cli.kept import (
+    change_head,
+    closing_stores,
+    is_cascade,
+    labels_by_name,
+    load_for_images,
+    load_single,
+    refuse_answering,
+)
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.cli.kept import Kept
     from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.images.folders import ImageFolder
     from clipretrieval.images.stream import SkippedImage
@@ -55,7 +60,7 @@ __all__ = ["evaluate_command", "sweep_command"]
 _FREE = (
     *("test", "validation", "kept", "allow_remote", "limit_test", "limit_validation", "on_error"),
     *("images_root", "image_column", "label_column", "json_file", "html_file", "markdown_file"),
-    *("predictions", "as_json", "allow_known"),
+    *("predictions", "as_json", "allow_known", "curve"),
 )
 """Arguments that may stand beside ``--classifier``."""
 _OWN_SETTINGS = "--classifier, which has its own settings"
@@ -86,6 +91,14 @@ def evaluate_command(
         Path | None,
         typer.Option(metavar="FILE", help="Write each image's path, label and answer there, as CSV."),
     ] = None,
+    curve: Annotated[
+        bool,
+        typer.Option(
+            "--curve/--no-curve",
+            help="Of a cascade, also ask the last exit about all images: what is lost, and the accuracy at "
+            "other costs.",
+        ),
+    ] = True,
     allow_remote: AllowRemote = False,
 ) -> None:
     """Classify labeled images, and report accuracy and speed."""
@@ -97,23 +110,28 @@ def evaluate_command(
         if kept is not None:
             allowed = (*_FREE, "head", "priors", "text_weight", "class_names", "template")
             refuse_given(context, allowed, _OWN_SETTINGS)
+            refuse_answering(context, kept)
+        exits = kept is not None and is_cascade(kept)
+        if is_given(context, "curve") and not exits:
+            raise InvalidInputError("--curve and --no-curve go with --classifier and a cascade's folder")
         check_head(head.head, head.priors)
         spoken = texts.arguments()
         outputs = checked_outputs({**reports.named, "--predictions": predictions}, train, kept, test)
         test_set = labelled_images(test, tables, limit_test, "--limit-test")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
-            made = _fitted_or_kept(
-                *(train_set, kept, lambda: make_classifier(encoder, space, head, texts, store)),
-                *(on_error, allow_remote),
-            )
-            if kept is not None:
+            made: Any
+            if kept is None:
+                made = _fitted(make_classifier(encoder, space, head, texts, store), train_set, on_error)
+            else:
+                made = load_for_images(kept, allow_remote)
                 change_head(context, made, head.head, head.priors, spoken)
-            with closing(made.store_), progress_bar("classifying") as progress:
+            with closing_stores(made), progress_bar("classifying") as progress:
                 report = made.evaluate(
                     *(test_set.paths, labels_by_name(made, test_set.labels or ())),
                     on_error=on_error,
                     progress=progress,
+                    **({"curve": curve} if exits else {}),
                 )
     try:
         reports.write(report, outputs)
@@ -188,16 +206,14 @@ def sweep_command(
         asked = labelled_images(validation, tables, limit_validation, "--limit-validation")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
-            made = _fitted_or_kept(
-                train_set,
-                kept,
-                lambda: make_classifier(encoder, space, HeadOptions(priors=priors), TextOptions(), store),
-                on_error,
-                allow_remote,
-            )
+            if kept is None:
+                settings = (encoder, space, HeadOptions(priors=priors), TextOptions(), store)
+                made = _fitted(make_classifier(*settings), train_set, on_error)
+            else:
+                made = load_single(kept, allow_remote, "sweep")
             if is_given(context, "priors"):
                 made.set_params(priors=priors)
-            with closing(made.store_), progress_bar("classifying") as progress:
+            with closing_stores(made), progress_bar("classifying") as progress:
                 found = made.sweep(
                     *(asked.paths, labels_by_name(made, asked.labels or ())),
                     **tried,
@@ -232,19 +248,10 @@ def _train_set(train: Path | None, tables: TableOptions, limit: int | None) -> I
     return labelled_images(train, tables, limit, "--limit-train")
 
 
-def _fitted_or_kept(
-    train_set: ImageFolder | None,
-    kept: Path | None,
-    make: Callable[[], RetrievalClassifier],
-    on_error: str,
-    allow_remote: bool,
-) -> RetrievalClassifier:
-    """Return the classifier that is kept, or one that is fitted."""
+def _fitted(made: RetrievalClassifier, train_set: ImageFolder | None, on_error: str) -> RetrievalClassifier:
+    """Fit a classifier, and tell what there is to tell of it."""
     from clipretrieval._util.progress import progress_bar
 
-    if kept is not None:
-        return load_for_images(kept, allow_remote)
-    made = make()
     if train_set is not None:
         with progress_bar("fitting") as progress:
             made.fit(train_set, on_error=on_error, progress=progress)
@@ -252,7 +259,7 @@ def _fitted_or_kept(
     return made
 
 
-def _end(made: RetrievalClassifier, train: Path | None, skipped: tuple[SkippedImage, ...]) -> None:
+def _end(made: Kept, train: Path | None, skipped: tuple[SkippedImage, ...]) -> None:
     """End with the status that tells of images that were skipped, by the fit too."""
     if skipped or (train is not None and made.fit_report_.skipped):
         raise typer.Exit(SKIPPED)

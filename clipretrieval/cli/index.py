@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 from clipretrieval._util.text import readable
 from clipretrieval.cli.arguments import (
     AllowRemote,
+    CascadeOptions,
     EncoderOptions,
     HeadOptions,
     KeptArgument,
@@ -21,18 +22,19 @@ from clipretrieval.cli.arguments import (
     TextOptions,
     is_given,
     labelled_images,
-    labels_by_name,
-    load_for_images,
+    make_cascade,
     make_classifier,
+    option_of,
     refuse_given,
 )
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_fitted
 from clipretrieval.cli.interrupt import interruptible
+from clipretrieval.cli.kept import closing_stores, labels_by_name, load_for_images, load_kept
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from clipretrieval._util.progress import Progress
-    from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.cli.kept import Kept
     from clipretrieval.cli.settings import Settings
     from clipretrieval.images.folders import ImageFolder
 
@@ -43,6 +45,9 @@ _FREE = (
     *("images_root", "image_column", "label_column"),
 )
 """Arguments that may stand beside ``--add``."""
+_TEXTS = ("text_weight", "class_names", "template")
+_CASCADE_HEAD = "fused"
+"""A cascade's head if none is given: votes of one neighbor do not tell how sure they are."""
 
 
 def index_command(
@@ -58,6 +63,7 @@ def index_command(
         Path, typer.Argument(metavar="CLASSIFIER", help="Folder to save the classifier in.")
     ],
     encoder: EncoderOptions,
+    cascade: CascadeOptions,
     space: SpaceOptions,
     head: HeadOptions,
     texts: TextOptions,
@@ -75,7 +81,7 @@ def index_command(
     ] = None,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Build a classifier from labeled images and save it in a folder, or add images to it."""
+    """Build a classifier or a cascade from labeled images and save it in a folder, or add images to it."""
     from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
@@ -92,11 +98,13 @@ def index_command(
             else:
                 from clipretrieval.cli.settings import Settings, indexing
 
+                if cascade.cascade is not None and not is_given(context, "head"):
+                    head = replace(head, head=_CASCADE_HEAD)
                 with (
                     progress_bar("indexing") as bar,
                     indexing(
                         classifier,
-                        Settings(encoder, space, head, texts, store),
+                        Settings(encoder, space, head, texts, store, cascade),
                         images,
                         tables.images_root,
                         resume=resume,
@@ -104,14 +112,32 @@ def index_command(
                         progress=bar,
                     ) as (settings, progress),
                 ):
+                    _check_exits(context, settings)
                     made = _fit(settings, classifier, labelled, resume, flush_every, progress)
     report = made.fit_report_
     tell_fitted(report)
     say(str(report).splitlines()[0])
     classes = _class_names(made.classes_.tolist())
     say(f"{len(made.classes_)} classes ({classes}), kept in {readable(classifier)}")
+    if hasattr(made, "exits_") and made.calibration_ is None:
+        say(
+            f"the exits {', '.join(made.stages)} are not calibrated, so all images go to the last one; run "
+            f"clipretrieval calibrate IMAGES {readable(classifier)} with labeled images that were not indexed"
+        )
     if report.skipped:
         raise typer.Exit(SKIPPED)
+
+
+def _check_exits(context: typer.Context, settings: Settings) -> None:
+    """Refuse options that have no meaning for a cascade, or for no other classifier."""
+    if settings.cascade.cascade is None:
+        if is_given(context, "certainty"):
+            raise InvalidInputError("--certainty goes with --cascade, which is not given")
+        return
+    for name in ("stage", *_TEXTS):
+        if is_given(context, name):
+            why = "whose exits are the stages" if name == "stage" else "whose exits ask no texts"
+            raise InvalidInputError(f"{option_of(name)} does not go with --cascade, {why}; leave one out")
 
 
 def _fit(
@@ -121,12 +147,15 @@ def _fit(
     resume: bool,
     flush_every: int | None,
     progress: Progress,
-) -> RetrievalClassifier:
+) -> Kept:
     from clipretrieval.cli.settings import VECTORS, keeps
 
-    made = make_classifier(
-        *(settings.encoder, settings.space, settings.head, settings.texts, settings.store), folder / VECTORS
-    )
+    made: Kept
+    place, wanted = folder / VECTORS, (settings.encoder, settings.space, settings.head)
+    if settings.cascade.cascade is None:
+        made = make_classifier(*wanted, settings.texts, settings.store, place)
+    else:
+        made = make_cascade(*wanted, settings.cascade, settings.store, place)
     try:
         made.fit(
             labelled,
@@ -143,18 +172,16 @@ def _fit(
             else f"nothing is kept: the store {store!r} is in memory until it is complete"
         )
         raise
-    with closing(made.store_):
+    with closing_stores(made):
         made.save(folder)
     return made
 
 
-def _add(
-    folder: Path, labelled: ImageFolder, flush_every: int | None, allow_remote: bool
-) -> RetrievalClassifier:
+def _add(folder: Path, labelled: ImageFolder, flush_every: int | None, allow_remote: bool) -> Kept:
     from clipretrieval._util.progress import progress_bar
 
     made = load_for_images(folder, allow_remote)
-    with closing(made.store_), progress_bar("adding") as progress:
+    with closing_stores(made), progress_bar("adding") as progress:
         try:
             made.partial_fit(
                 *(labelled.paths, labels_by_name(made, labelled.labels or ())),
@@ -188,10 +215,8 @@ def forget_command(
     if not label and not image_id:
         raise InvalidInputError("nothing was named to forget; pass --label CLASS or --id ID")
     with quiet_libraries(), interruptible():
-        from clipretrieval.classifier import RetrievalClassifier
-
-        made = RetrievalClassifier.load(classifier, allow_remote=allow_remote)
-        with closing(made.store_):
+        made = load_kept(classifier, allow_remote)
+        with closing_stores(made):
             known = made.classes_.tolist()
             named = list(dict.fromkeys(labels_by_name(made, label or ())))
             unknown = [each for each in named if each not in known]

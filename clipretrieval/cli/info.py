@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipretrieval._util.tables import aligned_table
 from clipretrieval._util.text import json_line, readable
 from clipretrieval._version import __version__
 from clipretrieval.cli.arguments import AllowRemote, KeptArgument, PrintJson
+from clipretrieval.cli.calibrate import calibration_text
 from clipretrieval.cli.console import quiet_libraries, say, tell
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from clipretrieval.persistence.classifier_file import ClassifierFile
     from clipretrieval.stores.base import VectorStore
 
 __all__ = ["info_command"]
@@ -35,12 +38,13 @@ class _Contents:
     classes: list[dict[str, Any]] | None
     size: int
     versions: dict[str, Any]
+    cascade: dict[str, Any] | None
 
 
 def info_command(
     classifier: KeptArgument, as_json: PrintJson = False, allow_remote: AllowRemote = False
 ) -> None:
-    """Show what a saved classifier holds: encoder, classes with their counts, store, size, versions."""
+    """Show what is saved: encoder, classes with their counts, store, size, versions, a cascade's exits."""
     with quiet_libraries():
         found = _contents(classifier, allow_remote)
     say(json_line(asdict(found)) if as_json else _contents_text(found))
@@ -53,7 +57,9 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
     from clipretrieval.persistence.stores import open_store
 
     content = describe(folder)
-    images, classes = None, None
+    images, classes, whole = None, None, None
+    if content.cascade is not None:
+        whole = _cascade(content, content.cascade, folder, allow_remote)
     try:
         with closing(open_store(content.store, folder, allow_remote=allow_remote)) as store:
             images, classes = store.count(), _classes(store, content.label_kind)
@@ -73,7 +79,43 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
             "format": content.format_version,
             "clipretrieval": __version__,
         },
+        cascade=whole,
     )
+
+
+def _cascade(
+    content: ClassifierFile, cascade: Mapping[str, Any], folder: Path, allow_remote: bool
+) -> dict[str, Any]:
+    """Return a cascade's exits with what each holds, and what was calibrated."""
+    from clipretrieval._util.secrets import masked
+    from clipretrieval.cascade.calibration import read_state
+
+    policy, found, costs = read_state(content.path, cascade["state"], len(cascade["stages"]))
+    exits = []
+    for stage, kept, dim, cost in zip(
+        cascade["stages"], cascade["stores"], cascade["dims"], costs, strict=True
+    ):
+        images = _count(kept, folder, allow_remote)
+        store = masked(_place(kept or {}, folder, images is not None))
+        exits.append(
+            {"stage": stage, "dim": dim, "images": images, "arithmetic": cost / costs[-1], "store": store}
+        )
+    return {
+        "exits": exits,
+        "certainty": policy.certainty,
+        "calibration": None if found is None else found.to_dict(),
+    }
+
+
+def _count(kept: Mapping[str, Any] | None, folder: Path, allow_remote: bool) -> int | None:
+    """Count what an exit's store holds; None where it cannot be opened."""
+    from clipretrieval.persistence.stores import open_store
+
+    try:
+        with closing(open_store(kept, folder, allow_remote=allow_remote)) as store:
+            return store.count()
+    except InvalidInputError:  # told of once, for the last exit
+        return None
 
 
 def _classes(store: VectorStore, kind: str) -> list[dict[str, Any]] | None:
@@ -117,15 +159,14 @@ def _size(folder: Path) -> int:
 
 
 def _contents_text(found: _Contents) -> str:
+    count = "unknown" if found.images is None else f"{found.images:,}"
+    cascade, single = found.cascade or {}, found.cascade is None
     rows = [
         ("classifier", found.path),
-        ("encoder", _encoder_text(found.encoder)),
-        (
-            "vectors",
-            f"{'unknown' if found.images is None else f'{found.images:,}'} of dimension {found.dim:,}",
-        ),
+        ("encoder", _encoder_text(found.encoder, single)),
+        *([("vectors", f"{count} of dimension {found.dim:,}")] if single else []),
         ("settings", _params_text(found.params)),
-        ("store", _store_text(found.store)),
+        *([("store", _store_text(found.store))] if single else _cascade_rows(cascade)),
         ("size", _size_text(found.size)),
         (
             "versions",
@@ -134,6 +175,8 @@ def _contents_text(found: _Contents) -> str:
         ),
     ]
     lines = [f"{name:<11} {readable(value)}" for name, value in rows]
+    if cascade:
+        lines += ["", *_exit_lines(cascade)]
     if found.classes is None:
         return "\n".join([*lines, f"{'classes':<11} unknown"])
     counts = [(readable(each["label"]), f"{each['images']:,}") for each in found.classes]
@@ -141,6 +184,33 @@ def _contents_text(found: _Contents) -> str:
     return "\n".join(
         [*lines, "", *(f"{name:<{width}} {count:>9}" for name, count in [("class", "images"), *counts])]
     )
+
+
+def _cascade_rows(cascade: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Tell what decides when an image leaves, and what was calibrated."""
+    from clipretrieval.cascade.calibration import Calibration
+
+    told = cascade["calibration"]
+    text = "not yet, so all images go to the last exit"
+    if told is not None:
+        text = calibration_text(Calibration.from_dict(told)).removeprefix("calibrated ")
+    return [
+        ("exits", f"{len(cascade['exits'])}, certainty {cascade['certainty']}"),
+        *zip(("calibrated", ""), text.splitlines(), strict=False),
+    ]
+
+
+def _exit_lines(cascade: Mapping[str, Any]) -> list[str]:
+    """Return a line for each exit: what it holds, and, where that was calibrated, the share that left."""
+    told = cascade["calibration"]
+    shares = [None] * len(cascade["exits"]) if told is None else told["shares"]
+    rows = [["exit", "dimension", "images", "arithmetic", "left in calibration"]]
+    for each, share in zip(cascade["exits"], shares, strict=True):
+        images = "unknown" if each["images"] is None else f"{each['images']:,}"
+        left = "-" if share is None else f"{share:.2%}"
+        rows.append([readable(each["stage"]), f"{each['dim']:,}", images, f"{each['arithmetic']:.2f}", left])
+    stores = ["store", *(_store_text(each["store"]) for each in cascade["exits"])]
+    return [f"{line}  {readable(store)}" for line, store in zip(aligned_table(rows), stores, strict=True)]
 
 
 def _params_text(params: Mapping[str, Any]) -> str:
@@ -154,11 +224,12 @@ def _params_text(params: Mapping[str, Any]) -> str:
     return _values_text({"head": name, **shown})
 
 
-def _encoder_text(encoder: dict[str, Any] | None) -> str:
+def _encoder_text(encoder: dict[str, Any] | None, staged: bool) -> str:
     if encoder is None:
         return "none: it classifies vectors"
     config = encoder["config"]
-    return f"{encoder['class']}, of your own" if config is None else _values_text(config)
+    shown = {name: value for name, value in (config or {}).items() if staged or name != "stage"}
+    return f"{encoder['class']}, of your own" if config is None else _values_text(shown)
 
 
 def _store_text(store: dict[str, Any]) -> str:

@@ -64,6 +64,15 @@ def recommend_command(
         ),
     ] = None,
     folds: Annotated[int, typer.Option(metavar="N", help="Folds that the images are divided into.")] = 5,
+    cascades: Annotated[
+        bool, typer.Option("--cascades/--no-cascades", help="Try cascades over the stages too.")
+    ] = True,
+    max_loss: Annotated[
+        float, typer.Option(metavar="SHARE", help="Accuracy that a cascade may lose beside its last stage.")
+    ] = 0.005,
+    confidence: Annotated[
+        float, typer.Option(metavar="SHARE", help="Probability with which that is promised.")
+    ] = 0.95,
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Use N images at most, taken in turn from each class.")
     ] = None,
@@ -92,6 +101,9 @@ def recommend_command(
                 heads=None if heads is None else comma_separated(heads),
                 cross=cross,
                 folds=folds,
+                cascades=cascades,
+                max_loss=max_loss,
+                confidence=confidence,
                 on_error=on_error,
                 progress=True,
                 seed=model.seed,

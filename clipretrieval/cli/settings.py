@@ -14,12 +14,14 @@ from clipretrieval._util.progress import Progress
 from clipretrieval._util.secrets import masked_text
 from clipretrieval.cli.arguments import (
     MACHINE,
+    CascadeOptions,
     EncoderOptions,
     HeadOptions,
     SpaceOptions,
     StoreOptions,
     TextOptions,
     as_option,
+    comma_separated,
 )
 from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
 from clipretrieval.stores.registry import store_class
@@ -42,6 +44,7 @@ class Settings:
     head: HeadOptions
     texts: TextOptions
     store: StoreOptions
+    cascade: CascadeOptions
 
     @property
     def lasting(self) -> dict[str, Any]:
@@ -51,6 +54,8 @@ class Settings:
             found[name] = list(found[name] or [])
         if self.texts.class_names is not None:
             found["class_names"] = str(self.texts.class_names.absolute())
+        if self.cascade.cascade is not None:
+            found["cascade"] = ",".join(comma_separated(self.cascade.cascade))
         return {name: value for name, value in found.items() if name not in MACHINE}
 
     def with_lasting(self, values: dict[str, Any]) -> Settings:
@@ -70,6 +75,11 @@ class Settings:
     @property
     def _groups(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+_DEFAULT = Settings(
+    EncoderOptions(), SpaceOptions(), HeadOptions(), TextOptions(), StoreOptions(), CascadeOptions()
+)
 
 
 @contextmanager
@@ -232,7 +242,7 @@ def _same(asked: dict[str, Any], noted: dict[str, Any], is_given: Callable[[str]
 
 def _read_note(file: Path) -> dict[str, Any] | None:
     """Return what is noted, with this version's default for what an earlier one had no option for."""
-    default = Settings(EncoderOptions(), SpaceOptions(), HeadOptions(), TextOptions(), StoreOptions()).lasting
+    default = _DEFAULT.lasting
     try:
         content = json.loads(read_file(file, _LARGEST))
         if (content["format"], content["format_version"]) == (_FORMAT, _FORMAT_VERSION):
@@ -248,7 +258,7 @@ def _read_note(file: Path) -> dict[str, Any] | None:
 
 def _check_types(settings: dict[str, Any]) -> None:
     """Refuse values that no option can have."""
-    for group in (EncoderOptions, SpaceOptions, HeadOptions, TextOptions, StoreOptions):
+    for group in map(type, _DEFAULT._groups.values()):
         for name, kind in get_type_hints(group).items():
             if name not in settings:
                 continue

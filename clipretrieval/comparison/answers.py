@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clipretrieval._util.timing import Timing
+from clipretrieval.cascade.calibration import Calibration
 from clipretrieval.comparison.indexes import StageIndex
 from clipretrieval.comparison.plan import Plan
 from clipretrieval.comparison.report import ZERO_SHOT
@@ -25,7 +26,7 @@ from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import FloatArray, no_neighbors
 from clipretrieval.zeroshot import ZeroShotAnswers, ZeroShotClassifier
 
-__all__ = ["Side", "answer"]
+__all__ = ["Side", "answer", "measure_settings"]
 
 
 @dataclass(eq=False)
@@ -40,15 +41,21 @@ class Side:
     answerer : Answerer
     dim : int
         Of the vectors that are searched.
+    multiply_adds : float
+        Of the encoder, in 10⁹ for an image on average.
     searches : bool
         Whether any are.
+    calibration : Calibration or None
+        Of a cascade.
     """
 
     name: str
     report: EvaluationReport
     answerer: Answerer
     dim: int
+    multiply_adds: float
     searches: bool = True
+    calibration: Calibration | None = None
 
 
 def answer(
@@ -58,7 +65,7 @@ def answer(
     baseline: ZeroShotClassifier | None,
     skipped: Sequence[SkippedImage],
 ) -> list[Side]:
-    """Answer all test images with each classifier; each index is searched once.
+    """Answer all test images with each classifier but the cascades; each index is searched once.
 
     Parameters
     ----------
@@ -72,19 +79,20 @@ def answer(
     """
     sides = [] if baseline is None else [_zero_shot_side(baseline, spool, tuple(skipped))]
     for stage_index in indexes:
-        sides += _sides_of(stage_index, plan, spool, tuple(skipped))
+        if stage_index.stage in plan.stages:
+            sides += _sides_of(stage_index, plan, spool, tuple(skipped))
     return sides
 
 
-def _sides_of(
-    stage_index: StageIndex, plan: Plan, spool: Spool, skipped: tuple[SkippedImage, ...]
-) -> list[Side]:
-    """Answer all test images by each setting; the nearest k of more neighbors are the first of them."""
+def measure_settings(
+    stage_index: StageIndex, plan: Plan, spool: Spool, mistakes: int = 12
+) -> tuple[LabelledIndex, list[tuple[DecisionRule, Measurement]]]:
+    """Answer encoded images by each setting; the nearest k of more neighbors are the first of them."""
     index = stage_index.open()
     heads = _rules(stage_index, index, plan)
     numbers = index.number_classes()
     counts = [min(head.shown, index.count_for(head.shown)) for head in heads]
-    measurements = [Measurement(index, head, numbers) for head in heads]
+    measurements = [Measurement(index, head, numbers, mistakes=mistakes) for head in heads]
     for batch in spool.batches(stage_index.stage):
         vectors = batch.vectors[stage_index.stage]
         near = index.look_up(vectors, max(counts))
@@ -92,13 +100,20 @@ def _sides_of(
         batch = replace(batch, vectors={VECTORS: vectors})
         for count, measurement in zip(counts, measurements, strict=True):
             measurement.add(batch, near.first(count))
-    sides = []
-    for setting, head, measurement in zip(plan.settings, heads, measurements, strict=True):
+    return index, list(zip(heads, measurements, strict=True))
+
+
+def _sides_of(
+    stage_index: StageIndex, plan: Plan, spool: Spool, skipped: tuple[SkippedImage, ...]
+) -> list[Side]:
+    index, measured = measure_settings(stage_index, plan, spool)
+    sides, encoder = [], stage_index.encoder
+    for setting, (head, measurement) in zip(plan.settings, measured, strict=True):
         # Without times: the passes are shared, and what a side takes by itself is measured apart.
         report = measurement.report(stage_index.name, timing=Timing(), skipped=skipped)
         name = plan.name(stage_index.stage, stage_index.name, setting)
-        answerer = Answerer(stage_index.encoder.encode, _query(index, head))
-        sides.append(Side(name, report, answerer, stage_index.encoder.dim, searches=head.k > 0))
+        answerer = Answerer(encoder.encode, _query(index, head))
+        sides.append(Side(name, report, answerer, encoder.dim, encoder.multiply_adds(), searches=head.k > 0))
     return sides
 
 
@@ -125,7 +140,7 @@ def _zero_shot_side(baseline: ZeroShotClassifier, spool: Spool, skipped: tuple[S
     def query(vectors: FloatArray) -> Any:
         return baseline.cosines(vectors).argmax(axis=1)
 
-    return Side(ZERO_SHOT, report, Answerer(encoder.encode, query), encoder.dim)
+    return Side(ZERO_SHOT, report, Answerer(encoder.encode, query), encoder.dim, encoder.multiply_adds())
 
 
 def _query(index: LabelledIndex, head: DecisionRule) -> Any:

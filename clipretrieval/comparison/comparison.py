@@ -10,6 +10,8 @@ from typing import Any
 from clipretrieval._util.checks import check_bool
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval.comparison.answers import Side, answer
+from clipretrieval.comparison.calibration_part import CalibrationPart
+from clipretrieval.comparison.cascade_answers import answer_by_cascades
 from clipretrieval.comparison.indexes import StoreMakers, fill_indexes, needs, open_indexes
 from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, open_baseline, opened
 from clipretrieval.comparison.plan import Plan, check_plan
@@ -53,6 +55,11 @@ def compare(
     k: int | Iterable[int] = (1,),
     weights: Weighting | Iterable[Weighting] = ("uniform",),
     metric: Metric | str = "l2",
+    cascades: Iterable[Sequence[str]] = (),
+    calibration_share: float = 0.1,
+    max_loss: float = 0.005,
+    confidence: float = 0.95,
+    budget: float | None = None,
     train_labels: Any = None,
     test_labels: Any = None,
     timed_images: int = 1000,
@@ -89,6 +96,15 @@ def compare(
     k, weights
         One or several, combined, of the votes. ``"fused"`` has a row for each k above 1, or one with 20.
     metric : {"l2", "cosine", "ip"}
+    cascades : sequence of sequences of str, optional
+        The stages of each `~clipretrieval.CascadeClassifier`, from shallow to deep; each has a row for each
+        store and setting. It is made of the same stores, and answers the test images in a pass of its own.
+    calibration_share : float
+        The share of the training images that cascades are calibrated on, in (0, 1). They are drawn by
+        content, but for the first one of each class, and no row is fitted on them. Test images among them
+        are not used.
+    max_loss, confidence, budget : float
+        As for `CascadeClassifier.calibrate`.
     train_labels, test_labels : sequence, optional
         Where the images do not bring their labels.
     timed_images, single_images : int
@@ -110,14 +126,16 @@ def compare(
     ------
     InvalidInputError
         If an argument is none of the above, images or labels are missing, a test label is none of the
-        classes of `zero_shot`, or, with `resume`, a store holds vectors of other images. All of it but the
+        classes of `zero_shot`, there are too few images to calibrate on, the test images of a cascade can be
+        gone through only once, or, with `resume`, a store holds vectors of other images. All of it but the
         last shows before an image is read, as far as the labels are known then: those of folders and lists
         are.
     """
     started = time.perf_counter()
     encoder = encoder if encoder is not None else StagedEncoder()
     plan = check_plan(
-        *(encoder, stages, stores, heads, priors, k, weights, metric, zero_shot, timed_images, single_images)
+        *(encoder, stages, stores, heads, priors, k, weights, metric, zero_shot, timed_images, single_images),
+        *(cascades, calibration_share, (max_loss, confidence, budget)),
     )
     open_clip, resume = check_bool(open_clip, "open_clip"), check_bool(resume, "resume")
     check_on_error(on_error)
@@ -126,14 +144,25 @@ def compare(
     if train_labels is None and test_labels is None:
         check_class_names(class_names(train), class_names(test))
     train, test = opened(train), opened(test)
+    if plan.cascades.exits and (hasattr(test, "__next__") or hasattr(test_labels, "__next__")):
+        raise InvalidInputError(
+            "a cascade answers the test images in a pass of its own, and these or their labels can be gone "
+            "through only once; pass a list or a folder"
+        )
     learnt, asked = check_both(train, train_labels, test, test_labels)
+    if learnt is not None:
+        plan.cascades.check_count(plan.cascades.share * len(learnt))
     baseline = open_baseline(zero_shot, encoder, learnt, asked)
     seconds: dict[str, float] = {}
-    indexed = open_indexes(encoder, plan.stages, plan.stores, plan.metric, resume, named, plan.moments)
-    with open_progress(progress, "encoding") as shown, indexed as indexes:
+    indexed = open_indexes(encoder, plan.filled, plan.stores, plan.metric, resume, named, plan.moments)
+    held_out = closing(Spool(plan.cascades.stages))
+    with open_progress(progress, "encoding") as shown, indexed as indexes, held_out as held:
+        part = CalibrationPart(plan.cascades.share, held) if plan.cascades.exits else None
         fit_timing, skipped = fill_indexes(
-            encoder, indexes, train, train_labels, on_error=on_error, progress=shown
+            encoder, indexes, train, train_labels, on_error=on_error, progress=shown, part=part
         )
+        if part is not None:
+            plan.cascades.check_count(len(part.rows()))
         seconds["fit"] = time.perf_counter() - started
         if baseline is None and zero_shot:
             known = indexes[0].open().classes.labels.tolist()
@@ -145,6 +174,10 @@ def compare(
             passed_over = _encode(encoder, spool, sample, test, test_labels, directed, on_error, shown)
             seconds["encode_test"] = time.perf_counter() - started - sum(seconds.values())
             sides = answer(indexes, plan, spool, baseline, passed_over)
+            if part is not None:
+                sides += answer_by_cascades(
+                    encoder, indexes, plan, part, spool, test, test_labels, on_error=on_error, progress=shown
+                )
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
         speeds, whole = _measure(encoder, sides, sample.images(spool.indices), plan, baseline, open_clip)
         seconds["measure"] = time.perf_counter() - started - sum(seconds.values())
@@ -156,6 +189,7 @@ def compare(
         n_train=n_train,
         n_test=rows[0].report.n_test,
         timed_images=min(plan.timed, rows[0].report.n_test),
+        n_calibration=0 if part is None else len(part.rows()),
         open_clip=whole,
         fit_timing=fit_timing,
         seconds={**seconds, "total": time.perf_counter() - started},
@@ -217,9 +251,9 @@ def _rows(
     whole: Speed | None,
     n_train: int,
 ) -> tuple[tuple[ComparisonRow, ...], str]:
-    """Compare every side with the baseline: the zero-shot answer, or else the last row."""
+    """Compare every side with the baseline: the zero-shot answer, or else the last row of a stage."""
     clip = speeds.get(ZERO_SHOT)
-    base = sides[0] if clip is not None else sides[-1]
+    base = sides[0] if clip is not None else [side for side in sides if side.calibration is None][-1]
     rows = []
     for side in sides:
         speed = speeds[side.name]
@@ -229,6 +263,8 @@ def _rows(
                 name=side.name,
                 report=side.report,
                 speed=speed,
+                multiply_adds=side.multiply_adds,
+                calibration=side.calibration,
                 bytes=4 * side.dim * vectors if side.searches else 0,
                 mcnemar=None if side is base else mcnemar_exact(side.report.correct, base.report.correct),
                 speedup=clip.total_s / speed.total_s if clip else None,

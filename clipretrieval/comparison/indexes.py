@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from clipretrieval._util.checks import check_strings
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
+from clipretrieval.comparison.calibration_part import CalibrationPart
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.index_statistics import IndexStatistics
@@ -147,11 +148,12 @@ def fill_indexes(
     *,
     on_error: str,
     progress: Progress,
+    part: CalibrationPart | None = None,
 ) -> tuple[Timing, list[SkippedImage]]:
     """Encode labelled images once, and put each stage's vectors into its indexes.
 
     What was encoded before a failure is stored and flushed. Images that every index holds already are
-    decoded only.
+    decoded only, and those of a `part` are kept in its spool alone.
 
     Returns
     -------
@@ -181,13 +183,20 @@ def fill_indexes(
         on_error=on_error,
         skipped=skipped,
     )
+    tell = progress
+    if part is not None:
+        held, batches = part.spool, part.hold_out(batches)
+
+        def tell(done: int, total: int | None) -> None:
+            progress(done + len(held), total)
+
     store_images(
         writers,
         batches,
         total=count_hint(images),
         skipped=skipped,
         timing=timing,
-        progress=progress,
+        progress=tell,
         chunk=1,  # each batch as it comes: it is large, having the vectors of all stages
     )
     if not writers[0].count:

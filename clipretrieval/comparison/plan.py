@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from clipretrieval._util.checks import check_int, check_sequence, check_strings
+from clipretrieval.comparison.cascade_plan import CascadePlan, check_cascades
 from clipretrieval.comparison.indexes import StoreMakers, store_makers
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
@@ -58,6 +59,7 @@ class Plan:
     metric : Metric
     timed, singles : int
         Test images timed together, and one by one.
+    cascades : CascadePlan
     """
 
     stages: tuple[str, ...]
@@ -67,6 +69,12 @@ class Plan:
     metric: Metric
     timed: int
     singles: int
+    cascades: CascadePlan
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The stages to be stored: those of the cascades too."""
+        return tuple(dict.fromkeys([*self.stages, *self.cascades.stages]))
 
     @property
     def moments(self) -> list[Moments]:
@@ -100,6 +108,9 @@ def check_plan(
     zero_shot: Any,
     timed: Any,
     singles: Any,
+    cascades: Any,
+    share: Any,
+    promise: tuple[Any, Any, Any],
 ) -> Plan:
     """Return the arguments of `compare` in one piece.
 
@@ -143,7 +154,16 @@ def check_plan(
         raise InvalidInputError(
             "two weights have one name, and the table could not tell them apart; give each callable its own"
         )
-    return Plan(names, store_makers(stores, kind), settings, Priors.parse(priors), kind, timed, singles)
+    return Plan(
+        names,
+        store_makers(stores, kind),
+        settings,
+        Priors.parse(priors),
+        kind,
+        timed,
+        singles,
+        check_cascades(encoder, cascades, share, *promise),
+    )
 
 
 def _settings(heads: list[Any], numbers: list[int], ways: list[Weighting]) -> list[Setting]:

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from clipretrieval._util.checks import check_bool, check_int, check_number
 from clipretrieval._util.labels import class_array, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
 from clipretrieval._util.warning import warn_caller
+from clipretrieval.cascade.calibration import check_promise
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.comparison.advice import Choice, Wishes, choose, corrected_interval, p_values, pareto_front
 from clipretrieval.comparison.candidates import (
@@ -26,12 +28,14 @@ from clipretrieval.comparison.candidates import (
     head_settings,
     stage_vectors,
 )
+from clipretrieval.comparison.cascade_trial import CascadeTrial, Said
 from clipretrieval.comparison.folds import CROSSED, Folds, check_class_sizes, divide
 from clipretrieval.comparison.labels_ahead import known_labels, opened
 from clipretrieval.comparison.recommendation_report import Recommendation
 from clipretrieval.comparison.speed import Sample, median_times
 from clipretrieval.comparison.spool import Spool
-from clipretrieval.encoding.staged_encoder import StagedEncoder
+from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
+from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.images.folders import ImageFolder, is_folder
@@ -47,6 +51,7 @@ from clipretrieval.types import FloatArray, Label, Metric
 __all__ = ["recommend"]
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 PURPOSE = "to choose on"
@@ -66,6 +71,9 @@ def recommend(
     heads: Any = None,
     cross: bool | None = None,
     folds: int = 5,
+    cascades: bool = True,
+    max_loss: float = 0.005,
+    confidence: float = 0.95,
     timed_images: int = 96,
     on_error: str = "raise",
     progress: Progress | bool | None = None,
@@ -103,12 +111,20 @@ def recommend(
         images.
     folds : int
         At least 3.
+    cascades : bool
+        Whether a `~clipretrieval.CascadeClassifier` is tried too: for each pooling over all stages, and over
+        all but the shallowest, with the head of the most accurate candidate, and that of the one that would
+        be advised without cascades. When images leave is learned and calibrated on other images than it is
+        measured on. Where these are too few, no cascade is tried, and a remark says so.
+    max_loss, confidence : float
+        As for `CascadeClassifier.calibrate`.
     timed_images : int
         How many images, drawn at random, are timed.
     progress : callable or True, optional
         Called with (images encoded, total or None). True shows bars.
     seed : int
-        Of the folds, which go by the images' contents, and of what else is drawn.
+        Of the folds, which go by the contents of all images, and of what else is drawn. With one image more
+        or less, the folds are other ones.
 
     Returns
     -------
@@ -131,10 +147,12 @@ def recommend(
     Images that are no independent draws, such as many of one person, lie in several folds, and then all
     figures promise too much.
 
-    Where one fold is measured on, it is the 95 % Wilson interval of that, after a fit on all the others.
-    Where all are answered, the same images have to choose and to measure: the accuracy is corrected by the
-    bootstrap for the luck that was chosen, and the interval widened by that. Both are of classifiers that
-    were fitted on a fifth fewer images than there are, and so err, if anything, on the low side.
+    Where one fold is measured on, it is the 95 % Wilson interval of that, after a fit on all the others; the
+    choice has not seen it, so nothing is corrected. Where all are answered, the same images have to choose
+    and to measure: the accuracy is corrected by the bootstrap for the luck that was chosen, and the interval
+    widened by that (see `clipretrieval.comparison.advice.corrected_interval`). Both are of classifiers that
+    were fitted on a fifth fewer images than there are, and so err, if anything, on the low side. The
+    interval is for the accuracy on ever more images: that on a few scatters more, by their own luck.
     """
     started = time.perf_counter()
     encoder = StagedEncoder() if encoder is None else encoder
@@ -142,6 +160,8 @@ def recommend(
     settings = None if heads is None else head_settings(heads)
     wishes = _check_wishes(max_cost, min_accuracy)
     cross = None if cross is None else check_bool(cross, "cross")
+    cascades = check_bool(cascades, "cascades")
+    max_loss, confidence, _ = check_promise(max_loss, confidence, None)
     folds = check_int(folds, "folds", least=3)
     timed_images, seed = check_int(timed_images, "timed_images"), check_int(seed, "seed", least=0)
     check_on_error(on_error)
@@ -171,14 +191,27 @@ def recommend(
         turns = [timed[start : start + TIMED] for start in range(0, len(timed), TIMED)]
         encode_s = median_times({each.name: each.encoder.encode for each in tried}, turns)
         right, table = trial.table(tried, encode_s)
+        cascade = CascadeTrial(tried, len(settings), len(rows), folds, max_loss, confidence)
+        remark = ""
+        if cascades:
+            more, cascade_rows, remark = cascade.run(table, trial.said)
+            right, table = np.column_stack([right, *more]), table + cascade_rows
         costs = np.array([row["multiply_adds"] for row in table])
         choice = choose(right, costs, wishes)
         stage, setting = divmod(choice.place, len(settings))
+        advised = None
+        if stage >= len(tried):
+            advised = cascade.cascades[choice.place - len(tried) * len(settings)]
+            stage, setting = advised.stages[-1], advised.setting
         if parts.crossed:
             accuracy, interval = corrected_interval(right, costs, wishes, seed)
             n = len(right)
         else:
-            answers = trial.measure(tried[stage], settings[setting])
+            answers = (
+                trial.measure(tried[stage], setting)[2]
+                if advised is None
+                else cascade.measure(advised, trial.measure)
+            )
             accuracy, n = float(answers.mean()), len(answers)
             interval = wilson_interval(int(answers.sum()), n)
     _complete(table, right, costs, choice)
@@ -186,7 +219,9 @@ def recommend(
         rows=table,
         place=choice.place,
         best_place=choice.best,
-        encoder=tried[stage].encoder,
+        encoder=tried[stage].encoder
+        if advised is None
+        else stopped_at(encoder, tried[stage].encoder.stage, advised.pooling),
         params=dict(settings[setting].params),
         accuracy=accuracy,
         interval=interval,
@@ -199,6 +234,10 @@ def recommend(
         crossed=parts.crossed,
         seconds=time.perf_counter() - started,
         skipped=tuple(skipped),
+        exits=() if advised is None else tuple(tried[place].encoder.stage for place in advised.stages),
+        max_loss=max_loss,
+        confidence=confidence,
+        remarks=(remark,) if remark else (),
         **(_as_code(X) if y is None else {}),
     )
 
@@ -227,34 +266,44 @@ class _Trial:
         self._settings, self._timed = settings, timed
         self._store_class = store_class(DEFAULT_STORE)  # looked up once: that takes longer than to fill it
         self._right: list[Bools] = []
+        self._answers, self._margins = list[Ints](), list[Floats]()
         self._query_s: list[float] = []
 
     def run(self, stage: StageVectors) -> None:
         """Answer by each setting, from the vectors of a stage."""
         vectors = self._vectors(stage)
-        right = np.zeros((len(vectors), len(self._settings)), dtype=bool)
+        shape = (len(self._settings), len(vectors))
+        answers, margins = np.zeros(shape, dtype=np.int64), np.zeros(shape)
         turns = self._folds.turns
         for turn, (stored, asked) in enumerate(turns):
             with ExitStack() as opened_stores:
                 ways: dict[str, Callable[[Any], Any]] = {}
                 for place, setting in enumerate(self._settings):
-                    answer = self._fitted(setting, vectors[stored], stored, opened_stores)
-                    right[asked, place] = answer(vectors[asked]) == self._codes[asked]
-                    ways[setting.name] = answer
+                    made = self._fitted(setting, vectors[stored], stored, opened_stores)
+                    answers[place, asked], margins[place, asked] = _said(made, vectors[asked])
+                    ways[setting.name] = partial(_answered, made)
                 if turn == len(turns) - 1:
                     some = vectors[asked[: self._timed]]
                     parts = [some[start : start + TIMED] for start in range(0, len(some), TIMED)]
                     self._query_s += median_times(ways, parts).values()
-        self._right += list(right[self._folds.chosen_on].T)
+        chosen_on = self._folds.chosen_on
+        self._right += list(answers[:, chosen_on] == self._codes[chosen_on])
+        self._answers += list(answers[:, chosen_on])
+        self._margins += list(margins[:, chosen_on])
 
-    def measure(self, stage: StageVectors, setting: HeadSetting) -> Bools:
-        """Tell which of the images that nothing was chosen by are answered rightly."""
+    @property
+    def said(self) -> Said:
+        """What each candidate said of the images that are chosen on, arrays of shape (n_candidates, n)."""
+        return np.stack(self._answers), np.stack(self._margins), np.stack(self._right)
+
+    def measure(self, stage: StageVectors, setting: int) -> Said:
+        """Return what is said of the images that nothing was chosen by; see `said`."""
         vectors = self._vectors(stage)
         stored, asked = self._folds.measured_on
         with ExitStack() as opened_stores:
-            answer = self._fitted(setting, vectors[stored], stored, opened_stores)
-            found: Bools = answer(vectors[asked]) == self._codes[asked]
-        return found
+            made = self._fitted(self._settings[setting], vectors[stored], stored, opened_stores)
+            answers, margins = _said(made, vectors[asked])
+        return answers, margins, answers == self._codes[asked]
 
     def table(
         self, tried: Sequence[StageVectors], encode_s: dict[str, float]
@@ -284,6 +333,7 @@ class _Trial:
                         "encode_ms": 1000 * encode_s[stage.name],
                         "query_ms": 1000 * self._query_s[place],
                         "total_ms": 1000 * (encode_s[stage.name] + self._query_s[place]),
+                        "exits": None,
                     }
                 )
         return right, rows
@@ -294,14 +344,27 @@ class _Trial:
 
     def _fitted(
         self, setting: HeadSetting, vectors: FloatArray, stored: Ints, stores: ExitStack
-    ) -> Callable[[FloatArray], Any]:
-        """Fit a classifier, and return what answers by it."""
+    ) -> RetrievalClassifier:
+        """Fit a classifier."""
         made = setting.classifier()
         made.set_params(store=self._store_class(metric=made.metric))
         with _quietly():
             made.fit(vectors, self._codes[stored])
         stores.callback(made.store_.close)
-        return lambda asked: _answered(made, asked)
+        return made
+
+
+def _said(made: RetrievalClassifier, asked: FloatArray) -> tuple[Ints, Floats]:
+    """Return the answers that `predict` gives, and how far each is ahead of the second."""
+    answers, margins = list[Ints](), list[Floats]()
+    with _quietly():
+        retriever, head = made._answering()
+        numbers = retriever.index.number_classes()
+        for batch, near in retriever.search(asked, head.k, numbers=numbers):
+            decision = head.decide(batch.vectors[VECTORS], near, numbers)
+            answers.append(numbers.labels(decision.answers))
+            margins.append(decision.share_and_margin[1])
+    return np.concatenate(answers), np.concatenate(margins)
 
 
 def _answered(made: RetrievalClassifier, asked: FloatArray) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from clipretrieval._util.files import write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.tables import aligned_table, html_paragraph, html_table, number_cell
+from clipretrieval.cascade.cascade_classifier import CascadeClassifier
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.comparison.advice import LEVEL, Wishes
 from clipretrieval.encoding.staged_encoder import StagedEncoder
@@ -57,7 +58,9 @@ class Recommendation:
         ``head``, ``dim``, ``accuracy`` in [0, 1], ``n`` (images that are chosen on), ``low`` and ``high``
         (its 95 % Wilson interval), ``multiply_adds`` (10⁹ for an image, with all images stored; of which
         ``head_multiply_adds`` for the head and an exact search), ``encode_ms``, ``query_ms`` and ``total_ms``
-        (milliseconds for an image, measured side by side in batches of 16, medians), ``p_value`` (McNemar's
+        (milliseconds for an image, measured side by side in batches of 16, medians; of a cascade the mean of
+        what its exits take), ``exits`` (the share of the images that left at each exit of a cascade; None
+        for others), ``p_value`` (McNemar's
         exact test against the most accurate one; None for itself), ``front`` (whether no other candidate is
         at least as accurate and at most as expensive) and ``advised``.
     place, best_place : int
@@ -65,7 +68,7 @@ class Recommendation:
     encoder : StagedEncoder
         Stopped at the advised stage.
     params : dict
-        Arguments of `RetrievalClassifier` for the advised head.
+        Arguments of `RetrievalClassifier`, or of `CascadeClassifier`, for the advised head.
     accuracy : float
         Expected of what is advised on unseen images; see the notes of `recommend`.
     interval : (low, high)
@@ -84,6 +87,12 @@ class Recommendation:
     seconds : float
         That all of it took.
     skipped : tuple of SkippedImage
+    exits : tuple of str
+        The stages, where a cascade is advised.
+    max_loss, confidence : float
+        What cascades are calibrated to.
+    remarks : tuple of str
+        What was left out, and why.
     images : str
         What `program` fits on, as code: the folder's name in quotes where a folder was given.
     """
@@ -104,6 +113,10 @@ class Recommendation:
     crossed: bool
     seconds: float = 0.0
     skipped: tuple[SkippedImage, ...] = field(default=())
+    exits: tuple[str, ...] = ()
+    max_loss: float = 0.005
+    confidence: float = 0.95
+    remarks: tuple[str, ...] = ()
     images: str = "images, labels"
 
     @property
@@ -127,26 +140,60 @@ class Recommendation:
 
         A model that was passed as a module is called ``model`` in it. See `program`.
         """
-        arguments = [f"{name}={_written(value)}" for name, value in self.params.items()]
-        return f"RetrievalClassifier({', '.join([_encoder_code(self.encoder), *arguments])})"
+        made = "CascadeClassifier" if self.exits else "RetrievalClassifier"
+        given = [_encoder_code(self.encoder)]
+        if self.exits:
+            given.append(f"({', '.join(map(_written, self.exits))})")
+        given += [f"{name}={_written(value)}" for name, value in self._arguments.items()]
+        return f"{made}({', '.join(given)})"
 
     @property
     def program(self) -> str:
-        """Lines that import what `code` names, make the classifier, and fit it on all images."""
+        """Lines that import what `code` names, make the classifier, and fit it on all images.
+
+        A cascade is fitted on all but a fold, and calibrated on that.
+        """
         code = self.code
         named = [kind.__name__ for kind in _HEADS if f"{kind.__name__}(" in code]
         return "\n".join(
             [
-                "from clipretrieval import RetrievalClassifier, StagedEncoder",
+                *(["from sklearn.model_selection import train_test_split"] if self.exits else []),
+                f"from clipretrieval import {code.partition('(')[0]}, StagedEncoder",
                 *([f"from clipretrieval.heads import {', '.join(named)}"] if named else []),
+                *(["from clipretrieval.images import scan_folder"] if self.exits and self._folder else []),
                 f"classifier = {code}",
-                f"classifier.fit({self.images})",
+                *(self._fit_and_calibrate() if self.exits else [f"classifier.fit({self.images})"]),
             ]
         )
 
-    def classifier(self) -> RetrievalClassifier:
-        """Return the advised classifier, to be fitted on all images; it shares the encoder's weights."""
+    def classifier(self) -> RetrievalClassifier | CascadeClassifier:
+        """Return the advised classifier, to be fitted on all images; it shares the encoder's weights.
+
+        A cascade has to be calibrated too, on images that are not fitted: see `program`.
+        """
+        if self.exits:
+            return CascadeClassifier(self.encoder, self.exits, **self._arguments)
         return RetrievalClassifier(self.encoder, **self.params)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        """What a classifier is made with, with the head, which is another one when a cascade is told none."""
+        return {"head": "votes", **self.params} if self.exits else self.params
+
+    @property
+    def _folder(self) -> bool:
+        return self.images.startswith('"')
+
+    def _fit_and_calibrate(self) -> list[str]:
+        images, labels = ("folder.paths", "folder.labels") if self._folder else ("images", "labels")
+        share = f"test_size={1 / self.folds:.3g}, stratify={labels}, random_state=0"
+        return [
+            *([f"folder = scan_folder({self.images})"] if self._folder else []),
+            f"fitted, others, labels, other_labels = train_test_split({images}, {labels}, {share})",
+            "classifier.fit(fitted, labels)",
+            f"classifier.calibrate(others, other_labels, max_loss={self.max_loss:g}, "
+            f"confidence={self.confidence:g})",
+        ]
 
     def table(self) -> str:
         """Return the rows as aligned text: ``*`` is advised, ``+`` lies on the front."""
@@ -160,7 +207,7 @@ class Recommendation:
         dict
             ``schema_version``, ``kind`` (``"recommendation"``), ``rows``, ``best``, ``advice``, ``met``,
             ``max_cost``, ``min_accuracy``, ``accuracy``, ``interval``, ``n``, ``n_images``, ``n_classes``,
-            ``n_skipped``, ``folds``, ``crossed``, ``code`` and ``seconds``.
+            ``n_skipped``, ``folds``, ``crossed``, ``remarks``, ``code`` and ``seconds``.
         """
         return {
             "schema_version": RECOMMENDATION_SCHEMA,
@@ -179,6 +226,7 @@ class Recommendation:
             "n_skipped": len(self.skipped),
             "folds": self.folds,
             "crossed": self.crossed,
+            "remarks": list(self.remarks),
             "code": self.code,
             "seconds": self.seconds,
         }
@@ -238,7 +286,8 @@ class Recommendation:
 def row_name(row: Mapping[str, Any]) -> str:
     """Return what a row is called in a sentence."""
     pooling = "" if row["pooling"] in (None, "mean") else f" {row['pooling']}"
-    return f"{row['stage']}{pooling}, {row['head']}"
+    stage = f"cascade ({row['stage']})" if row["exits"] else row["stage"]
+    return f"{stage}{pooling}, {row['head']}"
 
 
 def _place_words(row: Mapping[str, Any]) -> str | None:
@@ -287,6 +336,7 @@ def _legend(found: Recommendation) -> list[str]:
         f"multiply-adds are those of encoder and head, with an exact search in {found.n_images:,} vectors; "
         "milliseconds are for an image, measured here side by side in batches, medians",
     ]
+    lines += found.remarks
     if found.skipped:
         lines.append(f"{len(found.skipped)} images were skipped")
     return lines

@@ -12,6 +12,8 @@ from clipretrieval._util.files import write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.tables import aligned_table, html_paragraph, html_table, markdown_table, number_cell
 from clipretrieval._util.timing import Timing
+from clipretrieval.cascade.calibration import Calibration
+from clipretrieval.cascade.cascade_report import CascadeReport
 from clipretrieval.comparison.speed import OPEN_CLIP_BATCH, Speed
 from clipretrieval.evaluation.metrics import McNemar
 from clipretrieval.evaluation.report import EvaluationReport
@@ -28,8 +30,8 @@ ZERO_SHOT = "zero-shot"
 _SETTINGS = ("stage", "store", "metric", "head", "k", "weights", "dim")
 """Of a report, that stand in its row too."""
 _HEAD = (
-    *("classifier", "accuracy", "95 % interval", "p (McNemar)", "inference s", "query s", "total s"),
-    *("p50 ms", "p95 ms", "dim", "MB", "× CLIP", "× open_clip"),
+    *("classifier", "accuracy", "95 % interval", "p (McNemar)", "10⁹ multiply-adds"),
+    *("inference s", "query s", "total s", "p50 ms", "p95 ms", "dim", "MB", "× CLIP", "× open_clip"),
 )
 
 
@@ -47,6 +49,10 @@ class ComparisonRow:
     bytes : int
         Of the vectors that are searched, in float32, and 0 where a head searches none; what an index keeps
         besides is not counted.
+    multiply_adds : float or None
+        Of the encoder, in 10⁹ for an image; a cascade's mean over the test images.
+    calibration : Calibration or None
+        Of a cascade, whose `report` is a `~clipretrieval.cascade.CascadeReport`.
     mcnemar : McNemar or None
         Against the baseline; None for the baseline itself.
     speedup : float or None
@@ -59,6 +65,8 @@ class ComparisonRow:
     report: EvaluationReport
     speed: Speed
     bytes: int
+    multiply_adds: float | None = None
+    calibration: Calibration | None = None
     mcnemar: McNemar | None = None
     speedup: float | None = None
     speedup_open_clip: float | None = None
@@ -82,6 +90,11 @@ class ComparisonRow:
             "gained": test.gained if test else None,
             "lost": test.lost if test else None,
             **self.speed.to_dict(),
+            "multiply_adds": self.multiply_adds,
+            "exits": [{"stage": each.stage, "share": each.share} for each in report.exits]
+            if isinstance(report, CascadeReport)
+            else None,
+            "calibration": self.calibration.to_dict() if self.calibration else None,
             "bytes": self.bytes,
             "speedup_same_engine": self.speedup,
             "speedup_open_clip": self.speedup_open_clip,
@@ -95,11 +108,13 @@ class ComparisonReport:
     Attributes
     ----------
     rows : tuple of ComparisonRow
-        The zero-shot answer first where there is one, then stage by stage.
+        The zero-shot answer first where there is one, then stage by stage, then the cascades.
     baseline : str
         The name of the row that McNemar's test compares with.
     n_train, n_test : int
         Images fitted on, and classified.
+    n_calibration : int
+        Training images that were held out, to calibrate cascades on.
     timed_images : int
         Images that `seconds per 1,000` were measured on.
     open_clip : Speed or None
@@ -117,6 +132,7 @@ class ComparisonReport:
     n_train: int
     n_test: int
     timed_images: int
+    n_calibration: int = 0
     open_clip: Speed | None = None
     fit_timing: Timing = field(default_factory=Timing)
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -141,8 +157,8 @@ class ComparisonReport:
         -------
         dict
             ``schema_version``, ``kind`` (``"comparison"``), ``baseline``, ``n_train``, ``n_test``,
-            ``n_skipped``, ``timed_images``, ``rows`` (see `ComparisonRow.to_dict`), ``open_clip``,
-            ``seconds`` and ``reports``: those of the rows, by their names.
+            ``n_skipped``, ``n_calibration``, ``timed_images``, ``rows`` (see `ComparisonRow.to_dict`),
+            ``open_clip``, ``seconds`` and ``reports``: those of the rows, by their names.
         """
         return {
             "schema_version": COMPARISON_SCHEMA,
@@ -151,6 +167,7 @@ class ComparisonReport:
             "n_train": self.n_train,
             "n_test": self.n_test,
             "n_skipped": len(self.skipped),
+            "n_calibration": self.n_calibration,
             "timed_images": self.timed_images,
             "rows": [row.to_dict() for row in self.rows],
             "open_clip": self.open_clip.to_dict() if self.open_clip else None,
@@ -219,8 +236,18 @@ def comparison_page(
     from clipretrieval.evaluation.page.render import render_page
 
     rows = [row.to_dict() for row in report.rows]
+    exits = [
+        row.report.exits_table(f"Exits of {row.name}")
+        for row in report.rows
+        if isinstance(row.report, CascadeReport)
+    ]
     return render_page(
-        report.reports, comparison=rows, tables=tables, title=title, notes=notes, remarks=_notes(report)
+        report.reports,
+        comparison=rows,
+        tables=[*tables, *exits],
+        title=title,
+        notes=notes,
+        remarks=_notes(report),
     )
 
 
@@ -231,6 +258,7 @@ def _comparison_cells(row: ComparisonRow) -> list[str]:
         f"{found['accuracy']:.2%}",
         f"{found['low']:.2%} to {found['high']:.2%}",
         "< 1e-300" if found["p_value"] == 0 else number_cell(found["p_value"], ".2g"),
+        number_cell(found["multiply_adds"], ".4g"),
         f"{found['inference_s_per_1000']:.2f}",
         f"{found['query_s_per_1000']:.2f}",
         f"{found['total_s_per_1000']:.2f}",
@@ -256,6 +284,22 @@ def _notes(report: ComparisonReport) -> list[str]:
     plan = next((row.report.setting["plan"] for row in report.rows if row.report.setting["plan"]), None)
     if plan:
         notes.append(f"encoded in {plan['precision']} on {plan['device']}")
+    notes += [
+        _cascade_note(row.name, row.report, row.calibration)
+        for row in report.rows
+        if isinstance(row.report, CascadeReport) and row.calibration is not None
+    ]
     if report.skipped:
         notes.append(f"{len(report.skipped)} images were skipped")
     return notes
+
+
+def _cascade_note(name: str, report: CascadeReport, calibration: Calibration) -> str:
+    left = ", ".join(f"{each.share:.1%} at {each.stage}" for each in report.exits)
+    promise = (
+        f"at most {calibration.max_loss:.2%} below always {report.stages[-1]}, with a confidence of "
+        f"{calibration.confidence:.4g}"
+        if calibration.max_loss is not None
+        else f"{calibration.budget:.4g} · 10⁹ multiply-adds on average"
+    )
+    return f"{name}: left {left}; calibrated on {calibration.n} images held out of training, to {promise}"

@@ -19,7 +19,7 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.folders import ImageFolder
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import json_text
-from clipretrieval.stores.registry import DEFAULT_STORE, create_store, options_within, store_class
+from clipretrieval.stores.registry import DEFAULT_STORE, create_store, options_for_part, options_within
 from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = ["STAGES", "reproduce"]
@@ -195,13 +195,5 @@ def _check_classes(train: ImageFolder, test: ImageFolder) -> None:
 
 def _open_store(store: str, stage: str, folder: Path, options: dict[str, Any]) -> VectorStore:
     """Open the store of one stage, in a place of its own."""
-    options = options_within(folder / INDEXES, store, options)
-    if isinstance(options.get("path"), str | Path):
-        place = Path(options["path"]) / stage
-        place.parent.mkdir(parents=True, exist_ok=True)
-        options["path"] = str(place)
-        return create_store(store, **options)
-    key = getattr(store_class(store), "part_option", None)
-    if key:
-        options[key] = f"{options.get(key, 'study')}-{stage}"
+    options = options_for_part(store, options_within(folder / INDEXES, store, options), stage)
     return create_store(store, **options)

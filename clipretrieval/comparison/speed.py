@@ -73,10 +73,13 @@ class Answerer:
         Images to vectors.
     query : callable
         Vectors to answers.
+    query_share : callable, optional
+        Of what `infer` returned to the share of its time that queries took: a cascade's lie on the way.
     """
 
-    infer: Callable[[list[Any]], FloatArray]
-    query: Callable[[FloatArray], Any]
+    infer: Callable[[list[Any]], Any]
+    query: Callable[[Any], Any]
+    query_share: Callable[[Any], float] | None = None
 
     def answer(self, images: list[Any]) -> Any:
         """Answer images, both halves in one."""
@@ -143,13 +146,14 @@ def measure_speed(answerers: Mapping[str, Answerer], images: list[Any], singles:
     totals = {name: [0.0, 0.0] for name in answerers}
     size = -(-len(images) // _TURNS)
     for start in range(0, len(images), size):
-        inferred: dict[Callable[[list[Any]], FloatArray], tuple[FloatArray, float]] = {}
+        inferred: dict[Callable[[list[Any]], Any], tuple[Any, float]] = {}
         for name, side in answerers.items():
             if side.infer not in inferred:
                 inferred[side.infer] = _timed(side.infer, images[start : start + size])
             vectors, seconds = inferred[side.infer]
-            totals[name][0] += seconds
-            totals[name][1] += _timed(side.query, vectors)[1]
+            own = seconds * side.query_share(vectors) if side.query_share is not None else 0.0
+            totals[name][0] += seconds - own
+            totals[name][1] += own + _timed(side.query, vectors)[1]
     scale = 1000 / len(images)
     return {
         name: Speed(

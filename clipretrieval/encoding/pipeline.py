@@ -29,9 +29,9 @@ from clipretrieval.images.rgb import pixel_size
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
 
-__all__ = ["Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
+__all__ = ["MOST_DECODERS", "Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
 
-_MOST_DECODERS = 16
+MOST_DECODERS = 16
 """Threads that decode for a GPU: each holds a batch of images ready."""
 _MOST_PIXELS = 2**24
 """Once images of so many pixels are decoded they are cut and given up; a pixel takes four bytes."""
@@ -89,7 +89,7 @@ def encode_source(
     """
     caller = threading.get_ident()
     stages = [part.stage for part in distinct_parts(outputs)]
-    workers = plan.streams if plan.device == "cpu" else min(usable_cores(), _MOST_DECODERS)
+    workers = plan.streams if plan.device == "cpu" else min(usable_cores(), MOST_DECODERS)
 
     def timed(part: str, work: Callable[[], Chunk]) -> Chunk:
         started = time.perf_counter()

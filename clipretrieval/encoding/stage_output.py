@@ -14,10 +14,16 @@ from clipretrieval.encoding.stages import Stage, find_stage, known_stages
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray
 
-__all__ = ["JOIN", "SCALING", "StageOutput", "StagePart", "distinct_parts", "find_output"]
+__all__ = [
+    *("JOIN", "POOLED", "SCALING", "StageOutput", "StagePart"),
+    *("distinct_parts", "find_output", "find_pooled"),
+]
 
 JOIN = "+"
 """Between the names of stages, or of poolings, whose vectors are joined."""
+
+POOLED = ":"
+"""Between a stage's name and the pooling that it is to have."""
 
 SCALING = "length 1/sqrt(parts)"
 """How parts are scaled before they are joined, as a fingerprint says it."""
@@ -150,6 +156,14 @@ def find_output(
         JOIN.join(poolings),
         tuple(part for each in found for part in _parts_at(each, poolings)),
     )
+
+
+def find_pooled(stages: Mapping[str, Stage], name: str, pooling: str | Sequence[str]) -> StageOutput:
+    """Return what a name stands for that may end with a pooling of its own: ``"layer2:grid"``."""
+    if not isinstance(name, str) or POOLED not in name:
+        return find_output(stages, name, pooling)
+    stage, _, own = name.partition(POOLED)
+    return find_output(stages, stage, own)
 
 
 def distinct_parts(outputs: Iterable[StageOutput]) -> list[StagePart]:

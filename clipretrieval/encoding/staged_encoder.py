@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from clipretrieval._util.progress import Progress, check_progress, image_counter
 from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
+from clipretrieval.encoding.early_exits import EarlyExits, StayOn
 from clipretrieval.encoding.engine.inference_plan import InferencePlan, make_plan, pick_device
 from clipretrieval.encoding.partial_pass import PartialPass
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
-from clipretrieval.encoding.stage_output import StageOutput, find_output
+from clipretrieval.encoding.stage_output import POOLED, StageOutput, find_output, find_pooled
 from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, stage_table
 from clipretrieval.encoding.text_encoder import TextEncoder
 from clipretrieval.encoding.tower import Tower
@@ -239,7 +242,8 @@ class StagedEncoder:
         images, on_error, progress
             As for `encode`.
         stages : sequence of str
-            At least one. Several joined ones, such as ``"layer2+mid"``, count as one.
+            At least one. Several joined ones, such as ``"layer2+mid"``, count as one; ``"layer2:grid"`` is
+            under another pooling than the encoder's own.
 
         Returns
         -------
@@ -301,6 +305,76 @@ class StagedEncoder:
         raws, options = iter_raw(images, labels), {"skipped": skipped, "known": known, "ahead": limit}
         return self._encode(raws, wanted, on_error=on_error, **options)
 
+    def stream_exits(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        stages: Sequence[str],
+        stay_on: StayOn,
+        on_error: str = "raise",
+        skipped: list[SkippedImage] | None = None,
+        identify: bool = True,
+    ) -> Iterator[EncodedBatch]:
+        """Encode images from stage to stage, and stop each one where `stay_on` says so.
+
+        Nothing is computed twice. Images that go on are packed together again, so that batches stay full.
+
+        Parameters
+        ----------
+        images, labels
+            Whatever `clipretrieval.images.iter_images` takes.
+        stages : sequence of str
+            The exits, each deeper than the one before; named as for `encode_stages`.
+        stay_on : callable
+            Called in the caller's thread with the number of an exit and an `EncodedBatch` of images that are
+            there, with their vectors; returns a mask of bool, shape (n,), of those that go on. It is asked at
+            the last exit too, where all leave.
+        on_error : {"raise", "skip"}
+            What to do about an image that cannot be decoded.
+        skipped : list, optional
+            Receives a record of each image that was skipped.
+        identify : bool
+            Whether content ids are wanted.
+
+        Yields
+        ------
+        EncodedBatch
+            Of images that have left, without vectors, in the order of the source.
+
+        Raises
+        ------
+        InvalidInputError
+            If `stages` are unknown, or not each deeper than the one before, or `stay_on` returns no mask.
+        """
+        outputs = [self._find(name) for name in self._names(stages)]
+        for before, after in itertools.pairwise(outputs):
+            if after.depth <= before.depth:
+                raise InvalidInputError(
+                    f"the exit {after.name!r} is not deeper than {before.name!r}, which comes before it; "
+                    "order exits from shallow to deep"
+                )
+        check_on_error(on_error)
+        check_list(skipped, "skipped")
+        if not callable(stay_on):
+            raise InvalidInputError(
+                f"stay_on must be a function of an exit and a batch; got {shown(stay_on)}"
+            )
+        if outputs[-1].depth == 0:
+            raise InvalidInputError("the last exit must run the encoder, and 'pixel' does not; add a stage")
+        exits = EarlyExits(
+            outputs,
+            self._tower.engine(outputs[-1].depth),
+            self._prepare,
+            stay_on,
+            batch_size=self.batch_size,
+            on_error=on_error,
+            skipped=[] if skipped is None else skipped,
+            identify=check_bool(identify, "identify"),
+            max_pixels=self.max_pixels,
+        )
+        return exits.run(iter_raw(images, labels))
+
     def begin(self, images: Any, stage: str | None = None) -> PartialPass:
         """Encode images up to a stage and keep what is needed to go on from there.
 
@@ -359,7 +433,8 @@ class StagedEncoder:
         }
 
     def _find(self, stage: str) -> StageOutput:
-        return find_output(self._stages, stage, self.pooling)
+        found = find_pooled(self._stages, stage, self.pooling)
+        return replace(found, name=stage) if POOLED in stage else found
 
     def _names(self, stages: Any) -> list[str]:
         # A mapping such as `StagedEncoder.stages` stands for its keys.
@@ -415,7 +490,7 @@ def stopped_at(encoder: StagedEncoder, stage: str, pooling: str | None = None) -
     InvalidInputError
         If the model has no such stage, or there is no such pooling.
     """
-    found = find_output(encoder.stages, stage, encoder.pooling if pooling is None else pooling)
+    found = find_pooled(encoder.stages, stage, encoder.pooling if pooling is None else pooling)
     view = object.__new__(type(encoder))
     vars(view).update({**vars(encoder), "_output": found})
     return view

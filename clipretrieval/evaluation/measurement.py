@@ -32,7 +32,7 @@ from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.stores.base import view_manifest
 from clipretrieval.types import AnyArray, FloatArray, Label, Neighbors
 
-__all__ = ["Measurement", "check_kind", "check_truth", "evaluate", "measure"]
+__all__ = ["Measurement", "check_kind", "check_truth", "evaluate", "index_setting", "measure"]
 
 
 class Evaluable(Protocol):
@@ -171,7 +171,7 @@ class Measurement:
             positions=np.array(self._positions, dtype=np.int64),
             mistakes=self._mistakes(y_true, y_pred),
             classes=class_array({*listed, *self._truth, *met}, kind),
-            setting=self._setting(store_name),
+            setting=index_setting(index, self._head, store_name),
             timing=timing,
             fit_timing=fit_report.timing if fit_report else Timing(),
             fit_seconds=fit_report.seconds if fit_report else 0.0,
@@ -189,17 +189,19 @@ class Measurement:
             warn_caller(f"the report has no mistakes, as their neighbors could not be looked up: {error}")
             return ()
 
-    def _setting(self, store_name: str) -> dict[str, Any]:
-        index, encoder = self._index, self._index.encoder
-        return {
-            "n_train": index.store.count(),
-            **{name: _text(encoder, name) for name in ("model", "pretrained", "stage")},
-            "plan": _plan(encoder),
-            "dim": index.dim,
-            "store": store_name,
-            "metric": str(index.store.metric),
-            **self._head.describe(),
-        }
+
+def index_setting(index: LabelledIndex, head: DecisionRule, store_name: str) -> dict[str, Any]:
+    """Return what a report tells of the index and the head that answered."""
+    encoder = index.encoder
+    return {
+        "n_train": index.store.count(),
+        **{name: _text(encoder, name) for name in ("model", "pretrained", "stage")},
+        "plan": _plan(encoder),
+        "dim": index.dim,
+        "store": store_name,
+        "metric": str(index.store.metric),
+        **head.describe(),
+    }
 
 
 def measure(

@@ -68,7 +68,7 @@ class Validation:
             for part, seconds in batch.seconds.items():
                 timing.add(part, seconds, len(batch))
             tell(len(batch))
-            places = [place for place, image in enumerate(batch.ids) if self._draws(image)]
+            places = [place for place, image in enumerate(batch.ids) if self.draws(image)]
             chosen = set(places)
             self.ids.update(batch.ids[place] for place in places)
             self.held_out += [
@@ -84,7 +84,8 @@ class Validation:
                 "more images, a larger fraction, or validation='all'"
             )
 
-    def _draws(self, image: str) -> bool:
+    def draws(self, image: str) -> bool:
+        """Tell whether an image belongs to the part."""
         digest = hashlib.blake2b(f"{self.seed}:{image}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.fraction * 2.0**64
 

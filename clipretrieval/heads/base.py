@@ -28,11 +28,14 @@ class StoredSample:
     vectors : ndarray of float32, shape (n, dim)
     codes : ndarray of int64, shape (n,)
         Their classes, as places in `Contents.classes`.
+    neighbors : Neighbors or None
+        The nearest other stored vectors, where they were looked up.
     """
 
     ids: AnyArray
     vectors: FloatArray
     codes: Ints
+    neighbors: Neighbors | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,7 +88,8 @@ class Fused:
             "discriminant": self.discriminant.learn(contents),
             "ridge": self.ridge.learn(contents),
         }
-        return LearnedFused(parts, learn_weights(parts, sample, contents.priors), contents.priors)
+        weights = learn_weights(parts, sample, contents.priors)
+        return LearnedFused(parts, weights, contents.priors, sample)
 
     def _held_out(self, contents: Contents) -> StoredSample:
         """Return stored vectors that are not alone in their class: without one, its class is unknown."""
@@ -108,27 +109,44 @@ class LearnedFused:
         Not negative.
     priors : ndarray of float64, shape (n_classes,)
         A class whose prior is 0 is never answered, whatever the parts say.
+    sample : StoredSample
+        The vectors that the weights were learned on, each left out.
 
     Attributes
     ----------
     parts : dict of str to Expert
     weights : dict of str to float
+    sample : StoredSample
     """
 
-    def __init__(self, parts: Mapping[str, Expert], weights: Mapping[str, float], priors: Floats) -> None:
-        self.parts, self.weights = dict(parts), dict(weights)
+    def __init__(
+        self,
+        parts: Mapping[str, Expert],
+        weights: Mapping[str, float],
+        priors: Floats,
+        sample: StoredSample,
+    ) -> None:
+        self.parts, self.weights, self.sample = dict(parts), dict(weights), sample
         self._impossible = priors == 0
 
     def log_scores(self, queries: Queries) -> Floats:
         """Return the weighted sum of the parts' log probabilities, shape (n, n_classes)."""
-        found = self.part_scores(queries)
-        total: Floats = np.sum([self.weights[name] * scores for name, scores in found.items()], axis=0)
-        total[:, self._impossible] = -np.inf
-        return total
+        return self._sum(self.part_scores(queries))
+
+    def held_out_scores(self, sample: StoredSample) -> Floats:
+        """Return the log scores of `sample` by parts that left out each vector; the weights did not."""
+        return self._sum(
+            {name: log_probabilities(part.held_out_scores(sample)) for name, part in self.parts.items()}
+        )
 
     def part_scores(self, queries: Queries) -> dict[str, Floats]:
         """Return each part's log probabilities, by its name."""
         return {name: log_probabilities(part.log_scores(queries)) for name, part in self.parts.items()}
+
+    def _sum(self, found: Mapping[str, Floats]) -> Floats:
+        total: Floats = np.sum([self.weights[name] * scores for name, scores in found.items()], axis=0)
+        total[:, self._impossible] = -np.inf
+        return total
 
 
 def learn_weights(parts: Mapping[str, Expert], sample: StoredSample, priors: Floats) -> dict[str, float]:

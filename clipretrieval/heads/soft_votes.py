@@ -59,7 +59,9 @@ class SoftVotes:
         return self._scores(queries.neighbors)
 
     def held_out_scores(self, sample: StoredSample) -> Floats:
-        """Return the log scores of the sample that the temperature was chosen on, in its order."""
+        """Return the log scores of stored vectors, by their neighbors or those of the choice."""
+        if sample.neighbors is not None:
+            return self._scores(sample.neighbors.first(self.k))
         if len(sample.codes) != len(self.held):
             raise ValueError("these are not the vectors that were held out")
         return self._scores(self.held)

@@ -5,7 +5,8 @@
     {"format": "clipretrieval.classifier", "format_version": 3, …, "sha256": "…"}
 
 The checksum is the SHA-256 of all other fields as JSON with sorted keys, without white space, in ASCII.
-Files of version 1 have none, and those of version 2 name no head: the neighbors voted.
+Files of version 1 have none, and those of version 2 name no head: the neighbors voted. Only a
+cascade's file has version 4, and the field ``cascade``.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from clipretrieval.types import Label, Metric
 __all__ = ["FILE", "ClassifierFile", "digest_in", "read", "write"]
 
 FILE = "classifier.json"
-FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 3
+FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 4
 COMPLETE_SINCE = 2
 """The first format version with a checksum and all arguments that there were."""
 HEADS_SINCE = 3
 """The first format version with a head and priors."""
+CASCADES_SINCE = 4
+"""The format version of a cascade; any other classifier is written as the version before."""
 LARGEST = 64 * 2**20
 """Bytes; the names of a million features fit."""
 _FIELDS = ("params", "encoder", "label_kind", "n_features_in", "feature_names_in", "store")
@@ -62,7 +65,9 @@ class ClassifierFile:
     n_features_in : int
     feature_names_in : list of str or None
     store : dict or None
-        ``name``, with ``folder`` or ``options``.
+        ``name``, with ``folder`` or ``options``; of a cascade, its last exit's.
+    cascade : dict or None
+        ``stages``, ``stores`` (of all exits, as `store`), ``dims`` and ``state``, which its own class checks.
     digest : str
         Of the file's bytes: another one is another save.
     format_version : int
@@ -77,6 +82,7 @@ class ClassifierFile:
     n_features_in: int
     feature_names_in: list[str] | None
     store: dict[str, Any] | None
+    cascade: dict[str, Any] | None
     digest: str
     format_version: int
     library_version: str
@@ -89,10 +95,12 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
     ----------
     folder : Path
     fields : mapping of JSON values
-        All that `ClassifierFile` has, but for path and digest.
+        All that `ClassifierFile` has, but for path and digest; `cascade` may be missing.
     """
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "library_version": __version__}
-    content = {**head, **{name: fields[name] for name in _FIELDS}}
+    names = _FIELDS if fields.get("cascade") is None else (*_FIELDS, "cascade")
+    version = CASCADES_SINCE if "cascade" in names else CASCADES_SINCE - 1
+    head = {"format": FORMAT, "format_version": version, "library_version": __version__}
+    content = {**head, **{name: fields[name] for name in names}}
     content["sha256"] = _checksum(content)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
@@ -146,7 +154,7 @@ def read(folder: Path) -> ClassifierFile:
         )
     if version >= COMPLETE_SINCE and content.pop("sha256", None) != _checksum(content):
         raise _damaged(path, "its content does not match its checksum")
-    strange = set(content) ^ {*_HEAD, *_FIELDS}
+    strange = set(content) ^ {*_HEAD, *_FIELDS, *(["cascade"] if version >= CASCADES_SINCE else [])}
     if strange:
         raise _damaged(path, f"it should not have, or lacks, {', '.join(map(shown, sorted(strange)))}")
     try:
@@ -159,6 +167,7 @@ def read(folder: Path) -> ClassifierFile:
             n_features_in=check_int(content["n_features_in"], "n_features_in"),
             feature_names_in=_check_names(content["feature_names_in"], content["n_features_in"]),
             store=_check_store(content["store"]),
+            cascade=_check_cascade(content["cascade"]) if version >= CASCADES_SINCE else None,
             digest=_digest(found),
             format_version=version,
             library_version=content["library_version"],
@@ -241,6 +250,22 @@ def _check_store(found: Any) -> dict[str, Any] | None:
     else:
         _check_object(store["options"], "store.options", known=None)
     return store
+
+
+def _check_cascade(found: Any) -> dict[str, Any]:
+    cascade = _check_object(found, "cascade", required=("stages", "stores", "dims", "state"))
+    stages = check_strings(cascade["stages"], "cascade.stages")
+    for name in ("stores", "dims"):
+        if not isinstance(cascade[name], list) or len(cascade[name]) != len(stages):
+            raise InvalidInputError(f"cascade.{name} must have a value for each of {len(stages)} stages")
+    if len(stages) < 2:
+        raise InvalidInputError("cascade.stages must be at least two")
+    for store, dim in zip(cascade["stores"], cascade["dims"], strict=True):
+        _check_store(store)
+        check_int(dim, "cascade.dims")
+    if not isinstance(cascade["state"], dict):
+        raise InvalidInputError(f"cascade.state must be an object; got {shown(cascade['state'])}")
+    return cascade
 
 
 def _check_text(found: Any, name: str) -> None:

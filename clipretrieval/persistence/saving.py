@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from clipretrieval._util.checks import check_bool, check_path
+from clipretrieval._util.checks import check_bool, check_path, shown
 from clipretrieval._util.files import NotDurableError, remedy
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
@@ -32,13 +32,25 @@ from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
 from clipretrieval.types import Metric
 
-__all__ = ["FILE", "INDEXING", "SavedClassifier", "check_folder", "describe", "load", "save"]
+__all__ = [
+    "FILE",
+    "INDEXING",
+    "SavedCascade",
+    "SavedClassifier",
+    "check_folder",
+    "describe",
+    "load",
+    "load_cascade",
+    "save",
+]
 
 INDEXING = "indexing.json"
 """What the command line keeps in the folder while it fills it."""
 _FILES = f"{re.escape(FILE)}|{re.escape(INDEXING)}"
 OWN = rf"{PART}|{re.escape(LOCK_NAME)}|{re.escape(INDEXING)}|\.({PART}|{_FILES})\..*\.tmp"
 _ATTEMPTS = 10
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +76,51 @@ class SavedClassifier:
     saved_in: dict[str, str | None]
 
 
+@dataclass(frozen=True, eq=False)
+class SavedCascade:
+    """What a folder holds of a cascade, opened.
+
+    Attributes
+    ----------
+    indexes : list of LabelledIndex
+        Of each exit.
+    encoder : Encoder
+        What all exits' are made of.
+    params : mapping
+        As for `SavedClassifier`, and ``stages``.
+    store : str or dict of str to VectorStore
+        What the cascade's argument of this name was.
+    state : mapping of JSON values
+        What `save` was given.
+    saved_in : dict of str to (str or None)
+        As for `save`.
+    """
+
+    indexes: list[LabelledIndex]
+    encoder: Encoder
+    params: Mapping[str, Any]
+    store: str | dict[str, VectorStore]
+    state: Mapping[str, Any]
+    saved_in: dict[str, str | None]
+
+
 def save(
-    index: LabelledIndex,
+    indexes: Mapping[str | None, LabelledIndex],
     path: str | Path,
     *,
     params: Mapping[str, Any],
-    feature_names: Sequence[str],
+    feature_names: Sequence[str] = (),
     saved_in: dict[str, str | None],
     overwrite: bool,
+    encoder: Encoder | None = None,
+    cascade: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a fitted classifier into a folder; see `RetrievalClassifier.save`.
 
     Parameters
     ----------
-    index : LabelledIndex
+    indexes : mapping of (str or None) to LabelledIndex
+        Of each exit of a cascade by its stage, or the only one.
     path, overwrite
         As for `RetrievalClassifier.save`.
     params : mapping
@@ -86,17 +129,22 @@ def save(
     saved_in : dict of str to (str or None)
         Folders that the classifier was loaded from or saved to, and the digest of what was there then; gets
         this one.
+    encoder : Encoder, optional
+        What those of all exits are made of.
+    cascade : mapping of JSON values, optional
+        What a cascade's class wants to have back.
     """
+    stores = [index.store for index in indexes.values()]
     folder, overwrite = check_path(path, "path"), check_bool(overwrite, "overwrite")
     try:
-        check_folder(folder, place_inside(index.store, folder))
+        check_folder(folder, *(place_inside(store, folder) for store in stores))
         folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder)
         lock.acquire()
         try:
             if not overwrite:
                 _check_unchanged(saved_in, folder)
-            kept = _save(index, folder, params, feature_names, saved_in)
+            kept = _save(indexes, folder, params, feature_names, saved_in, encoder, cascade)
         finally:
             lock.release()
     except NotDurableError as error:
@@ -109,43 +157,56 @@ def save(
             f"the classifier cannot be saved into {str(folder)!r}: {error.strerror or error}; "
             + remedy(error, "check the folder's permissions and the free space")
         ) from error
-    if kept is None:
-        warn_of_unsaved(index.store)
+    for store, each in zip(stores, kept, strict=True):
+        if each is None:
+            warn_of_unsaved(store)
 
 
 def _save(
-    index: LabelledIndex,
+    indexes: Mapping[str | None, LabelledIndex],
     folder: Path,
     params: Mapping[str, Any],
     feature_names: Sequence[str],
     saved_in: dict[str, str | None],
-) -> dict[str, Any] | None:
-    """Return how the store can be opened again; see `keep_store`."""
-    kept = keep_store(index.store, folder)
+    encoder: Encoder | None,
+    cascade: Mapping[str, Any] | None,
+) -> list[dict[str, Any] | None]:
+    """Return how each store can be opened again; see `keep_store`."""
+    index, kept = list(indexes.values())[-1], list[dict[str, Any] | None]()
+    whole = None
+    if cascade is not None:
+        dims = [each.dim for each in indexes.values()]
+        whole = {"stages": list(indexes), "stores": kept, "dims": dims, "state": dict(cascade)}
     fields = {
         "params": dict(params),
-        "encoder": _describe_encoder(index.encoder),
+        "encoder": _describe_encoder(encoder or index.encoder),
         "label_kind": index.classes.kind,
         "n_features_in": index.dim,
         "feature_names_in": list(feature_names) or None,
-        "store": kept,
+        "cascade": whole,
     }
     try:
-        classifier_file.write(folder, fields)
+        kept += (keep_store(each.store, folder) for each in indexes.values())
+        classifier_file.write(folder, {**fields, "store": kept[-1]})
     except NotDurableError:  # the new file is in place, and names the store
         saved_in[_place(folder)] = classifier_file.digest_in(folder)
         raise
     except BaseException:
-        if kept is not None and "folder" in kept:
-            shutil.rmtree(folder / kept["folder"], ignore_errors=True)
+        for copy in _copies(kept):
+            shutil.rmtree(folder / copy, ignore_errors=True)
         raise
     saved_in[_place(folder)] = classifier_file.digest_in(folder)
     for part in _own_things(folder):
-        if part.is_dir() and (kept is None or part.name != kept.get("folder")):
+        if part.is_dir() and part.name not in _copies(kept):
             shutil.rmtree(part, ignore_errors=True)
         elif part.name.endswith(".tmp"):
             part.unlink(missing_ok=True)
     return kept
+
+
+def _copies(kept: Sequence[Mapping[str, Any] | None]) -> set[str]:
+    """Return the names of the copies of stores among what `keep_store` returned."""
+    return {str(each["folder"]) for each in kept if each is not None and "folder" in each}
 
 
 def _check_unchanged(saved_in: Mapping[str, str | None], folder: Path) -> None:
@@ -176,15 +237,103 @@ def load(
     folder, allow_remote = check_path(path, "path"), check_bool(allow_remote, "allow_remote")
     if store is not None:
         check_store(store)
+
+    def open_classifier(content: ClassifierFile) -> SavedClassifier:
+        if content.cascade is not None:
+            raise InvalidInputError(f"{folder} holds a cascade; open it with CascadeClassifier.load")
+        return _load(folder, content, encoder, store, allow_remote)
+
+    return _unchanged(folder, open_classifier)
+
+
+def load_cascade(
+    path: str | Path,
+    encoder: Encoder | None,
+    *,
+    stores: Mapping[str, VectorStore] | None,
+    allow_remote: bool,
+    at_stage: Callable[[Encoder, str], Encoder],
+) -> SavedCascade:
+    """Open a cascade that `save` wrote; see `CascadeClassifier.load`.
+
+    Parameters
+    ----------
+    path, encoder, stores, allow_remote
+        As for `CascadeClassifier.load`.
+    at_stage : callable
+        Returns an encoder that stops at a stage.
+    """
+    folder, allow_remote = check_path(path, "path"), check_bool(allow_remote, "allow_remote")
+    if stores is not None and not isinstance(stores, Mapping):
+        raise InvalidInputError(f"stores must be a mapping of stage to store, or None; got {shown(stores)}")
+    for store in (stores or {}).values():
+        check_store(store)
+
+    def open_cascade(content: ClassifierFile) -> SavedCascade:
+        if content.cascade is None:
+            raise InvalidInputError(f"{folder} holds no cascade; open it with RetrievalClassifier.load")
+        return _load_cascade(folder, content, content.cascade, encoder, stores, allow_remote, at_stage)
+
+    return _unchanged(folder, open_cascade)
+
+
+def _unchanged(folder: Path, open_: Callable[[ClassifierFile], Opened]) -> Opened:
+    """Open what a folder says, again where another process saves into it at the same time."""
     for _ in range(_ATTEMPTS):
         content = describe(folder)
         try:
-            return _load(folder, content, encoder, store, allow_remote)
+            return open_(content)
         except (StoreCorruptedError, StoreUnavailableError):
             # Another process may have saved anew between our reading of the two.
             if describe(folder) == content:
                 raise
     raise StoreUnavailableError(f"{folder} changes faster than it can be read; load it again later")
+
+
+def _load_cascade(
+    folder: Path,
+    content: ClassifierFile,
+    cascade: Mapping[str, Any],
+    encoder: Encoder | None,
+    stores: Mapping[str, VectorStore] | None,
+    allow_remote: bool,
+    at_stage: Callable[[Encoder, str], Encoder],
+) -> SavedCascade:
+    stages = cascade["stages"]
+    if stores is not None and set(stores) != set(stages):
+        raise InvalidInputError(
+            f"stores must have one for each of {', '.join(map(repr, stages))}; got {shown(list(stores))}"
+        )
+    if stores is None and None in cascade["stores"]:
+        raise InvalidInputError(
+            "the cascade was saved with a store that cannot be opened by itself; pass one for each exit: "
+            "CascadeClassifier.load(path, stores={stage: your_store, …})"
+        )
+    if encoder is None:
+        encoder = _rebuild_encoder(content, folder, allow_remote)
+    if encoder is None:
+        raise StoreCorruptedError(f"{content.path} is damaged: a cascade has an encoder, and it names none")
+    indexes = list[LabelledIndex]()
+    try:
+        for stage, kept, dim in zip(stages, cascade["stores"], cascade["dims"], strict=True):
+            one = replace(content, store=kept, n_features_in=dim)
+            given = None if stores is None else stores[stage]
+            indexes.append(_load(folder, one, at_stage(encoder, stage), given, allow_remote).index)
+    except BaseException:
+        for index in indexes if stores is None else ():
+            index.store.close()
+        raise
+    opened = {stage: index.store for stage, index in zip(stages, indexes, strict=True)}
+    names = {None if each is None else each["name"] for each in cascade["stores"]}
+    name = names.pop() if len(names) == 1 and stores is None else None
+    return SavedCascade(
+        indexes,
+        encoder,
+        {**content.params, "stages": stages},
+        opened if name is None else str(name),
+        cascade["state"],
+        {_place(folder): content.digest},
+    )
 
 
 def _load(
@@ -223,15 +372,15 @@ def _load(
     )
 
 
-def check_folder(folder: Path, store: Path | None) -> None:
+def check_folder(folder: Path, *stores: Path | None) -> None:
     """Refuse to keep a classifier where other things are.
 
     Parameters
     ----------
     folder : Path
         May be missing.
-    store : Path, optional
-        Where in it the classifier's own store lies.
+    *stores : Path or None
+        Where in it the classifier's own stores lie.
 
     Raises
     ------
@@ -242,7 +391,8 @@ def check_folder(folder: Path, store: Path | None) -> None:
         raise InvalidInputError(f"{folder} is a file; pass a folder to save into")
     if not folder.is_dir():
         return
-    names = {child.name for child in folder.iterdir()} - set(store.parts[:1] if store is not None else ())
+    own = {store.parts[0] for store in stores if store is not None}
+    names = {child.name for child in folder.iterdir()} - own
     # A first save that was killed, or is still going on, has put nothing there but things of its own.
     if FILE not in names and not all(re.fullmatch(OWN, name) for name in names):
         raise InvalidInputError(

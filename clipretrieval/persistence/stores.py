@@ -19,7 +19,7 @@ from clipretrieval.stores.base import (
     PortableStore,
     VectorStore,
 )
-from clipretrieval.stores.registry import available_stores, existing_store, is_built_in, store_class
+from clipretrieval.stores.registry import existing_store, is_built_in, registered_name, store_class
 
 __all__ = ["PART", "keep_store", "open_store", "place_inside", "warn_of_unsaved"]
 
@@ -33,16 +33,6 @@ def _is_lasting(location: Mapping[str, Any]) -> bool:
     return path is None or (re.fullmatch(PART, Path(path).name) is None and Path(path).exists())
 
 
-def _registered_name(store: VectorStore) -> str | None:
-    for name in available_stores():
-        try:
-            if type(store) is store_class(name):
-                return name
-        except Exception:  # noqa: BLE001, S112  another store's missing or broken package is not ours to report
-            continue
-    return None
-
-
 def keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
     """Make sure that a store can be opened again, and return how: its place, or its copy in `folder`.
 
@@ -50,7 +40,7 @@ def keep_store(store: VectorStore, folder: Path) -> dict[str, Any] | None:
     a store that the library cannot open by itself.
     """
     store.flush()
-    name = _registered_name(store)
+    name = registered_name(store)
     location = store.location() if isinstance(store, LocatedStore) else None
     if name is not None and location is not None and _is_lasting(location):
         inside = place_inside(store, folder)

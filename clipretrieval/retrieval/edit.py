@@ -17,7 +17,7 @@ from clipretrieval.retrieval.reports import ForgetReport
 from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.types import Label, Records
 
-__all__ = ["forget_records", "relabel_records"]
+__all__ = ["forget_records", "held_ids", "ids_to_forget", "relabel_records"]
 
 BATCH = 1024
 SCANNED = 1000
@@ -31,13 +31,7 @@ def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:
 
     Called, as is `relabel_records`, inside of `sole_writer`.
     """
-    store = index.store
-    if (ids is None) == (label is None):
-        raise InvalidInputError("forget takes either ids or label=…, one of the two")
-    _check_owner(index)
-    names = _ids_of(index, label) if ids is None else _checked_ids(ids)
-    if ids is not None:
-        _require(store, names)
+    store, names = index.store, ids_to_forget(index, ids, label)
     touched: set[Label] = set()
     searched = 0
     with following(store, index.follower):
@@ -58,6 +52,18 @@ def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:
         searched=searched,
         remaining=store.count(),
     )
+
+
+def ids_to_forget(index: LabelledIndex, ids: Any, label: Any) -> list[str]:
+    """Return the ids of stored images that are to be forgotten, checked, once each."""
+    if (ids is None) == (label is None):
+        raise InvalidInputError("forget takes either ids or label=…, one of the two")
+    _check_owner(index)
+    if ids is None:
+        return _ids_of(index, label)
+    names = _checked_ids(ids)
+    _require(index.store, names)
+    return names
 
 
 def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
@@ -160,9 +166,7 @@ def _checked_ids(ids: Any) -> list[str]:
 
 def _require(store: VectorStore, names: list[str]) -> None:
     """Refuse ids that the store does not hold, before anything is changed."""
-    held: set[str] = set()
-    for start in range(0, len(names), BATCH):
-        held.update(store.get(names[start : start + BATCH]).ids.tolist())
+    held = held_ids(store, names)
     unknown = [name for name in names if name not in held]
     if unknown:
         listed = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
@@ -170,6 +174,14 @@ def _require(store: VectorStore, names: list[str]) -> None:
             f"the store holds no image with the id {listed} ({len(unknown)} of {len(names)} ids are "
             "unknown); nothing was changed. Ids are found with kneighbors or explain"
         )
+
+
+def held_ids(store: VectorStore, names: Sequence[str]) -> set[str]:
+    """Return which of some ids a store holds."""
+    held: set[str] = set()
+    for start in range(0, len(names), BATCH):
+        held.update(store.get(list(names[start : start + BATCH])).ids.tolist())
+    return held
 
 
 def _make_certain(store: VectorStore, records: Records) -> int:

@@ -81,6 +81,7 @@ def open_fit_source(
     on_error: str,
     reset: bool = True,
     ahead: int | None = None,
+    stages: Sequence[str] = (),
 ) -> FitSource:
     """Check what `fit` was given, as far as that goes without reading it.
 
@@ -97,6 +98,9 @@ def open_fit_source(
         Whether vectors may have another dimension than those before.
     ahead : int, optional
         The most images that are encoded before they are asked for.
+    stages : sequence of str
+        The vectors of these are given, by their names, instead of the encoder's own; it then has to be a
+        `StagedEncoder`.
     """
     check_on_error(on_error)
     skipped: list[SkippedImage] = []
@@ -123,6 +127,26 @@ def open_fit_source(
         listed = y if length else None
     if listed:
         stored_labels(listed, label_kind(listed))
+    if stages:
+        streaming: Any = encoder
+        return FitSource(
+            lambda known: _stages_ready(
+                streaming.stream(
+                    X, y, stages=tuple(stages), on_error=on_error, skipped=skipped, known=known, ahead=ahead
+                ),
+                stages,
+                metric,
+                normalize,
+                on_error,
+                skipped,
+            ),
+            Origin(plain_fingerprint(encoder.fingerprint), metric, normalize),
+            count_hint(X),
+            skipped,
+            named,
+            int(encoder.dim),
+            listed or (),
+        )
     return FitSource(
         lambda known: ready(
             image_batches(encoder, X, y, on_error=on_error, skipped=skipped, known=known, ahead=ahead),
@@ -174,6 +198,25 @@ def ready(
     )
     prepared = _prepared(usable, normalize, metric, stored=stored)
     return prepared if transform is None else _mapped(prepared, transform)
+
+
+def _stages_ready(
+    batches: Iterable[EncodedBatch],
+    stages: Sequence[str],
+    metric: Metric,
+    normalize: bool,
+    on_error: str,
+    skipped: list[SkippedImage],
+) -> Iterator[EncodedBatch]:
+    """Return the vectors of several stages as they are stored, without images of which one cannot be."""
+    directed = direction_needed(metric)
+    needs = {stage: f"{directed} at the stage {stage!r}" for stage in stages} if directed else {}
+    usable = usable_batches(
+        batches, needs, encoder="StagedEncoder.stream", on_error=on_error, skipped=skipped
+    )
+    for batch in usable:
+        scaled = {stage: _unit(vectors) for stage, vectors in batch.vectors.items()} if normalize else {}
+        yield replace(batch, vectors=scaled) if normalize else batch
 
 
 def _prepared(

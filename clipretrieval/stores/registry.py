@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 # to wait until a store is named.
 
 __all__ = [
-    *("DEFAULT_STORE", "available_stores", "create_store", "existing_store", "options_within"),
-    *("register_store", "store_class"),
+    *("DEFAULT_STORE", "available_stores", "create_store", "existing_store", "options_for_part"),
+    *("options_within", "register_store", "registered_name", "store_class"),
 ]
 
 DEFAULT_STORE = "faiss"
@@ -57,6 +58,11 @@ class _Entry:
         """The target, with the package that brings it."""
         bearer = "" if self.distribution is None else f" of package {self.distribution!r}"
         return f"{self.target!r}{bearer}"
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the class can be had without an import."""
+        return not isinstance(self.target, str) or self.target.partition(":")[0] in sys.modules
 
 
 _BUILT_IN = {
@@ -137,6 +143,19 @@ def store_class(name: str) -> type[Any]:
     return _imported(name, entries[name])
 
 
+def registered_name(store: VectorStore) -> str | None:
+    """Return the name that a store's class is known by, or None; another store's fault is not told of."""
+    entries = _entries()
+    # The class is here, so its module most likely is: others are imported last, as that may take a second.
+    for name in sorted(entries, key=lambda name: (not entries[name].is_loaded, name)):
+        try:
+            if type(store) is _imported(name, entries[name]):
+                return name
+        except Exception:  # noqa: BLE001, S112  another store's missing or broken package is not ours to report
+            continue
+    return None
+
+
 def create_store(name: str, **options: Any) -> VectorStore:
     """Make the store called `name`.
 
@@ -187,6 +206,26 @@ def options_within(folder: Path, name: str, options: Mapping[str, Any]) -> dict[
     places = getattr(store_class(name), "place_options", ())
     if places and not any(place in given for place in places):
         given[places[0]] = str(folder)
+    return given
+
+
+def options_for_part(name: str, options: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return options for one of several stores of a kind that lie side by side in one place.
+
+    A folder gets a sub-folder. Any other place stays the same, and the option that the store's class names as
+    ``part_option`` gets the part behind a hyphen. Where neither is there, each is a store of its own anyway.
+    """
+    given, chosen = MaskedDict(options), store_class(name)  # tracebacks may be printed with local variables
+    folder, option = (
+        next(iter(getattr(chosen, "place_options", ())), None),
+        getattr(chosen, "part_option", None),
+    )
+    if folder is not None and given.get(folder) is not None:
+        given[folder] = str(Path(given[folder]) / part)
+    elif option is not None:
+        default = inspect.signature(chosen).parameters[option].default
+        before = given.get(option, default if isinstance(default, str) else "")
+        given[option] = f"{before}-{part}" if before else part
     return given
 
 

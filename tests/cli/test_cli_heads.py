@@ -126,6 +126,28 @@ def test_compare_has_a_row_for_each_head(command, class_folder, tiny_model, tmp_
     assert [line.split("  ")[0] for line in out.splitlines()[1:3]] == ["pixel votes", "pixel discriminant"]
 
 
+def test_compare_has_a_row_for_each_cascade(command, class_folder, tiny_model):
+    """Repeatable, with what it is to promise; what cannot be promised is one line."""
+    asked = (
+        *("compare", class_folder / "train", class_folder / "test", "--model", tiny_model),
+        *("--pretrained", "none", "--stages", "late", "--head", "discriminant", "--no-zero-shot"),
+        *("--no-open-clip", "--cascade", "stem,layer1", "--cascade", "stem,mid,late"),
+    )
+    promise = ("--calibration-share", 0.5, "--max-loss", 0.5, "--confidence", 0.5)
+    status, out, err = command(*asked, *promise)
+    assert (status, err) == (0, "")
+    assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == [
+        "late",
+        "stem, layer1",
+        "stem, mid, late",
+    ]
+    assert "to at most 50.00% below always layer1, with a confidence of 0.5" in out
+    status, out, err = command(*asked)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "takes at least 639" in err
+    assert "on average" in command(*asked, "--budget", 1)[1]
+
+
 @pytest.mark.parametrize("name", ["index", "evaluate", "classify", "sweep", "compare"])
 def test_unknown_heads_are_refused_before_any_work(command, tmp_path, class_folder, name):
     """The error lists the known ones, or the known priors."""

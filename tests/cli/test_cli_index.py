@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import closing
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from saved_files import rewrite
+from warm_process import WarmProcess
 
 from clipretrieval import RetrievalClassifier, StoreUnavailableError
 from clipretrieval.cli.settings import _is_secret
@@ -189,18 +189,14 @@ def test_a_killed_index_is_resumed(command, digits_folder, tmp_path):
             file.write_bytes(file.read_bytes() + bytes([copy]))
             file.rename(file.with_name(f"copy-{copy}-{file.name}"))
     arguments = ("index", crowd, tmp_path / "kept", *SETTINGS, "--flush-every", 16, "--batch-size", 4)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "clipretrieval", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = WarmProcess(["-m", "clipretrieval", *arguments])
     deadline = time.monotonic() + 120
     # A second generation is begun when the first is durable.
     while not list((tmp_path / "kept").glob("vectors/index-[2-9]*")) and time.monotonic() < deadline:
         time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.poll() == -signal.SIGKILL
     assert not (tmp_path / "kept" / "classifier.json").exists()
     status, _, err = command(*arguments)
     assert status == 2

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from clipretrieval import RetrievalClassifier, StagedEncoder, cli
+from clipretrieval.cascade import CascadeClassifier
 from clipretrieval.cli.arguments import ReportFiles
 from clipretrieval.cli.arguments import command as made_command
 from clipretrieval.images import scan_folder
@@ -66,7 +67,19 @@ def test_no_command_lacks_an_argument_of_the_classes_that_it_makes(name: str, wi
     assert {spelled.get(each, each) for each in wanted} <= options(name)
 
 
-@pytest.mark.parametrize("name", ["index", "evaluate", "sweep", "classify", "forget", "info"])
+def test_index_lacks_no_argument_of_a_cascade() -> None:
+    """No other command makes one: a cascade is calibrated before it is of use."""
+    spelled = {"store_options": "store_option", "stages": "cascade"}
+    assert {spelled.get(each, each) for each in arguments(CascadeClassifier)} <= options("index")
+
+
+def test_calibrate_lacks_no_argument() -> None:
+    """What decides is an option; the images come from a folder or a table."""
+    named = set(inspect.signature(CascadeClassifier.calibrate).parameters) - {"self", "X", "y", "progress"}
+    assert named <= options("calibrate")
+
+
+@pytest.mark.parametrize("name", ["index", "calibrate", "evaluate", "sweep", "classify", "forget", "info"])
 def test_every_command_that_opens_a_kept_classifier_asks_for_consent(name: str) -> None:
     """A classifier that names a server is opened by none of them without ``--allow-remote``."""
     assert "allow_remote" in options(name)
@@ -136,6 +149,9 @@ PLACES = [
     ("index", "pictures", "kept", "--class-names", "{empty}"),
     ("classify", "{empty}", "pictures"),
     ("classify", "kept", "{empty}"),
+    ("calibrate", "{empty}", "kept"),
+    ("calibrate", "pictures", "{empty}"),
+    ("calibrate", "pictures", "kept", "--images-root", "{empty}"),
     ("forget", "{empty}", "--label", "x"),
     ("info", "{empty}"),
     ("evaluate", "--train", "{empty}", "--test", "pictures"),

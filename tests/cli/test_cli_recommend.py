@@ -61,6 +61,15 @@ def test_wishes_and_images_are_those_of_the_options(
     assert "image_size=96" in out
     assert "2 others measured on" not in out
     assert "others measured on" in out
+    assert "to promise max_loss=0.005 with a confidence of 0.95 takes 639 images" in out
+    promise = ("--max-loss", 0.5, "--confidence", 0.5)
+    status, out, err = command("recommend", class_folder / "train", *asked[:-2], *promise)
+    assert (status, err) == (0, "")
+    assert "layer1, mid" in out
+    assert (
+        "layer1, mid"
+        not in command("recommend", class_folder / "train", *asked, *promise, "--no-cascades")[1]
+    )
 
 
 def test_skipped_images_are_named_and_told_by_the_status(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from warm_process import run_warm
 
 from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.stores import ChromaStore, FaissStore
@@ -41,8 +40,7 @@ def evaluate(
     def run(store: str, *arguments: Any, process: bool = False) -> tuple[int, str, str]:
         asked = ["evaluate", "--stage", "pixel", "--store", store, *folders, *map(str, arguments)]
         if process:
-            whole = [sys.executable, "-m", "clipretrieval", *asked]
-            done = subprocess.run(whole, capture_output=True, text=True, timeout=120, check=False)
+            done = run_warm(["-m", "clipretrieval", *asked])
             return done.returncode, done.stdout, done.stderr
         return command(*asked)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import norm
 
 from clipretrieval.comparison.advice import Wishes, choose, corrected_interval, p_values, pareto_front
+from clipretrieval.comparison.folds import divide
 from clipretrieval.evaluation import mcnemar_exact, wilson_interval
 
 ANSWERS = st.tuples(st.integers(1, 40), st.integers(1, 6)).flatmap(lambda shape: hnp.arrays(np.bool_, shape))
@@ -95,16 +98,51 @@ def test_nothing_is_taken_off_where_there_was_no_choice():
         assert found == (0.8, wilson_interval(80, 100))
 
 
-def test_the_luck_of_the_chosen_is_taken_off():
-    """Of 30 coins the best looks far better than one half, and is told to be about one half."""
-    drawn = np.random.default_rng(0)
-    looked, told, covered = [], [], []
-    for seed in range(20):
-        right = drawn.random((100, 30)) < 0.5
-        accuracy, (low, high) = corrected_interval(right, np.ones(30), Wishes(), seed)
-        looked.append(right.mean(axis=0).max())
-        told.append(accuracy)
-        covered.append(low <= 0.5 <= high)
-    assert np.mean(looked) > 0.59
-    assert abs(np.mean(told) - 0.5) < 0.03
-    assert sum(covered) >= 19
+def drawn_answers(random: np.random.Generator, n: int, accuracies: np.ndarray, alike: float) -> np.ndarray:
+    """Draw what candidates of known accuracies answer, where some images are hard for all of them."""
+    hardness, own = random.standard_normal((n, 1)), random.standard_normal((n, len(accuracies)))
+    return np.sqrt(alike) * hardness + np.sqrt(1 - alike) * own < norm.ppf(accuracies)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "alike", "wishes", "luck"),
+    [
+        (np.full(30, 0.5), 0.0, Wishes(), 0.08),
+        (np.full(15, 0.8), 0.6, Wishes(), 0.04),
+        (np.linspace(0.7, 0.9, 15), 0.6, Wishes(), 0.01),
+        (np.linspace(0.7, 0.9, 15), 0.6, Wishes(max_cost=9, min_accuracy=0.7), 0.01),
+    ],
+)
+def test_the_luck_of_the_chosen_is_taken_off(accuracies, alike, wishes, luck):
+    """The interval holds the known accuracy of what is chosen, and the estimate is nearer than it looked."""
+    random, costs = np.random.default_rng(0), np.arange(len(accuracies)) + 1.0
+    if len(set(accuracies)) == 1:
+        costs[:] = 1
+    looked, told, held = [], [], []
+    for seed in range(40):
+        right = drawn_answers(random, 120, accuracies, alike)
+        place = choose(right, costs, wishes).place
+        accuracy, (low, high) = corrected_interval(right, costs, wishes, seed)
+        looked.append(right[:, place].mean() - accuracies[place])
+        told.append(accuracy - accuracies[place])
+        held.append(low <= accuracies[place] <= high)
+    assert sum(held) >= 37
+    assert np.mean(looked) > luck
+    assert abs(np.mean(told)) < 0.5 * np.mean(looked)
+
+
+def test_draws_from_the_same_images_err_independently():
+    """Chosen on one fold and measured on another, 100 draws from 2,000 images tell these images' accuracy."""
+    random, costs, names = np.random.default_rng(0), np.arange(6) + 1.0, [f"image {n}" for n in range(2000)]
+    pool = drawn_answers(random, 2000, np.linspace(0.74, 0.8, 6), 0.5)
+    off, held = [], []
+    for _ in range(100):
+        some = random.permutation(2000)[:800]
+        folds = divide([names[place] for place in some], [0] * 800, 5, 0, crossed=False)
+        place = choose(pool[some[folds.chosen_on]], costs, Wishes()).place
+        measured = pool[some[folds.measured_on[1]], place]
+        low, high = wilson_interval(int(measured.sum()), len(measured))
+        off.append(measured.mean() - pool[:, place].mean())
+        held.append(low <= pool[:, place].mean() <= high)
+    assert sum(held) >= 92
+    assert abs(np.mean(off)) < 2.6 * np.std(off) / 10

@@ -37,7 +37,7 @@ def test_each_row_answers_as_a_classifier_of_its_own(encoder, class_folder):
         class_folder / "train",
         class_folder / "test",
         encoder=encoder,
-        stages=("pixel", "mid"),
+        stages=("stem", "mid"),
         stores=("memory",),
         heads=["votes", "discriminant", Discriminant(0.5), SMALL],
         priors="empirical",
@@ -56,7 +56,7 @@ def test_each_row_answers_as_a_classifier_of_its_own(encoder, class_folder):
         *(head for head, *_ in expected[4:]),
     ]
     assert [row.name for row in report.rows] == [
-        f"{stage} {name}" for stage in ("pixel", "mid") for name in names
+        f"{stage} {name}" for stage in ("stem", "mid") for name in names
     ]
     heads = [*["votes"] * 4, "discriminant", Discriminant(0.5), SMALL]
     for row, (name, k, weights), head in zip(report.rows[7:], expected, heads, strict=True):
@@ -104,19 +104,20 @@ def test_heads_learn_from_the_pass_that_fills_the_stores(encoder, class_folder, 
     assert Counting.searches - searches > searches  # each of the timed answers is one
 
 
+@pytest.mark.usefixtures("few_features")
 def test_the_fused_head_is_tried_with_each_k(encoder, class_folder):
     """k=1 is left out, as the classifier takes 20 in its place."""
     report = compare(
         class_folder / "train",
         class_folder / "test",
         encoder=encoder,
-        stages=("pixel",),
+        stages=("mid",),
         stores=("memory",),
         heads=("fused",),
         k=(1, 3, 5),
         **QUICK,
     )
-    assert [(row.name, row.to_dict()["k"]) for row in report.rows] == [("pixel k=3", 3), ("pixel k=5", 5)]
+    assert [(row.name, row.to_dict()["k"]) for row in report.rows] == [("mid k=3", 3), ("mid k=5", 5)]
 
 
 class Own(Discriminant):

@@ -53,7 +53,7 @@ def test_split_folds_have_each_class_in_all_three_parts(counts, seed):
 
 @given(COUNTS, st.randoms(use_true_random=False), st.booleans())
 def test_the_order_of_the_images_changes_nothing(counts, random, crossed):
-    """An image is in the same fold wherever it comes; another seed makes other folds."""
+    """An image is in the same fold wherever it comes."""
     ids, labels = named(counts)
     found = dict(zip(ids, divide(ids, labels, 5, 0, crossed).numbers.tolist(), strict=True))
     order = list(range(len(ids)))
@@ -62,11 +62,25 @@ def test_the_order_of_the_images_changes_nothing(counts, random, crossed):
     assert [found[ids[place]] for place in order] == moved.numbers.tolist()
 
 
-def test_another_seed_makes_other_folds():
-    """The seed decides."""
+@pytest.mark.parametrize("crossed", [True, False])
+def test_another_seed_and_an_image_less_make_other_folds(crossed):
+    """The seed and the contents of all images decide."""
     ids, labels = named([20, 20])
-    drawn = [divide(ids, labels, 5, seed, crossed=True).numbers.tolist() for seed in (0, 1)]
-    assert drawn[0] != drawn[1]
+    drawn = divide(ids, labels, 5, 0, crossed).numbers
+    others = [divide(ids, labels, 5, 1, crossed).numbers, divide(ids[1:], labels[1:], 5, 0, crossed).numbers]
+    for other in others:
+        assert np.mean(drawn[-len(other) :] == other) < 0.8
+
+
+def test_draws_from_the_same_images_are_measured_on_all_of_them():
+    """Of 200 images 20 draws of 100 measure 400, which are not the same fifth each time."""
+    random, counted = np.random.default_rng(0), np.zeros(200, dtype=int)
+    for _ in range(20):
+        some = random.permutation(200)[:100]
+        found = divide([f"image {place}" for place in some], [0] * 100, 5, 0, crossed=False)
+        counted[some[found.measured_on[1]]] += 1
+    assert counted.sum() == 400
+    assert np.count_nonzero(counted) > 150
 
 
 def test_of_very_many_images_ten_thousand_are_chosen_and_measured_on():

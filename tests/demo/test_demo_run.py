@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from warm_process import run_warm
 
 from clipretrieval import InvalidInputError
 from clipretrieval.demo import UNSEEN_KINDS, DemoResult, draw_many, run_demo
@@ -80,10 +79,10 @@ def test_the_page_holds_the_figures(result: DemoResult) -> None:
     assert not re.search(r"(?:src|href)=.https?:", page)
 
 
-def test_the_command_runs_the_demonstration(tmp_path: Path) -> None:
+def test_the_command_runs_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``clipretrieval demo`` prints table and sentences, and says where its pictures and its report are."""
-    command = [sys.executable, "-m", "clipretrieval", "demo", "--out", "shown", "--per-kind", "8"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    monkeypatch.chdir(tmp_path)
+    done = run_warm(["-m", "clipretrieval", "demo", "--out", "shown", "--per-kind", "8"], check=True)
     lines = done.stdout.splitlines()
     assert lines[0].split()[:2] == ["dim", "accuracy"]
     assert [line.split()[0] for line in lines[1:6]] == ["zero-shot", "pixel", "mid", "late", "final"]
@@ -94,12 +93,12 @@ def test_the_command_runs_the_demonstration(tmp_path: Path) -> None:
     assert (tmp_path / "shown/report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_what_the_demo_cannot_do_is_refused(tmp_path: Path) -> None:
+def test_what_the_demo_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It never draws what the model was trained on, nor fewer pictures than it can classify."""
     with pytest.raises(InvalidInputError, match="at least 0 and at most 19999"):
         run_demo(tmp_path / "out", seed=20_000)
-    command = [sys.executable, "-m", "clipretrieval", "demo", "--out", "out", "--per-kind", "3"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    monkeypatch.chdir(tmp_path)
+    done = run_warm(["-m", "clipretrieval", "demo", "--out", "out", "--per-kind", "3"])
     assert done.returncode != 0
     assert "at least 4" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -23,6 +23,7 @@ def fitted(**params):
     return RetrievalClassifier(store="memory", **params).fit(POINTS, LABELS)
 
 
+@pytest.mark.usefixtures("few_features")
 def test_each_row_is_what_evaluate_gives():
     """Votes are combined with k and weights; other heads have one row, fused one for each k above 1."""
     heads = ["votes", "discriminant", "quadratic", Discriminant(0.5), SMALL, "fused"]
@@ -48,6 +49,7 @@ def test_each_row_is_what_evaluate_gives():
         assert report.setting["head"] == row["head"]
 
 
+@pytest.mark.usefixtures("few_features")
 def test_the_best_params_name_the_head_where_it_was_swept():
     """`set_params` takes them; without a head to try, they leave the classifier's own as it is."""
     classifier = fitted(head="discriminant")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from nearest_mean import LearnedMeans, NearestMean
 from statistics_parts import Failing, assert_as_fresh, clouds, gathers
+from warm_process import run_warm
 
 from clipretrieval import (
     ClipRetrievalWarning,
@@ -141,9 +142,7 @@ with FaissStore({str(tmp_path / "store")!r}) as store:
     other.forget(other.kneighbors(rows[:5], 1).ids[:, 0])
     other.partial_fit(rows[40:45], ["class 1"] * 5)
 """
-        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path})
-        assert done.returncode == 0
+        run_warm(["-c", program], check=True)
         assert not gathers(asked, rows)
         assert_as_fresh(asked, rows)
         assert asked.kneighbors(rows[40:41], 1).distances.max() == 0

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from statistics_parts import Failing, assert_as_fresh, clouds, gathers
+from warm_process import run_warm
 
 from clipretrieval import ClipRetrievalWarning, RetrievalClassifier, StoreUnavailableError
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore
@@ -72,12 +69,7 @@ def test_labels_that_another_process_exchanges_are_noticed_in_a_large_folder(tmp
     with FaissStore(tmp_path / "store") as store:
         asked = [RetrievalClassifier.from_store(store, head="discriminant") for _ in range(2)]
         before = [each.predict(rows[:300]) for each in asked]
-        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(
-            [sys.executable, "-c", inspect.getsource(exchange) + RELABEL, str(tmp_path / "store")],
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        assert done.returncode == 0
+        run_warm(["-c", inspect.getsource(exchange) + RELABEL, tmp_path / "store"], check=True)
         for each, answers in zip(asked, before, strict=True):  # the second one finds the store refreshed
             assert_exchanged(answers, each.predict(rows[:300]))
 

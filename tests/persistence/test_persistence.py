@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from saved_files import rewrite
+from warm_process import run_warm
 
 from clipretrieval import (
     ClipRetrievalError,
@@ -75,7 +74,7 @@ def test_a_saved_classifier_answers_the_same(tmp_path, store, metric, kind):
     same_answers(fitted, loaded, QUERIES)
 
 
-def test_a_second_process_gives_the_same_answers(tmp_path, tiny_model, class_folder):
+def test_a_second_process_gives_the_same_answers(tmp_path, tiny_model, class_folder, monkeypatch):
     """Another process needs only the folder: it builds the encoder again and answers alike."""
     folders = [tmp_path / store for store in ("memory", "faiss")]
     fitted = [
@@ -83,13 +82,8 @@ def test_a_second_process_gives_the_same_answers(tmp_path, tiny_model, class_fol
     ]
     for classifier, folder in zip(fitted, folders, strict=True):
         classifier.fit(class_folder / "train").save(folder)
-    done = subprocess.run(
-        [sys.executable, "-c", SECOND_PROCESS, class_folder / "test", *folders],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
+    monkeypatch.chdir(tmp_path)
+    done = run_warm(["-c", SECOND_PROCESS, class_folder / "test", *folders], check=True)
     paths = sorted((class_folder / "test").rglob("*.*g"))
     for classifier, line in zip(fitted, done.stdout.splitlines(), strict=True):
         predictions, distances, ids = json.loads(line)

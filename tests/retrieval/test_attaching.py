@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from colours import Colours, colour, pairs
+from warm_process import run_warm
 
 from clipretrieval import (
     FingerprintMismatchError,
@@ -50,7 +49,7 @@ for name in ("faiss", "chroma"):
     classifier = RetrievalClassifier.from_store(name, encoder, store_options=place)
     print(classifier.predict({[str(path) for path in asked]!r}).tolist())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_warm(["-c", code], check=True)
     assert done.stdout.splitlines() == expected
 
 

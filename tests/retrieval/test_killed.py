@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from colours import Colours, colour
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from warm_process import run_warm
 
 from clipretrieval import RetrievalClassifier
 from clipretrieval.stores import FaissStore, MemoryStore
@@ -77,9 +75,7 @@ def images():
         yield colour(number), label
 RetrievalClassifier(Colours(), FaissStore({str(tmp_path / "killed")!r})).fit(images(), flush_every=4)
 """
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path})
-    assert done.returncode == -signal.SIGKILL
+    assert run_warm(["-c", program]).returncode == -signal.SIGKILL
     images = [colour(number) for number in NUMBERS]
     with FaissStore(tmp_path / "killed") as killed, FaissStore(tmp_path / "whole") as whole:
         assert killed.count() >= min(end, 20) - 4  # what was flushed

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from colours import Colours, pairs
+from warm_process import run_warm
 
 from clipretrieval import (
     FingerprintMismatchError,
@@ -497,9 +495,7 @@ def test_a_rewriting_is_gone_on_with_wherever_it_ends(small, after):
 
 def killed(program):
     """Run a program that kills itself."""
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path})
-    assert done.returncode == -signal.SIGKILL
+    assert run_warm(["-c", program]).returncode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

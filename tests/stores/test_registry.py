@@ -196,9 +196,10 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_importing_the_package_loads_no_sdk() -> None:
-    """Importing the stores and listing their names loads neither FAISS nor torch."""
+    """Importing the stores, listing their names and telling a store's own loads neither FAISS nor torch."""
     code = (
-        "import sys, clipretrieval.stores as s; s.available_stores(); s.create_store('memory');"
+        "import sys, clipretrieval.stores as s; from clipretrieval.stores.registry import registered_name;"
+        "s.available_stores(); assert registered_name(s.create_store('memory')) == 'memory';"
         "print(sorted({'faiss', 'torch', 'chromadb', 'pinecone'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

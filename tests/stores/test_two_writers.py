@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,13 +13,13 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from second_writer import FAR, Shades, shade
+from warm_process import WarmProcess, run_warm
 
 from clipretrieval import RetrievalClassifier
 from clipretrieval.errors import StoreLockedError
 from clipretrieval.stores import create_store
 from clipretrieval.testing import PineconeEmulator
 
-ROOT = Path(__file__).parents[2]
 KEY = "two-writers"
 pytestmark = pytest.mark.filterwarnings("ignore:there is only one class")
 
@@ -54,15 +51,8 @@ def stopped(
     store: tuple[str, dict[str, Any]], action: str, stop: str, folder: Path
 ) -> Iterator[Callable[[], Any]]:
     """Wait until the second process has stopped; give what lets it go on and returns what it prints."""
-    command = [sys.executable, str(Path(__file__).with_name("second_writer.py")), store[0]]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(
-        [*command, json.dumps(store[1]), action, stop, str(folder)],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    program = Path(__file__).with_name("second_writer.py")
+    process = WarmProcess([program, store[0], json.dumps(store[1]), action, stop, folder])
 
     def go_on() -> Any:
         (folder / "go").touch()
@@ -152,11 +142,7 @@ def test_labels_that_a_voting_process_exchanges_are_noticed_at_a_server(shared_s
         RetrievalClassifier(store=opened).fit(rows, ["near"] * 10 + ["far"] * 10)
         asked = RetrievalClassifier.from_store(opened, head="discriminant")
         assert asked.predict(rows).tolist() == ["near"] * 10 + ["far"] * 10
-        subprocess.run(
-            [sys.executable, "-c", EXCHANGE, shared_store[0], json.dumps(shared_store[1])],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=True,
-        )
+        run_warm(["-c", EXCHANGE, shared_store[0], json.dumps(shared_store[1])], check=True)
         assert asked.predict(rows).tolist() == ["far"] * 10 + ["near"] * 10
 
 

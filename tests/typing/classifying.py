@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing_extensions import assert_type
 
 from clipretrieval import (
+    CascadeClassifier,
     EvaluationReport,
     Explanation,
     FitReport,
@@ -17,6 +18,7 @@ from clipretrieval import (
     SweepResult,
     ZeroShotClassifier,
 )
+from clipretrieval.cascade import Calibration, CascadeExplanation, CascadeReport, ExitFigures
 from clipretrieval.types import AnyArray, FloatArray
 
 encoder = StagedEncoder("RN50", pretrained=None, stage="mid")
@@ -48,6 +50,27 @@ RetrievalClassifier(encoder, store=3)  # E: arg-type
 classifier.fit("pictures", overwrites=True)  # E: call-arg
 classifier.kneighbors("pictures", "five")  # E: arg-type
 print(classifier.evaluate("pictures").acuracy)  # E: attr-defined
+
+cascade = CascadeClassifier(encoder, ("layer1", "late"), head="votes", store="faiss", certainty="margin")
+assert_type(cascade.fit("pictures", resume=True), CascadeClassifier)
+assert_type(cascade.partial_fit("pictures", ["a"]), CascadeClassifier)
+assert_type(cascade.calibrate("pictures", max_loss=0.01), CascadeClassifier)
+assert_type(cascade.calibration_, Calibration | None)
+assert_type(cascade.exits_, tuple[RetrievalClassifier, ...])
+assert_type(cascade.predict("pictures"), AnyArray)
+assert_type(cascade.explain("pictures"), list[CascadeExplanation])
+assert_type(cascade.explain("pictures", on_error="skip"), list[CascadeExplanation | None])
+assert_type(cascade.explain("pictures")[0].stage, str)
+assert_type(cascade.evaluate("pictures"), CascadeReport)
+assert_type(cascade.evaluate("pictures").exits, tuple[ExitFigures, ...])
+assert_type(cascade.forget(label="a"), ForgetReport)
+assert_type(CascadeClassifier.load("folder"), CascadeClassifier)
+assert_type(CascadeClassifier.from_stores("faiss", encoder), CascadeClassifier)
+CascadeClassifier()  # E: call-arg
+CascadeClassifier(encoder, stages=3)  # E: arg-type
+CascadeClassifier(encoder, ("layer1", "late"), "votes")  # E: call-arg
+cascade.calibrate("pictures", max_los=0.01)  # E: call-arg
+print(cascade.evaluate("pictures").exit)  # E: attr-defined
 
 zero_shot = ZeroShotClassifier(encoder, ["cat", "dog"], templates="a photo of a {}.")
 assert_type(zero_shot.predict("pictures"), AnyArray)

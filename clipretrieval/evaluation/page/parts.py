@@ -56,6 +56,7 @@ COMPARISON_COLUMNS = (
     ("low", "95 % interval, from"),
     ("high", "to"),
     ("p_value", "p (McNemar)"),
+    ("multiply_adds", "10⁹ multiply-adds"),
     ("inference_s_per_1000", "inference, s/1,000"),
     ("query_s_per_1000", "query, s/1,000"),
     ("p50_ms", "one image, ms"),
@@ -287,7 +288,7 @@ def _written(key: str, value: Any) -> str:
         return "–"
     if not isinstance(value, Real) or isinstance(value, bool):
         return readable(value)
-    if key in ("accuracy", "study_accuracy", "low", "high"):
+    if key in ("accuracy", "accuracy_alone", "share", "study_accuracy", "low", "high"):
         return f"{float(value):.2%}"
     if key == "accuracy_difference":
         return f"{100 * float(value):+.2f}".replace("-", "−")

@@ -14,7 +14,7 @@ from clipretrieval._util.text import shortened
 from clipretrieval.evaluation.charts import Axis, Bars, Chart, Curve, Level, Steps
 from clipretrieval.evaluation.words import number_words
 
-__all__ = ["Frame", "cost_chart", "draw_svg", "ticks", "time_chart"]
+__all__ = ["Frame", "cost_chart", "draw_svg", "exits_chart", "ticks", "time_chart"]
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 54, 20, 12, 44
@@ -214,6 +214,34 @@ def cost_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
         f"{advised['head']}."
     )
     return frame.whole(inside, summary, "cost")
+
+
+def exits_chart(curve: Sequence[Mapping[str, float]], points: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw the accuracy that a cascade can have over its arithmetic, beside single stages.
+
+    Parameters
+    ----------
+    curve : sequence of mapping
+        With ``multiply_adds`` and ``accuracy``, the cheapest first; at least one.
+    points : sequence of mapping
+        With ``name``, ``cost``, ``accuracy``, ``low`` and ``high``; the last is the cascade's own.
+    """
+    placed = [(row, float(row["cost"])) for row in points]
+    frame = _accuracy_frame("10⁹ multiply-adds for an image", placed, len(placed))
+    inside = frame.axes() + frame.line(
+        [point["multiply_adds"] for point in curve],
+        [max(frame.y.low, point["accuracy"]) for point in curve],
+        "main",
+    )
+    furthest = max(cost for _, cost in placed)
+    names = [(frame.across(cost), frame.up(row["accuracy"]), _row_name(row)) for row, cost in placed]
+    inside += _point_names(names, frame.across(furthest) + 16, frame.height)
+    for row, cost in placed:
+        inside += _measured_point(frame, row, cost, "marker" if row is placed[-1][0] else "dot")
+    told = "; ".join(
+        f"{_row_name(row)}: {row['accuracy']:.1%} for {number_words(cost)}" for row, cost in placed
+    )
+    return frame.whole(inside, f"Accuracy over 10⁹ multiply-adds for an image; {told}.", "exits")
 
 
 def _accuracy_frame(label: str, placed: Sequence[tuple[Mapping[str, Any], float]], named: int) -> Frame:

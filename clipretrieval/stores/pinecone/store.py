@@ -145,7 +145,7 @@ class PineconeStore:
     `~clipretrieval.stores.IncompleteDeleteError`: their ``ids`` can be sent again.
     """
 
-    part_option = "namespace"
+    part_option = "index"  # whose vectors have one dimension, in every namespace
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +15,12 @@ from uuid import uuid4
 import chromadb
 import numpy as np
 import pytest
+from warm_process import run_warm
 
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.stores import ChromaStore
 from clipretrieval.stores.chroma import blobs as _blobs
 
-ROOT = Path(__file__).parents[3]
 OLD, NEW = (np.random.default_rng(seed).bytes(2500) for seed in range(2))
 
 
@@ -254,24 +253,22 @@ def test_a_kill_leaves_the_old_blob_or_the_new(tmp_path: Path) -> None:
     with ChromaStore(tmp_path / "first") as store:
         store.upsert(["p"], np.ones((1, 4)), [1])
         store.write_blob("a", OLD)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def killed_at(step: int) -> subprocess.CompletedProcess[str]:
         shutil.copytree(tmp_path / "first", tmp_path / str(step))
-        command = [sys.executable, "-c", KILLED, str(tmp_path / str(step)), str(step), NEW.hex()]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        return run_warm(["-c", KILLED, tmp_path / str(step), step, NEW.hex()])
 
     whole = killed_at(0)
     assert whole.returncode == 0, whole.stderr
     found = []
-    with ThreadPoolExecutor(2) as pool:
-        for step, done in enumerate(pool.map(killed_at, range(1, int(whole.stdout) + 1)), start=1):
-            assert done.returncode == -9, done.stderr
-            with ChromaStore(tmp_path / str(step)) as store:
-                found.append(store.read_blob("a"))
-                store.write_blob("a", b"next")
-                assert (store.read_blob("a"), store.count()) == (b"next", 1)
-                assert len(beside(store)) == 2
+    for step in range(1, int(whole.stdout) + 1):
+        done = killed_at(step)
+        assert done.returncode == -9, done.stderr
+        with ChromaStore(tmp_path / str(step)) as store:
+            found.append(store.read_blob("a"))
+            store.write_blob("a", b"next")
+            assert (store.read_blob("a"), store.count()) == (b"next", 1)
+            assert len(beside(store)) == 2
     turned = found.index(NEW)
     assert found == [OLD] * turned + [NEW] * (len(found) - turned)
     assert turned == 5

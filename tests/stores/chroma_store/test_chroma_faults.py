@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from chroma_parts import fill, normal
 from chroma_server import chroma_server
+from warm_process import run_warm
 
 from clipretrieval.errors import StoreCorruptedError, StoreLockedError, StoreUnavailableError
 from clipretrieval.stores import ChromaStore
 
 
 def run(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return run_warm(["-c", script, *arguments])
 
 
 def test_a_second_owner_is_locked_out(tmp_path: Path) -> None:
@@ -44,7 +44,8 @@ def test_a_second_owner_is_locked_out(tmp_path: Path) -> None:
 def test_without_chromadb_the_error_says_what_to_install() -> None:
     """Where chromadb is not installed the error is MissingDependencyError with the pip command."""
     hidden = "import sys; sys.modules['chromadb'] = None; from clipretrieval.stores import create_store; "
-    done = run(hidden + "create_store('chroma')")
+    command = [sys.executable, "-c", hidden + "create_store('chroma')"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert "MissingDependencyError" in done.stderr
     assert 'pip install "clipretrieval[chroma]"' in done.stderr
 

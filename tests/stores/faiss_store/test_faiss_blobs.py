@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
+from warm_process import run_warm
 
 from clipretrieval.errors import (
     InvalidInputError,
@@ -28,7 +28,6 @@ from clipretrieval.stores.local import folder as _folder
 from clipretrieval.stores.local import store as _local_store
 from clipretrieval.stores.local.folder_manifest import _checksum
 
-ROOT = Path(__file__).parents[3]
 STATISTICS = np.random.default_rng(0).bytes(200_000)
 OPENINGS: tuple[dict[str, Any], ...] = ({"read_only": True}, {"read_only": True, "mmap": True}, {})
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -475,12 +474,10 @@ def first_state(tmp_path: Path) -> Path:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_kill_leaves_records_manifest_and_blobs_of_one_flush(tmp_path: Path, first_state: Path) -> None:
     """Killed at any step of a flush, a folder opens with all of the flush before or all of this one."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def killed_at(step: int) -> subprocess.CompletedProcess[str]:
         shutil.copytree(first_state, tmp_path / str(step))
-        command = [sys.executable, "-c", KILLED, str(tmp_path / str(step)), str(step)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        return run_warm(["-c", KILLED, tmp_path / str(step), step])
 
     def state_of(folder: Path) -> int:
         with FaissStore(folder, read_only=True) as store:
@@ -496,13 +493,13 @@ def test_a_kill_leaves_records_manifest_and_blobs_of_one_flush(tmp_path: Path, f
     assert whole.returncode == 0, whole.stderr
     assert state_of(tmp_path / "0") == 2
     states = []
-    with ThreadPoolExecutor(2) as pool:
-        for step, done in enumerate(pool.map(killed_at, range(1, int(whole.stdout) + 1)), start=1):
-            assert done.returncode == -9, done.stderr
-            states.append(state_of(tmp_path / str(step)))
-            with FaissStore(tmp_path / str(step)) as store:  # the next writer clears up
-                fill(store, 5)
-            assert len(files(tmp_path / str(step))) == 5
+    for step in range(1, int(whole.stdout) + 1):
+        done = killed_at(step)
+        assert done.returncode == -9, done.stderr
+        states.append(state_of(tmp_path / str(step)))
+        with FaissStore(tmp_path / str(step)) as store:  # the next writer clears up
+            fill(store, 5)
+        assert len(files(tmp_path / str(step))) == 5
     assert states == sorted(states)
     assert set(states) == {1, 2}
     assert len(states) > 15

@@ -1,0 +1,139 @@
+"""What is kept in a folder, opened: a classifier or a cascade."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import typer
+
+from clipretrieval.cli.arguments import check_texts_count, is_given, option_of
+from clipretrieval.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from clipretrieval.cascade.cascade_classifier import CascadeClassifier
+    from clipretrieval.classifier import RetrievalClassifier
+
+    Kept: TypeAlias = RetrievalClassifier | CascadeClassifier
+
+__all__ = [
+    "change_head",
+    "closing_stores",
+    "is_cascade",
+    "labels_by_name",
+    "load_cascade_of",
+    "load_for_images",
+    "load_kept",
+    "load_single",
+    "refuse_answering",
+]
+
+_ANSWERING = ("head", "priors", "text_weight", "class_names", "template")
+"""Options that change how a kept classifier answers."""
+
+
+def is_cascade(folder: Path) -> bool:
+    """Tell whether a folder holds a cascade, from its own file alone."""
+    from clipretrieval.persistence.saving import describe
+
+    return describe(folder).cascade is not None
+
+
+def load_kept(folder: Path, allow_remote: bool) -> Kept:
+    """Open what a folder holds, a classifier or a cascade."""
+    if is_cascade(folder):
+        return load_cascade_of(folder, allow_remote)
+    from clipretrieval.classifier import RetrievalClassifier
+
+    return RetrievalClassifier.load(folder, allow_remote=allow_remote)
+
+
+def load_for_images(folder: Path, allow_remote: bool) -> Kept:
+    """Open what a folder holds, which can be given images.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has no encoder.
+    """
+    made = load_kept(folder, allow_remote)
+    if made.encoder is None:
+        with closing_stores(made):
+            raise InvalidInputError(
+                f"the classifier in {str(folder)!r} was fitted on vectors and has no encoder, so it takes no "
+                "images; use it in Python: RetrievalClassifier.load(…).predict(vectors)"
+            )
+    return made
+
+
+def load_single(folder: Path, allow_remote: bool, what: str) -> RetrievalClassifier:
+    """Open a classifier of one stage for images; `what` says who cannot do anything with a cascade."""
+    if is_cascade(folder):
+        raise InvalidInputError(
+            f"{str(folder)!r} holds a cascade, which {what} cannot take: its exits go together. Set how sure "
+            "they have to be by clipretrieval calibrate, or name a classifier of one stage"
+        )
+    made: Any = load_for_images(folder, allow_remote)
+    found: RetrievalClassifier = made
+    return found
+
+
+def load_cascade_of(folder: Path, allow_remote: bool) -> CascadeClassifier:
+    """Open a folder's cascade.
+
+    Raises
+    ------
+    InvalidInputError
+        If it holds a classifier of one stage.
+    """
+    if not is_cascade(folder):
+        raise InvalidInputError(
+            f"{str(folder)!r} holds no cascade but a classifier of one stage, and only exits are calibrated; "
+            "make one: clipretrieval index IMAGES CLASSIFIER --cascade layer2,mid,late"
+        )
+    from clipretrieval.cascade.cascade_classifier import CascadeClassifier
+
+    return CascadeClassifier.load(folder, allow_remote=allow_remote)
+
+
+@contextmanager
+def closing_stores(made: Kept) -> Iterator[None]:
+    """Close a classifier's store, or those of a cascade's exits, at the end of the block."""
+    with ExitStack() as closed:
+        for each in getattr(made, "exits_", (made,)):
+            closed.callback(each.store_.close)
+        yield
+
+
+def labels_by_name(made: Kept, labels: Sequence[str]) -> list[Any]:
+    """Return labels in the type that a classifier was fitted with, found by their names."""
+    from clipretrieval._util.labels import Spelling
+
+    known = {str(each): each for each in made.classes_.tolist()}
+    return [known.get(str(label), label) for label in Spelling(known).apply(list(labels))]
+
+
+def refuse_answering(context: typer.Context, folder: Path) -> None:
+    """Refuse options that change how a kept classifier answers, where it is a cascade."""
+    given = [name for name in _ANSWERING if name in context.params and is_given(context, name)]
+    if given and is_cascade(folder):
+        raise InvalidInputError(
+            f"{option_of(given[0])} does not go with a cascade, whose exits answer as they were made and "
+            "calibrated; leave it out, or index anew with it"
+        )
+
+
+def change_head(context: typer.Context, made: Any, head: str, priors: str, texts: Mapping[str, Any]) -> None:
+    """Give a loaded classifier the head, the priors and the texts that are on the command line, if any."""
+    given = {"head": head, "priors": priors}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if is_given(context, name)}
+    changed.update(texts)
+    if not changed:
+        return
+    if "class_names" in texts:
+        names = texts["class_names"]
+        changed["class_names"] = dict(zip(labels_by_name(made, list(names)), names.values(), strict=True))
+    made.set_params(**changed)
+    check_texts_count(made, texts)
