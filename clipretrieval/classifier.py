@@ -467,6 +467,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 )
             if not writer.count:
                 raise InvalidInputError(none_left("to fit on", source.skipped))
+        if writer.transform is not None:
+            warn_of_growth(self.store_, writer.listed)
         self.skipped_ = source.skipped
         self._class_names = names
         self.fit_report_ = writer.report(source.skipped, timing, time.perf_counter() - started)
@@ -508,8 +510,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             dim = int(store.dim or 0) if writer.transform is None else writer.transform.dim
             self._become(store, known, dim, renew=onto is None)
             self._statistics, self._map = statistics, writer.transform
-        if writer.transform is not None:
-            warn_of_growth(store, writer.listed)
 
     def _become(self, store: VectorStore, classes: Classes, dim: int, *, renew: bool = True) -> None:
         """Be fitted with a store that is filled; `renew` where the arguments stand for it as they are now."""

@@ -11,12 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.checks import check_number
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.cascade.exit_policy import THRESHOLDS, ExitEvidence, ExitPolicy
 from clipretrieval.cascade.risk_control import last_accepted, least_sample
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 
-__all__ = ["Calibration", "calibrate_policy", "check_promise", "read_state"]
+__all__ = [
+    *("Calibration", "CascadeState"),
+    *("calibrate_policy", "check_enough", "check_promise", "read_state"),
+]
 
+MOSTLY = 0.8
+"""Of a budget: where less is used, a warning says so."""
 LEAST_LOSS = 1e-5
 """To promise less takes more than 300,000 images."""
 
@@ -76,13 +82,57 @@ class Calibration:
             raise ValueError("it has fields that are not known")
         if not np.isfinite([*shares, *(number or 0.0 for number in numbers.values())]).all():
             raise ValueError("a number is not finite")
+        if told["n"] < 1 or told["last_multiply_adds"] <= 0:
+            raise ValueError("a count or an amount is not positive")
+        promised = {told["max_loss"] is None, told["confidence"] is None}
+        if promised != {told["budget"] is not None}:
+            raise ValueError("there must be a promise or a budget, one of the two")
         return cls(**told)
 
 
-def read_state(
-    path: str | Path, state: Mapping[str, Any], n_exits: int
-) -> tuple[ExitPolicy, Calibration | None, tuple[float, ...]]:
-    """Read what a saved cascade's folder says: when images leave, what was calibrated, what exits cost.
+@dataclass(frozen=True)
+class CascadeState:
+    """What a saved cascade's folder says: when images leave, what was calibrated, what exits cost.
+
+    Attributes
+    ----------
+    policy : ExitPolicy
+    calibration : Calibration or None
+    multiply_adds : tuple of float
+        In 10⁹, up to each exit.
+    calibrated_on : frozenset of str
+        Content ids of the images.
+    """
+
+    policy: ExitPolicy
+    calibration: Calibration | None
+    multiply_adds: tuple[float, ...]
+    calibrated_on: frozenset[str]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], n_exits: int) -> CascadeState:
+        """Read what a cascade has saved.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If it is anything else.
+        """
+        policy, told = ExitPolicy.from_dict(values["policy"]), values["calibration"]
+        calibration = None if told is None else Calibration.from_dict(told)
+        costs = tuple(map(float, values["multiply_adds"]))
+        counts = {policy.n_exits, len(costs), n_exits if told is None else len(told["shares"])}
+        if counts != {n_exits}:
+            raise ValueError("there are not as many exits as stages")
+        if not (np.isfinite(costs).all() and min(costs) >= 0 and costs[-1] > 0):
+            raise ValueError("the exits' multiply-adds are no amounts")
+        if not all(isinstance(each, str) for each in values["calibrated_on"]):
+            raise ValueError("the images that were calibrated on have no ids")
+        return cls(policy, calibration, costs, frozenset(values["calibrated_on"]))
+
+
+def read_state(path: str | Path, state: Mapping[str, Any], n_exits: int) -> CascadeState:
+    """Read what a saved cascade's folder says.
 
     Raises
     ------
@@ -90,17 +140,12 @@ def read_state(
         If it is damaged.
     """
     try:
-        policy, told = ExitPolicy.from_dict(state["policy"]), state["calibration"]
-        calibration = None if told is None else Calibration.from_dict(told)
-        costs = tuple(map(float, state["multiply_adds"]))
-        if {policy.n_exits, len(costs)} != {n_exits}:
-            raise ValueError("there are not as many exits as stages")
+        return CascadeState.from_dict(state, n_exits)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreCorruptedError(
             f"{path} is damaged: its cascade cannot be read ({error}). Restore the folder from a copy, "
             "or fit again"
         ) from error
-    return policy, calibration, costs
 
 
 _OPTIONAL = ("max_loss", "confidence", "budget", "threshold")
@@ -125,6 +170,22 @@ def check_promise(
             f"reach the first exit, {first!r}; pass at least that"
         )
     return max_loss, confidence, budget
+
+
+def check_enough(n: int, max_loss: float, confidence: float) -> None:
+    """Refuse to promise anything by too few images.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    needed = least_sample(max_loss, confidence)
+    if needed is not None and n < needed:
+        raise InvalidInputError(
+            f"{n} images are too few to promise a loss of at most {max_loss:g} with a confidence of "
+            f"{confidence:g}: it takes at least {needed}, and more where some are lost. Pass more images, a "
+            "greater max_loss, or a budget"
+        )
 
 
 def calibrate_policy(
@@ -156,13 +217,7 @@ def calibrate_policy(
     """
     n, costs = len(evidence), np.array(multiply_adds)
     if budget is None:
-        needed = least_sample(max_loss, confidence)
-        if needed is not None and n < needed:
-            raise InvalidInputError(
-                f"{n} images are too few to promise a loss of at most {max_loss:g} with a confidence of "
-                f"{confidence:g}: it takes at least {needed}, and more where some are lost. Pass more "
-                "images, a greater max_loss, or a budget"
-            )
+        check_enough(n, max_loss, confidence)
         tried = (losses(evidence, policy.at(threshold)) for threshold in THRESHOLDS.tolist())
         number = last_accepted(tried, max_loss, confidence)
         threshold = None if number is None else float(THRESHOLDS[number])
@@ -170,14 +225,21 @@ def calibrate_policy(
         threshold = _lowest_threshold(evidence, policy, costs, budget)
     found = policy.at(threshold)
     places = found.exits(evidence)
+    spent, lost = float(costs[places].mean()), float(losses(evidence, found).mean())
+    if budget is not None and spent < MOSTLY * min(budget, float(costs[-1])):
+        warn_caller(
+            f"only {spent:.3g} of the budget of {budget:.3g} · 10⁹ multiply-adds are used, and {lost:.2%} of "
+            "accuracy is lost: so many images are equally sure at an exit that they can only leave together. "
+            "Votes of more neighbors, another head, or certainty='combined' tell them apart"
+        )
     return found, Calibration(
         n=n,
         max_loss=max_loss if budget is None else None,
         confidence=confidence if budget is None else None,
         budget=budget,
         threshold=threshold,
-        loss=float(losses(evidence, found).mean()),
-        multiply_adds=float(costs[places].mean()),
+        loss=lost,
+        multiply_adds=spent,
         last_multiply_adds=float(costs[-1]),
         shares=tuple((np.bincount(places, minlength=len(costs)) / n).tolist()),
     )
@@ -197,7 +259,16 @@ def _lowest_threshold(
     """Return the lowest threshold at which an image costs no more than a budget on average."""
     if costs[-1] <= budget:
         return None
-    for threshold in THRESHOLDS.tolist():
-        if costs[policy.at(threshold).exits(evidence)].mean() <= budget:
-            return float(threshold)
-    return 1.0  # all leave at the first exit
+    risks = [
+        policy.risk(place, evidence.margins[place], evidence.agrees[place], evidence.distances[place])
+        for place in range(evidence.n_exits - 1)
+    ]
+    tried = np.unique(np.concatenate(risks))
+    low, high = 0, len(tried) - 1  # at the highest, all leave at the first exit
+    while low < high:
+        middle = (low + high) // 2
+        if costs[policy.at(float(tried[middle])).exits(evidence)].mean() <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return float(tried[low])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -28,7 +29,13 @@ from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.cascade.calibration import Calibration, calibrate_policy, check_promise, read_state
+from clipretrieval.cascade.calibration import (
+    Calibration,
+    calibrate_policy,
+    check_enough,
+    check_promise,
+    read_state,
+)
 from clipretrieval.cascade.cascade_explanation import CascadeExplanation, explain_answers
 from clipretrieval.cascade.cascade_measurement import LabelledAnswers, evidence_of, measure_cascade
 from clipretrieval.cascade.cascade_pass import CascadePass, ExitAnswer
@@ -61,6 +68,7 @@ from clipretrieval.retrieval.inputs import FitSource, none_left, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import plain_fingerprint
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
+from clipretrieval.retrieval.transform_plan import warn_of_growth
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE, options_for_part
@@ -76,14 +84,14 @@ HELD_OUT = 5000
 LEAST_HELD_OUT = 100
 _EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
 _ATTACHED = ("store_options", "head", "k", "weights", "temperature", "priors", "transform")
-NOT_FITTED = "this CascadeClassifier is not fitted yet; call fit with labelled images, or load a saved one"
+NOT_FITTED = "this CascadeClassifier is not fitted yet; call fit with labeled images, or load a saved one"
 
 
 class CascadeClassifier(ClassifierMixin, BaseEstimator):
     """Classify images at the first of several stages that is sure.
 
     Each exit is a `~clipretrieval.RetrievalClassifier` at a stage of its own; all are filled by one pass over
-    the images, which are added, forgotten and relabelled at all of them. `calibrate` decides how sure an exit
+    the images, which are added, forgotten and relabeled at all of them. `calibrate` decides how sure an exit
     has to be. An image that goes on computes nothing twice.
 
     Parameters
@@ -180,7 +188,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> Self:
-        """Encode labelled images once, and store them at every exit.
+        """Encode labeled images once, and store them at every exit.
 
         Parameters, errors and warnings are those of `RetrievalClassifier.fit`. With ``resume=True``, images
         are encoded that one exit or another does not have. The cascade has to be calibrated anew.
@@ -213,7 +221,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> Self:
-        """Add labelled images at every exit; see `RetrievalClassifier.partial_fit`.
+        """Add labeled images at every exit; see `RetrievalClassifier.partial_fit`.
 
         What was calibrated stays as it was. After changes of many images, calibrate anew.
         """
@@ -237,17 +245,18 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 held = held_ids(each.store_, names)
                 if held:
                     each.forget([name for name in names if name in held])
-            self._changed = True
             return last.forget(names)
 
     def relabel(self, ids: Any, labels: Any) -> int:
-        """Give stored images other labels at every exit; see `RetrievalClassifier.relabel`."""
+        """Give stored images other labels at every exit; see `RetrievalClassifier.relabel`.
+
+        If this is interrupted, repeat it.
+        """
         with one_at_a_time(self._fitted()):
             ids = ids if isinstance(ids, str) else check_sequence(ids, "ids", "str")
             labels = labels if isinstance(labels, str) else list(open_labels(labels)[1])
             known = self.classes_.tolist()
             changed = [each._relabel(ids, labels) for each in self.exits_][-1]
-            self._changed = True
         warn_of_lookalikes(self.classes_.tolist(), known)
         return changed
 
@@ -277,8 +286,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         confidence : float
             In (0, 1).
         budget : float, optional
-            Instead of a promise: the mean arithmetic of an image, in 10⁹ multiply-adds; the cascade is as
-            accurate as it can be at that.
+            Instead of a promise: the mean arithmetic that an image may take, in 10⁹ multiply-adds.
 
         Returns
         -------
@@ -292,29 +300,40 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             If there are too few images to promise that (the message says how many it takes), one of them is
             stored, labels are missing or of another type, or the budget is below the first exit's arithmetic.
         """
-        self._fitted()
-        costs = self._costs()
+        costs = self._fitted()._costs()
         max_loss, confidence, budget = check_promise(
             max_loss, confidence, budget, least=costs[0], first=self.stages[0]
         )
-        if self._changed:
-            self.policy_, self.calibration_, self._changed = self._learn_policy(self.exits_), None, False
-        with open_progress(progress, "calibrating") as tell:
-            found, skipped = self._asked_all(X, y, on_error, tell)
-        evidence = evidence_of(found).take(np.argsort(np.array(found.ids)))  # hashes: no order of the source
-        policy, calibration = calibrate_policy(
-            self.policy_, evidence, costs, max_loss=max_loss, confidence=confidence, budget=budget
-        )
+        total = count_hint(X)
+        if budget is None and total is not None:
+            check_enough(total, max_loss, confidence)
+        with one_at_a_time(self):  # what is stored stays as it is meanwhile
+            with open_progress(progress, "calibrating") as tell:
+                found, skipped = self._asked_all(X, y, on_error, tell)
+            # By ids, which are hashes: in no order of the source, and each image once.
+            rows = np.unique(np.array(found.ids), return_index=True)[1]
+            self._calibrate(evidence_of(found).take(rows), max_loss, confidence, budget)
+            self._calibrated_on, self.skipped_ = frozenset(found.ids), skipped
         unseen = set(self.exits_[-1].classes_.tolist()) - set(found.truth)
         if unseen and budget is None:
             warn_caller(
                 f"{len(unseen)} classes, such as {shown(min(unseen, key=str))}, have no image among those "
                 "calibrated on, so nothing is promised of them"
             )
-        with one_at_a_time(self):
-            self.policy_, self.calibration_ = policy, calibration
-            self._calibrated_on, self.skipped_ = frozenset(found.ids), skipped
         return self
+
+    def _calibrate(
+        self, evidence: ExitEvidence, max_loss: float, confidence: float, budget: float | None
+    ) -> None:
+        """Learn the risk of leaving from what is stored, and set the threshold by images that are not."""
+        self.policy_, self.calibration_ = calibrate_policy(
+            self._learn_policy(self.exits_),
+            evidence,
+            self._costs(),
+            max_loss=max_loss,
+            confidence=confidence,
+            budget=budget,
+        )
 
     def predict(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -332,7 +351,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 answers.update(
                     (index, each[-1].answer) for index, each in zip(batch.indices, said, strict=True)
                 )
-        return self._arranged(answers, asked.skipped, on_error)
+        return _arranged(answers, asked, on_error)
 
     def predict_proba(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -349,7 +368,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         with open_progress(progress, "classifying") as tell:
             for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
                 rows.update((index, each[-1]) for index, each in zip(batch.indices, said, strict=True))
-        columns = {label: place for place, label in enumerate(self.classes_.tolist())}
+        columns = {label: place for place, label in enumerate(asked.classes.tolist())}
         places = [
             np.array([columns[label] for label in numbers.labels(np.arange(len(numbers))).tolist()])
             for numbers in (each.numbers for each in asked.exits)
@@ -429,7 +448,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         skipped: list[SkippedImage] | None = None,
         progress: Progress | bool | None = None,
     ) -> Iterator[CascadeExplanation]:
-        """Explain the answers for any number of images, as `explain` does, holding a few batches at a time.
+        """Explain the answers for any number of images, as `explain` does, holding some thousands at most.
 
         Parameters and errors are those of `clipretrieval.explanation.explain_stream`.
 
@@ -446,7 +465,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         with open_progress(progress, "explaining") as tell:
             for _, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
                 yield from explain_answers(
-                    asked.exits, self.stages, self.policy_, said, k=width, by=by, top=top
+                    asked.exits, self.stages, asked.policy, said, k=width, by=by, top=top
                 )
 
     def evaluate(
@@ -460,7 +479,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         mistakes: int = 12,
         curve: bool = True,
     ) -> CascadeReport:
-        """Classify labelled images and measure how accurate and how fast that was, exit by exit.
+        """Classify labeled images and measure how accurate and how fast that was, exit by exit.
 
         Parameters
         ----------
@@ -494,7 +513,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         self._ask()
         with open_progress(progress, "evaluating") as tell:
             return measure_cascade(
-                self._pass,
+                partial(self._pass, shown=True),
                 X,
                 y,
                 stages=self.stages,
@@ -521,7 +540,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         progress: Progress | bool | None = None,
         allow_tuned: bool = False,
     ) -> float:
-        """Return the accuracy on labelled images, in [0, 1]; see `RetrievalClassifier.score`."""
+        """Return the accuracy on labeled images, in [0, 1]; see `RetrievalClassifier.score`."""
         report = self.evaluate(
             X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=0, curve=False
         )
@@ -546,6 +565,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 "policy": self.policy_.to_dict(),
                 "calibration": None if self.calibration_ is None else self.calibration_.to_dict(),
                 "multiply_adds": self._costs(),
+                "calibrated_on": sorted(self._calibrated_on),
             },
         )
 
@@ -585,7 +605,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         """
         saved = load_cascade(path, encoder, stores=stores, allow_remote=allow_remote, at_stage=_stopped_at)
         try:
-            policy, calibration, _ = read_state(path, saved.state, len(saved.indexes))
+            state = read_state(path, saved.state, len(saved.indexes))
         except StoreCorruptedError:
             for index in saved.indexes if stores is None else ():
                 index.store.close()
@@ -595,11 +615,11 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             saved.encoder,  # type: ignore[arg-type]  # `_stopped_at` has refused any other
             saved.params["stages"],
             store=saved.store,
-            certainty=policy.certainty,
+            certainty=state.policy.certainty,
             **params,
         )
         try:
-            cascade._attach(saved.indexes, policy, calibration)
+            cascade._attach(saved.indexes, state.policy, state.calibration, state.calibrated_on)
         except BaseException:
             for index in saved.indexes if stores is None else ():
                 index.store.close()
@@ -665,18 +685,20 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         indexes: Sequence[LabelledIndex],
         policy: ExitPolicy | None = None,
         calibration: Calibration | None = None,
+        calibrated_on: frozenset[str] = frozenset(),
     ) -> None:
         """Be fitted with stores that are filled."""
         exits = self._make_exits()
         for each, index in zip(exits, indexes, strict=True):
             each._become(index.store, index.classes, index.dim)
-        self._take(exits, self._learn_policy(exits) if policy is None else policy, calibration)
+        self._take(exits, policy, calibration, calibrated_on)
         counts = [index.store.count() for index in indexes]
-        if len(set(counts)) > 1:
+        classes = {tuple(index.classes.labels.tolist()) for index in indexes}
+        if len(set(counts)) > 1 or len(classes) > 1:
             told = ", ".join(f"{stage}: {count}" for stage, count in zip(self.stages, counts, strict=True))
             warn_caller(
-                f"the exits hold different numbers of images ({told}): a change was interrupted. Repeat it; "
-                "or fit again, with resume=True where images are missing"
+                f"the exits do not hold the same images and classes ({told}): a change was interrupted. "
+                "Repeat it, or fit again, with resume=True where images are missing"
             )
 
     @property
@@ -711,7 +733,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             exits = self._make_exits()
             for each in exits:
                 each.retriever_.index.check_manifest()  # refuses another encoder or metric
-            self._take(exits, self._learn_policy(exits))
+            self._take(exits)
         return self
 
     def _costs(self) -> list[float]:
@@ -722,34 +744,18 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         if self.calibration_ is None:
             warn_caller(
                 "this cascade was never calibrated, so all images go to the last exit; call calibrate with "
-                "labelled images that were not fitted"
+                "labeled images that were not fitted"
             )
         return self._pass(**options)
 
     def _pass(self, **options: Any) -> CascadePass:
-        return CascadePass(self.encoder, self.stages, self.exits_, self.policy_, **options)
-
-    def _arranged(
-        self, answers: Mapping[int, Any], skipped: Sequence[SkippedImage], on_error: str
-    ) -> AnyArray:
-        """Return answers in the order of their images, of the type that was fitted."""
-        if not skipped and on_error == "raise":
-            return np.array([answers[index] for index in sorted(answers)], dtype=self.classes_.dtype)
-        count = max(*answers, *(image.index for image in skipped), -1) + 1
-        found = np.full(count, None, dtype=object)
-        for index, answer in answers.items():
-            found[index] = answer
-        if skipped:
-            warn_caller(
-                f"{len(skipped)} of {count} images were skipped and have an empty answer; the first: "
-                f"{skipped[0].reason}"
-            )
-        return found
+        now = vars(self).copy()  # at once: another thread may be fitting
+        return CascadePass(self.encoder, self.stages, now["exits_"], now["policy_"], **options)
 
     def _asked_all(
         self, X: Any, y: Any, on_error: str, tell: Progress
     ) -> tuple[LabelledAnswers, list[SkippedImage]]:
-        """Have every exit answer labelled images that none of them holds; also return what was skipped."""
+        """Have every exit answer labeled images that none of them holds; also return what was skipped."""
         asked = self._pass(complete=True)
         index, total = asked.exits[-1].index, count_hint(X)
         check_truth(index, X, y)
@@ -765,11 +771,11 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         return found, asked.skipped
 
     def _refuse_stored(self, ids: Sequence[str]) -> None:
-        held = held_ids(self.exits_[-1].store_, ids)
+        held = set[str]().union(*(held_ids(each.store_, ids) for each in self.exits_))
         if held:
             raise InvalidInputError(
-                f"{len(held)} of the images are stored, such as {min(held)!r}, and would find themselves; "
-                "calibrate on images that were not fitted"
+                f"images such as {min(held)!r} are stored, and would find themselves; calibrate on images "
+                "that were not fitted"
             )
 
     def _make_exits(self) -> tuple[RetrievalClassifier, ...]:
@@ -832,7 +838,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         *,
         anew: bool,
     ) -> None:
-        """Store labelled images at every exit, in one pass; be uncalibrated then where that is `anew`."""
+        """Store labeled images at every exit, in one pass; be uncalibrated then where that is `anew`."""
         started, timing = time.perf_counter(), Timing()
         check_progress(progress)
         interval = None if flush_every is None else check_int(flush_every, "flush_every")
@@ -883,34 +889,36 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 )
             if not writers[-1].count:
                 raise InvalidInputError(none_left("to fit on", source.skipped))
+        if writers[-1].transform is not None:
+            warn_of_growth(exits[-1].store_, writers[-1].listed)
         report = writers[-1].report(source.skipped, timing, time.perf_counter() - started)
         for each in exits:
             each.skipped_, each._class_names, each.fit_report_ = source.skipped, names, report
         if anew:
-            self._take(exits, self._learn_policy(exits))
-        self._changed = not anew
+            self._take(exits)
         self.skipped_, self.fit_report_ = source.skipped, report
 
     def _take(
         self,
         exits: tuple[RetrievalClassifier, ...],
-        policy: ExitPolicy,
+        policy: ExitPolicy | None = None,
         calibration: Calibration | None = None,
+        calibrated_on: frozenset[str] = frozenset(),
     ) -> None:
         """Be fitted with exits, by the arguments as they are now."""
         self.__dict__.update(  # at once, as other threads may be asking
             exits_=exits,
-            policy_=policy,
+            policy_=ExitPolicy(self.certainty, len(exits)) if policy is None else policy,
             calibration_=calibration,
-            _calibrated_on=frozenset(),
-            _changed=False,
+            _calibrated_on=calibrated_on,
             _made_by=self._answering_params(),
         )
 
     def _answering_params(self) -> dict[str, Any]:
         """Return the arguments that decide answers."""
-        names = ("encoder", "stages", "certainty", "transform", *_EXIT_PARAMS)
-        return {name: vars(self)[name] for name in names}
+        names = ("encoder", "certainty", "transform", *_EXIT_PARAMS)
+        stages = self.stages if isinstance(self.stages, str) else tuple(self.stages)
+        return {"stages": stages, **{name: vars(self)[name] for name in names}}
 
     def _learn_policy(self, exits: Sequence[RetrievalClassifier]) -> ExitPolicy:
         """Learn the risk of leaving from stored images, each left out, if the heads can tell."""
@@ -932,9 +940,26 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         return ExitPolicy.learn(evidence, self.certainty)
 
 
+def _arranged(answers: Mapping[int, Any], asked: CascadePass, on_error: str) -> AnyArray:
+    """Return answers in the order of their images, of the type that was fitted."""
+    skipped = asked.skipped
+    if not skipped and on_error == "raise":
+        return np.array([answers[index] for index in sorted(answers)], dtype=asked.classes.dtype)
+    count = max(*answers, *(image.index for image in skipped), -1) + 1
+    found = np.full(count, None, dtype=object)
+    for index, answer in answers.items():
+        found[index] = answer
+    if skipped:
+        warn_caller(
+            f"{len(skipped)} of {count} images were skipped and have an empty answer; the first: "
+            f"{skipped[0].reason}"
+        )
+    return found
+
+
 def _is_same(argument: Any, before: Any) -> bool:
     """Tell whether an argument has not been set anew; copies of a cascade have copies of plain values."""
-    plain = isinstance(argument, str | bool | int | float)
+    plain = isinstance(argument, str | bool | int | float | tuple)
     return argument is before or (plain and type(argument) is type(before) and bool(argument == before))
 
 

@@ -1,4 +1,4 @@
-"""Measure a cascade: how accurate and how fast it was on labelled images, and what each exit made of them."""
+"""Measure a cascade: how accurate and how fast it was on labeled images, and what each exit made of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["LabelledAnswers", "measure_cascade"]
 
 
 class LabelledAnswers:
-    """What is collected of a cascade's answers to labelled images, batch by batch.
+    """What is collected of a cascade's answers to labeled images, batch by batch.
 
     Parameters
     ----------
@@ -66,14 +66,14 @@ class LabelledAnswers:
         self.said: list[list[ExitAnswer]] = []
 
     def add(self, batch: EncodedBatch, said: Sequence[list[ExitAnswer]]) -> None:
-        """Take labelled images and what was said of them.
+        """Take labeled images and what was said of them.
 
         Raises
         ------
         InvalidInputError
             If labels are missing or of another type than those that were fitted, or an image was tuned on.
         """
-        check_untuned(self._tuned, batch.ids, len(self.truth))
+        check_untuned(self._tuned, batch.ids, len(self.truth), by="the cascade was calibrated on", others="")
         self._kind = label_kind(batch.labels, self._kind, places=batch.indices)
         check_kind(self._kind, self._fitted_kind)
         first = len(self.truth)
@@ -120,7 +120,7 @@ def measure_cascade(
     curve: bool,
     fit_report: FitReport | None,
 ) -> CascadeReport:
-    """Answer labelled images and report on it; see `CascadeClassifier.evaluate`."""
+    """Answer labeled images and report on it; see `CascadeClassifier.evaluate`."""
     asked = ask(keep=mistakes > 0)
     index = asked.exits[-1].index
     check_truth(index, X, y)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._util.labels import class_array, stored_labels
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
 from clipretrieval.cascade.exit_policy import ExitPolicy
@@ -25,7 +26,7 @@ from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.inputs import none_left, ready
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.retriever import NoImagesError
-from clipretrieval.types import FloatArray, Neighbors, no_neighbors
+from clipretrieval.types import AnyArray, FloatArray, Neighbors, no_neighbors
 
 __all__ = ["CascadePass", "ExitAnswer", "PassedExit"]
 
@@ -87,13 +88,14 @@ class PassedExit:
         That came here.
     """
 
-    def __init__(self, classifier: RetrievalClassifier) -> None:
+    def __init__(self, classifier: RetrievalClassifier, shown: bool = False) -> None:
         retriever, head = classifier._answering()
         self.index: LabelledIndex = retriever.index
         self.head: DecisionRule = head
         self.numbers: ClassNumbers = self.index.number_classes()
         self.seconds, self.images = 0.0, 0
-        self._width = min(self.head.k, self.index.count_for(self.head.k))
+        wanted = self.head.shown if shown else self.head.k
+        self._width = min(wanted, self.index.count_for(wanted))
 
     def prepare(
         self, batch: EncodedBatch, stage: str, on_error: str, skipped: list[SkippedImage]
@@ -118,7 +120,8 @@ class PassedExit:
     def decide(self, vectors: FloatArray) -> tuple[Neighbors, Decision]:
         """Look vectors up, if the head reads neighbors, and answer them."""
         near = self.index.look_up(vectors, self._width) if self._width else no_neighbors(len(vectors))
-        self.index.check_manifest()
+        if self._width:
+            self.index.check_manifest()
         return near, self.head.decide(vectors, near, self.numbers)
 
 
@@ -139,10 +142,13 @@ class CascadePass:
         Whether the probabilities of all classes are wanted of each image.
     keep : bool
         Whether each image's vector and neighbors are wanted.
+    shown : bool
+        Whether neighbors are looked up also where the head reads none.
 
     Attributes
     ----------
     exits : list of PassedExit
+    policy : ExitPolicy
     skipped : list of SkippedImage
     timing : Timing
         Of ``"decode"``, ``"encode"`` and ``"search"``.
@@ -158,14 +164,22 @@ class CascadePass:
         complete: bool = False,
         probabilities: bool = False,
         keep: bool = False,
+        shown: bool = False,
     ) -> None:
-        self._encoder, self._stages, self._policy = encoder, list(stages), policy
+        self._encoder, self._stages, self.policy = encoder, list(stages), policy
         self._complete, self._wants_probabilities, self._keep = complete, probabilities, keep
-        self.exits = [PassedExit(classifier) for classifier in classifiers]
+        self.exits = [PassedExit(classifier, shown) for classifier in classifiers]
         self._said: dict[int, list[ExitAnswer]] = {}
         self._on_error = "raise"
         self.skipped: list[SkippedImage] = []
         self.timing = Timing()
+
+    @property
+    def classes(self) -> AnyArray:
+        """All classes that may have been answered, sorted, of the type that was fitted."""
+        kind = self.exits[-1].index.classes.kind
+        found = [each.numbers.labels(np.arange(len(each.numbers))).tolist() for each in self.exits]
+        return class_array(stored_labels({label for each in found for label in each}, kind), kind)
 
     def answers(
         self,
@@ -200,6 +214,8 @@ class CascadePass:
             if len(batch):
                 empty = False
                 yield batch, [self._said.pop(index) for index in batch.indices]
+        for each in self.exits:
+            each.index.check_manifest()  # afterwards: it may have changed meanwhile
         if empty:
             raise NoImagesError(none_left("to classify", self.skipped))
         self.skipped.sort(key=lambda image: image.index)
@@ -242,9 +258,10 @@ class CascadePass:
         )
         looked_up = near.distances.shape[1] > 0
         distances = near.distances[:, 0].astype(np.float64) if looked_up else np.full(n, np.nan)
+        read = distances if at.head.k else np.full(n, np.nan)  # what is only shown decides nothing
         last = place == len(self.exits) - 1
-        risks = np.full(n, np.nan) if last else self._policy.risk(place, margins, agrees, distances)
-        leaves = self._policy.leaves(place, margins, agrees, distances)
+        risks = np.full(n, np.nan) if last else self.policy.risk(place, margins, agrees, read)
+        leaves = self.policy.leaves(place, margins, agrees, read)
         if self._complete and not last:
             leaves[:] = False
         whole = self._probabilities(decision, n) if self._wants_probabilities else None
@@ -259,7 +276,7 @@ class CascadePass:
                     bool(agrees[row]),
                     float(distances[row]),
                     float(risks[row]),
-                    whole[row] if whole is not None and leaves[row] else None,
+                    whole[row].copy() if whole is not None and leaves[row] else None,
                     select_images(batch, [row]) if kept else None,
                     _row_of(near, row) if kept else None,
                 )

@@ -217,7 +217,7 @@ class CascadeReport(EvaluationReport):
         from clipretrieval.evaluation.page.render import render_page
 
         tables = [self.exits_table("Exits")]
-        page = render_page([(None, self)], tables=tables, title=title or "Evaluation", pictures=pictures)
+        page = render_page([("Answers", self)], tables=tables, title=title or "Evaluation", pictures=pictures)
         return write_report(path, page)
 
     def exits_table(self, title: str) -> PageTable:
@@ -227,7 +227,8 @@ class CascadeReport(EvaluationReport):
 
         rows = [vars(each) for each in self.exits]
         chart = exits_chart(self.curve, self._points()) if self.curve else None
-        return PageTable(title, _COLUMNS, rows, f"{self._summary()} {_NOTE}", chart)
+        note = self._summary() if self.evidence is None else f"{self._summary()} {_NOTE}"
+        return PageTable(title, _COLUMNS, rows, note, chart)
 
     def _points(self) -> list[dict[str, Any]]:
         """Return what the chart shows beside the curve: each stage alone, and the cascade."""

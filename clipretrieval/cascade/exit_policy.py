@@ -174,7 +174,9 @@ class ExitPolicy:
         width = policy._features(np.ones(1), np.ones(1, dtype=bool), np.ones(1)).shape[1] + 1
         if any(len(each) != width for each in found):
             raise ValueError("a regression has another number of coefficients")
-        if not np.isfinite([threshold or 0.0, *(number for each in found for number in each)]).all():
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError("the threshold is no probability")
+        if not np.isfinite([*(number for each in found for number in each)]).all():
             raise ValueError("a number is not finite")
         return policy
 

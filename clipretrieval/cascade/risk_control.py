@@ -79,7 +79,8 @@ def last_accepted(losses: Iterable[Floats], bound: float, confidence: float) -> 
     """
     accepted = None
     for number, each in enumerate(losses):
-        if betting_p_value(each, bound, confidence) > 1 - confidence:
+        # A bet may win early and lose later: valid, but nobody would believe it.
+        if betting_p_value(each, bound, confidence) > 1 - confidence or each.mean() > bound:
             break
         accepted = number
     return accepted

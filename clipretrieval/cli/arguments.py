@@ -133,7 +133,7 @@ class CascadeOptions:
         typer.Option(
             metavar="NAMES",
             help="Stages of a cascade, comma-separated, from shallow to deep: an image leaves at the first "
-            "exit that is sure. In the place of --stage; --head is fused then, unless given.",
+            "exit that is sure. Instead of --stage; --head is fused then, unless given.",
         ),
     ] = None
     certainty: Annotated[

@@ -51,11 +51,12 @@ def calibrate_command(
     max_loss: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", help="Accuracy that may be lost beside the last exit's: 0.005 is half a point."
+            metavar="SHARE",
+            help="Accuracy that may be lost relative to the last exit: 0.005 is half a point.",
         ),
     ] = 0.005,
     confidence: Annotated[
-        float, typer.Option(metavar="SHARE", help="How sure it has to be that no more is lost.")
+        float, typer.Option(metavar="SHARE", help="Probability that no more is lost.")
     ] = 0.95,
     budget: Annotated[
         float | None,
@@ -119,7 +120,7 @@ def _checked(
 def _result_text(found: Calibration, stages: Sequence[str], folder: Path) -> str:
     left = [[stage, f"{share:.2%}"] for stage, share in zip(stages, found.shares, strict=True)]
     lines = [calibration_text(found), *aligned_table([["exit", "left there"], *left])]
-    if found.threshold is None:
+    if found.shares[-1] == 1:
         lines.append(f"nothing leaves before the last exit: {_NOTHING_LEAVES[found.budget is None]}")
     return "\n".join([*lines, f"kept in {readable(folder)}"])
 

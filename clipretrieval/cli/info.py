@@ -90,20 +90,26 @@ def _cascade(
     from clipretrieval._util.secrets import masked
     from clipretrieval.cascade.calibration import read_state
 
-    policy, found, costs = read_state(content.path, cascade["state"], len(cascade["stages"]))
+    state = read_state(content.path, cascade["state"], len(cascade["stages"]))
     exits = []
     for stage, kept, dim, cost in zip(
-        cascade["stages"], cascade["stores"], cascade["dims"], costs, strict=True
+        cascade["stages"], cascade["stores"], cascade["dims"], state.multiply_adds, strict=True
     ):
         images = _count(kept, folder, allow_remote)
         store = masked(_place(kept or {}, folder, images is not None))
         exits.append(
-            {"stage": stage, "dim": dim, "images": images, "arithmetic": cost / costs[-1], "store": store}
+            {
+                "stage": stage,
+                "dim": dim,
+                "images": images,
+                "arithmetic": cost / state.multiply_adds[-1],
+                "store": store,
+            }
         )
     return {
         "exits": exits,
-        "certainty": policy.certainty,
-        "calibration": None if found is None else found.to_dict(),
+        "certainty": state.policy.certainty,
+        "calibration": None if state.calibration is None else state.calibration.to_dict(),
     }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
-from clipretrieval.cascade.calibration import calibrate_policy
 from clipretrieval.cascade.cascade_classifier import CascadeClassifier
 from clipretrieval.cascade.cascade_pass import CascadePass
 from clipretrieval.cascade.exit_policy import ExitEvidence
@@ -99,14 +98,7 @@ def _calibrated(
     )
     made = CascadeClassifier.from_stores(stores, encoder, k=max(1, setting.k), priors=plan.priors, **params)
     wanted = plan.cascades
-    made.policy_, made.calibration_ = calibrate_policy(
-        made.policy_,
-        evidence,
-        [encoder.multiply_adds(stage) for stage in stores],
-        max_loss=wanted.max_loss,
-        confidence=wanted.confidence,
-        budget=wanted.budget,
-    )
+    made._calibrate(evidence, wanted.max_loss, wanted.confidence, wanted.budget)
     return made
 
 

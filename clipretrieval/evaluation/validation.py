@@ -90,7 +90,14 @@ class Validation:
         return int.from_bytes(digest, "big") < self.fraction * 2.0**64
 
 
-def check_untuned(tuned: frozenset[str], ids: Sequence[str], before: int) -> None:
+def check_untuned(
+    tuned: frozenset[str],
+    ids: Sequence[str],
+    before: int,
+    *,
+    by: str = "sweep has tuned on",
+    others: str = ", such as those at the held_out of the sweep's result",
+) -> None:
     """Refuse to measure on images that settings were tuned on since the last fit.
 
     Parameters
@@ -101,6 +108,8 @@ def check_untuned(tuned: frozenset[str], ids: Sequence[str], before: int) -> Non
         Content ids of the images that have just come.
     before : int
         Images that came before them.
+    by, others : str
+        What was done with them, and which other images there are.
 
     Raises
     ------
@@ -109,9 +118,9 @@ def check_untuned(tuned: frozenset[str], ids: Sequence[str], before: int) -> Non
     met = sum(image in tuned for image in ids)
     if met:
         raise InvalidInputError(
-            f"{met} of the first {before + len(ids)} images are among those that sweep has tuned on since "
-            "the last fit, and an accuracy on them promises too much; evaluate on others, such as those at "
-            "the held_out of the sweep's result, or call evaluate with allow_tuned=True"
+            f"{met} of the first {before + len(ids)} images are among those that {by} since the last fit, "
+            f"and an accuracy on them promises too much; evaluate on others{others}, or call evaluate with "
+            "allow_tuned=True"
         )
 
 

@@ -14,6 +14,7 @@ from clipretrieval.heads.store_contents import StoreContents
 from clipretrieval.heads.voting import Voting
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.stores.base import ScannableStore
+from clipretrieval.types import no_neighbors
 
 __all__ = ["HeldOut", "held_out"]
 
@@ -57,7 +58,7 @@ def held_out(index: LabelledIndex, rule: DecisionRule, most: int) -> HeldOut | N
     sample = contents.sample(most)
     if not len(sample.ids):
         return None
-    near = contents.others(sample, rule.k)
+    near = contents.others(sample, rule.k) if rule.k else no_neighbors(len(sample.ids))
     sample = replace(sample, neighbors=near)
     decision: Decision
     if isinstance(rule, Voting):

@@ -310,12 +310,13 @@ def test_calibration_changes_how_far_images_go(calibrated, asked):
 def test_calibrating_says_what_it_needs(uncalibrated, fitted_on, calibrated_on, asked):
     """Stored images, missing or wrong labels, too few images, and budgets that nothing keeps are refused."""
     cascade = forced(uncalibrated, None)
-    with pytest.raises(InvalidInputError, match=r"are stored, such as .*calibrate on images that were not"):
-        cascade.calibrate(calibrated_on.images + fitted_on.images[:1], [*calibrated_on.labels, "x"])
+    images, labels = calibrated_on.images + fitted_on.images[:1], [*calibrated_on.labels, "x"]
+    with pytest.raises(InvalidInputError, match=r"are stored, .*calibrate on images that were not fitted"):
+        cascade.calibrate(images, labels, max_loss=0.3)
     with pytest.raises(InvalidInputError, match=r"120 images are too few .* it takes at least [0-9]+"):
         cascade.calibrate(*calibrated_on)
     with pytest.raises(InvalidInputError, match="label"):
-        cascade.calibrate(calibrated_on.images)
+        cascade.calibrate(calibrated_on.images, max_loss=0.2)
     with pytest.raises(InvalidInputError, match="label"):
         cascade.calibrate(calibrated_on.images, list(range(120)), max_loss=0.2)
     with pytest.raises(InvalidInputError, match="no label of the calibration images, such as 'dog'"):

@@ -93,9 +93,28 @@ def test_calibrating_after_changes_learns_the_rule_anew(encoder, fitted_on):
     assert cascade.policy_.regressions == ()
     cascade.partial_fit(fitted_on.images[20:], fitted_on.labels[20:])
     cascade.calibrate(*crops(80, 5), max_loss=0.2)
-    fresh = make(encoder, TWO).fit(*fitted_on)
+    fresh = make(encoder, TWO).fit(*fitted_on).calibrate(*crops(80, 5), max_loss=0.2)
     found, expected = cascade.policy_.regressions, fresh.policy_.regressions
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_copies_of_an_image_count_once(encoder, few):
+    """A few images, however often they are given, promise nothing more; labels of the first count."""
+    cascade, (images, labels) = make(encoder, TWO).fit(*few), crops(20, 5)
+    with pytest.raises(InvalidInputError, match="20 images are too few"):
+        cascade.calibrate(images * 8, labels * 8, max_loss=0.05)
+    cascade.calibrate(images * 8, labels * 8, budget=0.9 * encoder.multiply_adds(TWO[-1]))
+    assert cascade.calibration_.n == 20
+
+
+def test_a_failed_calibration_leaves_the_one_before(encoder, fitted_on):
+    """Also after changes."""
+    cascade = make(encoder, TWO).fit(*fitted_on).calibrate(*crops(80, 5), max_loss=0.2)
+    before = cascade.policy_, cascade.calibration_
+    cascade.partial_fit(*crops(5, 11))
+    with pytest.raises(InvalidInputError, match="are stored"):
+        cascade.calibrate([*crops(80, 5).images, crops(5, 11).images[0]], ["x"] * 81, max_loss=0.2)
+    assert (cascade.policy_, cascade.calibration_) == before
 
 
 class Failing(MemoryStore):

@@ -313,7 +313,7 @@ def test_calibrate_keeps_to_a_budget(command, kept, images):
     [
         ("held", (), "80 images are too few to promise a loss of at most 0.005 with a confidence of 0.95"),
         ("held", (), "Pass more images, a greater --max-loss, or --budget"),
-        ("train", ("--max-loss", "0.2"), "24 of the images are stored"),
+        ("train", ("--max-loss", "0.2"), "are stored, and would find themselves"),
         ("held", ("--budget", "1e-9"), "--budget 1e-09 is less than the"),
         ("held", ("--budget", "1", "--max-loss", "0.1"), "--max-loss and --budget exclude each other"),
         ("held", ("--budget", "0"), "--budget must be a finite number above 0"),
