@@ -83,7 +83,7 @@ class ExitFigures:
 class CascadeReport(EvaluationReport):
     """A cascade's answers on labeled images, and what each exit let go.
 
-    All of `~clipretrieval.evaluation.EvaluationReport`, whose texts and pages have a table of the exits more.
+    All of ``EvaluationReport``, whose texts and pages have a table of the exits more.
 
     Attributes
     ----------
@@ -212,7 +212,7 @@ class CascadeReport(EvaluationReport):
         """Return the report as one HTML page that needs nothing else, and write it to `path` if one is given.
 
         The table of the exits comes first, below the curve of accuracy over arithmetic. Parameters and errors
-        are those of `~clipretrieval.evaluation.EvaluationReport.to_html`.
+        are those of ``EvaluationReport.to_html``.
         """
         from clipretrieval.evaluation.page.render import render_page
 

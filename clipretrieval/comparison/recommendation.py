@@ -150,7 +150,7 @@ def recommend(
     Where one fold is measured on, it is the 95 % Wilson interval of that, after a fit on all the others; the
     choice has not seen it, so nothing is corrected. Where all are answered, the same images have to choose
     and to measure: the accuracy is corrected by the bootstrap for the luck that was chosen, and the interval
-    widened by that (see `clipretrieval.comparison.advice.corrected_interval`). Both are of classifiers that
+    widened by that (see ``corrected_interval``). Both are of classifiers that
     were fitted on a fifth fewer images than there are, and so err, if anything, on the low side. The
     interval is for the accuracy on ever more images: that on a few scatters more, by their own luck.
     """
