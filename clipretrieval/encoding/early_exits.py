@@ -64,7 +64,7 @@ class _Group:
         """Return some of the images; copies, which the units may overwrite."""
         return _Group(
             select_images(self.batch, rows.tolist()),
-            self.x[torch.from_numpy(rows).to(self.x.device)],
+            _rows_of(self.x, rows),
             {part: vectors[rows] for part, vectors in self.parts.items()},
         )
 
@@ -334,6 +334,14 @@ class EarlyExits:
             indices=[image.index for image in images],
             seconds=seconds,
         )
+
+
+def _rows_of(x: torch.Tensor, rows: npt.NDArray[np.intp]) -> torch.Tensor:
+    """Return some images' activations; copied image by image where channels come last in memory."""
+    places = torch.from_numpy(rows).to(x.device)
+    if x.ndim != 4:
+        return x.index_select(0, places)
+    return x.permute(0, 2, 3, 1).index_select(0, places).permute(0, 3, 1, 2)
 
 
 def encoding_to(place: int) -> str:
