@@ -135,11 +135,12 @@ def promise(arguments: argparse.Namespace) -> None:
             for name in ("margins", "agrees", "distances", "correct")
         )
     )
+    learned = cascade._learn_policy(cascade.exits_)
     n, broken, lost, shares = len(parts[0]), 0, list[float](), list[float]()
     for draw_ in range(arguments.draws):
         order = np.random.default_rng([arguments.seed, draw_]).permutation(len(together))
         policy, _ = calibrate_policy(
-            cascade.policy_,
+            learned,
             together.take(order[:n]),
             costs,
             max_loss=arguments.max_loss,
@@ -265,7 +266,7 @@ def _fitted(arguments: argparse.Namespace, fitted: tuple[list[Any], list[str]]) 
 
 
 def _evidence(cascade: CascadeClassifier, part: tuple[list[Any], list[str]]) -> ExitEvidence:
-    return evidence_of(cascade._asked_all(*part, "raise", lambda *_: None))
+    return evidence_of(cascade._asked_all(*part, "raise", lambda *_: None)[0])
 
 
 def _rn50_share(stages: Sequence[str], shares: Sequence[float]) -> float:
