@@ -780,10 +780,6 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
 
     def _make_exits(self) -> tuple[RetrievalClassifier, ...]:
         """Return a classifier for each stage, those that there are where they fit."""
-        if not isinstance(self.encoder, StagedEncoder):
-            raise InvalidInputError(
-                f"encoder must be a StagedEncoder, which can stop on the way; got {shown(self.encoder)}"
-            )
         check_choice(self.certainty, "certainty", CERTAINTIES)
         stages = check_sequence(self.stages, "stages", "str")
         if len(stages) < 2:
@@ -791,7 +787,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 f"a cascade has at least two exits; got {shown(self.stages)}. With one stage, use "
                 "RetrievalClassifier"
             )
-        views = [stopped_at(self.encoder, stage) for stage in stages]
+        views = [_stopped_at(self.encoder, stage) for stage in stages]
         depths = [view.multiply_adds() for view in views]
         for before, after, cost, more in zip(stages, stages[1:], depths, depths[1:], strict=False):
             if more <= cost:
