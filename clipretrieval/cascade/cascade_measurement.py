@@ -51,14 +51,16 @@ class LabelledAnswers:
     sources : list of (str or None)
     indices : list of int
     said : list of list of ExitAnswer
+    worst : list of int
+        Places of the incorrect answers that are kept whole, the worst first.
     """
 
     def __init__(self, asked: CascadePass, tuned: frozenset[str] = frozenset(), worst: int = 0) -> None:
         index = asked.exits[-1].index
-        self._tuned, self._worst, self._fitted_kind = tuned, worst, index.classes.kind
+        self._tuned, self._most, self._fitted_kind = tuned, worst, index.classes.kind
         self._spelling = Spelling(index.classes.labels.tolist())
         self._kind: str | None = None
-        self._whole: list[int] = []
+        self.worst: list[int] = []
         self.truth: list[Label] = []
         self.ids: list[str] = []
         self.sources: list[str | None] = []
@@ -82,26 +84,22 @@ class LabelledAnswers:
         self.sources += batch.sources
         self.indices += batch.indices
         self.said += said
-        self._whole += range(first, len(self.truth))
+        self.worst += range(first, len(self.truth))
         self._drop()
 
     def correct(self, place: int) -> list[bool]:
         """Tell whether the answer of an exit to which all images came is correct."""
         return [each[place].answer == label for each, label in zip(self.said, self.truth, strict=True)]
 
-    def mistakes(self) -> list[int]:
-        """Return the places of the worst mistakes that were kept whole, the worst first."""
-        return self._whole
-
     def _drop(self) -> None:
         """Keep vectors and neighbors of the worst mistakes alone."""
-        wrong = [row for row in self._whole if self.said[row][-1].answer != self.truth[row]]
+        wrong = [row for row in self.worst if self.said[row][-1].answer != self.truth[row]]
         wrong.sort(key=lambda row: (-self.said[row][-1].share, row))
-        kept = set(wrong[: self._worst])
-        for row in self._whole:
+        kept = set(wrong[: self._most])
+        for row in self.worst:
             if row not in kept:
                 self.said[row][-1] = self.said[row][-1].without_query()
-        self._whole = wrong[: self._worst]
+        self.worst = wrong[: self._most]
 
 
 def measure_cascade(
@@ -213,7 +211,7 @@ def _mistakes(
     found: LabelledAnswers,
     y_true: AnyArray,
 ) -> tuple[Mistake, ...]:
-    rows = found.mistakes()
+    rows = found.worst
     said = [found.said[row] for row in rows]
     explained = explain_answers(asked.exits, stages, policy, said, k=SHOWN_NEIGHBORS)
     return tuple(

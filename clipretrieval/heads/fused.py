@@ -88,8 +88,7 @@ class Fused:
             "discriminant": self.discriminant.learn(contents),
             "ridge": self.ridge.learn(contents),
         }
-        weights = learn_weights(parts, sample, contents.priors)
-        return LearnedFused(parts, weights, contents.priors, sample)
+        return LearnedFused(parts, learn_weights(parts, sample, contents.priors), contents.priors)
 
     def _held_out(self, contents: Contents) -> StoredSample:
         """Return stored vectors that are not alone in their class: without one, its class is unknown."""
@@ -109,24 +108,15 @@ class LearnedFused:
         Not negative.
     priors : ndarray of float64, shape (n_classes,)
         A class whose prior is 0 is never answered, whatever the parts say.
-    sample : StoredSample
-        The vectors that the weights were learned on, each left out.
 
     Attributes
     ----------
     parts : dict of str to Expert
     weights : dict of str to float
-    sample : StoredSample
     """
 
-    def __init__(
-        self,
-        parts: Mapping[str, Expert],
-        weights: Mapping[str, float],
-        priors: Floats,
-        sample: StoredSample,
-    ) -> None:
-        self.parts, self.weights, self.sample = dict(parts), dict(weights), sample
+    def __init__(self, parts: Mapping[str, Expert], weights: Mapping[str, float], priors: Floats) -> None:
+        self.parts, self.weights = dict(parts), dict(weights)
         self._impossible = priors == 0
 
     def log_scores(self, queries: Queries) -> Floats:
