@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from cascades import STAGES, forced, quietly
@@ -11,6 +13,8 @@ from PIL import Image
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.cascade import CascadeReport
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,9 @@ def test_texts_and_pages_show_the_exits(report, tmp_path):
         for stage in STAGES:
             assert stage in text
         assert f"{report.loss:.2%}" in text
-    told = json.loads(json.dumps(report.to_dict(), allow_nan=False))["cascade"]
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    jsonschema.validate(content, SCHEMA)
+    told = content["cascade"]
     assert [each["stage"] for each in told["exits"]] == list(STAGES)
     assert told["multiply_adds"] == report.mean_multiply_adds
     assert len(told["curve"]) == len(report.curve)
