@@ -47,6 +47,8 @@ class Calibration:
         Mean arithmetic of the cascade on them, and of the last exit, in 10⁹ an image.
     shares : tuple of float
         The share of the images that left at each exit.
+    n_stored, n_classes : int
+        What the last exit's store held then; 0 where it was not asked.
     """
 
     n: int
@@ -58,6 +60,8 @@ class Calibration:
     multiply_adds: float
     last_multiply_adds: float
     shares: tuple[float, ...]
+    n_stored: int = 0
+    n_classes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, which `from_dict` takes."""
@@ -77,7 +81,8 @@ class Calibration:
             for name in (*_OPTIONAL, "loss", "multiply_adds", "last_multiply_adds")
         }
         shares = tuple(map(float, values["shares"]))
-        told: Any = {"n": int(values["n"]), **numbers, "shares": shares}
+        counts = {name: int(values[name]) for name in ("n", "n_stored", "n_classes")}
+        told: Any = {**counts, **numbers, "shares": shares}
         if set(values) != set(told):
             raise ValueError("it has fields that are not known")
         if not np.isfinite([*shares, *(number or 0.0 for number in numbers.values())]).all():

@@ -82,6 +82,8 @@ STAGES = ("layer1", "layer2", "mid", "late")
 HELD_OUT = 5000
 """Stored images that the policy is learned on, at most."""
 LEAST_HELD_OUT = 100
+MOST_CHANGED = 0.1
+"""The share of the stored images that may come or go before a calibration is held to be out of date."""
 _EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
 _ATTACHED = ("store_options", "head", "k", "weights", "temperature", "priors", "transform")
 NOT_FITTED = "this CascadeClassifier is not fitted yet; call fit with labeled images, or load a saved one"
@@ -223,7 +225,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Add labeled images at every exit; see `RetrievalClassifier.partial_fit`.
 
-        What was calibrated stays as it was. After changes of many images, calibrate anew.
+        What was calibrated stays as it was; where a tenth of the images, or the number of classes, has changed
+        since, the next question says so. Then calibrate again.
         """
         known = getattr(self, "classes_", ())
         with one_at_a_time(self):
@@ -326,7 +329,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         self, evidence: ExitEvidence, max_loss: float, confidence: float, budget: float | None
     ) -> None:
         """Learn the risk of leaving from what is stored, and set the threshold by images that are not."""
-        self.policy_, self.calibration_ = calibrate_policy(
+        self.policy_, found = calibrate_policy(
             self._learn_policy(self.exits_),
             evidence,
             self._costs(),
@@ -334,6 +337,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             confidence=confidence,
             budget=budget,
         )
+        count = self.exits_[-1].store_.count()
+        self.calibration_ = replace(found, n_stored=count, n_classes=len(self.classes_))
 
     def predict(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -343,7 +348,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ClipRetrievalWarning
-            If the cascade was never calibrated: all images then go to the last exit.
+            If the cascade was never calibrated: all images then go to the last exit. If a tenth of the stored
+            images, or the number of classes, has changed since it was.
         """
         asked, total, answers = self._ask(), count_hint(X), dict[int, Any]()
         with open_progress(progress, "classifying") as tell:
@@ -746,7 +752,21 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 "this cascade was never calibrated, so all images go to the last exit; call calibrate with "
                 "labeled images that were not fitted"
             )
+        else:
+            self._warn_of_changes(self.calibration_)
         return self._pass(**options)
+
+    def _warn_of_changes(self, then: Calibration) -> None:
+        """Say that what was calibrated no longer applies, where much of what is stored has changed since."""
+        count, classes = self.exits_[-1].store_.count(), len(self.classes_)
+        if then.n_stored and (
+            classes != then.n_classes or abs(count - then.n_stored) > MOST_CHANGED * then.n_stored
+        ):
+            warn_caller(
+                f"this cascade was calibrated with {then.n_stored} images of {then.n_classes} classes, and "
+                f"{count} of {classes} are stored now, so what was promised no longer applies; calibrate "
+                "again"
+            )
 
     def _pass(self, **options: Any) -> CascadePass:
         now = vars(self).copy()  # at once: another thread may be fitting

@@ -117,6 +117,22 @@ def test_a_failed_calibration_leaves_the_one_before(encoder, fitted_on):
     assert (cascade.policy_, cascade.calibration_) == before
 
 
+def test_a_calibration_that_is_out_of_date_says_so(encoder, fitted_on, asked):
+    """A few images more are of no consequence, a class more or a quarter of the images less is."""
+    cascade = make(encoder, TWO).fit(*fitted_on).calibrate(*crops(80, 5), max_loss=0.2)
+    cascade.partial_fit(*crops(5, 11)).predict(asked.images)
+    cascade.partial_fit(crops(1, 12).images, ["another"])
+    with pytest.warns(
+        ClipRetrievalWarning, match=r"calibrated with .* of 4 classes, and .* of 5 are stored now"
+    ):
+        cascade.predict(asked.images)
+    cascade.forget(label="another")
+    cascade.predict(asked.images)
+    cascade.forget(label=fitted_on.labels[0])
+    with pytest.warns(ClipRetrievalWarning, match="of 3 are stored now, .* calibrate again"):
+        cascade.predict(asked.images)
+
+
 class Failing(MemoryStore):
     """A store that fails when it is to delete, as often as is told."""
 
