@@ -225,8 +225,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Add labeled images at every exit; see `RetrievalClassifier.partial_fit`.
 
-        What was calibrated stays as it was; where a tenth of the images, or the number of classes, has changed
-        since, the next question says so. Then calibrate again.
+        What was calibrated stays as it was. Where a tenth of the images, or the number of classes, has
+        changed since, the next question says so: calibrate again.
         """
         known = getattr(self, "classes_", ())
         with one_at_a_time(self):
