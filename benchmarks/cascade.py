@@ -33,6 +33,7 @@ from clipretrieval import CascadeClassifier, StagedEncoder
 from clipretrieval.cascade.calibration import calibrate_policy, losses
 from clipretrieval.cascade.cascade_measurement import evidence_of
 from clipretrieval.cascade.exit_policy import ExitEvidence
+from clipretrieval.cascade.policy_learning import learn_policy
 from clipretrieval.demo import KINDS, draw
 from clipretrieval.demo.embedded import demo_model
 from clipretrieval.images import scan_folder
@@ -135,7 +136,7 @@ def promise(arguments: argparse.Namespace) -> None:
             for name in ("margins", "agrees", "distances", "correct")
         )
     )
-    learned = cascade._learn_policy(cascade.exits_)
+    learned = learn_policy(cascade.exits_, cascade.certainty)
     n, broken, lost, shares = len(parts[0]), 0, list[float](), list[float]()
     for draw_ in range(arguments.draws):
         order = np.random.default_rng([arguments.seed, draw_]).permutation(len(together))

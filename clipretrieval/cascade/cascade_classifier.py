@@ -41,6 +41,7 @@ from clipretrieval.cascade.cascade_measurement import LabelledAnswers, evidence_
 from clipretrieval.cascade.cascade_pass import CascadePass, ExitAnswer
 from clipretrieval.cascade.cascade_report import CascadeReport
 from clipretrieval.cascade.exit_policy import CERTAINTIES, ExitEvidence, ExitPolicy
+from clipretrieval.cascade.policy_learning import learn_policy
 from clipretrieval.classifier import ArgumentOnly, RetrievalClassifier, params_of
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import (
@@ -79,9 +80,6 @@ __all__ = ["CascadeClassifier"]
 Self = TypeVar("Self", bound="CascadeClassifier")
 
 STAGES = ("layer1", "layer2", "mid", "late")
-HELD_OUT = 5000
-"""Stored images that the policy is learned on, at most."""
-LEAST_HELD_OUT = 100
 MOST_CHANGED = 0.1
 """The share of the stored images that may come or go before a calibration is held to be out of date."""
 _EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
@@ -330,7 +328,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         """Learn the risk of leaving from what is stored, and set the threshold by images that are not."""
         self.policy_, found = calibrate_policy(
-            self._learn_policy(self.exits_),
+            learn_policy(self.exits_, self.certainty),
             evidence,
             self._costs(),
             max_loss=max_loss,
@@ -935,25 +933,6 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         names = ("encoder", "certainty", "transform", *_EXIT_PARAMS)
         stages = self.stages if isinstance(self.stages, str) else tuple(self.stages)
         return {"stages": stages, **{name: vars(self)[name] for name in names}}
-
-    def _learn_policy(self, exits: Sequence[RetrievalClassifier]) -> ExitPolicy:
-        """Learn the risk of leaving from stored images, each left out, if the heads can tell."""
-        plain = ExitPolicy(self.certainty, len(exits))
-        found = [each._held_out(HELD_OUT) for each in exits]
-        told = [each for each in found if each is not None]
-        if len(told) < len(found):
-            return plain
-        shared = sorted(set.intersection(*(set(each.ids) for each in told)))
-        if len(shared) < LEAST_HELD_OUT:
-            return plain
-        places = [{name: row for row, name in enumerate(each.ids)} for each in told]
-        rows = [[place[name] for name in shared] for place in places]
-        answers, margins, distances, correct = (
-            np.array([getattr(each, name)[row] for each, row in zip(told, rows, strict=True)])
-            for name in ("answers", "margins", "distances", "correct")
-        )
-        evidence = ExitEvidence.from_answers(answers, margins, distances, correct)
-        return ExitPolicy.learn(evidence, self.certainty)
 
 
 def _arranged(answers: Mapping[int, Any], asked: CascadePass, on_error: str) -> AnyArray:

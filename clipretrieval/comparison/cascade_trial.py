@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval.cascade.calibration import calibrate_policy
-from clipretrieval.cascade.cascade_classifier import HELD_OUT
 from clipretrieval.cascade.exit_policy import ExitEvidence, ExitPolicy
+from clipretrieval.cascade.policy_learning import HELD_OUT
 from clipretrieval.cascade.risk_control import least_sample
 from clipretrieval.comparison.advice import Wishes, choose
 from clipretrieval.comparison.candidates import StageVectors
