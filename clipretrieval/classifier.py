@@ -61,6 +61,7 @@ from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
 from clipretrieval.retrieval.rewriting import refit_transform
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.transform_plan import STORED, TransformPlan, warn_of_growth
+from clipretrieval.retrieval.vectorless_store import VectorlessStore, is_vectorless
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE
@@ -219,6 +220,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     """Content ids of the images that `sweep` has tuned on since the last fit."""
     _saved_in: dict[str, str | None]
     """Folders that this classifier was loaded from or saved to, and the digest of what was there then."""
+    _keeps_vectors = True
+    """Whether a store that is filled from nothing gets the vectors; see `VectorlessStore`."""
 
     def __init__(
         self,
@@ -489,6 +492,12 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         store = onto if onto is not None else self._store_to_fill(existing != "refuse")
         keep_open = store is self.store or store is getattr(self, "store_", None)
+        try:
+            store = self._as_kept(store)
+        except BaseException:
+            if not keep_open:
+                store.close()
+            raise
         statistics = self._statistics_of(store)
         if statistics is not None:
             statistics.expect(set(source.labels), source.dim)
@@ -520,6 +529,19 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         )
         if renew:
             self._made_of = self._store_recipe()
+
+    def _as_kept(self, store: VectorStore) -> VectorStore:
+        """Return the store as one that keeps no vectors, where none are to be kept or none are there."""
+        if isinstance(store, VectorlessStore) or self.encoder is None:
+            return store
+        if self._keeps_vectors and not is_vectorless(store):
+            return store
+        if self._plan().rule is not None:
+            raise InvalidInputError(
+                "a store that keeps no vectors has none to transform; pass transform=None, and a head that "
+                "wants none, or fit into another store"
+            )
+        return VectorlessStore(store, self.encoder, bool(self.normalize))
 
     def _store_to_fill(self, again: bool) -> VectorStore:
         """Return the store that a fit goes into.
@@ -670,6 +692,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                     raise NotFittedError(
                         f"no classifier has filled this {type(store).__name__}, so there is nothing to "
                         "rewrite; fit one on it first"
+                    )
+                if is_vectorless(store):
+                    raise UnsupportedOperationError(
+                        "the store keeps no vectors (keep_vectors=False), so there is nothing to rewrite"
                     )
                 with (
                     sole_writer(store),

@@ -52,6 +52,7 @@ from clipretrieval.errors import (
 from clipretrieval.evaluation.measurement import check_truth
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
+from clipretrieval.heads.choice import choose_head, head_name
 from clipretrieval.heads.confidence import check_measure
 from clipretrieval.heads.voting import TEMPERATURE
 from clipretrieval.heads.weighting import Weighting
@@ -70,6 +71,7 @@ from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import plain_fingerprint
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.transform_plan import warn_of_growth
+from clipretrieval.retrieval.vectorless_store import holding
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE, options_for_part
@@ -112,6 +114,11 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         What tells how sure an exit is: how far the first class is ahead of the second, whether the exit
         before gave the same answer, the distance to the nearest neighbor, or the first two together. The
         risk of leaving is estimated from these by logistic regressions on stored images, each left out.
+    keep_vectors : bool
+        False: exits before the last keep class statistics and no vectors, which a head that reads no
+        neighbors can do without (``"discriminant"``, ``"quadratic"``, ``"ridge"``). They show no neighbors
+        then. Images have to be files that stay: they are encoded again where a vector is needed after all,
+        which is in `forget`, `relabel`, `calibrate` and after a change that was cut short.
 
     Attributes
     ----------
@@ -152,6 +159,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         transform: str | Whitening | None = AUTO,
         store_options: Mapping[str, Any] | None = None,
         certainty: str = "combined",
+        keep_vectors: bool = True,
     ) -> None:
         self.encoder = encoder
         self.stages = stages
@@ -166,6 +174,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         self.transform = transform
         self.store_options = store_options
         self.certainty = certainty
+        self.keep_vectors = keep_vectors
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments by name; `store_options` is printed with its secrets masked."""
@@ -239,9 +248,11 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
 
         If this is interrupted, repeat it: the last exit is the last to change.
         """
-        with one_at_a_time(self._fitted()):
+        with one_at_a_time(self._fitted()), ExitStack() as opened:
             *before, last = self.exits_
             names = ids_to_forget(last.retriever_.index, ids, label)
+            for each in before:
+                opened.enter_context(holding(each.store_, names))
             for each in before:  # where an interrupted call has been already, nothing is left to forget
                 held = held_ids(each.store_, names)
                 if held:
@@ -257,7 +268,10 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             ids = ids if isinstance(ids, str) else check_sequence(ids, "ids", "str")
             labels = labels if isinstance(labels, str) else list(open_labels(labels)[1])
             known = self.classes_.tolist()
-            changed = [each._relabel(ids, labels) for each in self.exits_][-1]
+            with ExitStack() as opened:
+                for each in self.exits_:
+                    opened.enter_context(holding(each.store_, [ids] if isinstance(ids, str) else ids))
+                changed = [each._relabel(ids, labels) for each in self.exits_][-1]
         warn_of_lookalikes(self.classes_.tolist(), known)
         return changed
 
@@ -620,6 +634,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             saved.params["stages"],
             store=saved.store,
             certainty=state.policy.certainty,
+            keep_vectors=all(index.is_searchable for index in saved.indexes),
             **params,
         )
         try:
@@ -650,7 +665,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         stages : sequence of str, optional
             The exits; those of the mapping, or the constructor's default, if not given.
         **params
-            As for the constructor. `metric`, `normalize` and `transform` are the stores' own.
+            As for the constructor. `metric`, `normalize`, `transform` and `keep_vectors` are the stores' own.
 
         Returns
         -------
@@ -680,7 +695,11 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             for index in indexes if isinstance(stores, str) else ():
                 index.store.close()
             raise
-        cascade.set_params(metric=str(indexes[-1].metric), normalize=bool(indexes[-1].normalize))
+        cascade.set_params(
+            metric=str(indexes[-1].metric),
+            normalize=bool(indexes[-1].normalize),
+            keep_vectors=all(index.is_searchable for index in indexes),
+        )
         cascade._attach(indexes)
         return cascade
 
@@ -826,8 +845,29 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             params = self._exit_params(stage, view)
             # A copy has the same store, and what there is stays as it is if this fit fails.
             made = RetrievalClassifier() if classifier is None else copy.copy(classifier)
-            found.append(made.set_params(**params))
+            made.set_params(**params)
+            made._keeps_vectors = bool(self.keep_vectors) or number == len(stages) - 1
+            found.append(made)
+        self._check_vectors_needed(found[0])
         return tuple(found)
+
+    def _check_vectors_needed(self, first: RetrievalClassifier) -> None:
+        """Refuse to keep no vectors where they are read."""
+        if check_bool(self.keep_vectors, "keep_vectors"):
+            return
+        head = choose_head(self.head, self.k)
+        reads_near = head is None or head.k > 0
+        if reads_near or self.certainty == "distance":
+            why = f"head={head_name(self.head)!r}" if reads_near else "certainty='distance'"
+            raise InvalidInputError(
+                f"{why} reads neighbors, so all exits have to keep vectors; pass keep_vectors=True, or "
+                "head='discriminant', head='quadratic' or head='ridge' with another certainty"
+            )
+        if first._plan().rule is not None:
+            raise InvalidInputError(
+                "a transform is learned of stored vectors, so all exits have to keep them; pass "
+                "keep_vectors=True, or transform=None"
+            )
 
     def _exit_params(self, stage: str, view: StagedEncoder) -> dict[str, Any]:
         options = MaskedDict(check_mapping(self.store_options, "store_options"))

@@ -125,7 +125,7 @@ def explain_answers(
             vectors=vectors,
             parts=explained_parts(each.head.parts(vectors, near, each.numbers), answered, each.numbers),
             tops=None if each.head.describe()["head"] == HEADS[0] else _top_classes(each, left, top),
-            shown=k,
+            shown=k if each.index.is_searchable else 0,
             by=by,
         )
         for row, explanation in zip(rows, explanations, strict=True):
@@ -144,7 +144,7 @@ def _neighbors(at: PassedExit, kept: Sequence[Neighbors], vectors: Any, k: int) 
                 for name in ("ids", "distances", "labels")
             )
         )
-    width = min(max(k, at.head.shown), at.index.store.count())
+    width = min(max(k, at.head.shown), at.index.store.count()) if at.index.is_searchable else 0
     return at.index.look_up(vectors, width) if width else no_neighbors(len(vectors))
 
 

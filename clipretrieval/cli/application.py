@@ -32,11 +32,12 @@ __all__ = ["app", "let_go", "run"]
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 _KEYWORD = re.compile(
-    r"\b(model|pretrained|stage|pooling|metric|weights|head|transform|text_weight|device|precision|on_error)="
+    r"\b(model|pretrained|stage|pooling|metric|weights|head|transform|text_weight|certainty|device|precision"
+    r"|on_error)="
     r"(?:'([^']*)'|None)"
 )
 _LONG_WORD = re.compile(r"(\S{150})\S{150,}(\S{100})")
-_SWITCH = re.compile(r"\b(allow_known|allow_remote)=True")
+_SWITCH = re.compile(r"\b(allow_known|allow_remote|keep_vectors)=(True|False)")
 
 app = typer.Typer(
     name="clipretrieval",
@@ -137,7 +138,9 @@ def _in_options(message: str) -> str:
         message = message.replace(f"as {role}= says", f"as --{role}-column says")
     message = message.replace("a greater max_loss, or a budget", "a greater --max-loss, or --budget")
     message = message.replace("budget=", "--budget ")
-    message = _SWITCH.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
+    message = _SWITCH.sub(
+        lambda found: f"--{'' if found[2] == 'True' else 'no-'}{found[1].replace('_', '-')}", message
+    )
     return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2] or 'none'}", message)
 
 

@@ -143,6 +143,14 @@ class CascadeOptions:
             help="combined, margin, agreement or distance: what tells how sure an exit is (--cascade).",
         ),
     ] = "combined"
+    keep_vectors: Annotated[
+        bool,
+        typer.Option(
+            "--keep-vectors/--no-keep-vectors",
+            help="Whether exits before the last keep vectors. --head is discriminant without, unless given; "
+            "the images have to stay where they are (--cascade).",
+        ),
+    ] = True
 
     @property
     def stages(self) -> list[str]:
@@ -714,6 +722,7 @@ def make_cascade(
         **_near(space),
         **asdict(head),
         certainty=cascade.certainty,
+        keep_vectors=cascade.keep_vectors,
         store_options=options_within(path, store.store, store.options()),
     )
 

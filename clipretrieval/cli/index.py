@@ -99,7 +99,7 @@ def index_command(
                 from clipretrieval.cli.settings import Settings, indexing
 
                 if cascade.cascade is not None and not is_given(context, "head"):
-                    head = replace(head, head=_CASCADE_HEAD)
+                    head = replace(head, head=_CASCADE_HEAD if cascade.keep_vectors else "discriminant")
                 with (
                     progress_bar("indexing") as bar,
                     indexing(
@@ -131,8 +131,9 @@ def index_command(
 def _check_exits(context: typer.Context, settings: Settings) -> None:
     """Refuse options that have no meaning for a cascade, or for no other classifier."""
     if settings.cascade.cascade is None:
-        if is_given(context, "certainty"):
-            raise InvalidInputError("--certainty goes with --cascade, which is not given")
+        for name in ("certainty", "keep_vectors"):
+            if is_given(context, name):
+                raise InvalidInputError(f"{option_of(name)} goes with --cascade, which is not given")
         return
     for name in ("stage", *_TEXTS):
         if is_given(context, name):

@@ -95,13 +95,14 @@ def _cascade(
     for stage, kept, dim, cost in zip(
         cascade["stages"], cascade["stores"], cascade["dims"], state.multiply_adds, strict=True
     ):
-        images = _count(kept, folder, allow_remote)
+        images, keeps_vectors = _count(kept, folder, allow_remote)
         store = masked(_place(kept or {}, folder, images is not None))
         exits.append(
             {
                 "stage": stage,
                 "dim": dim,
                 "images": images,
+                "keeps_vectors": keeps_vectors,
                 "arithmetic": cost / state.multiply_adds[-1],
                 "store": store,
             }
@@ -113,15 +114,18 @@ def _cascade(
     }
 
 
-def _count(kept: Mapping[str, Any] | None, folder: Path, allow_remote: bool) -> int | None:
-    """Count what an exit's store holds; None where it cannot be opened."""
+def _count(
+    kept: Mapping[str, Any] | None, folder: Path, allow_remote: bool
+) -> tuple[int | None, bool | None]:
+    """Count what an exit's store holds, and tell whether it keeps vectors; None where it cannot be opened."""
     from clipretrieval.persistence.stores import open_store
+    from clipretrieval.retrieval.vectorless_store import is_vectorless
 
     try:
         with closing(open_store(kept, folder, allow_remote=allow_remote)) as store:
-            return store.count()
+            return store.count(), not is_vectorless(store)
     except InvalidInputError:  # told of once, for the last exit
-        return None
+        return None, None
 
 
 def _classes(store: VectorStore, kind: str) -> list[dict[str, Any]] | None:
@@ -200,8 +204,10 @@ def _cascade_rows(cascade: Mapping[str, Any]) -> list[tuple[str, str]]:
     text = "not yet, so all images go to the last exit"
     if told is not None:
         text = calibration_text(Calibration.from_dict(told)).removeprefix("calibrated ")
+    vectorless = any(each["keeps_vectors"] is False for each in cascade["exits"])
+    vectors = ", vectors kept at the last alone" if vectorless else ""
     return [
-        ("exits", f"{len(cascade['exits'])}, certainty {cascade['certainty']}"),
+        ("exits", f"{len(cascade['exits'])}, certainty {cascade['certainty']}{vectors}"),
         *zip(("calibrated", ""), text.splitlines(), strict=False),
     ]
 

@@ -32,6 +32,7 @@ from clipretrieval.retrieval.changes import (
     state_token,
 )
 from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.retrieval.vectorless_store import VectorlessStore
 from clipretrieval.stores.base import BlobStore, ScannableStore, VectorStore, view_manifest
 from clipretrieval.stores.checks import LARGEST_BLOB
 from clipretrieval.types import FloatArray, Label
@@ -449,7 +450,7 @@ class IndexStatistics:
 
     def _is_faithful(self) -> bool:
         """Tell whether the store returns vectors as they were taken up; one that compresses them may not."""
-        if self._probe is None or self._changed is None:
+        if self._probe is None or self._changed is None or isinstance(self._changed, VectorlessStore):
             return True
         ids, vectors = self._probe
         given = dict(zip(ids, vectors, strict=True))

@@ -28,6 +28,7 @@ from clipretrieval.persistence.stores import PART, keep_store, open_store, place
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.parameters import check_encoder, check_store
 from clipretrieval.retrieval.transform_plan import STORED, read_entry
+from clipretrieval.retrieval.vectorless_store import is_vectorless
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
 from clipretrieval.types import Metric
@@ -134,7 +135,7 @@ def save(
     cascade : mapping of JSON values, optional
         What a cascade's class wants to have back.
     """
-    stores = [index.store for index in indexes.values()]
+    stores = [index.records for index in indexes.values()]
     folder, overwrite = check_path(path, "path"), check_bool(overwrite, "overwrite")
     try:
         check_folder(folder, *(place_inside(store, folder) for store in stores))
@@ -186,7 +187,7 @@ def _save(
         "cascade": whole,
     }
     try:
-        kept += (keep_store(each.store, folder) for each in indexes.values())
+        kept += (keep_store(each.records, folder) for each in indexes.values())
         classifier_file.write(folder, {**fields, "store": kept[-1]})
     except NotDurableError:  # the new file is in place, and names the store
         saved_in[_place(folder)] = classifier_file.digest_in(folder)
@@ -323,7 +324,7 @@ def _load_cascade(
         for index in indexes if stores is None else ():
             index.store.close()
         raise
-    opened = {stage: index.store for stage, index in zip(stages, indexes, strict=True)}
+    opened = {stage: index.records for stage, index in zip(stages, indexes, strict=True)}
     names = {None if each is None else each["name"] for each in cascade["stores"]}
     name = names.pop() if len(names) == 1 and stores is None else None
     return SavedCascade(
@@ -354,7 +355,7 @@ def _load(
         params, dim = content.params, content.n_features_in
         metric = Metric(params["metric"])
         Voting(params["k"], params["weights"], params["temperature"], metric).check()
-        kept = (read_entry(opened.read_manifest()) or {}).get("dim") or dim
+        kept = 1 if is_vectorless(opened) else (read_entry(opened.read_manifest()) or {}).get("dim") or dim
         if store is None and opened.dim not in (None, kept):
             raise StoreCorruptedError(
                 f"{content.path} is damaged: n_features_in is {dim}, and its store holds vectors of "

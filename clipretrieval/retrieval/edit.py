@@ -14,6 +14,7 @@ from clipretrieval.retrieval.changes import CHANGING, final_state, following, re
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_owner, update_manifest
 from clipretrieval.retrieval.reports import ForgetReport
+from clipretrieval.retrieval.vectorless_store import holding
 from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.types import Label, Records
 
@@ -34,7 +35,7 @@ def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:
     store, names = index.store, ids_to_forget(index, ids, label)
     touched: set[Label] = set()
     searched = 0
-    with following(store, index.follower):
+    with holding(store, names), following(store, index.follower):
         _update_manifest(index, state=CHANGING)
         for start in range(0, len(names), BATCH):
             records = store.get(names[start : start + BATCH])
@@ -43,7 +44,7 @@ def forget_records(index: LabelledIndex, ids: Any, label: Any) -> ForgetReport:
             touched.update(records.labels.tolist())
             with removing(index.follower, records):
                 store.delete(records.ids.tolist())
-                searched += _make_certain(store, records)
+                searched += _make_certain(store, records, search=index.is_searchable)
         emptied = _emptied(store, touched)
         _keep(index, emptied, changed=True)
     return ForgetReport(
@@ -80,7 +81,7 @@ def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
     _require(store, names)
     touched: set[Label] = set()
     changed = 0
-    with following(store, index.follower):
+    with holding(store, names), following(store, index.follower):
         if index.follower is not None:
             index.follower.expect(set(wanted.values()), index.dim)
         for start in range(0, len(names), BATCH):
@@ -184,12 +185,12 @@ def held_ids(store: VectorStore, names: Sequence[str]) -> set[str]:
     return held
 
 
-def _make_certain(store: VectorStore, records: Records) -> int:
-    """Look for deleted records by id and by search, and return the number of searches."""
+def _make_certain(store: VectorStore, records: Records, *, search: bool) -> int:
+    """Look for deleted records by id and, if asked, by search, and return the number of searches."""
     gone = records.ids.tolist()
     left = store.get(gone).ids.tolist()
     searched = 0
-    if not left and store.count():
+    if not left and search and store.count():
         with without_range_warnings():
             near = store.search(records.vectors, min(REACH, store.count()))
         left = sorted(set(near.ids[near.valid].tolist()) & set(gone))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
@@ -63,6 +63,7 @@ from clipretrieval.retrieval.transform_plan import (
     read_entry,
     read_transform,
 )
+from clipretrieval.retrieval.vectorless_store import VectorlessStore, holding
 from clipretrieval.stores.base import (
     BlobStore,
     RefreshableStore,
@@ -277,7 +278,9 @@ class IndexWriter:
 
     def flush(self) -> None:
         """Flush what has come; who reads a folder gets a state that can be told from those after it."""
-        if isinstance(self.store, RefreshableStore):
+        if isinstance(self.store, VectorlessStore) and self.changed and not self.unsure:
+            self.keep()  # after a kill, gathering statistics would take encoding everything again
+        elif isinstance(self.store, RefreshableStore):
             self.settle()
         self.store.flush()
 
@@ -328,6 +331,20 @@ class IndexWriter:
         if not due:
             self.write_manifest()
             return
+        files = {name: image.source for name, (image, _) in due.items() if image.source}
+        if isinstance(self.store, VectorlessStore):
+            self.store.check_files(len(due), len(files))
+        with holding(self.store, sorted(replaced), files):
+            self._upsert(images, due, replaced, vectors)
+
+    def _upsert(
+        self,
+        images: Sequence[_GivenImage],
+        due: Mapping[str, tuple[_GivenImage, Label]],
+        replaced: Collection[str],
+        vectors: FloatArray | None,
+    ) -> None:
+        """Store images under labels, some of them in the place of what is there."""
         rows = {image.id: image.row for image in images if image.row >= 0}
         marks: list[dict[str, Any]] = [{}] * len(images)
         if vectors is not None and self.transform is not None:

@@ -30,6 +30,7 @@ from clipretrieval.retrieval.transform_plan import (
     read_transform,
     unfinished,
 )
+from clipretrieval.retrieval.vectorless_store import VectorlessStore, is_vectorless
 from clipretrieval.stores.base import BlobStore, RefreshableStore, VectorStore, view_manifest
 from clipretrieval.types import FloatArray, Label, Metric, Neighbors
 
@@ -115,6 +116,8 @@ class LabelledIndex:
         StoreLockedError
             If its vectors are being rewritten, or that was interrupted.
         """
+        if encoder is not None and not isinstance(store, VectorlessStore) and is_vectorless(store):
+            store = VectorlessStore(store, encoder, normalize)
         manifest = store.read_manifest()
         entry = read_entry(manifest)
         digest = None if entry is None else entry["digest"]
@@ -134,6 +137,16 @@ class LabelledIndex:
         return cls(
             store, encoder, metric, normalize, classes, dim, transform=transform, transform_entry=entry
         )
+
+    @property
+    def is_searchable(self) -> bool:
+        """Whether the store keeps vectors."""
+        return not isinstance(self.store, VectorlessStore)
+
+    @property
+    def records(self) -> VectorStore:
+        """The store that keeps all there is."""
+        return self.store.records if isinstance(self.store, VectorlessStore) else self.store
 
     def manifest(self) -> dict[str, Any]:
         """Return what the manifest of the store has to agree with."""

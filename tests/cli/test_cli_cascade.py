@@ -104,6 +104,20 @@ def test_index_makes_a_cascade(command, images, model, tmp_path):
     assert counts(tmp_path / "moved") == [24, 24]
 
 
+def test_index_makes_a_cascade_without_vectors(command, images, model, tmp_path):
+    """The head is one that needs none, info says so, and images can be added and forgotten."""
+    given, folder = ("--cascade", "stem,layer2", "--no-keep-vectors"), tmp_path / "new"
+    status, _, err = command("index", images / "train", folder, *model[:-2], *given)
+    assert (status, err) == (0, "")
+    assert "exits       2, certainty combined, vectors kept at the last alone\n" in command("info", folder)[1]
+    told = json.loads(command("info", folder, "--json")[1])
+    assert [each["keeps_vectors"] for each in told["cascade"]["exits"]] == [False, True]
+    assert told["params"]["head"] == "discriminant"
+    assert command("index", images / "held", folder, "--add")[0] == 0
+    assert command("forget", folder, "--label", "blue")[0] == 0
+    assert counts(folder) == [52, 52]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -116,6 +130,11 @@ def test_index_makes_a_cascade(command, images, model, tmp_path):
         (("--cascade", "stem,middle"), "unknown stage 'middle'"),
         (("--cascade", "stem,layer1", "--certainty", "votes"), "certainty must be one of 'combined'"),
         (("--certainty", "margin"), "--certainty goes with --cascade"),
+        (("--no-keep-vectors",), "--keep-vectors goes with --cascade"),
+        (
+            ("--cascade", "stem,late", "--no-keep-vectors", "--head", "fused"),
+            "--head fused reads neighbors, so all exits have to keep vectors; pass --keep-vectors",
+        ),
     ],
 )
 def test_what_no_cascade_can_be_made_of_is_refused_before_any_work(

@@ -1,0 +1,286 @@
+"""A store that keeps everything of an image but its vector, which is encoded again where it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from clipretrieval.encoding.base import Encoder
+from clipretrieval.encoding.streams import VECTORS, image_batches
+from clipretrieval.errors import (
+    ImageDecodeError,
+    InvalidInputError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
+from clipretrieval.retrieval.inputs import ready
+from clipretrieval.stores.base import (
+    BlobStore,
+    ExclusiveStore,
+    LocatedStore,
+    RefreshableStore,
+    ScannableStore,
+    VectorStore,
+    view_manifest,
+)
+from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Neighbors, Records
+
+__all__ = ["VectorlessStore", "holding", "is_vectorless"]
+
+KEEPS_VECTORS = "keeps_vectors"
+"""False in the manifest of a store that has a placeholder in the place of each vector."""
+BATCH = 1024
+"""Records that are read together."""
+
+
+class VectorlessStore:
+    """Keeps the ids, labels and files of images, and encodes an image again where its vector is asked for.
+
+    What decides by class statistics needs no vectors to answer. They are asked for when an image is
+    forgotten or relabeled, or when statistics have to be gathered anew.
+
+    Parameters
+    ----------
+    records : VectorStore
+        Where the records lie, each with a placeholder of one dimension.
+    encoder : Encoder
+    normalize : bool
+        Whether vectors are scaled to length one.
+    """
+
+    def __init__(self, records: VectorStore, encoder: Encoder, normalize: bool) -> None:
+        if not isinstance(records, ScannableStore) or not isinstance(records, BlobStore):
+            raise UnsupportedOperationError(
+                f"{type(records).__name__} cannot list what it holds, or cannot keep class statistics (it "
+                "has no scan, or no write_blob), so vectors have to be kept: pass keep_vectors=True, or "
+                "another store"
+            )
+        if records.dim not in (None, 1):
+            raise InvalidInputError(
+                f"the store holds vectors of dimension {records.dim}, and keep_vectors=False keeps none; "
+                "pass a new store, or another path for it, or keep_vectors=True"
+            )
+        self.records, self._encoder, self._normalize = records, encoder, normalize
+        self._held: dict[str, FloatArray] = {}
+
+    @property
+    def metric(self) -> Metric:
+        """That of the records' store."""
+        return Metric.parse(self.records.metric)
+
+    @property
+    def dim(self) -> int:
+        """Of the vectors that are not kept."""
+        return int(self._encoder.dim)
+
+    def upsert(
+        self,
+        ids: Sequence[str],
+        vectors: FloatArray,
+        labels: Sequence[Label],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add records without their vectors."""
+        given = [{}] * len(ids) if metadata is None else metadata
+        self.check_files(len(ids), sum("source" in each for each in given))
+        self.records.upsert(ids, np.ones((len(ids), 1), dtype=np.float32), labels, given)
+
+    @staticmethod
+    def check_files(n_images: int, n_files: int) -> None:
+        """Refuse images that could not be encoded again, as some are not files.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        if n_files < n_images:
+            raise InvalidInputError(
+                f"{n_images - n_files} of {n_images} images are not files, and keep_vectors=False encodes an "
+                "image again from its file when it is forgotten or relabeled; pass paths, or "
+                "keep_vectors=True"
+            )
+
+    def get(self, ids: Sequence[str]) -> Records:
+        """Return the records of `ids`; the images are encoded when their vectors are read."""
+        return _UnreadRecords(self.records.get(ids), self)
+
+    def search(self, vectors: FloatArray, k: int) -> Neighbors:
+        """Refuse: there is nothing to search.
+
+        Raises
+        ------
+        UnsupportedOperationError
+        """
+        raise UnsupportedOperationError(
+            "this exit keeps no vectors (keep_vectors=False), so it has no neighbors to show; ask the last "
+            "exit, or fit with keep_vectors=True"
+        )
+
+    def scan(self, label: Label | None = None) -> Iterator[Listing]:
+        """Go through the ids and labels of all records, or of those with one label."""
+        return cast("ScannableStore", self.records).scan(label)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove records."""
+        return self.records.delete(ids)
+
+    def count(self) -> int:
+        """Return the number of records."""
+        return self.records.count()
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return a copy of the manifest."""
+        return self.records.read_manifest()
+
+    def _view_manifest(self) -> Mapping[str, Any]:
+        return view_manifest(self.records)
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Keep a manifest that says that there are no vectors."""
+        self.records.write_manifest({**manifest, KEEPS_VECTORS: False})
+
+    def read_blob(self, name: str) -> bytes | None:
+        """Return a blob."""
+        return cast("BlobStore", self.records).read_blob(name)
+
+    def write_blob(self, name: str, content: bytes | None) -> None:
+        """Keep a blob."""
+        cast("BlobStore", self.records).write_blob(name, content)
+
+    def location(self) -> dict[str, Any] | None:
+        """Return where the records lie."""
+        return self.records.location() if isinstance(self.records, LocatedStore) else None
+
+    def refresh(self) -> bool:
+        """Take up what another process has written."""
+        return isinstance(self.records, RefreshableStore) and self.records.refresh()
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep other writers out of a block, where the records' store can."""
+        return self.records.exclusive() if isinstance(self.records, ExclusiveStore) else nullcontext()
+
+    def flush(self) -> None:
+        """Make durable what was written."""
+        self.records.flush()
+
+    def close(self) -> None:
+        """Free what the records' store holds."""
+        self.records.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.records!r})"
+
+    @contextmanager
+    def holding(self, ids: Sequence[str], files: Mapping[str, str] | None = None) -> Iterator[None]:
+        """Encode images before a block that changes them, so that it cannot fail amid that.
+
+        Parameters
+        ----------
+        ids : sequence of str
+        files : mapping of id to path, optional
+            Where the same images are, in the place of the files that they were stored from.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If a file is gone, or holds another image.
+        """
+        before = self._held
+        missing = [name for name in ids if name not in before]
+        found = dict(before)
+        for start in range(0, len(missing), BATCH):
+            records = self.records.get(missing[start : start + BATCH])
+            ids = records.ids.tolist()
+            if files is not None:
+                metadata = [{"source": files[name]} for name in ids]
+                records = Records(records.ids, records.vectors, records.labels, metadata)
+            found.update(zip(ids, self.encode(records), strict=True))
+        self._held = found
+        try:
+            yield
+        finally:
+            self._held = before
+
+    def encode(self, records: Records) -> FloatArray:
+        """Return the vectors of records, from the images' files.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, dim)
+        """
+        held, ids = self._held, records.ids.tolist()
+        missing = [row for row, name in enumerate(ids) if name not in held]
+        made = dict(zip([ids[row] for row in missing], self._encode_files(records, missing), strict=True))
+        rows = [held[name] if name in held else made[name] for name in ids]
+        return np.stack(rows) if rows else np.empty((0, self.dim), dtype=np.float32)
+
+    def _encode_files(self, records: Records, rows: Sequence[int]) -> FloatArray:
+        if not rows:
+            return np.empty((0, self.dim), dtype=np.float32)
+        paths = [str(records.metadata[row].get("source")) for row in rows]
+        gone = [path for path in paths if not Path(path).is_file()]
+        if gone:
+            raise self._lost(gone, "are gone" if len(gone) > 1 else "is gone")
+        batches = ready(
+            image_batches(self._encoder, paths),
+            self._encoder,
+            self.metric,
+            self._normalize,
+            "raise",
+            [],
+            stored=False,
+        )
+        try:
+            encoded = list(batches)
+        except ImageDecodeError as error:
+            raise self._lost(paths, f"cannot be read any more ({error})") from error
+        found = [name for batch in encoded for name in batch.ids]
+        changed = [
+            path for path, name, row in zip(paths, found, rows, strict=True) if records.ids[row] != name
+        ]
+        if changed:
+            raise self._lost(changed, "hold other images" if len(changed) > 1 else "holds another image")
+        return np.concatenate([batch.vectors[VECTORS] for batch in encoded])
+
+    @staticmethod
+    def _lost(paths: Sequence[str], what: str) -> StoreUnavailableError:
+        listed = ", ".join(map(repr, paths[:3])) + (", …" if len(paths) > 3 else "")
+        return StoreUnavailableError(
+            f"{listed} {what}: the vector of an image that was fitted with keep_vectors=False is encoded "
+            "again from its file. Put it back, or fit again with what there is"
+        )
+
+
+class _UnreadRecords(Records):
+    """Records whose images are encoded when their vectors are read."""
+
+    def __init__(self, records: Records, store: VectorlessStore) -> None:
+        self.__dict__.update(
+            ids=records.ids, labels=records.labels, metadata=records.metadata, _records=records, _store=store
+        )
+
+    @cached_property
+    def vectors(self) -> FloatArray:
+        """The vectors, shape (n, dim)."""
+        found: AnyArray = self.__dict__["_store"].encode(self.__dict__["_records"])
+        return found
+
+    def __repr__(self) -> str:
+        return f"Records(n={len(self.ids)})"
+
+
+def is_vectorless(store: VectorStore) -> bool:
+    """Tell whether the records of a store have placeholders in the place of vectors."""
+    return isinstance(store, VectorlessStore) or view_manifest(store).get(KEEPS_VECTORS) is False
+
+
+def holding(
+    store: VectorStore, ids: Sequence[str], files: Mapping[str, str] | None = None
+) -> AbstractContextManager[None]:
+    """Have the vectors of some records at hand in a block that changes them, whatever store has them."""
+    return store.holding(ids, files) if isinstance(store, VectorlessStore) else nullcontext()
