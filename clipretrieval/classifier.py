@@ -48,7 +48,7 @@ from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.changes import following
 from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
-from clipretrieval.retrieval.edit import forget_records, relabel_records
+from clipretrieval.retrieval.edit import finish_change, forget_records, relabel_records
 from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
 from clipretrieval.retrieval.fill import known_to_all, store_images
 from clipretrieval.retrieval.index_writer import Existing, IndexWriter, write_index
@@ -525,23 +525,33 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         # At once, as `_index` reads it: other threads may be asking.
         statistics = getattr(self, "_statistics", None) if store is getattr(self, "store_", None) else None
         self.__dict__.update(
-            store_=store, _classes=classes, n_features_in_=dim, _statistics=statistics, _map=None
+            store_=store,
+            _classes=classes,
+            n_features_in_=dim,
+            _statistics=statistics,
+            _map=None,
+            _keeps_vectors=not isinstance(store, VectorlessStore),
         )
         if renew:
             self._made_of = self._store_recipe()
 
     def _as_kept(self, store: VectorStore) -> VectorStore:
-        """Return the store as one that keeps no vectors, where none are to be kept or none are there."""
-        if isinstance(store, VectorlessStore) or self.encoder is None:
+        """Return the store as one that keeps no vectors, where none are to be kept."""
+        if self._keeps_vectors:
+            if is_vectorless(store):
+                raise InvalidInputError(
+                    "a cascade with keep_vectors=False filled the store, so it holds no vectors; pass a new "
+                    "store, or another path for it, or keep_vectors=False"
+                )
             return store
-        if self._keeps_vectors and not is_vectorless(store):
-            return store
-        if self._plan().rule is not None:
+        if self.encoder is None or self._plan().rule is not None:
             raise InvalidInputError(
-                "a store that keeps no vectors has none to transform; pass transform=None, and a head that "
+                "a store that keeps no vectors has none to transform; pass transform=None and a head that "
                 "wants none, or fit into another store"
             )
-        return VectorlessStore(store, self.encoder, bool(self.normalize))
+        # Anew, as encoder and arguments may be others than they were.
+        records = store.records if isinstance(store, VectorlessStore) else store
+        return VectorlessStore(records, self.encoder, bool(self.normalize))
 
     def _store_to_fill(self, again: bool) -> VectorStore:
         """Return the store that a fit goes into.
@@ -637,6 +647,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             index = self._index_to_change()
             with sole_writer(index.store):
                 return relabel_records(index, ids, labels)
+
+    def _finish_change(self) -> None:
+        """Bring what is kept of the store's contents in step, where a change was cut short."""
+        with one_at_a_time(self):
+            index = self._index_to_change()
+            with sole_writer(index.store):
+                finish_change(index)
 
     def refit_transform(self: Self, *, progress: Progress | bool | None = None) -> Self:
         """Learn the `transform` anew of what the store holds now, and rewrite that.

@@ -315,7 +315,7 @@ def explain_found(
     Explanation
     """
     store, votes = index.store, head.shares(near)
-    width = min(shown, store.count())
+    width = min(shown, store.count()) if index.is_searchable else 0
     if width > near.ids.shape[1]:
         # A search of its own: with another k an approximate store may find others to vote.
         near, votes = _joined(near, votes, index.look_up(vectors, width), width)

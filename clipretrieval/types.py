@@ -84,6 +84,13 @@ class Neighbors:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def nearest(self) -> FloatArray:
+        """Distance of the nearest of each query, shape (n_queries,); ``+inf`` where none was looked up."""
+        if not self.distances.shape[1]:
+            return np.full(len(self), np.inf, dtype=np.float32)
+        return self.distances[:, 0]
+
     def first(self, k: int) -> Neighbors:
         """Return the `k` nearest of each query; all where there are no more."""
         if k >= self.ids.shape[1]:

@@ -61,8 +61,9 @@ from clipretrieval.images.sources import check_class_names, class_names, count_h
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.persistence.saving import load_cascade, save
+from clipretrieval.retrieval.changes import is_changing
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
-from clipretrieval.retrieval.edit import held_ids, ids_to_forget
+from clipretrieval.retrieval.edit import held_ids, ids_to_forget, ids_to_relabel
 from clipretrieval.retrieval.exclusive import one_at_a_time
 from clipretrieval.retrieval.fill import known_to_all, store_images
 from clipretrieval.retrieval.index_writer import Existing
@@ -71,8 +72,8 @@ from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import plain_fingerprint
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.transform_plan import warn_of_growth
-from clipretrieval.retrieval.vectorless_store import holding
-from clipretrieval.stores.base import VectorStore
+from clipretrieval.retrieval.vectorless_store import VectorlessStore, holding
+from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE, options_for_part
 from clipretrieval.types import AnyArray, Metric
@@ -118,7 +119,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         False: exits before the last keep class statistics and no vectors, which a head that reads no
         neighbors can do without (``"discriminant"``, ``"quadratic"``, ``"ridge"``). They show no neighbors
         then. Images have to be files that stay: they are encoded again where a vector is needed after all,
-        which is in `forget`, `relabel`, `calibrate` and after a change that was cut short.
+        which is in `forget`, `relabel`, `calibrate`, for another head, and after a change that was cut
+        short. Changes take an encoder of the same precision and device.
 
     Attributes
     ----------
@@ -257,6 +259,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 held = held_ids(each.store_, names)
                 if held:
                     each.forget([name for name in names if name in held])
+                elif is_changing(view_manifest(each.store_)):  # it was interrupted behind the last of them
+                    each._finish_change()
             return last.forget(names)
 
     def relabel(self, ids: Any, labels: Any) -> int:
@@ -270,7 +274,8 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             known = self.classes_.tolist()
             with ExitStack() as opened:
                 for each in self.exits_:
-                    opened.enter_context(holding(each.store_, [ids] if isinstance(ids, str) else ids))
+                    due = ids_to_relabel(each.retriever_.index, ids, labels)
+                    opened.enter_context(holding(each.store_, due))
                 changed = [each._relabel(ids, labels) for each in self.exits_][-1]
         warn_of_lookalikes(self.classes_.tolist(), known)
         return changed
@@ -691,16 +696,16 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 }
                 exit_ = RetrievalClassifier.from_store(each.store, each.encoder, **own)
                 indexes.append(exit_.retriever_.index)
+            cascade.set_params(
+                metric=str(indexes[-1].metric),
+                normalize=bool(indexes[-1].normalize),
+                keep_vectors=all(index.is_searchable for index in indexes),
+            )
+            cascade._attach(indexes)
         except BaseException:
             for index in indexes if isinstance(stores, str) else ():
                 index.store.close()
             raise
-        cascade.set_params(
-            metric=str(indexes[-1].metric),
-            normalize=bool(indexes[-1].normalize),
-            keep_vectors=all(index.is_searchable for index in indexes),
-        )
-        cascade._attach(indexes)
         return cascade
 
     def _attach(
@@ -751,6 +756,11 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             raise InvalidInputError(
                 f"this cascade was fitted with the stages {', '.join(before['stages'])}, and they have been "
                 f"set to {shown(self.stages)} since; set them back, or fit again"
+            )
+        if self.keep_vectors != before["keep_vectors"]:
+            raise InvalidInputError(
+                f"this cascade was fitted with keep_vectors={before['keep_vectors']}, and that has been set "
+                f"to {shown(self.keep_vectors)} since; set it back, or fit again"
             )
         with one_at_a_time(self):
             exits = self._make_exits()
@@ -847,6 +857,9 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             made = RetrievalClassifier() if classifier is None else copy.copy(classifier)
             made.set_params(**params)
             made._keeps_vectors = bool(self.keep_vectors) or number == len(stages) - 1
+            store = getattr(made, "store_", None)
+            if isinstance(store, VectorlessStore) and not made._keeps_vectors:
+                made.store_ = made._as_kept(store)  # by the encoder as it is now
             found.append(made)
         self._check_vectors_needed(found[0])
         return tuple(found)
@@ -860,13 +873,14 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         if reads_near or self.certainty == "distance":
             why = f"head={head_name(self.head)!r}" if reads_near else "certainty='distance'"
             raise InvalidInputError(
-                f"{why} reads neighbors, so all exits have to keep vectors; pass keep_vectors=True, or "
-                "head='discriminant', head='quadratic' or head='ridge' with another certainty"
+                f"{why} reads neighbors, which exits do not have with keep_vectors=False; pass "
+                "head='discriminant', head='quadratic' or head='ridge' with another certainty, or fit with "
+                "keep_vectors=True"
             )
         if first._plan().rule is not None:
             raise InvalidInputError(
-                "a transform is learned of stored vectors, so all exits have to keep them; pass "
-                "keep_vectors=True, or transform=None"
+                "a transform is learned of stored vectors, and exits have none with keep_vectors=False; pass "
+                "transform=None, or fit with keep_vectors=True"
             )
 
     def _exit_params(self, stage: str, view: StagedEncoder) -> dict[str, Any]:
@@ -970,7 +984,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
 
     def _answering_params(self) -> dict[str, Any]:
         """Return the arguments that decide answers."""
-        names = ("encoder", "certainty", "transform", *_EXIT_PARAMS)
+        names = ("encoder", "certainty", "keep_vectors", "transform", *_EXIT_PARAMS)
         stages = self.stages if isinstance(self.stages, str) else tuple(self.stages)
         return {"stages": stages, **{name: vars(self)[name] for name in names}}
 

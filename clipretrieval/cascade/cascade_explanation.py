@@ -125,7 +125,7 @@ def explain_answers(
             vectors=vectors,
             parts=explained_parts(each.head.parts(vectors, near, each.numbers), answered, each.numbers),
             tops=None if each.head.describe()["head"] == HEADS[0] else _top_classes(each, left, top),
-            shown=k if each.index.is_searchable else 0,
+            shown=k,
             by=by,
         )
         for row, explanation in zip(rows, explanations, strict=True):

@@ -94,7 +94,7 @@ class PassedExit:
         self.head: DecisionRule = head
         self.numbers: ClassNumbers = self.index.number_classes()
         self.seconds, self.images = 0.0, 0
-        wanted = self.head.shown if shown and self.index.is_searchable else self.head.k
+        wanted = self.head.shown if shown else self.head.k
         self._width = min(wanted, self.index.count_for(wanted))
 
     def prepare(

@@ -25,6 +25,7 @@ from clipretrieval.images.sources import check_class_names, class_names, count_h
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.classes import ClassNumbers
+from clipretrieval.retrieval.edit import held_ids
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.retrieval.reports import FitReport
@@ -117,12 +118,14 @@ class Measurement:
             wrong = numbers.of_labels(truth) != codes
             vectors = batch.vectors[VECTORS]
             self._worst.add(len(self._truth), wrong, share, margin, near, batch.sources, vectors)
-        if index.encoder is not None:
+        if not index.is_searchable:
+            self._known += len(held_ids(index.store, batch.ids))
+        elif index.encoder is not None:
             own = near.ids == np.array(batch.ids, dtype=object)[:, None]
             self._known += int(np.count_nonzero(own.any(axis=1)))
         self._truth += truth
         self._answers.append(codes)
-        self._nearest.append(near.distances[:, 0])
+        self._nearest.append(near.nearest)
         self._shares.append(share)
         self._margins.append(margin)
         self._sources += batch.sources

@@ -98,7 +98,7 @@ class WorstMistakes:
         vectors: FloatArray,
     ) -> None:
         """Take the worst of a batch whose first image has the place `first`; all else has a row an image."""
-        nearest = near.distances[:, 0]
+        nearest = near.nearest
         places = np.flatnonzero(wrong)
         order = np.lexsort((places, nearest[places], -shares[places]))
         for row in places[order[: self._most]].tolist():
@@ -139,5 +139,5 @@ class WorstMistakes:
             shown=SHOWN_NEIGHBORS,
         )
         for item, explanation in zip(found, explanations, strict=True):
-            truth, distance = y_true[[item.index]].tolist()[0], float(item.near.distances[0, 0])
+            truth, distance = y_true[[item.index]].tolist()[0], float(item.near.nearest[0])
             yield Mistake(item.index, truth, distance, explanation)

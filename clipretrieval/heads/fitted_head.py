@@ -27,7 +27,7 @@ class DecisionRule(Protocol):
 
     @property
     def shown(self) -> int:
-        """Neighbors to look up where they are shown too, at least `k` and 1."""
+        """Neighbors to look up where they are shown too: at least `k` and 1; 0 where no vectors are kept."""
         ...
 
     def decide(self, vectors: FloatArray, near: Neighbors, numbers: ClassNumbers) -> Decision:

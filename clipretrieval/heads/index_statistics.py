@@ -176,7 +176,8 @@ class IndexStatistics:
         state = _ContentsState.of(manifest, count)
         contents, learned = self._learn(index, head, priors, state)
         classes = learned.answered_classes if isinstance(learned, OpenHead) else contents.classes
-        return FittedHead(head, learned, classes, max(shown, min(int(head.k), count), 1), name)
+        most = max(shown, min(int(head.k), count), 1) if index.is_searchable else 0
+        return FittedHead(head, learned, classes, most, name)
 
     def fit_each(
         self, index: LabelledIndex, heads: Sequence[tuple[Head, str]], priors: Priors, shown: int

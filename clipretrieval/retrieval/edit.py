@@ -18,7 +18,9 @@ from clipretrieval.retrieval.vectorless_store import holding
 from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.types import Label, Records
 
-__all__ = ["forget_records", "held_ids", "ids_to_forget", "relabel_records"]
+__all__ = [
+    *("finish_change", "forget_records", "held_ids", "ids_to_forget", "ids_to_relabel", "relabel_records"),
+]
 
 BATCH = 1024
 SCANNED = 1000
@@ -70,18 +72,11 @@ def ids_to_forget(index: LabelledIndex, ids: Any, label: Any) -> list[str]:
 def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
     """Give stored images other labels; see `RetrievalClassifier.relabel`."""
     store = index.store
-    _check_owner(index)
-    names = _checked_ids(ids)
-    given = [labels] * len(names) if isinstance(labels, str) else list(open_labels(labels)[1])
-    if len(given) != len(names):
-        raise InvalidInputError(
-            f"there are {len(names)} ids and {len(given)} labels; pass one label for each id"
-        )
-    wanted = dict(zip(names, _as_stored(index, given), strict=True))
-    _require(store, names)
+    wanted = _labels_wanted(index, ids, labels)
+    names = list(wanted)
     touched: set[Label] = set()
     changed = 0
-    with holding(store, names), following(store, index.follower):
+    with holding(store, _with_others(store, wanted)), following(store, index.follower):
         if index.follower is not None:
             index.follower.expect(set(wanted.values()), index.dim)
         for start in range(0, len(names), BATCH):
@@ -101,6 +96,41 @@ def relabel_records(index: LabelledIndex, ids: Any, labels: Any) -> int:
             changed += len(rows)
         _keep(index, _emptied(store, touched), changed=changed > 0)
     return changed
+
+
+def ids_to_relabel(index: LabelledIndex, ids: Any, labels: Any) -> list[str]:
+    """Return the ids of stored images that have other labels than they are to have."""
+    return _with_others(index.store, _labels_wanted(index, ids, labels))
+
+
+def finish_change(index: LabelledIndex) -> None:
+    """Have the follower keep what it has, where a change was cut short behind its last record."""
+    with following(index.store, index.follower):
+        _keep(index, (), changed=True)
+
+
+def _labels_wanted(index: LabelledIndex, ids: Any, labels: Any) -> dict[str, Label]:
+    """Return the labels that stored images are to have, as stored, by id; checked."""
+    _check_owner(index)
+    names = _checked_ids(ids)
+    given = [labels] * len(names) if isinstance(labels, str) else list(open_labels(labels)[1])
+    if len(given) != len(names):
+        raise InvalidInputError(
+            f"there are {len(names)} ids and {len(given)} labels; pass one label for each id"
+        )
+    wanted = dict(zip(names, _as_stored(index, given), strict=True))
+    _require(index.store, names)
+    return wanted
+
+
+def _with_others(store: VectorStore, wanted: Mapping[str, Label]) -> list[str]:
+    """Return the ids of records that have other labels than they are to have."""
+    names, found = list(wanted), list[str]()
+    for start in range(0, len(names), BATCH):
+        records = store.get(names[start : start + BATCH])
+        pairs = zip(records.ids.tolist(), records.labels.tolist(), strict=True)
+        found += (name for name, label in pairs if label != wanted[name])
+    return found
 
 
 def _keep(index: LabelledIndex, emptied: Iterable[Label], *, changed: bool) -> None:

@@ -328,12 +328,14 @@ class IndexWriter:
                 self.new += before is None
                 self.relabelled += before is not None
             given.note(image.id, label, image.source)
+        if isinstance(self.store, VectorlessStore):
+            self.store.check([image.source for image, _ in due.values()])
+            there = [image for image in images if image.source and image.id not in due]
+            self.store.renew_files({image.id: str(image.source) for image in there})
         if not due:
             self.write_manifest()
             return
         files = {name: image.source for name, (image, _) in due.items() if image.source}
-        if isinstance(self.store, VectorlessStore):
-            self.store.check_files(len(due), len(files))
         with holding(self.store, sorted(replaced), files):
             self._upsert(images, due, replaced, vectors)
 

@@ -13,11 +13,11 @@ import numpy as np
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.encoding.streams import VECTORS, image_batches
 from clipretrieval.errors import (
-    ImageDecodeError,
     InvalidInputError,
     StoreUnavailableError,
     UnsupportedOperationError,
 )
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.inputs import ready
 from clipretrieval.stores.base import (
     BlobStore,
@@ -34,6 +34,8 @@ __all__ = ["VectorlessStore", "holding", "is_vectorless"]
 
 KEEPS_VECTORS = "keeps_vectors"
 """False in the manifest of a store that has a placeholder in the place of each vector."""
+COMPUTED = "computed"
+"""How the vectors were computed, in that manifest: only the same way gives the same to the last digits."""
 BATCH = 1024
 """Records that are read together."""
 
@@ -87,23 +89,44 @@ class VectorlessStore:
     ) -> None:
         """Add records without their vectors."""
         given = [{}] * len(ids) if metadata is None else metadata
-        self.check_files(len(ids), sum("source" in each for each in given))
-        self.records.upsert(ids, np.ones((len(ids), 1), dtype=np.float32), labels, given)
+        files = [each.get("source") for each in given]
+        self.check(files)
+        placed = [
+            {**each, "source": str(Path(str(file)).absolute())}
+            for each, file in zip(given, files, strict=True)
+        ]
+        self.records.upsert(ids, np.ones((len(ids), 1), dtype=np.float32), labels, placed)
 
-    @staticmethod
-    def check_files(n_images: int, n_files: int) -> None:
-        """Refuse images that could not be encoded again, as some are not files.
+    def check(self, files: Sequence[str | None]) -> None:
+        """Refuse images whose vectors could not be had again.
 
         Raises
         ------
         InvalidInputError
+            If some are not in files, or the store was filled by an encoder that computes otherwise.
         """
-        if n_files < n_images:
+        missing = [file for file in files if file is None or not Path(file).is_file()]
+        if missing:
+            example = "" if missing[0] is None else f", such as {missing[0]!r},"
             raise InvalidInputError(
-                f"{n_images - n_files} of {n_images} images are not files, and keep_vectors=False encodes an "
-                "image again from its file when it is forgotten or relabeled; pass paths, or "
-                "keep_vectors=True"
+                f"{len(missing)} of {len(files)} images{example} are not files that can be opened again, and "
+                "keep_vectors=False encodes an image again from its file when it is forgotten or relabeled; "
+                "pass paths, or keep_vectors=True"
             )
+        self._check_computed()
+
+    def renew_files(self, files: Mapping[str, str]) -> None:
+        """Note where images are now, of which the files that they were stored from are gone."""
+        ids = list(files)
+        for start in range(0, len(ids), BATCH):
+            records = self.records.get(ids[start : start + BATCH])
+            gone = [not Path(str(each.get("source"))).is_file() for each in records.metadata]
+            moved = records.ids[gone].tolist()
+            if moved:
+                metadata = [each for each, lost in zip(records.metadata, gone, strict=True) if lost]
+                placed = [{**each, "source": files[name]} for each, name in zip(metadata, moved, strict=True)]
+                none = np.empty((0, self.dim), dtype=np.float32)
+                self.upsert(moved, none, records.labels[gone].tolist(), placed)
 
     def get(self, ids: Sequence[str]) -> Records:
         """Return the records of `ids`; the images are encoded when their vectors are read."""
@@ -142,7 +165,7 @@ class VectorlessStore:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a manifest that says that there are no vectors."""
-        self.records.write_manifest({**manifest, KEEPS_VECTORS: False})
+        self.records.write_manifest({COMPUTED: self._computed, **manifest, KEEPS_VECTORS: False})
 
     def read_blob(self, name: str) -> bytes | None:
         """Return a blob."""
@@ -222,37 +245,57 @@ class VectorlessStore:
     def _encode_files(self, records: Records, rows: Sequence[int]) -> FloatArray:
         if not rows:
             return np.empty((0, self.dim), dtype=np.float32)
+        self._check_computed()
         paths = [str(records.metadata[row].get("source")) for row in rows]
         gone = [path for path in paths if not Path(path).is_file()]
         if gone:
             raise self._lost(gone, "are gone" if len(gone) > 1 else "is gone")
+        skipped = list[SkippedImage]()
         batches = ready(
-            image_batches(self._encoder, paths),
+            image_batches(self._encoder, paths, on_error="skip", skipped=skipped),
             self._encoder,
             self.metric,
             self._normalize,
-            "raise",
-            [],
+            "skip",
+            skipped,
             stored=False,
         )
-        try:
-            encoded = list(batches)
-        except ImageDecodeError as error:
-            raise self._lost(paths, f"cannot be read any more ({error})") from error
+        encoded = list(batches)
+        if skipped:
+            what = f"cannot be read any more ({skipped[0].reason})"
+            raise self._lost([paths[image.index] for image in skipped], what)
         found = [name for batch in encoded for name in batch.ids]
-        changed = [
-            path for path, name, row in zip(paths, found, rows, strict=True) if records.ids[row] != name
-        ]
+        names = records.ids[list(rows)].tolist()
+        changed = [path for path, name, known in zip(paths, found, names, strict=True) if name != known]
         if changed:
             raise self._lost(changed, "hold other images" if len(changed) > 1 else "holds another image")
         return np.concatenate([batch.vectors[VECTORS] for batch in encoded])
+
+    @property
+    def _computed(self) -> dict[str, str]:
+        plan = getattr(self._encoder, "plan", None)
+        return {} if plan is None else {"precision": plan.precision, "device": plan.device.partition(":")[0]}
+
+    def _check_computed(self) -> None:
+        """Refuse an encoder by which what was taken up could not be taken out again exactly."""
+        then, now = view_manifest(self.records).get(COMPUTED), self._computed
+        if isinstance(then, Mapping) and dict(then) != now and self.records.count():
+            before, here = (
+                ", ".join(map(str, each.values())) or "an encoder of your own" for each in (then, now)
+            )
+            raise InvalidInputError(
+                f"the store was filled with keep_vectors=False by an encoder that computes in {before}, and "
+                f"this one computes in {here}, so changes would not be exact; pass an encoder of the same "
+                "precision and device"
+            )
 
     @staticmethod
     def _lost(paths: Sequence[str], what: str) -> StoreUnavailableError:
         listed = ", ".join(map(repr, paths[:3])) + (", …" if len(paths) > 3 else "")
         return StoreUnavailableError(
             f"{listed} {what}: the vector of an image that was fitted with keep_vectors=False is encoded "
-            "again from its file. Put it back, or fit again with what there is"
+            "again from its file. Put it back, or tell where the images are now: fit(…, resume=True), or "
+            "partial_fit"
         )
 
 

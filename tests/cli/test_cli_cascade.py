@@ -133,7 +133,7 @@ def test_index_makes_a_cascade_without_vectors(command, images, model, tmp_path)
         (("--no-keep-vectors",), "--keep-vectors goes with --cascade"),
         (
             ("--cascade", "stem,late", "--no-keep-vectors", "--head", "fused"),
-            "--head fused reads neighbors, so all exits have to keep vectors; pass --keep-vectors",
+            "--head fused reads neighbors, which exits do not have with --no-keep-vectors; pass --head disc",
         ),
     ],
 )
