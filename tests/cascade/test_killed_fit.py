@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cascades import crops, quietly
+from warm_process import run_warm
 
 from clipretrieval import CascadeClassifier, StagedEncoder
 
@@ -46,9 +45,8 @@ def contents(cascade):
 def test_a_killed_fit_is_gone_on_with(tmp_path, tiny_model):
     """Killed amid its images, resume ends as an undisturbed fit."""
     end = 67
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", PROGRAM, tiny_model, str(tmp_path / "killed"), str(end)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path})
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{PROGRAM}"
+    done = run_warm(["-c", program, tiny_model, str(tmp_path / "killed"), str(end)])
     assert done.returncode == -signal.SIGKILL
     encoder = StagedEncoder(tiny_model, precision="fp32", batch_size=8)
     given, asked = crops(120, 1), crops(30, 3)

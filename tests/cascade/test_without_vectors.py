@@ -7,8 +7,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from cascades import STAGES, Crops, forced, quietly
 from PIL import Image
+from warm_process import run_warm
 
 from clipretrieval import CascadeClassifier, RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import (
@@ -421,9 +420,8 @@ CascadeClassifier(encoder, STAGES, keep_vectors=False, **options).fit(images(), 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_fit_is_gone_on_with(movable, asked, tmp_path, tiny_model):
     """What was flushed before needs no encoding again: its files may be gone by then."""
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", PROGRAM, tiny_model, str(tmp_path / "killed"), "57", *movable.images]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path})
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{PROGRAM}"
+    done = run_warm(["-c", program, tiny_model, str(tmp_path / "killed"), "57", *movable.images])
     assert done.returncode == -signal.SIGKILL
     encoder = StagedEncoder(tiny_model, precision="fp32", batch_size=8)
     labels = [("a", "b", "c")[place % 3] for place in range(72)]

@@ -239,7 +239,7 @@ def test_classify_says_where_each_image_stopped(command, calibrated, images):
 
 
 def test_the_head_is_fused_unless_given_and_explained_part_by_part(
-    command, class_folder, tiny_model, tmp_path
+    command, class_folder, tiny_model, tmp_path, few_features
 ):
     """Explained as at one stage: each part of the exit's head, with what it made of the answer."""
     given = ("--model", tiny_model, "--cascade", "stem,layer1")
