@@ -18,6 +18,7 @@ from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.encoding.stages import STUDY_STAGES
+from clipretrieval.encoding.weights.model_source import resolve
 
 SIZE = 224
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -131,7 +132,8 @@ def count_multiply_adds(visual: nn.Module) -> dict[str, float]:
     picture = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
     encoder = StagedEncoder("RN50", None, device="cpu")
     plain = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
-    engine = Engine(visual, encoder.stages["final"].depth, plan=plain, mean=MEAN, std=STD, image_size=SIZE)
+    depth, numbers = encoder.stages["final"].depth, resolve("RN50", None).architecture
+    engine = Engine(visual.state_dict(), numbers, depth, plan=plain, mean=MEAN, std=STD, image_size=SIZE)
     counts = {"open_clip": _flops(lambda: visual(torch.zeros(1, 3, SIZE, SIZE)))}
     for name in DEEP:
         part = StagePart(encoder.stages[name], "mean")

@@ -116,7 +116,7 @@ def test_image_tower_is_loaded_once(tiny_model, class_folder, monkeypatch):
     """Retrieval and zero-shot answers from one encoder read its image tower once, the text tower apart."""
     loaded = []
     monkeypatch.setattr(
-        tower, "load_visual", lambda *given, load=tower.load_visual: loaded.append(given) or load(*given)
+        tower, "read_tower", lambda *given, read=tower.read_tower: loaded.append(given) or read(*given)
     )
     encoder = StagedEncoder(tiny_model, stage="mid")
     RetrievalClassifier(encoder, store="memory").fit(class_folder / "train").predict(class_folder / "test")

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipretrieval._util.repr import short_repr
 from clipretrieval.encoding.staged_encoder import StagedEncoder
@@ -204,6 +203,8 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
     query : callable
         Vectors to answers.
     """
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
     source = encoder._tower.source
     visual = load_visual(source, encoder.seed).to(encoder.device)
     transform = image_transform_v2(PreprocessCfg(**source.preprocess_cfg), is_train=False)

@@ -8,10 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from open_clip.transform import MaybeConvertMode, PreprocessCfg, image_transform_v2
 from PIL import Image
-from torchvision.transforms import Compose
 
+from clipretrieval.encoding.geometry import Geometry
 from clipretrieval.encoding.stages import PIXEL_SIZE
 from clipretrieval.errors import ImageDecodeError
 
@@ -45,8 +44,8 @@ class Preparation:
         mean, std = self.cfg["mean"], self.cfg["std"]
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean and std need three values each, std positive ones; found {mean}, {std}")
-        object.__setattr__(self, "_clip", _geometry({**self.cfg}))
-        object.__setattr__(self, "_pixel", _geometry({**self.cfg, **PIXEL_GEOMETRY}))
+        object.__setattr__(self, "_clip", Geometry.of(self.cfg))
+        object.__setattr__(self, "_pixel", Geometry.of({**self.cfg, **PIXEL_GEOMETRY}))
 
     def check(self, image: RgbImage, name: str | None) -> None:
         """Refuse an image so narrow that resizing its shorter side would take up hundreds of megabytes.
@@ -89,8 +88,8 @@ class Preparation:
             if image.shape[:2] == (side, side):
                 return image
             image = Image.fromarray(image)
-        geometry: Compose = self._pixel if name == "pixel" else self._clip  # type: ignore[attr-defined]
-        return np.asarray(geometry(image))
+        geometry: Geometry = self._pixel if name == "pixel" else self._clip  # type: ignore[attr-defined]
+        return np.asarray(geometry.square(image))
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the encoder's input, as JSON values."""
@@ -98,10 +97,3 @@ class Preparation:
         if self.cfg["resize_mode"] == "longest":
             keys.append("fill_color")
         return {key: list(v) if isinstance(v := self.cfg[key], tuple) else v for key in keys}
-
-
-def _geometry(cfg: dict[str, Any]) -> Compose:
-    """Take open_clip's transform up to its conversion to a tensor: the part that stays an image."""
-    steps = image_transform_v2(PreprocessCfg(**cfg), is_train=False).transforms
-    place = next(number for number, step in enumerate(steps) if isinstance(step, MaybeConvertMode))
-    return Compose(steps[:place])

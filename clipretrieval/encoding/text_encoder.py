@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import open_clip
 import torch
 from torch import nn
 
@@ -144,6 +143,8 @@ def load_clip(
     WeightsUnavailableError
         If the weights cannot be had, do not fit, or are those of an image tower alone.
     """
+    import open_clip
+
     if source.module is not None:
         return _copied(source.module, text_only).float().eval().requires_grad_(False)
     _check_text_tower(source)
@@ -186,6 +187,8 @@ def load_clip(
 @cache
 def _make_tokenizer(length: int) -> Any:
     """Make CLIP's tokenizer; reading its vocabulary takes half a second."""
+    import open_clip
+
     return open_clip.SimpleTokenizer(context_length=length)
 
 

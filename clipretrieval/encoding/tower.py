@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
@@ -16,7 +14,8 @@ from clipretrieval.encoding.preparation import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stage_output import SCALING, StageOutput
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.text_encoder import TextEncoder
-from clipretrieval.encoding.weights.model_source import ModelSource, load_visual
+from clipretrieval.encoding.weights.model_source import ModelSource
+from clipretrieval.encoding.weights.tower_tensors import TowerTensors, read_tower
 from clipretrieval.encoding.workers import torch_alone
 
 __all__ = ["Tower"]
@@ -48,7 +47,7 @@ class Tower:
         self._preparation, self._image_size = preparation, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
         self._lock = ForkLock()
-        self._loaded: nn.Module | None = None
+        self._loaded: TowerTensors | None = None
         self.built: Engine | None = None
         self.text = TextEncoder(source, seed, plan.device)
 
@@ -57,7 +56,8 @@ class Tower:
         with self._lock.current, torch_alone():
             if self.built is None or self.built.depth < depth:
                 self.built = Engine(
-                    self._visual,
+                    self._tensors,
+                    self.source.architecture,
                     depth,
                     self.plan,
                     mean=self._preparation.cfg["mean"],
@@ -71,7 +71,7 @@ class Tower:
         key = (stage.depth, stage.has_tokens)
         with self._lock.current, torch_alone():
             if key not in self._hashes:
-                self._hashes[key] = hash_tensors(tensors_used(self._visual, stage, stages))
+                self._hashes[key] = hash_tensors(tensors_used(self._tensors, stage, stages))
             return self._hashes[key]
 
     def describe(self, output: StageOutput, stages: Mapping[str, Stage]) -> dict[str, Any]:
@@ -99,8 +99,8 @@ class Tower:
         return self._plan if self.built is None else self.built.plan
 
     @property
-    def _visual(self) -> nn.Module:
+    def _tensors(self) -> TowerTensors:
         # Before Python 3.12 a cached_property has a lock, which a process forked meanwhile would wait for.
         if self._loaded is None:
-            self._loaded = load_visual(self.source, self._seed)
+            self._loaded = read_tower(self.source, self._seed)
         return self._loaded

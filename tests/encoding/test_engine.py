@@ -101,7 +101,8 @@ def test_attention_pool_for_one_query_equals_the_whole(photographs):
     torch.manual_seed(0)
     pool = open_clip.modified_resnet.AttentionPool2d(7, 512, 8, 96).eval().requires_grad_(False)
     plan = InferencePlan("cpu", "fp32", 4, 1, 1, "torch", compiled=False)
-    ours = QueryPool(pool, pool.positional_embedding, plan)
+    tensors = {f"attnpool.{name}": value for name, value in pool.state_dict().items()}
+    ours = QueryPool(tensors, 8, pool.positional_embedding, plan)
     x = torch.randn(3, 512, 7, 7)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), pool(x), rtol=1e-4, atol=1e-5)

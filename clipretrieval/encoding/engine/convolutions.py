@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -14,19 +14,27 @@ from clipretrieval.encoding.engine.inference_plan import InferencePlan
 
 __all__ = ["Convolution", "round_taps"]
 
+NORM_EPSILON = 1e-5
+"""What batch norms add to the variance: torch's default, which CLIP keeps to."""
+
 
 class Convolution(nn.Module):
     """A convolution with its batch norm folded in, the residual added, and ReLU.
 
     Parameters
     ----------
-    convolution : nn.Conv2d
-    norm : nn.BatchNorm2d
-        Its statistics and affine map go into weight and bias: w' = w·γ/√(σ²+ε), b' = β − μ·γ/√(σ²+ε).
+    tensors : mapping of str to tensor
+        Those of an encoder, in float32.
+    convolution : str
+        Names its weight, of 3×3 or 1×1 taps.
+    norm : str
+        Names its batch norm, whose statistics and affine map go into weight and bias: w' = w·γ/√(σ²+ε),
+        b' = β − μ·γ/√(σ²+ε).
     shape : tuple of int
         (n, channels, height, width) of the inputs to come; fused weights are laid out for it.
     dtype : torch.dtype, optional
         Of weights and inputs, if not the plan's.
+    stride : int
     residual : bool
         Whether `forward` will be given one.
     pool : int
@@ -38,31 +46,27 @@ class Convolution(nn.Module):
 
     def __init__(
         self,
-        convolution: nn.Module,
-        norm: nn.Module,
+        tensors: Mapping[str, torch.Tensor],
+        convolution: str,
+        norm: str,
         relu: bool,
         plan: InferencePlan,
         shape: tuple[int, ...],
         *,
         dtype: torch.dtype | None = None,
         residual: bool = False,
+        stride: int = 1,
         pool: int = 1,
     ) -> None:
         super().__init__()
-        source: Any = convolution
-        statistics: Any = norm
-        fused, bias = fuse_conv_bn_weights(
-            source.weight,
-            source.bias,
-            statistics.running_mean,
-            statistics.running_var,
-            statistics.eps,
-            statistics.weight,
-            statistics.bias,
+        weight = tensors[f"{convolution}.weight"]
+        mean, variance, scale, shift = (
+            tensors[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
         )
+        fused, bias = fuse_conv_bn_weights(weight, None, mean, variance, NORM_EPSILON, scale, shift)
         self.relu, self.pool = relu, pool
-        self.stride: onednn.Pair = source.stride
-        self.padding: onednn.Pair = source.padding
+        self.stride: onednn.Pair = (stride, stride)
+        self.padding: onednn.Pair = (weight.shape[2] // 2, weight.shape[3] // 2)
         dtype = dtype or plan.dtype
         suited = not residual and pool <= 2 and winograd.suits(shape, fused, self.padding, self.stride)
         self.winograd = plan.winograd and dtype is torch.bfloat16 and suited

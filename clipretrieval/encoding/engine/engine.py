@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -16,6 +16,7 @@ from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.units import build_units, read_positions
 from clipretrieval.encoding.pooling import reduce
 from clipretrieval.encoding.stage_output import StagePart
+from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import ClipRetrievalWarning
 from clipretrieval.types import FloatArray
@@ -46,8 +47,10 @@ class Engine:
 
     Parameters
     ----------
-    visual : open_clip.modified_resnet.ModifiedResNet
-        In float32; left as it is.
+    tensors : mapping of str to tensor
+        The encoder's, in float32, as open_clip names them; left as they are.
+    architecture : Architecture
+        Whose they are.
     depth : int
         How many units are ever needed; later ones are not even converted.
     mean, std : sequence of float, length 3
@@ -58,7 +61,8 @@ class Engine:
 
     def __init__(
         self,
-        visual: nn.Module,
+        tensors: Mapping[str, torch.Tensor],
+        architecture: Architecture,
         depth: int,
         plan: InferencePlan,
         *,
@@ -74,10 +78,10 @@ class Engine:
         # A whole row of pixels at a time: three values alone are too short for vector instructions.
         self.scale = scale.to(plan.device, torch.float32).repeat(image_size)
         self.shift = shift.to(plan.device, torch.float32).repeat(image_size)
-        positions = read_positions(visual, image_size)
+        positions = read_positions(tensors, image_size)
         self.positions = positions.to(plan.device)
         with torch.no_grad():
-            self.units = build_units(visual, depth, plan, image_size, positions)
+            self.units = build_units(tensors, architecture, depth, plan, image_size, positions)
         self._compiled: dict[tuple[int, int], Segment] = {}
         self._lock = ForkLock()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -11,9 +11,11 @@ from torch.nn import functional
 
 from clipretrieval.encoding.engine.convolutions import Convolution
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
-from clipretrieval.encoding.stages import Stage
+from clipretrieval.encoding.stages import Architecture, Stage
 
 __all__ = ["Block", "QueryPool", "Stem", "build_units", "read_positions", "tensors_used"]
+
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
 
 class Stem(nn.Module):
@@ -22,16 +24,16 @@ class Stem(nn.Module):
     The first convolution runs in the plan's ``edge_dtype``.
     """
 
-    def __init__(self, visual: Any, plan: InferencePlan, size: int) -> None:
+    def __init__(self, tensors: Tensors, plan: InferencePlan, size: int) -> None:
         super().__init__()
         n, half = plan.inner_batch, size // 2
-        width = visual.conv1.out_channels
+        inner = (n, tensors["conv1.weight"].shape[0], half, half)
         self.first = Convolution(
-            visual.conv1, visual.bn1, True, plan, (n, 3, size, size), dtype=plan.edge_dtype
+            tensors, "conv1", "bn1", True, plan, (n, 3, size, size), dtype=plan.edge_dtype, stride=2
         )
         self.dtype = plan.dtype
-        self.second = Convolution(visual.conv2, visual.bn2, True, plan, (n, width, half, half))
-        self.third = Convolution(visual.conv3, visual.bn3, True, plan, (n, width, half, half), pool=2)
+        self.second = Convolution(tensors, "conv2", "bn2", True, plan, inner)
+        self.third = Convolution(tensors, "conv3", "bn3", True, plan, inner, pool=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the stem."""
@@ -42,20 +44,22 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """A bottleneck block: 1×1, 3×3, average pool where it strides, 1×1, and the shortcut added."""
 
-    def __init__(self, block: Any, plan: InferencePlan, side: int) -> None:
+    def __init__(self, tensors: Tensors, name: str, stride: int, plan: InferencePlan, side: int) -> None:
         super().__init__()
-        n, self.stride = plan.inner_batch, int(block.stride)
-        after = side // self.stride
-        channels, inner = block.conv1.in_channels, block.conv1.out_channels
-        self.first = Convolution(block.conv1, block.bn1, True, plan, (n, channels, side, side))
-        self.second = Convolution(
-            block.conv2, block.bn2, True, plan, (n, inner, side, side), pool=self.stride
-        )
-        self.third = Convolution(block.conv3, block.bn3, True, plan, (n, inner, after, after), residual=True)
+        n, self.stride, after = plan.inner_batch, stride, side // stride
+        inner, channels = tensors[f"{name}.conv1.weight"].shape[:2]
+
+        def convolution(number: int, *shape: int, residual: bool = False, pool: int = 1) -> Convolution:
+            names = f"{name}.conv{number}", f"{name}.bn{number}"
+            return Convolution(tensors, *names, True, plan, (n, *shape), residual=residual, pool=pool)
+
+        self.first = convolution(1, channels, side, side)
+        self.second = convolution(2, inner, side, side, pool=stride)
+        self.third = convolution(3, inner, after, after, residual=True)
         self.shortcut: Convolution | None = None
-        if block.downsample is not None:
-            _, convolution, norm = block.downsample
-            self.shortcut = Convolution(convolution, norm, False, plan, (n, channels, after, after))
+        if f"{name}.downsample.0.weight" in tensors:
+            names = f"{name}.downsample.0", f"{name}.downsample.1"
+            self.shortcut = Convolution(tensors, *names, False, plan, (n, channels, after, after))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the block; `x` may be overwritten."""
@@ -78,7 +82,9 @@ class QueryPool(nn.Module):
 
     Parameters
     ----------
-    pool : open_clip.modified_resnet.AttentionPool2d
+    tensors : mapping of str to tensor
+        Those of an encoder, in float32.
+    heads : int
     positions : tensor of float32, shape (1 + side², channels)
     """
 
@@ -91,23 +97,23 @@ class QueryPool(nn.Module):
     out_weight: torch.Tensor
     out_bias: torch.Tensor
 
-    def __init__(self, pool: Any, positions: torch.Tensor, plan: InferencePlan) -> None:
+    def __init__(self, tensors: Tensors, heads: int, positions: torch.Tensor, plan: InferencePlan) -> None:
         super().__init__()
-        heads, channels = int(pool.num_heads), positions.shape[1]
+        channels = positions.shape[1]
         size = channels // heads
-
-        tensors = {
+        query, key, value, out = (f"attnpool.{letter}_proj" for letter in "qkvc")
+        parts = {
             "positions": positions,
-            "query_weight": pool.q_proj.weight * size**-0.5,
-            "query_bias": pool.q_proj.bias * size**-0.5,
-            "key_weight": pool.k_proj.weight.view(heads, size, channels),
-            "value_weight": pool.v_proj.weight.view(heads, size, channels).transpose(1, 2),
-            "value_bias": pool.v_proj.bias,
-            "out_weight": pool.c_proj.weight,
-            "out_bias": pool.c_proj.bias,
+            "query_weight": tensors[f"{query}.weight"] * size**-0.5,
+            "query_bias": tensors[f"{query}.bias"] * size**-0.5,
+            "key_weight": tensors[f"{key}.weight"].view(heads, size, channels),
+            "value_weight": tensors[f"{value}.weight"].view(heads, size, channels).transpose(1, 2),
+            "value_bias": tensors[f"{value}.bias"],
+            "out_weight": tensors[f"{out}.weight"],
+            "out_bias": tensors[f"{out}.bias"],
         }
         self.heads = heads
-        for name, tensor in tensors.items():
+        for name, tensor in parts.items():
             kept = tensor.detach().to(plan.device, plan.edge_dtype).contiguous()
             self.register_buffer(name, kept, persistent=False)
 
@@ -127,33 +133,41 @@ class QueryPool(nn.Module):
 
 
 def build_units(
-    visual: Any, depth: int, plan: InferencePlan, image_size: int, positions: torch.Tensor
+    tensors: Tensors,
+    architecture: Architecture,
+    depth: int,
+    plan: InferencePlan,
+    image_size: int,
+    positions: torch.Tensor,
 ) -> list[nn.Module]:
-    """Rebuild the first `depth` units of an encoder for inference; `visual` stays as it is.
+    """Build the first `depth` units of an encoder for inference.
 
     Parameters
     ----------
-    visual : open_clip.modified_resnet.ModifiedResNet
+    tensors : mapping of str to tensor
         In float32.
+    architecture : Architecture
     depth : int
         See `clipretrieval.encoding.stages.Stage`.
     positions : tensor of float32, shape (1 + (image_size / 32)², channels)
         See `read_positions`.
     """
     blocks = [
-        block for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4) for block in layer
+        (f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1)
+        for layer, count in enumerate(architecture.layers, start=1)
+        for block in range(count)
     ]
-    units: list[nn.Module] = [Stem(visual, plan, image_size)] if depth > 0 else []
+    units: list[nn.Module] = [Stem(tensors, plan, image_size)] if depth > 0 else []
     side = image_size // 4
-    for block in blocks[: max(0, depth - 1)]:
-        units.append(Block(block, plan, side))
-        side //= int(block.stride)
+    for name, stride in blocks[: max(0, depth - 1)]:
+        units.append(Block(tensors, name, stride, plan, side))
+        side //= stride
     if depth > 1 + len(blocks):
-        units.append(QueryPool(visual.attnpool, positions, plan))
+        units.append(QueryPool(tensors, architecture.heads, positions, plan))
     return [unit.eval() for unit in units]
 
 
-def read_positions(visual: nn.Module, image_size: int) -> torch.Tensor:
+def read_positions(tensors: Tensors, image_size: int) -> torch.Tensor:
     """Return the attention pool's positional embedding for images of a size.
 
     Resized, where it was made for another one, as open_clip does for its vision towers: bicubic, antialiased.
@@ -163,7 +177,7 @@ def read_positions(visual: nn.Module, image_size: int) -> torch.Tensor:
     tensor of float32, shape (1 + (image_size / 32)², channels)
         The first row belongs to the mean token.
     """
-    positions = visual.get_parameter("attnpool.positional_embedding").detach().float()
+    positions = tensors["attnpool.positional_embedding"]
     side, old = image_size // 32, round((len(positions) - 1) ** 0.5)
     if old == side:
         return positions
@@ -173,13 +187,11 @@ def read_positions(visual: nn.Module, image_size: int) -> torch.Tensor:
 
 
 def tensors_used(
-    visual: nn.Module, stage: Stage, stages: Mapping[str, Stage]
+    tensors: Tensors, stage: Stage, stages: Mapping[str, Stage]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the named tensors that run up to a stage; counters of training steps do not."""
+    """Yield the named tensors that run up to a stage."""
     unit_depth = {name: found.depth for name, found in stages.items() if "." in name}
-    for name, tensor in visual.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue
+    for name, tensor in tensors.items():
         block = ".".join(name.split(".")[:2])
         if name == "attnpool.positional_embedding":
             used = stage.reduction in ("tokens", "none")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
 __all__ = ["convolve", "is_available", "pack_weight", "suits"]
@@ -120,11 +121,14 @@ def convolve(
     RuntimeError
         If the kernel cannot run here; see `is_available`.
     """
-    found: torch.Tensor = _convolve(x.detach(), packed, bias, relu, pool)
+    # The operator's first call loads torch._dynamo, which takes almost as long as torch itself.
+    watched = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+    run = _convolve if watched else _run_kernel
+    found: torch.Tensor = run(x.detach(), packed, bias, relu, pool)
     return found
 
 
-# As an operator of torch's, so that profilers and inductor see it.
+# As an operator of torch's, so that inductor and what counts operations see it.
 @torch.library.custom_op(
     "clipretrieval::winograd_convolution",
     mutates_args=(),
@@ -132,6 +136,12 @@ def convolve(
     schema="(Tensor x, Tensor packed, Tensor bias, bool relu, bool pool) -> Tensor",
 )
 def _convolve(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool, pool: bool
+) -> torch.Tensor:
+    return _run_kernel(x, packed, bias, relu, pool)
+
+
+def _run_kernel(
     x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, relu: bool, pool: bool
 ) -> torch.Tensor:
     _check(x, packed, bias)

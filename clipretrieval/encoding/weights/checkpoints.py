@@ -7,9 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip import pretrained as catalogue
 
 from clipretrieval._util.files import file_sha256
 from clipretrieval.errors import WeightsUnavailableError
@@ -112,8 +110,10 @@ def is_published(path: Path) -> bool:
         digest = file_sha256(path)
     except OSError as error:
         raise _unreadable(path, error) from error
+    import open_clip
+
     names = (name for name in open_clip.list_models() if name.startswith("RN"))
-    return any(digest in (catalogue.get_pretrained_url(name, "openai") or "") for name in names)
+    return any(digest in (open_clip.get_pretrained_url(name, "openai") or "") for name in names)
 
 
 def is_openai(state: dict[str, torch.Tensor]) -> bool:

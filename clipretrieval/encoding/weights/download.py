@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from open_clip import pretrained as catalogue
-
 from clipretrieval.errors import WeightsUnavailableError
 
 __all__ = ["ADVICE", "fetch_config", "fetch_tag"]
@@ -33,6 +31,8 @@ def fetch_tag(tag: dict[str, Any]) -> Path:
     if hub:
         repo, name = os.path.split(hub)
         return _fetch_from_hub(repo, name or None)
+    from open_clip import pretrained as catalogue
+
     try:
         _check_reachable(urlsplit(url).hostname)
         return Path(catalogue.download_pretrained(tag))
@@ -46,6 +46,8 @@ def _fetch_from_hub(repo: str, name: str | None) -> Path:
     cached = _cached(repo, "open_clip_model.safetensors") or _cached(repo, name or default)
     if cached is not None:
         return cached
+    from open_clip import pretrained as catalogue
+
     try:
         _check_reachable(_hub_host())
         return Path(catalogue.download_pretrained_from_hf(repo, filename=name))

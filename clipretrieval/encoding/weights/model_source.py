@@ -8,11 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip import pretrained as catalogue
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
 from clipretrieval._util.checks import check_path, shown
@@ -25,7 +21,7 @@ from clipretrieval.encoding.weights.checkpoints import (
     read_state_dict,
 )
 from clipretrieval.encoding.weights.download import ADVICE, fetch_config, fetch_tag
-from clipretrieval.encoding.weights.open_clip_config import read_config
+from clipretrieval.encoding.weights.open_clip_config import merged_preprocessing, read_config
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
 __all__ = ["ModelSource", "load_strictly", "load_visual", "read_source", "resolve"]
@@ -132,6 +128,8 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
                 f"model={shown(model)} names no repository of the hub; expected 'hf-hub:ORGANISATION/NAME'"
             )
         return replace(_from_config(fetch_config(repo), None), tag={"hf_hub": f"{repo}/"})
+    import open_clip  # takes as long as torch; a folder or a file needs nothing of it
+
     name = model.replace("/", "-")
     config = open_clip.get_model_config(name)
     if config is None:
@@ -141,12 +139,13 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
             "your own"
         )
     _check_resnet(config, model)
-    preprocess = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
+    size = config["vision_cfg"].get("image_size", 224)
+    preprocess = merged_preprocessing(size, {})
     if pretrained is None:
         return ModelSource(config, preprocess, None, None)
-    tag = catalogue.get_pretrained_cfg(name, pretrained)
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
     if tag:
-        return ModelSource(config, merge_preprocess_dict(preprocess, {**tag, "size": None}), tag, None)
+        return ModelSource(config, merged_preprocessing(size, {**tag, "size": None}), tag, None)
     path = _full_path(pretrained, "pretrained")
     if not _is_file(path):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
@@ -158,7 +157,7 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
 
 
 def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
-    """Build the image encoder alone, in float32 on the CPU, in evaluation mode.
+    """Build open_clip's image encoder, in float32 on the CPU, in evaluation mode.
 
     Parameters
     ----------
@@ -170,6 +169,8 @@ def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
     WeightsUnavailableError
         If the weights cannot be fetched or read, or do not fit the model.
     """
+    from open_clip.modified_resnet import ModifiedResNet
+
     state = read_source(source)
     architecture = source.architecture
     with torch.random.fork_rng(devices=[]):
@@ -215,6 +216,8 @@ def _check_resnet(config: dict[str, Any], model: str) -> None:
 
 
 def _from_module(model: nn.Module) -> ModelSource:
+    from open_clip.modified_resnet import ModifiedResNet
+
     visual: Any = getattr(model, "visual", model)
     if not isinstance(visual, ModifiedResNet):
         raise InvalidInputError(
@@ -230,9 +233,8 @@ def _from_module(model: nn.Module) -> ModelSource:
         "image_size": visual.image_size,
     }
     config = {"embed_dim": visual.output_dim, "vision_cfg": vision}
-    preprocess = vars(PreprocessCfg(size=visual.image_size))
-    given = getattr(visual, "preprocess_cfg", {})
-    return ModelSource(config, merge_preprocess_dict(preprocess, given), None, None, module=model)
+    preprocess = merged_preprocessing(visual.image_size, getattr(visual, "preprocess_cfg", {}))
+    return ModelSource(config, preprocess, None, None, module=model)
 
 
 def _from_folder(folder: Path) -> ModelSource:
@@ -252,13 +254,12 @@ def _from_folder(folder: Path) -> ModelSource:
 
 def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
     config, preprocess = read_config(config_path)
-    base = vars(PreprocessCfg(size=config["vision_cfg"].get("image_size", 224)))
-    source = ModelSource(config, merge_preprocess_dict(base, preprocess), None, weights, config=config_path)
+    merged = merged_preprocessing(config["vision_cfg"].get("image_size", 224), preprocess)
+    source = ModelSource(config, merged, None, weights, config=config_path)
     try:
         source.architecture.check()
-        Preparation(source.preprocess_cfg)  # open_clip asserts what it can do
-    except Exception as error:
-        # Something that open_clip, of whatever version, wants to be otherwise.
+        Preparation(source.preprocess_cfg)
+    except ValueError as error:
         raise WeightsUnavailableError(
             f"{config_path} describes no model that can be built: {error}. {ADVICE}"
         ) from error

@@ -14,10 +14,19 @@ from clipretrieval.encoding.stages import LARGEST_SIDE
 from clipretrieval.encoding.weights.download import ADVICE
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
-__all__ = ["check_text_config", "read_config"]
+__all__ = ["check_text_config", "merged_preprocessing", "read_config"]
 
 MOST_BYTES = 2**20
 """Of a configuration; real ones have some hundred."""
+_PREPROCESSING: Mapping[str, Any] = {
+    "mode": "RGB",
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
+"""CLIP's own, which open_clip takes where a model does not say."""
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "random")
 RESIZE_MODES = ("shortest", "longest", "squash")
 
@@ -70,6 +79,21 @@ def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     preprocess = fields.mapping(content, "preprocess_cfg") if "preprocess_cfg" in content else {}
     _check_preprocess(fields, preprocess)
     return model, preprocess
+
+
+def merged_preprocessing(size: Any, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return open_clip's ``size``, ``mean``, ``std``, …: what a model says, and CLIP's own where it does not.
+
+    Parameters
+    ----------
+    size : int, or sequence of two equal ones
+        Of the model's images, if it says no other.
+    said : mapping
+        May have other keys and values that are None, which say nothing.
+    """
+    merged = {"size": size, **_PREPROCESSING}
+    merged.update((key, value) for key, value in said.items() if key in merged and value is not None)
+    return merged
 
 
 def check_text_config(model: Mapping[str, Any], where: Path | str) -> None:

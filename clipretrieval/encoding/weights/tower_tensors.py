@@ -1,0 +1,112 @@
+"""The tensors of an image encoder by name, checked against its numbers; no module is built for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from clipretrieval.encoding.stages import Architecture
+from clipretrieval.encoding.weights.model_source import ModelSource, load_visual, read_source
+from clipretrieval.errors import WeightsUnavailableError
+
+__all__ = ["TowerTensors", "read_tower", "tensor_shapes"]
+
+TowerTensors = dict[str, torch.Tensor]
+"""By the names that they have in open_clip's ``ModifiedResNet``, in float32."""
+
+_VISUAL = "visual."
+_COUNTER = "num_batches_tracked"
+"""Of training steps: part of a state dict, and of no consequence."""
+_NAMED = 3
+"""Tensors that an error names."""
+
+
+def read_tower(source: ModelSource, seed: int = 0) -> TowerTensors:
+    """Read an image encoder's tensors.
+
+    Parameters
+    ----------
+    seed : int
+        Of random weights, where `source` names none.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the weights cannot be fetched or read, or do not fit the model.
+    """
+    state = read_source(source)
+    if state is None:
+        state = load_visual(source, seed).state_dict()
+    tower = {name[len(_VISUAL) :]: value for name, value in state.items() if name.startswith(_VISUAL)}
+    found = tower or state
+    shapes = tensor_shapes(source.architecture)
+    _check(found, shapes, source)
+    # A copy of a module's, which its owner may go on training.
+    return {name: found[name].detach().to(torch.float32, copy=True) for name in shapes}
+
+
+def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of an image encoder by its name."""
+    return dict(_shapes(architecture))
+
+
+def _shapes(architecture: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width, half = architecture.width, architecture.width // 2
+    for number, (inputs, outputs) in enumerate(((3, half), (half, half), (half, width)), start=1):
+        yield from _convolution("", f"conv{number}", f"bn{number}", outputs, inputs, 3)
+    inputs = width
+    for layer, blocks in enumerate(architecture.layers, start=1):
+        inner = width * 2 ** (layer - 1)
+        for block in range(blocks):
+            name = f"layer{layer}.{block}."
+            yield from _convolution(name, "conv1", "bn1", inner, inputs, 1)
+            yield from _convolution(name, "conv2", "bn2", inner, inner, 3)
+            yield from _convolution(name, "conv3", "bn3", 4 * inner, inner, 1)
+            if block == 0:
+                yield from _convolution(name, "downsample.0", "downsample.1", 4 * inner, inputs, 1)
+            inputs = 4 * inner
+    yield "attnpool.positional_embedding", (1 + (architecture.image_size // 32) ** 2, inputs)
+    for projection, outputs in zip("kqvc", (inputs,) * 3 + (architecture.output_dim,), strict=True):
+        yield f"attnpool.{projection}_proj.weight", (outputs, inputs)
+        yield f"attnpool.{projection}_proj.bias", (outputs,)
+
+
+def _convolution(
+    prefix: str, convolution: str, norm: str, outputs: int, inputs: int, side: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{prefix}{convolution}.weight", (outputs, inputs, side, side)
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        yield f"{prefix}{norm}.{part}", (outputs,)
+
+
+def _check(state: TowerTensors, shapes: dict[str, tuple[int, ...]], source: ModelSource) -> None:
+    """Refuse tensors that are not exactly a model's own.
+
+    Raises
+    ------
+    WeightsUnavailableError
+    """
+    missing = [name for name in shapes if name not in state]
+    strange = [name for name in state if name not in shapes and not name.endswith(_COUNTER)]
+    other = [
+        f"{name} has the shape {tuple(state[name].shape)} in the place of {shape}"
+        for name, shape in shapes.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    faults = [
+        *([f"it lacks {_listed(missing)}"] if missing else []),
+        *([f"it has {_listed(strange)} beside what belongs there"] if strange else []),
+        *([_listed(other)] if other else []),
+    ]
+    if faults:
+        raise WeightsUnavailableError(
+            f"the weights in {source.path or 'the fetched checkpoint'} do not fit "
+            f"{source.architecture.describe()}: {'; '.join(faults)}. Pass the model's name that the weights "
+            "were made for."
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,49 @@
+"""What is not needed is not loaded: each is a second or more of a core before the first answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SLOW = ("open_clip", "torchvision", "timm", "torch._dynamo", "huggingface_hub", "sympy")
+ENDING = """
+import sys
+found = {found} & set(sys.modules)
+sys.exit(f"{{sorted(found)}} loaded" if found else 0)
+"""
+
+
+def run(program, unwanted=SLOW):
+    """Run a program, and fail if it has loaded what it should not."""
+    whole = program + ENDING.format(found=set(unwanted))
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_encoder_is_had_with_torch_alone():
+    run("from clipretrieval import StagedEncoder", (*SLOW, "sklearn", "scipy", "faiss"))
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_weights_of_a_folder_run_with_torch_alone(tiny_model, class_folder, precision):
+    """Nothing of open_clip for a model whose weights are at hand: the tower is the library's own."""
+    run(
+        "from clipretrieval import StagedEncoder\n"
+        f"encoder = StagedEncoder({tiny_model!r}, stage='final', precision={precision!r})\n"
+        f"assert encoder.encode({str(class_folder / 'test')!r}).shape == (10, encoder.dim)\n"
+        "assert encoder.fingerprint['weights'].startswith('sha256:')",
+    )
+
+
+def test_classifying_loads_nothing_of_open_clip(tiny_model, class_folder, command, tmp_path):
+    """From the demo's model or a folder, as the command does it."""
+    options = ("--model", tiny_model, "--stage", "layer1", "--head", "discriminant")
+    assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 0
+    asked = ["clipretrieval", "classify", str(tmp_path / "kept"), str(class_folder / "test")]
+    run(
+        f"import sys; sys.argv = {asked!r}\n"
+        "from clipretrieval.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert ended.code == 0",
+    )
