@@ -129,7 +129,7 @@ def openvino_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: int,
 
 def count_multiply_adds(visual: nn.Module) -> dict[str, float]:
     """Count, by running them, the multiply-adds a picture of open_clip's encoder and of our stages."""
-    picture = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
+    picture = np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8)
     encoder = StagedEncoder("RN50", None, device="cpu")
     plain = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
     depth, numbers = encoder.stages["final"].depth, resolve("RN50", None).architecture

@@ -22,8 +22,28 @@ def run(program, unwanted=SLOW):
     assert done.returncode == 0, done.stderr
 
 
+def as_command(arguments):
+    """Return a program that does what the command does."""
+    return (
+        f"import sys; sys.argv = {['clipretrieval', *map(str, arguments)]!r}\n"
+        "from clipretrieval.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert ended.code == 0"
+    )
+
+
 def test_an_encoder_is_had_with_torch_alone():
-    run("from clipretrieval import StagedEncoder", (*SLOW, "sklearn", "scipy", "faiss"))
+    run("from clipretrieval import StagedEncoder\nStagedEncoder(stage='mid')", (*SLOW, "sklearn", "scipy"))
+
+
+def test_raw_pixels_need_no_torch(class_folder, command, tmp_path):
+    """Nor does a classifier of them, indexed and asked by the command, whatever model the encoder has."""
+    folder = tmp_path / "kept"
+    for asked in (
+        ["index", class_folder / "train", folder, "--stage", "pixel"],
+        ["classify", folder, class_folder / "test", "--json", "--explain"],
+        ["info", folder],
+    ):
+        run(as_command(asked), ("torch", *SLOW))
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
@@ -41,9 +61,4 @@ def test_classifying_loads_nothing_of_open_clip(tiny_model, class_folder, comman
     """From the demo's model or a folder, as the command does it."""
     options = ("--model", tiny_model, "--stage", "layer1", "--head", "discriminant")
     assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 0
-    asked = ["clipretrieval", "classify", str(tmp_path / "kept"), str(class_folder / "test")]
-    run(
-        f"import sys; sys.argv = {asked!r}\n"
-        "from clipretrieval.cli import main\n"
-        "try:\n    main()\nexcept SystemExit as ended:\n    assert ended.code == 0",
-    )
+    run(as_command(["classify", tmp_path / "kept", class_folder / "test"]))

@@ -25,8 +25,8 @@ from clipretrieval import (
     WeightsUnavailableError,
     ZeroShotClassifier,
 )
-from clipretrieval.encoding import tower
 from clipretrieval.encoding.text_encoder import load_clip
+from clipretrieval.encoding.weights import tower_tensors
 from clipretrieval.encoding.weights.model_source import resolve
 from clipretrieval.prompts import PHOTO_PROMPT, fill
 
@@ -114,10 +114,8 @@ def test_numbers_can_be_labels(encoder, photographs):
 
 def test_image_tower_is_loaded_once(tiny_model, class_folder, monkeypatch):
     """Retrieval and zero-shot answers from one encoder read its image tower once, the text tower apart."""
-    loaded = []
-    monkeypatch.setattr(
-        tower, "read_tower", lambda *given, read=tower.read_tower: loaded.append(given) or read(*given)
-    )
+    loaded, read = [], tower_tensors.read_tower
+    monkeypatch.setattr(tower_tensors, "read_tower", lambda *given: loaded.append(given) or read(*given))
     encoder = StagedEncoder(tiny_model, stage="mid")
     RetrievalClassifier(encoder, store="memory").fit(class_folder / "train").predict(class_folder / "test")
     classifier = ZeroShotClassifier(encoder, ["flower", "temple"])

@@ -11,13 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage, join_batches
-from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.preparation import Preparation, RgbImage, Squares
 from clipretrieval.encoding.stage_output import StageOutput, StagePart, distinct_parts
@@ -28,6 +26,9 @@ from clipretrieval.images.decoding import MAX_PIXELS, RawImage, decode, decode_p
 from clipretrieval.images.rgb import pixel_size
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
+
+if TYPE_CHECKING:
+    from clipretrieval.encoding.engine.engine import Engine
 
 __all__ = ["MOST_DECODERS", "Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
 
@@ -203,7 +204,7 @@ def _encode_chunk(chunk: Chunk, outputs: Sequence[StageOutput], engine: Engine |
             flat = flatten_pixels(chunk.squares["pixel"])
             vectors.update((part, flat) for part in parts if part.stage.depth == 0)
         if engine is not None and "clip" in chunk.squares:
-            vectors.update(engine.run(torch.from_numpy(chunk.squares["clip"]), deep))
+            vectors.update(engine.run(chunk.squares["clip"], deep))
         chunk.batch.vectors.update((output.name, output.join(vectors)) for output in outputs)
     chunk.squares = {}
     return chunk

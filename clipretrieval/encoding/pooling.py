@@ -1,14 +1,11 @@
-"""One vector of a grid of features, or of the attention pool's tokens."""
+"""The ways to make one vector of a grid of features, or of the attention pool's tokens."""
 
 from __future__ import annotations
-
-import torch
-from torch.nn import functional
 
 from clipretrieval._util.checks import check_choice
 from clipretrieval.encoding.stages import Stage
 
-__all__ = ["POOLINGS", "describe_pooling", "pooled_dim", "reduce"]
+__all__ = ["GEM_FLOOR", "GEM_POWER", "GRID", "POOLINGS", "describe_pooling", "pooled_dim"]
 
 POOLINGS = ("mean", "max", "gem", "tokens", "grid")
 GEM_POWER = 3.0
@@ -33,49 +30,3 @@ def describe_pooling(stage: Stage, pooling: str) -> str | None:
     if not stage.has_grid:
         return None
     return f"gem(p={GEM_POWER:g})" if pooling == "gem" else pooling
-
-
-def reduce(x: torch.Tensor, stage: Stage, pooling: str, positions: torch.Tensor) -> torch.Tensor:
-    """Pool the output of a stage's last unit.
-
-    - ``"mean"``: over height and width, or over all tokens with the mean token (the study's).
-    - ``"max"``: the largest of each channel, over the same.
-    - ``"gem"``: the generalized mean (mean of x³)^(1/3) with x floored at 1e-6 (Radenović, Tolias and
-      Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018).
-    - ``"tokens"``: the mean without the mean token; over a grid, the same as ``"mean"``.
-    - ``"grid"``: the means of a 2×2 grid, channel by channel, without the mean token.
-
-    Parameters
-    ----------
-    x : tensor, shape (n, channels, side, side), or (n, dim) where the stage has no reduction
-    stage : Stage
-    pooling : str
-    positions : tensor of float32, shape (1 + side², channels)
-        The attention pool's positional embedding, for the ``"tokens"`` reduction.
-
-    Returns
-    -------
-    tensor of float32, shape (n, pooled_dim(stage, pooling))
-    """
-    if stage.reduction == "none":
-        return x.float()
-    on_tokens = stage.has_tokens
-    if pooling == "mean":
-        mean = x.mean(dim=(2, 3), dtype=torch.float32)
-        # The mean token is the tokens' mean, so it moves the mean of all only by its own position.
-        return mean + positions.mean(dim=0) if on_tokens else mean
-    grid = x.float()
-    if on_tokens:
-        side = x.shape[-1]
-        first = grid.mean(dim=(2, 3)) + positions[0]
-        grid = grid + positions[1:].T.reshape(1, -1, side, side)
-    if pooling == "grid":
-        return functional.adaptive_avg_pool2d(grid, GRID).flatten(1)
-    flat = grid.flatten(2)
-    if pooling == "tokens":
-        return flat.mean(dim=2)
-    if on_tokens:
-        flat = torch.cat([first[:, :, None], flat], dim=2)
-    if pooling == "max":
-        return flat.amax(dim=2)
-    return flat.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=2).pow(1 / GEM_POWER)

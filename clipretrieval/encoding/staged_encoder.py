@@ -5,41 +5,50 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from clipretrieval._util.checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
 from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
 from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
-from clipretrieval.encoding.early_exits import EarlyExits, StayOn
-from clipretrieval.encoding.engine.inference_plan import InferencePlan, make_plan, pick_device
-from clipretrieval.encoding.partial_pass import PartialPass
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import POOLED, StageOutput, find_output, find_pooled
 from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, stage_table
-from clipretrieval.encoding.text_encoder import TextEncoder
 from clipretrieval.encoding.tower import Tower
 from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR, resolve
+from clipretrieval.encoding.workers import usable_cores
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
 from clipretrieval.images.sources import count_hint, iter_raw
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.types import FloatArray
 
+if TYPE_CHECKING:
+    import torch
+
+    from clipretrieval.encoding.early_exits import StayOn
+    from clipretrieval.encoding.partial_pass import PartialPass
+    from clipretrieval.encoding.text_encoder import TextEncoder
+
 __all__ = ["StagedEncoder", "stopped_at"]
+
+_PIXEL_CHUNK = 16
+"""Images whose raw pixels are taken together."""
+_MOST_PIXEL_WORKERS = 16
 
 
 class StagedEncoder:
     """CLIP's ResNet image encoder, stopped at a stage.
 
-    Weights are read at the first use that needs them; the ``pixel`` stage never does.
+    Weights are read at the first use that needs them. The ``pixel`` stage needs none, nor torch.
 
     Parameters
     ----------
@@ -98,7 +107,7 @@ class StagedEncoder:
 
     def __init__(
         self,
-        model: str | nn.Module = "RN50",
+        model: str | torch.nn.Module = "RN50",
         pretrained: str | Path | None = "openai",
         stage: str | Sequence[str] = "late",
         *,
@@ -126,16 +135,24 @@ class StagedEncoder:
         named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
         self.pretrained = str(pretrained) if pretrained is not None and named else None
         self.precision = precision
-        self.device = pick_device(device)
         self._stages = stage_table(self._source.architecture)
         self._output = find_output(self._stages, stage, pooling)
         self.image_size = _checked_side(image_size, self._source.size)
         self.compile = compile
-        plan = make_plan(
-            self.device, precision, self._source.architecture, self.image_size, self.batch_size, compile
-        )
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        self._tower = Tower(self._source, self.seed, plan, self._prepare, self.image_size)
+        planned = (device, precision, self._source.architecture, self.image_size, self.batch_size, compile)
+        self._tower = Tower(
+            self._source, self.seed, partial(_make_plan, *planned), self._prepare, self.image_size
+        )
+        if self._output.depth or device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
+            _ = self.plan  # what cannot be is refused now
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder runs."""
+        import torch
+
+        return torch.device(self.plan.device)
 
     @property
     def plan(self) -> InferencePlan:
@@ -347,6 +364,8 @@ class StagedEncoder:
         InvalidInputError
             If `stages` are unknown, or not each deeper than the one before, or `stay_on` returns no mask.
         """
+        from clipretrieval.encoding.early_exits import EarlyExits
+
         outputs = [self._find(name) for name in self._names(stages)]
         for before, after in itertools.pairwise(outputs):
             if after.depth <= before.depth:
@@ -391,6 +410,8 @@ class StagedEncoder:
         PartialPass
             Its ``vectors`` are those of the stage; its ``advance`` takes some of the images deeper.
         """
+        from clipretrieval.encoding.partial_pass import PartialPass
+
         found = self._output if stage is None else self._find(stage)
         every = list(self._stages.values())
         chunk = prepare_chunk(
@@ -452,7 +473,7 @@ class StagedEncoder:
             outputs,
             self._prepare,
             self._tower.engine(depth) if depth > 0 else None,
-            self.plan,
+            self.plan if depth > 0 else _pixel_plan(),
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
             **options,
@@ -480,6 +501,18 @@ class StagedEncoder:
             f"StagedEncoder({model!r}, pretrained={self.pretrained!r}, stage={self.stage!r}, "
             f"dim={self.dim}, device={str(self.device)!r})"
         )
+
+
+def _make_plan(device: Any, *settings: Any) -> InferencePlan:
+    from clipretrieval.encoding.engine.planning import make_plan, pick_device
+
+    return make_plan(pick_device(device), *settings)
+
+
+def _pixel_plan() -> InferencePlan:
+    """Return how images are decoded where no encoder runs."""
+    streams = min(usable_cores(), _MOST_PIXEL_WORKERS)
+    return InferencePlan("cpu", "fp32", _PIXEL_CHUNK, streams, 1, "torch", compiled=False)
 
 
 def stopped_at(encoder: StagedEncoder, stage: str, pooling: str | None = None) -> StagedEncoder:

@@ -12,9 +12,10 @@ from torch import nn
 
 from clipretrieval._util.checks import check_strings, check_text, shown
 from clipretrieval._util.forks import ForkLock
-from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai
-from clipretrieval.encoding.weights.model_source import ModelSource, load_strictly, read_source
+from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai, read_source
+from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.encoding.weights.open_clip_config import check_text_config
+from clipretrieval.encoding.weights.open_clip_modules import load_strictly
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 from clipretrieval.types import FloatArray

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from clipretrieval._util.forks import ForkLock
-from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
-from clipretrieval.encoding.engine.units import tensors_used
 from clipretrieval.encoding.fingerprint import hash_tensors
 from clipretrieval.encoding.preparation import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stage_output import SCALING, StageOutput
 from clipretrieval.encoding.stages import Stage
-from clipretrieval.encoding.text_encoder import TextEncoder
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.encoding.weights.tower_tensors import TowerTensors, read_tower
 from clipretrieval.encoding.workers import torch_alone
+
+if TYPE_CHECKING:
+    from clipretrieval.encoding.engine.engine import Engine
+    from clipretrieval.encoding.text_encoder import TextEncoder
+    from clipretrieval.encoding.weights.tower_tensors import TowerTensors
 
 __all__ = ["Tower"]
 
@@ -24,42 +25,46 @@ __all__ = ["Tower"]
 class Tower:
     """An image encoder that is loaded and converted when it is needed; safe under threads.
 
+    Torch is loaded no earlier than a plan is asked for.
+
     Parameters
     ----------
+    make_plan : callable
+        Decides how the encoder runs.
     preparation : Preparation
         Whose ``mean`` and ``std`` normalize the images.
 
-    Attributes
-    ----------
-    text : TextEncoder
-        The text tower that belongs to the image encoder.
     """
 
     def __init__(
         self,
         source: ModelSource,
         seed: int,
-        plan: InferencePlan,
+        make_plan: Callable[[], InferencePlan],
         preparation: Preparation,
         image_size: int,
     ) -> None:
-        self.source, self._seed, self._plan = source, seed, plan
+        self.source, self._seed, self._make_plan = source, seed, make_plan
         self._preparation, self._image_size = preparation, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
         self._lock = ForkLock()
         self._loaded: TowerTensors | None = None
+        self._plan: InferencePlan | None = None
+        self._text: TextEncoder | None = None
         self.built: Engine | None = None
-        self.text = TextEncoder(source, seed, plan.device)
 
     def engine(self, depth: int) -> Engine:
         """Return an engine that reaches at least `depth`; a deeper one replaces a shallower one."""
+        from clipretrieval.encoding.engine.engine import Engine
+
+        plan = self.plan
         with self._lock.current, torch_alone():
             if self.built is None or self.built.depth < depth:
                 self.built = Engine(
                     self._tensors,
                     self.source.architecture,
                     depth,
-                    self.plan,
+                    plan if self.built is None else self.built.plan,
                     mean=self._preparation.cfg["mean"],
                     std=self._preparation.cfg["std"],
                     image_size=self._image_size,
@@ -68,6 +73,8 @@ class Tower:
 
     def weights_hash(self, stage: Stage, stages: Mapping[str, Stage]) -> str:
         """Hash the tensors that run up to a stage; see `clipretrieval.encoding.fingerprint`."""
+        from clipretrieval.encoding.engine.units import tensors_used
+
         key = (stage.depth, stage.has_tokens)
         with self._lock.current, torch_alone():
             if key not in self._hashes:
@@ -96,11 +103,29 @@ class Tower:
     @property
     def plan(self) -> InferencePlan:
         """How the encoder runs: what was asked for, until it turns out that this machine cannot compile."""
-        return self._plan if self.built is None else self.built.plan
+        if self.built is not None:
+            return self.built.plan
+        with self._lock.current:
+            if self._plan is None:
+                self._plan = self._make_plan()
+            return self._plan
+
+    @property
+    def text(self) -> TextEncoder:
+        """The text tower that belongs to the image encoder."""
+        from clipretrieval.encoding.text_encoder import TextEncoder
+
+        device = self.plan.device
+        with self._lock.current:
+            if self._text is None:
+                self._text = TextEncoder(self.source, self._seed, device)
+            return self._text
 
     @property
     def _tensors(self) -> TowerTensors:
         # Before Python 3.12 a cached_property has a lock, which a process forked meanwhile would wait for.
         if self._loaded is None:
+            from clipretrieval.encoding.weights.tower_tensors import read_tower
+
             self._loaded = read_tower(self.source, self._seed)
         return self._loaded

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
-
-import torch
+from typing import Any, TypeVar
 
 from clipretrieval._util.forks import ForkLock, no_inherited_threads
 from clipretrieval.errors import InvalidInputError
@@ -126,8 +125,16 @@ def side_by_side(
 @contextmanager
 def torch_alone() -> Iterator[None]:
     """Have torch compute without threads that stayed behind at a fork."""
+    if (torch := _loaded_torch()) is None:
+        yield
+        return
     with no_inherited_threads(torch.get_num_threads, _take_threads):
         yield
+
+
+def _loaded_torch() -> Any:
+    """Return torch where it is loaded: raw pixels need nothing of it."""
+    return sys.modules.get("torch")
 
 
 def _take_threads(threads: int) -> None:
@@ -136,6 +143,8 @@ def _take_threads(threads: int) -> None:
     `torch.set_num_threads` also sets what threads begin with that torch has not seen yet, so another thread
     puts that back at once.
     """
+    if (torch := _loaded_torch()) is None:
+        return
     with _setting.current:
         default = torch.get_num_threads()
         torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, StagedEncoder
 from clipretrieval.encoding.engine import winograd
-from clipretrieval.encoding.engine.inference_plan import _gains_by_winograd
+from clipretrieval.encoding.engine.planning import _gains_by_winograd
 
 needs_kernel = pytest.mark.skipif(
     not winograd.is_available(), reason="needs AVX512-BF16, and a C compiler at installation"

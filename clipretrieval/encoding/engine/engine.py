@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.engine.reduction import reduce
 from clipretrieval.encoding.engine.units import build_units, read_positions
-from clipretrieval.encoding.pooling import reduce
 from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.workers import torch_alone
@@ -86,12 +88,12 @@ class Engine:
         self._lock = ForkLock()
 
     @_undisturbed
-    def run(self, squares: torch.Tensor, parts: Iterable[StagePart]) -> dict[StagePart, FloatArray]:
+    def run(self, squares: npt.NDArray[np.uint8], parts: Iterable[StagePart]) -> dict[StagePart, FloatArray]:
         """Compute the vectors of some stages, each under a pooling, in one pass.
 
         Parameters
         ----------
-        squares : tensor of uint8, shape (n, size, size, 3)
+        squares : ndarray of uint8, shape (n, size, size, 3)
         parts : iterable of StagePart
             Of any stage but ``pixel``.
 
@@ -99,7 +101,7 @@ class Engine:
         -------
         dict of StagePart to ndarray of float32, shape (n, dim of the part)
         """
-        return self.run_on(self.normalize(squares), 0, parts)[1]
+        return self.run_on(self.normalize(torch.from_numpy(squares)), 0, parts)[1]
 
     @_undisturbed
     def run_on(

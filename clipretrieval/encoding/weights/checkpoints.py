@@ -1,4 +1,4 @@
-"""Checkpoint files: finding, recognising and reading them."""
+"""Checkpoint files: recognising and reading them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,21 @@ from typing import Any
 import torch
 
 from clipretrieval._util.files import file_sha256
+from clipretrieval.encoding.weights.download import fetch_tag
+from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.errors import WeightsUnavailableError
 
 __all__ = [
     "OPENAI_ONLY",
-    "find_weights",
     "is_openai",
     "is_published",
     "is_torchscript",
+    "read_source",
     "read_state_dict",
 ]
 
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own checkpoints have."""
-_WEIGHT_FILES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
-
-
-def find_weights(folder: Path) -> Path | None:
-    """Prefer safetensors, then open_clip's own file names, then the alphabet."""
-    order = {".safetensors": 0, ".bin": 1, ".pt": 2, ".pth": 3}
-    found = [path for path in folder.iterdir() if path.suffix in order and path.is_file()]
-    rank = {name: place for place, name in enumerate(_WEIGHT_FILES)}
-    found.sort(key=lambda path: (order[path.suffix], rank.get(path.stem, len(rank)), path.name))
-    return found[0] if found else None
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -79,6 +71,26 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
                 f"{path} holds {key!r} as a tensor of another kind than plain numbers"
             )
     return tensors | sizes
+
+
+def read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:
+    """Read a model's tensors by name; None where the weights are random.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If they cannot be fetched or read, or are not to be trusted.
+    """
+    if source.module is not None:
+        return {key: value.detach().cpu() for key, value in source.module.state_dict().items()}
+    if source.path is not None:
+        if not source.trusted and is_torchscript(source.path) and not is_published(source.path):
+            raise WeightsUnavailableError(
+                f"{source.path} is a TorchScript archive, which can run code when it is opened, and none of "
+                "OpenAI's. If you trust it, pass its path as StagedEncoder(…, pretrained=path)"
+            )
+        return read_state_dict(source.path)
+    return read_state_dict(fetch_tag(source.tag)) if source.tag else None
 
 
 def is_torchscript(path: Path) -> bool:

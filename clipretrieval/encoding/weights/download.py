@@ -20,13 +20,17 @@ _CONFIG = "open_clip_config.json"
 
 
 def fetch_tag(tag: dict[str, Any]) -> Path:
-    """Return the file with the weights of an entry of open_clip's catalogue.
+    """Return the file with the weights of an entry of open_clip's catalogue; see `ModelSource`.
 
     Raises
     ------
     WeightsUnavailableError
         If they are not in the cache and cannot be fetched.
     """
+    if "tag" in tag:
+        from open_clip import get_pretrained_cfg
+
+        tag = get_pretrained_cfg(tag["model"], tag["tag"])
     hub, url = tag.get("hf_hub", ""), tag.get("url", "")
     if hub:
         repo, name = os.path.split(hub)

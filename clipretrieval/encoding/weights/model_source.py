@@ -6,29 +6,26 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, cast
 
 from clipretrieval._util.checks import check_path, shown
+from clipretrieval._util.foreign import is_instance
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stages import Architecture
-from clipretrieval.encoding.weights.checkpoints import (
-    find_weights,
-    is_published,
-    is_torchscript,
-    read_state_dict,
-)
-from clipretrieval.encoding.weights.download import ADVICE, fetch_config, fetch_tag
+from clipretrieval.encoding.weights.download import ADVICE, fetch_config
+from clipretrieval.encoding.weights.known_models import KNOWN_TAGS, known_config
 from clipretrieval.encoding.weights.open_clip_config import merged_preprocessing, read_config
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
-__all__ = ["ModelSource", "load_strictly", "load_visual", "read_source", "resolve"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["HF_HUB", "LOCAL_DIR", "ModelSource", "resolve"]
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 HUB_NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9_])?(/[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?)?", re.ASCII)
 """What the hub takes for a repository's name; it is looked for in the cache as a path."""
+_WEIGHT_FILES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,8 @@ class ModelSource:
     preprocess_cfg : dict
         open_clip's ``size``, ``mean``, ``std``, ``interpolation``, ``resize_mode``, …
     tag : dict or None
-        open_clip's entry for a pretrained tag, when the weights are to be fetched.
+        When the weights are to be fetched: open_clip's entry for them, or the ``model`` and the ``tag`` by
+        which it is found.
     path : Path or None
         The checkpoint, when it is at hand. With neither tag nor path the weights are random.
     trusted : bool
@@ -60,10 +58,10 @@ class ModelSource:
     tag: dict[str, Any] | None
     path: Path | None
     trusted: bool = False
-    module: nn.Module | None = None
+    module: Any = None
     config: Path | str = "open_clip's own configuration"
 
-    def arguments(self, model: str | nn.Module, pretrained: str | None) -> dict[str, Any]:
+    def arguments(self, model: str | torch.nn.Module, pretrained: str | None) -> dict[str, Any]:
         """Return an encoder's `model` and `pretrained` with local paths in full."""
         if self.path is not None:
             local = self.path.absolute()
@@ -92,12 +90,12 @@ class ModelSource:
         )
 
 
-def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = True) -> ModelSource:
+def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bool = True) -> ModelSource:
     """Find a model's configuration without loading or fetching any weights.
 
     Parameters
     ----------
-    model : str or nn.Module
+    model : str or torch.nn.Module
         A name that open_clip knows (``"RN50"``), ``"local-dir:PATH"``, ``"hf-hub:ORG/NAME"``, or a CLIP
         model or image tower of open_clip's.
     pretrained : str or None
@@ -113,8 +111,8 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
     WeightsUnavailableError
         If a folder lacks its configuration or its weights, or a hub cannot be reached.
     """
-    if isinstance(model, nn.Module):
-        return _from_module(model)
+    if is_instance(model, "torch.nn", "Module"):
+        return _from_module(cast("torch.nn.Module", model))
     if not isinstance(model, str) or model in ("", LOCAL_DIR, HF_HUB):
         raise InvalidInputError(
             f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {shown(model)}"
@@ -128,11 +126,11 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
                 f"model={shown(model)} names no repository of the hub; expected 'hf-hub:ORGANISATION/NAME'"
             )
         return replace(_from_config(fetch_config(repo), None), tag={"hf_hub": f"{repo}/"})
-    import open_clip  # takes as long as torch; a folder or a file needs nothing of it
-
     name = model.replace("/", "-")
-    config = open_clip.get_model_config(name)
+    config = known_config(name) or _config_of_open_clip(name)
     if config is None:
+        import open_clip
+
         known = ", ".join(other for other in open_clip.list_models() if other.startswith("RN"))
         raise InvalidInputError(
             f"unknown model {shown(model)}; choose one of {known}, or 'local-dir:PATH' for a folder of "
@@ -143,11 +141,16 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
     preprocess = merged_preprocessing(size, {})
     if pretrained is None:
         return ModelSource(config, preprocess, None, None)
-    tag = open_clip.get_pretrained_cfg(name, pretrained)
-    if tag:
-        return ModelSource(config, merged_preprocessing(size, {**tag, "size": None}), tag, None)
+    if pretrained in KNOWN_TAGS.get(name, ()):
+        tag = {"model": name, "tag": pretrained, "quick_gelu": True}
+        return ModelSource(config, preprocess, tag, None)
     path = _full_path(pretrained, "pretrained")
     if not _is_file(path):
+        import open_clip
+
+        tag = open_clip.get_pretrained_cfg(name, pretrained)
+        if tag:
+            return ModelSource(config, merged_preprocessing(size, {**tag, "size": None}), tag, None)
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise InvalidInputError(
             f"pretrained={shown(pretrained)} is neither a file nor a tag of {model} (its tags: {tags}). "
@@ -156,37 +159,11 @@ def resolve(model: str | nn.Module, pretrained: str | None, *, trusted: bool = T
     return ModelSource(config, preprocess, None, path, trusted)
 
 
-def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
-    """Build open_clip's image encoder, in float32 on the CPU, in evaluation mode.
+def _config_of_open_clip(name: str) -> dict[str, Any] | None:
+    import open_clip  # takes as long as torch
 
-    Parameters
-    ----------
-    seed : int
-        Of random weights, where `source` names none.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If the weights cannot be fetched or read, or do not fit the model.
-    """
-    from open_clip.modified_resnet import ModifiedResNet
-
-    state = read_source(source)
-    architecture = source.architecture
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which seeds every GPU too.
-        torch.default_generator.manual_seed(seed)
-        visual: nn.Module = ModifiedResNet(
-            layers=list(architecture.layers),
-            output_dim=architecture.output_dim,
-            heads=architecture.heads,
-            image_size=architecture.image_size,
-            width=architecture.width,
-        )
-    if state is not None:
-        tower = {key[len("visual.") :]: value for key, value in state.items() if key.startswith("visual.")}
-        load_strictly(visual, tower or state, source)
-    return visual.float().eval().requires_grad_(False)
+    config: dict[str, Any] | None = open_clip.get_model_config(name)
+    return config
 
 
 def _full_path(path: str, name: str) -> Path:
@@ -215,7 +192,7 @@ def _check_resnet(config: dict[str, Any], model: str) -> None:
         )
 
 
-def _from_module(model: nn.Module) -> ModelSource:
+def _from_module(model: torch.nn.Module) -> ModelSource:
     from open_clip.modified_resnet import ModifiedResNet
 
     visual: Any = getattr(model, "visual", model)
@@ -242,7 +219,7 @@ def _from_folder(folder: Path) -> ModelSource:
     if not os.path.lexists(config):  # what it is, reading it tells
         raise WeightsUnavailableError(f"{folder} has no open_clip_config.json. {ADVICE}")
     try:
-        weights = find_weights(folder)
+        weights = _find_weights(folder)
     except OSError as error:
         raise WeightsUnavailableError(
             f"{folder} cannot be read: {error.strerror or error}. {ADVICE}"
@@ -250,6 +227,15 @@ def _from_folder(folder: Path) -> ModelSource:
     if weights is None:
         raise WeightsUnavailableError(f"{folder} holds a configuration, but no weights file. {ADVICE}")
     return _from_config(config, weights)
+
+
+def _find_weights(folder: Path) -> Path | None:
+    """Prefer safetensors, then open_clip's own file names, then the alphabet."""
+    order = {".safetensors": 0, ".bin": 1, ".pt": 2, ".pth": 3}
+    found = [path for path in folder.iterdir() if path.suffix in order and path.is_file()]
+    rank = {name: place for place, name in enumerate(_WEIGHT_FILES)}
+    found.sort(key=lambda path: (order[path.suffix], rank.get(path.stem, len(rank)), path.name))
+    return found[0] if found else None
 
 
 def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
@@ -264,49 +250,3 @@ def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
             f"{config_path} describes no model that can be built: {error}. {ADVICE}"
         ) from error
     return source
-
-
-def read_source(source: ModelSource) -> dict[str, torch.Tensor] | None:
-    """Read a model's tensors by name; None where the weights are random.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If they cannot be fetched or read, or are not to be trusted.
-    """
-    if source.module is not None:
-        return {key: value.detach().cpu() for key, value in source.module.state_dict().items()}
-    if source.path is not None:
-        if not source.trusted and is_torchscript(source.path) and not is_published(source.path):
-            raise WeightsUnavailableError(
-                f"{source.path} is a TorchScript archive, which can run code when it is opened, and none of "
-                "OpenAI's. If you trust it, pass its path as StagedEncoder(…, pretrained=path)"
-            )
-        return read_state_dict(source.path)
-    return read_state_dict(fetch_tag(source.tag)) if source.tag else None
-
-
-def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
-    """Fill a module with tensors that must be exactly its own.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If they are not.
-    """
-    expected = module.state_dict()
-    state = {
-        key: value.reshape(expected[key].shape)
-        if key in expected and value.numel() == expected[key].numel() == 1
-        else value
-        for key, value in state.items()
-    }
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise WeightsUnavailableError(
-            f"the weights in {source.path or 'the fetched checkpoint'} do not fit "
-            f"{source.architecture.describe()}: {' '.join(lines[1:3])[:300]} "
-            "Pass the model's name that the weights were made for."
-        ) from error

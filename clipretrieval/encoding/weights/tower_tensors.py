@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from clipretrieval.encoding.stages import Architecture
-from clipretrieval.encoding.weights.model_source import ModelSource, load_visual, read_source
+from clipretrieval.encoding.weights.checkpoints import read_source
+from clipretrieval.encoding.weights.model_source import ModelSource
+from clipretrieval.encoding.weights.open_clip_modules import load_visual
 from clipretrieval.errors import WeightsUnavailableError
 
 __all__ = ["TowerTensors", "read_tower", "tensor_shapes"]
