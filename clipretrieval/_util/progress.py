@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from clipretrieval.errors import InvalidInputError
 
 __all__ = ["Progress", "check_progress", "image_counter", "open_progress", "progress_bar"]
 
+LINE_EVERY = 30.0
+"""Seconds between lines, where there is no bar."""
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with the number of images done and, where it is known, their total."""
 
@@ -70,7 +73,9 @@ def image_counter(progress: Progress, total: int | None, skipped: Sequence[Any])
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
-    """Show a bar while the block runs, in a notebook or on the standard error where that is a terminal.
+    """Show how far the block is: a bar in a notebook or a terminal, a line now and then elsewhere.
+
+    Both go to the standard error. Lines come every half minute, so that a log shows that work goes on.
 
     Yields
     ------
@@ -91,7 +96,7 @@ def progress_bar(what: str) -> Iterator[Progress]:
         return
     # rich takes a pipe for a terminal where FORCE_COLOR is set, as it is on many build machines.
     if not console.is_jupyter and not (console.is_terminal and sys.stderr.isatty()):
-        yield _untold
+        yield _lines(what)
         return
     from rich import progress as rich_progress
     from rich.text import Text
@@ -114,6 +119,21 @@ def progress_bar(what: str) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total)
 
         yield advance
+
+
+def _lines(what: str) -> Progress:
+    """Return what writes a line if the last one, or the beginning, is long ago."""
+    started = told = time.monotonic()
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= LINE_EVERY:
+            told = now
+            of = "" if total is None else f" of {total:,}"
+            print(f"{what}: {done:,}{of} images, {now - started:.0f} s", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _untold(done: int, total: int | None) -> None:

@@ -98,6 +98,16 @@ def compare_command(
     limit_train: LimitTrain = None,
     limit_test: LimitTest = None,
     open_clip: OpenClip = True,
+    timed_images: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Test images timed together; up to 1,000 if left out, as encoding takes time."
+        ),
+    ] = None,
+    single_images: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Test images timed one by one; up to 100 if left out, likewise."),
+    ] = None,
 ) -> None:
     """Put CLIP's own answer and the encoder's stages side by side: accuracy against time."""
     from clipretrieval._util.progress import progress_bar
@@ -136,6 +146,8 @@ def compare_command(
                     max_loss=max_loss,
                     confidence=confidence,
                     budget=budget,
+                    timed_images=timed_images,
+                    single_images=single_images,
                     open_clip=open_clip,
                     progress=progress,
                 )

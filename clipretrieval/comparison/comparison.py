@@ -40,6 +40,10 @@ from clipretrieval.zeroshot import TEXT_NEEDS, ZeroShotClassifier
 __all__ = ["compare"]
 
 OPEN_CLIP = "open_clip"
+MOST_TIMED, MOST_SINGLES = 1000, 100
+"""Test images that are timed together, and one by one, unless more are asked for, …"""
+TIMED_SHARE, SINGLES_SHARE = 1 / 3, 0.1
+"""… and the shares of the time of encoding that they may take."""
 
 
 def compare(
@@ -62,8 +66,8 @@ def compare(
     budget: float | None = None,
     train_labels: Any = None,
     test_labels: Any = None,
-    timed_images: int = 1000,
-    single_images: int = 100,
+    timed_images: int | None = None,
+    single_images: int | None = None,
     open_clip: bool = True,
     resume: bool = False,
     on_error: str = "raise",
@@ -74,7 +78,7 @@ def compare(
     Training and test images are encoded once for all stages. The accuracies are those of
     `RetrievalClassifier.evaluate` and `ZeroShotClassifier.evaluate` on all test images. Seconds per 1,000
     images are measured for each classifier by itself afterwards, as the study did: `timeit`'s clock,
-    1,000 images, averaged; the inference apart from the query.
+    up to 1,000 images, averaged; the inference apart from the query.
 
     Parameters
     ----------
@@ -107,8 +111,9 @@ def compare(
         As for `CascadeClassifier.calibrate`.
     train_labels, test_labels : sequence, optional
         Where the images do not bring their labels.
-    timed_images, single_images : int
-        How many test images, drawn at random with a seed, are timed together, and one by one.
+    timed_images, single_images : int, optional
+        How many test images, drawn at random with a seed, are timed together, and one by one. When left
+        out, up to 1,000 and 100: as many as take a third, and a tenth, of the time that encoding took.
     open_clip : bool
         Whether open_clip as it comes is timed too, which takes several times as long as all else that is
         timed: with the baseline's query, or else that of the first row at ``final``, or else none.
@@ -167,7 +172,7 @@ def compare(
         if baseline is None and zero_shot:
             known = indexes[0].open().classes.labels.tolist()
             baseline = open_baseline(zero_shot, encoder, known, asked)
-        sample = Sample(plan.timed)
+        sample = Sample(MOST_TIMED if plan.timed is None else plan.timed)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
         with closing(spool):
             directed = {**needs(indexes), **(TEXT_NEEDS if baseline is not None else {})}
@@ -179,7 +184,11 @@ def compare(
                     encoder, indexes, plan, part, spool, test, test_labels, on_error=on_error, progress=shown
                 )
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
-        speeds, whole = _measure(encoder, sides, sample.images(spool.indices), plan, baseline, open_clip)
+        encoding = seconds["fit"] + seconds["encode_test"]
+        speeds, timed = _measure(
+            encoder, sides, sample.images(spool.indices), plan, baseline, open_clip, encoding
+        )
+        whole = speeds.pop(OPEN_CLIP, None)
         seconds["measure"] = time.perf_counter() - started - sum(seconds.values())
         n_train = indexes[0].store.count()
         rows, name = _rows(sides, speeds, whole, n_train)
@@ -188,7 +197,8 @@ def compare(
         baseline=name,
         n_train=n_train,
         n_test=rows[0].report.n_test,
-        timed_images=min(plan.timed, rows[0].report.n_test),
+        timed_images=timed,
+        single_images=len(rows[0].speed.latencies_s),
         n_calibration=0 if part is None else len(part.rows()),
         open_clip=whole,
         fit_timing=fit_timing,
@@ -229,12 +239,18 @@ def _measure(
     plan: Plan,
     baseline: ZeroShotClassifier | None,
     open_clip: bool,
-) -> tuple[dict[str, Speed], Speed | None]:
+    encoding_s: float,
+) -> tuple[dict[str, Speed], int]:
     answerers = {side.name: side.answerer for side in sides}
     if open_clip:
         answerers[OPEN_CLIP] = open_clip_answerer(encoder, _query_behind(sides, baseline))
-    speeds = measure_speed(answerers, pictures, plan.singles)
-    return speeds, speeds.pop(OPEN_CLIP, None)
+    return measure_speed(
+        answerers,
+        pictures,
+        MOST_SINGLES if plan.singles is None else plan.singles,
+        most_s=TIMED_SHARE * encoding_s if plan.timed is None else None,
+        most_singles_s=SINGLES_SHARE * encoding_s if plan.singles is None else None,
+    )
 
 
 def _query_behind(sides: list[Side], baseline: ZeroShotClassifier | None) -> Callable[[FloatArray], Any]:

@@ -57,8 +57,8 @@ class Plan:
     settings : list of Setting
     priors : Priors
     metric : Metric
-    timed, singles : int
-        Test images timed together, and one by one.
+    timed, singles : int or None
+        Test images timed together, and one by one; None where the time decides.
     cascades : CascadePlan
     """
 
@@ -67,8 +67,8 @@ class Plan:
     settings: list[Setting]
     priors: Priors
     metric: Metric
-    timed: int
-    singles: int
+    timed: int | None
+    singles: int | None
     cascades: CascadePlan
 
     @property
@@ -128,8 +128,8 @@ def check_plan(
         raise InvalidInputError("stages is empty; pass at least one, such as 'mid'")
     for name in names:
         stopped_at(encoder, name)
-    timed = check_int(timed, "timed_images")
-    singles = check_int(singles, "single_images", least=0)
+    timed = None if timed is None else check_int(timed, "timed_images")
+    singles = None if singles is None else check_int(singles, "single_images", least=0)
     if zero_shot is not None and not isinstance(zero_shot, bool | ZeroShotClassifier):
         raise InvalidInputError(
             f"zero_shot must be a ZeroShotClassifier, True or None; got {zero_shot!r:.100}"

@@ -115,8 +115,8 @@ class ComparisonReport:
         Images fitted on, and classified.
     n_calibration : int
         Training images that were held out, to calibrate cascades on.
-    timed_images : int
-        Images that `seconds per 1,000` were measured on.
+    timed_images, single_images : int
+        Images that `seconds per 1,000`, and latencies, were measured on.
     open_clip : Speed or None
         Of open_clip's image tower as it comes.
     fit_timing : Timing
@@ -132,6 +132,7 @@ class ComparisonReport:
     n_train: int
     n_test: int
     timed_images: int
+    single_images: int = 0
     n_calibration: int = 0
     open_clip: Speed | None = None
     fit_timing: Timing = field(default_factory=Timing)
@@ -157,8 +158,9 @@ class ComparisonReport:
         -------
         dict
             ``schema_version``, ``kind`` (``"comparison"``), ``baseline``, ``n_train``, ``n_test``,
-            ``n_skipped``, ``n_calibration``, ``timed_images``, ``rows`` (see `ComparisonRow.to_dict`),
-            ``open_clip``, ``seconds`` and ``reports``: those of the rows, by their names.
+            ``n_skipped``, ``n_calibration``, ``timed_images``, ``single_images``, ``rows`` (see
+            `ComparisonRow.to_dict`), ``open_clip``, ``seconds`` and ``reports``: those of the rows, by their
+            names.
         """
         return {
             "schema_version": COMPARISON_SCHEMA,
@@ -169,6 +171,7 @@ class ComparisonReport:
             "n_skipped": len(self.skipped),
             "n_calibration": self.n_calibration,
             "timed_images": self.timed_images,
+            "single_images": self.single_images,
             "rows": [row.to_dict() for row in self.rows],
             "open_clip": self.open_clip.to_dict() if self.open_clip else None,
             "seconds": dict(self.seconds),
@@ -276,7 +279,7 @@ def _notes(report: ComparisonReport) -> list[str]:
         f"fitted on {report.n_train} images, {report.n_test} classified; intervals are Wilson's, p is of "
         f"McNemar's exact test against {report.baseline}",
         f"seconds per 1,000 images, measured on {report.timed_images} of the test images together; p50 and "
-        "p95 are of single images, from image to answer",
+        f"p95 are of {report.single_images} single images, from image to answer",
         "× CLIP: whole CLIP's time on the same engine divided by the row's; × open_clip: that of open_clip "
         f"as it comes, float32 by batches of {OPEN_CLIP_BATCH}"
         + (f", {report.open_clip.total_s:.2f} s" if report.open_clip else ", not measured"),

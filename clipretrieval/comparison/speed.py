@@ -26,6 +26,10 @@ OPEN_CLIP_BATCH = 32
 """Images together in open_clip as it comes."""
 _TURNS = 4
 """Into how many parts the images are cut, after each of which the next side has its turn."""
+_PART = 64
+"""Images of a part, where the time decides how many parts there are."""
+_LEAST_SINGLES = 5
+"""Single images, however long they take."""
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -80,10 +84,6 @@ class Answerer:
     query: Callable[[Any], Any]
     query_share: Callable[[Any], float] | None = None
 
-    def answer(self, images: list[Any]) -> Any:
-        """Answer images, both halves in one."""
-        return self.query(self.infer(images))
-
 
 @dataclass
 class Speed:
@@ -126,11 +126,18 @@ class Speed:
         }
 
 
-def measure_speed(answerers: Mapping[str, Answerer], images: list[Any], singles: int = 0) -> dict[str, Speed]:
+def measure_speed(
+    answerers: Mapping[str, Answerer],
+    images: list[Any],
+    singles: int = 0,
+    *,
+    most_s: float | None = None,
+    most_singles_s: float | None = None,
+) -> tuple[dict[str, Speed], int]:
     """Measure each side by itself, behind a warm-up that does not count.
 
-    The sides take turns, a part of the images each time, so that a drift of the machine touches all of
-    them. Those that share their `infer` share its time: it runs once a turn.
+    The sides take turns, a part of the images each time, or one single image, so that a drift of the machine
+    touches all of them. Those that share their `infer` share its time: it runs once a turn.
 
     Parameters
     ----------
@@ -139,29 +146,53 @@ def measure_speed(answerers: Mapping[str, Answerer], images: list[Any], singles:
         At least one, all of which can be decoded.
     singles : int
         Of how many images the latency is measured, one by one; 0 of none.
+    most_s, most_singles_s : float, optional
+        Seconds after which no part, and no single image, is begun any more.
+
+    Returns
+    -------
+    speeds : dict of str to Speed
+    timed : int
+        How many of the images were timed together.
     """
     for side in answerers.values():
         side.query(side.infer(images[:2]))
     totals = {name: [0.0, 0.0] for name in answerers}
-    size = -(-len(images) // _TURNS)
+    size = -(-len(images) // _TURNS) if most_s is None else _PART
+    started, timed = default_timer(), 0
     for start in range(0, len(images), size):
-        inferred: dict[Callable[[list[Any]], Any], tuple[Any, float]] = {}
-        for name, side in answerers.items():
-            if side.infer not in inferred:
-                inferred[side.infer] = _timed(side.infer, images[start : start + size])
-            vectors, seconds = inferred[side.infer]
+        if timed and most_s is not None and default_timer() - started > most_s:
+            break
+        part = images[start : start + size]
+        timed += len(part)
+        for name, ((vectors, seconds), side) in _inferred(answerers, part):
             own = seconds * side.query_share(vectors) if side.query_share is not None else 0.0
             totals[name][0] += seconds - own
             totals[name][1] += own + _timed(side.query, vectors)[1]
-    scale = 1000 / len(images)
-    return {
-        name: Speed(
-            totals[name][0] * scale,
-            totals[name][1] * scale,
-            [_timed(side.answer, [image])[1] for image in images[:singles]],
-        )
-        for name, side in answerers.items()
+    latencies: dict[str, list[float]] = {name: [] for name in answerers}
+    started = default_timer()
+    for place, image in enumerate(images[:singles]):
+        late = most_singles_s is not None and default_timer() - started > most_singles_s
+        if late and place >= _LEAST_SINGLES:
+            break
+        for name, ((vectors, seconds), side) in _inferred(answerers, [image]):
+            latencies[name].append(seconds + _timed(side.query, vectors)[1])
+    scale = 1000 / timed
+    speeds = {
+        name: Speed(infer * scale, query * scale, latencies[name]) for name, (infer, query) in totals.items()
     }
+    return speeds, timed
+
+
+def _inferred(
+    answerers: Mapping[str, Answerer], images: list[Any]
+) -> Iterator[tuple[str, tuple[tuple[Any, float], Answerer]]]:
+    """Yield each side, by its name, with its vectors of some images and the seconds that they took."""
+    made: dict[Callable[[list[Any]], Any], tuple[Any, float]] = {}
+    for name, side in answerers.items():
+        if side.infer not in made:
+            made[side.infer] = _timed(side.infer, images)
+        yield name, (made[side.infer], side)
 
 
 def median_times(

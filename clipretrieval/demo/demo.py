@@ -187,7 +187,6 @@ def run_demo(
         stages=STUDY_STAGES,
         zero_shot=True,
         open_clip=False,
-        single_images=20,  # a hundred, as is usual, would take longer than all the rest
     )
     tell(f"adding {' and '.join(UNSEEN_KINDS)} to a classifier of the other kinds")
     online = _add_online(known, new)

@@ -197,7 +197,7 @@ def test_pictures_in_memory_and_broken_ones(encoder, photographs):
         )
     assert found["pixel"].report.accuracy == 1
     assert (found.n_train, found.n_test, len(found.skipped)) == (8, 4, 2)
-    assert found.timed_images == 4
+    assert found.timed_images == 3  # of four that were drawn, one is broken
     assert "2 images were skipped" in str(found)
     assert [skip.index for skip in found["pixel"].report.skipped] == [4]
     assert found["pixel"].report.to_dict()["n_skipped"] == 1
@@ -451,10 +451,33 @@ def test_sides_that_share_an_encoder_share_its_pass():
         return np.zeros((len(pictures), 2), np.float32)
 
     sides = {name: Answerer(infer, len) for name in ("one", "other")}
-    found = measure_speed(sides, list(range(10)))
-    assert sum(calls[2:]) == 10  # the first two warm up
+    found, timed = measure_speed(sides, list(range(10)))
+    assert sum(calls[2:]) == timed == 10  # the first two warm up
     assert found["one"].inference_s == found["other"].inference_s
     assert found["one"].to_dict()["p50_ms"] is None
+    calls.clear()
+    found, _ = measure_speed(sides, list(range(10)), 4)
+    assert calls[-4:] == [1] * 4  # single images, too, are encoded once for both
+    assert [len(each.latencies_s) for each in found.values()] == [4, 4]
+
+
+def test_what_is_timed_takes_no_more_time_than_it_may(monkeypatch):
+    """At least a part, and a few single images; each by each, as often as there is time for."""
+    clock = [0.0]
+
+    def infer(pictures):
+        clock[0] += len(pictures)
+        return pictures
+
+    monkeypatch.setattr(speed, "default_timer", lambda: clock[0])
+    sides = {"one": Answerer(infer, len)}
+    for seconds, timed in ((0.0, 64), (63.0, 64), (64.0, 128), (1000.0, 200)):
+        found, counted = measure_speed(sides, list(range(200)), most_s=seconds)
+        assert counted == timed
+        assert found["one"].inference_s == 1000
+    for seconds, singles in ((0.0, 5), (7.0, 8), (1000.0, 20)):
+        found, _ = measure_speed(sides, list(range(200)), 20, most_singles_s=seconds)
+        assert found["one"].latencies_s == [1.0] * singles
 
 
 def test_ways_that_are_timed_take_turns(monkeypatch):

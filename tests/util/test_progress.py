@@ -54,6 +54,18 @@ CALLS: dict[str, Call] = {
 }
 
 
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Where there is no terminal, half a minute after the last one; none of what is done before."""
+    clock = [100.0]
+    monkeypatch.setattr("clipretrieval._util.progress.time.monotonic", lambda: clock[0])
+    with progress_bar("indexing") as tell:
+        for seconds, done in ((29, 5), (31, 1200), (45, 1300), (61, 1400)):
+            clock[0] = 100.0 + seconds
+            tell(done, None if done == 1400 else 5000)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "indexing: 1,200 of 5,000 images, 31 s\nindexing: 1,400 images, 61 s\n")
+
+
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("progress", [True, False, None, np.True_])
 def test_all_long_work_takes_a_bar_or_none(

@@ -123,9 +123,10 @@ def is_published(path: Path) -> bool:
     except OSError as error:
         raise _unreadable(path, error) from error
     import open_clip
+    from open_clip import pretrained as catalogue
 
     names = (name for name in open_clip.list_models() if name.startswith("RN"))
-    return any(digest in (open_clip.get_pretrained_url(name, "openai") or "") for name in names)
+    return any(digest in (catalogue.get_pretrained_url(name, "openai") or "") for name in names)
 
 
 def is_openai(state: dict[str, torch.Tensor]) -> bool:
