@@ -97,6 +97,7 @@ def reproduce(
             stages=STAGES,
             zero_shot=ZeroShotClassifier(encoder, train.classes),
             stores={store: lambda stage: _open_store(store, stage, folder, MaskedDict(given))},
+            timed_images=1000,  # as the study has it
             open_clip=open_clip,
             resume=True,
             progress=tell,
