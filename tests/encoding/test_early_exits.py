@@ -112,6 +112,7 @@ def test_the_same_source_is_packed_in_the_same_way(tiny_model, pictures):
 def test_an_endless_source_is_read_only_a_little_ahead(tiny_model, monkeypatch, few):
     """Where few images stay and wait for others that never come, they go on without."""
     monkeypatch.setattr(early_exits, "MOST_UNFINISHED", 100)
+    monkeypatch.setattr(early_exits, "DECIDED", 64)
     made, pulled = encoder(tiny_model, 4), itertools.count()
 
     def source():
@@ -133,6 +134,7 @@ def test_an_endless_source_is_read_only_a_little_ahead(tiny_model, monkeypatch, 
 def test_what_waits_at_all_exits_is_bounded(tiny_model, monkeypatch):
     """One image that stays behind at each exit does not keep the others from being handed over."""
     monkeypatch.setattr(early_exits, "MOST_UNFINISHED", 60)
+    monkeypatch.setattr(early_exits, "DECIDED", 64)
     images = [np.full((8, 8, 3), number % 256, dtype=np.uint8) for number in range(600)]
     seen, waiting = 0, []
 
