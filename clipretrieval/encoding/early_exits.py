@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -16,10 +17,11 @@ import torch
 
 from clipretrieval.encoding.base import EncodedBatch, join_batches, select_images
 from clipretrieval.encoding.engine.engine import Engine
-from clipretrieval.encoding.pipeline import MOST_DECODERS, Chunk, flatten_pixels, prepare_chunk
+from clipretrieval.encoding.lone_passes import LonePasses
+from clipretrieval.encoding.pipeline import MOST_DECODERS, Chunk, flatten_pixels, kind_of, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import StageOutput, StagePart, distinct_parts
-from clipretrieval.encoding.workers import in_chunks, side_by_side, torch_alone, usable_cores
+from clipretrieval.encoding.workers import in_chunks, side_by_side, usable_cores
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import RawImage
 from clipretrieval.images.stream import SkippedImage
@@ -126,6 +128,8 @@ class EarlyExits:
         Whether content ids are wanted.
     max_pixels : int or None
         See `clipretrieval.images.decode`.
+    lone : LonePasses or None
+        Where the encoder runs on a CPU.
     """
 
     def __init__(
@@ -140,7 +144,9 @@ class EarlyExits:
         skipped: list[SkippedImage],
         identify: bool,
         max_pixels: int | None,
+        lone: LonePasses | None,
     ) -> None:
+        self._lone = lone
         self._outputs, self._engine, self._preparation = outputs, engine, preparation
         self._stay_on, self._batch_size, self._on_error = stay_on, batch_size, on_error
         self._skipped, self._identify, self._max_pixels = skipped, identify, max_pixels
@@ -162,9 +168,8 @@ class EarlyExits:
         if plan.device == "cpu":
             first = list(itertools.islice(chunks, 2))
             self._chunks = itertools.chain(first, chunks)
-            if len(first) < 2 and not plan.compiled:
-                with torch_alone():
-                    yield from self._collect(map(self._work, self._tasks()))
+            if len(first) < 2 and not plan.compiled and self._lone is not None:
+                yield from self._collect(map(partial(self._work_alone, self._lone), self._tasks()))
                 return
             threads = (plan.streams, plan.threads)
             yield from self._collect(side_by_side(self._work, self._tasks(), *threads, inline=False))
@@ -251,6 +256,16 @@ class EarlyExits:
             parts = {part: flat for part in distinct_parts(self._outputs) if part.stage.depth == 0}
         x = self._engine.normalize(torch.from_numpy(chunk.squares["clip"]))
         return replace(self._go_on(0, _Group(chunk.batch, x, parts), seconds), skipped=chunk.skipped)
+
+    def _work_alone(self, lone: LonePasses, task: _Task) -> _Arrived | None:
+        """Do a task beside which there is no other."""
+        if isinstance(task, _Wait):
+            return None
+        place = task.place if isinstance(task, _Advance) else 0
+        given = task.group if isinstance(task, _Advance) else task.given
+        stages = [part.stage for part in self._new[place]]
+        with lone.running((place, *kind_of(stages, len(given)))):
+            return self._work(task)
 
     def _prepare(self, raws: list[RawImage]) -> Chunk:
         stages = [part.stage for part in distinct_parts(self._outputs)]

@@ -29,8 +29,9 @@ from clipretrieval.types import FloatArray
 
 if TYPE_CHECKING:
     from clipretrieval.encoding.engine.engine import Engine
+    from clipretrieval.encoding.lone_passes import LonePasses
 
-__all__ = ["MOST_DECODERS", "Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
+__all__ = ["MOST_DECODERS", "Chunk", "encode_source", "flatten_pixels", "kind_of", "prepare_chunk"]
 
 MOST_DECODERS = 16
 """Threads that decode for a GPU: each holds a batch of images ready."""
@@ -57,6 +58,7 @@ def encode_source(
     engine: Engine | None,
     plan: InferencePlan,
     *,
+    lone: LonePasses | None,
     batch_size: int,
     on_error: str,
     skipped: list[SkippedImage] | None,
@@ -75,6 +77,8 @@ def encode_source(
         What the batches hold the vectors of, by its name.
     engine : Engine or None
         None where only the ``pixel`` stage is wanted.
+    lone : LonePasses or None
+        Where the encoder runs on a CPU.
     batch_size : int
         Images that a batch has at least, the last one aside.
     on_error, skipped
@@ -121,6 +125,7 @@ def encode_source(
             plan.threads,
             inline=not plan.compiled,
             most=most,
+            alone=None if lone is None else lambda part: lone.running(kind_of(stages, len(part))),
         )
     else:
         done = map(encode, side_by_side(prepare, chunks, workers, None, most=most))
@@ -231,6 +236,11 @@ def _in_batches(
         raise
     if held:
         yield join_batches(waiting)
+
+
+def kind_of(stages: Sequence[Stage], images: int) -> tuple[int, int]:
+    """Return what passes of about the same duration have in common: the depth, and about how many images."""
+    return max(stage.depth for stage in stages), images.bit_length()
 
 
 def flatten_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> FloatArray:

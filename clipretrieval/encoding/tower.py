@@ -16,6 +16,7 @@ from clipretrieval.encoding.workers import torch_alone
 
 if TYPE_CHECKING:
     from clipretrieval.encoding.engine.engine import Engine
+    from clipretrieval.encoding.lone_passes import LonePasses
     from clipretrieval.encoding.text_encoder import TextEncoder
     from clipretrieval.encoding.weights.tower_tensors import TowerTensors
 
@@ -51,6 +52,7 @@ class Tower:
         self._loaded: TowerTensors | None = None
         self._plan: InferencePlan | None = None
         self._text: TextEncoder | None = None
+        self._lone: LonePasses | None = None
         self.built: Engine | None = None
 
     def engine(self, depth: int) -> Engine:
@@ -109,6 +111,17 @@ class Tower:
             if self._plan is None:
                 self._plan = self._make_plan()
             return self._plan
+
+    @property
+    def lone(self) -> LonePasses | None:
+        """What gives passes that are asked for alone their threads; None where no CPU computes them."""
+        from clipretrieval.encoding.lone_passes import LonePasses
+
+        plan = self.plan
+        with self._lock.current:
+            if self._lone is None and plan.device == "cpu":
+                self._lone = LonePasses(plan.streams * plan.threads)
+            return self._lone
 
     @property
     def text(self) -> TextEncoder:

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from clipretrieval._util.forks import ForkLock, no_inherited_threads
@@ -56,12 +56,13 @@ def side_by_side(
     *,
     inline: bool = True,
     most: int | None = None,
+    alone: Callable[[Given], AbstractContextManager[object]] | None = None,
 ) -> Iterator[Made]:
     """Do some work on items in threads, in order, never more than a few items ahead.
 
-    A single item is worked on in the caller's thread, with all of torch's threads; unless `inline` is False,
-    for compiled code, which is bound to the number of threads that it was compiled for. Where `items` fails,
-    what came before is worked on first.
+    A single item is worked on in the caller's thread, as `alone` has it or on all of torch's threads, unless
+    `inline` is False, for compiled code, which is bound to the number of threads that it was compiled for.
+    Where `items` fails, what came before is worked on first.
 
     Parameters
     ----------
@@ -69,6 +70,8 @@ def side_by_side(
         Of torch, for each worker.
     most : int, optional
         Items that are taken before the first result is asked for, if fewer than `workers` and the spare ones.
+    alone : callable, optional
+        Given a single item, returns the context that it is worked on in.
     """
     failure: Exception | None = None
     process = os.getpid()
@@ -85,7 +88,7 @@ def side_by_side(
     first = take()
     second = take() if first is not None and (room > 1 or inline) else None
     if first is not None and second is None and inline:
-        with torch_alone():
+        with torch_alone() if alone is None else alone(first):
             made = work(first)
         yield made
     elif first is not None:

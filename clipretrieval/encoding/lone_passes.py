@@ -1,0 +1,120 @@
+"""How many threads compute a pass that nothing else runs beside: measured, not assumed."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+from clipretrieval._util.forks import renew_after_fork
+from clipretrieval.encoding.workers import torch_alone
+
+__all__ = ["LonePasses"]
+
+KEPT = 5
+"""Durations of which the median counts, …"""
+FIRST = 2
+"""… and of which each number of threads has some before one is preferred."""
+TRIED_AGAIN = 64
+"""Passes after which the other number of threads is tried again, …"""
+SELDOM = 4
+"""… or so many times as many, where it took more than twice as long."""
+
+
+@dataclass
+class _Measured:
+    """How long passes of one kind took, by the number of threads."""
+
+    seconds: dict[int, deque[float]] = field(default_factory=dict)
+    passes: int = 0
+
+    def choose(self, most: int) -> int:
+        """Return the number of threads for the next pass."""
+        if most == 1:
+            return 1
+        self.passes += 1
+        for threads in (most, 1):
+            if len(self.seconds.get(threads, ())) < FIRST:
+                return threads
+        medians = {threads: statistics.median(self.seconds[threads]) for threads in (most, 1)}
+        best, other = sorted(medians, key=lambda threads: medians[threads])
+        again = TRIED_AGAIN * (SELDOM if medians[other] > 2 * medians[best] else 1)
+        return other if self.passes % again == 0 else best
+
+    def note(self, threads: int, seconds: float) -> None:
+        self.seconds.setdefault(threads, deque(maxlen=KEPT)).append(seconds)
+
+
+class LonePasses:
+    """Gives each pass that is asked for alone, such as that of a single image, its number of threads.
+
+    Threads that compute together wait for each other at every layer. On an idle machine that pays; beside a
+    busy process, each wait lasts until the system lets the other thread run, and a pass takes many times as
+    long as on one thread. So both are measured, on what is asked anyway. Passes that are asked for at the
+    same time have a thread each, and no more of them run than there are cores. Torch's setting stays what it
+    is, for every thread.
+
+    Parameters
+    ----------
+    most : int
+        Threads of a pass that has the machine to itself.
+    clock : callable
+        Returns seconds.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._most, self._clock = most, clock
+        self._measured: dict[Hashable, _Measured] = {}
+        self._after_fork()
+        renew_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._lock, self._room = threading.Lock(), threading.BoundedSemaphore(max(1, self._most))
+        self._running = self._begun = 0
+
+    @contextmanager
+    def running(self, kind: Hashable) -> Iterator[int]:
+        """Run a pass in the block, in this thread, which begins no other there.
+
+        Parameters
+        ----------
+        kind : hashable
+            What passes of the same duration have in common.
+
+        Yields
+        ------
+        int
+            Its number of threads.
+        """
+        with self._room, torch_alone():
+            with self._lock:
+                self._running += 1
+                self._begun += 1
+                alone, begun = self._running == 1, self._begun
+                threads = self._measured.setdefault(kind, _Measured()).choose(self._most) if alone else 1
+            started = self._clock()
+            try:
+                # Never more than torch itself would take here, in a forked process say.
+                with _pools().limit(limits=min(threads, torch.get_num_threads())):
+                    yield threads
+            finally:
+                seconds = self._clock() - started
+                with self._lock:
+                    self._running -= 1
+                    if alone and begun == self._begun:  # nothing ran beside it
+                        self._measured[kind].note(threads, seconds)
+
+
+@cache
+def _pools() -> Any:
+    """Return what sets the number of OpenMP's threads for the calling thread alone."""
+    return ThreadpoolController().select(user_api="openmp")

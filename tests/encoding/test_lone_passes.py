@@ -1,0 +1,120 @@
+"""Passes that are asked for alone get the number of threads that is the quickest at the time."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from clipretrieval import StagedEncoder
+from clipretrieval.encoding.lone_passes import FIRST, SELDOM, TRIED_AGAIN, LonePasses
+
+
+class Machine:
+    """A clock, and passes that take what they would on a machine."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.now, self.together, self.single = 0.0, seconds["together"], seconds["single"]
+        self.lone = LonePasses(2, lambda: self.now)
+
+    def ask(self, passes: int) -> list[int]:
+        """Run some passes, and return their numbers of threads."""
+        taken = []
+        for _ in range(passes):
+            with self.lone.running("image") as threads:
+                self.now += self.together if threads == 2 else self.single
+            taken.append(threads)
+        return taken
+
+
+def test_both_are_measured_and_the_quicker_is_kept_to():
+    idle, busy = Machine(together=0.03, single=0.05), Machine(together=1.0, single=0.05)
+    for machine, best in ((idle, 2), (busy, 1)):
+        taken = machine.ask(400)
+        assert taken[: 2 * FIRST] == [2] * FIRST + [1] * FIRST
+        others = sum(threads != best for threads in taken[2 * FIRST :])
+        assert others == 400 // (TRIED_AGAIN * (SELDOM if best == 1 else 1))
+
+
+def test_a_machine_that_gets_busy_is_noticed_at_once_and_one_that_gets_idle_soon():
+    machine = Machine(together=0.03, single=0.05)
+    machine.ask(100)
+    machine.together = 1.0
+    taken = machine.ask(40)
+    assert taken.count(2) <= 4
+    machine.together = 0.02
+    assert machine.ask(2 * SELDOM * TRIED_AGAIN * 3)[-20:] == [2] * 20
+
+
+def test_kinds_of_passes_are_told_apart():
+    machine = Machine(together=1.0, single=0.1)
+    machine.ask(10)
+    with machine.lone.running("another") as threads:
+        assert threads == 2
+
+
+def test_passes_at_the_same_time_have_a_thread_each():
+    """No more of them run than there are cores, and what they take says nothing of a pass alone."""
+    lone, inside, leave = LonePasses(2), threading.Barrier(3), threading.Event()
+    seen, waiting = [], threading.Event()
+
+    def ask():
+        with lone.running("image") as threads:
+            seen.append(threads)
+            inside.wait()
+            leave.wait()
+
+    def ask_too():
+        waiting.set()
+        with lone.running("image"):
+            seen.append("let in")
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for asker in askers:
+        asker.start()
+    inside.wait()
+    third = threading.Thread(target=ask_too)
+    third.start()
+    waiting.wait()
+    third.join(0.2)
+    assert sorted(seen) == [1, 2]
+    leave.set()
+    for asker in (*askers, third):
+        asker.join()
+    assert seen[2:] == ["let in"]
+    assert sum(map(len, lone._measured["image"].seconds.values())) <= 1  # the third's, if it ran alone
+
+
+def test_torch_keeps_its_setting():
+    """In the block, this thread alone computes on fewer; a thread that begins meanwhile has all of them."""
+    before, elsewhere = torch.get_num_threads(), []
+    lone = LonePasses(1)
+    with lone.running("image") as threads:
+        assert (threads, torch.get_num_threads()) == (1, 1)
+        other = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+    assert (torch.get_num_threads(), elsewhere) == (before, [before])
+
+
+def test_a_failed_pass_gives_its_place_to_the_next():
+    lone = LonePasses(1)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="broken"), lone.running("image"):
+            raise ValueError("broken")
+    with lone.running("image") as threads:
+        assert threads == 1
+
+
+def test_single_images_are_encoded_alike_on_any_number_of_threads(tiny_model):
+    """One by one, again and again, as in a batch."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(12)]
+    encoder = StagedEncoder(tiny_model, stage="mid", precision="fp32")
+    whole = encoder.encode(images)
+    alone = np.concatenate([encoder.encode([image]) for image in images])
+    np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-6)
+    *_, single = encoder._tower.lone._measured.values()
+    assert len(single.seconds) == min(2, torch.get_num_threads())
