@@ -3,8 +3,8 @@
     python benchmarks/latency.py start --index FOLDER … --image FILE [--rounds 7]
     python benchmarks/latency.py single [--model RN50] [--out single.json]
 
-``start`` starts processes and counts their processor seconds: torch alone, the encoder's import, the command's
-help, and ``classify`` of one image by each saved classifier.
+``start`` starts processes and counts their processor seconds: torch alone, the encoder's import, the
+command's help, and ``classify`` of one image by each saved classifier.
 
 ``single`` asks a classifier about one image at a time: one asker or eight, on an idle machine and beside two
 processes that compute without end. The library, which chooses the threads itself, has its turns beside the
@@ -16,7 +16,6 @@ row.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import statistics
 import subprocess
@@ -229,5 +228,4 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     main()
