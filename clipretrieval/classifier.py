@@ -311,7 +311,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             under the cosine metric). Skipped ones are listed in ``skipped_``.
         progress : callable or True, optional
             Called with (images done, total or None) after every batch. True shows a bar, on a terminal or in
-            a notebook.
+            a notebook, and elsewhere a line now and then.
 
         Returns
         -------

@@ -46,6 +46,18 @@ def test_raw_pixels_need_no_torch(class_folder, command, tmp_path):
         run(as_command(asked), ("torch", *SLOW))
 
 
+def test_a_pixel_encoder_is_shown_and_copied_without_torch():
+    run(
+        "import copy, pickle\n"
+        "from clipretrieval import StagedEncoder\n"
+        "encoder = StagedEncoder(stage='pixel')\n"
+        "assert \"device='auto'\" in repr(encoder)\n"
+        "for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):\n"
+        "    assert copied.fingerprint == encoder.fingerprint",
+        ("torch", *SLOW),
+    )
+
+
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
 def test_weights_of_a_folder_run_with_torch_alone(tiny_model, class_folder, precision):
     """Nothing of open_clip for a model whose weights are at hand: the tower is the library's own."""

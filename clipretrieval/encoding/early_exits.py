@@ -7,8 +7,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -18,10 +18,10 @@ import torch
 from clipretrieval.encoding.base import EncodedBatch, join_batches, select_images
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.lone_passes import LonePasses
-from clipretrieval.encoding.pipeline import MOST_DECODERS, Chunk, flatten_pixels, kind_of, prepare_chunk
+from clipretrieval.encoding.pipeline import MOST_DECODERS, Chunk, flatten_pixels, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import StageOutput, StagePart, distinct_parts
-from clipretrieval.encoding.workers import in_chunks, side_by_side, usable_cores
+from clipretrieval.encoding.workers import in_chunks, side_by_side, torch_alone, usable_cores
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import RawImage
 from clipretrieval.images.stream import SkippedImage
@@ -62,13 +62,20 @@ class _Group:
     def __len__(self) -> int:
         return len(self.batch)
 
-    def take(self, rows: npt.NDArray[np.intp]) -> _Group:
-        """Return some of the images; copies, which the units may overwrite."""
-        return _Group(
-            select_images(self.batch, rows.tolist()),
-            _rows_of(self.x, rows),
-            {part: vectors[rows] for part, vectors in self.parts.items()},
-        )
+
+@dataclass(frozen=True, eq=False)
+class _Stayers:
+    """Images of a group that go on; their activations are copied once, when they are packed."""
+
+    group: _Group
+    rows: npt.NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cut(self, first: int) -> tuple[_Stayers, _Stayers]:
+        """Return the first few, and the others."""
+        return _Stayers(self.group, self.rows[:first]), _Stayers(self.group, self.rows[first:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +90,7 @@ class _Advance:
     """Images that go on from one exit to the next."""
 
     place: int
-    group: _Group
+    stayers: list[_Stayers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,13 +154,14 @@ class EarlyExits:
         lone: LonePasses | None,
     ) -> None:
         self._lone = lone
+        self._alone: LonePasses | None = None  # where no other pass runs beside
         self._outputs, self._engine, self._preparation = outputs, engine, preparation
         self._stay_on, self._batch_size, self._on_error = stay_on, batch_size, on_error
         self._skipped, self._identify, self._max_pixels = skipped, identify, max_pixels
         self._new = _parts_by_exit(outputs)
         self._inner = min(engine.plan.inner_batch, batch_size)
         self._undecided: list[list[_Group]] = [[] for _ in outputs]
-        self._staying: list[deque[_Group]] = [deque() for _ in outputs[1:]]
+        self._staying: list[deque[_Stayers]] = [deque() for _ in outputs[1:]]
         self._on_their_way = [0] * len(outputs)  # tasks that are not done yet, by the exit they lead to
         self._chunks: Iterator[list[RawImage] | Chunk] = iter(())
         self._exhausted = False
@@ -168,8 +176,9 @@ class EarlyExits:
         if plan.device == "cpu":
             first = list(itertools.islice(chunks, 2))
             self._chunks = itertools.chain(first, chunks)
-            if len(first) < 2 and not plan.compiled and self._lone is not None:
-                yield from self._collect(map(partial(self._work_alone, self._lone), self._tasks()))
+            if len(first) < 2 and not plan.compiled:
+                self._alone = self._lone
+                yield from self._collect(map(self._work, self._tasks()))
                 return
             threads = (plan.streams, plan.threads)
             yield from self._collect(side_by_side(self._work, self._tasks(), *threads, inline=False))
@@ -207,18 +216,18 @@ class EarlyExits:
                     return
 
     def _advance(self, place: int) -> _Advance:
-        """Pack an inner batch of those that stay."""
-        waiting, packed, held = self._staying[place], list[_Group](), 0
+        """Choose an inner batch of those that stay."""
+        waiting, chosen, held = self._staying[place], list[_Stayers](), 0
         while waiting and held < self._inner:
-            packed.append(waiting.popleft())
-            held += len(packed[-1])
+            chosen.append(waiting.popleft())
+            held += len(chosen[-1])
         if held > self._inner:
-            last, rows = packed[-1], np.arange(len(packed[-1]))
-            cut = len(last) - (held - self._inner)
-            packed[-1] = last.take(rows[:cut])
-            waiting.appendleft(last.take(rows[cut:]))
+            last = chosen.pop()
+            some, others = last.cut(len(last) - (held - self._inner))
+            chosen.append(some)
+            waiting.appendleft(others)
         self._on_their_way[place + 1] += 1
-        return _Advance(place + 1, _joined(packed))
+        return _Advance(place + 1, chosen)
 
     def _is_closed(self, place: int) -> bool:
         """Tell whether no image will join those that stay at an exit, or they have waited long enough."""
@@ -244,7 +253,7 @@ class EarlyExits:
         if isinstance(task, _Wait):
             return None
         if isinstance(task, _Advance):
-            return self._go_on(task.place, task.group, {})
+            return self._go_on(task.place, _packed(task.stayers), {})
         started = time.perf_counter()
         chunk = self._prepare(task.given) if isinstance(task.given, list) else task.given
         seconds = {"decode": self._share(started)}
@@ -257,16 +266,6 @@ class EarlyExits:
         x = self._engine.normalize(torch.from_numpy(chunk.squares["clip"]))
         return replace(self._go_on(0, _Group(chunk.batch, x, parts), seconds), skipped=chunk.skipped)
 
-    def _work_alone(self, lone: LonePasses, task: _Task) -> _Arrived | None:
-        """Do a task beside which there is no other."""
-        if isinstance(task, _Wait):
-            return None
-        place = task.place if isinstance(task, _Advance) else 0
-        given = task.group if isinstance(task, _Advance) else task.given
-        stages = [part.stage for part in self._new[place]]
-        with lone.running((place, *kind_of(stages, len(given)))):
-            return self._work(task)
-
     def _prepare(self, raws: list[RawImage]) -> Chunk:
         stages = [part.stage for part in distinct_parts(self._outputs)]
         return prepare_chunk(
@@ -276,9 +275,11 @@ class EarlyExits:
     def _go_on(self, place: int, group: _Group, seconds: dict[str, float]) -> _Arrived:
         """Run images to an exit."""
         started = time.perf_counter()
-        x = group.x.contiguous(memory_format=torch.channels_last) if group.x.ndim == 4 else group.x
         done = self._outputs[place - 1].depth if place else 0
-        x, found = self._engine.run_on(x, done, self._new[place])
+        kind = done, self._outputs[place].depth, len(group)
+        with nullcontext() if self._alone is None else self._alone.running(kind):
+            x = group.x.contiguous(memory_format=torch.channels_last) if group.x.ndim == 4 else group.x
+            x, found = self._engine.run_on(x, done, self._new[place])
         parts = {**group.parts, **found}
         vectors = {self._outputs[place].name: self._outputs[place].join(parts)}
         arrived = _Group(replace(group.batch, vectors=vectors), x, parts)
@@ -332,7 +333,7 @@ class EarlyExits:
             rows = np.flatnonzero(stay[first : first + len(group)])
             first += len(group)
             if len(rows):
-                self._staying[place].append(group if len(rows) == len(group) else group.take(rows))
+                self._staying[place].append(_Stayers(group, rows))
 
     def _in_order(self, least: int) -> Iterator[EncodedBatch]:
         """Yield the images at the head of the line that have left, if there are enough."""
@@ -351,14 +352,6 @@ class EarlyExits:
         )
 
 
-def _rows_of(x: torch.Tensor, rows: npt.NDArray[np.intp]) -> torch.Tensor:
-    """Return some images' activations; copied image by image where channels come last in memory."""
-    places = torch.from_numpy(rows).to(x.device)
-    if x.ndim != 4:
-        return x.index_select(0, places)
-    return x.permute(0, 2, 3, 1).index_select(0, places).permute(0, 3, 1, 2)
-
-
 def encoding_to(place: int) -> str:
     """Return what the time is called that images took to get to an exit from the one before."""
     return f"encode {place}"
@@ -374,11 +367,32 @@ def _parts_by_exit(outputs: Sequence[StageOutput]) -> list[list[StagePart]]:
     ]
 
 
-def _joined(groups: Sequence[_Group]) -> _Group:
-    if len(groups) == 1:
-        return groups[0]
+@torch_alone()
+def _packed(stayers: Sequence[_Stayers]) -> _Group:
+    """Make one group of some images: a copy, which the units may overwrite, unless it is one as it was."""
+    first = stayers[0].group
+    if len(stayers) == 1 and len(stayers[0]) == len(first):
+        return first
+    grid = first.x.ndim == 4
+    shape = (sum(map(len, stayers)), *first.x.shape[1:])
+    x = torch.empty(
+        shape,
+        dtype=first.x.dtype,
+        device=first.x.device,
+        memory_format=torch.channels_last if grid else torch.contiguous_format,
+    )
+    start = 0
+    for each in stayers:
+        source, part = each.group.x, x[start : start + len(each)]
+        if grid:  # image by image, as channels come last in memory
+            source, part = source.permute(0, 2, 3, 1), part.permute(0, 2, 3, 1)
+        torch.index_select(source, 0, torch.from_numpy(each.rows).to(x.device), out=part)
+        start += len(each)
     return _Group(
-        join_batches([group.batch for group in groups]),
-        torch.cat([group.x for group in groups]),
-        {part: np.concatenate([group.parts[part] for group in groups]) for part in groups[0].parts},
+        join_batches([select_images(each.group.batch, each.rows.tolist()) for each in stayers]),
+        x,
+        {
+            part: np.concatenate([each.group.parts[part][each.rows] for each in stayers])
+            for part in first.parts
+        },
     )

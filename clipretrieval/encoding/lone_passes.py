@@ -60,25 +60,28 @@ class LonePasses:
     Threads that compute together wait for each other at every layer. On an idle machine that pays; beside a
     busy process, each wait lasts until the system lets the other thread run, and a pass takes many times as
     long as on one thread. So both are measured, on what is asked anyway. Passes that are asked for at the
-    same time have a thread each, and no more of them run than there are cores. Torch's setting stays what it
-    is, for every thread.
+    same time have a thread each, and no more of them run than there is room for. Torch's setting stays what
+    it is, for every thread.
+
+    The threads are OpenMP's, in which torch computes convolutions. MKL, which it takes for products of
+    matrices in float32, keeps the number that `torch.set_num_threads` gave to a thread, if it did.
 
     Parameters
     ----------
-    most : int
-        Threads of a pass that has the machine to itself.
+    room : int
+        Passes that may run at the same time.
     clock : callable
         Returns seconds.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._most, self._clock = most, clock
+    def __init__(self, room: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._size, self._clock = room, clock
         self._measured: dict[Hashable, _Measured] = {}
         self._after_fork()
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._lock, self._room = threading.Lock(), threading.BoundedSemaphore(max(1, self._most))
+        self._lock, self._room = threading.Lock(), threading.BoundedSemaphore(self._size)
         self._running = self._begun = 0
 
     @contextmanager
@@ -100,18 +103,20 @@ class LonePasses:
                 self._running += 1
                 self._begun += 1
                 alone, begun = self._running == 1, self._begun
-                threads = self._measured.setdefault(kind, _Measured()).choose(self._most) if alone else 1
+                most = torch.get_num_threads()  # as the user has it now; 1 where a fork allows no more
+                measured = self._measured.setdefault((kind, most), _Measured())
+                threads = measured.choose(most) if alone else 1
             started = self._clock()
             try:
-                # Never more than torch itself would take here, in a forked process say.
-                with _pools().limit(limits=min(threads, torch.get_num_threads())):
+                with _pools().limit(limits=threads):
                     yield threads
-            finally:
                 seconds = self._clock() - started
                 with self._lock:
-                    self._running -= 1
                     if alone and begun == self._begun:  # nothing ran beside it
-                        self._measured[kind].note(threads, seconds)
+                        measured.note(threads, seconds)
+            finally:
+                with self._lock:
+                    self._running -= 1
 
 
 @cache

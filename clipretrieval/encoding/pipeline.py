@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from clipretrieval.encoding.engine.engine import Engine
     from clipretrieval.encoding.lone_passes import LonePasses
 
-__all__ = ["MOST_DECODERS", "Chunk", "encode_source", "flatten_pixels", "kind_of", "prepare_chunk"]
+__all__ = ["MOST_DECODERS", "Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
 
 MOST_DECODERS = 16
 """Threads that decode for a GPU: each holds a batch of images ready."""
@@ -111,7 +112,8 @@ def encode_source(
         )
 
     def encode(chunk: Chunk) -> Chunk:
-        return timed("encode", lambda: _encode_chunk(chunk, outputs, engine))
+        alone = lone if threading.get_ident() == caller else None
+        return timed("encode", lambda: _encode_chunk(chunk, outputs, engine, alone))
 
     if ahead is not None:
         batch_size = min(batch_size, max(1, ahead // (workers + SPARE_ITEMS if plan.device == "cpu" else 1)))
@@ -122,10 +124,10 @@ def encode_source(
             lambda part: encode(prepare(part)),
             chunks,
             workers,
-            plan.threads,
+            None if engine is None else plan.threads,
             inline=not plan.compiled,
             most=most,
-            alone=None if lone is None else lambda part: lone.running(kind_of(stages, len(part))),
+            alone=nullcontext if engine is None else None,
         )
     else:
         done = map(encode, side_by_side(prepare, chunks, workers, None, most=most))
@@ -200,7 +202,9 @@ def _decode_checked(
     return found
 
 
-def _encode_chunk(chunk: Chunk, outputs: Sequence[StageOutput], engine: Engine | None) -> Chunk:
+def _encode_chunk(
+    chunk: Chunk, outputs: Sequence[StageOutput], engine: Engine | None, lone: LonePasses | None
+) -> Chunk:
     if chunk.squares:
         parts = distinct_parts(outputs)
         deep = [part for part in parts if part.stage.depth > 0]
@@ -209,7 +213,9 @@ def _encode_chunk(chunk: Chunk, outputs: Sequence[StageOutput], engine: Engine |
             flat = flatten_pixels(chunk.squares["pixel"])
             vectors.update((part, flat) for part in parts if part.stage.depth == 0)
         if engine is not None and "clip" in chunk.squares:
-            vectors.update(engine.run(chunk.squares["clip"], deep))
+            kind = max(part.stage.depth for part in deep), len(chunk.batch)
+            with nullcontext() if lone is None else lone.running(kind):
+                vectors.update(engine.run(chunk.squares["clip"], deep))
         chunk.batch.vectors.update((output.name, output.join(vectors)) for output in outputs)
     chunk.squares = {}
     return chunk
@@ -236,11 +242,6 @@ def _in_batches(
         raise
     if held:
         yield join_batches(waiting)
-
-
-def kind_of(stages: Sequence[Stage], images: int) -> tuple[int, int]:
-    """Return what passes of about the same duration have in common: the depth, and about how many images."""
-    return max(stage.depth for stage in stages), images.bit_length()
 
 
 def flatten_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> FloatArray:

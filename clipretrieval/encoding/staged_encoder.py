@@ -142,9 +142,20 @@ class StagedEncoder:
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
         planned = (device, precision, self._source.architecture, self.image_size, self.batch_size, compile)
         self._tower = Tower(
-            self._source, self.seed, partial(_make_plan, *planned), self._prepare, self.image_size
+            self._source,
+            self.seed,
+            partial(_make_plan, *planned),
+            str(device),
+            self._prepare,
+            self.image_size,
         )
-        if self._output.depth or device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
+        usual = isinstance(device, str) and isinstance(precision, str)
+        if (
+            self._output.depth
+            or not usual
+            or device not in ("auto", "cpu")
+            or precision not in ("auto", "fp32")
+        ):
             _ = self.plan  # what cannot be is refused now
 
     @property
@@ -229,7 +240,8 @@ class StagedEncoder:
             What to do about an image that cannot be decoded. Under ``"skip"`` its row is NaN, so that each
             row keeps the place of its image, and a warning says how many are.
         progress : callable or True, optional
-            Called with (images done, total or None). True shows a bar, on a terminal or in a notebook.
+            Called with (images done, total or None). True shows a bar, or lines where there is
+            no terminal.
 
         Returns
         -------
@@ -488,7 +500,7 @@ class StagedEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the arguments; whoever unpickles reads the weights again."""
-        return {**self.config(), "device": str(self.device)}
+        return {**self.config(), "device": self._tower.device_name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         type(self).__init__(self, **state)
@@ -501,7 +513,7 @@ class StagedEncoder:
         model = self.model if isinstance(self.model, str) else type(self.model).__name__
         return (
             f"StagedEncoder({model!r}, pretrained={self.pretrained!r}, stage={self.stage!r}, "
-            f"dim={self.dim}, device={str(self.device)!r})"
+            f"dim={self.dim}, device={self._tower.device_name!r})"
         )
 
 

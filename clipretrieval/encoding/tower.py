@@ -12,7 +12,7 @@ from clipretrieval.encoding.preparation import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stage_output import SCALING, StageOutput
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.encoding.workers import torch_alone
+from clipretrieval.encoding.workers import torch_alone, usable_cores
 
 if TYPE_CHECKING:
     from clipretrieval.encoding.engine.engine import Engine
@@ -32,6 +32,7 @@ class Tower:
     ----------
     make_plan : callable
         Decides how the encoder runs.
+    asked_device : str
     preparation : Preparation
         Whose ``mean`` and ``std`` normalize the images.
 
@@ -42,13 +43,15 @@ class Tower:
         source: ModelSource,
         seed: int,
         make_plan: Callable[[], InferencePlan],
+        asked_device: str,
         preparation: Preparation,
         image_size: int,
     ) -> None:
         self.source, self._seed, self._make_plan = source, seed, make_plan
+        self._asked_device = asked_device
         self._preparation, self._image_size = preparation, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
-        self._lock = ForkLock()
+        self._lock, self._planning = ForkLock(), ForkLock()
         self._loaded: TowerTensors | None = None
         self._plan: InferencePlan | None = None
         self._text: TextEncoder | None = None
@@ -107,32 +110,36 @@ class Tower:
         """How the encoder runs: what was asked for, until it turns out that this machine cannot compile."""
         if self.built is not None:
             return self.built.plan
-        with self._lock.current:
-            if self._plan is None:
-                self._plan = self._make_plan()
-            return self._plan
+        if self._plan is None:
+            with self._planning.current:
+                self._plan = self._plan or self._make_plan()
+        return self._plan
+
+    @property
+    def device_name(self) -> str:
+        """Where it runs, or, before that is found out, what was asked for."""
+        return self._asked_device if self._plan is None else self.plan.device
 
     @property
     def lone(self) -> LonePasses | None:
         """What gives passes that are asked for alone their threads; None where no CPU computes them."""
         from clipretrieval.encoding.lone_passes import LonePasses
 
-        plan = self.plan
-        with self._lock.current:
-            if self._lone is None and plan.device == "cpu":
-                self._lone = LonePasses(plan.streams * plan.threads)
-            return self._lone
+        if self._lone is None and self.plan.device == "cpu":
+            with self._planning.current:
+                self._lone = self._lone or LonePasses(usable_cores())
+        return self._lone
 
     @property
     def text(self) -> TextEncoder:
         """The text tower that belongs to the image encoder."""
         from clipretrieval.encoding.text_encoder import TextEncoder
 
-        device = self.plan.device
-        with self._lock.current:
-            if self._text is None:
-                self._text = TextEncoder(self.source, self._seed, device)
-            return self._text
+        if self._text is None:
+            device = self.plan.device
+            with self._planning.current:
+                self._text = self._text or TextEncoder(self.source, self._seed, device)
+        return self._text
 
     @property
     def _tensors(self) -> TowerTensors:

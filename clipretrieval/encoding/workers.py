@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from clipretrieval._util.forks import ForkLock, no_inherited_threads
 from clipretrieval.errors import InvalidInputError
@@ -56,13 +55,13 @@ def side_by_side(
     *,
     inline: bool = True,
     most: int | None = None,
-    alone: Callable[[Given], AbstractContextManager[object]] | None = None,
+    alone: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> Iterator[Made]:
     """Do some work on items in threads, in order, never more than a few items ahead.
 
-    A single item is worked on in the caller's thread, as `alone` has it or on all of torch's threads, unless
-    `inline` is False, for compiled code, which is bound to the number of threads that it was compiled for.
-    Where `items` fails, what came before is worked on first.
+    A single item is worked on in the caller's thread, with all of torch's threads; unless `inline` is False,
+    for compiled code, which is bound to the number of threads that it was compiled for. Where `items` fails,
+    what came before is worked on first.
 
     Parameters
     ----------
@@ -71,7 +70,7 @@ def side_by_side(
     most : int, optional
         Items that are taken before the first result is asked for, if fewer than `workers` and the spare ones.
     alone : callable, optional
-        Given a single item, returns the context that it is worked on in.
+        Returns the context in which a single item is worked on: `torch_alone` when left out.
     """
     failure: Exception | None = None
     process = os.getpid()
@@ -88,7 +87,7 @@ def side_by_side(
     first = take()
     second = take() if first is not None and (room > 1 or inline) else None
     if first is not None and second is None and inline:
-        with torch_alone() if alone is None else alone(first):
+        with torch_alone() if alone is None else alone():
             made = work(first)
         yield made
     elif first is not None:
@@ -128,16 +127,10 @@ def side_by_side(
 @contextmanager
 def torch_alone() -> Iterator[None]:
     """Have torch compute without threads that stayed behind at a fork."""
-    if (torch := _loaded_torch()) is None:
-        yield
-        return
+    import torch  # raw pixels need nothing of it
+
     with no_inherited_threads(torch.get_num_threads, _take_threads):
         yield
-
-
-def _loaded_torch() -> Any:
-    """Return torch where it is loaded: raw pixels need nothing of it."""
-    return sys.modules.get("torch")
 
 
 def _take_threads(threads: int) -> None:
@@ -146,8 +139,8 @@ def _take_threads(threads: int) -> None:
     `torch.set_num_threads` also sets what threads begin with that torch has not seen yet, so another thread
     puts that back at once.
     """
-    if (torch := _loaded_torch()) is None:
-        return
+    import torch
+
     with _setting.current:
         default = torch.get_num_threads()
         torch.set_num_threads(threads)

@@ -221,3 +221,18 @@ def test_who_decides_has_to_answer_for_each_image(tiny_model, pictures, answer):
     """An answer that is no mask of all images is refused with what it was."""
     with pytest.raises(InvalidInputError, match=r"stay_on must return a mask of bool, shape \(3,\)"):
         run(encoder(tiny_model), pictures[:3], lambda place, batch: answer)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_raw_pixels_may_be_the_first_exit_of_few_images(tiny_model, pictures, count):
+    """What fits into one batch is encoded without threads beside it."""
+    asked = []
+
+    def on(place, batch):
+        asked.append((place, len(batch), batch.vectors["pixel" if place == 0 else "layer1"].shape[1]))
+        return np.ones(len(batch), dtype=bool)
+
+    made = encoder(tiny_model, 8)
+    done = list(made.stream_exits(pictures[:count], stages=["pixel", "layer1"], stay_on=on))
+    assert sum(map(len, done)) == count
+    assert asked == [(0, count, 3072), (1, count, made.stages["layer1"].dim)]

@@ -30,7 +30,16 @@ def encoder(tiny_model: str) -> StagedEncoder:
 
 def test_a_forked_process_encodes_as_its_parent_has(encoder: Any, photographs: Any, tiny_model: str) -> None:
     """One image, several, texts, a pass that goes on and a new encoder: none waits for other threads."""
+
+    def leave_one(place: int, batch: Any) -> Any:
+        return np.arange(len(batch)) > 0
+
+    def exits(images: Any) -> list[int]:
+        left = encoder.stream_exits(images, stages=["layer1", "mid"], stay_on=leave_one)
+        return [index for batch in left for index in batch.indices]
+
     several, one = encoder.encode(photographs), encoder.encode(photographs[:1])
+    places = exits(photographs), exits(photographs[:2])
     texts, begun = encoder.text.encode(["a cat", "a dog"]), encoder.begin(photographs[:2])
     torch.ones(2000, 2000) @ torch.ones(2000, 2000)  # the caller's own pool
     threads = torch.get_num_threads()
@@ -41,6 +50,7 @@ def test_a_forked_process_encodes_as_its_parent_has(encoder: Any, photographs: A
         assert np.allclose(encoder.text.encode(["a cat", "a dog"]), texts, atol=1e-5)
         assert np.allclose(encoder.begin(photographs[:2]).vectors, begun.vectors, atol=1e-5)
         assert len(begun.advance("final")) == 2
+        assert (exits(photographs), exits(photographs[:2])) == places
         fresh = StagedEncoder(tiny_model, stage="mid", precision="fp32")
         assert fresh.fingerprint == encoder.fingerprint
         assert np.allclose(fresh.encode(photographs[:1]), one, atol=1e-5)

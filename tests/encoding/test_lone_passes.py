@@ -12,6 +12,18 @@ from clipretrieval import StagedEncoder
 from clipretrieval.encoding.lone_passes import FIRST, SELDOM, TRIED_AGAIN, LonePasses
 
 
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch):
+    """Whatever machine this is, torch takes two threads."""
+    if torch.get_num_threads() != 2:
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(before)
+    else:
+        yield
+
+
 class Machine:
     """A clock, and passes that take what they would on a machine."""
 
@@ -84,14 +96,18 @@ def test_passes_at_the_same_time_have_a_thread_each():
     for asker in (*askers, third):
         asker.join()
     assert seen[2:] == ["let in"]
-    assert sum(map(len, lone._measured["image"].seconds.values())) <= 1  # the third's, if it ran alone
+    (measured,) = lone._measured.values()
+    assert sum(map(len, measured.seconds.values())) <= 1  # the third's, if it ran alone
 
 
 def test_torch_keeps_its_setting():
     """In the block, this thread alone computes on fewer; a thread that begins meanwhile has all of them."""
     before, elsewhere = torch.get_num_threads(), []
-    lone = LonePasses(1)
-    with lone.running("image") as threads:
+    lone = LonePasses(2)
+    for _ in range(2 * FIRST):  # first on both, then on one
+        with lone.running("image") as threads:
+            assert torch.get_num_threads() == threads
+    with lone.running("image"), lone.running("image") as threads:
         assert (threads, torch.get_num_threads()) == (1, 1)
         other = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
         other.start()
@@ -104,8 +120,9 @@ def test_a_failed_pass_gives_its_place_to_the_next():
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"), lone.running("image"):
             raise ValueError("broken")
+    assert not any(each.seconds for each in lone._measured.values())  # what failed tells nothing
     with lone.running("image") as threads:
-        assert threads == 1
+        assert threads == 2
 
 
 def test_single_images_are_encoded_alike_on_any_number_of_threads(tiny_model):
@@ -117,4 +134,18 @@ def test_single_images_are_encoded_alike_on_any_number_of_threads(tiny_model):
     alone = np.concatenate([encoder.encode([image]) for image in images])
     np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-6)
     *_, single = encoder._tower.lone._measured.values()
-    assert len(single.seconds) == min(2, torch.get_num_threads())
+    assert set(single.seconds) == {1, 2}
+
+
+def test_what_decodes_an_image_may_ask_for_another(tiny_model):
+    """A pass holds its place while it computes, and not while images are read or looked up."""
+    encoder = StagedEncoder(tiny_model, stage="mid", precision="fp32")
+    encoder._tower._lone = LonePasses(1)
+    images, asked = [np.zeros((32, 32, 3), dtype=np.uint8)], []
+
+    def known(ids):
+        asked.append(encoder.encode(images).shape)
+        return []
+
+    (batch,) = encoder.stream(images, known=known)
+    assert (len(batch), asked) == (1, [(1, encoder.dim)])

@@ -42,6 +42,10 @@ def test_names_and_shapes_are_those_of_open_clip(layers, width, output_dim, imag
         (lambda tensors: tensors.pop("visual.layer2.0.bn1.bias"), r"lacks layer2\.0\.bn1\.bias"),
         (lambda tensors: tensors.update({"visual.extra": torch.zeros(2)}), "has extra beside"),
         (
+            lambda tensors: tensors.update({"visual.layer9.0.bn1.num_batches_tracked": torch.tensor(1)}),
+            "has layer9.* beside",
+        ),
+        (
             lambda tensors: tensors.update({"visual.conv1.weight": torch.zeros(2, 3, 3, 3)}),
             r"conv1\.weight has the shape \(2, 3, 3, 3\) in the place of",
         ),

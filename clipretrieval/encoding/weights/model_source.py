@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -127,7 +128,8 @@ def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bo
             )
         return replace(_from_config(fetch_config(repo), None), tag={"hf_hub": f"{repo}/"})
     name = model.replace("/", "-")
-    config = known_config(name) or _config_of_open_clip(name)
+    changed = "open_clip" in sys.modules  # a program may have given it models of its own
+    config = (None if changed else known_config(name)) or _config_of_open_clip(name)
     if config is None:
         import open_clip
 
@@ -141,8 +143,9 @@ def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bo
     preprocess = merged_preprocessing(size, {})
     if pretrained is None:
         return ModelSource(config, preprocess, None, None)
-    if pretrained in KNOWN_TAGS.get(name, ()):
-        tag = {"model": name, "tag": pretrained, "quick_gelu": True}
+    spelled = pretrained.lower().replace("-", "_")  # as open_clip reads tags
+    if spelled in KNOWN_TAGS.get(name, ()):
+        tag = {"model": name, "tag": spelled, "quick_gelu": True}
         return ModelSource(config, preprocess, tag, None)
     path = _full_path(pretrained, "pretrained")
     if not _is_file(path):

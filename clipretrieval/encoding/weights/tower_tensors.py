@@ -90,7 +90,8 @@ def _check(state: TowerTensors, shapes: dict[str, tuple[int, ...]], source: Mode
     WeightsUnavailableError
     """
     missing = [name for name in shapes if name not in state]
-    strange = [name for name in state if name not in shapes and not name.endswith(_COUNTER)]
+    counters = {name.removesuffix("running_mean") + _COUNTER for name in shapes if "running_mean" in name}
+    strange = [name for name in state if name not in shapes and name not in counters]
     other = [
         f"{name} has the shape {tuple(state[name].shape)} in the place of {shape}"
         for name, shape in shapes.items()
