@@ -195,7 +195,8 @@ def test_texts_speak_beside_the_head(command, class_folder, tiny_model, names, t
         assert ("text" in parts) == (weight is not None)
         loaded.set_params(text_weight=weight)
         expected = loaded.predict_proba([line["path"] for line in found]).max(axis=1)
-        assert [line["top"][0]["share"] for line in found] == pytest.approx(expected.tolist())
+        # Computed on one thread or on all, whose sums end a little differently.
+        assert [line["top"][0]["share"] for line in found] == pytest.approx(expected.tolist(), rel=1e-4)
     loaded.store_.close()
     test = ("--test", class_folder / "test", "--json", tmp_path / "report.json")
     for given in (("--classifier", kept), ("--train", class_folder / "train", *final, *spoken)):
