@@ -142,8 +142,8 @@ def _sides(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[Any], Any
 
         @contextmanager
         def running(self, kind: Any) -> Iterator[int]:
-            with pools.limit(limits=self._most):
-                yield self._most
+            with pools.limit(limits=self._size):
+                yield self._size
 
     given = {"pretrained": None} if not arguments.model.startswith("local-dir:") else {}
     rng = np.random.default_rng(0)
