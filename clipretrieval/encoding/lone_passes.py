@@ -36,6 +36,7 @@ class _Measured:
 
     seconds: dict[int, deque[float]] = field(default_factory=dict)
     passes: int = 0
+    trying: bool = False
 
     def choose(self, most: int) -> int:
         """Return the number of threads for the next pass."""
@@ -48,10 +49,18 @@ class _Measured:
         medians = {threads: statistics.median(self.seconds[threads]) for threads in (most, 1)}
         best, other = sorted(medians, key=lambda threads: medians[threads])
         again = TRIED_AGAIN * (SELDOM if medians[other] > 2 * medians[best] else 1)
-        return other if self.passes % again == 0 else best
+        self.trying = self.passes % again == 0
+        return other if self.trying else best
 
     def note(self, threads: int, seconds: float) -> None:
-        self.seconds.setdefault(threads, deque(maxlen=KEPT)).append(seconds)
+        if threads not in self.seconds:  # the first warms up
+            self.seconds[threads] = deque(maxlen=KEPT)
+            return
+        if self.trying:  # what it took long ago counts no more
+            self.seconds[threads].clear()
+            self.trying = False
+            self.seconds[threads].append(seconds)
+        self.seconds[threads].append(seconds)
 
 
 class LonePasses:
