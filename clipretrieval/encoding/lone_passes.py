@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
@@ -26,6 +27,8 @@ FIRST = 2
 """… and of which each number of threads has some before one is preferred."""
 TRIED_AGAIN = 64
 """Passes after which the other number of threads is tried again, …"""
+SLOWED = 1.5
+"""Times the quickest pass on all threads, beyond which one thread is tried for the first time."""
 SELDOM = 4
 """… or so many times as many, where it took more than twice as long."""
 
@@ -37,12 +40,18 @@ class _Measured:
     seconds: dict[int, deque[float]] = field(default_factory=dict)
     passes: int = 0
     trying: bool = False
+    quickest: float = math.inf
 
     def choose(self, most: int) -> int:
         """Return the number of threads for the next pass."""
         if most == 1:
             return 1
         self.passes += 1
+        together = self.seconds.get(most, ())
+        if 1 not in self.seconds and (
+            len(together) < KEPT or statistics.median(together) < SLOWED * min(self.quickest, *together)
+        ):
+            return most  # a change of the number costs some passes their speed, so it needs a reason
         for threads in (most, 1):
             if len(self.seconds.get(threads, ())) < FIRST:
                 return threads
@@ -53,6 +62,8 @@ class _Measured:
         return other if self.trying else best
 
     def note(self, threads: int, seconds: float) -> None:
+        if threads > 1:
+            self.quickest = min(self.quickest, seconds)
         if threads not in self.seconds:  # the first warms up
             self.seconds[threads] = deque(maxlen=KEPT)
             return
