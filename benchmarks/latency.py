@@ -133,7 +133,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[Any], Any
 
     from clipretrieval import RetrievalClassifier, StagedEncoder
     from clipretrieval.encoding.lone_passes import LonePasses
-    from clipretrieval.encoding.weights.open_clip_modules import load_visual
+    from clipretrieval.encoding.weights.tower_tensors import load_visual
 
     pools = ThreadpoolController().select(user_api="openmp")
 

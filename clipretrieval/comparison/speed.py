@@ -13,7 +13,7 @@ import torch
 
 from clipretrieval._util.repr import short_repr
 from clipretrieval.encoding.staged_encoder import StagedEncoder
-from clipretrieval.encoding.weights.open_clip_modules import load_visual
+from clipretrieval.encoding.weights.tower_tensors import load_visual
 from clipretrieval.images.decoding import RawImage, decode
 from clipretrieval.types import FloatArray
 

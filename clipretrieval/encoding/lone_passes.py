@@ -25,10 +25,10 @@ KEPT = 5
 """Durations of which the median counts, …"""
 FIRST = 2
 """… and of which each number of threads has some before one is preferred."""
-TRIED_AGAIN = 64
-"""Passes after which the other number of threads is tried again, …"""
 SLOWED = 1.5
 """Times the quickest pass on all threads, beyond which one thread is tried for the first time."""
+TRIED_AGAIN = 64
+"""Passes after which the other number of threads is tried again, …"""
 SELDOM = 4
 """… or so many times as many, where it took more than twice as long."""
 
@@ -39,8 +39,7 @@ class _Measured:
 
     seconds: dict[int, deque[float]] = field(default_factory=dict)
     passes: int = 0
-    trying: bool = False
-    quickest: float = math.inf
+    quickest: float = math.inf  # on all threads
 
     def choose(self, most: int) -> int:
         """Return the number of threads for the next pass."""
@@ -49,7 +48,7 @@ class _Measured:
         self.passes += 1
         together = self.seconds.get(most, ())
         if 1 not in self.seconds and (
-            len(together) < KEPT or statistics.median(together) < SLOWED * min(self.quickest, *together)
+            len(together) < KEPT or statistics.median(together) < SLOWED * self.quickest
         ):
             return most  # a change of the number costs some passes their speed, so it needs a reason
         for threads in (most, 1):
@@ -58,20 +57,19 @@ class _Measured:
         medians = {threads: statistics.median(self.seconds[threads]) for threads in (most, 1)}
         best, other = sorted(medians, key=lambda threads: medians[threads])
         again = TRIED_AGAIN * (SELDOM if medians[other] > 2 * medians[best] else 1)
-        self.trying = self.passes % again == 0
-        return other if self.trying else best
+        if self.passes % again:
+            return best
+        self.seconds[other].clear()  # what it took long ago counts no more
+        return other
 
     def note(self, threads: int, seconds: float) -> None:
+        """Take how long a pass took."""
         if threads > 1:
             self.quickest = min(self.quickest, seconds)
-        if threads not in self.seconds:  # the first warms up
-            self.seconds[threads] = deque(maxlen=KEPT)
-            return
-        if self.trying:  # what it took long ago counts no more
-            self.seconds[threads].clear()
-            self.trying = False
+        if threads in self.seconds:
             self.seconds[threads].append(seconds)
-        self.seconds[threads].append(seconds)
+        else:  # the first warms up
+            self.seconds[threads] = deque(maxlen=KEPT)
 
 
 class LonePasses:

@@ -15,7 +15,6 @@ from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai, read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.encoding.weights.open_clip_config import check_text_config
-from clipretrieval.encoding.weights.open_clip_modules import load_strictly
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 from clipretrieval.types import FloatArray
@@ -181,8 +180,34 @@ def load_clip(
                 f"{source.path or 'the checkpoint'} holds an image tower alone; zero-shot answers need the "
                 "text tower as well: pass a checkpoint of the whole CLIP model"
             )
-        load_strictly(clip, kept, source)
+        _load_strictly(clip, kept, source)
     return clip.float().eval().requires_grad_(False)
+
+
+def _load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
+    """Fill a module with tensors that must be exactly its own.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If they are not.
+    """
+    expected = module.state_dict()
+    state = {
+        key: value.reshape(expected[key].shape)
+        if key in expected and value.numel() == expected[key].numel() == 1
+        else value
+        for key, value in state.items()
+    }
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise WeightsUnavailableError(
+            f"the weights in {source.path or 'the fetched checkpoint'} do not fit "
+            f"{source.architecture.describe()}: {' '.join(lines[1:3])[:300]} "
+            "Pass the model's name that the weights were made for."
+        ) from error
 
 
 @cache

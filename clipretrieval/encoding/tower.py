@@ -33,9 +33,9 @@ class Tower:
     make_plan : callable
         Decides how the encoder runs.
     asked_device : str
+        What is told of the device before that.
     preparation : Preparation
         Whose ``mean`` and ``std`` normalize the images.
-
     """
 
     def __init__(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.encoding.weights.open_clip_modules import load_visual
 from clipretrieval.errors import WeightsUnavailableError
 
-__all__ = ["TowerTensors", "read_tower", "tensor_shapes"]
+__all__ = ["TowerTensors", "load_visual", "read_tower", "tensor_shapes"]
 
 TowerTensors = dict[str, torch.Tensor]
 """By the names that they have in open_clip's ``ModifiedResNet``, in float32."""
@@ -39,13 +39,39 @@ def read_tower(source: ModelSource, seed: int = 0) -> TowerTensors:
     """
     state = read_source(source)
     if state is None:
-        state = load_visual(source, seed).state_dict()
+        state = _random_visual(source.architecture, seed).state_dict()
     tower = {name[len(_VISUAL) :]: value for name, value in state.items() if name.startswith(_VISUAL)}
     found = tower or state
     shapes = tensor_shapes(source.architecture)
     _check(found, shapes, source)
     # A copy of a module's, which its owner may go on training.
     return {name: found[name].detach().to(torch.float32, copy=True) for name in shapes}
+
+
+def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
+    """Build open_clip's image encoder of the same tensors, on the CPU, in evaluation mode.
+
+    Parameters and errors are those of `read_tower`.
+    """
+    visual = _random_visual(source.architecture, seed)
+    visual.load_state_dict(read_tower(source, seed))
+    return visual.eval().requires_grad_(False)
+
+
+def _random_visual(architecture: Architecture, seed: int) -> nn.Module:
+    from open_clip.modified_resnet import ModifiedResNet
+
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds every GPU too.
+        torch.default_generator.manual_seed(seed)
+        visual: nn.Module = ModifiedResNet(
+            layers=list(architecture.layers),
+            output_dim=architecture.output_dim,
+            heads=architecture.heads,
+            image_size=architecture.image_size,
+            width=architecture.width,
+        )
+    return visual
 
 
 def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
