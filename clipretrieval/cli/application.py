@@ -138,6 +138,7 @@ def _in_options(message: str) -> str:
         message = message.replace(f"as {role}= says", f"as --{role}-column says")
     message = message.replace("a greater max_loss, or a budget", "a greater --max-loss, or --budget")
     message = message.replace("budget=", "--budget ")
+    message = message.replace("(partial_fit)", "(index --add)")
     message = _SWITCH.sub(
         lambda found: f"--{'' if found[2] == 'True' else 'no-'}{found[1].replace('_', '-')}", message
     )

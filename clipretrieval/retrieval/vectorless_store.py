@@ -294,8 +294,8 @@ class VectorlessStore:
         listed = ", ".join(map(repr, paths[:3])) + (", …" if len(paths) > 3 else "")
         return StoreUnavailableError(
             f"{listed} {what}: the vector of an image that was fitted with keep_vectors=False is encoded "
-            "again from its file. Put it back, or tell where the images are now: fit(…, resume=True), or "
-            "partial_fit"
+            "again from its file. Put it back, add the images once more from where they are now "
+            "(partial_fit), or fit again without it"
         )
 
 

@@ -289,7 +289,7 @@ def test_images_that_were_moved_are_found_again(encoder, movable, asked, tmp_pat
     cascade.forget(names[:2])
     Path(movable.images[0]).parent.rename(tmp_path / "moved")
     moved = [str(tmp_path / "moved" / Path(path).name) for path in movable.images]
-    with pytest.raises(StoreUnavailableError, match=r"are gone.*tell where the images are now"):
+    with pytest.raises(StoreUnavailableError, match=r"are gone.*add the images once more"):
         cascade.forget(names[2:])
     assert cascade.partial_fit(moved[2:], movable.labels[2:]).fit_report_.already_there == 70
     cascade.forget(names[2:])

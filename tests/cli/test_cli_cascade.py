@@ -116,6 +116,14 @@ def test_index_makes_a_cascade_without_vectors(command, images, model, tmp_path)
     assert command("index", images / "held", folder, "--add")[0] == 0
     assert command("forget", folder, "--label", "blue")[0] == 0
     assert counts(folder) == [52, 52]
+    moved = shutil.copytree(images / "train", tmp_path / "moved")
+    assert command("index", moved, tmp_path / "other", *model[:-2], *given)[0] == 0
+    (moved / "blue" / "03.png").unlink()
+    status, _, err = command("forget", tmp_path / "other", "--label", "blue")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "03.png' is gone" in err
+    assert "add the images once more from where they are now (index --add), or fit again without it" in err
+    assert counts(tmp_path / "other") == [24, 24]
 
 
 @pytest.mark.parametrize(
