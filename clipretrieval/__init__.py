@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clipretrieval.comparison.recommendation import recommend
     from clipretrieval.comparison.recommendation_report import Recommendation
     from clipretrieval.comparison.report import ComparisonReport
+    from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
     from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.errors import (
         ClipRetrievalError,
@@ -60,6 +61,7 @@ __all__ = [
     "MissingDependencyError",
     "Neighbors",
     "NotFittedError",
+    "OnnxEncoder",
     "Recommendation",
     "Records",
     "RetrievalClassifier",
@@ -84,6 +86,7 @@ __getattr__, __dir__ = attach(
         "evaluation.sweep": ["SweepResult"],
         "cascade.cascade_classifier": ["CascadeClassifier"],
         "classifier": ["RetrievalClassifier"],
+        "encoding.onnx.onnx_encoder": ["OnnxEncoder"],
         "encoding.staged_encoder": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],
         "comparison.comparison": ["compare"],

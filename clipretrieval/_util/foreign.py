@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.errors import InvalidInputError, MissingDependencyError
+from clipretrieval._util.dependencies import require
+from clipretrieval.errors import InvalidInputError
 
 __all__ = [
     *("as_array", "column_list", "data_frame", "dense_vectors", "first_missing", "is_instance"),
@@ -194,14 +195,7 @@ def data_frame(columns: Mapping[str, Any], index: Any = None, index_name: str | 
     MissingDependencyError
         If pandas is not installed.
     """
-    try:
-        import pandas as pd
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pandas":
-            raise
-        raise MissingDependencyError(
-            "to_frame needs pandas, which is not installed; run: pip install pandas", name=error.name
-        ) from error
+    pd = require("pandas", "to_frame", "run: pip install pandas")
     frame = pd.DataFrame(dict(columns), index=index)
     frame.index.name = index_name
     return frame

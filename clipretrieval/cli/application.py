@@ -20,6 +20,7 @@ from clipretrieval.cli.compare import compare_command, reproduce_command
 from clipretrieval.cli.console import guard_terminal, say, tell
 from clipretrieval.cli.demo import demo_command
 from clipretrieval.cli.evaluate import evaluate_command, sweep_command
+from clipretrieval.cli.export import export_command
 from clipretrieval.cli.index import forget_command, index_command
 from clipretrieval.cli.info import info_command
 from clipretrieval.cli.recommend import recommend_command
@@ -73,6 +74,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep_command,
     "info": info_command,
     "forget": forget_command,
+    "export": export_command,
     "compare": compare_command,
     "recommend": recommend_command,
     "reproduce": reproduce_command,

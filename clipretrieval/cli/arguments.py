@@ -32,17 +32,34 @@ if TYPE_CHECKING:
     from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.report import ComparisonReport
+    from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
     from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.images.folders import ImageFolder
 
 __all__ = [
-    *("MACHINE", "AllowRemote", "CascadeOptions", "EncoderOptions", "KeptArgument", "KeptOption"),
+    *(
+        "MACHINE",
+        "AllowRemote",
+        "CascadeOptions",
+        "EncoderOptions",
+        "KeptArgument",
+        "KeptModel",
+        "KeptOption",
+    ),
     *("LimitTest", "LimitTrain"),
     *("MetricOption", "ModelOptions", "OnError", "OpenClip", "PrintJson", "ReportFiles", "SpaceOptions"),
     *("HeadOptions", "PriorsOption", "StoreOptions", "TableOptions", "TemplateOption", "TextOptions"),
     *("TrainOption", "WeightsOptions"),
-    *("as_option", "check_head", "check_texts_count", "checked_outputs", "command", "comma_separated"),
+    *(
+        "as_option",
+        "check_head",
+        "check_texts_count",
+        "checked_outputs",
+        "command",
+        "comma_separated",
+        "exported_encoder",
+    ),
     *("is_given", "labelled_images", "make_cascade", "make_classifier", "numbers", "option_of"),
     *("refuse_given", "training_images"),
 ]
@@ -62,6 +79,19 @@ PriorsOption = Annotated[
 TemplateOption = Annotated[
     list[str] | None,
     typer.Option(metavar="TEXT", help="Prompt with {} for the class; several make an ensemble."),
+]
+
+_ONNX = "onnx:"
+_NOT_EXPORTED = ("pretrained", "seed", "precision", "device", "compile", "pooling", "image_size", "stage")
+"""Options of encoders that an exported one has no use for."""
+
+KeptModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="onnx:FILE",
+        help="Encode with a file that export wrote, instead of the classifier's own encoder.",
+    ),
 ]
 
 MACHINE = ("precision", "device", "batch_size", "compile", "max_pixels")
@@ -122,6 +152,44 @@ class EncoderOptions(ModelOptions):
             help="pixel, mid, late, final, a block such as layer2.1, or several joined, such as layer2+mid.",
         ),
     ] = "late"
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the model is an encoder's ONNX file."""
+        return self.model.startswith(_ONNX)
+
+    def exported(self) -> OnnxEncoder | None:
+        """Open the encoder's file, if the model is one."""
+        if not self.is_exported:
+            return None
+        return exported_encoder(self.model, batch_size=self.batch_size, max_pixels=self.max_pixels)
+
+    def check_alone(self, context: typer.Context) -> None:
+        """Refuse options of encoders beside an exported one, which has its own settings."""
+        for name in _NOT_EXPORTED if self.is_exported else ():
+            if is_given(context, name):
+                raise InvalidInputError(
+                    f"{option_of(name)} does not go with --model {self.model}, which has the settings that "
+                    "it was exported with; leave one out"
+                )
+
+
+def exported_encoder(model: str, **options: Any) -> OnnxEncoder:
+    """Open the encoder that ``onnx:FILE`` names.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not of this form.
+    """
+    from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
+
+    if not model.startswith(_ONNX) or model == _ONNX:
+        raise InvalidInputError(
+            f"--model takes onnx:FILE here, a file that clipretrieval export wrote; got {model!r}. Any other "
+            "encoder is the classifier's own"
+        )
+    return OnnxEncoder(model.removeprefix(_ONNX), **options)
 
 
 @dataclass(frozen=True)
@@ -697,7 +765,12 @@ def make_classifier(
         options = options_within(path, store.store, options)
     spoken = texts.arguments()
     made = RetrievalClassifier(
-        encoder.encoder(), store.store, **_near(space), **asdict(head), **spoken, store_options=options
+        encoder.exported() or encoder.encoder(),
+        store.store,
+        **_near(space),
+        **asdict(head),
+        **spoken,
+        store_options=options,
     )
     check_texts_count(made, spoken)
     return made

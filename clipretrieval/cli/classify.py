@@ -14,9 +14,11 @@ from clipretrieval._util.text import json_line, readable
 from clipretrieval.cli.arguments import (
     AllowRemote,
     KeptArgument,
+    KeptModel,
     PriorsOption,
     TextOptions,
     check_head,
+    exported_encoder,
 )
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
@@ -64,6 +66,7 @@ def classify_command(
         ),
     ] = "votes",
     priors: PriorsOption = "equal",
+    model: KeptModel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each image.")] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
@@ -81,7 +84,8 @@ def classify_command(
         from clipretrieval.retrieval.retriever import NoImagesError
 
         refuse_answering(context, classifier)
-        made = load_for_images(classifier, allow_remote)
+        encoder = None if model is None else exported_encoder(model)
+        made = load_for_images(classifier, allow_remote, encoder)
         change_head(context, made, head, priors, spoken)
         skipped: list[SkippedImage] = []
         empty: list[str] = []

@@ -63,6 +63,8 @@ _FREE = (
     *("predictions", "as_json", "allow_known", "curve"),
 )
 """Arguments that may stand beside ``--classifier``."""
+_EXPORTED = ("model", "batch_size", "max_pixels")
+"""And those of an exported encoder in the place of the classifier's own."""
 _OWN_SETTINGS = "--classifier, which has its own settings"
 
 
@@ -109,8 +111,9 @@ def evaluate_command(
         _check_one_of(train, kept)
         if kept is not None:
             allowed = (*_FREE, "head", "priors", "text_weight", "class_names", "template")
-            refuse_given(context, allowed, _OWN_SETTINGS)
+            refuse_given(context, _allowed(allowed, encoder), _OWN_SETTINGS)
             refuse_answering(context, kept)
+        encoder.check_alone(context)
         exits = kept is not None and is_cascade(kept)
         if is_given(context, "curve") and not exits:
             raise InvalidInputError("--curve and --no-curve go with --classifier and a cascade's folder")
@@ -124,7 +127,7 @@ def evaluate_command(
             if kept is None:
                 made = _fitted(make_classifier(encoder, space, head, texts, store), train_set, on_error)
             else:
-                made = load_for_images(kept, allow_remote)
+                made = load_for_images(kept, allow_remote, encoder.exported())
                 change_head(context, made, head.head, head.priors, spoken)
             with closing_stores(made), progress_bar("classifying") as progress:
                 report = made.evaluate(
@@ -193,7 +196,9 @@ def sweep_command(
     with quiet_libraries():
         _check_one_of(train, kept)
         if kept is not None:
-            refuse_given(context, (*_FREE, "head", "priors", "k", "weights", "temperature"), _OWN_SETTINGS)
+            allowed = (*_FREE, "head", "priors", "k", "weights", "temperature")
+            refuse_given(context, _allowed(allowed, encoder), _OWN_SETTINGS)
+        encoder.check_alone(context)
         heads = None if head is None else comma_separated(head)
         for each in heads or ["votes"]:
             check_head(each, priors)
@@ -210,7 +215,7 @@ def sweep_command(
                 settings = (encoder, space, HeadOptions(priors=priors), TextOptions(), store)
                 made = _fitted(make_classifier(*settings), train_set, on_error)
             else:
-                made = load_single(kept, allow_remote, "sweep")
+                made = load_single(kept, allow_remote, "sweep", encoder.exported())
             if is_given(context, "priors"):
                 made.set_params(priors=priors)
             with closing_stores(made), progress_bar("classifying") as progress:
@@ -271,3 +276,7 @@ def _best_first(found: SweepResult) -> SweepResult:
     return replace(
         found, rows=[found.rows[row] for row in order], params=[found.params[row] for row in order]
     )
+
+
+def _allowed(names: tuple[str, ...], encoder: EncoderOptions) -> tuple[str, ...]:
+    return (*names, *_EXPORTED) if encoder.is_exported else names

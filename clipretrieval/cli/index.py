@@ -91,6 +91,7 @@ def index_command(
             refuse_given(
                 context, _FREE, "--add: images are added with the settings that the classifier was made with"
             )
+        encoder.check_alone(context)
         labelled = labelled_images(images, tables, None, "")
         with interruptible():
             if add:

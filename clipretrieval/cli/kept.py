@@ -15,6 +15,7 @@ from clipretrieval.errors import InvalidInputError
 if TYPE_CHECKING:
     from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
 
     Kept: TypeAlias = RetrievalClassifier | CascadeClassifier
 
@@ -41,16 +42,21 @@ def is_cascade(folder: Path) -> bool:
     return describe(folder).cascade is not None
 
 
-def load_kept(folder: Path, allow_remote: bool) -> Kept:
-    """Open what a folder holds, a classifier or a cascade."""
+def load_kept(folder: Path, allow_remote: bool, encoder: OnnxEncoder | None = None) -> Kept:
+    """Open what a folder holds, a classifier or a cascade; an encoder stands in for the classifier's own."""
     if is_cascade(folder):
+        if encoder is not None:
+            raise InvalidInputError(
+                f"{str(folder)!r} holds a cascade, whose encoder stops at several stages, and an exported "
+                "one has a single stage; leave --model out"
+            )
         return load_cascade_of(folder, allow_remote)
     from clipretrieval.classifier import RetrievalClassifier
 
-    return RetrievalClassifier.load(folder, allow_remote=allow_remote)
+    return RetrievalClassifier.load(folder, encoder, allow_remote=allow_remote)
 
 
-def load_for_images(folder: Path, allow_remote: bool) -> Kept:
+def load_for_images(folder: Path, allow_remote: bool, encoder: OnnxEncoder | None = None) -> Kept:
     """Open what a folder holds, which can be given images.
 
     Raises
@@ -58,7 +64,7 @@ def load_for_images(folder: Path, allow_remote: bool) -> Kept:
     InvalidInputError
         If it has no encoder.
     """
-    made = load_kept(folder, allow_remote)
+    made = load_kept(folder, allow_remote, encoder)
     if made.encoder is None:
         with closing_stores(made):
             raise InvalidInputError(
@@ -68,14 +74,16 @@ def load_for_images(folder: Path, allow_remote: bool) -> Kept:
     return made
 
 
-def load_single(folder: Path, allow_remote: bool, what: str) -> RetrievalClassifier:
+def load_single(
+    folder: Path, allow_remote: bool, what: str, encoder: OnnxEncoder | None = None
+) -> RetrievalClassifier:
     """Open a classifier of one stage for images; `what` says who cannot do anything with a cascade."""
     if is_cascade(folder):
         raise InvalidInputError(
             f"{str(folder)!r} holds a cascade, which {what} cannot take: its exits go together. Set how sure "
             "they have to be by clipretrieval calibrate, or name a classifier of one stage"
         )
-    made: Any = load_for_images(folder, allow_remote)
+    made: Any = load_for_images(folder, allow_remote, encoder)
     found: RetrievalClassifier = made
     return found
 

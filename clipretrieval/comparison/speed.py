@@ -9,7 +9,6 @@ from timeit import default_timer
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from clipretrieval._util.repr import short_repr
 from clipretrieval.encoding.staged_encoder import StagedEncoder
@@ -234,6 +233,7 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
     query : callable
         Vectors to answers.
     """
+    import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     source = encoder._tower.source

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage, StreamingEncoder
     from clipretrieval.encoding.engine.inference_plan import InferencePlan
     from clipretrieval.encoding.fingerprint import differences
+    from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
     from clipretrieval.encoding.partial_pass import PartialPass
     from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.encoding.stages import Architecture, Stage, stage_table
@@ -22,6 +23,7 @@ __all__ = [
     "InferencePlan",
     "KnownIds",
     "KnownImage",
+    "OnnxEncoder",
     "PartialPass",
     "Stage",
     "StagedEncoder",
@@ -37,6 +39,7 @@ __getattr__, __dir__ = attach(
         "base": ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"],
         "engine.inference_plan": ["InferencePlan"],
         "fingerprint": ["differences"],
+        "onnx.onnx_encoder": ["OnnxEncoder"],
         "partial_pass": ["PartialPass"],
         "staged_encoder": ["StagedEncoder"],
         "stages": ["Architecture", "Stage", "stage_table"],

@@ -1,20 +1,21 @@
 """Decode ahead of the encoder, keep the order, hold only a few images at a time.
 
 Images travel in *chunks* of the plan's inner batch. On a CPU the same worker decodes a chunk and encodes
-it, one worker a core: nobody waits for anybody, and decoding costs what it costs and no more. On a GPU
-workers only decode, and the caller's thread feeds the device.
+it, one worker a core: nobody waits for anybody, and decoding costs what it costs and no more. For a GPU
+or ONNX Runtime workers only decode, and the caller's thread feeds them.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage, join_batches
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
@@ -29,7 +30,6 @@ from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
 
 if TYPE_CHECKING:
-    from clipretrieval.encoding.engine.engine import Engine
     from clipretrieval.encoding.lone_passes import LonePasses
 
 __all__ = ["MOST_DECODERS", "Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
@@ -38,6 +38,14 @@ MOST_DECODERS = 16
 """Threads that decode for a GPU: each holds a batch of images ready."""
 _MOST_PIXELS = 2**24
 """Once images of so many pixels are decoded they are cut and given up; a pixel takes four bytes."""
+
+
+class Graph(Protocol):
+    """What computes vectors of squares: torch's `Engine`, or ONNX Runtime's `OnnxGraph`."""
+
+    def run(self, squares: npt.NDArray[np.uint8], parts: Iterable[StagePart]) -> dict[StagePart, FloatArray]:
+        """Compute the vectors of some parts of n squares, shape (n, size, size, 3), in one pass."""
+        ...
 
 
 @dataclass
@@ -56,7 +64,7 @@ def encode_source(
     raws: Iterator[RawImage],
     outputs: Sequence[StageOutput],
     preparation: Preparation,
-    engine: Engine | None,
+    engine: Graph | None,
     plan: InferencePlan,
     *,
     lone: LonePasses | None,
@@ -76,7 +84,7 @@ def encode_source(
         Read no further ahead than a few chunks.
     outputs : sequence of StageOutput
         What the batches hold the vectors of, by its name.
-    engine : Engine or None
+    engine : Graph or None
         None where only the ``pixel`` stage is wanted.
     lone : LonePasses or None
         Where the encoder runs on a CPU.
@@ -130,7 +138,8 @@ def encode_source(
             alone=nullcontext if engine is None else None,
         )
     else:
-        done = map(encode, side_by_side(prepare, chunks, workers, None, most=most))
+        # Decoding needs nothing of torch, which may not even be installed.
+        done = map(encode, side_by_side(prepare, chunks, workers, None, most=most, alone=nullcontext))
     yield from _in_batches(done, batch_size, skipped)
 
 
@@ -203,7 +212,7 @@ def _decode_checked(
 
 
 def _encode_chunk(
-    chunk: Chunk, outputs: Sequence[StageOutput], engine: Engine | None, lone: LonePasses | None
+    chunk: Chunk, outputs: Sequence[StageOutput], engine: Graph | None, lone: LonePasses | None
 ) -> Chunk:
     if chunk.squares:
         parts = distinct_parts(outputs)
@@ -244,7 +253,7 @@ def _in_batches(
         yield join_batches(waiting)
 
 
-def flatten_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> FloatArray:
+def flatten_pixels(squares: npt.NDArray[np.uint8]) -> FloatArray:
     """Scale to [0, 1] and flatten channel first, shape (n, 3072)."""
     flat = squares.transpose(0, 3, 1, 2).reshape(len(squares), -1)
     return flat.astype(np.float32) / np.float32(255)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from clipretrieval._util.checks import check_bool, check_int, check_list, check_mapping, check_strings, shown
-from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
+from clipretrieval._util.checks import (
+    check_bool,
+    check_int,
+    check_list,
+    check_mapping,
+    check_path,
+    check_strings,
+    shown,
+)
+from clipretrieval._util.dependencies import require_torch
+from clipretrieval._util.progress import Progress
 from clipretrieval._util.repr import safe_repr
-from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
+from clipretrieval.encoding.collecting import collect_vectors
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
@@ -27,7 +34,7 @@ from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR, resol
 from clipretrieval.encoding.workers import usable_cores
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
-from clipretrieval.images.sources import count_hint, iter_raw
+from clipretrieval.images.sources import iter_raw
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.types import FloatArray
 
@@ -161,9 +168,10 @@ class StagedEncoder:
     @property
     def device(self) -> torch.device:
         """Where the encoder runs."""
+        plan = self.plan
         import torch
 
-        return torch.device(self.plan.device)
+        return torch.device(plan.device)
 
     @property
     def plan(self) -> InferencePlan:
@@ -279,22 +287,8 @@ class StagedEncoder:
         dict of str to ndarray of float32, shape (n, dim of the stage)
         """
         wanted = {name: self._find(name) for name in self._names(stages)}
-        check_on_error(on_error)
-        check_progress(progress)
-        total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
-        with open_progress(progress, "encoding") as shown_to:
-            tell = image_counter(shown_to, total, skipped)
-            batches = self._encode(
-                iter_raw(images), list(wanted.values()), on_error=on_error, skipped=skipped, identify=False
-            )
-            vectors = _collect(_counted(batches, places, tell), tuple(wanted), total)
-        if not skipped:
-            return vectors
-        warn_caller(
-            f"{len(skipped)} of {len(skipped) + len(places)} images could not be decoded, and their "
-            f"vectors are NaN; the first: {skipped[0].reason}"
-        )
-        return {name: _spread(rows, places, skipped) for name, rows in vectors.items()}
+        encode = partial(self._encode, outputs=list(wanted.values()), identify=False)
+        return collect_vectors(images, tuple(wanted), encode, on_error=on_error, progress=progress)
 
     def stream(
         self,
@@ -376,8 +370,6 @@ class StagedEncoder:
         InvalidInputError
             If `stages` are unknown, or not each deeper than the one before, or `stay_on` returns no mask.
         """
-        from clipretrieval.encoding.early_exits import EarlyExits
-
         outputs = [self._find(name) for name in self._names(stages)]
         for before, after in itertools.pairwise(outputs):
             if after.depth <= before.depth:
@@ -393,9 +385,12 @@ class StagedEncoder:
             )
         if outputs[-1].depth == 0:
             raise InvalidInputError("the last exit must run the encoder, and 'pixel' does not; add a stage")
+        engine = self._tower.engine(outputs[-1].depth)
+        from clipretrieval.encoding.early_exits import EarlyExits
+
         exits = EarlyExits(
             outputs,
-            self._tower.engine(outputs[-1].depth),
+            engine,
             self._prepare,
             stay_on,
             batch_size=self.batch_size,
@@ -423,8 +418,6 @@ class StagedEncoder:
         PartialPass
             Its ``vectors`` are those of the stage; its ``advance`` takes some of the images deeper.
         """
-        from clipretrieval.encoding.partial_pass import PartialPass
-
         found = self._output if stage is None else self._find(stage)
         every = list(self._stages.values())
         chunk = prepare_chunk(
@@ -432,7 +425,51 @@ class StagedEncoder:
         )
         if not chunk.batch.ids:
             raise InvalidInputError("there are no images to encode; pass at least one")
-        return PartialPass.start(chunk, found, self._stages, self._tower.engine(every[-1].depth))
+        engine = self._tower.engine(every[-1].depth)
+        from clipretrieval.encoding.partial_pass import PartialPass
+
+        return PartialPass.start(chunk, found, self._stages, engine)
+
+    def export(self, path: str | Path) -> Path:
+        """Write this encoder as an ONNX file, which `OnnxEncoder` runs where torch is not installed.
+
+        The file holds the weights up to this stage in float32, how images are prepared, and this encoder's
+        fingerprint, so that the two take each other's place over an index. Exporting needs
+        ``pip install "clipretrieval[onnx]"``.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file that is there is replaced, once the new one is complete.
+
+        Returns
+        -------
+        Path
+            Of the file.
+
+        Raises
+        ------
+        InvalidInputError
+            If this is the ``pixel`` stage, which needs no file, or the file cannot be written.
+        MissingDependencyError
+            If ONNX's packages are not installed.
+        """
+        target = check_path(path, "path")
+        if self._output.depth == 0:
+            raise InvalidInputError(
+                "the stage 'pixel' runs no network, so there is nothing to export: "
+                "StagedEncoder(stage='pixel') needs no torch"
+            )
+        tensors = self._tower.tensors()
+        from clipretrieval.encoding.onnx.export import write_onnx
+        from clipretrieval.encoding.onnx.onnx_file import OnnxFile
+
+        cfg = {**self._prepare.cfg, "size": self.image_size}
+        file = OnnxFile(
+            self._source.architecture, self.stage, self.pooling, self.image_size, cfg, self.fingerprint
+        )
+        write_onnx(target, file, tensors)
+        return target
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> StagedEncoder:
@@ -518,6 +555,7 @@ class StagedEncoder:
 
 
 def _make_plan(device: Any, *settings: Any) -> InferencePlan:
+    require_torch("a StagedEncoder beyond the stage 'pixel'")
     from clipretrieval.encoding.engine.planning import make_plan, pick_device
 
     return make_plan(pick_device(device), *settings)
@@ -553,48 +591,3 @@ def _checked_side(image_size: int | None, own: int) -> int:
             f"image_size must be a multiple of 32, at least 32; got {side} (the model's own is {own})"
         )
     return side
-
-
-def _counted(
-    batches: Iterator[EncodedBatch], places: list[int], tell: Callable[[int], None]
-) -> Iterator[EncodedBatch]:
-    """Note where each image was in the source, and tell of it, on the way."""
-    for batch in batches:
-        places += batch.indices
-        tell(len(batch))
-        yield batch
-
-
-def _collect(
-    batches: Iterator[EncodedBatch], stages: tuple[str, ...], count: int | None
-) -> dict[str, FloatArray]:
-    """Put vectors into one array per stage as they come, so that none is held twice.
-
-    More or fewer than `count` may come.
-    """
-    whole: dict[str, FloatArray] = {}
-    filled = 0
-    for batch in batches:
-        end = filled + len(batch)
-        for stage in stages:
-            part = batch.vectors[stage]
-            if stage not in whole:
-                whole[stage] = np.empty((max(count or 0, end), part.shape[1]), dtype=np.float32)
-            elif end > len(whole[stage]):
-                # In place: the system moves pages of large arrays and does not copy them.
-                whole[stage].resize((end + end // 4, part.shape[1]), refcheck=False)
-            whole[stage][filled:end] = part
-        filled = end
-    if not filled:
-        raise InvalidInputError("there are no images to encode; pass at least one")
-    for rows in whole.values():
-        rows.resize((filled, rows.shape[1]), refcheck=False)
-    return whole
-
-
-def _spread(rows: FloatArray, places: list[int], skipped: list[SkippedImage]) -> FloatArray:
-    """Put rows in the places of their images, with NaN where one was skipped."""
-    count = max(*places, *(item.index for item in skipped)) + 1
-    whole: FloatArray = np.full((count, rows.shape[1]), np.nan, dtype=np.float32)
-    whole[places] = rows
-    return whole

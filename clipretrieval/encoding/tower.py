@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from clipretrieval._util.dependencies import require_torch
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.fingerprint import hash_tensors
@@ -60,9 +61,9 @@ class Tower:
 
     def engine(self, depth: int) -> Engine:
         """Return an engine that reaches at least `depth`; a deeper one replaces a shallower one."""
+        plan = self.plan
         from clipretrieval.encoding.engine.engine import Engine
 
-        plan = self.plan
         with self._lock.current, torch_alone():
             if self.built is None or self.built.depth < depth:
                 self.built = Engine(
@@ -78,6 +79,7 @@ class Tower:
 
     def weights_hash(self, stage: Stage, stages: Mapping[str, Stage]) -> str:
         """Hash the tensors that run up to a stage; see `clipretrieval.encoding.fingerprint`."""
+        require_torch("the weights' hash")
         from clipretrieval.encoding.engine.units import tensors_used
 
         key = (stage.depth, stage.has_tokens)
@@ -85,6 +87,12 @@ class Tower:
             if key not in self._hashes:
                 self._hashes[key] = hash_tensors(tensors_used(self._tensors, stage, stages))
             return self._hashes[key]
+
+    def tensors(self) -> TowerTensors:
+        """Return all weights of the image encoder."""
+        require_torch("reading an encoder's weights")
+        with self._lock.current, torch_alone():
+            return self._tensors
 
     def describe(self, output: StageOutput, stages: Mapping[str, Stage]) -> dict[str, Any]:
         """Return what decides an output's vectors, as JSON values; see `StagedEncoder.fingerprint_of`."""
@@ -123,9 +131,9 @@ class Tower:
     @property
     def lone(self) -> LonePasses | None:
         """What gives passes that are asked for alone their threads; None where no CPU computes them."""
-        from clipretrieval.encoding.lone_passes import LonePasses
-
         if self._lone is None and self.plan.device == "cpu":
+            from clipretrieval.encoding.lone_passes import LonePasses
+
             with self._planning.current:
                 self._lone = self._lone or LonePasses(usable_cores())
         return self._lone
@@ -133,10 +141,10 @@ class Tower:
     @property
     def text(self) -> TextEncoder:
         """The text tower that belongs to the image encoder."""
-        from clipretrieval.encoding.text_encoder import TextEncoder
-
         if self._text is None:
             device = self.plan.device
+            from clipretrieval.encoding.text_encoder import TextEncoder
+
             with self._planning.current:
                 self._text = self._text or TextEncoder(self.source, self._seed, device)
         return self._text

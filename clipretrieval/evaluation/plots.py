@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipretrieval._util.dependencies import require
 from clipretrieval._util.text import shortened
-from clipretrieval.errors import MissingDependencyError
 from clipretrieval.evaluation.charts import Bars, Chart, Level, Steps
 from clipretrieval.evaluation.figures import Figures
 
@@ -99,13 +99,5 @@ def draw_confusion(report: Figures, ax: Axes | None = None) -> Axes:
 
 
 def _axes(ax: Axes | None) -> Any:
-    try:
-        from matplotlib import pyplot
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise MissingDependencyError(
-            'plots need matplotlib, which is not installed; run: pip install "clipretrieval[plots]"',
-            name=error.name,
-        ) from error
+    pyplot = require("matplotlib.pyplot", "a plot", 'run: pip install "clipretrieval[plots]"')
     return pyplot.subplots(layout="constrained")[1] if ax is None else ax

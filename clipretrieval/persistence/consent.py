@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from clipretrieval.encoding.weights.model_source import LOCAL_DIR, ONNX
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["asks_for", "check_model", "is_network_path"]
-
-LOCAL_DIR = "local-dir:"
 
 
 def asks_for(folder: Path, what: str, why: str) -> InvalidInputError:
@@ -30,7 +29,7 @@ def check_model(config: Mapping[str, Any], folder: Path) -> None:
     Parameters
     ----------
     config : mapping
-        As `StagedEncoder.config` returns it.
+        As an encoder's ``config()`` returns it.
     folder : Path
         The saved classifier's.
 
@@ -39,7 +38,7 @@ def check_model(config: Mapping[str, Any], folder: Path) -> None:
     InvalidInputError
     """
     model, pretrained = str(config.get("model")), str(config.get("pretrained") or "")
-    path = model.removeprefix(LOCAL_DIR)
+    path = model.removeprefix(LOCAL_DIR).removeprefix(ONNX)
     if (path == model and ":" in model) or "://" in pretrained:
         raise asks_for(folder, f"the model {model!r} ({pretrained or 'no tag'})", "it is fetched from a host")
     if is_network_path(path) or is_network_path(pretrained):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from clipretrieval._util.checks import check_bool, check_path, shown
 from clipretrieval._util.files import NotDurableError, remedy
 from clipretrieval.encoding.base import Encoder
+from clipretrieval.encoding.weights.model_source import ONNX
 from clipretrieval.errors import (
     InvalidInputError,
     StoreCorruptedError,
@@ -409,8 +410,11 @@ def _own_things(folder: Path) -> list[Path]:
 def _describe_encoder(encoder: Encoder | None) -> dict[str, Any] | None:
     if encoder is None:
         return None
-    ours = getattr(sys.modules.get("clipretrieval.encoding.staged_encoder"), "StagedEncoder", None)
-    config = encoder.config() if type(encoder) is ours else None  # type: ignore[attr-defined]
+    ours = [
+        getattr(sys.modules.get(f"clipretrieval.encoding.{module}"), name, None)
+        for module, name in (("staged_encoder", "StagedEncoder"), ("onnx.onnx_encoder", "OnnxEncoder"))
+    ]
+    config = encoder.config() if type(encoder) in ours else None  # type: ignore[attr-defined]
     if config is not None and not isinstance(config["model"], str):
         config = None  # a model in memory: it has to be given again
     return {"class": type(encoder).__name__, "config": config}
@@ -427,10 +431,12 @@ def _rebuild_encoder(content: ClassifierFile, folder: Path, allow_remote: bool) 
         )
     if not allow_remote:
         check_model(config, folder)
-    from clipretrieval.encoding.staged_encoder import StagedEncoder
-
+    if config["model"].startswith(ONNX):
+        from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder as Saved
+    else:
+        from clipretrieval.encoding.staged_encoder import StagedEncoder as Saved  # type: ignore[assignment]
     try:
-        return StagedEncoder.from_config(config)
+        return Saved.from_config(config)
     except TypeError as error:  # arguments that it does not have
         raise StoreCorruptedError(f"{content.path} is damaged: encoder.config: {error}") from error
     except InvalidInputError as error:

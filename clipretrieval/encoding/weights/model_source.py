@@ -21,9 +21,10 @@ from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HF_HUB", "LOCAL_DIR", "ModelSource", "resolve"]
+__all__ = ["HF_HUB", "LOCAL_DIR", "ONNX", "ModelSource", "resolve"]
 
-LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+LOCAL_DIR, HF_HUB, ONNX = "local-dir:", "hf-hub:", "onnx:"
+"""What comes before a model's folder, its name at the hub, or an exported encoder's file."""
 HUB_NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9_])?(/[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?)?", re.ASCII)
 """What the hub takes for a repository's name; it is looked for in the cache as a path."""
 _WEIGHT_FILES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
@@ -117,6 +118,11 @@ def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bo
     if not isinstance(model, str) or model in ("", LOCAL_DIR, HF_HUB):
         raise InvalidInputError(
             f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {shown(model)}"
+        )
+    if model.startswith(ONNX):
+        raise InvalidInputError(
+            f"{model!r} names an exported encoder, which has one stage: open it with OnnxEncoder(path), or "
+            "pass the model that it was exported from where several are needed"
         )
     if model.startswith(LOCAL_DIR):
         return _from_folder(_full_path(model[len(LOCAL_DIR) :], "the folder of 'local-dir:'"))

@@ -1,0 +1,1 @@
+"""Encoders as ONNX files: written with torch, run without it."""

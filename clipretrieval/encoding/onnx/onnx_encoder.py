@@ -1,0 +1,254 @@
+"""An encoder that needs no torch: a file that `StagedEncoder.export` wrote, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from clipretrieval._util.checks import check_int, check_list, check_mapping, check_path, shown
+from clipretrieval._util.files import read_file, reason
+from clipretrieval._util.progress import Progress
+from clipretrieval._util.repr import safe_repr
+from clipretrieval.encoding.base import EncodedBatch, KnownIds
+from clipretrieval.encoding.collecting import collect_vectors
+from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.onnx.onnx_file import INPUT, KEY, OnnxFile, OnnxFileError, is_sealed, output_name
+from clipretrieval.encoding.onnx.onnx_graph import OnnxGraph
+from clipretrieval.encoding.pipeline import encode_source
+from clipretrieval.encoding.preparation import Preparation
+from clipretrieval.encoding.weights.model_source import ONNX
+from clipretrieval.encoding.workers import usable_cores
+from clipretrieval.errors import InvalidInputError, MissingDependencyError, WeightsUnavailableError
+from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
+from clipretrieval.images.sources import iter_raw
+from clipretrieval.images.stream import SkippedImage, check_on_error
+from clipretrieval.types import FloatArray
+
+__all__ = ["OnnxEncoder"]
+
+_TOGETHER = 8
+"""Images in a pass: more of them gain nothing, and their activations leave the cache."""
+
+
+class OnnxEncoder:
+    """CLIP's image encoder at one stage, from a file that `StagedEncoder.export` wrote.
+
+    It runs without torch, by ONNX Runtime (``pip install onnxruntime``), in float32. Its fingerprint is that
+    of the encoder which was exported, so each takes the other's place over an index; their vectors differ by
+    rounding alone.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ONNX file.
+    batch_size : int
+        Images per batch, at least 1.
+    threads : int, optional
+        That compute; as many as there are cores to run on when left out.
+    max_pixels : int or None, default 75,000,000
+        The most pixels (width × height) that an image may have; None for no bound.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file cannot be read, was changed after it was exported, or is not one that this release and
+        the installed ONNX Runtime can run.
+    MissingDependencyError
+        If ONNX Runtime is not installed.
+
+    Attributes
+    ----------
+    plan : InferencePlan
+        How it runs.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        batch_size: int = 64,
+        threads: int | None = None,
+        max_pixels: int | None = MAX_PIXELS,
+    ) -> None:
+        self.path = check_path(path, "path").absolute()
+        self.batch_size = check_int(batch_size, "batch_size")
+        self.threads = None if threads is None else check_int(threads, "threads")
+        self.max_pixels = check_max_pixels(max_pixels)
+        cores = self.threads or usable_cores()
+        self.plan = InferencePlan(
+            "onnxruntime", "fp32", min(self.batch_size, _TOGETHER), 1, cores, "onnxruntime", compiled=False
+        )
+        try:
+            self._graph = OnnxGraph(self._content, cores)
+            self._file = _described(self._graph.session)
+        except (MissingDependencyError, WeightsUnavailableError):
+            raise
+        except OnnxFileError as error:
+            raise self._unusable(str(error)) from error
+        except Exception as error:  # ONNX Runtime's exceptions have no class of their own in all releases
+            raise self._unusable(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+        self._output = self._file.output
+        self._prepare = Preparation({**self._file.preprocessing, "size": self._file.image_size})
+
+    @property
+    def stage(self) -> str:
+        """The stage whose vectors `encode` returns; joined ones have ``+`` between their names."""
+        return self._output.name
+
+    @property
+    def pooling(self) -> str:
+        """What makes vectors of grids; several have ``+`` between their names."""
+        return self._output.pooling
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the vectors that `encode` returns."""
+        return self._output.dim
+
+    @property
+    def image_size(self) -> int:
+        """Side of the squares that images become, in pixels."""
+        return self._file.image_size
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are prepared, in open_clip's words (``size``, ``mean``, ``std``, …)."""
+        return dict(self._prepare.cfg)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the vectors: that of the encoder which was exported."""
+        return copy.deepcopy(dict(self._file.fingerprint))
+
+    def multiply_adds(self) -> float:
+        """Return the arithmetic that one image takes, in 10⁹ multiply-adds.
+
+        See `clipretrieval.encoding.Architecture.multiply_adds`.
+        """
+        return self._file.architecture.multiply_adds(self._output.depth, self.image_size)
+
+    def encode(
+        self, images: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
+    ) -> FloatArray:
+        """Encode images; see `StagedEncoder.encode`.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, dim)
+        """
+
+        def batches(raws: Iterator[RawImage], **options: Any) -> Iterator[EncodedBatch]:
+            return self._encode(raws, identify=False, **options)
+
+        found = collect_vectors(images, (self.stage,), batches, on_error=on_error, progress=progress)
+        return found[self.stage]
+
+    def stream(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        on_error: str = "raise",
+        skipped: list[SkippedImage] | None = None,
+        known: KnownIds | None = None,
+        ahead: int | None = None,
+    ) -> Iterator[EncodedBatch]:
+        """Yield encoded batches in the order of the source; see `StagedEncoder.stream`."""
+        check_on_error(on_error)
+        check_list(skipped, "skipped")
+        if known is not None and not callable(known):
+            raise InvalidInputError(f"known must be a function of content ids, or None; got {shown(known)}")
+        limit = None if ahead is None else check_int(ahead, "ahead")
+        raws = iter_raw(images, labels)
+        return self._encode(raws, on_error=on_error, skipped=skipped, known=known, ahead=limit)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> OnnxEncoder:
+        """Open the file that `config` named."""
+        given = dict(check_mapping(config, "config", optional=False))
+        model = given.pop("model", None)
+        given.pop("pretrained", None)
+        if (
+            not isinstance(model, str)
+            or not model.startswith(ONNX)
+            or set(given) - set(signature(cls).parameters)
+        ):
+            raise InvalidInputError(
+                f"config is not an OnnxEncoder's: {shown(config)}; pass what its config() returned"
+            )
+        return cls(str(model).removeprefix(ONNX), **given)
+
+    def config(self) -> dict[str, Any]:
+        """Return what opens this file again: JSON values, the path in full."""
+        return {
+            "model": f"{ONNX}{self.path}",
+            "pretrained": None,
+            "batch_size": self.batch_size,
+            **({} if self.threads is None else {"threads": self.threads}),
+            **({} if self.max_pixels == MAX_PIXELS else {"max_pixels": self.max_pixels}),
+        }
+
+    def _encode(self, raws: Iterator[RawImage], **options: Any) -> Iterator[EncodedBatch]:
+        return encode_source(
+            raws,
+            [self._output],
+            self._prepare,
+            self._graph,
+            self.plan,
+            lone=None,
+            batch_size=self.batch_size,
+            max_pixels=self.max_pixels,
+            **options,
+        )
+
+    def _content(self) -> bytes:
+        try:
+            content = read_file(self.path)
+        except OSError as error:
+            raise WeightsUnavailableError(
+                f"the encoder {str(self.path)!r} cannot be read: {reason(error)}; pass the path of a file "
+                "that StagedEncoder.export wrote"
+            ) from error
+        if not is_sealed(content):
+            raise OnnxFileError("it was changed after it was exported, or was not copied whole")
+        return content
+
+    def _unusable(self, why: str) -> WeightsUnavailableError:
+        return WeightsUnavailableError(
+            f"the encoder {str(self.path)!r} cannot be used: {why}. Export it again with this release "
+            "(StagedEncoder.export, or clipretrieval export), or copy it again"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and "_prepare" in vars(self):
+            raise AttributeError(f"an OnnxEncoder never changes; make a new one with another {name}")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the arguments; whoever unpickles opens the file again."""
+        return self.config()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(vars(self.from_config(state)))
+
+    def __sklearn_clone__(self) -> OnnxEncoder:
+        return self  # an encoder never changes once it is made
+
+    @safe_repr
+    def __repr__(self) -> str:
+        return f"OnnxEncoder({str(self.path)!r}, stage={self.stage!r}, dim={self.dim})"
+
+
+def _described(session: Any) -> OnnxFile:
+    """Return what a loaded file says of itself, once its graph is found to be in accord."""
+    file = OnnxFile.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""))
+    wanted = {output_name(part): part.dim for part in file.output.parts if part.stage.depth > 0}
+    found = {each.name: each.shape[-1] for each in session.get_outputs()}
+    inputs = [(each.name, each.type, list(each.shape[1:])) for each in session.get_inputs()]
+    side = file.image_size
+    if found != wanted or inputs != [(INPUT, "tensor(uint8)", [side, side, 3])]:
+        raise OnnxFileError("its graph is not the one that it describes")
+    return file
