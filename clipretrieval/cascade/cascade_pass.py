@@ -15,8 +15,7 @@ from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
 from clipretrieval.cascade.exit_policy import ExitPolicy
 from clipretrieval.classifier import RetrievalClassifier
-from clipretrieval.encoding.base import EncodedBatch, select_images
-from clipretrieval.encoding.early_exits import encoding_to
+from clipretrieval.encoding.base import EncodedBatch, encoding_to, select_images
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.heads.decision import Decision

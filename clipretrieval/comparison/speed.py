@@ -12,7 +12,6 @@ import numpy as np
 
 from clipretrieval._util.repr import short_repr
 from clipretrieval.encoding.staged_encoder import StagedEncoder
-from clipretrieval.encoding.weights.tower_tensors import load_visual
 from clipretrieval.images.decoding import RawImage, decode
 from clipretrieval.types import FloatArray
 
@@ -235,6 +234,8 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
     """
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from clipretrieval.encoding.weights.tower_tensors import load_visual
 
     source = encoder._tower.source
     visual = load_visual(source, encoder.seed).to(encoder.device)

@@ -17,6 +17,7 @@ __all__ = [
     "KnownIds",
     "KnownImage",
     "StreamingEncoder",
+    "encoding_to",
     "join_batches",
     "select_images",
 ]
@@ -89,7 +90,7 @@ class EncodedBatch:
     indices : list of int, length n
         Places in the source, counted from 0, skipped ones included.
     seconds : dict
-        Time spent on this batch: ``"decode"`` (waiting for images) and ``"encode"``.
+        Time spent on this batch: ``"decode"`` (waiting for images) and ``"encode"``; see also `encoding_to`.
     known : list of KnownImage
         Images of the same part of the source that needed no encoding; not counted in the length.
     """
@@ -107,6 +108,11 @@ class EncodedBatch:
 
     def __repr__(self) -> str:
         return short_repr(self, n=len(self.ids), vectors=sorted(self.vectors), known=len(self.known))
+
+
+def encoding_to(place: int) -> str:
+    """Return what the time is called that images took to get to an exit from the one before."""
+    return f"encode {place}"
 
 
 def join_batches(batches: Sequence[EncodedBatch]) -> EncodedBatch:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clipretrieval.encoding.base import EncodedBatch, join_batches, select_images
+from clipretrieval.encoding.base import EncodedBatch, encoding_to, join_batches, select_images
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.lone_passes import LonePasses
 from clipretrieval.encoding.pipeline import MOST_DECODERS, Chunk, flatten_pixels, prepare_chunk
@@ -27,7 +27,7 @@ from clipretrieval.images.decoding import RawImage
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
 
-__all__ = ["EarlyExits", "StayOn", "encoding_to"]
+__all__ = ["EarlyExits", "StayOn"]
 
 StayOn: TypeAlias = Callable[[int, EncodedBatch], npt.NDArray[np.bool_]]
 """Called with the number of an exit and images that are there, with their vectors: which of them go on."""
@@ -350,11 +350,6 @@ class EarlyExits:
             indices=[image.index for image in images],
             seconds=seconds,
         )
-
-
-def encoding_to(place: int) -> str:
-    """Return what the time is called that images took to get to an exit from the one before."""
-    return f"encode {place}"
 
 
 def _parts_by_exit(outputs: Sequence[StageOutput]) -> list[list[StagePart]]:

@@ -94,6 +94,11 @@ class OnnxEncoder:
         self._prepare = Preparation({**self._file.preprocessing, "size": self._file.image_size})
 
     @property
+    def model(self) -> str:
+        """What `StagedEncoder` calls a model, here ``onnx:`` and the path."""
+        return f"{ONNX}{self.path}"
+
+    @property
     def stage(self) -> str:
         """The stage whose vectors `encode` returns; joined ones have ``+`` between their names."""
         return self._output.name
@@ -184,7 +189,7 @@ class OnnxEncoder:
     def config(self) -> dict[str, Any]:
         """Return what opens this file again: JSON values, the path in full."""
         return {
-            "model": f"{ONNX}{self.path}",
+            "model": self.model,
             "pretrained": None,
             "batch_size": self.batch_size,
             **({} if self.threads is None else {"threads": self.threads}),

@@ -92,7 +92,9 @@ class OnnxFile:
             numbers = found["architecture"]
             architecture = Architecture(**{**numbers, "layers": tuple(numbers["layers"])})
             architecture.check()
-            file = cls(**{**found, "architecture": architecture})
+            cfg = found["preprocessing"].items()
+            preprocessing = {name: tuple(value) if isinstance(value, list) else value for name, value in cfg}
+            file = cls(**{**found, "architecture": architecture, "preprocessing": preprocessing})
             Preparation(file.preprocessing)
             output, said = file.output, (file.fingerprint["stage"], file.fingerprint["dim"])
             if said != (output.name, output.dim) or output.depth == 0 or file.image_size not in _SIDES:
