@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 from clipretrieval import (
     CascadeClassifier,
     ClipRetrievalError,
+    OnnxEncoder,
     RetrievalClassifier,
     StagedEncoder,
     ZeroShotClassifier,
@@ -262,6 +264,10 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
 
     def plain(called: Any, **given: Any) -> Any:
         return lambda: (called, dict(given))
+
+    @cache
+    def exported() -> Path:
+        return tiny.export(folder / "tiny.onnx")
 
     def encoded(**given: Any) -> Any:
         def encode(
@@ -563,6 +569,12 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             },
             left_out=frozenset({"known"}),  # what the caller's own function returns, or raises, is its own
         ),
+        Call(
+            "OnnxEncoder",
+            lambda: (OnnxEncoder, {"path": exported()}),
+            {"threads": NONE},
+        ),
+        Call("exported encode", lambda: (OnnxEncoder(exported()).encode, {"images": PICTURES[:2]}), asking),
         Call("begin", lambda: (tiny.begin, {"images": PICTURES[:2]}), {"stage": NONE}),
         Call(
             "advance",

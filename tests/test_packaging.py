@@ -17,6 +17,11 @@ else:
 ROOT = Path(__file__).parents[1]
 NEEDS = {
     "chromadb": ("chroma", "from clipretrieval.stores import ChromaStore; ChromaStore()"),
+    "onnx": (
+        "onnx",
+        "from clipretrieval.demo import demo_model; "
+        "StagedEncoder(demo_model(), stage='stem').export('stem.onnx')",
+    ),
     "pinecone": (
         "pinecone",
         "from clipretrieval.stores import PineconeStore; PineconeStore('i')",
@@ -28,7 +33,7 @@ import sys
 for package in {packages}:
     sys.modules[package] = None  # an import of it raises ModuleNotFoundError
 import numpy as np
-from clipretrieval import MissingDependencyError, RetrievalClassifier
+from clipretrieval import MissingDependencyError, RetrievalClassifier, StagedEncoder
 report = RetrievalClassifier(k=1).fit(np.eye(2), ["a", "b"]).evaluate(np.eye(2), ["a", "b"])
 for use in {uses}:
     try:

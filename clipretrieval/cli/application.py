@@ -141,6 +141,10 @@ def _in_options(message: str) -> str:
     message = message.replace("a greater max_loss, or a budget", "a greater --max-loss, or --budget")
     message = message.replace("budget=", "--budget ")
     message = message.replace("(partial_fit)", "(index --add)")
+    message = message.replace(
+        "OnnxEncoder(path) and a file that StagedEncoder.export wrote",
+        "--onnx FILE, a file that clipretrieval export wrote",
+    )
     message = _SWITCH.sub(
         lambda found: f"--{'' if found[2] == 'True' else 'no-'}{found[1].replace('_', '-')}", message
     )

@@ -38,30 +38,14 @@ if TYPE_CHECKING:
     from clipretrieval.images.folders import ImageFolder
 
 __all__ = [
-    *(
-        "MACHINE",
-        "AllowRemote",
-        "CascadeOptions",
-        "EncoderOptions",
-        "KeptArgument",
-        "KeptModel",
-        "KeptOption",
-    ),
+    *("MACHINE", "AllowRemote", "CascadeOptions", "EncoderOptions", "KeptArgument", "KeptOption"),
     *("LimitTest", "LimitTrain"),
-    *("MetricOption", "ModelOptions", "OnError", "OpenClip", "PrintJson", "ReportFiles", "SpaceOptions"),
-    *("HeadOptions", "PriorsOption", "StoreOptions", "TableOptions", "TemplateOption", "TextOptions"),
-    *("TrainOption", "WeightsOptions"),
-    *(
-        "as_option",
-        "check_head",
-        "check_texts_count",
-        "checked_outputs",
-        "command",
-        "comma_separated",
-        "exported_encoder",
-    ),
-    *("is_given", "labelled_images", "make_cascade", "make_classifier", "numbers", "option_of"),
-    *("refuse_given", "training_images"),
+    *("MetricOption", "ModelOptions", "OnError", "OnnxOption", "OpenClip", "PrintJson", "ReportFiles"),
+    *("HeadOptions", "PriorsOption", "SpaceOptions", "StoreOptions", "TableOptions", "TemplateOption"),
+    *("TextOptions", "TrainOption", "WeightsOptions"),
+    *("as_option", "check_head", "check_texts_count", "checked_outputs", "command", "comma_separated"),
+    *("exported_encoder", "is_given", "labelled_images", "make_cascade", "make_classifier", "numbers"),
+    *("option_of", "refuse_given", "training_images"),
 ]
 
 _LARGEST_NAMES = 2**24
@@ -81,17 +65,14 @@ TemplateOption = Annotated[
     typer.Option(metavar="TEXT", help="Prompt with {} for the class; several make an ensemble."),
 ]
 
-_ONNX = "onnx:"
-_NOT_EXPORTED = ("pretrained", "seed", "precision", "device", "compile", "pooling", "image_size", "stage")
+_NOT_EXPORTED = (
+    *("model", "pretrained", "seed", "precision", "device", "compile", "pooling", "image_size", "stage"),
+)
 """Options of encoders that an exported one has no use for."""
 
-KeptModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="onnx:FILE",
-        help="Encode with a file that export wrote, instead of the classifier's own encoder.",
-    ),
+OnnxOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Encode with a file that export wrote, which needs no torch."),
 ]
 
 MACHINE = ("precision", "device", "batch_size", "compile", "max_pixels")
@@ -153,43 +134,39 @@ class EncoderOptions(ModelOptions):
         ),
     ] = "late"
 
-    @property
-    def is_exported(self) -> bool:
-        """Whether the model is an encoder's ONNX file."""
-        return self.model.startswith(_ONNX)
+    onnx: OnnxOption = None
 
     def exported(self) -> OnnxEncoder | None:
-        """Open the encoder's file, if the model is one."""
-        if not self.is_exported:
-            return None
-        return exported_encoder(self.model, batch_size=self.batch_size, max_pixels=self.max_pixels)
+        """Open the encoder's file, if one is given."""
+        return exported_encoder(self.onnx, batch_size=self.batch_size, max_pixels=self.max_pixels)
 
     def check_alone(self, context: typer.Context) -> None:
         """Refuse options of encoders beside an exported one, which has its own settings."""
-        for name in _NOT_EXPORTED if self.is_exported else ():
+        for name in _NOT_EXPORTED if self.onnx is not None else ():
             if is_given(context, name):
                 raise InvalidInputError(
-                    f"{option_of(name)} does not go with --model {self.model}, which has the settings that "
-                    "it was exported with; leave one out"
+                    f"{option_of(name)} does not go with --onnx: the file has the settings that it was "
+                    "exported with; leave one out"
                 )
 
+    def encoder(self, **more: Any) -> StagedEncoder:
+        """Make the encoder of the model that is named, which can stop at several stages."""
+        if self.onnx is not None:
+            raise InvalidInputError(
+                "--onnx does not go with --cascade, whose encoder stops at several stages: a file has one; "
+                "leave one out"
+            )
+        plain = ModelOptions(**{each.name: getattr(self, each.name) for each in fields(ModelOptions)})
+        return plain.encoder(stage=self.stage, **more)
 
-def exported_encoder(model: str, **options: Any) -> OnnxEncoder:
-    """Open the encoder that ``onnx:FILE`` names.
 
-    Raises
-    ------
-    InvalidInputError
-        If it is not of this form.
-    """
+def exported_encoder(file: Path | None, **options: Any) -> OnnxEncoder | None:
+    """Open an exported encoder, if a file is given."""
+    if file is None:
+        return None
     from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
 
-    if not model.startswith(_ONNX) or model == _ONNX:
-        raise InvalidInputError(
-            f"--model takes onnx:FILE here, a file that clipretrieval export wrote; got {model!r}. Any other "
-            "encoder is the classifier's own"
-        )
-    return OnnxEncoder(model.removeprefix(_ONNX), **options)
+    return OnnxEncoder(file, **options)
 
 
 @dataclass(frozen=True)

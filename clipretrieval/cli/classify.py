@@ -14,7 +14,7 @@ from clipretrieval._util.text import json_line, readable
 from clipretrieval.cli.arguments import (
     AllowRemote,
     KeptArgument,
-    KeptModel,
+    OnnxOption,
     PriorsOption,
     TextOptions,
     check_head,
@@ -66,7 +66,7 @@ def classify_command(
         ),
     ] = "votes",
     priors: PriorsOption = "equal",
-    model: KeptModel = None,
+    onnx: OnnxOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each image.")] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
@@ -84,8 +84,7 @@ def classify_command(
         from clipretrieval.retrieval.retriever import NoImagesError
 
         refuse_answering(context, classifier)
-        encoder = None if model is None else exported_encoder(model)
-        made = load_for_images(classifier, allow_remote, encoder)
+        made = load_for_images(classifier, allow_remote, exported_encoder(onnx))
         change_head(context, made, head, priors, spoken)
         skipped: list[SkippedImage] = []
         empty: list[str] = []

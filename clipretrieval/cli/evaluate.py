@@ -63,7 +63,7 @@ _FREE = (
     *("predictions", "as_json", "allow_known", "curve"),
 )
 """Arguments that may stand beside ``--classifier``."""
-_EXPORTED = ("model", "batch_size", "max_pixels")
+_EXPORTED = ("onnx", "batch_size", "max_pixels")
 """And those of an exported encoder in the place of the classifier's own."""
 _OWN_SETTINGS = "--classifier, which has its own settings"
 
@@ -279,4 +279,4 @@ def _best_first(found: SweepResult) -> SweepResult:
 
 
 def _allowed(names: tuple[str, ...], encoder: EncoderOptions) -> tuple[str, ...]:
-    return (*names, *_EXPORTED) if encoder.is_exported else names
+    return names if encoder.onnx is None else (*names, *_EXPORTED)

@@ -22,7 +22,7 @@ def export_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file to write, such as mid.onnx.")],
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Write a classifier's encoder as an ONNX file, which runs without torch (--model onnx:FILE)."""
+    """Write a classifier's encoder as an ONNX file, which runs without torch (--onnx FILE)."""
     with quiet_libraries(), interruptible():
         target = checked_outputs({"FILE": file}, classifier)["FILE"]
         made = load_single(classifier, allow_remote, "export")
@@ -37,5 +37,5 @@ def export_command(
     size = target.stat().st_size / 2**20
     say(
         f"the encoder at {encoder.stage}, {size:.1f} MiB, written to {readable(file)}; where torch is not "
-        f"installed: clipretrieval classify {readable(classifier)} IMAGE --model onnx:{readable(file)}"
+        f"installed: clipretrieval classify {readable(classifier)} IMAGE --onnx {readable(file)}"
     )

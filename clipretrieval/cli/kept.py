@@ -48,7 +48,7 @@ def load_kept(folder: Path, allow_remote: bool, encoder: OnnxEncoder | None = No
         if encoder is not None:
             raise InvalidInputError(
                 f"{str(folder)!r} holds a cascade, whose encoder stops at several stages, and an exported "
-                "one has a single stage; leave --model out"
+                "one has a single stage; leave --onnx out"
             )
         return load_cascade_of(folder, allow_remote)
     from clipretrieval.classifier import RetrievalClassifier

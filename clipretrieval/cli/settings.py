@@ -33,6 +33,7 @@ VECTORS = "vectors"
 _FORMAT, _FORMAT_VERSION = "clipretrieval.indexing", 1
 _LARGEST = 2**20
 _LISTS = ("store_option", "template")
+_PATHS = ("class_names", "onnx")
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,15 @@ class Settings:
         found = {name: value for group in self._groups.values() for name, value in asdict(group).items()}
         for name in _LISTS:
             found[name] = list(found[name] or [])
-        if self.texts.class_names is not None:
-            found["class_names"] = str(self.texts.class_names.absolute())
+        for name in _PATHS:
+            found[name] = None if found[name] is None else str(found[name].absolute())
         if self.cascade.cascade is not None:
             found["cascade"] = ",".join(comma_separated(self.cascade.cascade))
         return {name: value for name, value in found.items() if name not in MACHINE}
 
     def with_lasting(self, values: dict[str, Any]) -> Settings:
         """Return these settings with other values for what decides the classifier."""
-        names = values["class_names"]
-        values = {**values, "class_names": None if names is None else Path(names)}
+        values = {**values, **{name: values[name] and Path(values[name]) for name in _PATHS}}
         return Settings(
             **{
                 name: replace(
@@ -265,7 +265,7 @@ def _check_types(settings: dict[str, Any]) -> None:
             value = settings[name]
             if name in _LISTS:
                 right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-            elif name == "class_names":
+            elif name in _PATHS:
                 right = value is None or isinstance(value, str)
             else:
                 right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

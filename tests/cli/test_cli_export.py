@@ -45,14 +45,14 @@ def test_what_is_exported_serves_without_torch(command, kept, class_folder, tmp_
     expected = {each["path"]: each["label"] for each in map(json.loads, out.splitlines())}
     assert (status, len(expected)) == (0, 10)
 
-    out = without_torch("classify", kept, test, "--json", "--model", f"onnx:{file}")
+    out = without_torch("classify", kept, test, "--json", "--onnx", file)
     assert {each["path"]: each["label"] for each in map(json.loads, out.splitlines())} == expected
-    out = without_torch("evaluate", "--classifier", kept, "--test", test, "--model", f"onnx:{file}")
+    out = without_torch("evaluate", "--classifier", kept, "--test", test, "--onnx", file)
     right = sum(label in path for path, label in expected.items())
     assert f"{right} of 10 images" in out
     assert f"model onnx:{file}, stage mid" in out
     # An index that is made with it names it, and its commands need not.
-    without_torch("index", class_folder / "train", made, "--model", f"onnx:{file}")
+    without_torch("index", class_folder / "train", made, "--onnx", file)
     out = without_torch("classify", made, test, "--json")
     assert {each["path"]: each["label"] for each in map(json.loads, out.splitlines())} == expected
     assert str(file) in without_torch("info", made)
@@ -61,21 +61,24 @@ def test_what_is_exported_serves_without_torch(command, kept, class_folder, tmp_
 def test_without_torch_the_way_on_is_told(kept, class_folder):
     err = without_torch("classify", kept, class_folder / "test", status=2)
     assert "needs torch, which is not installed" in err
+    assert "--onnx FILE" in err
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("index", "TRAIN", "NEW", "--model", "onnx:FILE", "--stage", "mid"), "--stage does not go"),
-        (("index", "TRAIN", "NEW", "--model", "onnx:FILE", "--device", "cpu"), "--device does not go"),
-        (("index", "TRAIN", "NEW", "--model", "onnx:FILE", "--cascade", "layer1,mid"), "exported encoder"),
+        (("index", "TRAIN", "NEW", "--onnx", "FILE", "--stage", "mid"), "--stage does not go"),
+        (("index", "TRAIN", "NEW", "--onnx", "FILE", "--device", "cpu"), "--device does not go"),
         (
-            ("evaluate", "--train", "TRAIN", "--test", "TRAIN", "--model", "onnx:F", "--seed", 2),
+            ("index", "TRAIN", "NEW", "--onnx", "FILE", "--cascade", "layer1,mid"),
+            "--onnx does not go with --cascade",
+        ),
+        (
+            ("evaluate", "--train", "TRAIN", "--test", "TRAIN", "--onnx", "F", "--seed", 2),
             "--seed does",
         ),
-        (("classify", "KEPT", "TRAIN", "--model", "RN50"), "--model takes onnx:FILE here"),
-        (("classify", "KEPT", "TRAIN", "--model", "onnx:gone"), "gone' cannot be read"),
+        (("classify", "KEPT", "TRAIN", "--onnx", "gone"), "gone' cannot be read"),
         (("compare", "TRAIN", "TRAIN", "--model", "onnx:FILE"), "exported encoder"),
         (("export", "KEPT", "KEPT/classifier.json"), "classifier.json"),
         (("export", "KEPT", "gone/mid.onnx"), "gone"),
