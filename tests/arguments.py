@@ -572,7 +572,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         Call(
             "OnnxEncoder",
             lambda: (OnnxEncoder, {"path": exported()}),
-            {"threads": NONE},
+            {"threads": NONE, "max_pixels": NONE},
         ),
         Call("exported encode", lambda: (OnnxEncoder(exported()).encode, {"images": PICTURES[:2]}), asking),
         Call("begin", lambda: (tiny.begin, {"images": PICTURES[:2]}), {"stage": NONE}),
