@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import platform
+import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,29 @@ def openvino_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: int,
     return side
 
 
+def openvino_file_side(
+    path: Path, pictures: np.ndarray[Any, Any], batch: int, precision: str | None = None
+) -> Side:
+    """Run OpenVINO in throughput mode on an exported encoder's file, or one that was made of it."""
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    model.reshape([batch, *pictures.shape[1:]])
+    settings = {"PERFORMANCE_HINT": "THROUGHPUT"}
+    if precision is not None:
+        settings["INFERENCE_PRECISION_HINT"] = {"fp32": "f32"}.get(precision, precision)
+    queue = openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", settings))
+    parts = [pictures[start : start + batch] for start in range(0, len(pictures) - batch + 1, batch)]
+
+    def side() -> int:
+        for part in parts:
+            queue.start_async({0: part})
+        queue.wait_all()
+        return len(parts) * batch
+
+    return side
+
+
 def count_multiply_adds(visual: nn.Module) -> dict[str, float]:
     """Count, by running them, the multiply-adds a picture of open_clip's encoder and of our stages."""
     picture = np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8)
@@ -177,3 +203,31 @@ def prepared_inputs(pictures: np.ndarray[Any, Any]) -> torch.Tensor:
     """Normalise bytes (n, 224, 224, 3) as CLIP does, for those who take float tensors."""
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255)
     return ((x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)).contiguous()
+
+
+def rate(side: Side) -> float:
+    """Return how many images a second a side encodes."""
+    started = time.perf_counter()
+    count = side()
+    return count / (time.perf_counter() - started)
+
+
+def machine() -> dict[str, Any]:
+    """Describe the processor and the versions."""
+    try:
+        shown = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        shown = ""
+    fields = {
+        line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip()
+        for line in shown.splitlines()
+        if ":" in line
+    }
+    flags = fields.get("Flags", "").split()
+    return {
+        "processor": fields.get("Model name", platform.processor()),
+        "cores": torch.get_num_threads(),
+        "bf16 instructions": [flag for flag in flags if flag in ("avx512_bf16", "amx_bf16")],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

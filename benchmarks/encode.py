@@ -14,9 +14,7 @@ import argparse
 import copy
 import functools
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,11 +32,13 @@ from _sides import (
     Side,
     count_multiply_adds,
     lively_rn50,
+    machine,
     onnxruntime_side,
     open_clip_side,
     openvino_side,
     our_side,
     prepared_inputs,
+    rate,
     roofline_side,
 )
 
@@ -110,7 +110,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     rates = _measure(sides, rooflines, arguments.rounds)
     counts = count_multiply_adds(visual)
     return {
-        "machine": _machine(),
+        "machine": machine(),
         "plan": plan.to_dict(),
         "rounds": arguments.rounds,
         "images": arguments.images,
@@ -130,7 +130,7 @@ def _not_run(device: str) -> dict[str, str]:
 
 
 def _open_clip_sides(visual: Any, inputs: torch.Tensor) -> dict[str, Side]:
-    trials = {batch: _rate(open_clip_side(visual, inputs[:16], batch)) for batch in (1, 2, 4, 8, 16)}
+    trials = {batch: rate(open_clip_side(visual, inputs[:16], batch)) for batch in (1, 2, 4, 8, 16)}
     best = max(trials, key=lambda batch: trials[batch])
     print(f"open_clip's best batch: {best}", file=sys.stderr)
     return {
@@ -152,7 +152,7 @@ def _peer_sides(visual: Any, pictures: Any, folder: Path, missing: dict[str, str
         except ImportError as error:
             missing[name] = f'{error}; pip install "clipretrieval[bench]"'
             continue
-        trials = {batch: max(_rate(side) for _ in range(2)) for batch, side in built.items()}
+        trials = {batch: max(rate(side) for _ in range(2)) for batch, side in built.items()}
         best = max(trials, key=lambda batch: trials[batch])
         print(f"{name}: best batch {best}", file=sys.stderr)
         sides[name] = built[best]
@@ -181,20 +181,14 @@ def _measure(
     for number in range(rounds + 1):
         print(f"round {number} of {rounds}", file=sys.stderr)
         for name, side in sides.items():
-            rate = _rate(side)
+            found = rate(side)
             if number:
-                rates[name].append(rate)
+                rates[name].append(found)
         for name, roofline in rooflines.items():
             flops = roofline()
             if number:
                 rates[name].append(flops)
     return rates
-
-
-def _rate(side: Side) -> float:
-    started = time.perf_counter()
-    count = side()
-    return count / (time.perf_counter() - started)
 
 
 def _ratios(
@@ -227,26 +221,6 @@ def _ratios(
 
 def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def _machine() -> dict[str, Any]:
-    try:
-        shown = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        shown = ""
-    fields = {
-        line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip()
-        for line in shown.splitlines()
-        if ":" in line
-    }
-    flags = fields.get("Flags", "").split()
-    return {
-        "processor": fields.get("Model name", platform.processor()),
-        "cores": torch.get_num_threads(),
-        "bf16 instructions": [flag for flag in flags if flag in ("avx512_bf16", "amx_bf16")],
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def render(found: dict[str, Any]) -> str:
