@@ -1,4 +1,5 @@
-/* 3×3 convolutions of stride 1 and padding 1 in bf16 by Winograd's minimal filtering F(2×2, 3×3).
+/* 3×3 convolutions of stride 1 and padding 1 by Winograd's minimal filtering: F(2×2, 3×3) in bf16, here, and
+ * F(4×4, 3×3) in float32, in winograd_fp32.h.
  *
  * Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", arXiv:1509.09308, section 4.1:
  *     Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
@@ -6,13 +7,15 @@
  * channels the products are 16 matrix products, here of bf16 with sums in float32 (AVX512-BF16).
  *
  * Memory: x is (n, height, width, in) and y (n, height, width, out), or with `pool`, the mean of 2×2 outputs,
- * (n, height / 2, width / 2, out), both bf16; weight is bf16 as winograd.py packs it, (out / lanes, 16, in / 2,
- * lanes, 2) with lanes 64 or 32; bias is float32 (out).
+ * (n, height / 2, width / 2, out), both bf16 or both float32; bias is float32 (out). The weight is of the type of
+ * x, as winograd.py packs it: in bf16 (out / lanes, 16, in / 2, lanes, 2) with lanes 64 or 32, in float32
+ * (out / 16, 36, in, 16).
  */
 #include <stdint.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,12 +24,9 @@
 #define INLINE static inline __attribute__((always_inline)) AVX512
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* Of transformed inputs, and of products, that a block of tiles may take: both stay in a core's L2. */
-enum { BLOCK_BYTES = 400 * 1024, LINE = 64 };
-#ifndef FP32_BLOCK_BYTES
-#define FP32_BLOCK_BYTES (600*1024)
-#endif
-
+/* Of transformed inputs, and of products, that a block of tiles may take: both stay in a core's L2. With many
+ * channels the weights are larger than that, and more tiles share what is loaded of them. */
+enum { BLOCK_BYTES = 400 * 1024, FP32_BLOCK_BYTES = 200 * 1024, FP32_LEAST_TILES = 28, LINE = 64 };
 /* A thread takes some 40 µs to start, in which another makes a few million products. */
 enum { MOST_THREADS = 16, PRODUCTS_A_THREAD = 16 << 20 };
 
@@ -99,11 +99,13 @@ static Place next_place(const Convolution *c, Place at) {
 
 /* The inputs of a tile's outputs and one pixel around them; `zeros` are those outside. */
 static void find_pixels(const Convolution *c, Place at, const void *zeros, const void **pixels) {
-    for (int64_t y = at.y - 1; y <= at.y + c->tile; y++)
-        for (int64_t x = at.x - 1; x <= at.x + c->tile; x++) {
-            int found = y >= 0 && y < c->height && x >= 0 && x < c->width;
-            int64_t pixel = (at.n * c->height + y) * c->width + x;
-            *pixels++ = found ? (const char *)c->x + pixel * c->in * c->size : zeros;
+    int inside = at.y > 0 && at.x > 0 && at.y + c->tile < c->height && at.x + c->tile < c->width;
+    int64_t step = c->in * c->size, row = c->width * step;
+    intptr_t corner = (intptr_t)c->x + (at.n * c->height + at.y - 1) * row + (at.x - 1) * step;
+    for (int64_t i = 0, y = at.y - 1; y <= at.y + c->tile; i++, y++)
+        for (int64_t j = 0, x = at.x - 1; x <= at.x + c->tile; j++, x++) {
+            int found = inside || (y >= 0 && y < c->height && x >= 0 && x < c->width);
+            *pixels++ = found ? (const void *)(corner + i * row + j * step) : zeros;
         }
 }
 
@@ -264,6 +266,7 @@ static AVX512 int convolve_tiles_bf16(const Convolution *c, int64_t first, int64
     return DONE;
 }
 
+/* As in winograd.py. */
 #define A 0.625f
 #define B 1.5f
 #define LANES 8

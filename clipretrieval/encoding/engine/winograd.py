@@ -37,7 +37,7 @@ class _Filtering(NamedTuple):
     least_gain : float
         Products saved, tiles that stick out counted, below which the transforms cost more than they save.
     taps_to_tile : tensor of float64, shape (tile + 2, 3)
-        G of Lavin and Gray 2016, arXiv:1509.09308, section 4.1: its rows evaluate a kernel at points.
+        G of Lavin and Gray 2016, arXiv:1509.09308, section 4.1, whose rows evaluate three taps at a point.
     """
 
     tile: int
@@ -47,21 +47,18 @@ class _Filtering(NamedTuple):
 
 
 def _evaluation(*points: tuple[float, float]) -> torch.Tensor:
-    """Return the rows (1, p, p²) / N of points p with their N, and last that of infinity."""
+    """Return the rows (1, p, p²) / n of pairs (p, n), and last that of infinity."""
     rows = [[1 / n, p / n, p * p / n] for p, n in points]
     return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
-# The points of F(4×4) are 0, ±a, ±b and infinity, and N the product of a point's distances to the others.
+# F(4×4) takes the points 0, ±a, ±b and infinity as winograd.c does; n is the product of p's distances to the others.
 _A, _B = 5 / 8, 3 / 2
 _AT_A, _AT_B = 2 * _A**2 * (_A**2 - _B**2), 2 * _B**2 * (_B**2 - _A**2)
 _FILTERINGS = {
     torch.bfloat16: _Filtering(2, 32, 1.6, _evaluation((0, 1), (1, 2), (-1, 2))),
     torch.float32: _Filtering(
-        4,
-        16,
-        1.6,
-        _evaluation((0, _A**2 * _B**2), (_A, _AT_A), (-_A, _AT_A), (_B, _AT_B), (-_B, _AT_B)),
+        4, 16, 2.0, _evaluation((0, _A**2 * _B**2), (_A, _AT_A), (-_A, _AT_A), (_B, _AT_B), (-_B, _AT_B))
     ),
 }
 
@@ -169,7 +166,8 @@ def convolve(
 ) -> torch.Tensor:
     """Convolve with stride 1 and padding 1, without a gradient.
 
-    A NaN spreads as in the plain sum; an infinite input makes NaN of its neighbors.
+    A NaN spreads as in the plain sum, in float32 over the rest of its tile of 4×4 too; an infinite input makes
+    NaN of its neighbors.
 
     Parameters
     ----------
