@@ -52,7 +52,7 @@ def _evaluation(*points: tuple[float, float]) -> torch.Tensor:
     return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
-# F(4×4) takes the points 0, ±a, ±b and infinity as winograd.c does; n is the product of p's distances to the others.
+# The points of F(4×4) are those of winograd.c; n is the product of a point's distances to the finite others.
 _A, _B = 5 / 8, 3 / 2
 _AT_A, _AT_B = 2 * _A**2 * (_A**2 - _B**2), 2 * _B**2 * (_B**2 - _A**2)
 _FILTERINGS = {
@@ -76,27 +76,21 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-@functools.cache
-def _runs(kernel: int) -> bool:
-    """Whether the kernel was built and the CPU has its instructions."""
-    library = _library()
-    return library is not None and bool(library.clipretrieval_winograd_runs(kernel))
-
-
 def _pick_kernel(dtype: torch.dtype) -> int | None:
     """Return the number of the best kernel for a type, None where there is none.
 
     Limits that the environment sets to torch's and oneDNN's instructions hold here too.
     """
+    library = _library()
     torchs, onednns = os.environ.get("ATEN_CPU_CAPABILITY", ""), os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    if torchs == "default" or onednns.upper() in ("SSE41", "AVX"):
+    if library is None or torchs == "default" or onednns.upper() in ("SSE41", "AVX"):
         return None
     narrow = torchs == "avx2" or onednns.upper().startswith("AVX2")
     if dtype is torch.bfloat16:
         kernels = [] if narrow else [_BF16_AVX512]
     else:
         kernels = [_FP32_AVX2] if narrow else [_FP32_AVX512, _FP32_AVX2]
-    return next((kernel for kernel in kernels if _runs(kernel)), None)
+    return next((kernel for kernel in kernels if library.clipretrieval_winograd_runs(kernel)), None)
 
 
 def is_available(dtype: torch.dtype) -> bool:
@@ -158,7 +152,8 @@ def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         lanes = 32 if out % 64 else 64
         order = torch.arange(channels).view(-1, 16, 2).transpose(1, 2).flatten()
         packed = tiles[:, order].view(16, channels // 2, 2, out // lanes, lanes).permute(3, 0, 1, 4, 2)
-    return packed.to(dtype).contiguous()
+    found: torch.Tensor = packed.to(dtype).contiguous()
+    return found
 
 
 def convolve(
@@ -166,8 +161,8 @@ def convolve(
 ) -> torch.Tensor:
     """Convolve with stride 1 and padding 1, without a gradient.
 
-    A NaN spreads as in the plain sum, in float32 over the rest of its tile of 4×4 too; an infinite input makes
-    NaN of its neighbors.
+    A NaN spreads as in the plain sum, in float32 over the rest of its tile too; an infinite input makes NaN
+    of its neighbors.
 
     Parameters
     ----------
@@ -232,8 +227,8 @@ def _run_kernel(
         raise MemoryError("no memory for the blocks of a convolution; encode with a smaller batch_size")
     if failed:
         raise RuntimeError(
-            "the Winograd kernel cannot run here: it needs AVX512-BF16 for bfloat16 or AVX2 for float32, and a C "
-            "compiler when the package is installed; choose a plan with winograd=False"
+            "the Winograd kernel cannot run here: it needs AVX512-BF16 for bfloat16, or AVX2 for float32, "
+            "and a C compiler when the package is installed; choose a plan with winograd=False"
         )
     return y
 
