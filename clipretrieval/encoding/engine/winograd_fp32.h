@@ -1,7 +1,7 @@
 /* The float32 kernel, F(4×4, 3×3); winograd.c includes it for LANES of 8 (AVX2 with FMA) and 16 (AVX-512).
  *
  * A tile of 4×4 outputs takes 36 products a pair of channels where the plain sum takes 144. The transforms are
- * those of the points 0, ±A, ±B and ∞ (Lavin and Gray, section 5). 5/8 and 3/2 have exact squares and round off
+ * those of the points 0, ±A, ±B and ∞, for which 5/8 and 3/2 have exact squares and round off
  * half as much as the usual 1 and 2.
  */
 #if LANES == 16
