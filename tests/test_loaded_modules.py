@@ -84,11 +84,6 @@ def test_heads_answer_without_scikit_learn(tiny_model, class_folder, command, tm
     run(as_command(["classify", tmp_path / "kept", class_folder / "test"]), (*SLOW, "sklearn", "pandas"))
 
 
-def test_the_engine_is_made_without_triton(tiny_model):
-    """It compiles nothing; PyTorch's own modules that want it are for those who count operations."""
-    run(f"from clipretrieval import StagedEncoder\nStagedEncoder({tiny_model!r}, stage='late').plan", ("triton",))
-
-
 def test_classifying_loads_nothing_of_open_clip(tiny_model, class_folder, command, tmp_path):
     """From the demo's model or a folder, as the command does it."""
     options = ("--model", tiny_model, "--stage", "layer1", "--head", "discriminant")

@@ -85,9 +85,14 @@ def load_to_ask(folder: Path, allow_remote: bool) -> Asked:
 
 
 def modules_to_ask(folder: Path) -> tuple[str, ...]:
-    """Return what `load_to_ask` imports of the package for a folder."""
-    kind = "cascade.cascade_classifier" if is_cascade(folder) else "persistence.read_only_classifier"
-    return kind, "encoding.staged_encoder", "explanation"
+    """Return what asking a folder's classifier takes of the package; the engine is what takes torch."""
+    from clipretrieval.persistence.saving import describe
+
+    content = describe(folder)
+    kind = "persistence.read_only" if content.cascade is None else "cascade.cascade"
+    config = (content.encoder or {}).get("config") or {"stage": "pixel"}
+    engine = () if config.get("stage") == "pixel" else ("encoding.engine.engine", "encoding.engine.planning")
+    return f"{kind}_classifier", "encoding.staged_encoder", "explanation", *engine
 
 
 def _check_encoder(made: Kept | Asked, folder: Path) -> None:
