@@ -15,8 +15,10 @@ from clipretrieval.errors import InvalidInputError
 if TYPE_CHECKING:
     from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
+    from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
 
     Kept: TypeAlias = RetrievalClassifier | CascadeClassifier
+    Asked: TypeAlias = ReadOnlyClassifier | CascadeClassifier
 
 __all__ = [
     "change_head",
@@ -27,6 +29,8 @@ __all__ = [
     "load_for_images",
     "load_kept",
     "load_single",
+    "load_to_ask",
+    "modules_to_ask",
     "refuse_answering",
 ]
 
@@ -59,13 +63,45 @@ def load_for_images(folder: Path, allow_remote: bool) -> Kept:
         If it has no encoder.
     """
     made = load_kept(folder, allow_remote)
+    _check_encoder(made, folder)
+    return made
+
+
+def load_to_ask(folder: Path, allow_remote: bool) -> Asked:
+    """Open what a folder holds, which is given images and not changed: without scikit-learn, if it can be.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has no encoder.
+    """
+    if is_cascade(folder):
+        return load_cascade_of(folder, allow_remote)
+    from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
+
+    made = ReadOnlyClassifier.load(folder, allow_remote=allow_remote)
+    _check_encoder(made, folder)
+    return made
+
+
+def modules_to_ask(folder: Path) -> tuple[str, ...]:
+    """Return what asking a folder's classifier takes of the package; the engine is what takes torch."""
+    from clipretrieval.persistence.saving import describe
+
+    content = describe(folder)
+    kind = "persistence.read_only" if content.cascade is None else "cascade.cascade"
+    config = (content.encoder or {}).get("config") or {"stage": "pixel"}
+    engine = () if config.get("stage") == "pixel" else ("encoding.engine.engine", "encoding.engine.planning")
+    return f"{kind}_classifier", "encoding.staged_encoder", "explanation", *engine
+
+
+def _check_encoder(made: Kept | Asked, folder: Path) -> None:
     if made.encoder is None:
         with closing_stores(made):
             raise InvalidInputError(
                 f"the classifier in {str(folder)!r} was fitted on vectors and has no encoder, so it takes no "
                 "images; use it in Python: RetrievalClassifier.load(…).predict(vectors)"
             )
-    return made
 
 
 def load_single(folder: Path, allow_remote: bool, what: str) -> RetrievalClassifier:
@@ -99,7 +135,7 @@ def load_cascade_of(folder: Path, allow_remote: bool) -> CascadeClassifier:
 
 
 @contextmanager
-def closing_stores(made: Kept) -> Iterator[None]:
+def closing_stores(made: Kept | Asked) -> Iterator[None]:
     """Close a classifier's store, or those of a cascade's exits, at the end of the block."""
     with ExitStack() as closed:
         for each in getattr(made, "exits_", (made,)):
@@ -107,7 +143,7 @@ def closing_stores(made: Kept) -> Iterator[None]:
         yield
 
 
-def labels_by_name(made: Kept, labels: Sequence[str]) -> list[Any]:
+def labels_by_name(made: Kept | Asked, labels: Sequence[str]) -> list[Any]:
     """Return labels in the type that a classifier was fitted with, found by their names."""
     from clipretrieval._util.labels import Spelling
 
