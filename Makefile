@@ -25,16 +25,18 @@ unexport PYTHONPATH
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
+KERNEL := $(addprefix clipretrieval/encoding/engine/,winograd.c winograd_fp32.h)
+
 # The stamps lie in the environment and are touched last: an environment without them is not done.
-$(VENV)/installed: pyproject.toml hatch_build.py clipretrieval/encoding/engine/winograd.c
+$(VENV)/installed: pyproject.toml hatch_build.py $(KERNEL)
 	@.ci/install $(PYTHON) $(VENV) .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml hatch_build.py clipretrieval/encoding/engine/winograd.c
+$(VENV)/installed-dev: pyproject.toml hatch_build.py $(KERNEL)
 	@.ci/install $(PYTHON) $(VENV) '.[dev]'
 	@touch $(VENV)/installed $@
 
-$(VENV)/installed-docs: pyproject.toml hatch_build.py clipretrieval/encoding/engine/winograd.c
+$(VENV)/installed-docs: pyproject.toml hatch_build.py $(KERNEL)
 	@.ci/install $(PYTHON) $(VENV) '.[docs]'
 	@touch $(VENV)/installed $@
 

@@ -1,4 +1,4 @@
-"""Build the C kernel beside the package, where there is a compiler; without it the package is pure Python."""
+"""Build the C kernels beside the package, where there is a compiler; without it all is pure Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = ("-O3", "-std=c11", "-shared", "-fPIC", "-pthread")
 
 
 class KernelHook(BuildHookInterface):
-    """Compile the kernel into the wheel, which is then one for this kind of machine."""
+    """Compile the kernels into the wheel, which is then one for this kind of machine."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build, for x86-64 on Linux; a failure leaves a wheel for any machine."""
@@ -39,8 +39,9 @@ class KernelHook(BuildHookInterface):
                 made.replace(Path(self.root, LIBRARY))
         except (OSError, ValueError) as error:
             self.app.display_warning(
-                f"The C kernel was not built, so the encoder will use oneDNN's: {error}. For the faster one, "
-                "install a C compiler that knows AVX512-BF16 (gcc 11, clang 12, or later) and install again."
+                f"The C kernels were not built, so the encoder will use oneDNN's: {error}. For the faster "
+                "ones, install a C compiler that knows AVX512-BF16 (gcc 11, clang 12, or later), and install "
+                "again."
             )
             return
         if not editable:

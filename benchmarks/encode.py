@@ -89,16 +89,15 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         sides |= _peer_sides(visual, pictures, folder, missing)
     precisions = ["fp32"] + ([plan.precision] if plan.precision != "fp32" else [])
     for precision in precisions:
+        some = pictures[:64] if precision == "fp32" else pictures
         encoder = make(precision=precision)
-        for stage in DEEP:
-            some = pictures[:64] if precision == "fp32" else pictures
-            sides[f"{stage} {precision}"] = our_side(encoder, some, (stage,))
-    if plan.winograd:
-        with patch("clipretrieval.encoding.engine.winograd.is_available", return_value=False):
-            direct = make()
-        sides |= {
-            f"{stage} {plan.precision}, all products": our_side(direct, pictures, (stage,)) for stage in DEEP
-        }
+        sides |= {f"{stage} {precision}": our_side(encoder, some, (stage,)) for stage in DEEP}
+        if encoder.plan.winograd:
+            with patch("clipretrieval.encoding.engine.winograd.is_available", return_value=False):
+                direct = make(precision=precision)
+            sides |= {
+                f"{stage} {precision}, all products": our_side(direct, some, (stage,)) for stage in DEEP
+            }
     sides["all four stages"] = our_side(make(), pictures, ALL)
     compile_s: dict[str, float] = {}
     if not arguments.no_compile:
@@ -143,6 +142,7 @@ def _peer_sides(visual: Any, pictures: Any, folder: Path, missing: dict[str, str
     """Build each peer at its better batch of 4, 8 and 16."""
     makers: dict[str, Callable[[int], Side]] = {
         "ONNX Runtime fp32, mid": lambda batch: onnxruntime_side(visual, pictures[:64], batch, folder),
+        "OpenVINO fp32, mid": lambda batch: openvino_side(visual, pictures[:64], batch, "f32"),
         "OpenVINO bf16, mid": lambda batch: openvino_side(visual, pictures, batch, "bf16"),
     }
     sides: dict[str, Side] = {}
@@ -195,7 +195,13 @@ def _ratios(
     rates: dict[str, list[float]], counts: dict[str, float], precision: str
 ) -> dict[str, dict[str, float]]:
     """Compare round by round, so that a drift of the machine cancels; medians of the ratios."""
-    peers = ("open_clip, batch 32", "open_clip, best batch", "ONNX Runtime fp32, mid", "OpenVINO bf16, mid")
+    peers = (
+        "open_clip, batch 32",
+        "open_clip, best batch",
+        "ONNX Runtime fp32, mid",
+        "OpenVINO fp32, mid",
+        "OpenVINO bf16, mid",
+    )
     table: dict[str, dict[str, float]] = {}
     for name, values in rates.items():
         stage = name.split()[0]

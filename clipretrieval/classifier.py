@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -28,7 +27,8 @@ from clipretrieval.errors import (
 )
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
-from clipretrieval.heads.choice import choose_head, head_name, head_values
+from clipretrieval.heads.choice import head_values
+from clipretrieval.heads.chosen_head import ChosenHead
 from clipretrieval.heads.class_texts import ClassTexts, text_tower
 from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
@@ -36,8 +36,7 @@ from clipretrieval.heads.held_out import HeldOut, held_out
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
-from clipretrieval.heads.text_prior import TEXT, TextPrior, check_text_weight
-from clipretrieval.heads.vote_shares import VoteShares
+from clipretrieval.heads.text_prior import check_text_weight
 from clipretrieval.heads.voting import TEMPERATURE, Voting
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.heads.whitening import AUTO, Whitening, plan_transform
@@ -1289,13 +1288,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     def _decision(self, index: LabelledIndex) -> DecisionRule:
         """Return what decides by an index."""
-        head = self._with_text(choose_head(self.head, self.k))
-        if head is None:
-            return self._voting()
-        if isinstance(head, TextPrior):
-            head = self._listing_classes(head, index)
-        statistics = self._statistics_to_read(index)
-        return statistics.fit(index, head, Priors.parse(self.priors), self._head_name, self.k)
+        return self._chosen_head().decision(index, lambda: self._statistics_to_read(index))
 
     def class_statistics(self, moments: Moments = Moments()) -> ClassStatistics:  # noqa: B008  it is frozen
         """Return the counts, the sums and the second moments of the stored vectors as they are now.
@@ -1336,11 +1329,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             index.follower = self._statistics = IndexStatistics()
         return index.follower
 
-    @property
-    def _head_name(self) -> str:
-        name = head_name(self.head)
-        return name if self.text_weight is None else f"{name} + {TEXT}"
-
     def _class_texts(self) -> ClassTexts | None:
         """Return the texts of classes, whose vectors are kept; None where none are to be read."""
         if check_text_weight(self.text_weight) is None:
@@ -1352,13 +1340,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             kept = self._texts = wanted
         return kept
 
-    def _with_text(self, head: Head | None) -> Head | None:
-        """Return a head, or the votes where it is None, together with the texts if these count."""
-        texts, weight = self._class_texts(), check_text_weight(self.text_weight)
-        if texts is None or weight is None:
-            return head
-        voting = VoteShares(self._voting()) if head is None else head
-        return TextPrior(voting, head_name(self.head), texts, (), weight)
+    def _chosen_head(self) -> ChosenHead:
+        """Return what the arguments say of how it answers."""
+        weight = check_text_weight(self.text_weight)
+        voting = Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
+        if weight is None:
+            return ChosenHead(self.head, voting, self.priors)
+        return ChosenHead(self.head, voting, self.priors, self._class_texts(), weight)
 
     def _saved_texts(self, index: LabelledIndex) -> dict[str, Any]:
         """Return what is saved of texts, as JSON values: nothing where they do not count."""
@@ -1379,21 +1367,6 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             "class_names": [list(pair) for pair in names.items()],
             "templates": texts.templates,
         }
-
-    def _listing_classes(self, head: TextPrior, index: LabelledIndex) -> TextPrior:
-        """Tell a head which classes there are, and refuse what it cannot read."""
-        if index.transform is not None:
-            raise InvalidInputError(
-                "text_weight needs vectors as the encoder gives them, and those of this store went through a "
-                "transform; set transform=None and call refit_transform(), or set text_weight=None"
-            )
-        index.number_classes()  # takes up those that the store has gained
-        listed = list(index.classes.codes)
-        head.texts.check_known(listed)
-        return replace(head, listed=tuple(listed))
-
-    def _voting(self) -> Voting:
-        return Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
 
     def _index(self, *, refresh: bool = False) -> LabelledIndex:
         """Return what was filled, with the encoder and the metric that the arguments name now.
@@ -1421,11 +1394,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         return index
 
     def _plan(self) -> TransformPlan:
-        return plan_transform(vars(self)["transform"], self._with_text(choose_head(self.head, self.k)))
+        return plan_transform(vars(self)["transform"], self._chosen_head().learner)
 
     def _statistics_of(self, store: VectorStore) -> IndexStatistics | None:
         """Return what follows the changes of a store; None where the head reads no statistics."""
-        head = self._with_text(choose_head(self.head, self.k))
+        head = self._chosen_head().learner
         if head is None or not head.moments:
             return None
         own = store is getattr(self, "store_", None)
@@ -1448,9 +1421,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Refuse constructor arguments that cannot work; scikit-learn has them checked at fit."""
         check_k(self.k)
         metric = Metric.parse(self.metric)
-        self._voting().check()
-        choose_head(self.head, self.k)
-        Priors.parse(self.priors)
+        self._chosen_head().check()
         self._plan()
         check_bool(self.normalize, "normalize")
         check_encoder(self.encoder)

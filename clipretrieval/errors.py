@@ -122,7 +122,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Make `NotFittedError` at its first use: scikit-learn, its other base, takes a second to import."""
+    """Make `NotFittedError` at its first use: scikit-learn, its other base, takes a second to import.
+
+    Modules that a question goes through therefore name it as ``errors.NotFittedError``, where they raise it.
+    """
     if name != "NotFittedError":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from sklearn.exceptions import NotFittedError as Base

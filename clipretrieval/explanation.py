@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval import errors
 from clipretrieval._util.checks import check_int, check_list
 from clipretrieval._util.labels import fitted_labels
 from clipretrieval._util.progress import Progress, image_counter, open_progress
@@ -20,7 +21,6 @@ from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable, shortened
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.streams import VECTORS
-from clipretrieval.errors import NotFittedError
 from clipretrieval.heads.confidence import check_measure, measure_text
 from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
@@ -222,7 +222,7 @@ def explain_stream(
     check_list(skipped, "skipped")
     left_out = skipped if skipped is not None else []
     if not hasattr(classifier, "retriever_"):  # an AttributeError too where it is not fitted
-        raise NotFittedError(NOT_FITTED)
+        raise errors.NotFittedError(NOT_FITTED)
     retriever, head = classifier.retriever_, classifier.head_
     numbers = retriever.index.number_classes()
     with open_progress(progress, "explaining") as report:

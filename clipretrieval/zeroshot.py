@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.preprocessing import normalize
 
 from clipretrieval._util.checks import check_bool
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.timing import Timing
+from clipretrieval._util.unit_length import to_unit_length
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import gather
@@ -242,7 +242,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             raise DimensionMismatchError(
                 f"the vectors have dimension {rows.shape[1]}; those of the stage {STAGE!r} have {width}"
             )
-        found: npt.NDArray[np.float64] = normalize(rows.astype(np.float64)) @ self._text_vectors().T
+        found: npt.NDArray[np.float64] = to_unit_length(rows.astype(np.float64)) @ self._text_vectors().T
         return found
 
     def probabilities(self, cosines: npt.NDArray[np.float64]) -> AnyArray:

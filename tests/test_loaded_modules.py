@@ -8,6 +8,7 @@ import sys
 import pytest
 
 SLOW = ("open_clip", "torchvision", "timm", "torch._dynamo", "huggingface_hub", "sympy")
+SCIENCE = ("sklearn", "scipy", "pandas", "joblib")
 ENDING = """
 import sys
 found = {found} & set(sys.modules)
@@ -38,12 +39,12 @@ def test_an_encoder_is_had_with_torch_alone():
 def test_raw_pixels_need_no_torch(class_folder, command, tmp_path):
     """Nor does a classifier of them, indexed and asked by the command, whatever model the encoder has."""
     folder = tmp_path / "kept"
-    for asked in (
-        ["index", class_folder / "train", folder, "--stage", "pixel"],
-        ["classify", folder, class_folder / "test", "--json", "--explain"],
-        ["info", folder],
+    for asked, unwanted in (
+        (["index", class_folder / "train", folder, "--stage", "pixel"], SLOW),
+        (["classify", folder, class_folder / "test", "--json", "--explain"], (*SLOW, *SCIENCE)),
+        (["info", folder], SLOW),
     ):
-        run(as_command(asked), ("torch", *SLOW))
+        run(as_command(asked), ("torch", *unwanted))
 
 
 def test_a_pixel_encoder_is_shown_and_copied_without_torch():
@@ -67,6 +68,20 @@ def test_weights_of_a_folder_run_with_torch_alone(tiny_model, class_folder, prec
         f"assert encoder.encode({str(class_folder / 'test')!r}).shape == (10, encoder.dim)\n"
         "assert encoder.fingerprint['weights'].startswith('sha256:')",
     )
+
+
+@pytest.mark.parametrize("options", [[], ["--normalize"], ["--metric", "cosine", "--store", "memory"]])
+def test_votes_are_counted_without_scikit_learn(tiny_model, class_folder, command, tmp_path, options):
+    """A classifier that the command only asks is no estimator, and votes need none of SciPy's functions."""
+    made = ("--model", tiny_model, "--stage", "layer1", *options)
+    assert command("index", class_folder / "train", tmp_path / "kept", *made)[0] == 0
+    run(as_command(["classify", tmp_path / "kept", class_folder / "test"]), (*SLOW, *SCIENCE))
+
+
+def test_heads_answer_without_scikit_learn(tiny_model, class_folder, command, tmp_path):
+    options = ("--model", tiny_model, "--stage", "layer1", "--head", "fused")
+    assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 0
+    run(as_command(["classify", tmp_path / "kept", class_folder / "test"]), (*SLOW, "sklearn", "pandas"))
 
 
 def test_classifying_loads_nothing_of_open_clip(tiny_model, class_folder, command, tmp_path):

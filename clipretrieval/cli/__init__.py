@@ -6,6 +6,7 @@ images were skipped, 2 for a mistake of the user's (one line, no traceback), 130
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -33,6 +34,7 @@ def main() -> NoReturn:
         # The usual way out takes seconds once torch is loaded, and it ends by the signal, not with a status,
         # if the interrupt came while a library was running generated code.
         os._exit(status)
+    gc.freeze()  # what the libraries hold is not looked through for garbage once more
     raise SystemExit(status)
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
 
 __all__ = [
     *("MACHINE", "AllowRemote", "CascadeOptions", "EncoderOptions", "KeptArgument", "KeptOption"),
@@ -715,7 +716,7 @@ def check_head(head: str, priors: str) -> None:
     Priors.parse(priors)
 
 
-def check_texts_count(made: RetrievalClassifier, texts: Mapping[str, Any]) -> None:
+def check_texts_count(made: RetrievalClassifier | ReadOnlyClassifier, texts: Mapping[str, Any]) -> None:
     """Refuse names and prompts that nothing reads."""
     if made.text_weight is None and ("class_names" in texts or "templates" in texts):
         raise InvalidInputError("--class-names and --template go with --text-weight, which is not given")

@@ -22,11 +22,11 @@ from clipretrieval.cli.arguments import (
 )
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
-from clipretrieval.cli.kept import change_head, closing_stores, load_for_images, refuse_answering
+from clipretrieval.cli.kept import change_head, closing_stores, load_to_ask, modules_to_ask, refuse_answering
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from clipretrieval.cli.kept import Kept
+    from clipretrieval.cli.kept import Asked
     from clipretrieval.explanation import Explanation
     from clipretrieval.images.stream import SkippedImage
 
@@ -80,11 +80,13 @@ def classify_command(
     spoken = texts.arguments()
     for given in images:
         check_path(given, "IMAGE")
-    with quiet_libraries(), interruptible():
+    with quiet_libraries():
+        refuse_answering(context, classifier)
+        asked = modules_to_ask(classifier, exported=onnx is not None)
+    with quiet_libraries(), interruptible(*asked):
         from clipretrieval.retrieval.retriever import NoImagesError
 
-        refuse_answering(context, classifier)
-        made = load_for_images(classifier, allow_remote, exported_encoder(onnx))
+        made = load_to_ask(classifier, allow_remote, exported_encoder(onnx))
         change_head(context, made, head, priors, spoken)
         skipped: list[SkippedImage] = []
         empty: list[str] = []
@@ -105,12 +107,13 @@ def classify_command(
 
 
 def _explained(
-    made: Kept, paths: Iterator[Path], skipped: list[SkippedImage], by: str, top: int
+    made: Asked, paths: Iterator[Path], skipped: list[SkippedImage], by: str, top: int
 ) -> Iterator[Explanation]:
     """Yield the answer to each image, with a cascade's exit where it left."""
     from clipretrieval.explanation import explain_stream
+    from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
 
-    if hasattr(made, "exits_"):
+    if not isinstance(made, ReadOnlyClassifier):
         return made.explain_stream(paths, on_error="skip", skipped=skipped, by=by, top=top)
     return explain_stream(made, paths, on_error="skip", skipped=skipped, by=by, top=top)
 

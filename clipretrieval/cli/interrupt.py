@@ -33,10 +33,19 @@ def install() -> None:
 
 
 class interruptible:  # noqa: N801  used as a function, without contextlib's import
-    """Import what takes long, and then have Ctrl-C raise KeyboardInterrupt in the block."""
+    """Import what takes long, and then have Ctrl-C raise KeyboardInterrupt in the block.
+
+    Parameters
+    ----------
+    *modules : str
+        Of the package, what the block will use of it; all that encodes and classifies where none is given.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules or ("classifier", "encoding.staged_encoder")
 
     def __enter__(self) -> None:
-        _import_all()
+        _import_all(self._modules)
         self._taken_over = signal.getsignal(signal.SIGINT) is _leave
         if self._taken_over:
             signal.signal(signal.SIGINT, _raise)
@@ -46,13 +55,13 @@ class interruptible:  # noqa: N801  used as a function, without contextlib's imp
             signal.signal(signal.SIGINT, _leave)
 
 
-def _import_all() -> None:
-    """Import what encodes and classifies, and keep it out of the garbage collection.
+def _import_all(names: tuple[str, ...]) -> None:
+    """Import modules of the package, and keep them out of the garbage collection.
 
     Libraries make a million objects that stay until the end. Looking through them for garbage, again and
     again and once more at the end, would take a third of the time in which a command starts and ends.
     """
-    modules = [f"clipretrieval.{name}" for name in ("classifier", "encoding.staged_encoder")]
+    modules = [f"clipretrieval.{name}" for name in names]
     if all(module in sys.modules for module in modules):
         return
     collects = gc.isenabled()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
+    from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
 
     Kept: TypeAlias = RetrievalClassifier | CascadeClassifier
+    Asked: TypeAlias = ReadOnlyClassifier | CascadeClassifier
 
 __all__ = [
     "change_head",
@@ -28,6 +31,8 @@ __all__ = [
     "load_for_images",
     "load_kept",
     "load_single",
+    "load_to_ask",
+    "modules_to_ask",
     "refuse_answering",
 ]
 
@@ -45,11 +50,7 @@ def is_cascade(folder: Path) -> bool:
 def load_kept(folder: Path, allow_remote: bool, encoder: OnnxEncoder | None = None) -> Kept:
     """Open what a folder holds, a classifier or a cascade; an encoder stands in for the classifier's own."""
     if is_cascade(folder):
-        if encoder is not None:
-            raise InvalidInputError(
-                f"{str(folder)!r} holds a cascade, whose encoder stops at several stages, and an exported "
-                "one has a single stage; leave --onnx out"
-            )
+        _refuse_for_cascade(folder, encoder)
         return load_cascade_of(folder, allow_remote)
     from clipretrieval.classifier import RetrievalClassifier
 
@@ -65,13 +66,56 @@ def load_for_images(folder: Path, allow_remote: bool, encoder: OnnxEncoder | Non
         If it has no encoder.
     """
     made = load_kept(folder, allow_remote, encoder)
+    _check_encoder(made, folder)
+    return made
+
+
+def load_to_ask(folder: Path, allow_remote: bool, encoder: OnnxEncoder | None = None) -> Asked:
+    """Open what a folder holds, which is given images and not changed: without scikit-learn, if it can be.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has no encoder.
+    """
+    if is_cascade(folder):
+        _refuse_for_cascade(folder, encoder)
+        return load_cascade_of(folder, allow_remote)
+    from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
+
+    made = ReadOnlyClassifier.load(folder, encoder, allow_remote=allow_remote)
+    _check_encoder(made, folder)
+    return made
+
+
+def modules_to_ask(folder: Path, *, exported: bool) -> tuple[str, ...]:
+    """Return what asking a folder's classifier takes of the package; the engine is what takes torch."""
+    from clipretrieval.persistence.saving import describe
+
+    content = describe(folder)
+    kind = "persistence.read_only" if content.cascade is None else "cascade.cascade"
+    config = (content.encoder or {}).get("config") or {"stage": "pixel"}
+    # An exported encoder's configuration names no stage, as its file does.
+    runs_torch = not exported and config.get("stage", "pixel") != "pixel" and find_spec("torch") is not None
+    engine = ("encoding.engine.engine", "encoding.engine.planning") if runs_torch else ()
+    return f"{kind}_classifier", "encoding.staged_encoder", "explanation", *engine
+
+
+def _refuse_for_cascade(folder: Path, encoder: OnnxEncoder | None) -> None:
+    if encoder is not None:
+        raise InvalidInputError(
+            f"{str(folder)!r} holds a cascade, whose encoder stops at several stages, and an exported one has "
+            "a single stage; leave --onnx out"
+        )
+
+
+def _check_encoder(made: Kept | Asked, folder: Path) -> None:
     if made.encoder is None:
         with closing_stores(made):
             raise InvalidInputError(
                 f"the classifier in {str(folder)!r} was fitted on vectors and has no encoder, so it takes no "
                 "images; use it in Python: RetrievalClassifier.load(…).predict(vectors)"
             )
-    return made
 
 
 def load_single(
@@ -107,7 +151,7 @@ def load_cascade_of(folder: Path, allow_remote: bool) -> CascadeClassifier:
 
 
 @contextmanager
-def closing_stores(made: Kept) -> Iterator[None]:
+def closing_stores(made: Kept | Asked) -> Iterator[None]:
     """Close a classifier's store, or those of a cascade's exits, at the end of the block."""
     with ExitStack() as closed:
         for each in getattr(made, "exits_", (made,)):
@@ -115,7 +159,7 @@ def closing_stores(made: Kept) -> Iterator[None]:
         yield
 
 
-def labels_by_name(made: Kept, labels: Sequence[str]) -> list[Any]:
+def labels_by_name(made: Kept | Asked, labels: Sequence[str]) -> list[Any]:
     """Return labels in the type that a classifier was fitted with, found by their names."""
     from clipretrieval._util.labels import Spelling
 

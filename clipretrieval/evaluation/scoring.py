@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import accuracy_score
 
 from clipretrieval._util.foreign import as_array
 from clipretrieval.errors import InvalidInputError
@@ -30,6 +29,8 @@ def weighted_accuracy(report: EvaluationReport, sample_weight: Any) -> float:
     InvalidInputError
         If they are anything else.
     """
+    from sklearn.metrics import accuracy_score
+
     if sample_weight is None:
         return float(accuracy_score(report.y_true, report.y_pred))
     count = report.n_test + len(report.skipped)

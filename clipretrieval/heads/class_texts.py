@@ -7,11 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax
-from sklearn.preprocessing import normalize
 
 from clipretrieval._util.checks import shown
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
+from clipretrieval._util.unit_length import to_unit_length
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.prompts import STUDY_PROMPT, Template, Templates, filled, listed_templates, read_classes
 from clipretrieval.types import AnyArray, FloatArray, Label
@@ -197,7 +196,9 @@ def zero_shot_scores(vectors: AnyArray, texts: Floats, logit_scale: float) -> Fl
     ndarray of float64, shape (n, n_classes)
         Log probabilities.
     """
-    found: Floats = log_softmax(logit_scale * (normalize(vectors.astype(np.float64)) @ texts.T), axis=1)
+    from scipy.special import log_softmax
+
+    found: Floats = log_softmax(logit_scale * (to_unit_length(vectors.astype(np.float64)) @ texts.T), axis=1)
     return found
 
 
@@ -220,9 +221,9 @@ def ensemble_vectors(tower: TextTower, prompts: Sequence[Sequence[str]]) -> Floa
     .. [1] A. Radford et al., "Learning transferable visual models from natural language supervision",
        ICML 2021, section 3.1.4, and the notebook on prompts that its authors published with the code.
     """
-    vectors = normalize(tower.encode([one for some in prompts for one in some]).astype(np.float64))
+    vectors = to_unit_length(tower.encode([one for some in prompts for one in some]).astype(np.float64))
     starts = np.cumsum([0, *(len(some) for some in prompts[:-1])])
-    found: Floats = normalize(np.add.reduceat(vectors, starts))
+    found: Floats = to_unit_length(np.add.reduceat(vectors, starts))
     return found
 
 

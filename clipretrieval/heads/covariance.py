@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
 
 from clipretrieval._util.checks import check_number, shown
 from clipretrieval.errors import InvalidInputError
@@ -94,6 +93,8 @@ def solver(matrix: Floats, noise: float = 0.0) -> Solve:
     noise : float
         Eigenvalues that rounding may have made of 0.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     least = max(noise, EPSILON * float(np.trace(matrix)) / len(matrix))
     try:
         factor = cho_factor(matrix, lower=True, check_finite=False)

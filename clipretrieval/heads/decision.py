@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from clipretrieval.errors import InvalidInputError
 
@@ -80,6 +79,8 @@ class Posterior:
     @cached_property
     def probabilities(self) -> Floats:
         """Shape (n, n_classes); rows sum to 1."""
+        from scipy.special import softmax
+
         found: Floats = softmax(self.log_scores, axis=1)
         return found
 

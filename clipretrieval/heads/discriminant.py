@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax
 
 from clipretrieval.heads.base import Contents, Queries, StoredSample
 from clipretrieval.heads.covariance import (
@@ -157,6 +156,8 @@ def pooled_covariance(statistics: ClassStatistics) -> tuple[Floats, int]:
 
 
 def _held_out_likelihood(learned: LearnedDiscriminant, sample: StoredSample) -> float:
+    from scipy.special import log_softmax
+
     scores = learned.held_out_scores(sample)
     possible = np.flatnonzero(np.isfinite(scores[np.arange(len(scores)), sample.codes]))
     if not len(possible):

@@ -8,8 +8,6 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
-from scipy.special import log_softmax
 
 from clipretrieval._util.checks import shown
 from clipretrieval.errors import InvalidInputError
@@ -176,6 +174,9 @@ def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
     shares : ndarray of float64, shape (n,)
         How much each row counts; they sum to 1.
     """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
     rows = np.arange(len(codes))
     begin = np.full(len(stacked), 1.0 / len(stacked))
 
@@ -195,5 +196,7 @@ def maximise(stacked: Floats, codes: Ints, shares: Floats) -> Floats:
 
 def log_probabilities(scores: Floats) -> Floats:
     """Return log probabilities that forbid no class."""
+    from scipy.special import log_softmax
+
     found: Floats = np.log((1 - FLOOR) * np.exp(log_softmax(scores, axis=1)) + FLOOR / scores.shape[1])
     return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cholesky, solve_triangular
 
 from clipretrieval._util.checks import check_number, shown
 from clipretrieval._util.warning import warn_caller
@@ -121,6 +120,8 @@ class LearnedQuadratic:
 
 def _whitener(covariance: Floats) -> Floats:
     """Return the inverse of a covariance's lower Cholesky factor."""
+    from scipy.linalg import cholesky, solve_triangular
+
     size, lift = len(covariance), np.trace(covariance) / len(covariance)
     for amount in (0.0, 1e-12, 1e-9, 1e-6):  # a singular one, where shrinkage was turned off
         lifted = covariance.copy()

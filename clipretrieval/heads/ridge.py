@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from clipretrieval._util.checks import check_int, check_number
 from clipretrieval.heads.base import Contents, Queries, StoredSample
@@ -161,6 +159,8 @@ class LearnedRidge:
 
 def _sharpest(scores: Floats, codes: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Return the least mean log loss that multiplying the scores can reach, and the factor."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
     def loss(power: float) -> float:
         return float(-log_softmax(np.exp(power) * scores, axis=1)[np.arange(len(codes)), codes].mean())

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import blas, lapack
 
 from clipretrieval._util.checks import check_bool, shown
 from clipretrieval._util.repr import short_repr
@@ -321,6 +320,8 @@ class ClassStatistics:
 
     def to_bytes(self) -> bytes:
         """Return all of it as bytes, which `from_bytes` takes: a line of JSON, and the numbers."""
+        from scipy.linalg.lapack import dtrttp
+
         labels, places = self._listed()
         head = {
             "format": FORMAT,
@@ -336,7 +337,7 @@ class ClassStatistics:
             self._sizes[places],
             self._errors[places],
             np.array([self._pooled_error]),
-            *(lapack.dtrttp(moment)[0] for moment in moments if self.dim),
+            *(dtrttp(moment)[0] for moment in moments if self.dim),
         )
         return b"".join([json.dumps(head).encode(), b"\n", *(_little(column) for column in columns)])
 
@@ -419,13 +420,17 @@ _NOTHING = _no_moment(0)
 
 def _unpacked(dim: int, packed: Floats) -> Floats:
     """Return an upper triangle, below which there are zeros, from its columns one after the other."""
-    return np.asfortranarray(np.triu(lapack.dtpttr(dim, packed)[0])) if dim else _no_moment(0)
+    from scipy.linalg.lapack import dtpttr
+
+    return np.asfortranarray(np.triu(dtpttr(dim, packed)[0])) if dim else _no_moment(0)
 
 
 def _add_product(moment: Floats, vectors: Floats, sign: float) -> None:
     """Add the upper triangle of sign × XᵀX in place."""
+    from scipy.linalg.blas import dsyrk
+
     if vectors.size:
-        blas.dsyrk(sign, vectors.T, beta=1.0, c=moment, overwrite_c=True)
+        dsyrk(sign, vectors.T, beta=1.0, c=moment, overwrite_c=True)
 
 
 def _mirrored(upper: Floats) -> Floats:

@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.errors import InvalidInputError, NotFittedError, UnsupportedOperationError
+from clipretrieval import errors
+from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 from clipretrieval.heads.base import StoredSample
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
@@ -44,7 +45,7 @@ class StoreContents:
         known = next(iter(self.held.values()), None)
         classes = _stored_classes(self.index) if known is None else known.classes
         if not classes:  # another thread or process has emptied it since it was counted
-            raise NotFittedError(EMPTY)
+            raise errors.NotFittedError(EMPTY)
         counts = np.ones(len(classes), dtype=np.int64) if known is None else known.counts
         if known is None and self.given_priors.given == "empirical":
             raise InvalidInputError(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax, logsumexp
 
 from clipretrieval._util.checks import check_number, shown
 from clipretrieval.errors import InvalidInputError
@@ -181,6 +180,8 @@ class LearnedTextPrior:
 
     def log_scores(self, queries: Queries) -> Floats:
         """Return log probabilities, but for a constant in each row, shape (n, n_classes)."""
+        from scipy.special import log_softmax, logsumexp
+
         text = zero_shot_scores(queries.vectors, self._texts, self._scale)
         if self._weights:
             parts = self._head_parts(queries)
@@ -273,6 +274,8 @@ def _retreat(found: Floats, stacked: Floats, codes: Ints, shares: Floats) -> Flo
     Where the gain in log likelihood, less `SURE` standard errors, is largest; what new parameters gain by
     themselves, one divided by the number of vectors each, is taken off.
     """
+    from scipy.special import log_softmax
+
     rows = np.arange(len(codes))
     (weight,) = maximise(stacked[-1:], codes, shares)
     start = weight * stacked[-1]

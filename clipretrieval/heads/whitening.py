@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
 
 from clipretrieval._util.checks import check_int, shown
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
@@ -135,6 +134,8 @@ def _leading(statistics: ClassStatistics, mean: Floats, covariance: Floats, matr
 
 def _principal(matrix: Floats) -> tuple[Floats, Floats]:
     """Return eigenvalues, ascending, and eigenvectors, whose signs do not hang on the last digits."""
+    from scipy.linalg import eigh
+
     values, axes = eigh(matrix)
     largest = np.abs(axes).argmax(axis=0)
     return values, axes * np.sign(axes[largest, np.arange(len(values))])

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.exceptions import DataConversionWarning
-from sklearn.preprocessing import normalize as normalize_rows
-from sklearn.utils.validation import assert_all_finite, validate_data
 
 from clipretrieval._util.checks import shown
 from clipretrieval._util.foreign import as_array, dense_vectors, is_instance, plain_value
 from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval._util.rounding import RangeWatch, warn_of_rounding
+from clipretrieval._util.unit_length import to_unit_length
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds
 from clipretrieval.encoding.streams import VECTORS, image_batches, vector_batches
@@ -31,12 +28,12 @@ from clipretrieval.retrieval.unusable import check_rows, direction_needed, usabl
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import FloatArray, Metric
 
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+
 __all__ = [
     *("FitSource", "read_vectors", "none_left", "open_fit_source", "ready", "vector_labels"),
 ]
-
-LEAST_SQUARABLE, MOST_SQUARABLE = 2.0**-40, 2.0**40
-"""Values between these can be squared and added up in float32."""
 
 
 @dataclass
@@ -215,8 +212,11 @@ def _stages_ready(
         batches, needs, encoder="StagedEncoder.stream", on_error=on_error, skipped=skipped
     )
     for batch in usable:
-        scaled = {stage: _unit(vectors) for stage, vectors in batch.vectors.items()} if normalize else {}
-        yield replace(batch, vectors=scaled) if normalize else batch
+        if normalize:
+            scaled = {stage: to_unit_length(vectors) for stage, vectors in batch.vectors.items()}
+            yield replace(batch, vectors=scaled)
+        else:
+            yield batch
 
 
 def _prepared(
@@ -227,7 +227,7 @@ def _prepared(
     for batch in batches:
         vectors = batch.vectors[VECTORS]
         if unit:
-            yield replace(batch, vectors={VECTORS: _unit(vectors)})
+            yield replace(batch, vectors={VECTORS: to_unit_length(vectors)})
             continue
         if len(vectors):
             watch.see(vectors, row_norms(vectors))
@@ -245,25 +245,10 @@ def _mapped(batches: Iterable[EncodedBatch], transform: LinearTransform) -> Iter
         )
 
 
-def _unit(vectors: FloatArray) -> FloatArray:
-    """Scale rows to length one; a row of zeros stays one.
-
-    The squares of very large or small values leave float32. Such rows are multiplied by a power of two first,
-    which changes no digit.
-    """
-    if not len(vectors):
-        return vectors
-    largest = np.abs(vectors).max(axis=1)
-    far = (largest > 0) & ((largest < LEAST_SQUARABLE) | (largest > MOST_SQUARABLE))
-    if far.any():
-        vectors = vectors.copy()
-        vectors[far] = np.ldexp(vectors[far], -np.frexp(largest[far])[1][:, None])
-    scaled: FloatArray = normalize_rows(vectors)
-    return scaled
-
-
 def read_vectors(estimator: BaseEstimator | None, X: Any, *, reset: bool) -> FloatArray:
     """Check vectors as scikit-learn does, and return them as float32, shape (n, d)."""
+    from sklearn.utils.validation import validate_data
+
     _refuse_images(X)
     given = dense_vectors(X, "X")
     if getattr(getattr(given, "dtype", None), "kind", "") in ("M", "m"):
@@ -278,6 +263,8 @@ def read_vectors(estimator: BaseEstimator | None, X: Any, *, reset: bool) -> Flo
 
 
 def _fit_vectors(estimator: BaseEstimator, X: Any, y: Any, reset: bool) -> tuple[FloatArray, list[Any]]:
+    from sklearn.utils.validation import assert_all_finite
+
     _refuse_images(X)
     if y is None:
         raise InvalidInputError(
@@ -324,6 +311,8 @@ def vector_labels(y: Any, count: int) -> list[Any]:
         shape = "one of several columns" if is_table(y) else f"one of the shape {np.shape(y)}"
         raise InvalidInputError(f"y should be a 1d array with one label for each vector; got {shape}")
     if given is not y:
+        from sklearn.exceptions import DataConversionWarning
+
         warn_caller(
             "A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
             "(n_samples, ), for example using ravel().",

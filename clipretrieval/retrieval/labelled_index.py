@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from clipretrieval import errors
 from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
-from clipretrieval.errors import FingerprintMismatchError, NotFittedError, StoreCorruptedError, StoreError
+from clipretrieval.errors import FingerprintMismatchError, StoreCorruptedError, StoreError
 from clipretrieval.retrieval.changes import ChangeFollower
 from clipretrieval.retrieval.classes import Classes, ClassNumbers
 from clipretrieval.retrieval.manifest import (
@@ -223,7 +224,7 @@ class LabelledIndex:
         manifest = self.check_manifest()
         count = self.store.count()
         if count == 0:
-            raise NotFittedError(EMPTY)
+            raise errors.NotFittedError(EMPTY)
         return manifest, count
 
     def number_classes(self) -> ClassNumbers:
@@ -263,7 +264,7 @@ class LabelledIndex:
             if near.distances.shape != (len(vectors), k) or near.valid[:, 0].all():
                 break
             if self.store.count() == 0:
-                raise NotFittedError(EMPTY)
+                raise errors.NotFittedError(EMPTY)
         self._check_neighbors(near, len(vectors), k)
         return near
 

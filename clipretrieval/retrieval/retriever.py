@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from sklearn.base import BaseEstimator
+from typing import TYPE_CHECKING, Any
 
 from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.timing import Timing
@@ -20,6 +18,9 @@ from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.inputs import none_left, read_vectors, ready, vector_labels
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import FloatArray, Neighbors, no_neighbors
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
 
 __all__ = ["NOT_FITTED", "NoImagesError", "Retriever"]
 

@@ -68,11 +68,11 @@ class Convolution(nn.Module):
         self.stride: onednn.Pair = (stride, stride)
         self.padding: onednn.Pair = (weight.shape[2] // 2, weight.shape[3] // 2)
         dtype = dtype or plan.dtype
-        suited = not residual and pool <= 2 and winograd.suits(shape, fused, self.padding, self.stride)
-        self.winograd = plan.winograd and dtype is torch.bfloat16 and suited
+        suited = winograd.suits(shape, fused, self.padding, self.stride, dtype)
+        self.winograd = plan.winograd and suited and not residual and pool <= 2
         self.fused = plan.kernels == "onednn" and not self.winograd
         if self.winograd:
-            weight = winograd.pack_weight(fused.detach())
+            weight = winograd.pack_weight(fused.detach(), dtype)
         else:
             rounded = round_taps(fused.detach(), dtype)
             weight = rounded.to(plan.device).contiguous(memory_format=torch.channels_last)

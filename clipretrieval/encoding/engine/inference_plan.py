@@ -35,7 +35,7 @@ class InferencePlan:
     compiled : bool
         Whether inductor compiles the encoder at its first use.
     winograd : bool
-        Whether 3×3 convolutions take fewer products, by Winograd's minimal filtering.
+        Whether 3×3 convolutions take fewer products, by Winograd's minimal filtering, where that gains.
     """
 
     device: str

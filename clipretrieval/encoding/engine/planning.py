@@ -75,7 +75,7 @@ def make_plan(
         max(1, cores // streams),
         "onednn" if fused else "torch",
         compiled,
-        winograd=chosen == "bf16" and _gains_by_winograd(),
+        winograd=_gains_by_winograd(getattr(torch, DTYPES[chosen])),
     )
 
 
@@ -106,6 +106,6 @@ def _has_amx() -> bool:
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
-def _gains_by_winograd() -> bool:
-    """Whether the kernel runs and oneDNN has nothing better: AMX multiplies several times as fast."""
-    return _has_fast_bf16() and not _has_amx() and winograd.is_available()
+def _gains_by_winograd(dtype: torch.dtype) -> bool:
+    """Whether there is a kernel and oneDNN has nothing better: AMX multiplies bf16 several times as fast."""
+    return winograd.is_available(dtype) and not (dtype is torch.bfloat16 and _has_amx())

@@ -1,0 +1,93 @@
+"""A saved classifier that is asked, and never changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clipretrieval.encoding.base import Encoder
+from clipretrieval.heads.chosen_head import ChosenHead
+from clipretrieval.heads.class_texts import ClassTexts, text_tower
+from clipretrieval.heads.fitted_head import DecisionRule
+from clipretrieval.heads.index_statistics import IndexStatistics
+from clipretrieval.heads.text_prior import check_text_weight
+from clipretrieval.heads.voting import Voting
+from clipretrieval.persistence.saving import SavedClassifier, load
+from clipretrieval.prompts import STUDY_PROMPT
+from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.retrieval.transform_plan import STORED
+from clipretrieval.stores.base import VectorStore
+from clipretrieval.types import AnyArray, Metric
+
+__all__ = ["ReadOnlyClassifier"]
+
+
+class ReadOnlyClassifier:
+    """What answers as a `RetrievalClassifier`, and is no estimator.
+
+    The command asks it, because loading scikit-learn takes longer than an answer by raw pixels.
+
+    Parameters
+    ----------
+    saved : SavedClassifier
+
+    Attributes
+    ----------
+    encoder : Encoder or None
+    store_ : VectorStore
+    """
+
+    def __init__(self, saved: SavedClassifier) -> None:
+        texts = {"text_weight": None, "class_names": None, "templates": STUDY_PROMPT}
+        self._index, self._params = saved.index, {**texts, **saved.params}
+        self.encoder: Encoder | None = saved.index.encoder
+        self.store_: VectorStore = saved.index.store
+
+    @classmethod
+    def load(
+        cls, path: str | Path, encoder: Encoder | None = None, *, allow_remote: bool = False
+    ) -> ReadOnlyClassifier:
+        """Open what was saved; see `RetrievalClassifier.load`."""
+        return cls(load(path, encoder, store=None, allow_remote=allow_remote))
+
+    def set_params(self, **params: Any) -> None:
+        """Change `head`, `priors`, `text_weight`, `class_names` or `templates`; questions check them."""
+        self._params.update(params)
+
+    @property
+    def text_weight(self) -> float | str | None:
+        """As for `RetrievalClassifier`."""
+        found: float | str | None = self._params["text_weight"]
+        return found
+
+    @property
+    def classes_(self) -> AnyArray:
+        """The labels, sorted, of the type that was fitted."""
+        return self._index.classes.labels
+
+    @property
+    def retriever_(self) -> Retriever:
+        """What looks images up, with what other processes have written."""
+        self._index.refresh()
+        self._chosen_head.check()
+        self._index.follow_transform(STORED, self._index.transform)
+        return Retriever(self._index)
+
+    @property
+    def head_(self) -> DecisionRule:
+        """What decides: votes, or what the head has learned from the store as it is now."""
+        return self._chosen_head.decision(self._index, self._statistics)
+
+    @property
+    def _chosen_head(self) -> ChosenHead:
+        params, weight = self._params, check_text_weight(self.text_weight)
+        voting = Voting(params["k"], params["weights"], params["temperature"], Metric.parse(params["metric"]))
+        if weight is None:
+            return ChosenHead(params["head"], voting, params["priors"])
+        texts = ClassTexts(text_tower(self.encoder), params["class_names"], params["templates"])
+        return ChosenHead(params["head"], voting, params["priors"], texts, weight)
+
+    def _statistics(self) -> IndexStatistics:
+        if not isinstance(self._index.follower, IndexStatistics):
+            self._index.follower = IndexStatistics()
+        return self._index.follower
