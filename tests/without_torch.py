@@ -8,12 +8,18 @@ import sys
 ABSENT = """
 import sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision", "open_clip", "timm", "onnx", "onnxscript"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Absent())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        hidden = ("torch", "torchvision", "open_clip", "timm", "onnx", "onnxscript")
+        return None if name.partition(".")[0] in hidden else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 """
 
 

@@ -18,14 +18,14 @@ def require(name: str, what: str, remedy: str) -> Any:
     name : str
         A submodule's full name stands for the submodule.
     what : str
-        Who needs it, as the message begins.
+        Whatever needs it, the subject of the message.
     remedy : str
-        What to do, as the message ends.
+        What to do; the end of the message.
 
     Raises
     ------
     MissingDependencyError
-        If its package is not installed. What the package itself fails to import is that error still.
+        If its package is not installed. Where that fails to import another one, its own error is raised.
     """
     package = name.partition(".")[0]
     try:
@@ -38,9 +38,9 @@ def require(name: str, what: str, remedy: str) -> Any:
         ) from error
 
 
-def require_torch(what: str) -> None:
-    """Raise an error that names the way without torch, if it is not installed."""
-    require(
+def require_torch(what: str) -> Any:
+    """Import torch and return it; where it is not installed, the error names the way without."""
+    return require(
         "torch",
         what,
         "run: pip install torch torchvision open_clip_torch; or encode with OnnxEncoder(path) and a "

@@ -148,6 +148,7 @@ def _in_options(message: str) -> str:
     message = _SWITCH.sub(
         lambda found: f"--{'' if found[2] == 'True' else 'no-'}{found[1].replace('_', '-')}", message
     )
+    message = message.replace("pass it: RetrievalClassifier.load(path, OnnxEncoder(file))", "pass --onnx")
     return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2] or 'none'}", message)
 
 

@@ -16,10 +16,12 @@ from clipretrieval.cli.arguments import (
     EncoderOptions,
     HeadOptions,
     KeptArgument,
+    OnnxOption,
     SpaceOptions,
     StoreOptions,
     TableOptions,
     TextOptions,
+    exported_encoder,
     is_given,
     labelled_images,
     make_cascade,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["forget_command", "index_command"]
 
 _FREE = (
-    *("images", "classifier", "add", "resume", "flush_every", "allow_remote"),
+    *("images", "classifier", "add", "resume", "flush_every", "allow_remote", "onnx"),
     *("images_root", "image_column", "label_column"),
 )
 """Arguments that may stand beside ``--add``."""
@@ -91,11 +93,10 @@ def index_command(
             refuse_given(
                 context, _FREE, "--add: images are added with the settings that the classifier was made with"
             )
-        encoder.check_alone(context)
         labelled = labelled_images(images, tables, None, "")
         with interruptible():
             if add:
-                made = _add(classifier, labelled, flush_every, allow_remote)
+                made = _add(classifier, labelled, encoder, flush_every, allow_remote)
             else:
                 from clipretrieval.cli.settings import Settings, indexing
 
@@ -113,6 +114,7 @@ def index_command(
                         progress=bar,
                     ) as (settings, progress),
                 ):
+                    settings.encoder.check_alone(context)
                     _check_exits(context, settings)
                     made = _fit(settings, classifier, labelled, resume, flush_every, progress)
     report = made.fit_report_
@@ -179,10 +181,16 @@ def _fit(
     return made
 
 
-def _add(folder: Path, labelled: ImageFolder, flush_every: int | None, allow_remote: bool) -> Kept:
+def _add(
+    folder: Path,
+    labelled: ImageFolder,
+    encoder: EncoderOptions,
+    flush_every: int | None,
+    allow_remote: bool,
+) -> Kept:
     from clipretrieval._util.progress import progress_bar
 
-    made = load_for_images(folder, allow_remote)
+    made = load_for_images(folder, allow_remote, encoder.exported())
     with closing_stores(made), progress_bar("adding") as progress:
         try:
             made.partial_fit(
@@ -211,13 +219,14 @@ def forget_command(
             "--id", metavar="ID", help="Forget the image with this id, which classify --explain --json shows."
         ),
     ] = None,
+    onnx: OnnxOption = None,
     allow_remote: AllowRemote = False,
 ) -> None:
     """Remove images from a saved classifier, and verify that they are gone."""
     if not label and not image_id:
         raise InvalidInputError("nothing was named to forget; pass --label CLASS or --id ID")
     with quiet_libraries(), interruptible():
-        made = load_kept(classifier, allow_remote)
+        made = load_kept(classifier, allow_remote, exported_encoder(onnx))
         with closing_stores(made):
             known = made.classes_.tolist()
             named = list(dict.fromkeys(labels_by_name(made, label or ())))

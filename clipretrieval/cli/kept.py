@@ -104,8 +104,8 @@ def modules_to_ask(folder: Path, *, exported: bool) -> tuple[str, ...]:
 def _refuse_for_cascade(folder: Path, encoder: OnnxEncoder | None) -> None:
     if encoder is not None:
         raise InvalidInputError(
-            f"{str(folder)!r} holds a cascade, whose encoder stops at several stages, and an exported one has "
-            "a single stage; leave --onnx out"
+            f"{str(folder)!r} holds a cascade, whose encoder stops at several stages, and an exported "
+            "one has a single stage; leave --onnx out"
         )
 
 

@@ -103,7 +103,7 @@ def encode_source(
     """
     caller = threading.get_ident()
     stages = [part.stage for part in distinct_parts(outputs)]
-    workers = plan.streams if plan.device == "cpu" else min(usable_cores(), MOST_DECODERS)
+    workers = plan.streams if plan.encodes_in_workers else min(usable_cores(), MOST_DECODERS)
 
     def timed(part: str, work: Callable[[], Chunk]) -> Chunk:
         started = time.perf_counter()
@@ -124,10 +124,12 @@ def encode_source(
         return timed("encode", lambda: _encode_chunk(chunk, outputs, engine, alone))
 
     if ahead is not None:
-        batch_size = min(batch_size, max(1, ahead // (workers + SPARE_ITEMS if plan.device == "cpu" else 1)))
+        batch_size = min(
+            batch_size, max(1, ahead // (workers + SPARE_ITEMS if plan.encodes_in_workers else 1))
+        )
     size = min(plan.inner_batch, batch_size)
     chunks, most = in_chunks(raws, size), None if ahead is None else max(1, ahead // size)
-    if plan.device == "cpu":
+    if plan.encodes_in_workers:
         done: Iterator[Chunk] = side_by_side(
             lambda part: encode(prepare(part)),
             chunks,

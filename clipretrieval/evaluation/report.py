@@ -41,7 +41,16 @@ CURVE_POINTS = 200
 WHOLE_MATRIX = 1000
 """Classes up to which the whole confusion matrix is written down."""
 
-_PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "faiss-cpu", "scikit-learn", "pillow")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "onnxruntime",
+    "numpy",
+    "faiss-cpu",
+    "scikit-learn",
+    "pillow",
+)
 
 
 @dataclass(frozen=True, eq=False)

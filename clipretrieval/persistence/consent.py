@@ -41,6 +41,8 @@ def check_model(config: Mapping[str, Any], folder: Path) -> None:
     path = model.removeprefix(LOCAL_DIR).removeprefix(ONNX)
     if (path == model and ":" in model) or "://" in pretrained:
         raise asks_for(folder, f"the model {model!r} ({pretrained or 'no tag'})", "it is fetched from a host")
+    if model.startswith(ONNX) and not Path(path).is_absolute():  # whatever lies where the program was started
+        raise asks_for(folder, f"the encoder {path!r}", "it does not say in which folder that lies")
     if is_network_path(path) or is_network_path(pretrained):
         raise asks_for(folder, f"the model {model!r} ({pretrained or 'no tag'})", "it is at another machine")
 

@@ -20,6 +20,7 @@ from clipretrieval.errors import (
     StoreError,
     StoreLockedError,
     StoreUnavailableError,
+    WeightsUnavailableError,
 )
 from clipretrieval.heads.voting import Voting
 from clipretrieval.persistence import classifier_file
@@ -439,6 +440,13 @@ def _rebuild_encoder(content: ClassifierFile, folder: Path, allow_remote: bool) 
         return Saved.from_config(config)
     except TypeError as error:  # arguments that it does not have
         raise StoreCorruptedError(f"{content.path} is damaged: encoder.config: {error}") from error
+    except WeightsUnavailableError as error:
+        if not config["model"].startswith(ONNX):
+            raise
+        raise WeightsUnavailableError(
+            f"{error}. {content.path} names it; if it lies elsewhere now, pass it: "
+            "RetrievalClassifier.load(path, OnnxEncoder(file))"
+        ) from error
     except InvalidInputError as error:
         raise InvalidInputError(f"the encoder that {content.path} names cannot be built: {error}") from error
 

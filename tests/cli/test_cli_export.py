@@ -7,7 +7,7 @@ import json
 import pytest
 from without_torch import run_without_torch
 
-from clipretrieval import RetrievalClassifier, StagedEncoder
+from clipretrieval import RetrievalClassifier, StagedEncoder, StoreUnavailableError
 
 AS_COMMAND = """
 import sys
@@ -56,6 +56,13 @@ def test_what_is_exported_serves_without_torch(command, kept, class_folder, tmp_
     out = without_torch("classify", made, test, "--json")
     assert {each["path"]: each["label"] for each in map(json.loads, out.splitlines())} == expected
     assert str(file) in without_torch("info", made)
+    # Nor need one that has moved, where it is told.
+    moved = file.rename(tmp_path / "moved.onnx")
+    assert "pass --onnx" in without_torch("classify", made, test, status=2)
+    out = without_torch("classify", made, test, "--json", "--onnx", moved)
+    assert {each["path"]: each["label"] for each in map(json.loads, out.splitlines())} == expected
+    assert "10 new" in without_torch("index", test, made, "--add", "--onnx", moved)
+    assert "17" in without_torch("forget", made, "--label", "temple", "--onnx", moved)
 
 
 def test_without_torch_the_way_on_is_told(kept, class_folder):
@@ -80,8 +87,8 @@ def test_without_torch_the_way_on_is_told(kept, class_folder):
         ),
         (("classify", "KEPT", "TRAIN", "--onnx", "gone"), "gone' cannot be read"),
         (("compare", "TRAIN", "TRAIN", "--model", "onnx:FILE"), "exported encoder"),
-        (("export", "KEPT", "KEPT/classifier.json"), "classifier.json"),
-        (("export", "KEPT", "gone/mid.onnx"), "gone"),
+        (("export", "KEPT", "KEPT/classifier.json"), "is a part of"),
+        (("export", "KEPT", "gone/mid.onnx"), "'gone/mid.onnx' cannot be written: No such file"),
         (("export", "TRAIN", "FILE"), "is no saved classifier"),
     ],
 )
@@ -96,6 +103,25 @@ def test_what_does_not_go_together(command, kept, class_folder, tmp_path, monkey
     status, _, err = command(*given)
     assert status == 2
     assert message in err
+
+
+def test_an_interrupted_index_keeps_its_encoder(command, kept, class_folder, tmp_path):
+    file, made, train = tmp_path / "mid.onnx", tmp_path / "made", class_folder / "train"
+    assert command("export", kept, file)[0] == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RetrievalClassifier, "save", interrupted)
+        assert command("index", train, made, "--onnx", file)[0] != 0
+    status, _, err = command("index", train, made, "--resume", "--device", "cpu")
+    assert status == 2
+    assert "--device does not go with --onnx" in err
+    status, out, _ = command("index", train, made, "--resume")
+    assert (status, out.startswith("24 images")) == (0, True)
+    assert RetrievalClassifier.load(made).encoder.path == file
+
+
+def interrupted(self, folder):
+    """Fail as a full disk does."""
+    raise StoreUnavailableError("no space")
 
 
 def test_only_an_encoder_of_ours_is_exported(command, class_folder, tmp_path):

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from clipretrieval import (
     StagedEncoder,
     WeightsUnavailableError,
 )
-from clipretrieval.encoding.onnx.onnx_file import DIGEST_KEY, KEY, UNSEALED, is_sealed, seal
+from clipretrieval.encoding.onnx.onnx_file import DIGEST_KEY, KEY, UNSEALED, check_seal, seal
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,9 @@ def test_known_images_are_not_encoded(exported, class_folder):
     batches = list(encoder.stream(class_folder / "test", known=lambda ids: [first.ids[0]], ahead=4))
     assert [image.id for batch in batches for image in batch.known] == first.ids[:1]
     assert sum(map(len, batches)) == 9
+    assert len(next(iter(encoder.stream(class_folder / "test", stages=("mid",))))) == 10
+    with pytest.raises(InvalidInputError, match="has one stage, here 'mid'"):
+        encoder.stream(class_folder / "test", stages=("late",))
     encoder.encode(class_folder / "test", progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (10, 10)
 
@@ -152,20 +156,37 @@ def test_a_copy_is_the_same_encoder(exported, photographs):
     assert repr(encoder) == f"OnnxEncoder({str(exported)!r}, stage='mid', dim={encoder.dim})"
     with pytest.raises(AttributeError, match="never changes"):
         encoder.batch_size = 3
-    with pytest.raises(InvalidInputError, match="not an OnnxEncoder's"):
-        OnnxEncoder.from_config({**encoder.config(), "model": "RN50"})
+    for wrong in ({"model": "RN50"}, {"model": "onnx:"}, {"path": "x"}, {"model": None}):
+        with pytest.raises(InvalidInputError, match="not an OnnxEncoder's"):
+            OnnxEncoder.from_config({**encoder.config(), **wrong})
 
 
 def test_a_forked_process_encodes(exported, photographs):
-    encoder = OnnxEncoder(exported)
+    """With several threads, which stay behind at a fork."""
+    encoder = OnnxEncoder(exported, threads=2)
     expected = encoder.encode(photographs)
     assert ended_well(fork(lambda: assert_array_equal(encoder.encode(photographs), expected)))
     assert_array_equal(encoder.encode(photographs), expected)
 
 
+def test_a_file_that_was_replaced_is_not_taken_for_the_same(tiny_model, exported, photographs, tmp_path):
+    """A fork has the file opened again."""
+    path = tmp_path / "encoder.onnx"
+    shutil.copy(exported, path)
+    encoder = OnnxEncoder(path)
+    described_anew(exported, path, lambda found: found.update(library_version="another"))
+
+    def encode():
+        with pytest.raises(WeightsUnavailableError, match="another file has taken its place"):
+            encoder.encode(photographs)
+
+    assert ended_well(fork(encode))
+    encode()
+
+
 def test_any_change_of_a_file_is_found(exported, tmp_path):
     content, path = exported.read_bytes(), tmp_path / "changed.onnx"
-    assert is_sealed(content)
+    assert check_seal(content) in content.decode("latin-1")
     rng = np.random.default_rng(0)
     for place in rng.integers(0, len(content), 50):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
@@ -191,6 +212,43 @@ def test_files_of_others_are_refused(exported, tmp_path):
     onnx.save_model(model, tmp_path / "theirs.onnx")
     with pytest.raises(WeightsUnavailableError, match=r"not written by StagedEncoder\.export"):
         OnnxEncoder(tmp_path / "theirs.onnx")
+
+
+def test_weights_beside_the_file_are_refused(exported, tmp_path):
+    """Nobody would notice that they are others."""
+    model = onnx.load_model(exported)
+    entries = {entry.key: entry for entry in model.metadata_props}
+    entries[DIGEST_KEY].value = UNSEALED
+    path = tmp_path / "parted.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    path.write_bytes(seal(path.read_bytes()))
+    with pytest.raises(WeightsUnavailableError, match="lies in another file"):
+        OnnxEncoder(path)
+
+
+def test_what_onnx_runtime_refuses_is_told_with_its_version(exported, tmp_path):
+    model = onnx.load_model(exported)
+    model.ir_version = 1000
+    {entry.key: entry for entry in model.metadata_props}[DIGEST_KEY].value = UNSEALED
+    path = tmp_path / "later.onnx"
+    path.write_bytes(seal(model.SerializeToString()))
+    with pytest.raises(WeightsUnavailableError, match=r"cannot load the encoder .* upgrade it"):
+        OnnxEncoder(path)
+
+
+def test_a_file_says_nothing_of_who_made_it(exported):
+    content = exported.read_bytes()
+    assert str(clipretrieval.__path__[0]).encode() not in content
+    assert b"forward" not in content
+
+
+def test_several_threads_export(tiny_model, tmp_path):
+    """Torch converts one model at a time."""
+    stages = ("stem", "layer1.0")
+    with ThreadPoolExecutor(2) as pool:
+        made = [StagedEncoder(tiny_model, stage=stage, precision="fp32") for stage in stages]
+        paths = list(pool.map(lambda encoder: encoder.export(tmp_path / f"{encoder.stage}.onnx"), made))
+    assert [OnnxEncoder(path).stage for path in paths] == list(stages)
 
 
 def test_a_file_of_another_version_is_named(exported, tmp_path):

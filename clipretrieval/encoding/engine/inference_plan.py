@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from clipretrieval._util.dependencies import require_torch
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,8 +32,9 @@ class InferencePlan:
         Inner batches that run side by side, each on `threads` cores of its own.
     threads : int
         Cores of each stream.
-    kernels : {"onednn", "torch"}
+    kernels : {"onednn", "torch", "onnxruntime"}
         ``"onednn"``: convolutions with addition and ReLU fused into them, weights laid out beforehand.
+        ``"onnxruntime"``: an exported encoder's, without torch.
     compiled : bool
         Whether inductor compiles the encoder at its first use.
     winograd : bool
@@ -48,11 +51,14 @@ class InferencePlan:
     winograd: bool = False
 
     @property
+    def encodes_in_workers(self) -> bool:
+        """Whether passes run in several threads, each on cores of its own: torch on a CPU."""
+        return self.device == "cpu" and self.kernels != "onnxruntime"
+
+    @property
     def dtype(self) -> torch.dtype:
         """The torch type of weights and activations."""
-        import torch
-
-        found: torch.dtype = getattr(torch, DTYPES[self.precision])
+        found: torch.dtype = getattr(require_torch("a type of torch"), DTYPES[self.precision])
         return found
 
     @property
@@ -62,8 +68,7 @@ class InferencePlan:
         Never bf16: rounding the pixels would change the vectors more than any other rounding, and rounding
         in the pool those of ``final`` by half as much again. Together they are under 1 % of the work.
         """
-        import torch
-
+        torch = require_torch("a type of torch")
         return torch.float32 if self.precision == "bf16" else self.dtype
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from clipretrieval._util.dependencies import require
 from clipretrieval._util.files import NotDurableError, replacing
+from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.reduction import reduce
@@ -31,6 +32,7 @@ __all__ = ["write_onnx"]
 
 _OPSET = 18
 """Of ONNX: what torch's exporter writes by itself."""
+_exporting = ForkLock()
 _PLAIN = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
 
 
@@ -80,38 +82,9 @@ def write_onnx(path: Path, file: OnnxFile, tensors: Mapping[str, torch.Tensor]) 
     """
     for name in ("onnx", "onnxscript"):
         require(name, "exporting", 'run: pip install "clipretrieval[onnx]"')
-    deep = (part for part in file.output.parts if part.stage.depth > 0)
-    parts = sorted(deep, key=lambda part: part.stage.depth)
-    cfg = file.preprocessing
-    engine = Engine(
-        tensors,
-        file.architecture,
-        file.output.depth,
-        _PLAIN,
-        mean=cfg["mean"],
-        std=cfg["std"],
-        image_size=file.image_size,
-    )
-    # Two images: torch would take one for a size that never changes.
-    example = torch.zeros(2, file.image_size, file.image_size, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        _Graph(engine, parts).eval(),
-        (example,),
-        dynamo=True,
-        input_names=[INPUT],
-        output_names=[output_name(part) for part in parts],
-        dynamic_shapes=({0: torch.export.Dim("n")},),
-        opset_version=_OPSET,
-        verbose=False,
-    )
-    model: Any = program.model_proto  # type: ignore[union-attr]
-    described = json.dumps(file.to_dict(), allow_nan=False)
-    for key, value in ((KEY, described), (DIGEST_KEY, UNSEALED)):
-        model.metadata_props.add(key=key, value=value)
-    content = seal(model.SerializeToString())
     try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
+        with replacing(path) as temporary:  # what cannot be written is refused before the work
+            temporary.write_bytes(_converted(file, tensors))
     except NotDurableError as error:
         raise InvalidInputError(f"the encoder may not be on the disk: {error.strerror}") from error
     except OSError as error:
@@ -119,3 +92,38 @@ def write_onnx(path: Path, file: OnnxFile, tensors: Mapping[str, torch.Tensor]) 
             f"the encoder cannot be written to {str(path)!r}: {error.strerror or error}; name a file in a "
             "folder that exists and can be written to"
         ) from error
+
+
+def _converted(file: OnnxFile, tensors: Mapping[str, torch.Tensor]) -> bytes:
+    deep = (part for part in file.output.parts if part.stage.depth > 0)
+    parts = sorted(deep, key=lambda part: part.stage.depth)
+    engine = Engine(
+        tensors,
+        file.architecture,
+        file.output.depth,
+        _PLAIN,
+        mean=file.preprocessing["mean"],
+        std=file.preprocessing["std"],
+        image_size=file.image_size,
+    )
+    # Two images: torch would take one for a size that never changes.
+    example = torch.zeros(2, file.image_size, file.image_size, 3, dtype=torch.uint8)
+    with _exporting.current:  # torch converts one model at a time
+        program = torch.onnx.export(
+            _Graph(engine, parts).eval(),
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[output_name(part) for part in parts],
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            opset_version=_OPSET,
+            verbose=False,
+        )
+    model: Any = program.model_proto  # type: ignore[union-attr]
+    for each in (*model.graph.node, *model.graph.value_info):
+        del each.metadata_props[:]  # the exporter's source lines, with the paths of its files
+    described = json.dumps(file.to_dict(), allow_nan=False)
+    for key, value in ((KEY, described), (DIGEST_KEY, UNSEALED)):
+        model.metadata_props.add(key=key, value=value)
+    content: bytes = model.SerializeToString()
+    return seal(content)

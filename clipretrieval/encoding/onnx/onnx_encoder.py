@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_int, check_list, check_mapping, check_path, shown
-from clipretrieval._util.files import read_file, reason
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.repr import safe_repr
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.collecting import collect_vectors
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
-from clipretrieval.encoding.onnx.onnx_file import INPUT, KEY, OnnxFile, OnnxFileError, is_sealed, output_name
 from clipretrieval.encoding.onnx.onnx_graph import OnnxGraph
 from clipretrieval.encoding.pipeline import encode_source
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.weights.model_source import ONNX
 from clipretrieval.encoding.workers import usable_cores
-from clipretrieval.errors import InvalidInputError, MissingDependencyError, WeightsUnavailableError
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
 from clipretrieval.images.sources import iter_raw
 from clipretrieval.images.stream import SkippedImage, check_on_error
@@ -78,18 +77,10 @@ class OnnxEncoder:
         self.threads = None if threads is None else check_int(threads, "threads")
         self.max_pixels = check_max_pixels(max_pixels)
         cores = self.threads or usable_cores()
-        self.plan = InferencePlan(
-            "onnxruntime", "fp32", min(self.batch_size, _TOGETHER), 1, cores, "onnxruntime", compiled=False
-        )
-        try:
-            self._graph = OnnxGraph(self._content, cores)
-            self._file = _described(self._graph.session)
-        except (MissingDependencyError, WeightsUnavailableError):
-            raise
-        except OnnxFileError as error:
-            raise self._unusable(str(error)) from error
-        except Exception as error:  # ONNX Runtime's exceptions have no class of their own in all releases
-            raise self._unusable(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+        together = min(self.batch_size, _TOGETHER)
+        self.plan = InferencePlan("cpu", "fp32", together, 1, cores, "onnxruntime", compiled=False)
+        self._graph = OnnxGraph(self.path, cores)
+        self._file = self._graph.file
         self._output = self._file.output
         self._prepare = Preparation({**self._file.preprocessing, "size": self._file.image_size})
 
@@ -144,11 +135,8 @@ class OnnxEncoder:
         -------
         ndarray of float32, shape (n, dim)
         """
-
-        def batches(raws: Iterator[RawImage], **options: Any) -> Iterator[EncodedBatch]:
-            return self._encode(raws, identify=False, **options)
-
-        found = collect_vectors(images, (self.stage,), batches, on_error=on_error, progress=progress)
+        encode = partial(self._encode, identify=False)
+        found = collect_vectors(images, (self.stage,), encode, on_error=on_error, progress=progress)
         return found[self.stage]
 
     def stream(
@@ -156,12 +144,20 @@ class OnnxEncoder:
         images: Any,
         labels: Any = None,
         *,
+        stages: tuple[str, ...] | None = None,
         on_error: str = "raise",
         skipped: list[SkippedImage] | None = None,
         known: KnownIds | None = None,
         ahead: int | None = None,
     ) -> Iterator[EncodedBatch]:
-        """Yield encoded batches in the order of the source; see `StagedEncoder.stream`."""
+        """Yield encoded batches in the order of the source; see `StagedEncoder.stream`.
+
+        `stages` can only be this encoder's own.
+        """
+        if stages is not None and list(stages) != [self.stage]:
+            raise InvalidInputError(
+                f"an exported encoder has one stage, here {self.stage!r}; got {shown(stages)}. Export another"
+            )
         check_on_error(on_error)
         check_list(skipped, "skipped")
         if known is not None and not callable(known):
@@ -176,15 +172,12 @@ class OnnxEncoder:
         given = dict(check_mapping(config, "config", optional=False))
         model = given.pop("model", None)
         given.pop("pretrained", None)
-        if (
-            not isinstance(model, str)
-            or not model.startswith(ONNX)
-            or set(given) - set(signature(cls).parameters)
-        ):
+        known = set(signature(cls).parameters) - {"path"}
+        if not isinstance(model, str) or not model.startswith(ONNX) or model == ONNX or set(given) - known:
             raise InvalidInputError(
                 f"config is not an OnnxEncoder's: {shown(config)}; pass what its config() returned"
             )
-        return cls(str(model).removeprefix(ONNX), **given)
+        return cls(model.removeprefix(ONNX), **given)
 
     def config(self) -> dict[str, Any]:
         """Return what opens this file again: JSON values, the path in full."""
@@ -209,24 +202,6 @@ class OnnxEncoder:
             **options,
         )
 
-    def _content(self) -> bytes:
-        try:
-            content = read_file(self.path)
-        except OSError as error:
-            raise WeightsUnavailableError(
-                f"the encoder {str(self.path)!r} cannot be read: {reason(error)}; pass the path of a file "
-                "that StagedEncoder.export wrote"
-            ) from error
-        if not is_sealed(content):
-            raise OnnxFileError("it was changed after it was exported, or was not copied whole")
-        return content
-
-    def _unusable(self, why: str) -> WeightsUnavailableError:
-        return WeightsUnavailableError(
-            f"the encoder {str(self.path)!r} cannot be used: {why}. Export it again with this release "
-            "(StagedEncoder.export, or clipretrieval export), or copy it again"
-        )
-
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and "_prepare" in vars(self):
             raise AttributeError(f"an OnnxEncoder never changes; make a new one with another {name}")
@@ -245,15 +220,3 @@ class OnnxEncoder:
     @safe_repr
     def __repr__(self) -> str:
         return f"OnnxEncoder({str(self.path)!r}, stage={self.stage!r}, dim={self.dim})"
-
-
-def _described(session: Any) -> OnnxFile:
-    """Return what a loaded file says of itself, once its graph is found to be in accord."""
-    file = OnnxFile.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""))
-    wanted = {output_name(part): part.dim for part in file.output.parts if part.stage.depth > 0}
-    found = {each.name: each.shape[-1] for each in session.get_outputs()}
-    inputs = [(each.name, each.type, list(each.shape[1:])) for each in session.get_inputs()]
-    side = file.image_size
-    if found != wanted or inputs != [(INPUT, "tensor(uint8)", [side, side, 3])]:
-        raise OnnxFileError("its graph is not the one that it describes")
-    return file

@@ -22,7 +22,7 @@ from clipretrieval.errors import ClipRetrievalError
 
 __all__ = [
     *("DIGEST_KEY", "INPUT", "KEY", "UNSEALED", "OnnxFile", "OnnxFileError"),
-    *("is_sealed", "output_name", "seal"),
+    *("check_seal", "output_name", "seal"),
 ]
 
 KEY, DIGEST_KEY = "clipretrieval.encoder", "clipretrieval.sha256"
@@ -32,6 +32,11 @@ UNSEALED = "0" * 64
 FORMAT_VERSION = 1
 # The value of a metadata entry, as protobuf writes it: field 2, 64 bytes long.
 _DIGEST = re.compile(re.escape(DIGEST_KEY).encode() + rb"\x12\x40([0-9a-f]{64})")
+
+# How ``TensorProto.external_data`` names a file: the key "location", field 1, and its value, field 2.
+_EXTERNAL = b"\x0a\x08location\x12"
+
+_SIDES = range(32, LARGEST_SIDE + 1, 32)
 
 
 class OnnxFileError(ValueError):
@@ -106,9 +111,6 @@ class OnnxFile:
         return file
 
 
-_SIDES = range(32, LARGEST_SIDE + 1, 32)
-
-
 def output_name(part: StagePart) -> str:
     """Return what the graph calls the vectors of a part."""
     return f"{part.stage.name}/{part.pooling}" if part.stage.has_grid else part.stage.name
@@ -123,13 +125,12 @@ def seal(content: bytes) -> bytes:
     return content[: found.start(1)] + digest + content[found.end(1) :]
 
 
-def is_sealed(content: bytes) -> bool:
-    """Tell whether a file is as it was sealed.
+def check_seal(content: bytes) -> str:
+    """Return the digest of a file that is as it was sealed, and whole.
 
     Raises
     ------
     OnnxFileError
-        If it never was.
     """
     found = _last_digest(content)
     if found is None:
@@ -137,7 +138,11 @@ def is_sealed(content: bytes) -> bool:
     digest = hashlib.sha256(memoryview(content)[: found.start(1)])
     digest.update(UNSEALED.encode())
     digest.update(memoryview(content)[found.end(1) :])
-    return digest.hexdigest().encode() == found[1]
+    if digest.hexdigest().encode() != found[1]:
+        raise OnnxFileError("it was changed after it was exported, or was not copied whole")
+    if _EXTERNAL in content:
+        raise OnnxFileError("a part of its weights lies in another file, which no digest covers")
+    return digest.hexdigest()
 
 
 def _last_digest(content: bytes) -> re.Match[bytes] | None:
