@@ -140,10 +140,14 @@ def _sides(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[Any], Any
     class Fixed(LonePasses):
         """Passes that all have the same number of threads."""
 
+        def __init__(self, threads: int) -> None:
+            super().__init__()
+            self._threads = threads
+
         @contextmanager
         def running(self, kind: Any) -> Iterator[int]:
-            with pools.limit(limits=self._size):
-                yield self._size
+            with pools.limit(limits=self._threads):
+                yield self._threads
 
     given = {"pretrained": None} if not arguments.model.startswith("local-dir:") else {}
     rng = np.random.default_rng(0)

@@ -31,6 +31,8 @@ TRIED_AGAIN = 64
 """Passes after which the other number of threads is tried again, …"""
 SELDOM = 4
 """… or so many times as many, where it took more than twice as long."""
+CALM = 4
+"""Passes in a row beside which nothing was asked, after which the next one is alone."""
 
 
 @dataclass
@@ -78,29 +80,26 @@ class LonePasses:
     Threads that compute together wait for each other at every layer. On an idle machine that pays; beside a
     busy process, each wait lasts until the system lets the other thread run, and a pass takes many times as
     long as on one thread. So both are measured, on what is asked anyway. Passes that are asked for at the
-    same time have a thread each, and no more of them run than there is room for. Torch's setting stays what
-    it is, for every thread.
+    same time have a thread each, and so have the next few: whoever asked at the same time asks again. Torch's
+    setting stays what it is, for every thread.
 
     The threads are OpenMP's, in which torch computes convolutions. MKL, which it takes for products of
     matrices in float32, keeps the number that `torch.set_num_threads` gave to a thread, if it did.
 
     Parameters
     ----------
-    room : int
-        Passes that may run at the same time.
     clock : callable
         Returns seconds.
     """
 
-    def __init__(self, room: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._size, self._clock = room, clock
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._measured: dict[Hashable, _Measured] = {}
         self._after_fork()
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._lock, self._room = threading.Lock(), threading.BoundedSemaphore(self._size)
-        self._running = self._begun = 0
+        self._lock, self._asked, self._calm = threading.Lock(), 0, CALM
 
     @contextmanager
     def running(self, kind: Hashable) -> Iterator[int]:
@@ -116,25 +115,33 @@ class LonePasses:
         int
             Its number of threads.
         """
-        with self._room, torch_alone():
+        with self._asking(), torch_alone():
             with self._lock:
-                self._running += 1
-                self._begun += 1
-                alone, begun = self._running == 1, self._begun
+                alone = self._calm >= CALM
                 most = torch.get_num_threads()  # as the user has it now; 1 where a fork allows no more
                 measured = self._measured.setdefault((kind, most), _Measured())
                 threads = measured.choose(most) if alone else 1
             started = self._clock()
-            try:
-                with _pools().limit(limits=threads):
-                    yield threads
-                seconds = self._clock() - started
-                with self._lock:
-                    if alone and begun == self._begun:  # nothing ran beside it
-                        measured.note(threads, seconds)
-            finally:
-                with self._lock:
-                    self._running -= 1
+            with _pools().limit(limits=threads):
+                yield threads
+            seconds = self._clock() - started
+            with self._lock:
+                if alone and self._calm >= CALM:  # nothing was asked beside it
+                    measured.note(threads, seconds)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Count who asks until the answer."""
+        with self._lock:
+            self._asked += 1
+            if self._asked > 1:
+                self._calm = 0
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asked -= 1
+                self._calm += 1
 
 
 @cache

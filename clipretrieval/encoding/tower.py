@@ -13,7 +13,7 @@ from clipretrieval.encoding.preparation import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stage_output import SCALING, StageOutput
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.encoding.workers import torch_alone, usable_cores
+from clipretrieval.encoding.workers import torch_alone
 
 if TYPE_CHECKING:
     from clipretrieval.encoding.engine.engine import Engine
@@ -135,7 +135,7 @@ class Tower:
             from clipretrieval.encoding.lone_passes import LonePasses
 
             with self._planning.current:
-                self._lone = self._lone or LonePasses(usable_cores())
+                self._lone = self._lone or LonePasses()
         return self._lone
 
     @property

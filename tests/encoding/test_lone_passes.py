@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipretrieval import StagedEncoder
-from clipretrieval.encoding.lone_passes import SELDOM, TRIED_AGAIN, LonePasses
+from clipretrieval.encoding.lone_passes import CALM, SELDOM, TRIED_AGAIN, LonePasses
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ class Machine:
 
     def __init__(self, **seconds: float) -> None:
         self.now, self.together, self.single = 0.0, seconds["together"], seconds["single"]
-        self.lone = LonePasses(2, lambda: self.now)
+        self.lone = LonePasses(lambda: self.now)
 
     def ask(self, passes: int) -> list[int]:
         """Run some passes, and return their numbers of threads."""
@@ -67,42 +67,25 @@ def test_kinds_of_passes_are_told_apart():
 
 
 def test_passes_at_the_same_time_have_a_thread_each():
-    """No more of them run than there are cores, and what they take says nothing of a pass alone."""
-    lone, inside, leave = LonePasses(2), threading.Barrier(3), threading.Event()
-    seen, waiting = [], threading.Event()
+    """What they take says nothing of a pass alone."""
+    lone = LonePasses()
+    with lone.running("image") as first, lone.running("image") as second, lone.running("image") as third:
+        assert (first, second, third) == (2, 1, 1)
+    assert not any(measured.seconds for measured in lone._measured.values())
 
-    def ask():
-        with lone.running("image") as threads:
-            seen.append(threads)
-            inside.wait()
-            leave.wait()
 
-    def ask_too():
-        waiting.set()
-        with lone.running("image"):
-            seen.append("let in")
-
-    askers = [threading.Thread(target=ask) for _ in range(2)]
-    for asker in askers:
-        asker.start()
-    inside.wait()
-    third = threading.Thread(target=ask_too)
-    third.start()
-    waiting.wait()
-    third.join(0.2)
-    assert sorted(seen) == [1, 2]
-    leave.set()
-    for asker in (*askers, third):
-        asker.join()
-    assert seen[2:] == ["let in"]
-    (measured,) = lone._measured.values()
-    assert sum(map(len, measured.seconds.values())) <= 1  # the third's, if it ran alone
+def test_who_asked_at_the_same_time_is_expected_to_ask_again():
+    """All threads for one would take the others' cores, and their number would change at each pass."""
+    machine = Machine(together=0.03, single=0.05)
+    with machine.lone.running("image"), machine.lone.running("image"):
+        pass
+    assert machine.ask(CALM) == [1] * (CALM - 2) + [2, 2]
 
 
 def test_torch_keeps_its_setting():
     """In the block, this thread alone computes on fewer; a thread that begins meanwhile has all of them."""
     before, elsewhere = torch.get_num_threads(), []
-    lone = LonePasses(2)
+    lone = LonePasses()
     with lone.running("image") as threads:
         assert torch.get_num_threads() == threads == 2
     with lone.running("image"), lone.running("image") as threads:
@@ -114,7 +97,7 @@ def test_torch_keeps_its_setting():
 
 
 def test_a_failed_pass_gives_its_place_to_the_next():
-    lone = LonePasses(1)
+    lone = LonePasses()
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"), lone.running("image"):
             raise ValueError("broken")
@@ -138,7 +121,7 @@ def test_single_images_are_encoded_alike_on_any_number_of_threads(tiny_model):
 def test_what_decodes_an_image_may_ask_for_another(tiny_model):
     """A pass holds its place while it computes, and not while images are read or looked up."""
     encoder = StagedEncoder(tiny_model, stage="mid", precision="fp32")
-    encoder._tower._lone = LonePasses(1)
+    encoder._tower._lone = LonePasses()
     images, asked = [np.zeros((32, 32, 3), dtype=np.uint8)], []
 
     def known(ids):
