@@ -21,7 +21,7 @@ import copy
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from onnxruntime import quantization
 
 from clipretrieval import OnnxEncoder, RetrievalClassifier, StagedEncoder
 from clipretrieval.demo import demo_model
-from clipretrieval.encoding.onnx.onnx_file import INPUT
-from clipretrieval.encoding.onnx.onnx_graph import OnnxGraph
+from clipretrieval.encoding.onnx.onnx_file import INPUT, output_name
+from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.images import iter_images, scan_folder
 
 CALIBRATED_ON = 512
@@ -160,10 +160,25 @@ def quantize(source: Path, target: Path, squares: Any) -> Path:
     return target
 
 
+class Quantized:
+    """A graph that is not sealed as exported ones are."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(self, squares: Any, parts: Iterable[StagePart]) -> dict[StagePart, Any]:
+        """Compute the vectors of some parts, as `OnnxGraph` does."""
+        wanted = list(parts)
+        found = self._session.run([output_name(part) for part in wanted], {INPUT: squares})
+        return dict(zip(wanted, found, strict=True))
+
+
 def running(encoder: OnnxEncoder, path: Path) -> OnnxEncoder:
-    """Return an exported encoder that runs another graph: a quantized file is not sealed as ours are."""
+    """Return an exported encoder that runs another graph."""
     found = copy.copy(encoder)
-    found._graph = OnnxGraph(path.read_bytes, encoder.plan.threads)
+    found._graph = Quantized(path, encoder.plan.threads)  # type: ignore[assignment]
     return found
 
 
