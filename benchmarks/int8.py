@@ -21,7 +21,7 @@ import copy
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def speed(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(arguments.rounds + 1):
         for name, side in sides.items():
-            found = rate(side)
+            found = rate(side, arguments.images)
             if number:
                 rates[name].append(found)
     first = next(iter(rates))
@@ -167,8 +167,8 @@ def running(encoder: OnnxEncoder, path: Path) -> OnnxEncoder:
     return found
 
 
-def _encoding(encoder: OnnxEncoder, images: Any) -> Callable[[], int]:
-    return lambda: len(encoder.encode(images))
+def _encoding(encoder: OnnxEncoder, images: Any) -> Side:
+    return lambda count: len(encoder.encode(images[:count]))
 
 
 if __name__ == "__main__":
