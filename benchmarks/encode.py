@@ -259,17 +259,16 @@ def _ratios(rates: dict[str, list[float]], multiply_adds: dict[str, float]) -> d
     """
     table: dict[str, list[float]] = {}
     for name, ours in rates.items():
-        plain = name.split(",")[0]
-        stage, precision = plain.split()[0], plain.split()[-1]
-        if stage not in DEEP:
+        stage, precision = name.split()[0], name.split()[-1]
+        if stage not in DEEP or "," in name:  # a variant is what others are compared with
             continue
-        peers = {peer: rates[side] for peer in PEERS if (side := f"{peer}, {plain}") in rates}
+        peers = {peer: rates[side] for peer in PEERS if (side := f"{peer}, {name}") in rates}
         others = {side: rates[side] for side in OPEN_CLIPS if side in rates} | peers
         if len(peers) > 1:
             others["the better of both"] = [max(both) for both in zip(*peers.values(), strict=True)]
-        if name == plain:
-            for other in ("all products", "compiled"):
-                others |= {other: rates[f"{plain}, {other}"]} if f"{plain}, {other}" in rates else {}
+        for other in ("all products", "compiled"):
+            if (side := f"{name}, {other}") in rates:
+                others[other] = rates[side]
         together = f"all four stages {precision}"
         if stage == "final" and together in rates:
             others["all four stages"] = rates[together]
