@@ -38,16 +38,16 @@ class Findings:
         }
 
     def add(self, **row: Any) -> None:
-        """Take a row, and write all that there is."""
+        """Take a row, write all that there is, and then show the row."""
         self.rows.append(row)
-        print(
-            ", ".join(f"{name} {_short(value)}" for name, value in row.items()), file=sys.stderr, flush=True
-        )
         if self._path is not None:
             found = json.dumps({**self._head, "rows": self.rows}, indent=2, ensure_ascii=False)
             for path, content in ((self._path, found + "\n"), (self._path.with_suffix(".md"), str(self))):
                 path.with_suffix(".part").write_text(content, encoding="utf-8")
                 path.with_suffix(".part").replace(path)
+        print(
+            ", ".join(f"{name} {_short(value)}" for name, value in row.items()), file=sys.stderr, flush=True
+        )
 
     def __str__(self) -> str:
         head = self._head

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _findings import processor
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,8 +30,16 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 DEEP = STUDY_STAGES[1:]
 
-Side = Callable[[], int]
-"""Encodes some images and returns how many."""
+Side = Callable[[int], int]
+"""Encodes about as many images as it is told, at least a batch, and returns how many."""
+
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+"""The instruction sets that decide how fast an encoder is, as Linux calls them."""
+_LIMITS = {
+    "ONEDNN_MAX_CPU_ISA": "torch, our kernels and OpenVINO follow it, ONNX Runtime (MLAS) does not",
+    "ATEN_CPU_CAPABILITY": "torch and our kernels follow it, the peers do not",
+}
+"""Variables that limit instructions, and whom."""
 
 
 def lively_rn50(folder: Path) -> tuple[nn.Module, Path]:
@@ -71,12 +81,13 @@ class UpToLayer3(nn.Module):
 def open_clip_side(visual: nn.Module, inputs: torch.Tensor, batch: int) -> Side:
     """Run open_clip's whole encoder as it comes, on inputs that are prepared already."""
 
-    def side() -> int:
+    def side(count: int) -> int:
+        some = inputs[: max(count, batch)]
         with torch.inference_mode():
-            for part in inputs.split(batch):
+            for part in some.split(batch):
                 out = visual(part)
             out[0, 0].item()  # a GPU is done once a result is here
-        return len(inputs)
+        return len(some)
 
     return side
 
@@ -84,8 +95,8 @@ def open_clip_side(visual: nn.Module, inputs: torch.Tensor, batch: int) -> Side:
 def our_side(encoder: StagedEncoder, pictures: Any, stages: tuple[str, ...]) -> Side:
     """Run our encoder by its public face, from bytes: normalising and hashing are inside."""
 
-    def side() -> int:
-        vectors = encoder.encode_stages(pictures, stages)
+    def side(count: int) -> int:
+        vectors = encoder.encode_stages(pictures[:count], stages)
         return len(vectors[stages[0]])
 
     return side
@@ -100,9 +111,9 @@ def onnxruntime_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: i
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    parts = [pictures[start : start + batch] for start in range(0, len(pictures) - batch + 1, batch)]
 
-    def side() -> int:
+    def side(count: int) -> int:
+        parts = _batches(pictures, count, batch)
         for part in parts:
             session.run(None, {"x": part})
         return len(parts) * batch
@@ -110,18 +121,29 @@ def onnxruntime_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: i
     return side
 
 
-def openvino_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: int, precision: str) -> Side:
-    """Run OpenVINO in throughput mode on the ``mid`` graph."""
+def openvino_graph(visual: nn.Module) -> Any:
+    """Convert the ``mid`` graph for OpenVINO, for any batch."""
     import openvino
 
-    example = torch.from_numpy(pictures[:batch])
-    model = openvino.convert_model(UpToLayer3(visual).eval(), example_input=example)
-    model.reshape([batch, SIZE, SIZE, 3])
-    settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
-    queue = openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", settings))
-    parts = [pictures[start : start + batch] for start in range(0, len(pictures) - batch + 1, batch)]
+    example = torch.zeros(2, SIZE, SIZE, 3, dtype=torch.uint8)
+    return openvino.convert_model(UpToLayer3(visual).eval(), example_input=example)
 
-    def side() -> int:
+
+def openvino_side(
+    graph: Any, pictures: np.ndarray[Any, Any], batch: int, precision: str | None = None
+) -> Side:
+    """Run a graph by OpenVINO in throughput mode, with as many threads as torch has."""
+    import openvino
+
+    model = graph.clone()
+    model.reshape([batch, *pictures.shape[1:]])
+    settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    if precision is not None:
+        settings["INFERENCE_PRECISION_HINT"] = {"fp32": "f32"}.get(precision, precision)
+    queue = openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", settings))
+
+    def side(count: int) -> int:
+        parts = _batches(pictures, count, batch)
         for part in parts:
             queue.start_async({0: part})
         queue.wait_all()
@@ -136,21 +158,31 @@ def openvino_file_side(
     """Run OpenVINO in throughput mode on an exported encoder's file, or one that was made of it."""
     import openvino
 
-    model = openvino.Core().read_model(path)
-    model.reshape([batch, *pictures.shape[1:]])
-    settings = {"PERFORMANCE_HINT": "THROUGHPUT"}
-    if precision is not None:
-        settings["INFERENCE_PRECISION_HINT"] = {"fp32": "f32"}.get(precision, precision)
-    queue = openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", settings))
-    parts = [pictures[start : start + batch] for start in range(0, len(pictures) - batch + 1, batch)]
+    return openvino_side(openvino.Core().read_model(path), pictures, batch, precision)
 
-    def side() -> int:
-        for part in parts:
-            queue.start_async({0: part})
-        queue.wait_all()
-        return len(parts) * batch
 
-    return side
+def _batches(pictures: np.ndarray[Any, Any], count: int, batch: int) -> list[np.ndarray[Any, Any]]:
+    """Cut off whole batches, at least one: the peers' graphs have a fixed shape."""
+    whole = max(1, min(count, len(pictures)) // batch)
+    return [pictures[number * batch : (number + 1) * batch] for number in range(whole)]
+
+
+def largest_differences(
+    visual: Any, encoder: StagedEncoder, pictures: np.ndarray[Any, Any], device: str
+) -> dict[str, float]:
+    """Return by how much of their lengths our vectors differ from open_clip's, at most, stage by stage."""
+    ours = encoder.encode_stages(pictures, DEEP)
+    with torch.inference_mode():
+        x = visual.layer3(visual.layer2(visual.layer1(visual.stem(prepared_inputs(pictures).to(device)))))
+        last = visual.layer4(x)
+        # ``late`` is the mean of the attention pool's tokens, positions and all
+        late = last.mean((2, 3)) + visual.attnpool.positional_embedding.mean(0)
+        theirs = dict(zip(DEEP, (x.mean((2, 3)), late, visual.attnpool(last)), strict=True))
+    norm = np.linalg.norm
+    return {
+        name: float((norm(ours[name] - each, axis=1) / norm(each, axis=1)).max())
+        for name, each in ((name, each.cpu().numpy()) for name, each in theirs.items())
+    }
 
 
 def count_multiply_adds(visual: nn.Module) -> dict[str, float]:
@@ -174,12 +206,8 @@ def _flops(work: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
-def roofline_side(
-    precision: str, device: str = "cpu", sizes: Sequence[int] = (512, 1024, 2048, 4096)
-) -> Callable[[], float]:
-    """Return a function that measures the best square matrix product, in FLOP/s."""
-    import time
-
+def roofline_side(precision: str, device: str, sizes: Sequence[int]) -> Callable[[], float]:
+    """Return a function that measures the best square matrix product, in GFLOP/s."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     pairs = [(torch.randn(n, n).to(device, dtype), torch.randn(n, n).to(device, dtype)) for n in sizes]
 
@@ -193,7 +221,7 @@ def roofline_side(
                 for _ in range(times):
                     product = torch.mm(a, b)
                 product[0, 0].item()
-                found = max(found, 2 * n**3 * times / (time.perf_counter() - started))
+                found = max(found, 2e-9 * n**3 * times / (time.perf_counter() - started))
         return found
 
     return best
@@ -205,29 +233,24 @@ def prepared_inputs(pictures: np.ndarray[Any, Any]) -> torch.Tensor:
     return ((x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)).contiguous()
 
 
-def rate(side: Side) -> float:
-    """Return how many images a second a side encodes."""
+def rate(side: Side, count: int) -> float:
+    """Return how many images a second a side encodes when it is given about `count`."""
     started = time.perf_counter()
-    count = side()
-    return count / (time.perf_counter() - started)
+    done = side(count)
+    return done / (time.perf_counter() - started)
 
 
 def machine() -> dict[str, Any]:
-    """Describe the processor and the versions."""
-    try:
-        shown = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        shown = ""
-    fields = {
-        line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip()
-        for line in shown.splitlines()
-        if ":" in line
-    }
-    flags = fields.get("Flags", "").split()
+    """Describe the processor, what limits it, and the versions."""
+    listed: list[str] = []
+    with contextlib.suppress(OSError):
+        listed = Path("/proc/cpuinfo").read_text().split()
+    limits = [f"{name}={os.environ[name]} ({who})" for name, who in _LIMITS.items() if name in os.environ]
     return {
-        "processor": fields.get("Model name", platform.processor()),
-        "cores": torch.get_num_threads(),
-        "bf16 instructions": [flag for flag in flags if flag in ("avx512_bf16", "amx_bf16")],
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "instructions": " ".join(name for name in _INSTRUCTIONS if name in listed),
+        "limited by": "; ".join(limits) or "nothing",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -1,24 +1,30 @@
 """How fast the encoder runs: beside open_clip, ONNX Runtime and OpenVINO, and under the machine's roofline.
 
-    python benchmarks/encode.py --json b.json
+    python benchmarks/encode.py [--quick] --json b.json
 
-RN50 at 224×224 with random weights. All sides take turns in one process; figures are medians over the
-rounds, with the lowest and the highest. The peers and our sides start from bytes, with normalising in
-their graphs; open_clip is given prepared float tensors. The peers need
-``pip install "clipretrieval[bench]"``; without them their rows say so.
+RN50 at 224×224 with random weights. All sides take turns in one process, each for about the same time;
+figures are medians over the rounds, with the lowest and the highest. The peers and our sides start from
+bytes, with normalising in their graphs; open_clip is given prepared float tensors. The peers need
+``pip install "clipretrieval[bench]"``; without them their rows say so. ``--quick`` measures ``mid`` and its
+peers alone, in under four minutes.
+
+After every round the figures of all rounds are written to ``--json``, and the tables beside it; a run that
+is cut short (Ctrl-C, SIGTERM) prints the tables of what it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import functools
-import json
+import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,15 +32,18 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from _files import measure_files
+from _findings import Findings, markdown_table
 from _sides import (
     DEEP,
     SIZE,
     Side,
     count_multiply_adds,
+    largest_differences,
     lively_rn50,
     machine,
     onnxruntime_side,
     open_clip_side,
+    openvino_graph,
     openvino_side,
     our_side,
     prepared_inputs,
@@ -45,23 +54,36 @@ from _sides import (
 from clipretrieval import StagedEncoder
 
 ALL = ("pixel", *DEEP)
+OPEN_CLIPS = ("open_clip, batch 32", "open_clip, best batch")
+PEERS = ("ONNX Runtime", "OpenVINO")
+COUNTS = "multiply-adds a picture, counted where none is saved, in 10⁹"
+TRIED = max(16, 4 * torch.get_num_threads())
+"""Images of a trial, some for every core; a turn has a multiple of it."""
 
 
 def main() -> None:
     """Run the benchmark and print its tables."""
     arguments = _arguments()
-    with tempfile.TemporaryDirectory() as name:
-        found = run(Path(name), arguments)
-    print(render(found))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(found, indent=2) + "\n")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = {"rounds": arguments.rounds, "seconds a side and round": arguments.seconds, **machine()}
+    found = Findings(arguments.json, render, versions=_versions(), **settings)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run(Path(folder), arguments, found)
+    except KeyboardInterrupt:
+        print(found, flush=True)
+        sys.exit("cut short: this is what there is so far")
+    print(found)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="mid and its peers alone, in under four minutes")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds (default 7)")
-    parser.add_argument("--images", type=int, default=256, help="pictures a side and round (default 256)")
+    parser.add_argument("--seconds", type=float, help="time of a side in a round (default 3; quick: 2)")
+    parser.add_argument("--images", type=int, default=256, help="most pictures of a turn (default 256)")
     parser.add_argument("--files", type=int, default=2000, help="JPEG files of 500×375 (default 2000)")
+    parser.add_argument("--precision", default="auto", help="to measure beside fp32 (default: the plan's)")
     parser.add_argument("--no-peers", action="store_true", help="leave ONNX Runtime and OpenVINO out")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled encoder out")
     parser.add_argument(
@@ -72,192 +94,194 @@ def _arguments() -> argparse.Namespace:
         help="sides of the square matrices whose products are the roofline (default 512 1024 2048 4096)",
     )
     parser.add_argument("--device", default="cpu", help="where all sides run: cpu (default), cuda, mps")
-    parser.add_argument("--json", help="also write the figures there")
-    return parser.parse_args()
+    parser.add_argument("--json", type=Path, help="write the figures there, and the tables beside it (.md)")
+    arguments = parser.parse_args()
+    arguments.seconds = arguments.seconds or (2.0 if arguments.quick else 3.0)
+    return arguments
 
 
-def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("numpy", "open_clip_torch", "onnxruntime", "openvino"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def run(folder: Path, arguments: argparse.Namespace, found: Findings) -> None:
     """Measure everything, side by side."""
     visual, weights = lively_rn50(folder)
     pictures = np.random.default_rng(0).integers(0, 256, (arguments.images, SIZE, SIZE, 3), dtype=np.uint8)
-    device = arguments.device
+    device, quick = arguments.device, arguments.quick
     make = functools.partial(StagedEncoder, "RN50", weights, device=device)
-    plan = make().plan
-    missing = _not_run(device)
-    sides = _open_clip_sides(copy.deepcopy(visual).to(device), prepared_inputs(pictures[:32]).to(device))
+    plan = make(precision=arguments.precision).plan
+    found.add(plan=str(plan))
+    precisions = list(dict.fromkeys(("fp32", plan.precision)))
+    moved = copy.deepcopy(visual).to(device)
+    differences = largest_differences(moved, make(precision="fp32"), pictures[:TRIED], device)
+    found.add(**{"largest difference of fp32 from open_clip's, by the vector's length": differences})
+
+    sides = _open_clip_sides(moved, prepared_inputs(pictures[:128]).to(device), quick)
+    missing: dict[str, str] = {}
+    if device == "cpu":
+        missing["CUDA"] = "pass --device cuda" if torch.cuda.is_available() else "no CUDA device here"
     if device == "cpu" and not arguments.no_peers:
-        sides |= _peer_sides(visual, pictures, folder, missing)
-    precisions = ["fp32"] + ([plan.precision] if plan.precision != "fp32" else [])
+        for name, maker in _peer_makers(visual, pictures, folder, precisions).items():
+            try:
+                sides[name] = _pick_batch(name, maker, (4, 8) if quick else (4, 8, 16))
+            except ImportError as error:
+                missing[name] = f'{error}; pip install "clipretrieval[bench]"'
+    else:
+        missing["ONNX Runtime, OpenVINO"] = "on the CPU alone, without --no-peers"
+    found.add(**{"not run": missing})
     for precision in precisions:
-        some = pictures[:64] if precision == "fp32" else pictures
-        encoder = make(precision=precision)
-        sides |= {f"{stage} {precision}": our_side(encoder, some, (stage,)) for stage in DEEP}
-        if encoder.plan.winograd:
-            with patch("clipretrieval.encoding.engine.winograd.is_available", return_value=False):
-                direct = make(precision=precision)
-            sides |= {
-                f"{stage} {precision}, all products": our_side(direct, some, (stage,)) for stage in DEEP
-            }
-    sides["all four stages"] = our_side(make(), pictures, ALL)
-    compile_s: dict[str, float] = {}
-    if not arguments.no_compile:
-        sides |= _compiled_sides(make, pictures, plan.precision, compile_s)
-    rooflines = {
-        f"roofline {precision}": roofline_side(precision, device, arguments.products)
-        for precision in precisions
-    }
-    rates = _measure(sides, rooflines, arguments.rounds)
-    counts = count_multiply_adds(visual)
-    return {
-        "machine": machine(),
-        "plan": plan.to_dict(),
-        "rounds": arguments.rounds,
-        "images": arguments.images,
-        "multiply_adds": counts,
-        "images_per_second": {name: _spread(values) for name, values in rates.items()},
-        "compile_s": compile_s,
-        "ratios": _ratios(rates, counts, plan.precision),
-        "files": measure_files(folder, make(stage="mid"), arguments.files, arguments.rounds),
-        "not_run": missing,
-    }
+        sides |= _our_sides(functools.partial(make, precision=precision), pictures, quick)
+    rooflines: dict[str, Callable[[], float]] = {}
+    if not quick:
+        best = functools.partial(make, precision=plan.precision)
+        sides[f"all four stages {plan.precision}"] = our_side(best(), pictures, ALL)
+        if not arguments.no_compile:
+            sides |= _compiled_sides(best, pictures, found)
+        for precision in precisions:
+            rooflines[f"roofline {precision}"] = roofline_side(precision, device, arguments.products)
+        found.add(**{COUNTS: {name: count / 1e9 for name, count in count_multiply_adds(visual).items()}})
+    _measure(sides, rooflines, arguments, found)
+    if not quick:
+        found.add(**measure_files(folder, best(stage="mid"), arguments.files, arguments.rounds))
 
 
-def _not_run(device: str) -> dict[str, str]:
-    if device != "cpu":
-        return {"ONNX Runtime, OpenVINO": "they are compared on the CPU alone"}
-    return {"cuda": "pass --device cuda" if torch.cuda.is_available() else "no CUDA device here"}
+def _open_clip_sides(visual: Any, inputs: torch.Tensor, quick: bool) -> dict[str, Side]:
+    make = functools.partial(open_clip_side, visual, inputs)
+    batches = (2, 4, 8) if quick else (1, 2, 4, 8, 16)
+    best = {OPEN_CLIPS[1]: _pick_batch(OPEN_CLIPS[1], make, batches)}
+    return best if quick else {OPEN_CLIPS[0]: make(32)} | best
 
 
-def _open_clip_sides(visual: Any, inputs: torch.Tensor) -> dict[str, Side]:
-    trials = {batch: rate(open_clip_side(visual, inputs[:16], batch)) for batch in (1, 2, 4, 8, 16)}
-    best = max(trials, key=lambda batch: trials[batch])
-    print(f"open_clip's best batch: {best}", file=sys.stderr)
-    return {
-        "open_clip, batch 32": open_clip_side(visual, inputs, 32),
-        "open_clip, best batch": open_clip_side(visual, inputs, best),
-    }
+def _pick_batch(name: str, make: Callable[[int], Side], batches: Iterable[int]) -> Side:
+    """Return a side with the batch at which it is fastest."""
+    trials = {}
+    for batch in batches:
+        side = make(batch)
+        side(1)  # a batch warms up
+        trials[batch] = (rate(side, TRIED), side)
+    best = max(trials, key=lambda batch: trials[batch][0])
+    print(f"{name}: best batch {best}", file=sys.stderr)
+    return trials[best][1]
 
 
-def _peer_sides(visual: Any, pictures: Any, folder: Path, missing: dict[str, str]) -> dict[str, Side]:
-    """Build each peer at its better batch of 4, 8 and 16."""
+def _peer_makers(
+    visual: Any, pictures: Any, folder: Path, precisions: Iterable[str]
+) -> dict[str, Callable[[int], Side]]:
+    """Return what makes each peer with a batch; ONNX Runtime has fp32 alone on the CPU."""
+    graph = functools.cache(lambda: openvino_graph(visual))
+
+    def by_openvino(precision: str, batch: int) -> Side:
+        return openvino_side(graph(), pictures, batch, precision)
+
     makers: dict[str, Callable[[int], Side]] = {
-        "ONNX Runtime fp32, mid": lambda batch: onnxruntime_side(visual, pictures[:64], batch, folder),
-        "OpenVINO fp32, mid": lambda batch: openvino_side(visual, pictures[:64], batch, "f32"),
-        "OpenVINO bf16, mid": lambda batch: openvino_side(visual, pictures, batch, "bf16"),
+        "ONNX Runtime, mid fp32": lambda batch: onnxruntime_side(visual, pictures, batch, folder)
     }
-    sides: dict[str, Side] = {}
-    for name, make in makers.items():
-        try:
-            built = {batch: make(batch) for batch in (4, 8, 16) if batch <= len(pictures)}
-        except ImportError as error:
-            missing[name] = f'{error}; pip install "clipretrieval[bench]"'
-            continue
-        trials = {batch: max(rate(side) for _ in range(2)) for batch, side in built.items()}
-        best = max(trials, key=lambda batch: trials[batch])
-        print(f"{name}: best batch {best}", file=sys.stderr)
-        sides[name] = built[best]
+    for precision in precisions:
+        makers[f"OpenVINO, mid {precision}"] = functools.partial(by_openvino, precision)
+    return makers
+
+
+def _our_sides(make: Callable[..., StagedEncoder], pictures: Any, quick: bool) -> dict[str, Side]:
+    """Build each stage, and each with all products where the plan saves some; quickly, only the first."""
+    encoder = make()
+    plan, stages = encoder.plan, DEEP[:1] if quick else DEEP
+    sides = {f"{stage} {plan.precision}": our_side(encoder, pictures, (stage,)) for stage in stages}
+    if plan.winograd and not quick:
+        with patch("clipretrieval.encoding.engine.winograd.is_available", return_value=False):
+            direct = make()
+        for stage in stages:
+            sides[f"{stage} {plan.precision}, all products"] = our_side(direct, pictures, (stage,))
     return sides
 
 
-def _compiled_sides(
-    make: Callable[..., StagedEncoder], pictures: Any, precision: str, compile_s: dict[str, float]
-) -> dict[str, Side]:
+def _compiled_sides(make: Callable[..., StagedEncoder], pictures: Any, found: Findings) -> dict[str, Side]:
     sides: dict[str, Side] = {}
     for stage in DEEP:
         encoder = make(stage=stage, compile=True)
         started = time.perf_counter()
         encoder.encode(pictures[:1])
-        compile_s[stage] = time.perf_counter() - started
-        print(f"compiled {stage} in {compile_s[stage]:.0f} s", file=sys.stderr)
-        sides[f"{stage} {precision} compiled"] = our_side(encoder, pictures, (stage,))
+        found.add(**{f"compiling {stage}, s": time.perf_counter() - started})
+        sides[f"{stage} {encoder.plan.precision}, compiled"] = our_side(encoder, pictures, (stage,))
     return sides
 
 
 def _measure(
-    sides: dict[str, Side], rooflines: dict[str, Callable[[], float]], rounds: int
-) -> dict[str, list[float]]:
-    """Let all sides take turns; the first round warms up and does not count."""
-    rates: dict[str, list[float]] = {name: [] for name in (*sides, *rooflines)}
-    for number in range(rounds + 1):
-        print(f"round {number} of {rounds}", file=sys.stderr)
-        for name, side in sides.items():
-            found = rate(side)
-            if number:
-                rates[name].append(found)
-        for name, roofline in rooflines.items():
-            flops = roofline()
-            if number:
-                rates[name].append(flops)
-    return rates
+    sides: dict[str, Side],
+    rooflines: dict[str, Callable[[], float]],
+    arguments: argparse.Namespace,
+    found: Findings,
+) -> None:
+    """Let all sides take turns, each with as many images as it encodes in the time."""
+    counts = {}
+    for name, side in sides.items():
+        side(1)
+        wanted = rate(side, TRIED) * arguments.seconds
+        counts[name] = min(arguments.images, TRIED * max(1, round(wanted / TRIED)))
+    for number in range(1, arguments.rounds + 1):
+        rates = {name: rate(side, counts[name]) for name, side in sides.items()}
+        rates |= {name: roofline() for name, roofline in rooflines.items()}
+        found.add(round=number, **rates)
 
 
-def _ratios(
-    rates: dict[str, list[float]], counts: dict[str, float], precision: str
-) -> dict[str, dict[str, float]]:
-    """Compare round by round, so that a drift of the machine cancels; medians of the ratios."""
-    peers = (
-        "open_clip, batch 32",
-        "open_clip, best batch",
-        "ONNX Runtime fp32, mid",
-        "OpenVINO fp32, mid",
-        "OpenVINO bf16, mid",
-    )
-    table: dict[str, dict[str, float]] = {}
-    for name, values in rates.items():
-        stage = name.split()[0]
-        if name in peers or name.startswith("roofline") or stage == "all":
+def render(rows: list[dict[str, Any]]) -> str:
+    """Write the rounds' figures as tables, and all others as lines."""
+    rounds = [row for row in rows if "round" in row]
+    others = {name: value for row in rows if "round" not in row for name, value in row.items()}
+    parts = [f"RN50 at {SIZE}×{SIZE}, {len(rounds)} rounds", ""]
+    if rounds:
+        rates = {name: [each[name] for each in rounds] for name in rounds[0] if name != "round"}
+        parts += [_spreads("images/s; roofline: GFLOP/s", rates, 1), ""]
+        parts += [_spreads("ratios, round by round", _ratios(rates, others.get(COUNTS, {})), 2), ""]
+    for name, value in others.items():
+        shown = value.items() if isinstance(value, dict) else [("", value)]
+        parts.append(f"- {name}: " + "; ".join(f"{key} {_short(each)}".strip() for key, each in shown))
+    return "\n".join(parts)
+
+
+def _spreads(title: str, table: dict[str, list[float]], digits: int) -> str:
+    rows = [
+        [name, *(f"{figure(values):.{digits}f}" for figure in (statistics.median, min, max))]
+        for name, values in table.items()
+    ]
+    return markdown_table([title, "median", "min", "max"], rows)
+
+
+def _ratios(rates: dict[str, list[float]], multiply_adds: dict[str, float]) -> dict[str, list[float]]:
+    """Compare round by round, so that a drift of the machine cancels.
+
+    Each of our sides is compared with open_clip, which is in fp32, and with the peers and the roofline of its
+    own precision.
+    """
+    table: dict[str, list[float]] = {}
+    for name, ours in rates.items():
+        stage, precision = name.split()[0], name.split()[-1]
+        if stage not in DEEP or "," in name:  # a variant is what others are compared with
             continue
-        row = {
-            peer: statistics.median(a / b for a, b in zip(values, rates[peer], strict=True))
-            for peer in peers
-            if peer in rates and ("mid" not in peer or stage == "mid")
-        }
-        used = "fp32" if " fp32" in name else precision
-        flops = 2 * counts[stage]
-        row["share of roofline"] = statistics.median(
-            rate * flops / roof for rate, roof in zip(values, rates[f"roofline {used}"], strict=True)
-        )
-        table[name] = row
-    final, together = rates[f"final {precision}"], rates["all four stages"]
-    table["all four stages"] = {
-        "time / final alone": statistics.median(a / b for a, b in zip(final, together, strict=True))
-    }
+        peers = {peer: rates[side] for peer in PEERS if (side := f"{peer}, {name}") in rates}
+        others = {side: rates[side] for side in OPEN_CLIPS if side in rates} | peers
+        if len(peers) > 1:
+            others["the better of both"] = [max(both) for both in zip(*peers.values(), strict=True)]
+        for other in ("all products", "compiled"):
+            if (side := f"{name}, {other}") in rates:
+                others[other] = rates[side]
+        together = f"all four stages {precision}"
+        if stage == "final" and together in rates:
+            others["all four stages"] = rates[together]
+        for other, theirs in others.items():
+            table[f"{name} / {other}"] = [a / b for a, b in zip(ours, theirs, strict=True)]
+        if roofline := rates.get(f"roofline {precision}"):
+            flops = 2 * multiply_adds[stage]
+            table[f"{name}, share of roofline"] = [a * flops / b for a, b in zip(ours, roofline, strict=True)]
     return table
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def render(found: dict[str, Any]) -> str:
-    """Write the figures as plain tables."""
-    machine = found["machine"]
-    bf16 = ", ".join(machine["bf16 instructions"]) or "no bf16 instructions"
-    lines = [
-        f"{machine['processor']}, {machine['cores']} cores, {bf16}; torch {machine['torch']}",
-        f"plan {found['plan']}",
-        f"RN50 at {SIZE}×{SIZE}, medians of {found['rounds']} rounds, {found['images']} images a side",
-        "",
-        f"{'side':<28}{'images/s':>10}{'min':>9}{'max':>9}",
-    ]
-    for name, spread in found["images_per_second"].items():
-        if name.startswith("roofline"):
-            lines.append(
-                f"{name + ', GFLOP/s':<28}{spread['median'] / 1e9:>10.0f}{spread['min'] / 1e9:>9.0f}"
-                f"{spread['max'] / 1e9:>9.0f}"
-            )
-        else:
-            lines.append(f"{name:<28}{spread['median']:>10.1f}{spread['min']:>9.1f}{spread['max']:>9.1f}")
-    lines += ["", "ratios, round by round"]
-    for name, row in found["ratios"].items():
-        lines.append(f"  {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in row.items()))
-    counts = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in found["multiply_adds"].items())
-    lines += ["", f"multiply-adds a picture, counted where none is saved, in 10⁹: {counts}"]
-    if found["compile_s"]:
-        lines.append("compiling, s: " + ", ".join(f"{k} {v:.0f}" for k, v in found["compile_s"].items()))
-    lines += ["", *(f"{key}: {value}" for key, value in found["files"].items())]
-    lines += [f"not run: {name}: {reason}" for name, reason in found["not_run"].items()]
-    return "\n".join(lines)
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

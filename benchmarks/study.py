@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             vectors = timed("whole CLIP, encode", lambda part=part: final.encode(part))
             timed("whole CLIP, texts", lambda vectors=vectors: nearest_text(vectors, texts))
             inputs = prepared_inputs(part)
-            timed("open_clip as it comes", open_clip_side(visual, inputs, OPEN_CLIP_BATCH))
+            side = partial(open_clip_side(visual, inputs, OPEN_CLIP_BATCH), len(inputs))
+            timed("open_clip as it comes", side)
         return {name: seconds * 1000 / len(pictures) for name, seconds in spent.items()}
 
     rounds = []

@@ -20,6 +20,10 @@ __all__ = ["export_command"]
 def export_command(
     classifier: KeptArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file to write, such as mid.onnx.")],
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGES", help="Compute in 8 bits, calibrated on images of this folder."),
+    ] = None,
     allow_remote: AllowRemote = False,
 ) -> None:
     """Write a classifier's encoder as an ONNX file, which runs without torch (--onnx FILE)."""
@@ -33,9 +37,12 @@ def export_command(
                 f"the classifier in {str(classifier)!r} has the encoder {type(encoder).__name__}, and only a "
                 "StagedEncoder can be exported"
             )
-        encoder.export(target)
+        encoder.export(target, int8=int8)
     size = target.stat().st_size / 2**20
+    told = f"where torch is not installed: clipretrieval classify {readable(classifier)} IMAGE"
+    if int8 is not None:
+        told = "its vectors need an index of their own: clipretrieval index IMAGES CLASSIFIER"
     say(
-        f"the encoder at {encoder.stage}, {size:.1f} MiB, written to {readable(file)}; where torch is not "
-        f"installed: clipretrieval classify {readable(classifier)} IMAGE --onnx {readable(file)}"
+        f"the encoder at {encoder.stage}, {size:.1f} MiB, written to {readable(file)}; {told} --onnx "
+        f"{readable(file)}"
     )

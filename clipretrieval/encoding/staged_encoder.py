@@ -10,6 +10,9 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from clipretrieval._util.checks import (
     check_bool,
     check_int,
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StagedEncoder", "stopped_at"]
 
+_CALIBRATED_ON = 512
+"""Images, at most, whose activations decide on the scales of 8 bits."""
 _PIXEL_CHUNK = 16
 """Images whose raw pixels are taken together."""
 _MOST_PIXEL_WORKERS = 16
@@ -430,17 +435,24 @@ class StagedEncoder:
 
         return PartialPass.start(chunk, found, self._stages, engine)
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, *, int8: Any = None) -> Path:
         """Write this encoder as an ONNX file, which `OnnxEncoder` runs where torch is not installed.
 
         The file holds the weights up to this stage in float32, how images are prepared, and this encoder's
         fingerprint, so that the two take each other's place over an index. Exporting needs
         ``pip install "clipretrieval[onnx]"``.
 
+        In 8 bits it is faster where the CPU multiplies such numbers by instructions of its own (VNNI, AMX,
+        dot products of ARM), and the vectors change by about 2 % of their length. So they have a fingerprint
+        of their own, and an index has to be made with that file.
+
         Parameters
         ----------
         path : str or Path
             A file that is there is replaced, once the new one is complete.
+        int8 : image-like, sequence, iterator, dataset or folder, optional
+            Compute in 8 bits, calibrated on these images, of which up to 512 are read, evenly spaced: take
+            those that will be stored. None computes in float32.
 
         Returns
         -------
@@ -461,6 +473,7 @@ class StagedEncoder:
                 "StagedEncoder(stage='pixel') needs no torch"
             )
         tensors = self._tower.tensors()
+        calibration = None if int8 is None else self._some_squares(int8)
         from clipretrieval.encoding.onnx.export import write_onnx
         from clipretrieval.encoding.onnx.onnx_file import OnnxFile
 
@@ -468,8 +481,20 @@ class StagedEncoder:
         file = OnnxFile(
             self._source.architecture, self.stage, self.pooling, self.image_size, cfg, self.fingerprint
         )
-        write_onnx(target, file, tensors)
+        write_onnx(target, file, tensors, calibration)
         return target
+
+    def _some_squares(self, images: Any) -> npt.NDArray[np.uint8]:
+        """Prepare some images to calibrate on, shape (n, size, size, 3)."""
+        raws = list(iter_raw(images))
+        if not raws:
+            raise InvalidInputError("there are no images to calibrate on (int8=); pass some hundreds")
+        places = sorted({round(place) for place in np.linspace(0, len(raws) - 1, _CALIBRATED_ON)})
+        clip = [self._stages["stem"]]
+        chunk = prepare_chunk(
+            [raws[place] for place in places], clip, self._prepare, "raise", False, None, self.max_pixels
+        )
+        return chunk.squares["clip"]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> StagedEncoder:

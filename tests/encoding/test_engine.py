@@ -337,6 +337,26 @@ def test_the_benchmark_runs(tmp_path):
     assert (tmp_path / "b.json").exists()
 
 
+def test_the_benchmark_keeps_its_rounds_when_it_is_cut_short(tmp_path):
+    """Ended by SIGTERM after a round, it prints the tables of what it has, and its file has the rounds."""
+    command = [sys.executable, "benchmarks/encode.py", "--quick", "--rounds", "10000", "--images", "1"]
+    with subprocess.Popen(
+        [*command, "--no-peers", "--json", tmp_path / "b.json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as cut:
+        next(line for line in cut.stderr if line.startswith("round 2,"))
+        cut.terminate()
+        out, errors = cut.communicate()
+    assert cut.returncode == 1, errors
+    assert "cut short" in errors
+    assert "| mid fp32 / open_clip, best batch |" in out
+    rounds = [row for row in json.loads((tmp_path / "b.json").read_text())["rows"] if "round" in row]
+    assert len(rounds) >= 2
+    assert all(row["mid fp32"] > 0 for row in rounds)
+
+
 def test_rounded_kernels_keep_the_sums_of_their_taps():
     """In bf16, a 3×3 kernel sums up to what it did within one rounding; 1×1 ones are just rounded."""
     torch.manual_seed(0)

@@ -25,6 +25,7 @@ from clipretrieval import (
     StagedEncoder,
     WeightsUnavailableError,
 )
+from clipretrieval.encoding.onnx import onnx_encoder
 from clipretrieval.encoding.onnx.onnx_file import DIGEST_KEY, KEY, UNSEALED, check_seal, seal
 
 
@@ -240,6 +241,45 @@ def test_a_file_says_nothing_of_who_made_it(exported):
     content = exported.read_bytes()
     assert str(clipretrieval.__path__[0]).encode() not in content
     assert b"forward" not in content
+
+
+def test_8_bits_have_a_fingerprint_of_their_own(encoder, exported, class_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_encoder, "_multiplies_bytes", lambda: True)
+    found = OnnxEncoder(encoder.export(tmp_path / "int8.onnx", int8=class_folder / "train"))
+    assert (found.plan.precision, found.dim) == ("int8", encoder.dim)
+    own = found.fingerprint.pop("quantization")
+    assert own.startswith("int8, sha256:")
+    assert {**encoder.fingerprint, "quantization": own} == found.fingerprint
+    classifier = RetrievalClassifier(encoder, "faiss").fit(class_folder / "train")
+    with pytest.raises(FingerprintMismatchError, match="quantization: stored nothing, given 'int8"):
+        RetrievalClassifier.from_store(classifier.store_, found)
+    # Near the vectors of float32, and on images that it was not calibrated on too.
+    expected, vectors = (each.encode(class_folder / "test") for each in (encoder, found))
+    changed = np.linalg.norm(vectors - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert 0 < changed.max() < 0.1
+    again = OnnxEncoder(encoder.export(tmp_path / "again.onnx", int8=class_folder / "train"))
+    assert again.fingerprint == found.fingerprint
+    other = OnnxEncoder(encoder.export(tmp_path / "other.onnx", int8=class_folder / "test" / "flower"))
+    assert other.fingerprint != found.fingerprint
+    monkeypatch.setattr(onnx_encoder, "_multiplies_bytes", lambda: False)
+    with pytest.raises(InvalidInputError, match="this CPU has no instructions for them"):
+        OnnxEncoder(found.path)
+    with pytest.raises(InvalidInputError, match="no images to calibrate on"):
+        encoder.export(tmp_path / "none.onnx", int8=[])
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("flags : fpu avx2 avx512f", False),
+        ("flags : fpu avx2 avx_vnni", True),
+        ("Features : fp asimd asimddp", True),
+        ("cpu : POWER9", True),
+    ],
+)
+def test_instructions_for_bytes_are_found(monkeypatch, flags, expected):
+    monkeypatch.setattr(onnx_encoder.Path, "read_text", lambda self, encoding: flags)
+    assert onnx_encoder._multiplies_bytes() is expected
 
 
 def test_several_threads_export(tiny_model, tmp_path):

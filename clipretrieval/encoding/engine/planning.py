@@ -96,14 +96,20 @@ def _choose_precision(device: torch.device, precision: str) -> str:
 
 
 def _has_fast_bf16() -> bool:
-    """Whether the CPU multiplies bf16 by instructions of its own (AVX512-BF16 or AMX)."""
-    if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
+    """Whether the CPU multiplies bf16 by instructions of its own (AVX512-BF16 or AMX), and may."""
+    if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2") or not _allowed("BF16", "FP16", "AMX"):
         return False
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()) or _has_amx()
 
 
 def _has_amx() -> bool:
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)()) and _allowed("AMX")
+
+
+def _allowed(*names: str) -> bool:
+    """Whether oneDNN is not limited, or to instructions that one of these names is a part of."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return limit in ("", "ALL", "DEFAULT") or "AVX10" in limit or any(name in limit for name in names)
 
 
 def _gains_by_winograd(dtype: torch.dtype) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -20,6 +25,7 @@ from clipretrieval.encoding.onnx.onnx_file import (
     DIGEST_KEY,
     INPUT,
     KEY,
+    QUANTIZATION,
     UNSEALED,
     OnnxFile,
     output_name,
@@ -33,6 +39,8 @@ __all__ = ["write_onnx"]
 _OPSET = 18
 """Of ONNX: what torch's exporter writes by itself."""
 _exporting = ForkLock()
+_CALIBRATED_TOGETHER = 8
+"""Images whose activations are looked at together."""
 _PLAIN = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
 
 
@@ -62,7 +70,12 @@ class _Graph(nn.Module):
         return tuple(vectors)
 
 
-def write_onnx(path: Path, file: OnnxFile, tensors: Mapping[str, torch.Tensor]) -> None:
+def write_onnx(
+    path: Path,
+    file: OnnxFile,
+    tensors: Mapping[str, torch.Tensor],
+    calibration: npt.NDArray[np.uint8] | None = None,
+) -> None:
     """Write an encoder to a file, atomically.
 
     Parameters
@@ -72,6 +85,8 @@ def write_onnx(path: Path, file: OnnxFile, tensors: Mapping[str, torch.Tensor]) 
         What the encoder is.
     tensors : mapping of str to tensor
         Its weights in float32, as open_clip names them.
+    calibration : ndarray of uint8, shape (n, size, size, 3), optional
+        Quantize to 8 bits by what the activations of these images are.
 
     Raises
     ------
@@ -80,11 +95,11 @@ def write_onnx(path: Path, file: OnnxFile, tensors: Mapping[str, torch.Tensor]) 
     InvalidInputError
         If the file cannot be written.
     """
-    for name in ("onnx", "onnxscript"):
+    for name in ("onnx", "onnxscript", *(() if calibration is None else ("onnxruntime",))):
         require(name, "exporting", 'run: pip install "clipretrieval[onnx]"')
     try:
         with replacing(path) as temporary:  # what cannot be written is refused before the work
-            temporary.write_bytes(_converted(file, tensors))
+            temporary.write_bytes(_converted(file, tensors, calibration))
     except NotDurableError as error:
         raise InvalidInputError(f"the encoder may not be on the disk: {error.strerror}") from error
     except OSError as error:
@@ -94,7 +109,9 @@ def write_onnx(path: Path, file: OnnxFile, tensors: Mapping[str, torch.Tensor]) 
         ) from error
 
 
-def _converted(file: OnnxFile, tensors: Mapping[str, torch.Tensor]) -> bytes:
+def _converted(
+    file: OnnxFile, tensors: Mapping[str, torch.Tensor], calibration: npt.NDArray[np.uint8] | None
+) -> bytes:
     deep = (part for part in file.output.parts if part.stage.depth > 0)
     parts = sorted(deep, key=lambda part: part.stage.depth)
     engine = Engine(
@@ -122,8 +139,45 @@ def _converted(file: OnnxFile, tensors: Mapping[str, torch.Tensor]) -> bytes:
     model: Any = program.model_proto  # type: ignore[union-attr]
     for each in (*model.graph.node, *model.graph.value_info):
         del each.metadata_props[:]  # the exporter's source lines, with the paths of its files
+    if calibration is not None:
+        model = _quantized(model, calibration)
+        digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+        file = replace(file, fingerprint={**file.fingerprint, QUANTIZATION: f"int8, sha256:{digest}"})
     described = json.dumps(file.to_dict(), allow_nan=False)
     for key, value in ((KEY, described), (DIGEST_KEY, UNSEALED)):
         model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString()
     return seal(content)
+
+
+def _quantized(model: Any, squares: npt.NDArray[np.uint8]) -> Any:
+    """Quantize a model's convolutions and what lies between them, by ONNX Runtime's static quantization.
+
+    Weights take 8 bits with a scale for each channel, activations with a scale for each tensor: from the
+    smallest value to the largest that these images have there.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    batches: Iterator[Any] = iter(np.array_split(squares, -(-len(squares) // _CALIBRATED_TOGETHER)))
+
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(batches, None)
+            return None if batch is None else {INPUT: batch}
+
+    with tempfile.TemporaryDirectory() as folder:
+        given, prepared, made = (Path(folder, f"{name}.onnx") for name in ("given", "prepared", "made"))
+        onnx.save_model(model, given)
+        quant_pre_process(given, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            prepared,
+            made,
+            Images(),
+            op_types_to_quantize=["Conv", "Add", "Relu", "AveragePool"],
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return onnx.load_model(made)

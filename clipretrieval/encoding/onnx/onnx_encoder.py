@@ -35,9 +35,9 @@ _TOGETHER = 8
 class OnnxEncoder:
     """CLIP's image encoder at one stage, from a file that `StagedEncoder.export` wrote.
 
-    It runs without torch, by ONNX Runtime (``pip install onnxruntime``), in float32. Its fingerprint is that
-    of the encoder which was exported, so each takes the other's place over an index; their vectors differ by
-    rounding alone.
+    It runs without torch, by ONNX Runtime (``pip install onnxruntime``), in float32 or, if it was exported
+    so, in 8 bits. In float32 its fingerprint is that of the encoder which was exported, so each takes the
+    other's place over an index; their vectors differ by rounding alone.
 
     Parameters
     ----------
@@ -52,6 +52,9 @@ class OnnxEncoder:
 
     Raises
     ------
+    InvalidInputError
+        If an argument is not one of the above, or the file computes in 8 bits, for which this CPU has no
+        instructions.
     WeightsUnavailableError
         If the file cannot be read, was changed after it was exported, or is not one that this release and
         the installed ONNX Runtime can run.
@@ -77,10 +80,15 @@ class OnnxEncoder:
         self.threads = None if threads is None else check_int(threads, "threads")
         self.max_pixels = check_max_pixels(max_pixels)
         cores = self.threads or usable_cores()
-        together = min(self.batch_size, _TOGETHER)
-        self.plan = InferencePlan("cpu", "fp32", together, 1, cores, "onnxruntime", compiled=False)
         self._graph = OnnxGraph(self.path, cores)
         self._file = self._graph.file
+        if self._file.is_quantized and not _multiplies_bytes():
+            raise InvalidInputError(
+                f"the encoder {str(self.path)!r} computes in 8 bits, and this CPU has no instructions for "
+                "them (VNNI, AMX or ARM's dot products): sums would overflow. Export it without int8="
+            )
+        precision, together = "int8" if self._file.is_quantized else "fp32", min(self.batch_size, _TOGETHER)
+        self.plan = InferencePlan("cpu", precision, together, 1, cores, "onnxruntime", compiled=False)
         self._output = self._file.output
         self._prepare = Preparation({**self._file.preprocessing, "size": self._file.image_size})
 
@@ -220,3 +228,15 @@ class OnnxEncoder:
     @safe_repr
     def __repr__(self) -> str:
         return f"OnnxEncoder({str(self.path)!r}, stage={self.stage!r}, dim={self.dim})"
+
+
+def _multiplies_bytes() -> bool:
+    """Whether the CPU adds up products of 8-bit numbers in 32 bits; where it does not say so, that it does.
+
+    Without such instructions ONNX Runtime adds up pairs of them in 16 bits, which overflow.
+    """
+    try:
+        known = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return True
+    return bool(known & {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}) or "flags" not in known

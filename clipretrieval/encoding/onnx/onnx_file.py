@@ -21,13 +21,15 @@ from clipretrieval.encoding.stages import LARGEST_SIDE, Architecture, stage_tabl
 from clipretrieval.errors import ClipRetrievalError
 
 __all__ = [
-    *("DIGEST_KEY", "INPUT", "KEY", "UNSEALED", "OnnxFile", "OnnxFileError"),
+    *("DIGEST_KEY", "INPUT", "KEY", "QUANTIZATION", "UNSEALED", "OnnxFile", "OnnxFileError"),
     *("check_seal", "output_name", "seal"),
 ]
 
 KEY, DIGEST_KEY = "clipretrieval.encoder", "clipretrieval.sha256"
 INPUT = "squares"
 """The graph's one input: uint8, shape (n, size, size, 3)."""
+QUANTIZATION = "quantization"
+"""The entry of a fingerprint that only vectors of a quantized encoder have."""
 UNSEALED = "0" * 64
 FORMAT_VERSION = 1
 # The value of a metadata entry, as protobuf writes it: field 2, 64 bytes long.
@@ -71,6 +73,11 @@ class OnnxFile:
     def output(self) -> StageOutput:
         """What the encoder returns."""
         return find_output(stage_table(self.architecture), self.stage, self.pooling)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it computes in 8 bits."""
+        return QUANTIZATION in self.fingerprint
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON values."""
