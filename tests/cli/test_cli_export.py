@@ -65,6 +65,18 @@ def test_what_is_exported_serves_without_torch(command, kept, class_folder, tmp_
     assert "17" in without_torch("forget", made, "--label", "temple", "--onnx", moved)
 
 
+def test_8_bits_need_an_index_of_their_own(command, kept, class_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipretrieval.encoding.onnx.onnx_encoder._multiplies_bytes", lambda: True)
+    file, train = tmp_path / "int8.onnx", class_folder / "train"
+    status, out, _ = command("export", kept, file, "--int8", train)
+    assert (status, "need an index of their own" in out) == (0, True)
+    status, _, err = command("classify", kept, train, "--onnx", file)
+    assert (status, "quantization: stored nothing, given 'int8" in err) == (2, True)
+    assert command("index", train, tmp_path / "made", "--onnx", file)[0] == 0
+    status, out, _ = command("classify", tmp_path / "made", train)
+    assert (status, len(out.splitlines())) == (0, 24)
+
+
 def test_without_torch_the_way_on_is_told(kept, class_folder):
     err = without_torch("classify", kept, class_folder / "test", status=2)
     assert "needs torch, which is not installed" in err
