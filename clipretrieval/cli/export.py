@@ -35,7 +35,7 @@ def export_command(
         if not hasattr(encoder, "export"):
             raise InvalidInputError(
                 f"the classifier in {str(classifier)!r} has the encoder {type(encoder).__name__}, and only a "
-                "StagedEncoder can be exported"
+                "StagedEncoder can be exported; copy the file of one that is already"
             )
         encoder.export(target, int8=int8)
     size = target.stat().st_size / 2**20

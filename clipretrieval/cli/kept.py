@@ -90,6 +90,7 @@ def load_to_ask(folder: Path, allow_remote: bool, encoder: OnnxEncoder | None = 
 
 def modules_to_ask(folder: Path, *, exported: bool) -> tuple[str, ...]:
     """Return what asking a folder's classifier takes of the package; the engine is what takes torch."""
+    from clipretrieval.encoding.weights.model_source import ONNX
     from clipretrieval.persistence.saving import describe
 
     content = describe(folder)
@@ -98,6 +99,8 @@ def modules_to_ask(folder: Path, *, exported: bool) -> tuple[str, ...]:
     # An exported encoder's configuration names no stage, as its file does.
     runs_torch = not exported and config.get("stage", "pixel") != "pixel" and find_spec("torch") is not None
     engine = ("encoding.engine.engine", "encoding.engine.planning") if runs_torch else ()
+    if exported or str(config.get("model")).startswith(ONNX):
+        engine = ("encoding.onnx.onnx_encoder",)
     return f"{kind}_classifier", "encoding.staged_encoder", "explanation", *engine
 
 

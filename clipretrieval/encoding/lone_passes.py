@@ -79,8 +79,8 @@ class LonePasses:
 
     Threads that compute together wait for each other at every layer. On an idle machine that pays; beside a
     busy process, each wait lasts until the system lets the other thread run, and a pass takes many times as
-    long as on one thread. So both are measured, on what is asked anyway. Passes that are asked for at the
-    same time have a thread each, and so have the next few: whoever asked at the same time asks again. Torch's
+    long as on one thread. So both are measured, on what is asked anyway. A pass that is asked for beside
+    another one has one thread, and so have the next few: whoever asked at the same time asks again. Torch's
     setting stays what it is, for every thread.
 
     The threads are OpenMP's, in which torch computes convolutions. MKL, which it takes for products of
@@ -99,7 +99,8 @@ class LonePasses:
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._lock, self._asked, self._calm = threading.Lock(), 0, CALM
+        self._lock = threading.Lock()
+        self._asked, self._overlaps, self._calm = 0, 0, CALM
 
     @contextmanager
     def running(self, kind: Hashable) -> Iterator[int]:
@@ -115,9 +116,9 @@ class LonePasses:
         int
             Its number of threads.
         """
-        with self._asking(), torch_alone():
+        with torch_alone(), self._asking() as (first, overlaps):
             with self._lock:
-                alone = self._calm >= CALM
+                alone = first and self._calm >= CALM
                 most = torch.get_num_threads()  # as the user has it now; 1 where a fork allows no more
                 measured = self._measured.setdefault((kind, most), _Measured())
                 threads = measured.choose(most) if alone else 1
@@ -126,22 +127,26 @@ class LonePasses:
                 yield threads
             seconds = self._clock() - started
             with self._lock:
-                if alone and self._calm >= CALM:  # nothing was asked beside it
+                if alone and overlaps == self._overlaps:  # nothing was asked beside it
                     measured.note(threads, seconds)
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Count who asks until the answer."""
+    def _asking(self) -> Iterator[tuple[bool, int]]:
+        """Count who asks at the same time; yield whether nobody else did, and the overlaps until now."""
         with self._lock:
             self._asked += 1
-            if self._asked > 1:
+            first = self._asked == 1
+            if not first:
+                self._overlaps += 1
                 self._calm = 0
+            overlaps = self._overlaps
         try:
-            yield
+            yield first, overlaps
         finally:
             with self._lock:
                 self._asked -= 1
-                self._calm += 1
+                if first and overlaps == self._overlaps:
+                    self._calm += 1
 
 
 @cache

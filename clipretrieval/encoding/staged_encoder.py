@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from clipretrieval._util.checks import (
     check_strings,
     shown,
 )
-from clipretrieval._util.dependencies import require_torch
+from clipretrieval._util.dependencies import require, require_torch
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.repr import safe_repr
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
@@ -442,16 +443,16 @@ class StagedEncoder:
         fingerprint, so that the two take each other's place over an index. Exporting needs
         ``pip install "clipretrieval[onnx]"``.
 
-        In 8 bits it is faster where the CPU multiplies such numbers by instructions of its own (VNNI, AMX,
-        dot products of ARM), and the vectors change by about 2 % of their length. So they have a fingerprint
-        of their own, and an index has to be made with that file.
+        In 8 bits it is faster where the CPU has instructions for such numbers, and the vectors change by
+        about 2 % of their length. So they have a fingerprint of their own, and an index has to be made with
+        that file.
 
         Parameters
         ----------
         path : str or Path
             A file that is there is replaced, once the new one is complete.
         int8 : image-like, sequence, iterator, dataset or folder, optional
-            Compute in 8 bits, calibrated on these images, of which up to 512 are read, evenly spaced: take
+            Compute in 8 bits, calibrated on up to 512 of these images, always the same ones of as many: take
             those that will be stored. None computes in float32.
 
         Returns
@@ -472,6 +473,8 @@ class StagedEncoder:
                 "the stage 'pixel' runs no network, so there is nothing to export: "
                 "StagedEncoder(stage='pixel') needs no torch"
             )
+        for name in ("onnx", "onnxscript", *(() if int8 is None else ("onnxruntime",))):
+            require(name, "exporting", 'run: pip install "clipretrieval[onnx]"')
         tensors = self._tower.tensors()
         calibration = None if int8 is None else self._some_squares(int8)
         from clipretrieval.encoding.onnx.export import write_onnx
@@ -486,14 +489,16 @@ class StagedEncoder:
 
     def _some_squares(self, images: Any) -> npt.NDArray[np.uint8]:
         """Prepare some images to calibrate on, shape (n, size, size, 3)."""
-        raws = list(iter_raw(images))
-        if not raws:
+        drawn, draw = list[RawImage](), random.Random(0)  # noqa: S311  no secret
+        for place, raw in enumerate(iter_raw(images)):  # Vitter's algorithm R: a source may have no length
+            if place < _CALIBRATED_ON:
+                drawn.append(raw)
+            elif (chosen := draw.randrange(place + 1)) < _CALIBRATED_ON:
+                drawn[chosen] = raw
+        if not drawn:
             raise InvalidInputError("there are no images to calibrate on (int8=); pass some hundreds")
-        places = sorted({round(place) for place in np.linspace(0, len(raws) - 1, _CALIBRATED_ON)})
         clip = [self._stages["stem"]]
-        chunk = prepare_chunk(
-            [raws[place] for place in places], clip, self._prepare, "raise", False, None, self.max_pixels
-        )
+        chunk = prepare_chunk(drawn, clip, self._prepare, "raise", False, None, self.max_pixels)
         return chunk.squares["clip"]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A saved classifier that is asked, and never changed."""
+"""A saved classifier that is asked, and never learns."""
 
 from __future__ import annotations
 

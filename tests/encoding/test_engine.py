@@ -17,6 +17,7 @@ from tiny_models import counted_convolutions, enliven
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError, StagedEncoder
+from clipretrieval.encoding.engine import winograd
 from clipretrieval.encoding.engine.convolutions import round_taps
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.units import QueryPool
@@ -64,6 +65,14 @@ def test_the_plan_is_chosen_for_the_machine(tiny_model):
     numbered = StagedEncoder(tiny_model, device="cpu:0", batch_size=np.int64(2)).plan
     assert numbered == StagedEncoder(tiny_model, device="cpu", batch_size=2).plan
     assert json.loads(json.dumps(numbered.to_dict()))["inner_batch"] == 2
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "avx512_core", "AVX512_CORE_VNNI"])
+def test_a_limit_on_onednn_s_instructions_is_one_on_the_plan(tiny_model, monkeypatch, limit):
+    """Without its instructions oneDNN computes bf16 many times as slowly as fp32."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert StagedEncoder(tiny_model, device="cpu").plan.precision == "fp32"
+    assert not winograd.is_available(torch.bfloat16)
 
 
 def test_slow_bf16_is_warned_of(tiny_model, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -66,20 +67,23 @@ def test_kinds_of_passes_are_told_apart():
         assert threads == 2
 
 
-def test_passes_at_the_same_time_have_a_thread_each():
-    """What they take says nothing of a pass alone."""
-    lone = LonePasses()
-    with lone.running("image") as first, lone.running("image") as second, lone.running("image") as third:
-        assert (first, second, third) == (2, 1, 1)
-    assert not any(measured.seconds for measured in lone._measured.values())
-
-
-def test_who_asked_at_the_same_time_is_expected_to_ask_again():
-    """All threads for one would take the others' cores, and their number would change at each pass."""
+@pytest.mark.parametrize("askers", [2, 3, 5, 8])
+def test_passes_beside_others_have_one_thread(askers):
+    """What they take says nothing of a pass alone, and whoever asked at the same time is expected again."""
     machine = Machine(together=0.03, single=0.05)
-    with machine.lone.running("image"), machine.lone.running("image"):
-        pass
-    assert machine.ask(CALM) == [1] * (CALM - 2) + [2, 2]
+    with ExitStack() as asking:
+        taken = [asking.enter_context(machine.lone.running("image")) for _ in range(askers)]
+    assert taken == [2] + [1] * (askers - 1)
+    assert not any(measured.seconds for measured in machine.lone._measured.values())
+    assert machine.ask(CALM + 2) == [1] * CALM + [2, 2]
+
+
+def test_who_asks_again_and_again_beside_another_keeps_to_one_thread():
+    machine = Machine(together=0.03, single=0.05)
+    machine.ask(3)
+    with machine.lone.running("image"):
+        assert machine.ask(20) == [1] * 20
+    assert machine.ask(CALM + 1) == [1] * CALM + [2]
 
 
 def test_torch_keeps_its_setting():
@@ -96,7 +100,7 @@ def test_torch_keeps_its_setting():
     assert (torch.get_num_threads(), elsewhere) == (before, [before])
 
 
-def test_a_failed_pass_gives_its_place_to_the_next():
+def test_a_failed_pass_is_no_longer_asked():
     lone = LonePasses()
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"), lone.running("image"):

@@ -269,16 +269,22 @@ def test_8_bits_have_a_fingerprint_of_their_own(encoder, exported, class_folder,
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("machine", "flags", "expected"),
     [
-        ("flags : fpu avx2 avx512f", False),
-        ("flags : fpu avx2 avx_vnni", True),
-        ("Features : fp asimd asimddp", True),
-        ("cpu : POWER9", True),
+        ("x86_64", "flags : fpu avx2 avx512f", False),
+        ("x86_64", "flags : fpu avx2 avx_vnni", True),
+        ("AMD64", None, False),
+        ("aarch64", "Features : fp asimd", True),
     ],
 )
-def test_instructions_for_bytes_are_found(monkeypatch, flags, expected):
-    monkeypatch.setattr(onnx_encoder.Path, "read_text", lambda self, encoding: flags)
+def test_instructions_for_bytes_are_found(monkeypatch, machine, flags, expected):
+    def read_text(self, encoding):
+        if flags is None:
+            raise FileNotFoundError
+        return flags
+
+    monkeypatch.setattr(onnx_encoder.platform, "machine", lambda: machine)
+    monkeypatch.setattr(onnx_encoder.Path, "read_text", read_text)
     assert onnx_encoder._multiplies_bytes() is expected
 
 

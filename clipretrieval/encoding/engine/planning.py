@@ -85,7 +85,10 @@ def _choose_precision(device: torch.device, precision: str) -> str:
         raise InvalidInputError("precision='fp16' is for GPUs; on a CPU choose 'bf16', 'fp32' or 'auto'")
     if precision != "auto":
         if device.type == "cpu" and precision == "bf16" and not _has_fast_bf16():
-            warn_caller("this CPU has no bf16 instructions: precision='bf16' will be slower than 'fp32'")
+            warn_caller(
+                "this CPU has no bf16 instructions, or may not use them: precision='bf16' will be slower "
+                "than 'fp32'"
+            )
         return precision
     if device.type == "cuda":
         # Half precision has the finer steps; bf16 is for cards before it had fast units.
@@ -97,19 +100,13 @@ def _choose_precision(device: torch.device, precision: str) -> str:
 
 def _has_fast_bf16() -> bool:
     """Whether the CPU multiplies bf16 by instructions of its own (AVX512-BF16 or AMX), and may."""
-    if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2") or not _allowed("BF16", "FP16", "AMX"):
+    if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2") or not onednn.may_use(*onednn.WITH_BF16):
         return False
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()) or _has_amx()
 
 
 def _has_amx() -> bool:
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)()) and _allowed("AMX")
-
-
-def _allowed(*names: str) -> bool:
-    """Whether oneDNN is not limited, or to instructions that one of these names is a part of."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    return limit in ("", "ALL", "DEFAULT") or "AVX10" in limit or any(name in limit for name in names)
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)()) and onednn.may_use("AMX")
 
 
 def _gains_by_winograd(dtype: torch.dtype) -> bool:

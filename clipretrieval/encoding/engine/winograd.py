@@ -16,6 +16,8 @@ import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
+from clipretrieval.encoding.engine import onednn
+
 __all__ = ["convolve", "is_available", "pack_weight", "suits"]
 
 _LIBRARY = Path(__file__).with_name("_winograd.so")
@@ -87,7 +89,7 @@ def _pick_kernel(dtype: torch.dtype) -> int | None:
         return None
     narrow = torchs == "avx2" or onednns.upper().startswith("AVX2")
     if dtype is torch.bfloat16:
-        kernels = [] if narrow else [_BF16_AVX512]
+        kernels = [_BF16_AVX512] if not narrow and onednn.may_use(*onednn.WITH_BF16) else []
     else:
         kernels = [_FP32_AVX2] if narrow else [_FP32_AVX512, _FP32_AVX2]
     return next((kernel for kernel in kernels if library.clipretrieval_winograd_runs(kernel)), None)
@@ -240,6 +242,8 @@ def _check(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) -> None:
         raise ValueError(
             f"inputs and weight have to be both bfloat16 or both float32, and the bias float32, not {types}"
         )
+    if x.device.type != "cpu":
+        raise ValueError(f"the kernels compute on the CPU, and the inputs are on {x.device}")
     if x.dim() != 4 or bias.dim() != 1 or min(x.shape[1:]) < 1:
         raise ValueError(f"expected inputs (n, c, h, w) and a bias (out,), got {x.shape} and {bias.shape}")
     channels, out, multiple = x.shape[1], len(bias), _FILTERINGS[x.dtype].multiple

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from clipretrieval._util.dependencies import require
 from clipretrieval._util.files import NotDurableError, replacing
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.engine import Engine
@@ -90,16 +89,19 @@ def write_onnx(
 
     Raises
     ------
-    MissingDependencyError
-        If ONNX's packages are not installed.
     InvalidInputError
         If the file cannot be written.
     """
-    for name in ("onnx", "onnxscript", *(() if calibration is None else ("onnxruntime",))):
-        require(name, "exporting", 'run: pip install "clipretrieval[onnx]"')
     try:
         with replacing(path) as temporary:  # what cannot be written is refused before the work
-            temporary.write_bytes(_converted(file, tensors, calibration))
+            try:
+                content = _converted(file, tensors, calibration)
+            except OSError as error:
+                raise InvalidInputError(
+                    f"the encoder cannot be converted: {error.strerror or error}; 8 bits take room in the "
+                    f"folder for temporary files, {tempfile.gettempdir()!r}"
+                ) from error
+            temporary.write_bytes(content)
     except NotDurableError as error:
         raise InvalidInputError(f"the encoder may not be on the disk: {error.strerror}") from error
     except OSError as error:

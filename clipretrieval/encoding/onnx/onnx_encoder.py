@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 from collections.abc import Iterator, Mapping
 from functools import partial
 from inspect import signature
@@ -85,7 +86,7 @@ class OnnxEncoder:
         if self._file.is_quantized and not _multiplies_bytes():
             raise InvalidInputError(
                 f"the encoder {str(self.path)!r} computes in 8 bits, and this CPU has no instructions for "
-                "them (VNNI, AMX or ARM's dot products): sums would overflow. Export it without int8="
+                "them (VNNI), or does not tell: sums would overflow. Export it without int8= and index again"
             )
         precision, together = "int8" if self._file.is_quantized else "fp32", min(self.batch_size, _TOGETHER)
         self.plan = InferencePlan("cpu", precision, together, 1, cores, "onnxruntime", compiled=False)
@@ -231,12 +232,15 @@ class OnnxEncoder:
 
 
 def _multiplies_bytes() -> bool:
-    """Whether the CPU adds up products of 8-bit numbers in 32 bits; where it does not say so, that it does.
+    """Whether sums of products of 8-bit numbers are right on this CPU.
 
-    Without such instructions ONNX Runtime adds up pairs of them in 16 bits, which overflow.
+    On x86 without instructions for them ONNX Runtime adds up pairs of products in 16 bits, which overflow.
+    What does not tell its instructions is taken for such a one.
     """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return True
     try:
         known = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
-        return True
-    return bool(known & {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}) or "flags" not in known
+        return False
+    return bool(known & {"avx_vnni", "avx512_vnni"})

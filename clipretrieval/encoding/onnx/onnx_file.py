@@ -35,7 +35,8 @@ FORMAT_VERSION = 1
 # The value of a metadata entry, as protobuf writes it: field 2, 64 bytes long.
 _DIGEST = re.compile(re.escape(DIGEST_KEY).encode() + rb"\x12\x40([0-9a-f]{64})")
 
-# How ``TensorProto.external_data`` names a file: the key "location", field 1, and its value, field 2.
+# How protobuf's own writers put a ``TensorProto.external_data`` that names a file: what gets here by mistake,
+# as no seal helps against malice.
 _EXTERNAL = b"\x0a\x08location\x12"
 
 _SIDES = range(32, LARGEST_SIDE + 1, 32)

@@ -54,7 +54,8 @@ class OnnxGraph:
         self._digest: str | None = None
         self._session: Any = None
         self._lock = threading.Lock()
-        _graphs.add(self)
+        with _forking:
+            _graphs.add(self)
         with self._explained("load"):
             self.file = _described(self._loaded())
 
@@ -121,7 +122,7 @@ class OnnxGraph:
             raise WeightsUnavailableError(
                 f"ONNX Runtime {self._runtime.__version__} cannot {doing} the encoder {str(self._path)!r}: "
                 f"{reason}. If it is too old for the file, upgrade it (pip install -U onnxruntime); if "
-                "memory is short, encode fewer images at a time (batch_size)"
+                "memory is short, encode fewer images at a time (a batch_size below 8)"
             ) from error
 
     def _before_fork(self) -> None:
@@ -149,19 +150,27 @@ def _described(session: Any) -> OnnxFile:
 
 
 _graphs: WeakSet[OnnxGraph] = WeakSet()
-_held: list[OnnxGraph] = []
-"""Whose locks are taken while this process forks."""
+_forking = threading.Lock()
+"""Held while the set changes, and while this process forks."""
+_waiting: list[OnnxGraph] = []
+"""Those whose locks are taken meanwhile."""
 
 
 def _before_fork() -> None:
+    _forking.acquire()
     for each in list(_graphs):
         each._before_fork()
-        _held.append(each)
+        _waiting.append(each)
 
 
 def _after_fork(in_child: bool) -> None:
-    while _held:
-        _held.pop()._after_fork(in_child)
+    global _forking
+    while _waiting:
+        _waiting.pop()._after_fork(in_child)
+    if in_child:
+        _forking = threading.Lock()
+    else:
+        _forking.release()
 
 
 if hasattr(os, "register_at_fork"):
