@@ -29,6 +29,7 @@ def require(name: str, what: str, remedy: str) -> Any:
     """
     package = name.partition(".")[0]
     try:
+        importlib.import_module(package)
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:

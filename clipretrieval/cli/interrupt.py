@@ -1,17 +1,19 @@
 """Ctrl-C: one line and status 130, at whatever moment it comes.
 
 Nothing is at stake until a command begins its work, and libraries that are interrupted while they are
-imported fail in ways of their own; so the process ends at once. Inside `interruptible` KeyboardInterrupt is
-raised, so that what was begun is stored and closed.
+imported fail in ways of their own, or go on; so the process ends at once. Inside `interruptible`
+KeyboardInterrupt is raised, so that what was begun is stored and closed, and waits for the end of imports.
 """
 
 from __future__ import annotations
 
+import _thread
 import gc
 import importlib
 import os
 import signal
 import sys
+import threading
 
 TYPE_CHECKING = False  # as type checkers know it; typing would hold up what takes Ctrl-C over
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "install", "interruptible", "was_interrupted"]
 
 INTERRUPTED = 130
+_LATER_S = 0.05
 _seen = False
 
 
@@ -87,8 +90,16 @@ def _leave(*_: Any) -> None:
         os._exit(INTERRUPTED)
 
 
-def _raise(*_: Any) -> None:
+def _raise(_: int, frame: Any) -> None:
+    """Raise KeyboardInterrupt, once an import that is under way is over."""
     global _seen
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            later = threading.Timer(_LATER_S, _thread.interrupt_main)
+            later.daemon = True
+            later.start()
+            return
+        frame = frame.f_back
     _seen = True
     sys.unraisablehook = lambda _: None  # where it is raised in a destructor, nobody can catch it
     raise KeyboardInterrupt

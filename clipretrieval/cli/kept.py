@@ -98,10 +98,12 @@ def modules_to_ask(folder: Path, *, exported: bool) -> tuple[str, ...]:
     config = (content.encoder or {}).get("config") or {"stage": "pixel"}
     # An exported encoder's configuration names no stage, as its file does.
     runs_torch = not exported and config.get("stage", "pixel") != "pixel" and find_spec("torch") is not None
-    engine = ("encoding.engine.engine", "encoding.engine.planning") if runs_torch else ()
+    modules = [f"{kind}_classifier", "encoding.staged_encoder", "explanation"]
     if exported or str(config.get("model")).startswith(ONNX):
-        engine = ("encoding.onnx.onnx_encoder",)
-    return f"{kind}_classifier", "encoding.staged_encoder", "explanation", *engine
+        modules.append("encoding.onnx.onnx_encoder")
+    elif runs_torch:
+        modules += ["encoding.engine.engine", "encoding.engine.planning"]
+    return tuple(modules)
 
 
 def _refuse_for_cascade(folder: Path, encoder: OnnxEncoder | None) -> None:

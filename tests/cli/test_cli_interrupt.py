@@ -28,7 +28,15 @@ def start(*arguments: object, options: tuple[str, ...] = ()) -> subprocess.Popen
 
 @pytest.mark.parametrize(
     "module",
-    ["typer", "clipretrieval.cli.arguments", "numpy", "sklearn.base", "torch._C", "torch", "open_clip"],
+    [
+        "typer",
+        "clipretrieval.cli.arguments",
+        "numpy",
+        "sklearn.base",
+        "torch._C",
+        "torch.nn.functional",
+        "open_clip",
+    ],
 )
 def test_an_interrupt_while_libraries_are_imported_is_one_line(class_folder: Path, module: str) -> None:
     """As soon as an import is done, wherever in the start that is, Ctrl-C leaves no traceback."""
