@@ -12,27 +12,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._util.checks import check_int, check_list, shown
 from clipretrieval.encoding.base import EncodedBatch, KnownIds, KnownImage, join_batches
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.preparation import Preparation, RgbImage, Squares
 from clipretrieval.encoding.stage_output import StageOutput, StagePart, distinct_parts
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import SPARE_ITEMS, in_chunks, side_by_side, usable_cores
-from clipretrieval.errors import ImageDecodeError
+from clipretrieval.errors import ImageDecodeError, InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS, RawImage, decode, decode_pixels
 from clipretrieval.images.rgb import pixel_size
-from clipretrieval.images.stream import SkippedImage
+from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.types import FloatArray
 
 if TYPE_CHECKING:
     from clipretrieval.encoding.lone_passes import LonePasses
 
-__all__ = ["MOST_DECODERS", "Chunk", "encode_source", "flatten_pixels", "prepare_chunk"]
+__all__ = ["MOST_DECODERS", "Chunk", "checked_options", "encode_source", "flatten_pixels", "prepare_chunk"]
 
 MOST_DECODERS = 16
 """Threads that decode for a GPU: each holds a batch of images ready."""
@@ -143,6 +144,22 @@ def encode_source(
         # Decoding needs nothing of torch, which may not even be installed.
         done = map(encode, side_by_side(prepare, chunks, workers, None, most=most, alone=nullcontext))
     yield from _in_batches(done, batch_size, skipped)
+
+
+def checked_options(on_error: Any, skipped: Any, known: Any, ahead: Any) -> dict[str, Any]:
+    """Return what an encoder's ``stream`` was asked for, as `encode_source` takes it.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value is none that it takes.
+    """
+    check_on_error(on_error)
+    check_list(skipped, "skipped")
+    if known is not None and not callable(known):
+        raise InvalidInputError(f"known must be a function of content ids, or None; got {shown(known)}")
+    limit = None if ahead is None else check_int(ahead, "ahead")
+    return {"on_error": on_error, "skipped": skipped, "known": known, "ahead": limit}
 
 
 def prepare_chunk(

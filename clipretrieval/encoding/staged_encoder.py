@@ -29,7 +29,7 @@ from clipretrieval._util.repr import safe_repr
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.collecting import collect_vectors
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
-from clipretrieval.encoding.pipeline import encode_source, prepare_chunk
+from clipretrieval.encoding.pipeline import checked_options, encode_source, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import POOLED, StageOutput, find_output, find_pooled
 from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, stage_table
@@ -326,13 +326,8 @@ class StagedEncoder:
         """
         names = (self.stage,) if stages is None else self._names(stages)
         wanted = [self._find(name) for name in names]
-        check_on_error(on_error)
-        check_list(skipped, "skipped")
-        if known is not None and not callable(known):
-            raise InvalidInputError(f"known must be a function of content ids, or None; got {shown(known)}")
-        limit = None if ahead is None else check_int(ahead, "ahead")
-        raws, options = iter_raw(images, labels), {"skipped": skipped, "known": known, "ahead": limit}
-        return self._encode(raws, wanted, on_error=on_error, **options)
+        options = {"on_error": on_error, "skipped": skipped, "known": known, "ahead": ahead}
+        return self._encode(iter_raw(images, labels), wanted, **checked_options(**options))
 
     def stream_exits(
         self,

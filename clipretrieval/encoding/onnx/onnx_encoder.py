@@ -10,21 +10,21 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._util.checks import check_int, check_list, check_mapping, check_path, shown
+from clipretrieval._util.checks import check_int, check_mapping, check_path, shown
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.repr import safe_repr
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.collecting import collect_vectors
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.onnx.onnx_graph import OnnxGraph
-from clipretrieval.encoding.pipeline import encode_source
+from clipretrieval.encoding.pipeline import checked_options, encode_source
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.weights.model_source import ONNX
 from clipretrieval.encoding.workers import usable_cores
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
 from clipretrieval.images.sources import iter_raw
-from clipretrieval.images.stream import SkippedImage, check_on_error
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
 
 __all__ = ["OnnxEncoder"]
@@ -167,13 +167,8 @@ class OnnxEncoder:
             raise InvalidInputError(
                 f"an exported encoder has one stage, here {self.stage!r}; got {shown(stages)}. Export another"
             )
-        check_on_error(on_error)
-        check_list(skipped, "skipped")
-        if known is not None and not callable(known):
-            raise InvalidInputError(f"known must be a function of content ids, or None; got {shown(known)}")
-        limit = None if ahead is None else check_int(ahead, "ahead")
-        raws = iter_raw(images, labels)
-        return self._encode(raws, on_error=on_error, skipped=skipped, known=known, ahead=limit)
+        options = {"on_error": on_error, "skipped": skipped, "known": known, "ahead": ahead}
+        return self._encode(iter_raw(images, labels), **checked_options(**options))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> OnnxEncoder:
