@@ -132,22 +132,21 @@ def _sides(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[Any], Any
     from threadpoolctl import ThreadpoolController
 
     from clipretrieval import RetrievalClassifier, StagedEncoder
-    from clipretrieval.encoding.lone_passes import LonePasses
+    from clipretrieval.encoding.joint_passes import JointPasses
     from clipretrieval.encoding.weights.tower_tensors import load_visual
 
     pools = ThreadpoolController().select(user_api="openmp")
 
-    class Fixed(LonePasses):
-        """Passes that all have the same number of threads."""
+    class Fixed(JointPasses):
+        """Passes that all have the same number of threads, and are never joined."""
 
         def __init__(self, threads: int) -> None:
-            super().__init__()
+            super().__init__(1)
             self._threads = threads
 
-        @contextmanager
-        def running(self, kind: Any) -> Iterator[int]:
+        def run(self, key: Any, given: Any, rows: int, work: Any) -> Any:
             with pools.limit(limits=self._threads):
-                yield self._threads
+                return work([given])[0]
 
     given = {"pretrained": None} if not arguments.model.startswith("local-dir:") else {}
     rng = np.random.default_rng(0)
@@ -156,7 +155,7 @@ def _sides(arguments: argparse.Namespace) -> tuple[dict[str, Callable[[Any], Any
     def classifier(threads: int | None) -> RetrievalClassifier:
         encoder = StagedEncoder(arguments.model, stage=arguments.stage, device="cpu", **given)
         if threads is not None:
-            encoder._tower._lone = Fixed(threads)
+            encoder._tower._joint = Fixed(threads)
         return RetrievalClassifier(encoder).fit(stored, list(range(64)))
 
     ours = classifier(None)

@@ -7,8 +7,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from clipretrieval.encoding.base import EncodedBatch, encoding_to, join_batches, select_images
 from clipretrieval.encoding.engine.engine import Engine
-from clipretrieval.encoding.lone_passes import LonePasses
+from clipretrieval.encoding.joint_passes import JointPasses
 from clipretrieval.encoding.pipeline import MOST_DECODERS, Chunk, flatten_pixels, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import StageOutput, StagePart, distinct_parts
@@ -135,7 +135,7 @@ class EarlyExits:
         Whether content ids are wanted.
     max_pixels : int or None
         See `clipretrieval.images.decode`.
-    lone : LonePasses or None
+    joint : JointPasses or None
         Where the encoder runs on a CPU.
     """
 
@@ -151,10 +151,10 @@ class EarlyExits:
         skipped: list[SkippedImage],
         identify: bool,
         max_pixels: int | None,
-        lone: LonePasses | None,
+        joint: JointPasses | None,
     ) -> None:
-        self._lone = lone
-        self._alone: LonePasses | None = None  # where no other pass runs beside
+        self._joint = joint
+        self._single = False  # a chunk at most, so no other pass of these images runs beside
         self._outputs, self._engine, self._preparation = outputs, engine, preparation
         self._stay_on, self._batch_size, self._on_error = stay_on, batch_size, on_error
         self._skipped, self._identify, self._max_pixels = skipped, identify, max_pixels
@@ -177,7 +177,7 @@ class EarlyExits:
             first = list(itertools.islice(chunks, 2))
             self._chunks = itertools.chain(first, chunks)
             if len(first) < 2 and not plan.compiled:
-                self._alone = self._lone
+                self._single = True
                 yield from self._collect(map(self._work, self._tasks()))
                 return
             threads = (plan.streams, plan.threads)
@@ -276,9 +276,12 @@ class EarlyExits:
         """Run images to an exit."""
         started = time.perf_counter()
         done = self._outputs[place - 1].depth if place else 0
-        kind = done, self._outputs[place].depth, len(group)
-        with nullcontext() if self._alone is None else self._alone.running(kind):
-            x = group.x.contiguous(memory_format=torch.channels_last) if group.x.ndim == 4 else group.x
+        x = group.x.contiguous(memory_format=torch.channels_last) if group.x.ndim == 4 else group.x
+        if self._joint is not None and self._single:
+            new = self._new[place]
+            work = partial(self._engine.run_on_each, done=done, parts=new)
+            x, found = self._joint.run((done, *new), x, len(x), work)
+        else:
             x, found = self._engine.run_on(x, done, self._new[place])
         parts = {**group.parts, **found}
         vectors = {self._outputs[place].name: self._outputs[place].join(parts)}

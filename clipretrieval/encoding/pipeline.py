@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,8 @@ from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.types import FloatArray
 
 if TYPE_CHECKING:
-    from clipretrieval.encoding.lone_passes import LonePasses
+    from clipretrieval.encoding.engine.engine import Engine
+    from clipretrieval.encoding.joint_passes import JointPasses
 
 __all__ = ["MOST_DECODERS", "Chunk", "checked_options", "encode_source", "flatten_pixels", "prepare_chunk"]
 
@@ -68,7 +70,7 @@ def encode_source(
     engine: Graph | None,
     plan: InferencePlan,
     *,
-    lone: LonePasses | None,
+    joint: JointPasses | None,
     batch_size: int,
     on_error: str,
     skipped: list[SkippedImage] | None,
@@ -87,7 +89,7 @@ def encode_source(
         What the batches hold the vectors of, by its name.
     engine : Graph or None
         None where only the ``pixel`` stage is wanted.
-    lone : LonePasses or None
+    joint : JointPasses or None
         Where the encoder runs on a CPU.
     batch_size : int
         Images that a batch has at least, the last one aside.
@@ -121,8 +123,8 @@ def encode_source(
         )
 
     def encode(chunk: Chunk) -> Chunk:
-        alone = lone if threading.get_ident() == caller else None
-        return timed("encode", lambda: _encode_chunk(chunk, outputs, engine, alone))
+        single = joint if threading.get_ident() == caller else None
+        return timed("encode", lambda: _encode_chunk(chunk, outputs, engine, single))
 
     if ahead is not None:
         batch_size = min(
@@ -231,7 +233,7 @@ def _decode_checked(
 
 
 def _encode_chunk(
-    chunk: Chunk, outputs: Sequence[StageOutput], engine: Graph | None, lone: LonePasses | None
+    chunk: Chunk, outputs: Sequence[StageOutput], engine: Graph | None, joint: JointPasses | None
 ) -> Chunk:
     if chunk.squares:
         parts = distinct_parts(outputs)
@@ -241,9 +243,12 @@ def _encode_chunk(
             flat = flatten_pixels(chunk.squares["pixel"])
             vectors.update((part, flat) for part in parts if part.stage.depth == 0)
         if engine is not None and "clip" in chunk.squares:
-            kind = max(part.stage.depth for part in deep), len(chunk.batch)
-            with nullcontext() if lone is None else lone.running(kind):
-                vectors.update(engine.run(chunk.squares["clip"], deep))
+            squares = chunk.squares["clip"]
+            if joint is None:
+                vectors.update(engine.run(squares, deep))
+            else:
+                work = partial(cast("Engine", engine).run_each, parts=deep)
+                vectors.update(joint.run(tuple(deep), squares, len(squares), work))
         chunk.batch.vectors.update((output.name, output.join(vectors)) for output in outputs)
     chunk.squares = {}
     return chunk

@@ -399,7 +399,7 @@ class StagedEncoder:
             skipped=[] if skipped is None else skipped,
             identify=check_bool(identify, "identify"),
             max_pixels=self.max_pixels,
-            lone=self._tower.lone,
+            joint=self._tower.joint,
         )
         return exits.run(iter_raw(images, labels))
 
@@ -549,7 +549,7 @@ class StagedEncoder:
             self._prepare,
             self._tower.engine(depth) if depth > 0 else None,
             self.plan if depth > 0 else _pixel_plan(),
-            lone=self._tower.lone if depth > 0 else None,
+            joint=self._tower.joint if depth > 0 else None,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
             **options,

@@ -17,7 +17,7 @@ from clipretrieval.encoding.workers import torch_alone
 
 if TYPE_CHECKING:
     from clipretrieval.encoding.engine.engine import Engine
-    from clipretrieval.encoding.lone_passes import LonePasses
+    from clipretrieval.encoding.joint_passes import JointPasses
     from clipretrieval.encoding.text_encoder import TextEncoder
     from clipretrieval.encoding.weights.tower_tensors import TowerTensors
 
@@ -56,7 +56,7 @@ class Tower:
         self._loaded: TowerTensors | None = None
         self._plan: InferencePlan | None = None
         self._text: TextEncoder | None = None
-        self._lone: LonePasses | None = None
+        self._joint: JointPasses | None = None
         self.built: Engine | None = None
 
     def engine(self, depth: int) -> Engine:
@@ -129,14 +129,15 @@ class Tower:
         return self._asked_device if self._plan is None else self.plan.device
 
     @property
-    def lone(self) -> LonePasses | None:
-        """What gives passes that are asked for alone their threads; None where no CPU computes them."""
-        if self._lone is None and self.plan.device == "cpu":
-            from clipretrieval.encoding.lone_passes import LonePasses
+    def joint(self) -> JointPasses | None:
+        """What runs the passes that are asked for one by one; None where no CPU computes them."""
+        plan = self.plan
+        if self._joint is None and plan.device == "cpu":
+            from clipretrieval.encoding.joint_passes import JointPasses
 
             with self._planning.current:
-                self._lone = self._lone or LonePasses()
-        return self._lone
+                self._joint = self._joint or JointPasses(plan.inner_batch)
+        return self._joint
 
     @property
     def text(self) -> TextEncoder:

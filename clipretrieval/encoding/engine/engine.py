@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -120,6 +121,38 @@ class Engine:
             x, done = self.advance(x, done, part.stage.depth), part.stage.depth
             vectors[part] = self.reduce(x, part)
         return x, vectors
+
+    @_undisturbed
+    def run_each(
+        self, squares: Sequence[npt.NDArray[np.uint8]], parts: Iterable[StagePart]
+    ) -> list[dict[StagePart, FloatArray]]:
+        """Compute what `run` would of each of some arrays, to the bit, in one pass."""
+        given = [self.normalize(torch.from_numpy(each)) for each in squares]
+        return [vectors for _, vectors in self.run_on_each(given, 0, parts)]
+
+    @_undisturbed
+    def run_on_each(
+        self, given: Sequence[torch.Tensor], done: int, parts: Iterable[StagePart]
+    ) -> list[tuple[torch.Tensor, dict[StagePart, FloatArray]]]:
+        """Return what `run_on` would for each of some activations, to the bit, of one pass.
+
+        A convolution computes each image by itself. Products of matrices, in the attention pool alone, round
+        by how many rows they have, so that one runs for each.
+        """
+        parts = list(parts)
+        if len(given) == 1:
+            return [self.run_on(given[0], done, parts)]
+        pooled = [part for part in parts if part.stage.reduction == "none"]
+        x, vectors = self.run_on(torch.cat(list(given)), done, [part for part in parts if part not in pooled])
+        done = max([done, *(part.stage.depth for part in vectors)])
+        if pooled:
+            x, done = self.advance(x, done, pooled[0].stage.depth - 1), pooled[0].stage.depth - 1
+        found = []
+        ends = list(itertools.accumulate(map(len, given)))
+        for start, end in itertools.pairwise([0, *ends]):
+            y, more = self.run_on(x[start:end], done, pooled)
+            found.append((y, {part: each[start:end] for part, each in vectors.items()} | more))
+        return found
 
     @_undisturbed
     def normalize(self, squares: torch.Tensor) -> torch.Tensor:

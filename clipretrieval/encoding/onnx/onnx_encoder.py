@@ -200,7 +200,7 @@ class OnnxEncoder:
             self._prepare,
             self._graph,
             self.plan,
-            lone=None,
+            joint=None,
             batch_size=self.batch_size,
             max_pixels=self.max_pixels,
             **options,
