@@ -161,8 +161,9 @@ class JointPasses:
     def _gather(self, asked: _Asked[Any, Any]) -> None:
         """Take out of the line what is computed with the pass of one."""
         asked.company, rows = [asked], asked.rows
-        for each in () if asked.failed else list(self._waiting):
-            if each.key == asked.key and not each.failed and rows + each.rows <= self._limit:
+        for each in list(self._waiting):
+            alike = each.key == asked.key and not (asked.failed or each.failed)
+            if alike and rows + each.rows <= self._limit:
                 asked.company.append(each)  # first, so that an interrupt here loses none
                 self._waiting.remove(each)
                 rows += each.rows
@@ -173,6 +174,7 @@ class JointPasses:
             for each in reversed(asked.company[1:]):
                 if not (each.made or each.left or each in self._waiting):
                     self._waiting.appendleft(each)
+            asked.company = asked.company[:1]
 
     def _leave(self, asked: _Asked[Any, Any]) -> None:
         """Tell those who came along, and give the place to the next one; however the thread's turn ended."""
@@ -184,9 +186,10 @@ class JointPasses:
             if asked in self._waiting:
                 self._waiting.remove(asked)
             if asked in self._running and self._waiting:
-                first = self._waiting.popleft()
+                first = self._waiting[0]
                 self._running.add(first)
                 first.news.put(None)
+                self._waiting.popleft()  # last, so that an interrupt here loses none
             self._running.discard(asked)
 
 

@@ -20,10 +20,10 @@ GIVEN_UP = 2
 """Times the other number's time beyond which one pass ends a trial, …"""
 SLOWED = 1.5
 """… or beyond which passes on all threads have become slow, so that one is tried."""
-TRIED_AGAIN = 64
-"""Passes, at least, from one trial to the next, …"""
+TRIED_AGAIN, SELDOM = 64, 6400
+"""Passes from one trial to the next, at least and at most, …"""
 COST = 0.05
-"""… and the share of all time, at most, that lost trials may take."""
+"""… and the share of all time that lost trials may take meanwhile."""
 
 
 class ThreadChoice:
@@ -46,7 +46,7 @@ class ThreadChoice:
         self._best = self._present = 1
         self._seconds: dict[int, deque[float]] = {1: deque(maxlen=KEPT)}
         self._passes, self._spent = 0, 0.0  # since the number changed
-        self._next_trial = SETTLED + TRIED
+        self._next_trial: float = SETTLED + TRIED
         self._usual = math.inf  # seconds on the best number when it was chosen, or less
 
     def choose(self) -> int:
@@ -85,9 +85,10 @@ class ThreadChoice:
             self._best = self._present
         else:
             lost = self._spent - self._passes * best
-            self._next_trial = max(TRIED_AGAIN, math.ceil(lost / (COST * best)) if best else 0)
+            self._next_trial = min(max(TRIED_AGAIN, lost / (COST * best) if best else 0), SELDOM)
             self._change(self._best)
 
     def _change(self, threads: int) -> None:
+        if threads != self._best:  # what it took long ago counts no more
+            self._seconds[threads] = deque(maxlen=KEPT)
         self._present, self._passes, self._spent = threads, 0, 0.0
-        self._seconds[threads] = deque(maxlen=KEPT)

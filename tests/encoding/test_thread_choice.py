@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clipretrieval.encoding.thread_choice import COST, SETTLED, TRIED, TRIED_AGAIN, ThreadChoice
+from clipretrieval.encoding.thread_choice import COST, SELDOM, SETTLED, TRIED, TRIED_AGAIN, ThreadChoice
 
 TURN = SETTLED + TRIED
 
@@ -25,10 +25,8 @@ class Machine:
         for _ in range(passes):
             threads = self.choice.choose()
             self.taken.append(threads)
-            same = next(
-                (n for n, each in enumerate(reversed(self.taken)) if each != threads), len(self.taken)
-            )
-            seconds = (self.together if threads == 2 else self.single) * self.warming(same)
+            self.since = self.since + 1 if self.taken[-2:-1] == [threads] else 1
+            seconds = (self.together if threads == 2 else self.single) * self.warming(self.since)
             self.spent += seconds
             self.choice.note(seconds)
         return self.taken[-passes:]
@@ -72,6 +70,13 @@ def test_what_was_the_quicker_is_left_once_it_is_not():
     assert machine.ask(2 * TURN)[-TURN:] == [1] * TURN
     machine.together = 0.02  # and ends
     assert machine.ask(5000)[-TURN:] == [2] * TURN
+
+
+def test_a_pass_that_took_hours_puts_no_trial_off_for_ever():
+    """As of a process that was stopped meanwhile."""
+    machine = Machine(0.02, 0.03, lambda _: 1e6 if len(machine.taken) == TURN + 1 + SETTLED else 1)
+    assert machine.ask(2 * TURN)[-1] == 1
+    assert machine.ask(SELDOM + TURN)[-1] == 2
 
 
 def test_one_thread_is_all_there_is():
