@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clipretrieval.comparison.recommendation import recommend
     from clipretrieval.comparison.recommendation_report import Recommendation
     from clipretrieval.comparison.report import ComparisonReport
+    from clipretrieval.encoding.function_encoder import FunctionEncoder
     from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
     from clipretrieval.encoding.staged_encoder import StagedEncoder
     from clipretrieval.errors import (
@@ -54,6 +55,7 @@ __all__ = [
     "FingerprintMismatchError",
     "FitReport",
     "ForgetReport",
+    "FunctionEncoder",
     "ImageDecodeError",
     "InvalidInputError",
     "LabelConflict",
@@ -86,6 +88,7 @@ __getattr__, __dir__ = attach(
         "evaluation.sweep": ["SweepResult"],
         "cascade.cascade_classifier": ["CascadeClassifier"],
         "classifier": ["RetrievalClassifier"],
+        "encoding.function_encoder": ["FunctionEncoder"],
         "encoding.onnx.onnx_encoder": ["OnnxEncoder"],
         "encoding.staged_encoder": ["StagedEncoder"],
         "errors": [name for name in __all__ if name.endswith(("Error", "Warning"))],

@@ -9,6 +9,7 @@ from typing import Any
 from clipretrieval._util.timing import Timing
 from clipretrieval.cascade.calibration import Calibration
 from clipretrieval.comparison.indexes import StageIndex
+from clipretrieval.comparison.linear_probe import fit_probe
 from clipretrieval.comparison.plan import Plan
 from clipretrieval.comparison.report import ZERO_SHOT
 from clipretrieval.comparison.speed import Answerer
@@ -26,7 +27,7 @@ from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.types import FloatArray, no_neighbors
 from clipretrieval.zeroshot import ZeroShotAnswers, ZeroShotClassifier
 
-__all__ = ["Side", "answer", "measure_settings"]
+__all__ = ["Side", "answer", "answer_by_probes", "measure_settings"]
 
 
 @dataclass(eq=False)
@@ -41,21 +42,24 @@ class Side:
     answerer : Answerer
     dim : int
         Of the vectors that are searched.
-    multiply_adds : float
-        Of the encoder, in 10⁹ for an image on average.
+    multiply_adds : float or None
+        Of the encoder, in 10⁹ for an image on average; None where it does not tell.
     searches : bool
         Whether any are.
     calibration : Calibration or None
         Of a cascade.
+    trained : bool
+        Whether it is a linear probe.
     """
 
     name: str
     report: EvaluationReport
     answerer: Answerer
     dim: int
-    multiply_adds: float
+    multiply_adds: float | None
     searches: bool = True
     calibration: Calibration | None = None
+    trained: bool = False
 
 
 def answer(
@@ -90,31 +94,60 @@ def measure_settings(
     """Answer encoded images by each setting; the nearest k of more neighbors are the first of them."""
     index = stage_index.open()
     heads = _rules(stage_index, index, plan)
+    return index, _measure(stage_index.stage, index, heads, spool, mistakes)
+
+
+def answer_by_probes(
+    indexes: list[StageIndex], plan: Plan, spool: Spool, skipped: Sequence[SkippedImage]
+) -> list[Side]:
+    """Train a linear probe on each stage's stored vectors, and answer all test images with it."""
+    sides, first = list[Side](), next(iter(plan.stores))
+    for stage_index in indexes:
+        if stage_index.name == first and stage_index.stage in plan.stages:
+            index = stage_index.open()
+            ((rule, measurement),) = _measure(stage_index.stage, index, [fit_probe(index)], spool, 12)
+            report = measurement.report(stage_index.name, timing=Timing(), skipped=tuple(skipped))
+            name = plan.name_of_probe(stage_index.stage)
+            sides.append(replace(_side(name, report, stage_index, index, rule), trained=True))
+    return sides
+
+
+def _measure(
+    stage: str, index: LabelledIndex, heads: Sequence[DecisionRule], spool: Spool, mistakes: int
+) -> list[tuple[DecisionRule, Measurement]]:
     numbers = index.number_classes()
     counts = [min(head.shown, index.count_for(head.shown)) for head in heads]
     measurements = [Measurement(index, head, numbers, mistakes=mistakes) for head in heads]
-    for batch in spool.batches(stage_index.stage):
-        vectors = batch.vectors[stage_index.stage]
+    for batch in spool.batches(stage):
+        vectors = batch.vectors[stage]
         near = index.look_up(vectors, max(counts))
         index.check_manifest()
         batch = replace(batch, vectors={VECTORS: vectors})
         for count, measurement in zip(counts, measurements, strict=True):
             measurement.add(batch, near.first(count))
-    return index, list(zip(heads, measurements, strict=True))
+    return list(zip(heads, measurements, strict=True))
 
 
 def _sides_of(
     stage_index: StageIndex, plan: Plan, spool: Spool, skipped: tuple[SkippedImage, ...]
 ) -> list[Side]:
     index, measured = measure_settings(stage_index, plan, spool)
-    sides, encoder = [], stage_index.encoder
+    sides = []
     for setting, (head, measurement) in zip(plan.settings, measured, strict=True):
         # Without times: the passes are shared, and what a side takes by itself is measured apart.
         report = measurement.report(stage_index.name, timing=Timing(), skipped=skipped)
         name = plan.name(stage_index.stage, stage_index.name, setting)
-        answerer = Answerer(encoder.encode, _query(index, head))
-        sides.append(Side(name, report, answerer, encoder.dim, encoder.multiply_adds(), searches=head.k > 0))
+        sides.append(_side(name, report, stage_index, index, head))
     return sides
+
+
+def _side(
+    name: str, report: EvaluationReport, stage_index: StageIndex, index: LabelledIndex, head: DecisionRule
+) -> Side:
+    encoder: Any = stage_index.encoder
+    arithmetic = encoder.multiply_adds() if hasattr(encoder, "multiply_adds") else None
+    answerer = Answerer(encoder.encode, _query(index, head))
+    return Side(name, report, answerer, encoder.dim, arithmetic, searches=head.k > 0)
 
 
 def _rules(stage_index: StageIndex, index: LabelledIndex, plan: Plan) -> list[DecisionRule]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipretrieval._util.checks import check_bool
 from clipretrieval._util.progress import Progress, check_progress, open_progress
-from clipretrieval.comparison.answers import Side, answer
+from clipretrieval.comparison.answers import Side, answer, answer_by_probes
 from clipretrieval.comparison.calibration_part import CalibrationPart
 from clipretrieval.comparison.cascade_answers import answer_by_cascades
 from clipretrieval.comparison.indexes import StoreMakers, fill_indexes, needs, open_indexes
@@ -18,6 +18,7 @@ from clipretrieval.comparison.plan import Plan, check_plan
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, ComparisonRow
 from clipretrieval.comparison.speed import Sample, Speed, measure_speed, open_clip_answerer
 from clipretrieval.comparison.spool import Spool
+from clipretrieval.encoding.base import StreamingEncoder
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.metrics import mcnemar_exact
@@ -50,8 +51,8 @@ def compare(
     train: Any,
     test: Any,
     *,
-    encoder: StagedEncoder | None = None,
-    stages: Sequence[str] = ("pixel", "mid", "late", "final"),
+    encoder: StreamingEncoder | None = None,
+    stages: Sequence[str] | None = None,
     zero_shot: ZeroShotClassifier | bool | None = None,
     stores: Sequence[str] | StoreMakers = (DEFAULT_STORE,),
     heads: str | Head | Iterable[str | Head] = ("votes",),
@@ -59,6 +60,7 @@ def compare(
     k: int | Iterable[int] = (1,),
     weights: Weighting | Iterable[Weighting] = ("uniform",),
     metric: Metric | str = "l2",
+    probe: bool = False,
     cascades: Iterable[Sequence[str]] = (),
     calibration_share: float = 0.1,
     max_loss: float = 0.005,
@@ -85,9 +87,10 @@ def compare(
     train, test
         Labelled images as `RetrievalClassifier.fit` takes them, such as folders with a sub-folder for each
         class.
-    encoder : StagedEncoder, optional
-        OpenAI's RN50 when left out.
-    stages : sequence of str
+    encoder : StagedEncoder, OnnxEncoder or FunctionEncoder, optional
+        OpenAI's RN50 when left out. The latter two have one stage, and neither a baseline nor cascades.
+    stages : sequence of str, optional
+        ``pixel``, ``mid``, ``late`` and ``final`` when left out, or the encoder's only one.
     zero_shot : ZeroShotClassifier or bool, optional
         The baseline, on the same `encoder`. True takes the labels as the classes' names and the study's
         prompts.
@@ -100,6 +103,10 @@ def compare(
     k, weights
         One or several, combined, of the votes. ``"fused"`` has a row for each k above 1, or one with 20.
     metric : {"l2", "cosine", "ip"}
+    probe : bool
+        Whether each stage has a row of a linear probe too, as a reference: a logistic regression on the
+        stage's vectors of the training images, with the C that cross-validation on them alone takes. It is
+        trained, as no other row is, and has to be trained anew when an image is added.
     cascades : sequence of sequences of str, optional
         The stages of each `~clipretrieval.CascadeClassifier`, from shallow to deep; each has a row for each
         store and setting. It is made of the same stores, and answers the test images in a pass of its own.
@@ -115,7 +122,7 @@ def compare(
         How many test images, drawn at random with a seed, are timed together, and one by one. When left
         out, up to 1,000 and 100: as many as take a third, and a tenth, of the time that encoding took.
     open_clip : bool
-        Whether open_clip as it comes is timed too, which takes several times as long as all else that is
+        Whether open_clip as it comes is timed too, beside a `StagedEncoder`, which takes several times as long as all else that is
         timed: with the baseline's query, or else that of the first row at ``final``, or else none.
     resume : bool
         Go on with stores that hold a part of the images.
@@ -140,7 +147,7 @@ def compare(
     encoder = encoder if encoder is not None else StagedEncoder()
     plan = check_plan(
         *(encoder, stages, stores, heads, priors, k, weights, metric, zero_shot, timed_images, single_images),
-        *(cascades, calibration_share, (max_loss, confidence, budget)),
+        *(cascades, calibration_share, (max_loss, confidence, budget), probe),
     )
     open_clip, resume = check_bool(open_clip, "open_clip"), check_bool(resume, "resume")
     check_on_error(on_error)
@@ -183,6 +190,8 @@ def compare(
                 sides += answer_by_cascades(
                     encoder, indexes, plan, part, spool, test, test_labels, on_error=on_error, progress=shown
                 )
+            if plan.probe:
+                sides += answer_by_probes(indexes, plan, spool, passed_over)
             seconds["answer"] = time.perf_counter() - started - sum(seconds.values())
         encoding = seconds["fit"] + seconds["encode_test"]
         speeds, timed = _measure(
@@ -208,7 +217,7 @@ def compare(
 
 
 def _encode(
-    encoder: StagedEncoder,
+    encoder: StreamingEncoder,
     spool: Spool,
     sample: Sample,
     test: Any,
@@ -233,7 +242,7 @@ def _encode(
 
 
 def _measure(
-    encoder: StagedEncoder,
+    encoder: StreamingEncoder,
     sides: list[Side],
     pictures: list[Any],
     plan: Plan,
@@ -242,7 +251,7 @@ def _measure(
     encoding_s: float,
 ) -> tuple[dict[str, Speed], int]:
     answerers = {side.name: side.answerer for side in sides}
-    if open_clip:
+    if open_clip and isinstance(encoder, StagedEncoder):
         answerers[OPEN_CLIP] = open_clip_answerer(encoder, _query_behind(sides, baseline))
     return measure_speed(
         answerers,
@@ -269,7 +278,7 @@ def _rows(
 ) -> tuple[tuple[ComparisonRow, ...], str]:
     """Compare every side with the baseline: the zero-shot answer, or else the last row of a stage."""
     clip = speeds.get(ZERO_SHOT)
-    base = sides[0] if clip is not None else [side for side in sides if side.calibration is None][-1]
+    base = sides[0] if clip is not None else [side for side in sides if side.calibration is None and not side.trained][-1]
     rows = []
     for side in sides:
         speed = speeds[side.name]
@@ -281,6 +290,7 @@ def _rows(
                 speed=speed,
                 multiply_adds=side.multiply_adds,
                 calibration=side.calibration,
+                trained=side.trained,
                 bytes=4 * side.dim * vectors if side.searches else 0,
                 mcnemar=None if side is base else mcnemar_exact(side.report.correct, base.report.correct),
                 speedup=clip.total_s / speed.total_s if clip else None,

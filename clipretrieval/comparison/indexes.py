@@ -7,10 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from clipretrieval._util.checks import check_strings
+from clipretrieval._util.checks import check_strings, shown
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.timing import Timing
 from clipretrieval.comparison.calibration_part import CalibrationPart
+from clipretrieval.encoding.base import StreamingEncoder
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.index_statistics import IndexStatistics
@@ -27,7 +28,7 @@ from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.registry import create_store
 from clipretrieval.types import Metric
 
-__all__ = ["NO_IMAGES", "StageIndex", "StoreMakers", "fill_indexes", "needs", "open_indexes", "store_makers"]
+__all__ = ["NO_IMAGES", "StageIndex", "StoreMakers", "at_stage", "fill_indexes", "needs", "open_indexes", "store_makers"]
 
 StoreMakers: TypeAlias = Mapping[str, Callable[[str], VectorStore]]
 
@@ -43,7 +44,7 @@ class StageIndex:
     stage : str
     name : str
         The store's.
-    encoder : StagedEncoder
+    encoder : StreamingEncoder
         At the stage.
     store : VectorStore
     writer : IndexWriter
@@ -53,7 +54,7 @@ class StageIndex:
 
     stage: str
     name: str
-    encoder: StagedEncoder
+    encoder: StreamingEncoder
     store: VectorStore
     writer: IndexWriter
     statistics: IndexStatistics | None = None
@@ -64,6 +65,29 @@ class StageIndex:
         index = LabelledIndex.open(self.store, self.encoder, metric, normalize=False)
         index.follower = self.statistics
         return index
+
+
+def at_stage(encoder: Any, stage: str) -> StreamingEncoder:
+    """Return an encoder that stops at a stage: the same one, if it is the only stage that it has.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has no such stage, or is none that can be compared.
+    """
+    if isinstance(encoder, StagedEncoder):
+        return stopped_at(encoder, stage)
+    own = getattr(encoder, "stage", None)
+    if not isinstance(own, str) or not callable(getattr(encoder, "stream", None)):
+        raise InvalidInputError(
+            "encoder must be a StagedEncoder, whose stages are compared, or an OnnxEncoder or FunctionEncoder, "
+            f"which have one; got {shown(encoder)}. Wrap another one in a FunctionEncoder: "
+            "FunctionEncoder(encoder.encode, name=…, version=…)"
+        )
+    if stage != own:
+        raise InvalidInputError(f"{shown(encoder)} has one stage, {own!r}; got {stage!r}")
+    found: StreamingEncoder = encoder
+    return found
 
 
 def store_makers(stores: Sequence[str] | StoreMakers, metric: Metric) -> StoreMakers:
@@ -98,7 +122,7 @@ def _maker(name: Any, metric: Metric) -> Callable[[str], VectorStore]:
 
 @contextmanager
 def open_indexes(
-    encoder: StagedEncoder,
+    encoder: StreamingEncoder,
     stages: Sequence[str],
     makers: StoreMakers,
     metric: Metric,
@@ -113,7 +137,7 @@ def open_indexes(
     indexes: list[StageIndex] = []
     with ExitStack() as opened:
         for stage in stages:
-            view = stopped_at(encoder, stage)
+            view = at_stage(encoder, stage)
             fingerprint = plain_fingerprint(view.fingerprint)
             for name, make in makers.items():
                 store = make(stage)
@@ -141,7 +165,7 @@ def open_indexes(
 
 
 def fill_indexes(
-    encoder: StagedEncoder,
+    encoder: StreamingEncoder,
     indexes: list[StageIndex],
     images: Any,
     labels: Any,

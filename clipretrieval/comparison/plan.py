@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from clipretrieval._util.checks import check_int, check_sequence, check_strings
+from clipretrieval._util.checks import check_bool, check_int, check_sequence, check_strings
 from clipretrieval.comparison.cascade_plan import CascadePlan, check_cascades
-from clipretrieval.comparison.indexes import StoreMakers, store_makers
-from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
+from clipretrieval.comparison.indexes import StoreMakers, at_stage, store_makers
+from clipretrieval.comparison.linear_probe import PROBE
+from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.base import Head
 from clipretrieval.heads.choice import as_heads, choose_head, head_name
@@ -22,6 +23,9 @@ from clipretrieval.types import Metric
 from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = ["Plan", "Setting", "check_plan"]
+
+STAGES = ("pixel", "mid", "late", "final")
+"""What is compared of a StagedEncoder when no stages are named."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Plan:
     timed, singles : int or None
         Test images timed together, and one by one; None where the time decides.
     cascades : CascadePlan
+    probe : bool
+        Whether there is a linear probe of each stage.
     """
 
     stages: tuple[str, ...]
@@ -70,6 +76,7 @@ class Plan:
     timed: int | None
     singles: int | None
     cascades: CascadePlan
+    probe: bool = False
 
     @property
     def filled(self) -> tuple[str, ...]:
@@ -92,6 +99,11 @@ class Plan:
         return " ".join(parts)
 
 
+    def name_of_probe(self, stage: str) -> str:
+        """Name the row of a stage's linear probe, which is trained, by that."""
+        return f"{stage} {PROBE} (trained)"
+
+
 def _weights_name(setting: Setting) -> str:
     return "" if setting.weights is None else weighting_name(setting.weights)
 
@@ -111,6 +123,7 @@ def check_plan(
     cascades: Any,
     share: Any,
     promise: tuple[Any, Any, Any],
+    probe: Any = False,
 ) -> Plan:
     """Return the arguments of `compare` in one piece.
 
@@ -119,15 +132,13 @@ def check_plan(
     InvalidInputError
         If one of them is none that can be compared.
     """
-    if not isinstance(encoder, StagedEncoder):
-        raise InvalidInputError(
-            f"encoder must be a StagedEncoder, whose stages are compared; got {encoder!r:.100}"
-        )
+    if stages is None:
+        stages = STAGES if isinstance(encoder, StagedEncoder) else (getattr(encoder, "stage", ""),)
     names = tuple(dict.fromkeys([stages] if isinstance(stages, str) else check_strings(stages, "stages")))
     if not names:
         raise InvalidInputError("stages is empty; pass at least one, such as 'mid'")
     for name in names:
-        stopped_at(encoder, name)
+        at_stage(encoder, name)
     timed = None if timed is None else check_int(timed, "timed_images")
     singles = None if singles is None else check_int(singles, "single_images", least=0)
     if zero_shot is not None and not isinstance(zero_shot, bool | ZeroShotClassifier):
@@ -138,6 +149,11 @@ def check_plan(
         raise InvalidInputError(
             "zero_shot has another encoder than the one that is compared; make it on the same one: "
             "ZeroShotClassifier(encoder, …)"
+        )
+    if zero_shot and not isinstance(encoder, StagedEncoder):
+        raise InvalidInputError(
+            f"zero_shot is CLIP's own answer, and the encoder is a {type(encoder).__name__}; leave it out, or "
+            "pass a StagedEncoder"
         )
     kind = Metric.parse(metric)
     single = isinstance(k, str | bytes) or not isinstance(k, Iterable)
@@ -163,6 +179,7 @@ def check_plan(
         timed,
         singles,
         check_cascades(encoder, cascades, share, *promise),
+        check_bool(probe, "probe"),
     )
 
 

@@ -53,6 +53,8 @@ class ComparisonRow:
         Of the encoder, in 10⁹ for an image; a cascade's mean over the test images.
     calibration : Calibration or None
         Of a cascade, whose `report` is a `~clipretrieval.cascade.CascadeReport`.
+    trained : bool
+        Whether it is a linear probe: a reference that was trained on the training images' vectors.
     mcnemar : McNemar or None
         Against the baseline; None for the baseline itself.
     speedup : float or None
@@ -67,6 +69,7 @@ class ComparisonRow:
     bytes: int
     multiply_adds: float | None = None
     calibration: Calibration | None = None
+    trained: bool = False
     mcnemar: McNemar | None = None
     speedup: float | None = None
     speedup_open_clip: float | None = None
@@ -95,6 +98,7 @@ class ComparisonRow:
             if isinstance(report, CascadeReport)
             else None,
             "calibration": self.calibration.to_dict() if self.calibration else None,
+            "trained": self.trained,
             "bytes": self.bytes,
             "speedup_same_engine": self.speedup,
             "speedup_open_clip": self.speedup_open_clip,
@@ -108,7 +112,8 @@ class ComparisonReport:
     Attributes
     ----------
     rows : tuple of ComparisonRow
-        The zero-shot answer first where there is one, then stage by stage, then the cascades.
+        The zero-shot answer first where there is one, then stage by stage, then the cascades, then the
+        linear probes.
     baseline : str
         The name of the row that McNemar's test compares with.
     n_train, n_test : int
@@ -292,9 +297,19 @@ def _notes(report: ComparisonReport) -> list[str]:
         for row in report.rows
         if isinstance(row.report, CascadeReport) and row.calibration is not None
     ]
+    notes += [_probe_note(row) for row in report.rows if row.trained]
     if report.skipped:
         notes.append(f"{len(report.skipped)} images were skipped")
     return notes
+
+
+def _probe_note(row: ComparisonRow) -> str:
+    setting = row.report.setting
+    chosen = f"by {setting['folds']}-fold cross-validation on them alone" if setting["folds"] else "untried"
+    return (
+        f"{row.name}: a reference, which was trained on the vectors of the {setting['n_train']} images that "
+        f"others store: logistic regression, C = {setting['C']:g} {chosen}"
+    )
 
 
 def _cascade_note(name: str, report: CascadeReport, calibration: Calibration) -> str:

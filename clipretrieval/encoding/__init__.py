@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds, KnownImage, StreamingEncoder
     from clipretrieval.encoding.engine.inference_plan import InferencePlan
     from clipretrieval.encoding.fingerprint import differences
+    from clipretrieval.encoding.function_encoder import FunctionEncoder
     from clipretrieval.encoding.onnx.onnx_encoder import OnnxEncoder
     from clipretrieval.encoding.partial_pass import PartialPass
     from clipretrieval.encoding.staged_encoder import StagedEncoder
@@ -20,6 +21,7 @@ __all__ = [
     "Architecture",
     "EncodedBatch",
     "Encoder",
+    "FunctionEncoder",
     "InferencePlan",
     "KnownIds",
     "KnownImage",
@@ -39,6 +41,7 @@ __getattr__, __dir__ = attach(
         "base": ["EncodedBatch", "Encoder", "KnownIds", "KnownImage", "StreamingEncoder"],
         "engine.inference_plan": ["InferencePlan"],
         "fingerprint": ["differences"],
+        "function_encoder": ["FunctionEncoder"],
         "onnx.onnx_encoder": ["OnnxEncoder"],
         "partial_pass": ["PartialPass"],
         "staged_encoder": ["StagedEncoder"],

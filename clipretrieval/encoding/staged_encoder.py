@@ -29,6 +29,7 @@ from clipretrieval._util.repr import safe_repr
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.collecting import collect_vectors
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.image_transformer import ImageTransformer
 from clipretrieval.encoding.pipeline import checked_options, encode_source, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import POOLED, StageOutput, find_output, find_pooled
@@ -58,10 +59,11 @@ _PIXEL_CHUNK = 16
 _MOST_PIXEL_WORKERS = 16
 
 
-class StagedEncoder:
+class StagedEncoder(ImageTransformer):
     """CLIP's ResNet image encoder, stopped at a stage.
 
-    Weights are read at the first use that needs them. The ``pixel`` stage needs none, nor torch.
+    Weights are read at the first use that needs them. The ``pixel`` stage needs none, nor torch. It is a
+    scikit-learn transformer as well (`fit`, `transform`, `set_params`, `set_output`), for pipelines.
 
     Parameters
     ----------
@@ -148,6 +150,7 @@ class StagedEncoder:
         named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
         self.pretrained = str(pretrained) if pretrained is not None and named else None
         self.precision = precision
+        self._given = {"pretrained": pretrained, "image_size": image_size, "device": device}
         self._stages = stage_table(self._source.architecture)
         self._output = find_output(self._stages, stage, pooling)
         self.image_size = _checked_side(image_size, self._source.size)
@@ -562,13 +565,21 @@ class StagedEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the arguments; whoever unpickles reads the weights again."""
-        return {**self.config(), "device": self._tower.device_name}
+        return {**self.config(), "device": self._tower.device_name, "_container": self._container}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        type(self).__init__(self, **state)
+        arguments = dict(state)
+        container = arguments.pop("_container", None)
+        type(self).__init__(self, **arguments)
+        self._container = container
 
-    def __sklearn_clone__(self) -> StagedEncoder:
-        return self  # an encoder never changes once it is made
+    def _with(self, params: Mapping[str, Any]) -> StagedEncoder:
+        if not set(params) <= {"stage", "pooling"}:
+            return super()._with(params)
+        view = self.__sklearn_clone__()  # of the same tower, which may be loaded
+        stage, pooling = params.get("stage", self.stage), params.get("pooling", self.pooling)
+        view._output = find_output(self._stages, stage, pooling)
+        return view
 
     @safe_repr
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from clipretrieval.images.decoding import MAX_PIXELS, DecodedImage
 from clipretrieval.images.stream import SkippedImage, iter_images
 from clipretrieval.types import FloatArray
 
-__all__ = ["VECTORS", "gather", "image_batches", "vector_batches"]
+__all__ = ["VECTORS", "VectorCheck", "gather", "image_batches", "item_batches", "vector_batches"]
 
 VECTORS = "vectors"
 """Under which name a batch of one kind of vectors holds them."""
@@ -61,42 +61,66 @@ def image_batches(
     EncodedBatch
         With the vectors, under the name `VECTORS`, as the encoder made them: they may not be finite.
     """
-    check = _VectorCheck(encoder)
+    check = VectorCheck(encoder, f"{type(encoder).__name__}.encode")
     stream = getattr(encoder, "stream", None)
     if callable(stream):
         wanted = {name: value for name, value in (("known", known), ("ahead", ahead)) if value is not None}
         asked = {name: value for name, value in wanted.items() if name in signature(stream).parameters}
         for batch in stream(images, labels, on_error=on_error, skipped=skipped, **asked):
             given = next(iter(batch.vectors.values())) if batch.ids else _none_of(encoder)
-            yield replace(batch, vectors={VECTORS: check(given, batch)})
+            yield replace(batch, vectors={VECTORS: check(given, len(batch))})
         return
     bound = getattr(encoder, "max_pixels", MAX_PIXELS)
     source = iter_images(images, labels, on_error=on_error, skipped=skipped, max_pixels=bound)
     most = _BATCH if ahead is None else max(1, min(_BATCH, ahead))
-    while True:
+    for new, batch in item_batches(source, most, known):
+        started = time.perf_counter()
+        given = encoder.encode([item.image for item in new]) if new else _none_of(encoder)
+        seconds = {**batch.seconds, "encode": time.perf_counter() - started}
+        yield replace(batch, vectors={VECTORS: check(given, len(batch))}, seconds=seconds)
+
+
+def item_batches(
+    source: Iterator[DecodedImage], most: int, known: KnownIds | None
+) -> Iterator[tuple[list[DecodedImage], EncodedBatch]]:
+    """Cut decoded images into batches, fewer of large ones together; what the source fails with is raised last.
+
+    Parameters
+    ----------
+    source : iterator of DecodedImage
+    most : int
+        Images of a batch.
+    known : callable, optional
+        Tells which images need no encoding.
+
+    Yields
+    ------
+    new : list of DecodedImage
+        Those that are to be encoded.
+    batch : EncodedBatch
+        Of these and of what is known, without vectors.
+    """
+    ended = False
+    while not ended:
         started = time.perf_counter()
         items, failure, ended = _take(source, most)
-        decoded = time.perf_counter()
         have = set(known([item.id for item in items])) if known is not None and items else set()
         new = [item for item in items if item.id not in have]
-        given = encoder.encode([item.image for item in new]) if new else _none_of(encoder)
         batch = EncodedBatch(
             ids=[item.id for item in new],
             vectors={},
             labels=[item.label for item in new],
             sources=[item.source for item in new],
             indices=[item.index for item in new],
-            seconds={"decode": decoded - started, "encode": time.perf_counter() - decoded},
+            seconds={"decode": time.perf_counter() - started},
             known=[
                 KnownImage(item.id, item.label, item.source, item.index) for item in items if item.id in have
             ],
         )
         if items:
-            yield replace(batch, vectors={VECTORS: check(given, batch)})
+            yield new, batch
         if failure is not None:
             raise failure
-        if ended:
-            return
 
 
 def _take(source: Iterator[DecodedImage], most: int) -> tuple[list[DecodedImage], Exception | None, bool]:
@@ -169,28 +193,33 @@ def gather(
         yield joined()
 
 
-class _VectorCheck:
-    """Checks what an encoder returns for each batch, and warns once of what float32 loses of it."""
+class VectorCheck:
+    """Checks what an encoder returns for each batch, and warns once of what float32 loses of it.
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    Parameters
+    ----------
+    encoder : Encoder
+    name : str
+        What errors say has returned it.
+    """
+
+    def __init__(self, encoder: Encoder, name: str) -> None:
+        self._encoder, self._name = encoder, name
         self._warned = False
 
-    def __call__(self, given: Any, batch: EncodedBatch) -> FloatArray:
-        """Return an encoder's vectors as our own float32 copy: it may use its buffer again."""
-        encoder = self._encoder
-        name = f"{type(encoder).__name__}.encode"
+    def __call__(self, given: Any, n: int) -> FloatArray:
+        """Return the vectors of `n` images as our own float32 copy: the encoder may use its buffer again."""
+        dim, name = self._encoder.dim, self._name
         found = as_array(given, f"what {name} returned")
         if found.dtype.kind not in "fiu":
             raise InvalidInputError(f"{name} returned {found.dtype}; expected real numbers, float32 at best")
-        if found.ndim != 2 or len(found) != len(batch):
+        if found.ndim != 2 or len(found) != n:
             raise InvalidInputError(
-                f"{name} returned shape {found.shape} for {len(batch)} images; expected "
-                f"({len(batch)}, {encoder.dim})"
+                f"{name} returned shape {found.shape} for {n} images; expected ({n}, {dim})"
             )
-        if found.shape[1] != encoder.dim:
+        if found.shape[1] != dim:
             raise DimensionMismatchError(
-                f"{name} returned {found.shape[1]} dimensions, but the encoder's dim is {encoder.dim}"
+                f"{name} returned {found.shape[1]} dimensions, but the encoder's dim is {dim}"
             )
         with np.errstate(over="ignore"):
             vectors: FloatArray = np.array(found, dtype=np.float32)

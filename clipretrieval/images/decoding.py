@@ -38,6 +38,7 @@ __all__ = [
     "content_id",
     "decode",
     "decode_pixels",
+    "image_name",
 ]
 
 MAX_PIXELS = 75_000_000
@@ -262,12 +263,14 @@ def _refusal(
     return StoreUnavailableError(text) if too_many_open(error) else ImageDecodeError(text)
 
 
+def image_name(source: str | None, index: int) -> str:
+    """Return what errors call an image: its file, or its place in the source, counted from 0."""
+    return f"image {source!r}" if source is not None else f"image number {index} (counted from 0)"
+
+
 def _name(raw: RawImage) -> str:
-    if raw.source is not None:
-        return f"image {raw.source!r}"
-    if isinstance(raw.payload, (str, os.PathLike)):
-        return f"image {os.fspath(raw.payload)!r}"
-    return f"image number {raw.index} (counted from 0)"
+    named = raw.source is None and isinstance(raw.payload, (str, os.PathLike))
+    return image_name(os.fspath(raw.payload) if named else raw.source, raw.index)
 
 
 def _reason(error: Exception, raw: RawImage, encoded: bytes | None = None) -> str:

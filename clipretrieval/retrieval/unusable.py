@@ -9,6 +9,7 @@ import numpy as np
 
 from clipretrieval.encoding.base import EncodedBatch, select_images
 from clipretrieval.errors import InvalidInputError
+from clipretrieval.images.decoding import image_name
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.types import FloatArray, Metric
@@ -115,5 +116,4 @@ def _no_direction(what: str, need: str) -> str:
 def _which(batch: EncodedBatch, row: int, encoder: str) -> str:
     if not encoder:
         return f"row {batch.indices[row]}"
-    source = batch.sources[row]
-    return f"image {source!r}" if source else f"image number {batch.indices[row]} (counted from 0)"
+    return image_name(batch.sources[row], batch.indices[row])

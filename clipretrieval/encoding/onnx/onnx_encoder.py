@@ -16,6 +16,7 @@ from clipretrieval._util.repr import safe_repr
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.collecting import collect_vectors
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.image_transformer import ImageTransformer
 from clipretrieval.encoding.onnx.onnx_graph import OnnxGraph
 from clipretrieval.encoding.pipeline import checked_options, encode_source
 from clipretrieval.encoding.preparation import Preparation
@@ -33,12 +34,13 @@ _TOGETHER = 8
 """Images in a pass: more of them gain nothing, and their activations leave the cache."""
 
 
-class OnnxEncoder:
+class OnnxEncoder(ImageTransformer):
     """CLIP's image encoder at one stage, from a file that `StagedEncoder.export` wrote.
 
     It runs without torch, by ONNX Runtime (``pip install onnxruntime``), in float32 or, if it was exported
     so, in 8 bits. In float32 its fingerprint is that of the encoder which was exported, so each takes the
-    other's place over an index; their vectors differ by rounding alone.
+    other's place over an index; their vectors differ by rounding alone. It is a scikit-learn transformer as
+    well, as a `StagedEncoder` is.
 
     Parameters
     ----------
@@ -213,13 +215,12 @@ class OnnxEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the arguments; whoever unpickles opens the file again."""
-        return self.config()
+        return {**self.config(), "_container": self._container}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(vars(self.from_config(state)))
-
-    def __sklearn_clone__(self) -> OnnxEncoder:
-        return self  # an encoder never changes once it is made
+        config = dict(state)
+        container = config.pop("_container", None)
+        vars(self).update(vars(self.from_config(config)), _container=container)
 
     @safe_repr
     def __repr__(self) -> str:
