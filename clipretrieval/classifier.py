@@ -64,6 +64,7 @@ from clipretrieval.retrieval.vectorless_store import VectorlessStore, is_vectorl
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE
+from clipretrieval.text_search import PLAIN, refuse_text, search_text
 from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 
 if TYPE_CHECKING:
@@ -825,6 +826,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         k, places = self.k if k is None else check_k(k), AnswerPlaces()
         retriever = self.retriever_
+        if self.encoder is not None:
+            refuse_text(X)
         answers = retriever.answer(X, k, places, pad=True, on_error=on_error, progress=progress)
         parts = [near for _, near in answers]
         labels = [part.labels for part in parts]
@@ -833,6 +836,50 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             distances=places.arrange([part.distances for part in parts], np.inf),
             labels=places.arrange(labels, "" if labels[0].dtype == object else -1),
         )
+
+    def search_text(
+        self, texts: str | Sequence[str], k: int = 10, *, templates: Templates = PLAIN
+    ) -> Neighbors:
+        """Return the stored images that lie nearest to texts, by the cosine, as CLIP compares them.
+
+        The stored vectors have to be of the stage ``final``, or of an encoder with a method `encode_text`.
+        With ``metric="cosine"`` or ``normalize=True`` the store searches; under another metric, which ranks
+        otherwise, all that it holds is read and compared.
+
+        Parameters
+        ----------
+        texts : str or sequence of str
+            One text, or one for each row.
+        k : int
+            Images for each text.
+        templates : str, callable, or sequence of these
+            Prompts, as for `~clipretrieval.ZeroShotClassifier`, of which each text takes the place ``{}``;
+            the directions of several are averaged. By default, the text itself.
+
+        Returns
+        -------
+        Neighbors
+            ids, distances and labels, each of shape (n_texts, k). Distances are 1 − cosine, under every
+            metric.
+
+        Raises
+        ------
+        NotFittedError
+        InvalidInputError
+            If a text is empty, longer than the model reads, or no str; or if the encoder stops before
+            ``final``, or knows no texts.
+        UnsupportedOperationError
+            If the stored vectors went through a `transform`, are not kept, or have to be compared one by one
+            and the store cannot list them.
+        FingerprintMismatchError
+            If a different encoder or metric filled the store.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            If `k` is more than the store holds; rows are padded then.
+        """
+        return search_text(self._index_to_ask(), texts, k, templates)
 
     @overload
     def explain(

@@ -319,7 +319,7 @@ def explain_found(
     if width > near.ids.shape[1]:
         # A search of its own: with another k an approximate store may find others to vote.
         near, votes = _joined(near, votes, index.look_up(vectors, width), width)
-    labels, sources = _in_fitted_type(near, index.classes.kind), _sources(store, near)
+    labels, sources = _in_fitted_type(near, index.classes.kind), stored_sources(store, near)
     name = str(head.describe()["head"])
     for row, query in enumerate(queries):
         neighbors = tuple(
@@ -407,7 +407,7 @@ def _in_fitted_type(near: Neighbors, kind: str) -> list[list[Any]]:
     return plain
 
 
-def _sources(store: VectorStore, near: Neighbors) -> dict[str, str]:
+def stored_sources(store: VectorStore, near: Neighbors) -> dict[str, str]:
     """Return the paths that are kept with the neighbors, by id."""
     names = list(dict.fromkeys(near.ids[near.valid].tolist()))
     found: dict[str, str] = {}

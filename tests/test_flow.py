@@ -33,7 +33,8 @@ FLOW: dict[str, list[str]] = {
     "heads": ["retrieval", "prompts"],
     "explanation": ["heads"],
     "evaluation": ["explanation"],
-    "persistence": ["evaluation"],
+    "text_search": ["heads"],
+    "persistence": ["evaluation", "text_search"],
     "classifier": ["persistence"],
     "zeroshot": ["persistence"],
     "testing": ["classifier"],  # whose answers the contract of heads is about

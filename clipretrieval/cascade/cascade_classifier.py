@@ -61,6 +61,7 @@ from clipretrieval.images.sources import check_class_names, class_names, count_h
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.persistence.saving import load_cascade, save
+from clipretrieval.prompts import Templates
 from clipretrieval.retrieval.changes import is_changing
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import held_ids, ids_to_forget, ids_to_relabel
@@ -76,7 +77,8 @@ from clipretrieval.retrieval.vectorless_store import VectorlessStore, holding
 from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE, options_for_part
-from clipretrieval.types import AnyArray, Metric
+from clipretrieval.text_search import PLAIN
+from clipretrieval.types import AnyArray, Metric, Neighbors
 
 __all__ = ["CascadeClassifier"]
 
@@ -403,6 +405,15 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             if answer.probabilities is not None:
                 found[index, places[answer.place][: len(answer.probabilities)]] = answer.probabilities
         return found
+
+    def search_text(
+        self, texts: str | Sequence[str], k: int = 10, *, templates: Templates = PLAIN
+    ) -> Neighbors:
+        """Return the images stored at the last exit, ``final``, that are nearest to texts.
+
+        See `RetrievalClassifier.search_text`.
+        """
+        return self._fitted().exits_[-1].search_text(texts, k, templates=templates)
 
     @overload
     def explain(

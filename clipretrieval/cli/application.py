@@ -24,6 +24,7 @@ from clipretrieval.cli.export import export_command
 from clipretrieval.cli.index import forget_command, index_command
 from clipretrieval.cli.info import info_command
 from clipretrieval.cli.recommend import recommend_command
+from clipretrieval.cli.search import search_command
 from clipretrieval.errors import ClipRetrievalError
 
 __all__ = ["app", "let_go", "run"]
@@ -70,6 +71,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "index": index_command,
     "calibrate": calibrate_command,
     "classify": classify_command,
+    "search": search_command,
     "evaluate": evaluate_command,
     "sweep": sweep_command,
     "info": info_command,

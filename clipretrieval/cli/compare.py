@@ -74,6 +74,12 @@ def compare_command(
         str, typer.Option(metavar="NAMES", help="uniform, distance, softmax; comma-separated.")
     ] = "uniform",
     metric: MetricOption = "l2",
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="Also a linear probe of each stage, which is trained, as a reference."
+        ),
+    ] = False,
     cascade: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,6 +147,7 @@ def compare_command(
                     k=counts,
                     weights=comma_separated(weights),
                     metric=metric,
+                    probe=probe,
                     cascades=[comma_separated(exits) for exits in cascade or ()],
                     calibration_share=calibration_share,
                     max_loss=max_loss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.text_prior import check_text_weight
 from clipretrieval.heads.voting import Voting
 from clipretrieval.persistence.saving import SavedClassifier, load
-from clipretrieval.prompts import STUDY_PROMPT
+from clipretrieval.prompts import STUDY_PROMPT, Templates
 from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.retrieval.transform_plan import STORED
 from clipretrieval.stores.base import VectorStore
-from clipretrieval.types import AnyArray, Metric
+from clipretrieval.text_search import PLAIN, search_text
+from clipretrieval.types import AnyArray, Metric, Neighbors
 
 __all__ = ["ReadOnlyClassifier"]
 
@@ -77,6 +79,10 @@ class ReadOnlyClassifier:
     def head_(self) -> DecisionRule:
         """What decides: votes, or what the head has learned from the store as it is now."""
         return self._chosen_head.decision(self._index, self._statistics)
+
+    def search_text(self, texts: str | Sequence[str], k: int = 10, *, templates: Templates = PLAIN) -> Neighbors:
+        """Return the stored images nearest to texts; see `RetrievalClassifier.search_text`."""
+        return search_text(self.retriever_.index, texts, k, templates)
 
     @property
     def _chosen_head(self) -> ChosenHead:
