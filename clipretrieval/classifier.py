@@ -869,8 +869,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             If a text is empty, longer than the model reads, or no str; or if the encoder stops before
             ``final``, or knows no texts.
         UnsupportedOperationError
-            If the stored vectors went through a `transform`, are not kept, or have to be compared one by one
-            and the store cannot list them.
+            If the stored vectors went through a `transform`, or have to be compared one by one and the store
+            cannot list them.
         FingerprintMismatchError
             If a different encoder or metric filled the store.
 

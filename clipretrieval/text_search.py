@@ -49,11 +49,6 @@ def search_text(
     listed, k = _checked_texts(texts), check_k(k)
     ways = listed_templates(templates)
     encode = _text_encoder(index.encoder)
-    if not index.is_searchable:
-        raise UnsupportedOperationError(
-            "the store keeps no vectors (keep_vectors=False), so no text can be compared with them; fit with "
-            "keep_vectors=True"
-        )
     if index.transform is not None:
         raise UnsupportedOperationError(
             "the stored vectors went through a transform (whitening), after which they do not lie in one space "

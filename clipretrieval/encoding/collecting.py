@@ -37,7 +37,7 @@ def collect_vectors(
     encode : callable
         Called with an iterator of raw images, `on_error` and a list `skipped` that it fills.
     on_error : {"raise", "skip"}
-        Under ``"skip"`` the row of an image that cannot be decoded is NaN, and a warning says how many are.
+        Under ``"skip"`` the row of an image that cannot be encoded is NaN, and a warning says how many are.
     progress : callable, bool or None
         See `clipretrieval.StagedEncoder.encode`.
 
@@ -55,7 +55,7 @@ def collect_vectors(
     if not skipped:
         return vectors
     warn_caller(
-        f"{len(skipped)} of {len(skipped) + len(places)} images could not be decoded, and their "
+        f"{len(skipped)} of {len(skipped) + len(places)} images could not be encoded, and their "
         f"vectors are NaN; the first: {skipped[0].reason}"
     )
     return {name: _spread(rows, places, skipped) for name, rows in vectors.items()}

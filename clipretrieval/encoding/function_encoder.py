@@ -122,6 +122,11 @@ class FunctionEncoder(ImageTransformer):
         self._lock = ForkLock()
 
     @property
+    def model(self) -> str:
+        """What reports call the model: `name`, too."""
+        return self.name
+
+    @property
     def stage(self) -> str:
         """The name of the only stage: `name`."""
         return self.name

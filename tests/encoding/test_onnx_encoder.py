@@ -121,7 +121,7 @@ def test_images_that_cannot_be_decoded(exported, class_folder, tmp_path):
     shutil.copytree(class_folder / "test" / "flower", folder)
     (folder / "02.jpg").write_bytes(b"no image")
     encoder = OnnxEncoder(exported)
-    with pytest.warns(ClipRetrievalWarning, match="1 of 5 images could not be decoded"):
+    with pytest.warns(ClipRetrievalWarning, match="1 of 5 images could not be encoded"):
         rows = encoder.encode(sorted(folder.iterdir()), on_error="skip")
     assert np.isnan(rows).all(axis=1).tolist() == [False, False, True, False, False]
     with pytest.raises(clipretrieval.ImageDecodeError, match=r"02\.jpg"):

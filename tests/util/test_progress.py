@@ -136,7 +136,7 @@ def test_answers_keep_the_place_of_their_images(classifier: RetrievalClassifier)
 
 def test_vectors_keep_the_place_of_their_pictures(encoder: StagedEncoder) -> None:
     """Where a picture is skipped its vector is NaN."""
-    with pytest.warns(ClipRetrievalWarning, match="1 of 3 images could not be decoded"):
+    with pytest.warns(ClipRetrievalWarning, match="1 of 3 images could not be encoded"):
         vectors = encoder.encode([TONES[0], BROKEN, TONES[2]], on_error="skip")
     assert np.isnan(vectors).all(axis=1).tolist() == [False, True, False]
     np.testing.assert_array_equal(vectors[[0, 2]], encoder.encode([TONES[0], TONES[2]]))
