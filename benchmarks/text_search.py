@@ -1,9 +1,9 @@
-"""How many of the images that a text finds are of it: the precision of the ten that are nearest to each class.
+"""How many of the images that a text finds are of it: the precision of the ten nearest to a class's name.
 
     python benchmarks/text_search.py IMAGES --model local-dir:MODEL --json t.json
 
-IMAGES has a folder for each class. They are stored at ``final`` in one index that the cosine ranks, and in one
-of raw vectors under ``l2``, which `search_text` ranks by the cosine all the same.
+IMAGES has a folder for each class. They are stored at ``final`` in one index that the cosine ranks, and in
+one of raw vectors under ``l2``, which `search_text` ranks by the cosine all the same.
 """
 
 from __future__ import annotations

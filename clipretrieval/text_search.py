@@ -51,8 +51,8 @@ def search_text(
     encode = _text_encoder(index.encoder)
     if index.transform is not None:
         raise UnsupportedOperationError(
-            "the stored vectors went through a transform (whitening), after which they do not lie in one space "
-            "with texts; take it out: set_params(transform=None).refit_transform()"
+            "the stored vectors went through a transform (whitening), after which they lie in no space with "
+            "texts; take it out: set_params(transform=None).refit_transform()"
         )
     count = index.count_for(k)
     prompts = [filled(way, text) for text in listed for way in ways]
@@ -120,15 +120,14 @@ def _text_encoder(encoder: Any) -> Callable[[list[str]], Any]:
     """
     if encoder is None:
         raise InvalidInputError(
-            "this classifier takes vectors and has no encoder, so none for text either; to search by vectors: "
-            "kneighbors(vectors)"
+            "this classifier takes vectors and has no encoder, so none for text either; to search by "
+            "vectors: kneighbors(vectors)"
         )
-    own = getattr(encoder, "encode_text", None)
+    own: Any = getattr(encoder, "encode_text", None)
     if callable(own):
-        found: Callable[[list[str]], Any] = own
-        return found
+        return own  # type: ignore[no-any-return]
     stage, name = getattr(encoder, "stage", STAGE), type(encoder).__name__
-    tower = getattr(encoder, "text", None) if stage == STAGE else None
+    tower: Any = getattr(encoder, "text", None) if stage == STAGE else None
     if hasattr(encoder, "stages") and stage != STAGE:
         raise InvalidInputError(
             f"only vectors of the stage 'final' lie in one space with texts, and this classifier's are of "
@@ -140,8 +139,7 @@ def _text_encoder(encoder: Any) -> Callable[[list[str]], Any]:
             "stage='final', or FunctionEncoder(…, encode_text=function) or another encoder with a method "
             "encode_text"
         )
-    found = tower.encode
-    return found
+    return tower.encode  # type: ignore[no-any-return]
 
 
 def _checked_vectors(given: Any, index: LabelledIndex, n: int) -> Floats:
@@ -176,7 +174,7 @@ def _cosine_distances(distances: npt.NDArray[np.float32], metric: Metric) -> npt
     """Return 1 − cosine, of the distances of vectors of length one: ‖x − y‖² = 2 − 2 cos."""
     if metric is Metric.COSINE:
         return distances
-    return distances / 2 if metric is Metric.L2 else distances + 1
+    return distances / np.float32(2) if metric is Metric.L2 else distances + np.float32(1)
 
 
 def _ranked(index: LabelledIndex, queries: Floats, k: int) -> Neighbors:

@@ -16,7 +16,15 @@ from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.demo import demo_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPTS = ["own_folder", "swap_stores", "zero_shot", "online_learning", "cascade", "web_service"]
+SCRIPTS = [
+    "own_folder",
+    "swap_stores",
+    "zero_shot",
+    "own_encoder",
+    "online_learning",
+    "cascade",
+    "web_service",
+]
 
 
 def load(name: str) -> ModuleType:
@@ -107,6 +115,17 @@ def test_zero_shot_beside_retrieval(
     assert "% of 10 images (" in zero_shot
     expected = RetrievalClassifier(StagedEncoder(stage="pixel"), k=3).fit(folders[0]).score(folders[1])
     assert retrieval.split()[:3] == ["pixel,", "k=3", f"{expected:.1%}"]
+
+
+def test_own_encoder(run: Callable[..., list[str]], class_folder: Path, tmp_path: Path) -> None:
+    """Two heads over the histograms, and a classifier that is kept; colors tell the two photographs apart."""
+    printed = run("own_encoder", class_folder / "train", class_folder / "test", "--save", tmp_path / "kept")
+    assert [line.split("  ")[0] for line in printed[:2]] == [
+        "color-histogram votes",
+        "color-histogram discriminant",
+    ]
+    assert all(line.endswith("100.0% of 10 images") for line in printed[:2])
+    assert printed[2] == f"{tmp_path / 'kept'}: 24 images of 2 classes"
 
 
 def test_online_learning(run: Callable[..., list[str]], digits_folder: Path) -> None:

@@ -79,7 +79,9 @@ def test_many_stored_vectors_are_read_in_parts(encoder, train, monkeypatch):
     for one, other in ((whole.ids, parts.ids), (whole.labels, parts.labels)):
         assert_array_equal(one, other)
     assert whole.labels.dtype == np.int64
-    classifier.store_.upsert(["zz", "aa"], classifier.store_.get([whole.ids[0, 0]] * 1).vectors[[0, 0]], [7, 7])
+    classifier.store_.upsert(
+        ["zz", "aa"], classifier.store_.get([whole.ids[0, 0]] * 1).vectors[[0, 0]], [7, 7]
+    )
     tied = classifier.search_text(TEXTS[0], k=3).ids[0].tolist()
     assert tied == sorted(["aa", whole.ids[0, 0], "zz"])
 
@@ -180,7 +182,7 @@ def test_a_store_that_cannot_list_has_to_rank_by_the_cosine(encoder, train):
     class Unlisted(MemoryStore):
         scan = None
 
-    with pytest.raises(UnsupportedOperationError, match="Unlisted cannot list.*normalize=True"):
+    with pytest.raises(UnsupportedOperationError, match=r"Unlisted cannot list.*normalize=True"):
         RetrievalClassifier(encoder, store=Unlisted()).fit(train).search_text("a cup")
     cosine = RetrievalClassifier(encoder, store=Unlisted(metric="cosine"), metric="cosine").fit(train)
     assert cosine.search_text("a cup", 2).valid.all()

@@ -76,9 +76,7 @@ def compare_command(
     metric: MetricOption = "l2",
     probe: Annotated[
         bool,
-        typer.Option(
-            "--probe", help="Also a linear probe of each stage, which is trained, as a reference."
-        ),
+        typer.Option("--probe", help="Also a linear probe of each stage, which is trained, as a reference."),
     ] = False,
     cascade: Annotated[
         list[str] | None,

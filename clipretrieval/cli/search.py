@@ -17,7 +17,9 @@ __all__ = ["search_command"]
 
 def search_command(
     classifier: KeptArgument,
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT…", help='What to look for, such as "a red cup".')],
+    texts: Annotated[
+        list[str], typer.Argument(metavar="TEXT…", help='What to look for, such as "a red cup".')
+    ],
     k: Annotated[int, typer.Option("--k", metavar="N", help="Images to show for each text.")] = 10,
     template: TemplateOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each text.")] = False,

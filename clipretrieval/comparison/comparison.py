@@ -122,8 +122,9 @@ def compare(
         How many test images, drawn at random with a seed, are timed together, and one by one. When left
         out, up to 1,000 and 100: as many as take a third, and a tenth, of the time that encoding took.
     open_clip : bool
-        Whether open_clip as it comes is timed too, beside a `StagedEncoder`, which takes several times as long as all else that is
-        timed: with the baseline's query, or else that of the first row at ``final``, or else none.
+        Whether open_clip as it comes is timed too, beside a `StagedEncoder`, which takes several times as
+        long as all else that is timed: with the baseline's query, or else that of the first row at ``final``,
+        or else none.
     resume : bool
         Go on with stores that hold a part of the images.
     on_error : {"raise", "skip"}
@@ -149,6 +150,7 @@ def compare(
         *(encoder, stages, stores, heads, priors, k, weights, metric, zero_shot, timed_images, single_images),
         *(cascades, calibration_share, (max_loss, confidence, budget), probe),
     )
+    tower: Any = encoder  # a StagedEncoder wherever CLIP's answer or cascades are asked for
     open_clip, resume = check_bool(open_clip, "open_clip"), check_bool(resume, "resume")
     check_on_error(on_error)
     check_progress(progress)
@@ -164,7 +166,7 @@ def compare(
     learnt, asked = check_both(train, train_labels, test, test_labels)
     if learnt is not None:
         plan.cascades.check_count(plan.cascades.share * len(learnt))
-    baseline = open_baseline(zero_shot, encoder, learnt, asked)
+    baseline = open_baseline(zero_shot, tower, learnt, asked)
     seconds: dict[str, float] = {}
     indexed = open_indexes(encoder, plan.filled, plan.stores, plan.metric, resume, named, plan.moments)
     held_out = closing(Spool(plan.cascades.stages))
@@ -178,7 +180,7 @@ def compare(
         seconds["fit"] = time.perf_counter() - started
         if baseline is None and zero_shot:
             known = indexes[0].open().classes.labels.tolist()
-            baseline = open_baseline(zero_shot, encoder, known, asked)
+            baseline = open_baseline(zero_shot, tower, known, asked)
         sample = Sample(MOST_TIMED if plan.timed is None else plan.timed)
         spool = Spool(tuple(dict.fromkeys([*plan.stages, *([STAGE] if baseline is not None else [])])))
         with closing(spool):
@@ -188,7 +190,7 @@ def compare(
             sides = answer(indexes, plan, spool, baseline, passed_over)
             if part is not None:
                 sides += answer_by_cascades(
-                    encoder, indexes, plan, part, spool, test, test_labels, on_error=on_error, progress=shown
+                    tower, indexes, plan, part, spool, test, test_labels, on_error=on_error, progress=shown
                 )
             if plan.probe:
                 sides += answer_by_probes(indexes, plan, spool, passed_over)
@@ -278,7 +280,11 @@ def _rows(
 ) -> tuple[tuple[ComparisonRow, ...], str]:
     """Compare every side with the baseline: the zero-shot answer, or else the last row of a stage."""
     clip = speeds.get(ZERO_SHOT)
-    base = sides[0] if clip is not None else [side for side in sides if side.calibration is None and not side.trained][-1]
+    base = (
+        sides[0]
+        if clip is not None
+        else [side for side in sides if side.calibration is None and not side.trained][-1]
+    )
     rows = []
     for side in sides:
         speed = speeds[side.name]

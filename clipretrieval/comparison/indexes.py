@@ -28,7 +28,16 @@ from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.registry import create_store
 from clipretrieval.types import Metric
 
-__all__ = ["NO_IMAGES", "StageIndex", "StoreMakers", "at_stage", "fill_indexes", "needs", "open_indexes", "store_makers"]
+__all__ = [
+    "NO_IMAGES",
+    "StageIndex",
+    "StoreMakers",
+    "at_stage",
+    "fill_indexes",
+    "needs",
+    "open_indexes",
+    "store_makers",
+]
 
 StoreMakers: TypeAlias = Mapping[str, Callable[[str], VectorStore]]
 
@@ -80,8 +89,8 @@ def at_stage(encoder: Any, stage: str) -> StreamingEncoder:
     own = getattr(encoder, "stage", None)
     if not isinstance(own, str) or not callable(getattr(encoder, "stream", None)):
         raise InvalidInputError(
-            "encoder must be a StagedEncoder, whose stages are compared, or an OnnxEncoder or FunctionEncoder, "
-            f"which have one; got {shown(encoder)}. Wrap another one in a FunctionEncoder: "
+            "encoder must be a StagedEncoder, whose stages are compared, or one with a single stage, as an "
+            f"OnnxEncoder or FunctionEncoder; got {shown(encoder)}. Wrap another one in a FunctionEncoder: "
             "FunctionEncoder(encoder.encode, name=…, version=…)"
         )
     if stage != own:

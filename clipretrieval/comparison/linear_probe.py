@@ -117,5 +117,3 @@ def _as_one(chain: Any, folds: int) -> LinearProbe:
     if weights.shape[1] == 1:  # of two classes, scikit-learn keeps the second one's alone
         weights, offsets = (np.hstack([np.zeros_like(each), each]) for each in (weights, offsets))
     return LinearProbe(weights, offsets, float(regression.C), folds)
-
-

@@ -98,7 +98,6 @@ class Plan:
         parts += [_weights_name(setting)] if len(weights) > 1 else []
         return " ".join(parts)
 
-
     def name_of_probe(self, stage: str) -> str:
         """Name the row of a stage's linear probe, which is trained, by that."""
         return f"{stage} {PROBE} (trained)"
@@ -152,8 +151,8 @@ def check_plan(
         )
     if zero_shot and not isinstance(encoder, StagedEncoder):
         raise InvalidInputError(
-            f"zero_shot is CLIP's own answer, and the encoder is a {type(encoder).__name__}; leave it out, or "
-            "pass a StagedEncoder"
+            f"zero_shot is CLIP's own answer, and the encoder is a {type(encoder).__name__}; leave it out, "
+            "or pass a StagedEncoder"
         )
     kind = Metric.parse(metric)
     single = isinstance(k, str | bytes) or not isinstance(k, Iterable)

@@ -83,7 +83,7 @@ def image_batches(
 def item_batches(
     source: Iterator[DecodedImage], most: int, known: KnownIds | None
 ) -> Iterator[tuple[list[DecodedImage], EncodedBatch]]:
-    """Cut decoded images into batches, fewer of large ones together; what the source fails with is raised last.
+    """Cut decoded images into batches, fewer of large ones together; a failure of the source is raised last.
 
     Parameters
     ----------

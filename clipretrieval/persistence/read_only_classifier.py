@@ -80,7 +80,9 @@ class ReadOnlyClassifier:
         """What decides: votes, or what the head has learned from the store as it is now."""
         return self._chosen_head.decision(self._index, self._statistics)
 
-    def search_text(self, texts: str | Sequence[str], k: int = 10, *, templates: Templates = PLAIN) -> Neighbors:
+    def search_text(
+        self, texts: str | Sequence[str], k: int = 10, *, templates: Templates = PLAIN
+    ) -> Neighbors:
         """Return the stored images nearest to texts; see `RetrievalClassifier.search_text`."""
         return search_text(self.retriever_.index, texts, k, templates)
 

@@ -11,7 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from clipretrieval import InvalidInputError, RetrievalClassifier, StagedEncoder, UnsupportedOperationError, compare
+from clipretrieval import (
+    InvalidInputError,
+    RetrievalClassifier,
+    StagedEncoder,
+    UnsupportedOperationError,
+    compare,
+)
 from clipretrieval.comparison.linear_probe import fit_probe
 from clipretrieval.heads.base import Queries
 from clipretrieval.stores import MemoryStore
@@ -55,7 +61,7 @@ def test_a_class_with_one_vector_leaves_no_choice():
 
 
 def test_it_is_a_row_of_each_stage_and_no_other_rows_baseline(encoder, class_folder):
-    """Named and noted as trained; once a stage, whatever stores there are; the other rows stay as they are."""
+    """Named and noted as trained, once a stage, whatever stores there are; other rows stay as they are."""
     train, test = class_folder / "train", class_folder / "test"
     options = {"encoder": encoder, "stages": ("pixel", "layer1"), "stores": ("memory", "faiss"), **QUICK}
     report, without = compare(train, test, probe=True, **options), compare(train, test, **options)
@@ -67,7 +73,10 @@ def test_it_is_a_row_of_each_stage_and_no_other_rows_baseline(encoder, class_fol
     row = report[probes[1]]
     assert row.bytes == 0
     assert row.mcnemar is not None
-    assert str(report).count("linear probe (trained): a reference, which was trained on the vectors of the 24") == 2
+    assert (
+        str(report).count("linear probe (trained): a reference, which was trained on the vectors of the 24")
+        == 2
+    )
     assert json.loads(report.to_json())["rows"][-1]["trained"] is True
     assert probes[1] in report.to_html()
     alone = RetrievalClassifier(StagedEncoder(encoder.model, stage="layer1", precision="fp32")).fit(train)
@@ -83,13 +92,15 @@ def test_what_cannot_be_probed_is_refused(encoder, class_folder, command):
 
     train, test = class_folder / "train", class_folder / "test"
     options = {"encoder": encoder, "stages": ("pixel",), "probe": True, **QUICK}
-    with pytest.raises(UnsupportedOperationError, match="Unlisted cannot list.*probe=False"):
+    with pytest.raises(UnsupportedOperationError, match=r"Unlisted cannot list.*probe=False"):
         compare(train, test, stores={"unlisted": lambda stage: Unlisted()}, **options)
     with pytest.raises(InvalidInputError, match="a linear probe tells classes apart, and there is one, 'a'"):
         compare(train, test, train_labels=["a"] * 24, test_labels=["a"] * 10, **options)
     with pytest.raises(InvalidInputError, match="probe must be True or False"):
         compare(train, test, **{**options, "probe": "yes"})
     quick = ("--timed-images", 2, "--single-images", 0, "--no-zero-shot", "--no-open-clip")
-    status, out, err = command("compare", train, test, "--pretrained", "none", "--stages", "pixel", "--probe", *quick)
+    status, out, err = command(
+        "compare", train, test, "--pretrained", "none", "--stages", "pixel", "--probe", *quick
+    )
     assert status == 0, err
     assert "pixel linear probe (trained)" in out

@@ -81,8 +81,14 @@ def test_an_image_without_a_vector_is_named_or_skipped(tmp_path, wrong):
         vectors = encoder.encode(paths, on_error="skip")
     assert np.flatnonzero(np.isnan(vectors).any(axis=1)).tolist() == [3, 4]
     assert_array_equal(vectors[5], np.float32(mean_color([square(5)])[0]))
-    told = "raised ValueError: it is too dark for" if wrong == "raises" else "returned NaN or infinite values for"
-    with pytest.raises(InvalidInputError, match=f"the function 'mean-color' {told} image '.*3.png'") as caught:
+    told = (
+        "raised ValueError: it is too dark for"
+        if wrong == "raises"
+        else "returned NaN or infinite values for"
+    )
+    with pytest.raises(
+        InvalidInputError, match=f"the function 'mean-color' {told} image '.*3.png'"
+    ) as caught:
         encoder.encode([*paths[:4], paths[5]])
     assert isinstance(caught.value.__cause__, ValueError) == (wrong == "raises")
     with pytest.raises(ImageDecodeError, match=r"4\.png"):
@@ -104,7 +110,7 @@ def test_a_batch_that_fails_as_a_whole_is_told_apart():
         return mean_color(images)
 
     images = [square(number) for number in range(5)]
-    with pytest.raises(InvalidInputError, match="MemoryError: too many for 5 images together.* batch_size"):
+    with pytest.raises(InvalidInputError, match=r"MemoryError: too many for 5 images together.* batch_size"):
         encoder_of(function).encode(images, on_error="skip")
     assert encoder_of(function, batch_size=2).encode(images).shape == (5, 3)
 

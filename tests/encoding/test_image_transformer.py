@@ -1,4 +1,4 @@
-"""Encoders as scikit-learn transformers: pipelines, searches, frames, and its own checks as far as they go."""
+"""Encoders as scikit-learn transformers: pipelines, searches, frames, and its own checks where they apply."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_it_needs_no_fitting(encoder, images):
 
 
 def test_columns_have_names_and_frames_keep_the_index(encoder, images):
-    """Asked for by `set_output` or for the whole process; a pickle and a clone keep it, others do not get it."""
+    """Asked for by `set_output`, which pickles and clones keep and others do not get, or for the process."""
     table = pd.DataFrame({"path": images[:4]}, index=["a", "b", "c", "d"])
     framed = clone(encoder).set_output(transform="pandas")
     found = framed.transform(table)

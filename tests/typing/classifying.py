@@ -10,6 +10,7 @@ from clipretrieval import (
     Explanation,
     FitReport,
     ForgetReport,
+    FunctionEncoder,
     Metric,
     Neighbors,
     Records,
@@ -76,6 +77,18 @@ zero_shot = ZeroShotClassifier(encoder, ["cat", "dog"], templates="a photo of a 
 assert_type(zero_shot.predict("pictures"), AnyArray)
 assert_type(zero_shot.evaluate("pictures"), EvaluationReport)
 ZeroShotClassifier(encoder, 10)  # E: arg-type
+
+assert_type(classifier.search_text("a red cup", 5), Neighbors)
+assert_type(cascade.search_text(["a cup", "a cat"], templates="a photo of a {}."), Neighbors)
+classifier.search_text("a red cup", "five")  # E: arg-type
+
+own = FunctionEncoder(lambda images: [[float(image.width)] for image in images], name="width", version=1)
+assert_type(own.encode("pictures"), FloatArray)
+assert_type(own.set_params(version=2), FunctionEncoder)
+assert_type(encoder.fit("pictures").set_output(transform="pandas"), StagedEncoder)
+RetrievalClassifier(own).fit("pictures")
+FunctionEncoder(lambda images: images)  # E: call-arg
+FunctionEncoder("width", name="width", version=1)  # E: arg-type
 
 near = classifier.kneighbors("pictures")
 assert_type(near.distances, FloatArray)
