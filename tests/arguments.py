@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from sklearn.base import clone
 
 from clipretrieval import (
     CascadeClassifier,
     ClipRetrievalError,
+    FunctionEncoder,
     OnnxEncoder,
     RetrievalClassifier,
     StagedEncoder,
@@ -574,6 +576,37 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             lambda: (OnnxEncoder, {"path": exported()}),
             {"threads": NONE, "max_pixels": NONE},
         ),
+        Call(
+            "FunctionEncoder",
+            lambda: (
+                FunctionEncoder,
+                {"function": lambda images: [[1.0, 2.0] for _ in images], "name": "two", "version": 1},
+            ),
+            {
+                "function": frozenset({"function"}),
+                "name": frozenset({"word", "NUL", "no parent", "long text"}),
+                "version": NATURAL | {"word", "NUL", "no parent", "long text"},
+                "dim": NONE,
+                "encode_text": NONE | {"function"},
+                "max_pixels": NONE,
+            },
+        ),
+        Call("set_output", lambda: (clone(pixel).set_output, {"transform": "default"}), {"transform": NONE}),
+        Call("set_params", lambda: (clone(pixel).set_params, {"stage": "pixel", "pooling": "mean"})),
+        Call("transform", lambda: (pixel.transform, {"X": PICTURES[:2]})),
+        Call(
+            "search_text",
+            lambda: (
+                RetrievalClassifier(StagedEncoder(tiny_model, stage="final"), "memory")
+                .fit(PICTURES, LABELS)
+                .search_text,
+                {"texts": "a cat", "k": 2, "templates": "a {}"},
+            ),
+            {
+                "texts": WORDS | {"word", "no parent", "NUL"},
+                "templates": frozenset({"function"}),
+            },
+        ),
         Call("exported encode", lambda: (OnnxEncoder(exported()).encode, {"images": PICTURES[:2]}), asking),
         Call("begin", lambda: (tiny.begin, {"images": PICTURES[:2]}), {"stage": NONE}),
         Call(
@@ -705,6 +738,8 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "timed_images": NONE,
                 "k": frozenset({"list of int"}),
                 "priors": NUMBERS,
+                "probe": SWITCH,
+                "stages": NONE,
                 "train_labels": NOTHING,
                 "test_labels": WORDS | TABLE,
                 "resume": SWITCH,

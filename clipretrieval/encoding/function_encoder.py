@@ -107,7 +107,7 @@ class FunctionEncoder(ImageTransformer):
                 "function must be a function of a list of PIL images that returns their vectors; got "
                 f"{shown(function)}"
             )
-        if encode_text is not None and not callable(encode_text):
+        if encode_text is not None and (not callable(encode_text) or isinstance(encode_text, type)):
             raise InvalidInputError(
                 f"encode_text must be a function of a list of str, or None; got {shown(encode_text)}"
             )
