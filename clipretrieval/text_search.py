@@ -52,7 +52,7 @@ def search_text(
     if index.transform is not None:
         raise UnsupportedOperationError(
             "the stored vectors went through a transform (whitening), after which they lie in no space with "
-            "texts; take it out: set_params(transform=None).refit_transform()"
+            "texts; index with transform=None, or take it out: set_params(transform=None).refit_transform()"
         )
     count = index.count_for(k)
     prompts = [filled(way, text) for text in listed for way in ways]
@@ -131,7 +131,7 @@ def _text_encoder(encoder: Any) -> Callable[[list[str]], Any]:
     if hasattr(encoder, "stages") and stage != STAGE:
         raise InvalidInputError(
             f"only vectors of the stage 'final' lie in one space with texts, and this classifier's are of "
-            f"{stage!r}; index at final: RetrievalClassifier(StagedEncoder(…, stage='final'))"
+            f"{stage!r}; index with stage='final'"
         )
     if not hasattr(tower, "encode"):
         raise InvalidInputError(
