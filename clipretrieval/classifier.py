@@ -6,7 +6,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -65,12 +67,25 @@ from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.text_search import PLAIN, refuse_text, search_text
+from clipretrieval.trust.basis import Basis
+from clipretrieval.trust.calibrated import Calibrated, check_method
+from clipretrieval.trust.calibration_images import CalibrationImages
+from clipretrieval.trust.conformal import ConformalRule, check_coverage
+from clipretrieval.trust.conformalized import Conformalized
+from clipretrieval.trust.trust import (
+    PredictionSets,
+    Trust,
+    check_unknown,
+    predict_sets,
+    score_samples,
+)
 from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.explanation import Explanation
+    from clipretrieval.trust.calibrated import CalibrationReport
 
 __all__ = ["ArgumentOnly", "RetrievalClassifier", "params_of"]
 
@@ -160,6 +175,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         nothing gets it where the head wants it, as ``"fused"`` does, and the store can keep it.
     store_options : dict, optional
         Arguments for the store that a name makes.
+    unknown : int or str, optional
+        What `predict` answers of an image that is unlike all that is stored: a label that no class has. It
+        takes `conformalize` to know when.
+    max_turned_away : float
+        How large a share of the images of known classes may be answered so, above 0 and below 1.
 
     Attributes
     ----------
@@ -176,11 +196,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     fit_timing_ : Timing
         Seconds and images of each part, from ``fit_report_``.
     skipped_ : list of SkippedImage
-        What the last fit skipped under ``on_error="skip"``.
+        What the last fit, `conformalize` or `calibrate` skipped under ``on_error="skip"``.
     retriever_ : Retriever
         What looks images up: the encoder, and the index that was filled.
     head_ : DecisionRule
         What decides; it has learned from the store as it is when this is read.
+    calibration_ : CalibrationReport or None
+        How far probabilities are from the truth before and after `calibrate`; None where it was not called.
 
     Notes
     -----
@@ -220,6 +242,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     """Content ids of the images that `sweep` has tuned on since the last fit."""
     _saved_in: dict[str, str | None]
     """Folders that this classifier was loaded from or saved to, and the digest of what was there then."""
+    _trust = Trust()
+    """What was learned of images that were held out, since the last fit."""
     _keeps_vectors = True
     """Whether a store that is filled from nothing gets the vectors; see `VectorlessStore`."""
 
@@ -240,6 +264,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         normalize: bool = False,
         transform: str | Whitening | None = AUTO,
         store_options: Mapping[str, Any] | None = None,
+        unknown: Any = None,
+        max_turned_away: float = 0.05,
     ) -> None:
         self.encoder = encoder
         self.store = store
@@ -255,6 +281,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self.normalize = normalize
         self.transform = transform
         self.store_options = store_options
+        self.unknown = unknown
+        self.max_turned_away = max_turned_away
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments by name; `store_options` is printed with its secrets masked."""
@@ -354,7 +382,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 on_error=on_error,
                 progress=progress,
             )
-            self._tuned = frozenset()
+            self._tuned, self._trust = frozenset(), Trust()
         warn_of_labels(self.fit_report_, self.classes_.tolist(), vectors=self.encoder is None)
         if len(self.classes_) == 1:
             warn_caller(
@@ -457,6 +485,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             reset=onto is None,
             ahead=ahead,
         )
+        check_unknown(self.unknown, self._classes if onto is not None else None, [*source.labels, *listed])
         with self._writing(source, existing, onto, listed) as writer:
             with open_progress(progress, "fitting") as shown:
                 store_images(
@@ -799,6 +828,189 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             shares[answered[first + rows], columns[codes]] = part
             first += count
         return shares
+
+    def predict_set(
+        self,
+        X: Any,
+        coverage: float = 0.95,
+        *,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> PredictionSets:
+        """Return the answer to each image, and a set of classes that holds the true one.
+
+        Of images that are exchangeable with those given to `conformalize`, the sets hold the true class of a
+        share of at least `coverage` on average (of each class, where that was asked for), whatever the
+        head's probabilities are worth; see `clipretrieval.trust`. How large they are tells how sure it is. A
+        set may be empty: no class goes with the image. It is for an image that is answered `unknown`, so
+        coverage may fall short by `max_turned_away`.
+
+        Parameters
+        ----------
+        X, on_error, progress
+            As for `predict`.
+        coverage : float
+            Above 0 and below 1.
+
+        Returns
+        -------
+        PredictionSets
+            ``labels``, shape (n,), and ``sets``, bool of shape (n, n_classes), columns as ``classes_``. The
+            set of an image does not depend on those that it comes with.
+
+        Raises
+        ------
+        NotFittedError
+            If it is not conformalized.
+        InvalidInputError
+            If `coverage` is none, or there are too few held-out images for it (the message says how many it
+            takes).
+        """
+        index = self._index_to_ask()
+        head, predictor = self._decision(index), self._trust.predictor(self._basis(index), coverage)
+        return predict_sets(Retriever(index, self), head, predictor, X, on_error=on_error, progress=progress)
+
+    def score_samples(
+        self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
+    ) -> AnyArray:
+        """Return how much each image is like those stored, of whichever class; higher is more.
+
+        Minus the distance to the tenth nearest, relative to the length of the vector where an encoder made
+        it; of whitened vectors whose head reads class statistics, minus the Mahalanobis distance to the
+        nearest class, relative to that to the center of all. It has no unit, and is compared with itself.
+
+        Parameters
+        ----------
+        X, on_error, progress
+            As for `predict`.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            NaN where an image was skipped.
+        """
+        index = self._index_to_ask()
+        return score_samples(
+            Retriever(index, self), self._basis(index), X, on_error=on_error, progress=progress
+        )
+
+    def conformalize(
+        self: Self,
+        X: Any,
+        y: Any = None,
+        *,
+        score: str = "lac",
+        class_conditional: bool = False,
+        randomized: bool = True,
+        random_state: int = 0,
+        penalty: float | None = None,
+        free_classes: int | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Take labelled images that were not fitted, by which `predict_set` and `unknown` keep their promises.
+
+        Their vectors are kept, and saved: what follows from them is computed anew when the store changes. An
+        image that is stored later, or whose class is forgotten, counts no more. A fit forgets them.
+
+        Parameters
+        ----------
+        X, y, on_error, progress
+            As for `fit`.
+        score : {"lac", "aps", "raps"}
+            How strange a class is: the smallest sets on average; sets that are larger for images that are
+            harder; these, without long tails. See `clipretrieval.trust`.
+        class_conditional : bool
+            Whether promises hold of the images of each class, which takes as many of each as of all else.
+        randomized : bool
+            Whether ties are broken at random, by each image's content, so that coverage is met and not
+            exceeded.
+        random_state : int
+            Of that.
+        penalty, free_classes : float and int, optional
+            Of ``"raps"``: how much each class behind the first few counts, and how many these are. When left
+            out, they are chosen on a fifth of the images, which then do not count otherwise.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself.
+
+        Raises
+        ------
+        NotFittedError
+        InvalidInputError
+            If an image is stored, or was given to `calibrate`, labels are missing, of another type, or of no
+            known class, or an argument is wrong.
+        """
+        rule = ConformalRule(score, class_conditional, randomized, random_state, penalty, free_classes)
+        with one_at_a_time(self):
+            images = self._held_out_images(X, y, "conformalize", on_error, progress)
+            self._trust = replace(self._trust, conformal=Conformalized(images, rule))
+        return self
+
+    def calibrate(
+        self: Self,
+        X: Any,
+        y: Any = None,
+        *,
+        method: str = "temperature",
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Take labelled images that were not fitted, by which `predict_proba` returns believable probabilities.
+
+        As for `conformalize`, they are kept, and what is learned of them follows the store.
+
+        Parameters
+        ----------
+        X, y, on_error, progress
+            As for `fit`.
+        method : {"temperature", "isotonic"}
+            One number for all classes, which changes no answer and takes a few images; or a curve for each,
+            which takes many, about a hundred of each, and may change answers.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself; ``calibration_`` tells the error before and after.
+
+        Raises
+        ------
+        NotFittedError
+        InvalidInputError
+            As for `conformalize`.
+        """
+        method = check_method(method)
+        with one_at_a_time(self):
+            images = self._held_out_images(X, y, "calibrate", on_error, progress)
+            found = Calibrated(images, method, token_hex(16))
+            found.map(self._basis(self._index_to_ask()))
+            self._trust = replace(self._trust, calibrated=found)
+        return self
+
+    def _held_out_images(
+        self, X: Any, y: Any, purpose: str, on_error: str, progress: Progress | bool | None
+    ) -> CalibrationImages:
+        """Read images that are to be kept beside the store."""
+        given = self._trust.calibrated if purpose == "conformalize" else self._trust.conformal
+        with open_progress(progress, purpose.replace("ize", "izing").replace("ate", "ating")) as shown:
+            images, self.skipped_ = CalibrationImages.read(
+                self.retriever_,
+                X,
+                y,
+                purpose=purpose,
+                elsewhere=None if given is None else given.images,
+                on_error=on_error,
+                progress=shown,
+            )
+        return images
+
+    @property
+    def calibration_(self) -> CalibrationReport | None:
+        """How far probabilities are from the truth before and after `calibrate`, by the store as it is."""
+        found = self._trust.calibrated
+        return None if found is None else found.report(self._basis(self._index_to_ask()))
 
     def kneighbors(
         self,
@@ -1335,7 +1547,22 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     def _decision(self, index: LabelledIndex) -> DecisionRule:
         """Return what decides by an index."""
+        if not self._trust and self.unknown is None:
+            return self._own_decision(index)
+        index.unknown = check_unknown(self.unknown, index.classes)
+        return self._trust.rule(self._basis(index), self.max_turned_away)
+
+    def _own_decision(self, index: LabelledIndex) -> DecisionRule:
+        """Return what the head decides by, without what was learned of held-out images."""
         return self._chosen_head().decision(index, lambda: self._statistics_to_read(index))
+
+    def _basis(self, index: LabelledIndex) -> Basis:
+        """Return what is asked where more than an answer is wanted."""
+        try:
+            answering = self._saved_params() | self._saved_texts(index)
+        except UnsupportedOperationError:  # a rule of the user's own, which cannot be written down
+            answering = None
+        return Basis(index, self._own_decision(index), lambda: self._statistics_to_read(index), answering)
 
     def class_statistics(self, moments: Moments = Moments()) -> ClassStatistics:  # noqa: B008  it is frozen
         """Return the counts, the sums and the second moments of the stored vectors as they are now.
@@ -1368,7 +1595,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     def _held_out(self, most: int) -> HeldOut | None:
         """Return what is answered to some stored images, each left out; None where the head cannot tell."""
-        return held_out(self._index(refresh=True), self.head_, most)
+        index = self._index(refresh=True)
+        return held_out(index, self._own_decision(index), most)
 
     def _statistics_to_read(self, index: LabelledIndex) -> IndexStatistics:
         """Return what follows an index's records, from now on if nothing does yet."""
@@ -1471,6 +1699,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self._chosen_head().check()
         self._plan()
         check_bool(self.normalize, "normalize")
+        check_coverage(self.max_turned_away, "max_turned_away")
         check_encoder(self.encoder)
         if self._class_texts() is not None and vars(self)["transform"] not in (None, AUTO):
             raise InvalidInputError(

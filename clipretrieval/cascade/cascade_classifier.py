@@ -49,7 +49,6 @@ from clipretrieval.errors import (
     NotFittedError,
     StoreCorruptedError,
 )
-from clipretrieval.evaluation.measurement import check_truth
 from clipretrieval.evaluation.scoring import weighted_accuracy
 from clipretrieval.heads.base import Head
 from clipretrieval.heads.choice import choose_head, head_name
@@ -73,6 +72,7 @@ from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import plain_fingerprint
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.transform_plan import warn_of_growth
+from clipretrieval.retrieval.true_labels import check_truth
 from clipretrieval.retrieval.vectorless_store import VectorlessStore, holding
 from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.stores.checks import check_k

@@ -18,7 +18,7 @@ from clipretrieval.cascade.cascade_report import CascadeReport
 from clipretrieval.cascade.exit_policy import ExitEvidence, ExitPolicy
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.measurement import check_kind, check_truth, index_setting
+from clipretrieval.evaluation.measurement import index_setting
 from clipretrieval.evaluation.mistakes import SHOWN_NEIGHBORS, Mistake
 from clipretrieval.evaluation.validation import check_untuned
 from clipretrieval.images.sources import count_hint
@@ -26,6 +26,7 @@ from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.edit import held_ids
 from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.retrieval.reports import FitReport
+from clipretrieval.retrieval.true_labels import check_kind, check_truth
 from clipretrieval.stores.base import view_manifest
 from clipretrieval.types import AnyArray, Label
 

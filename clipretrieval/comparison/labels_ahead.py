@@ -12,10 +12,10 @@ from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval.comparison.indexes import NO_IMAGES
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.measurement import check_kind
 from clipretrieval.images.folders import ImageFolder, scan_folder
 from clipretrieval.images.sources import iter_raw, means_folder, open_labels
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, read_table
+from clipretrieval.retrieval.true_labels import check_kind
 from clipretrieval.zeroshot import ZeroShotClassifier, check_true_labels
 
 __all__ = ["NOTHING_ASKED", "check_both", "known_labels", "open_baseline", "opened"]

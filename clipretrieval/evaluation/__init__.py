@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from clipretrieval.comparison.report import ComparisonReport, ComparisonRow
     from clipretrieval.comparison.reproduction import reproduce
     from clipretrieval.comparison.reproduction_report import Reproduction
-    from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
     from clipretrieval.evaluation.measurement import evaluate
     from clipretrieval.evaluation.metrics import (
         DistanceSummary,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
         risk_coverage,
     )
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.trust.calibration_curve import CalibrationCurve, calibration_curve
 
 __all__ = [
     "CalibrationCurve",
@@ -77,7 +77,7 @@ __getattr__, __dir__ = attach(
         ".comparison.report": ["ComparisonReport", "ComparisonRow"],
         ".comparison.reproduction": ["reproduce"],
         ".comparison.reproduction_report": ["Reproduction"],
-        "calibration": ["CalibrationCurve", "calibration_curve"],
+        ".trust.calibration_curve": ["CalibrationCurve", "calibration_curve"],
         "measurement": ["evaluate"],
         "metrics": [
             "DistanceSummary",

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from clipretrieval._util.timing import Timing
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.calibration import CalibrationCurve, calibration_curve
 from clipretrieval.evaluation.confusion import Confusion
 from clipretrieval.evaluation.metrics import class_table, macro_averages, wilson_interval
 from clipretrieval.evaluation.mistakes import Mistake
@@ -25,6 +24,7 @@ from clipretrieval.evaluation.reliability import (
 )
 from clipretrieval.heads.confidence import check_measure
 from clipretrieval.images.stream import SkippedImage
+from clipretrieval.trust.calibration_curve import CalibrationCurve, calibration_curve
 from clipretrieval.types import AnyArray, FloatArray
 
 __all__ = ["Figures", "timed_parts"]

@@ -16,12 +16,12 @@ from clipretrieval._util.timing import Timing
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import VECTORS
-from clipretrieval.errors import InvalidInputError, StoreError
+from clipretrieval.errors import StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
 from clipretrieval.evaluation.validation import check_untuned
 from clipretrieval.heads.fitted_head import DecisionRule
-from clipretrieval.images.sources import check_class_names, class_names, count_hint
+from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.classes import ClassNumbers
@@ -30,10 +30,11 @@ from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.retrieval.reports import FitReport
 from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.retrieval.true_labels import check_kind, check_truth
 from clipretrieval.stores.base import view_manifest
 from clipretrieval.types import AnyArray, FloatArray, Label, Neighbors
 
-__all__ = ["Measurement", "check_kind", "check_truth", "evaluate", "index_setting", "measure"]
+__all__ = ["Measurement", "evaluate", "index_setting", "measure"]
 
 
 class Evaluable(Protocol):
@@ -235,25 +236,6 @@ def measure(
     return measurement.report(
         store_name, timing=timing, skipped=skipped, started=started, fit_report=fit_report
     )
-
-
-def check_truth(index: LabelledIndex, X: Any, y: Any) -> None:
-    """Refuse vectors, which bring no labels of their own, without any, and integers of other classes."""
-    if y is not None:
-        return
-    if index.encoder is None:
-        raise InvalidInputError("the true labels are missing; pass one for each vector")
-    check_class_names(index.class_names, class_names(X))
-
-
-def check_kind(kind: str, fitted: str) -> None:
-    """Refuse true labels of a type that no answer can be equal to."""
-    numbers = {"int", "float"}
-    if kind != fitted and not {kind, fitted} <= numbers:
-        raise InvalidInputError(
-            f"the labels given are of the type {kind}, but the classifier was fitted on {fitted}; pass "
-            "labels of the same type"
-        )
 
 
 def _text(encoder: Any, name: str) -> str | None:

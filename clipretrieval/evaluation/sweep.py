@@ -17,7 +17,6 @@ from clipretrieval._util.repr import short_repr
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.evaluation.measurement import check_kind, check_truth
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.evaluation.validation import Validation, count_known
 from clipretrieval.heads.base import Head
@@ -32,6 +31,7 @@ from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.retrieval.true_labels import check_kind, check_truth
 from clipretrieval.types import Metric, Neighbors
 
 __all__ = ["SweepResult", "sweep"]

@@ -15,7 +15,10 @@ from clipretrieval._util.labels import class_array, stored_labels
 from clipretrieval.retrieval.manifest import manifest_classes
 from clipretrieval.types import Label, Neighbors
 
-__all__ = ["CLASSES_LOCK", "ClassNumbers", "Classes"]
+__all__ = ["CLASSES_LOCK", "UNKNOWN", "ClassNumbers", "Classes"]
+
+UNKNOWN = -2
+"""The number of what is answered of an image that is of no known class."""
 
 CLASSES_LOCK = threading.Lock()
 """Held while any estimator's classes are replaced; a lock in an estimator could not be copied."""
@@ -87,11 +90,13 @@ class ClassNumbers:
     Parameters
     ----------
     classes : Classes
+    unknown : int or str, optional
+        What `UNKNOWN` stands for, as stored.
     """
 
-    def __init__(self, classes: Classes) -> None:
+    def __init__(self, classes: Classes, unknown: Label | None = None) -> None:
         self.kind = classes.kind
-        self._classes = classes
+        self._classes, self._unknown = classes, unknown
         self._more: dict[Label, int] = {}
 
     def __len__(self) -> int:
@@ -119,6 +124,10 @@ class ClassNumbers:
                 found[place] = more.setdefault(classes[place], len(self))
         return np.array(found, dtype=np.int64)
 
+    def stored(self) -> list[Label]:
+        """Return all classes by their numbers, as stored."""
+        return [*self._classes.codes, *self._more]
+
     @property
     def turned_up(self) -> list[Label]:
         """Classes that were found among neighbors only."""
@@ -131,18 +140,24 @@ class ClassNumbers:
 
     def labels(self, codes: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the labels of class numbers, in the type that was fitted."""
-        taken: npt.NDArray[Any] = self.classes()[self.columns()[codes] if self._more else codes]
+        classes, places = self.classes(), self.columns()[codes] if self._more else codes
+        away = codes == UNKNOWN
+        if away.any() and self._unknown is not None:
+            stored = stored_labels(classes.tolist(), self.kind)
+            classes = class_array([*stored, self._unknown], self.kind, sort=False)
+            places = np.where(away, len(stored), places)
+        taken: npt.NDArray[Any] = classes[places]
         return taken
 
     def classes(self) -> npt.NDArray[Any]:
         """Return all classes, sorted, in the type that was fitted."""
         if not self._more:
             return self._classes.labels
-        return class_array([*self._classes.codes, *self._more], self.kind)
+        return class_array(self.stored(), self.kind)
 
     def columns(self) -> npt.NDArray[np.int64]:
         """Return the place in `classes` of each class number, shape (n_classes,)."""
         if not self._more:
             return np.arange(len(self))
-        listed = class_array([*self._classes.codes, *self._more], self.kind, sort=False)
+        listed = class_array(self.stored(), self.kind, sort=False)
         return np.searchsorted(self.classes(), listed)

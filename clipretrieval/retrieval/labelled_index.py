@@ -69,6 +69,8 @@ class LabelledIndex:
         What the vectors of the store went through, and those of queries have to.
     transform_entry : mapping, optional
         What the manifest says of it.
+    unknown : int or str, optional
+        What is answered of an image that is of none of the classes, as stored.
     """
 
     store: VectorStore
@@ -82,6 +84,7 @@ class LabelledIndex:
     follower: ChangeFollower | None = None
     transform: LinearTransform | None = None
     transform_entry: Mapping[str, Any] | None = None
+    unknown: Label | None = None
 
     @classmethod
     def open(
@@ -240,7 +243,7 @@ class LabelledIndex:
             )
         if not self.classes.lists_all(manifest):
             self.update_classes(add=manifest_classes(manifest))
-        return ClassNumbers(self.classes)
+        return ClassNumbers(self.classes, self.unknown)
 
     def update_classes(self, *, add: Iterable[Label] = (), remove: Iterable[Label] = ()) -> None:
         """Change the classes that are known, here and in the estimator that the index is of."""

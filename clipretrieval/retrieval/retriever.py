@@ -66,9 +66,26 @@ class Retriever:
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> Iterator[tuple[FloatArray, Neighbors]]:
-        """Yield the vectors of each batch and what is near them.
+        """Yield the vectors of each batch and what is near them; see `answered`."""
+        for batch, near in self.answered(
+            X, k, places, numbers=numbers, pad=pad, on_error=on_error, progress=progress
+        ):
+            yield batch.vectors[VECTORS], near
 
-        The places of its images are noted; what was skipped is warned of.
+    def answered(
+        self,
+        X: Any,
+        k: int,
+        places: AnswerPlaces,
+        *,
+        numbers: ClassNumbers | None = None,
+        pad: bool = False,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Iterator[tuple[EncodedBatch, Neighbors]]:
+        """Yield each batch and what is near its images.
+
+        Their places are noted; what was skipped is warned of.
         """
         with open_progress(progress, "searching") as shown:
             tell = image_counter(shown, self.count_hint(X), places.skipped)
@@ -76,7 +93,7 @@ class Retriever:
                 X, k, numbers=numbers, pad=pad, on_error=on_error, skipped=places.skipped, tell=tell
             ):
                 places.places += batch.indices
-                yield batch.vectors[VECTORS], near
+                yield batch, near
         places.warn()
 
     def search(
@@ -122,7 +139,7 @@ class Retriever:
         count = index.count_for(k)
         wanted = k if pad else min(k, count)
         timing = timing if timing is not None else Timing()
-        source = self._encode(X, y, on_error, skipped if skipped is not None else [])
+        source = self.encode(X, y, on_error, skipped if skipped is not None else [])
         if pick is not None:
             source = pick(source)
         empty = True
@@ -139,7 +156,8 @@ class Retriever:
         if numbers is not None and numbers.turned_up:
             index.update_classes(add=numbers.turned_up)
 
-    def _encode(self, X: Any, y: Any, on_error: str, skipped: list[SkippedImage]) -> Iterator[EncodedBatch]:
+    def encode(self, X: Any, y: Any, on_error: str, skipped: list[SkippedImage]) -> Iterator[EncodedBatch]:
+        """Return the vectors as they are looked up, in batches; see `search`."""
         check_on_error(on_error)
         index = self.index
         if index.encoder is not None:

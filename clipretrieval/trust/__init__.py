@@ -1,0 +1,23 @@
+"""Answers to rely on: calibrated probabilities, sets of classes with a promise, and "none of these"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clipretrieval._util.lazy import attach
+
+if TYPE_CHECKING:
+    from clipretrieval.trust.calibrated import CalibrationReport
+    from clipretrieval.trust.conformal import least_images
+    from clipretrieval.trust.trust import PredictionSets
+
+__all__ = ["CalibrationReport", "PredictionSets", "least_images"]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "calibrated": ["CalibrationReport"],
+        "conformal": ["least_images"],
+        "trust": ["PredictionSets"],
+    },
+)

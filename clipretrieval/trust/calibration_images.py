@@ -1,0 +1,159 @@
+"""Labelled images that were not fitted, kept as vectors: what promises are made by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from clipretrieval._util.checks import shown
+from clipretrieval._util.labels import Spelling, label_kind, stored_labels
+from clipretrieval._util.progress import Progress, image_counter
+from clipretrieval._util.timing import Timing
+from clipretrieval.encoding.base import EncodedBatch
+from clipretrieval.encoding.streams import VECTORS, gather
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.images.stream import SkippedImage
+from clipretrieval.images.tables import labelled_source
+from clipretrieval.retrieval.edit import held_ids
+from clipretrieval.retrieval.inputs import none_left
+from clipretrieval.retrieval.retriever import QUERIES, Retriever
+from clipretrieval.retrieval.true_labels import check_kind, check_truth
+from clipretrieval.types import FloatArray, Label
+
+__all__ = ["CalibrationImages"]
+
+NAMED = 3
+"""Images that an error names, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationImages:
+    """Images with their labels, each once, in the order of their ids.
+
+    Attributes
+    ----------
+    ids : tuple of str, length n
+        Content ids.
+    vectors : ndarray of float32, shape (n, dim)
+        As they would be stored, before any `transform`, which may be learned anew.
+    labels : tuple of (int or str), length n
+        As stored.
+    """
+
+    ids: tuple[str, ...]
+    vectors: FloatArray
+    labels: tuple[Label, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def read(
+        cls,
+        retriever: Retriever,
+        X: Any,
+        y: Any,
+        *,
+        purpose: str,
+        elsewhere: CalibrationImages | None,
+        on_error: str,
+        progress: Progress,
+    ) -> tuple[CalibrationImages, list[SkippedImage]]:
+        """Encode labelled images, and refuse those that the promise would not hold by.
+
+        Parameters
+        ----------
+        retriever : Retriever
+        X, y, on_error, progress
+            As for `RetrievalClassifier.conformalize`.
+        purpose : {"conformalize", "calibrate"}
+            The method that they are for.
+        elsewhere : CalibrationImages, optional
+            Those that the other method was given.
+
+        Returns
+        -------
+        images : CalibrationImages
+        skipped : list of SkippedImage
+
+        Raises
+        ------
+        InvalidInputError
+            If there are none, labels are missing, of another type, or none of the classes, or images are
+            stored, or were given to the other method.
+        """
+        index, skipped, spelling = retriever.index, list[SkippedImage](), None
+        index.look()
+        index.number_classes()  # takes up those that the store has gained
+        check_truth(index, X, y)
+        X = labelled_source(X, y) if index.encoder is not None else X
+        tell = image_counter(progress, retriever.count_hint(X), skipped)
+        raw = Retriever(replace(index, transform=None), retriever.estimator)
+        found: dict[str, tuple[FloatArray, Label]] = {}
+        kind, count = None, 0
+        spelling = Spelling(index.classes.labels.tolist())
+        for batch in gather(raw.encode(X, y, on_error, skipped), QUERIES, Timing(), tell):
+            kind = label_kind(batch.labels, kind, places=batch.indices)
+            check_kind(kind, index.classes.kind)
+            labels = spelling.apply(stored_labels(batch.labels, kind, index.classes.kind))
+            _check_classes(labels, set(index.classes.codes), purpose)
+            _check_new(batch, held_ids(index.store, batch.ids), _FITTED[purpose])
+            _check_new(batch, set(elsewhere.ids if elsewhere else ()), _ELSEWHERE[purpose])
+            count += len(batch)
+            found.update(zip(batch.ids, zip(batch.vectors[VECTORS], labels, strict=True), strict=True))
+        index.check_manifest()
+        if not found:
+            raise InvalidInputError(none_left(f"to {purpose} with", skipped))
+        ids = sorted(found)  # in no order of the source
+        vectors = np.stack([found[name][0] for name in ids])
+        return cls(tuple(ids), vectors, tuple(found[name][1] for name in ids)), skipped
+
+    def take(self, rows: Sequence[int]) -> CalibrationImages:
+        """Return some of them."""
+        return CalibrationImages(
+            tuple(self.ids[row] for row in rows),
+            self.vectors[list(rows)],
+            tuple(self.labels[row] for row in rows),
+        )
+
+    def parts(self, size: int = QUERIES) -> Iterator[CalibrationImages]:
+        """Yield them in parts that are looked up together."""
+        for start in range(0, len(self), size):
+            yield self.take(range(start, min(start + size, len(self))))
+
+
+_FITTED = {
+    purpose: f"{{n}} of the images are stored in the classifier, such as {{name}}. {why}: {purpose} with "
+    "images that were not fitted, or forget those first"
+    for purpose, why in (
+        ("conformalize", "Promises hold only by images that are as new as those that will be asked about"),
+        ("calibrate", "Probabilities of images that it knows are no measure of others"),
+    )
+}
+_ELSEWHERE = {
+    "conformalize": "{n} of the images were given to calibrate, such as {name}: probabilities that were fitted "
+    "to images promise too much of them. Split your held-out images in two, one part for each method",
+    "calibrate": "{n} of the images were given to conformalize, such as {name}: its promise would not hold "
+    "any more. Split your held-out images in two, one part for each method",
+}
+
+
+def _check_classes(labels: Sequence[Label], known: set[Label], purpose: str) -> None:
+    strange = sorted({label for label in labels if label not in known}, key=str)
+    if strange:
+        more = f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
+        raise InvalidInputError(
+            f"the classifier has no class {', '.join(map(shown, strange[:NAMED]))}{more}; {purpose} with "
+            "images of its classes, or add images of those first (partial_fit)"
+        )
+
+
+def _check_new(batch: EncodedBatch, known: set[str], message: str) -> None:
+    met = [place for place, name in enumerate(batch.ids) if name in known]
+    if met:
+        source = batch.sources[met[0]]
+        name = f"that at place {batch.indices[met[0]]} (counted from 0)" if source is None else shown(source)
+        raise InvalidInputError(message.format(n=len(met), name=name))

@@ -1,0 +1,264 @@
+"""Promises by held-out images: sets of classes that hold the true one, and who is none of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.heads.decision import Decision
+from clipretrieval.heads.fitted_head import DecisionRule
+from clipretrieval.retrieval.classes import UNKNOWN, ClassNumbers
+from clipretrieval.trust.basis import Basis, Remembered
+from clipretrieval.trust.calibration_images import CalibrationImages
+from clipretrieval.trust.conformal import (
+    ConformalRule,
+    Ranked,
+    choose_regularisation,
+    draws,
+    greater_share,
+    least_images,
+)
+from clipretrieval.trust.likeness import Likeness
+from clipretrieval.trust.probability_maps import class_probabilities
+from clipretrieval.types import Label
+
+__all__ = ["Conformalized", "LikenessEvidence", "SetPredictor", "ShareEvidence"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+TUNED, MOST_TUNED = 0.2, 1000
+"""The share of the images, and how many at most, that the penalty of RAPS is chosen on."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShareEvidence:
+    """Where the true classes of held-out images stand among all.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Which of the images these are.
+    ranked : Ranked
+        Each array of shape (n,).
+    """
+
+    rows: Ints
+    ranked: Ranked
+
+
+@dataclass(frozen=True, eq=False)
+class LikenessEvidence:
+    """How much held-out images are like those stored.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Which of the images these are.
+    scores : ndarray of float64, shape (n,)
+    """
+
+    rows: Ints
+    scores: Floats
+
+
+@dataclass(eq=False)
+class Conformalized:
+    """What `conformalize` was given, and what follows from it by the store as it is now.
+
+    Attributes
+    ----------
+    images : CalibrationImages
+    rule : ConformalRule
+    shares : Remembered or None
+    likeness : Remembered or None
+        What was computed last.
+    """
+
+    images: CalibrationImages
+    rule: ConformalRule
+    shares: Remembered[ShareEvidence] | None = None
+    likeness: Remembered[LikenessEvidence] | None = None
+    _predictor: Remembered[SetPredictor] | None = None
+    _measure: Remembered[Likeness] | None = None
+
+    def evidence(self, basis: Basis, answering: DecisionRule, calibrated: str | None) -> ShareEvidence:
+        """Return where true classes stand.
+
+        Parameters
+        ----------
+        basis : Basis
+        answering : DecisionRule
+            With calibrated probabilities, where there are any.
+        calibrated : str or None
+            The token of these.
+        """
+        key, known = basis.key(calibrated), self.shares
+        if known is None or not known.key.is_same(key):
+            rows = basis.counted(self.images)
+            images, numbers = self.images.take(rows.tolist()), basis.index.number_classes()
+            codes = numbers.of_labels(images.labels)
+            found, first = list[Ranked](), 0
+            for _, _, decision in basis.decide(images, numbers, answering):
+                ranked = Ranked.of(class_probabilities(decision, numbers))
+                found.append(ranked.at(codes[first : first + len(ranked.own)]))
+                first += len(ranked.own)
+            columns = (
+                np.concatenate([getattr(each, name) for each in found] or [np.zeros(0)]) for name in _RANKED
+            )
+            known = self.shares = Remembered(key, ShareEvidence(rows, Ranked(*columns)))
+        return known.value
+
+    def likenesses(self, basis: Basis) -> LikenessEvidence:
+        """Return how much the images are like those stored."""
+        key, known = basis.key(), self.likeness
+        if known is None or not known.key.is_same(key):
+            rows, measure = basis.counted(self.images), self.measure(basis)
+            parts = [
+                measure.score(vectors, near)
+                for vectors, near in basis.look_up(self.images.take(rows.tolist()), measure.k)
+            ]
+            known = self.likeness = Remembered(
+                key, LikenessEvidence(rows, np.concatenate([np.zeros(0), *parts]))
+            )
+        return known.value
+
+    def measure(self, basis: Basis) -> Likeness:
+        """Return what measures how much an image is like those stored."""
+        key, known = basis.key(), self._measure
+        if known is None or not known.key.is_same(key):
+            known = self._measure = Remembered(key, basis.likeness())
+        return known.value
+
+    def least_likeness(self, basis: Basis, turned_away: float) -> float:
+        """Return the score below which an image is of no known class.
+
+        At most a share `turned_away` of the images of known classes have less: the conformal p-value of their
+        scores is uniform, but for ties, which are kept. Class-conditional: of the images of each class.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are too few images for that.
+        """
+        found = self.likenesses(basis)
+        groups = self._groups(found.rows, basis.index.number_classes())
+        self._check_enough(groups, turned_away, "turn away so few")
+        places = {label: int(turned_away * (len(rows) + 1) + 1e-9) - 1 for label, rows in groups.items()}
+        return min(float(np.sort(found.scores[rows])[places[label]]) for label, rows in groups.items())
+
+    def predictor(
+        self, basis: Basis, answering: DecisionRule, calibrated: str | None, coverage: float
+    ) -> SetPredictor:
+        """Return what tells the sets of classes.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are too few images for the coverage.
+        """
+        key, known = basis.key(f"{calibrated} {coverage!r}"), self._predictor
+        if known is None or not known.key.is_same(key):
+            evidence = self.evidence(basis, answering, calibrated)
+            known = self._predictor = Remembered(key, self._predict(basis, answering, evidence, coverage))
+        return known.value
+
+    def _predict(
+        self, basis: Basis, answering: DecisionRule, evidence: ShareEvidence, coverage: float
+    ) -> SetPredictor:
+        rule, error = self.rule, 1 - coverage
+        ids = [self.images.ids[row] for row in evidence.rows]
+        parts, tuned = draws(ids, rule.random_state, "part"), np.zeros(len(ids), dtype=np.bool_)
+        if rule.chooses:
+            order = draws(ids, rule.random_state, "tuned")
+            tuned[np.argsort(order, kind="stable")[: min(MOST_TUNED, int(TUNED * len(ids)))]] = True
+        numbers, kept = basis.index.number_classes(), np.flatnonzero(~tuned)
+        groups = self._groups(evidence.rows[kept], numbers)
+        self._check_enough(groups, error, f"cover {coverage:g}")
+        penalty, free = rule.penalty or 0.0, rule.free_classes or 0
+        if rule.chooses and tuned.any():
+            images = self.images.take(evidence.rows[tuned].tolist())
+            found = [
+                class_probabilities(decision, numbers)
+                for _, _, decision in basis.decide(images, numbers, answering)
+            ]
+            codes = numbers.of_labels(images.labels)
+            penalty, free = choose_regularisation(rule, np.concatenate(found), codes, parts[tuned], error)
+        scores = rule.scores(evidence.ranked.take(kept), parts[kept], penalty, free)
+        held = {label: np.sort(scores[rows]) for label, rows in groups.items()}
+        return SetPredictor(rule, held, error, penalty, free)
+
+    def _groups(self, rows: Ints, numbers: ClassNumbers) -> dict[Label | None, Ints]:
+        """Return the places of images that are compared with one another, by class or all under None."""
+        if not self.rule.class_conditional:
+            return {None: np.arange(len(rows))}
+        labels = [self.images.labels[row] for row in rows]
+        found: dict[Label | None, list[int]] = {label: [] for label in numbers.stored()}
+        for place, label in enumerate(labels):
+            found[label].append(place)
+        return {label: np.array(places, dtype=np.int64) for label, places in found.items()}
+
+    def _check_enough(self, groups: dict[Label | None, Ints], error: float, purpose: str) -> None:
+        least = least_images(error)
+        label, rows = min(groups.items(), key=lambda item: len(item[1]))
+        if len(rows) >= least:
+            return
+        each = "" if label is None else " of each class"
+        whose = "" if label is None else f" of the class {label!r}"
+        total = len(self.images)
+        lost = f" (of {total}: the others are stored by now, or chose the penalty)" if not each else ""
+        raise InvalidInputError(
+            f"{len(rows)} held-out images{whose}{lost if len(rows) < total else ''} are too few to {purpose}: "
+            f"it takes at least {least}{each}. Call conformalize with more, or ask for less"
+        )
+
+
+_RANKED = ("own", "above", "rank")
+
+
+@dataclass(frozen=True, eq=False)
+class SetPredictor:
+    """Tells which classes of an image are not too strange.
+
+    Attributes
+    ----------
+    rule : ConformalRule
+    held : mapping of (int or str) to ndarray of float64
+        The nonconformity scores of held-out images, ascending, by their class; all under None.
+    error : float
+    penalty, free_classes
+        Of RAPS.
+    """
+
+    rule: ConformalRule
+    held: dict[Label | None, Floats]
+    error: float
+    penalty: float
+    free_classes: int
+
+    def sets(self, decision: Decision, ids: Sequence[str], numbers: ClassNumbers) -> Flags:
+        """Return the classes of each image's set, shape (n, n_classes), columns by the classes' numbers.
+
+        Empty where the image is turned away.
+        """
+        rule = self.rule
+        ranked = Ranked.of(class_probabilities(decision, numbers))
+        parts = draws(ids, rule.random_state, "part")[:, None]
+        ties = draws(ids, rule.random_state, "tie")[:, None] if rule.randomized else np.ones((len(ids), 1))
+        scores = rule.scores(ranked, parts, self.penalty, self.free_classes)
+        if None in self.held:
+            values = greater_share(self.held[None], scores, ties)
+        else:
+            values = np.ones(scores.shape)  # a class of which nothing is known cannot be left out
+            labels = [label for label in self.held if label is not None]
+            for label, code in zip(labels, numbers.of_labels(labels).tolist(), strict=True):
+                if code >= 0:
+                    values[:, code] = greater_share(self.held[label], scores[:, code], ties[:, 0])
+        found: Flags = values > self.error + 1e-9
+        found[decision.answers == UNKNOWN] = False
+        return found

@@ -1,0 +1,175 @@
+"""Maps from what a head holds to be probable to probabilities that can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.heads.decision import Decision, Posterior
+from clipretrieval.retrieval.classes import ClassNumbers
+from clipretrieval.types import Label
+
+__all__ = ["METHODS", "IsotonicMap", "ProbabilityMap", "TemperatureMap", "class_probabilities", "log_shares"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+METHODS = ("temperature", "isotonic")
+FLOOR = 0.001
+"""Of the votes, spread over all classes: a class without a vote is not impossible."""
+COLDEST, HOTTEST = 0.01, 100.0
+"""Temperatures that are compared."""
+
+
+class ProbabilityMap(Protocol):
+    """What has been learned of images that were held out."""
+
+    @property
+    def changes_answers(self) -> bool:
+        """Whether another class may be the most probable one afterwards."""
+        ...
+
+    def apply(self, decision: Decision, numbers: ClassNumbers) -> Floats:
+        """Return calibrated probabilities, shape (n, n_classes), columns by the classes' numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class TemperatureMap:
+    """Log probabilities divided by one number, which changes no answer.
+
+    Attributes
+    ----------
+    temperature : float
+        Above 1: the head was too sure.
+
+    References
+    ----------
+    C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML (2017),
+    section 4.2.
+    """
+
+    temperature: float
+
+    @property
+    def changes_answers(self) -> bool:
+        """No: the order of the classes stays."""
+        return False
+
+    @classmethod
+    def learn(cls, logs: Floats, codes: Ints) -> TemperatureMap:
+        """Find the temperature under which true classes are most probable.
+
+        Parameters
+        ----------
+        logs : ndarray of float64, shape (n, n_classes)
+            Log probabilities; see `log_shares`.
+        codes : ndarray of int64, shape (n,)
+            The true classes. Images whose class is held to be impossible tell nothing.
+        """
+        from scipy.optimize import minimize_scalar
+        from scipy.special import logsumexp
+
+        rows = np.flatnonzero(np.isfinite(logs[np.arange(len(codes)), codes]))
+        if not len(rows):
+            return cls(1.0)
+        logs, true = logs[rows], logs[rows, codes[rows]]
+
+        def loss(log_temperature: float) -> float:
+            sharp = np.exp(-log_temperature)
+            return float((logsumexp(logs * sharp, axis=1) - true * sharp).mean())
+
+        span = (np.log(COLDEST), np.log(HOTTEST))
+        found = minimize_scalar(loss, bounds=span, method="bounded", options={"xatol": 1e-6})
+        return cls(float(np.exp(found.x)))
+
+    def apply(self, decision: Decision, numbers: ClassNumbers) -> Floats:
+        """Return calibrated probabilities, shape (n, n_classes)."""
+        from scipy.special import softmax
+
+        found: Floats = softmax(log_shares(decision, numbers) / self.temperature, axis=1)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class IsotonicMap:
+    """For each class a function of its probability that never falls; then divided by the sum of all [1]_.
+
+    Attributes
+    ----------
+    curves : mapping of (int or str) to (ndarray, ndarray)
+        Of classes, as stored: the probabilities before, ascending, and after; straight lines between. A class
+        without one keeps its probability.
+
+    References
+    ----------
+    .. [1] B. Zadrozny, C. Elkan, "Transforming classifier scores into accurate multiclass probability
+       estimates", KDD (2002).
+    """
+
+    curves: Mapping[Label, tuple[Floats, Floats]]
+
+    @property
+    def changes_answers(self) -> bool:
+        """Yes: each class has a curve of its own."""
+        return True
+
+    @classmethod
+    def learn(cls, shares: Floats, codes: Ints, classes: Sequence[Label]) -> IsotonicMap:
+        """Fit a curve to each class that has an image.
+
+        Parameters
+        ----------
+        shares : ndarray of float64, shape (n, n_classes)
+        codes : ndarray of int64, shape (n,)
+        classes : sequence of (int or str), length n_classes
+        """
+        from sklearn.isotonic import IsotonicRegression
+
+        curves = {}
+        for code in np.unique(codes).tolist():
+            fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit(shares[:, code], codes == code)
+            curves[classes[code]] = (
+                np.asarray(fitted.X_thresholds_, dtype=np.float64),
+                np.asarray(fitted.y_thresholds_, dtype=np.float64),
+            )
+        return cls(curves)
+
+    def apply(self, decision: Decision, numbers: ClassNumbers) -> Floats:
+        """Return calibrated probabilities, shape (n, n_classes)."""
+        shares = class_probabilities(decision, numbers)
+        found = shares.copy()
+        labels = list(self.curves)
+        for label, code in zip(labels, numbers.of_labels(labels).tolist(), strict=True):
+            if code >= 0:
+                found[:, code] = np.interp(shares[:, code], *self.curves[label])
+        total = found.sum(axis=1, keepdims=True)
+        return np.where(total > 0, found / np.where(total > 0, total, 1.0), shares)
+
+
+def class_probabilities(decision: Decision, numbers: ClassNumbers) -> Floats:
+    """Return the share of every class, shape (n, n_classes), columns by the classes' numbers."""
+    found = np.zeros((len(decision.answers), len(numbers)))
+    rows, codes, shares = decision.cells
+    found[rows, codes] = shares
+    return found
+
+
+def log_shares(decision: Decision, numbers: ClassNumbers) -> Floats:
+    """Return log probabilities of every class, shape (n, n_classes), columns by the classes' numbers.
+
+    −inf for a class that a head holds to be impossible; a class without a vote is only improbable.
+    """
+    if isinstance(decision, Posterior):
+        from scipy.special import log_softmax
+
+        found = np.full((len(decision.log_scores), len(numbers)), -np.inf)
+        found[:, decision.codes] = log_softmax(decision.log_scores, axis=1)
+        return found
+    shares = class_probabilities(decision, numbers)
+    logs: Floats = np.log((1 - FLOOR) * shares + FLOOR / shares.shape[1])
+    return logs

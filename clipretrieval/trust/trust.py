@@ -1,0 +1,196 @@
+"""What a fitted classifier has learned of images that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval._util.labels import label_kind, stored_labels
+from clipretrieval._util.progress import Progress
+from clipretrieval.encoding.streams import VECTORS
+from clipretrieval.errors import InvalidInputError, NotFittedError
+from clipretrieval.heads.fitted_head import DecisionRule
+from clipretrieval.retrieval.answer_places import AnswerPlaces
+from clipretrieval.retrieval.classes import Classes
+from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.trust.basis import Basis
+from clipretrieval.trust.calibrated import Calibrated
+from clipretrieval.trust.conformal import check_coverage
+from clipretrieval.trust.conformalized import Conformalized, SetPredictor
+from clipretrieval.trust.trusted_rule import Gate, TrustedRule
+from clipretrieval.types import AnyArray, Label
+
+__all__ = ["PredictionSets", "Trust", "check_unknown", "predict_sets", "score_samples"]
+
+UNCONFORMALIZED = (
+    "the classifier is not conformalized; call conformalize(X, y) with labeled images that were not fitted"
+)
+
+
+class PredictionSets(NamedTuple):
+    """The answers to images, and for each the classes among which the true one is.
+
+    Attributes
+    ----------
+    labels : ndarray, shape (n,)
+        As `RetrievalClassifier.predict` returns them.
+    sets : ndarray of bool, shape (n, n_classes)
+        Columns in the order of ``classes_``.
+    """
+
+    labels: AnyArray
+    sets: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """What `conformalize` and `calibrate` were given; nothing where they were not called.
+
+    Attributes
+    ----------
+    conformal : Conformalized or None
+    calibrated : Calibrated or None
+    """
+
+    conformal: Conformalized | None = None
+    calibrated: Calibrated | None = None
+
+    def __bool__(self) -> bool:
+        return self.conformal is not None or self.calibrated is not None
+
+    def conformalized(self) -> Conformalized:
+        """Return what promises are made by.
+
+        Raises
+        ------
+        NotFittedError
+        """
+        if self.conformal is None:
+            raise NotFittedError(UNCONFORMALIZED)
+        return self.conformal
+
+    def rule(self, basis: Basis, turned_away: float) -> DecisionRule:
+        """Return what decides: the head's own rule, and what is laid over it.
+
+        Parameters
+        ----------
+        basis : Basis
+        turned_away : float
+            How large a share of the images of known classes may be answered with the index's `unknown`,
+            where it has one.
+
+        Raises
+        ------
+        NotFittedError
+            If images are to be turned away, and nothing tells which.
+        InvalidInputError
+            If there are too few held-out images to do so.
+        """
+        gate = None
+        if basis.index.unknown is not None:
+            if self.conformal is None:
+                raise NotFittedError(
+                    f"unknown={basis.index.unknown!r} is to be answered, and nothing tells when: "
+                    f"{UNCONFORMALIZED}, or set unknown=None"
+                )
+            least = self.conformal.least_likeness(basis, turned_away)
+            gate = Gate(basis.index, self.conformal.measure(basis), least)
+        answering = self.answering(basis)
+        if gate is None:
+            return answering
+        calibrated = answering.calibrated if isinstance(answering, TrustedRule) else None
+        return TrustedRule(basis.rule, calibrated, gate)
+
+    def answering(self, basis: Basis) -> DecisionRule:
+        """Return what decides where nobody is turned away."""
+        if self.calibrated is None:
+            return basis.rule
+        return TrustedRule(basis.rule, self.calibrated.map(basis))
+
+    def predictor(self, basis: Basis, coverage: Any) -> SetPredictor:
+        """Return what tells the sets of classes.
+
+        Raises
+        ------
+        NotFittedError
+        InvalidInputError
+            If `coverage` is none, or there are too few held-out images for it.
+        """
+        coverage = check_coverage(coverage)
+        token = None if self.calibrated is None else self.calibrated.token
+        return self.conformalized().predictor(basis, self.answering(basis), token, coverage)
+
+
+def check_unknown(unknown: Any, classes: Classes | None, labels: Sequence[Any] = ()) -> Label | None:
+    """Return what is answered of an image of no known class, as stored; None where all are answered.
+
+    Parameters
+    ----------
+    unknown : bool, int, float, str or None
+    classes : Classes, optional
+        Those that are known; where there are none yet, the type is not checked.
+    labels : sequence
+        Others that will be classes.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is of another type than the classes, or one of them.
+    """
+    if unknown is None:
+        return None
+    kind = label_kind([unknown], None if classes is None else classes.kind, "the classes are")
+    (stored,) = stored_labels([unknown], kind)
+    if (classes is not None and stored in classes.codes) or any(unknown == each for each in labels):
+        raise InvalidInputError(
+            f"unknown={unknown!r} is one of the classes; pass a label that none of them has, or forget that "
+            "class: forget(label=…)"
+        )
+    return stored
+
+
+def predict_sets(
+    retriever: Retriever,
+    head: DecisionRule,
+    predictor: SetPredictor,
+    X: Any,
+    *,
+    on_error: str,
+    progress: Progress | bool | None,
+) -> PredictionSets:
+    """Answer images with sets; see `RetrievalClassifier.predict_set`."""
+    numbers, places = retriever.index.number_classes(), AnswerPlaces()
+    codes, parts = list[npt.NDArray[np.int64]](), list[npt.NDArray[np.bool_]]()
+    for batch, near in retriever.answered(
+        X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
+    ):
+        decision = head.decide(batch.vectors[VECTORS], near, numbers)
+        codes.append(decision.answers)
+        parts.append(predictor.sets(decision, batch.ids, numbers))
+    labels = numbers.labels(np.concatenate(codes))
+    columns, answered, first = numbers.columns(), np.array(places.places), 0
+    sets = np.zeros((places.count, len(numbers)), dtype=np.bool_)
+    for part in parts:
+        rows = answered[first : first + len(part)]
+        sets[rows[:, None], columns[None, : part.shape[1]]] = part
+        first += len(part)
+    return PredictionSets(
+        labels if on_error == "raise" else places.arrange([labels.astype(object)], None), sets
+    )
+
+
+def score_samples(
+    retriever: Retriever, basis: Basis, X: Any, *, on_error: str, progress: Progress | bool | None
+) -> npt.NDArray[np.float64]:
+    """Tell how much images are like those stored; see `RetrievalClassifier.score_samples`."""
+    places, measure = AnswerPlaces(), basis.likeness()
+    found = [
+        measure.score(vectors, near)
+        for vectors, near in retriever.answer(X, measure.k, places, on_error=on_error, progress=progress)
+    ]
+    scores: npt.NDArray[np.float64] = places.arrange(found, np.nan)
+    return scores
