@@ -71,7 +71,7 @@ from clipretrieval.trust.basis import Basis
 from clipretrieval.trust.calibrated import Calibrated, check_method
 from clipretrieval.trust.calibration_images import CalibrationImages
 from clipretrieval.trust.conformal import ConformalRule, check_coverage
-from clipretrieval.trust.conformalized import Conformalized
+from clipretrieval.trust.conformalized import Conformalized, ConformalReport, SetPredictor
 from clipretrieval.trust.trust import (
     PredictionSets,
     Trust,
@@ -79,6 +79,7 @@ from clipretrieval.trust.trust import (
     predict_sets,
     score_samples,
 )
+from clipretrieval.trust.trusted_rule import Gate, TrustedRule
 from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 
 if TYPE_CHECKING:
@@ -201,6 +202,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         What looks images up: the encoder, and the index that was filled.
     head_ : DecisionRule
         What decides; it has learned from the store as it is when this is read.
+    conformal_ : ConformalReport or None
+        What can be promised by the images given to `conformalize`; None where it was not called.
     calibration_ : CalibrationReport or None
         How far probabilities are from the truth before and after `calibrate`; None where it was not called.
 
@@ -870,6 +873,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         head, predictor = self._decision(index), self._trust.predictor(self._basis(index), coverage)
         return predict_sets(Retriever(index, self), head, predictor, X, on_error=on_error, progress=progress)
 
+    def set_predictor(self, coverage: float) -> SetPredictor:
+        """Return what tells the sets of classes; see `predict_set`."""
+        return self._trust.predictor(self._basis(self._index_to_ask()), coverage)
+
     def score_samples(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
     ) -> AnyArray:
@@ -908,7 +915,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> Self:
-        """Take labelled images that were not fitted, by which `predict_set` and `unknown` keep their promises.
+        """Take labelled images that were not fitted, by which `predict_set` and `unknown` keep promises.
 
         Their vectors are kept, and saved: what follows from them is computed anew when the store changes. An
         image that is stored later, or whose class is forgotten, counts no more. A fit forgets them.
@@ -946,7 +953,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         rule = ConformalRule(score, class_conditional, randomized, random_state, penalty, free_classes)
         with one_at_a_time(self):
             images = self._held_out_images(X, y, "conformalize", on_error, progress)
-            self._trust = replace(self._trust, conformal=Conformalized(images, rule))
+            trust = replace(self._trust, conformal=Conformalized(images, rule))
+            trust.report(self._basis(self._index_to_ask()))  # computed while others wait for nothing
+            self._trust = trust
         return self
 
     def calibrate(
@@ -958,7 +967,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> Self:
-        """Take labelled images that were not fitted, by which `predict_proba` returns believable probabilities.
+        """Take labelled images that were not fitted, by which `predict_proba` becomes believable.
 
         As for `conformalize`, they are kept, and what is learned of them follows the store.
 
@@ -1011,6 +1020,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """How far probabilities are from the truth before and after `calibrate`, by the store as it is."""
         found = self._trust.calibrated
         return None if found is None else found.report(self._basis(self._index_to_ask()))
+
+    @property
+    def conformal_(self) -> ConformalReport | None:
+        """What can be promised by the images given to `conformalize`, by the store as it is."""
+        return self._trust.report(self._basis(self._index_to_ask())) if self._trust.conformal else None
 
     def kneighbors(
         self,
@@ -1179,6 +1193,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         progress: Progress | bool | None = None,
         allow_tuned: bool = False,
         mistakes: int = 12,
+        unknown_images: Any = None,
     ) -> EvaluationReport:
         """Classify labelled images and measure how right and how fast that was.
 
@@ -1190,6 +1205,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             Whether to evaluate on images that `sweep` has tuned on since the last fit.
         mistakes : int
             How many of the worst mistakes to keep, with their neighbors; 0 asks the store nothing more.
+        unknown_images : images, or array of shape (n, d) without an encoder, optional
+            Of no class that was fitted: the report's `unknown` tells how well `score_samples` knows them.
 
         Returns
         -------
@@ -1202,7 +1219,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             `mistakes` is negative.
         """
         return self._evaluate(
-            X, y, on_error=on_error, progress=progress, allow_tuned=allow_tuned, mistakes=mistakes
+            X,
+            y,
+            on_error=on_error,
+            progress=progress,
+            allow_tuned=allow_tuned,
+            mistakes=mistakes,
+            unknown_images=unknown_images,
         )
 
     def _evaluate(
@@ -1214,6 +1237,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         progress: Progress | bool | None,
         allow_tuned: bool,
         mistakes: int,
+        unknown_images: Any = None,
     ) -> EvaluationReport:
         from clipretrieval.evaluation.measurement import measure
 
@@ -1223,6 +1247,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         )
         with open_progress(progress, "evaluating") as shown:
             retriever, head = self._answering()
+            gate = None
+            if unknown_images is not None:
+                own = head.gate if isinstance(head, TrustedRule) else None
+                gate = own or Gate(retriever.index, self._basis(retriever.index).likeness(), -np.inf)
             return measure(
                 retriever,
                 head,
@@ -1234,6 +1262,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 tuned=frozenset() if allow_tuned else getattr(self, "_tuned", frozenset()),
                 mistakes=mistakes,
                 fit_report=getattr(self, "fit_report_", None),  # a loaded classifier has none
+                unknown_images=unknown_images,
+                gate=gate,
             )
 
     def sweep(
@@ -1375,7 +1405,18 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             feature_names=getattr(self, "feature_names_in_", ()),
             saved_in=self._saved_in,
             overwrite=overwrite,
+            trust=self._trust,
+            answers=self._saved_answers(index),
         )
+
+    def _saved_answers(self, index: LabelledIndex) -> dict[str, Any] | None:
+        """Return what is saved of images that are turned away, as JSON values; None where nothing is."""
+        if not self._trust and self.unknown is None:
+            return None
+        return {
+            "unknown": check_unknown(self.unknown, index.classes),
+            "max_turned_away": float(self.max_turned_away),
+        }
 
     def _saved_params(self) -> dict[str, Any]:
         """Return the arguments that are about answering, as JSON values."""
@@ -1505,6 +1546,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         try:
             classifier = cls(saved.index.encoder, saved.store, **saved.params)
             classifier._become(saved.index.store, saved.index.classes, saved.index.dim)
+            classifier._trust = saved.trust
         except BaseException:  # the arguments of a class of one's own
             if store is None:
                 saved.index.store.close()

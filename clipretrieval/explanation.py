@@ -32,6 +32,7 @@ from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
+from clipretrieval.trust.conformalized import SetPredictor
 from clipretrieval.types import FloatArray, Neighbors
 
 __all__ = ["ExplainedNeighbor", "ExplainedPart", "Explanation", "explain_stream"]
@@ -103,7 +104,7 @@ class Explanation:
         What `RetrievalClassifier.predict` returns, as a plain Python value.
     share : float
         The answer's part of all votes, or its probability by the head, in (0, 1], as
-        `RetrievalClassifier.predict_proba` has it.
+        `RetrievalClassifier.predict_proba` has it; 0 where the answer is `unknown`.
     neighbors : tuple of ExplainedNeighbor
         First those that voted, then the others that were asked for; each group nearest first. The shares sum
         to 1; all are 0 where the head does not count votes.
@@ -118,6 +119,9 @@ class Explanation:
     top : tuple of (label, float)
         The most probable classes, the answer first, with their probabilities, where it is not the votes of
         the neighbors that tell of them; as many as were asked for.
+    prediction_set : tuple of labels, or None
+        The classes among which the true one is, where a coverage was asked for; see
+        `RetrievalClassifier.predict_set`.
     """
 
     query: str | None
@@ -129,6 +133,7 @@ class Explanation:
     parts: tuple[ExplainedPart, ...] = ()
     head: str = "votes"
     top: tuple[tuple[Any, float], ...] = ()
+    prediction_set: tuple[Any, ...] | None = None
 
     @property
     def counts_votes(self) -> bool:
@@ -151,6 +156,7 @@ class Explanation:
             "neighbors": [vars(each).copy() for each in self.neighbors],
             **({} if self.counts_votes else {"head": self.head}),
             **({"parts": [vars(each).copy() for each in self.parts]} if self.parts else {}),
+            **({} if self.prediction_set is None else {"set": list(self.prediction_set)}),
         }
 
     def __str__(self) -> str:
@@ -174,6 +180,8 @@ class Fitted(Protocol):
     @property
     def head_(self) -> DecisionRule: ...
 
+    def set_predictor(self, coverage: float) -> SetPredictor: ...
+
 
 def explain_stream(
     classifier: Fitted,
@@ -184,6 +192,7 @@ def explain_stream(
     *,
     by: str = "share",
     top: int = 1,
+    coverage: float | None = None,
     progress: Progress | bool | None = None,
 ) -> Iterator[Explanation]:
     """Explain the answers for any number of images, holding one batch of them at a time.
@@ -202,6 +211,8 @@ def explain_stream(
         The measure of confidence that each explanation's text shows beside the answer.
     top : int
         The most classes in each explanation's `Explanation.top`.
+    coverage : float, optional
+        Of each explanation's `Explanation.prediction_set`, as for `RetrievalClassifier.predict_set`.
     progress : callable or True, optional
         As for `RetrievalClassifier.fit`.
 
@@ -224,6 +235,7 @@ def explain_stream(
     if not hasattr(classifier, "retriever_"):  # an AttributeError too where it is not fitted
         raise errors.NotFittedError(NOT_FITTED)
     retriever, head = classifier.retriever_, classifier.head_
+    predictor = None if coverage is None else classifier.set_predictor(coverage)
     numbers = retriever.index.number_classes()
     with open_progress(progress, "explaining") as report:
         tell = image_counter(report, retriever.count_hint(X), left_out)
@@ -244,6 +256,9 @@ def explain_stream(
                 vectors=vectors,
                 parts=explained_parts(head.parts(vectors, near, numbers), decision.answers, numbers),
                 tops=None if isinstance(decision, Votes) else _top_classes(decision, numbers, top),
+                sets=None
+                if predictor is None
+                else _named_sets(predictor.sets(decision, batch.ids, numbers), numbers),
                 shown=shown,
                 by=by,
             )
@@ -287,6 +302,7 @@ def explain_found(
     by: str = "share",
     parts: Sequence[tuple[ExplainedPart, ...]] | None = None,
     tops: Sequence[tuple[tuple[Any, float], ...]] | None = None,
+    sets: Sequence[tuple[Any, ...]] | None = None,
 ) -> Iterator[Explanation]:
     """Explain answers whose neighbors are known.
 
@@ -309,6 +325,8 @@ def explain_found(
         How each part of the head spoke.
     tops : sequence of tuple of (label, float), length n, optional
         The most probable classes.
+    sets : sequence of tuple of labels, length n, optional
+        The classes among which the true one is.
 
     Yields
     ------
@@ -335,7 +353,10 @@ def explain_found(
         path = None if query is None else os.fspath(query)
         spoken = parts[row] if parts else ()
         top = tops[row] if tops else ()
-        yield Explanation(path, answers[row], shares[row], neighbors, margins[row], by, spoken, name, top)
+        told = sets[row] if sets is not None else None
+        yield Explanation(
+            path, answers[row], shares[row], neighbors, margins[row], by, spoken, name, top, told
+        )
 
 
 def _top_classes(decision: Decision, numbers: ClassNumbers, most: int) -> list[tuple[tuple[Any, float], ...]]:
@@ -349,6 +370,15 @@ def _top_classes(decision: Decision, numbers: ClassNumbers, most: int) -> list[t
     for row, label, share in zip(rows[kept].tolist(), labels, shares[kept].tolist(), strict=True):
         found[row].append((label, share))
     return list(map(tuple, found))
+
+
+def _named_sets(sets: npt.NDArray[np.bool_], numbers: ClassNumbers) -> list[tuple[Any, ...]]:
+    """Return the labels of sets, in their order."""
+    rows, codes = np.nonzero(sets)
+    found: list[list[Any]] = [[] for _ in sets]
+    for row, label in zip(rows.tolist(), numbers.labels(codes).tolist(), strict=True):
+        found[row].append(label)
+    return [tuple(sorted(labels)) for labels in found]
 
 
 def explained_parts(

@@ -17,6 +17,7 @@ from clipretrieval.cli.arguments import command
 from clipretrieval.cli.calibrate import calibrate_command
 from clipretrieval.cli.classify import classify_command
 from clipretrieval.cli.compare import compare_command, reproduce_command
+from clipretrieval.cli.conformalize import conformalize_command
 from clipretrieval.cli.console import guard_terminal, say, tell
 from clipretrieval.cli.demo import demo_command
 from clipretrieval.cli.evaluate import evaluate_command, sweep_command
@@ -70,6 +71,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo_command,
     "index": index_command,
     "calibrate": calibrate_command,
+    "conformalize": conformalize_command,
     "classify": classify_command,
     "search": search_command,
     "evaluate": evaluate_command,

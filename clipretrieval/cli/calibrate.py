@@ -1,4 +1,4 @@
-"""``clipretrieval calibrate``: how sure the exits of a kept cascade have to be."""
+"""``clipretrieval calibrate``: how sure exits have to be, or how sure answers are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from clipretrieval.cli.arguments import (
 )
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
-from clipretrieval.cli.kept import closing_stores, labels_by_name, load_cascade_of
+from clipretrieval.cli.kept import (
+    closing_stores,
+    is_cascade,
+    labels_by_name,
+    load_cascade_of,
+    load_single,
+)
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -36,6 +42,7 @@ _NOTHING_LEAVES = {
     False: "it costs no more than the budget",
 }
 """Why, with a promise and with a budget."""
+_OF_CASCADES = {"max_loss": "--max-loss", "confidence": "--confidence", "budget": "--budget"}
 
 
 def calibrate_command(
@@ -65,16 +72,28 @@ def calibrate_command(
             help="Instead of a promise: the mean arithmetic of an image, in 10⁹ multiply-adds.",
         ),
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of a classifier without exits: temperature or isotonic."),
+    ] = "temperature",
     *,
     tables: TableOptions,
     on_error: OnError = "raise",
     as_json: PrintJson = False,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Set how sure each exit of a saved cascade has to be, on labeled images that were not indexed."""
+    """Set how sure each exit of a saved cascade has to be, or make a classifier's probabilities believable.
+
+    The labeled images must not have been indexed.
+    """
     from clipretrieval._util.progress import progress_bar
 
+    if not is_cascade(classifier):
+        _calibrate_single(context, images, classifier, method, tables, on_error, as_json, allow_remote)
+        return
     with quiet_libraries():
+        if is_given(context, "method"):
+            raise InvalidInputError("--method is of a classifier without exits; leave it out for a cascade")
         wanted = _checked(context, max_loss, confidence, budget)
         labelled = labelled_images(images, tables, None, "")
         with interruptible():
@@ -97,6 +116,55 @@ def calibrate_command(
         raise typer.Exit(SKIPPED)
 
 
+def _calibrate_single(
+    context: typer.Context,
+    images: Path,
+    classifier: Path,
+    method: str,
+    tables: TableOptions,
+    on_error: str,
+    as_json: bool,
+    allow_remote: bool,
+) -> None:
+    """Calibrate the probabilities of a classifier of one stage."""
+    from clipretrieval._util.checks import check_choice
+    from clipretrieval._util.progress import progress_bar
+    from clipretrieval.trust.probability_maps import METHODS
+
+    with quiet_libraries():
+        check_choice(method, "--method", METHODS)
+        for name, option in _OF_CASCADES.items():
+            if is_given(context, name):
+                raise InvalidInputError(
+                    f"{option} is about the exits of a cascade, and {str(classifier)!r} holds a classifier "
+                    "of one stage; leave it out, or make a cascade: clipretrieval index IMAGES CLASSIFIER "
+                    "--cascade layer2,mid,late"
+                )
+        labelled = labelled_images(images, tables, None, "")
+        with interruptible():
+            made = load_single(classifier, allow_remote, "calibrate")
+            with closing_stores(made), progress_bar("calibrating") as progress:
+                made.calibrate(
+                    *(labelled.paths, labels_by_name(made, labelled.labels or ())),
+                    method=method,
+                    on_error=on_error,
+                    progress=progress,
+                )
+                found = made.calibration_
+                made.save(classifier)
+    for image in made.skipped_:
+        tell_skipped(image)
+    if found is not None:
+        heat = "" if found.temperature is None else f", temperature {found.temperature:.3g}"
+        text = (
+            f"calibrated on {found.n:,} images by {found.method}{heat}: expected calibration error "
+            f"{found.ece_before:.4f} before, {found.ece_after:.4f} after\nkept in {readable(classifier)}"
+        )
+        say(json_line({"path": str(classifier), **found.to_dict()}) if as_json else text)
+    if made.skipped_:
+        raise typer.Exit(SKIPPED)
+
+
 def _checked(
     context: typer.Context, max_loss: float, confidence: float, budget: float | None
 ) -> dict[str, Any]:
@@ -109,10 +177,11 @@ def _checked(
     }
     if budget is None:
         return promise
-    for name, option in (("max_loss", "--max-loss"), ("confidence", "--confidence")):
+    for name in ("max_loss", "confidence"):
         if is_given(context, name):
             raise InvalidInputError(
-                f"{option} and --budget exclude each other, as a budget promises nothing; pass one of them"
+                f"{_OF_CASCADES[name]} and --budget exclude each other, as a budget promises nothing; pass one "
+                "of them"
             )
     return {"budget": check_number(budget, "--budget", above=0)}
 

@@ -57,6 +57,14 @@ def classify_command(
             help="Also show the neighbors behind each answer, and how each part of a fused head spoke.",
         ),
     ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Also show a set of classes that holds the right one this often; the classifier has to be "
+            "conformalized.",
+        ),
+    ] = None,
     head: Annotated[
         str,
         typer.Option(
@@ -73,9 +81,12 @@ def classify_command(
     """Classify images with a saved classifier."""
     from clipretrieval._util.checks import check_choice, check_int, check_path
     from clipretrieval.heads.confidence import MEASURES
+    from clipretrieval.trust.conformal import check_coverage
 
     check_int(top, "--top")
     check_choice(by, "--by", MEASURES)
+    if coverage is not None:
+        check_coverage(coverage, "--coverage")
     check_head(head, priors)
     spoken = texts.arguments()
     for given in images:
@@ -93,7 +104,7 @@ def classify_command(
         told: set[int] = set()
         with closing_stores(made):
             try:
-                for found in _explained(made, _paths(images, empty), skipped, by, top):
+                for found in _explained(made, _paths(images, empty), skipped, by, top, coverage):
                     _tell_skipped(skipped, told, as_json)
                     say(_answer_json(found, top, explain) if as_json else _answer_text(found, top, explain))
             except NoImagesError as error:
@@ -107,15 +118,25 @@ def classify_command(
 
 
 def _explained(
-    made: Asked, paths: Iterator[Path], skipped: list[SkippedImage], by: str, top: int
+    made: Asked,
+    paths: Iterator[Path],
+    skipped: list[SkippedImage],
+    by: str,
+    top: int,
+    coverage: float | None,
 ) -> Iterator[Explanation]:
     """Yield the answer to each image, with a cascade's exit where it left."""
     from clipretrieval.explanation import explain_stream
     from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
 
     if not isinstance(made, ReadOnlyClassifier):
+        if coverage is not None:
+            raise InvalidInputError(
+                "--coverage does not go with a cascade, whose exits promise nothing of their own; leave it "
+                "out, or name a classifier of one stage"
+            )
         return made.explain_stream(paths, on_error="skip", skipped=skipped, by=by, top=top)
-    return explain_stream(made, paths, on_error="skip", skipped=skipped, by=by, top=top)
+    return explain_stream(made, paths, on_error="skip", skipped=skipped, by=by, top=top, coverage=coverage)
 
 
 def _paths(images: list[str], empty: list[str]) -> Iterator[Path]:
@@ -147,7 +168,7 @@ def _paths_of_input() -> Iterator[Path]:
 
 def _top_classes(found: Explanation) -> list[tuple[Any, float]]:
     """Return classes with their shares of the votes or their probabilities, the answer first."""
-    if not found.counts_votes:
+    if found.top or not found.counts_votes:
         return list(found.top)
     shares: dict[Any, float] = {}
     for each in found.neighbors:
@@ -171,6 +192,7 @@ def _answer_json(found: Explanation, top: int, explain: bool) -> str:
         "path": str(found.query),
         "label": content["answer"],
         **{name: content[name] for name in ("share", "margin", "distance", "stage") if name in content},
+        **({"set": content["set"]} if "set" in content else {}),
         "top": [{"label": label, "share": share} for label, share in _top_classes(found)[:top]],
         **({"neighbors": content["neighbors"]} if explain else {}),
         **{name: content[name] for name in ("head", "parts", "steps") if explain and name in content},
@@ -179,7 +201,7 @@ def _answer_json(found: Explanation, top: int, explain: bool) -> str:
 
 
 def _answer_text(found: Explanation, top: int, explain: bool) -> str:
-    if explain and top == 1:
+    if explain and top == 1 and found.prediction_set is None:
         return str(found)
     cells = [
         readable(found.query),
@@ -187,8 +209,11 @@ def _answer_text(found: Explanation, top: int, explain: bool) -> str:
         _confidence(found),
         *([readable(found.stage)] if hasattr(found, "stage") else []),
     ]
-    for label, share in _top_classes(found)[1:top]:
+    others = [each for each in _top_classes(found) if each[0] != found.answer]
+    for label, share in others[: top - 1]:
         cells += [readable(label), f"{share:.1%}"]
+    if found.prediction_set is not None:
+        cells.append(f"{{{', '.join(map(readable, found.prediction_set))}}}")
     line = "\t".join(cells)
     return f"{line}\n{found}" if explain else line
 

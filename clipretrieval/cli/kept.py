@@ -26,6 +26,7 @@ __all__ = [
     "change_head",
     "closing_stores",
     "is_cascade",
+    "label_by_name",
     "labels_by_name",
     "load_cascade_of",
     "load_for_images",
@@ -170,6 +171,26 @@ def labels_by_name(made: Kept | Asked, labels: Sequence[str]) -> list[Any]:
 
     known = {str(each): each for each in made.classes_.tolist()}
     return [known.get(str(label), label) for label in Spelling(known).apply(list(labels))]
+
+
+def label_by_name(made: Kept | Asked, name: str) -> Any:
+    """Return a label that need not be a class, in the type that a classifier was fitted with.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is of another type.
+    """
+    kind = type(made.classes_.tolist()[0])
+    if kind is str:
+        return name
+    try:
+        return kind(int(name))
+    except ValueError as error:
+        raise InvalidInputError(
+            f"the classes are of the type {kind.__name__}, so {name!r} cannot be answered beside them; pass "
+            "a number that none of them has, such as -1"
+        ) from error
 
 
 def refuse_answering(context: typer.Context, folder: Path) -> None:

@@ -22,6 +22,7 @@ from clipretrieval.evaluation.reliability import (
     best_measure,
     distance_histogram,
 )
+from clipretrieval.evaluation.unknown import UnknownFigures
 from clipretrieval.heads.confidence import check_measure
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.trust.calibration_curve import CalibrationCurve, calibration_curve
@@ -55,6 +56,8 @@ class Figures:
     margin: npt.NDArray[np.float64] | None = None
     sources: tuple[str | None, ...] | None = None
     positions: npt.NDArray[np.int64] | None = None
+    ece_before: float | None = None
+    unknown: UnknownFigures | None = None
 
     def __post_init__(self) -> None:
         optional = (self.confidence, self.margin, self.sources, self.positions)

@@ -19,11 +19,13 @@ from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import StoreError
 from clipretrieval.evaluation.mistakes import Mistake, WorstMistakes
 from clipretrieval.evaluation.report import EvaluationReport
+from clipretrieval.evaluation.unknown import UnknownFigures
 from clipretrieval.evaluation.validation import check_untuned
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
+from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.edit import held_ids
 from clipretrieval.retrieval.labelled_index import LabelledIndex
@@ -32,6 +34,9 @@ from clipretrieval.retrieval.reports import FitReport
 from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.retrieval.true_labels import check_kind, check_truth
 from clipretrieval.stores.base import view_manifest
+from clipretrieval.trust.calibration_curve import calibration_curve
+from clipretrieval.trust.trusted_decision import TrustedDecision
+from clipretrieval.trust.trusted_rule import Gate
 from clipretrieval.types import AnyArray, FloatArray, Label, Neighbors
 
 __all__ = ["Measurement", "evaluate", "index_setting", "measure"]
@@ -98,6 +103,7 @@ class Measurement:
         self._margins: list[npt.NDArray[np.float64]] = []
         self._sources: list[str | None] = []
         self._positions: list[int] = []
+        self._raw: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]] = []
         self._known = 0
 
     def add(self, batch: EncodedBatch, near: Neighbors) -> None:
@@ -115,6 +121,9 @@ class Measurement:
         truth = self._spelling.apply(stored_labels(batch.labels, self._kind, self._fitted_kind))
         decision = self._head.decide(batch.vectors[VECTORS], near, numbers)
         codes, (share, margin) = decision.answers, decision.share_and_margin
+        if isinstance(decision, TrustedDecision) and decision.calibrated is not None:
+            raw = decision.raw
+            self._raw.append((raw.share_and_margin[0], raw.answers == numbers.of_labels(truth)))
         if self._worst is not None:
             wrong = numbers.of_labels(truth) != codes
             vectors = batch.vectors[VECTORS]
@@ -140,6 +149,7 @@ class Measurement:
         skipped: Sequence[SkippedImage],
         started: float | None = None,
         fit_report: FitReport | None = None,
+        unknown: UnknownFigures | None = None,
     ) -> EvaluationReport:
         """Make a report of all that was taken.
 
@@ -153,6 +163,7 @@ class Measurement:
             When the question began, by `time.perf_counter`; no time is reported without.
         fit_report : FitReport, optional
             Of the fit that filled the index.
+        unknown : UnknownFigures, optional
         """
         index, kind = self._index, self._fitted_kind
         y_pred = self._numbers.labels(np.concatenate(self._answers))
@@ -181,7 +192,16 @@ class Measurement:
             fit_seconds=fit_report.seconds if fit_report else 0.0,
             seconds=0.0 if started is None else time.perf_counter() - started,
             skipped=tuple(skipped),
+            ece_before=self._ece_before(),
+            unknown=unknown,
         )
+
+    def _ece_before(self) -> float | None:
+        """Return how far the head's own probabilities are from the truth, where they were calibrated."""
+        if not self._raw:
+            return None
+        shares, correct = (np.concatenate(column) for column in zip(*self._raw, strict=True))
+        return calibration_curve(shares, correct).ece
 
     def _mistakes(self, y_true: AnyArray, y_pred: AnyArray) -> tuple[Mistake, ...]:
         """Look up what the worst mistakes rest on; an evaluation that took long is not lost for it."""
@@ -220,8 +240,13 @@ def measure(
     tuned: frozenset[str],
     mistakes: int,
     fit_report: FitReport | None,
+    unknown_images: Any = None,
+    gate: Gate | None = None,
 ) -> EvaluationReport:
-    """Answer labelled images and report on it; see `RetrievalClassifier.evaluate` and `Measurement`."""
+    """Answer labelled images and report on it; see `RetrievalClassifier.evaluate` and `Measurement`.
+
+    `gate` measures how much images are like those stored, where `unknown_images` are given.
+    """
     started, timing, skipped = time.perf_counter(), Timing(), list[SkippedImage]()
     index = retriever.index
     check_truth(index, X, y)
@@ -229,12 +254,28 @@ def measure(
     tell = image_counter(progress, count_hint(X) if index.encoder is not None else None, skipped)
     numbers = index.number_classes()
     measurement = Measurement(index, head, numbers, tuned=tuned, mistakes=mistakes)
+    likeness = list[npt.NDArray[np.float64]]()
     for batch, near in retriever.search(
         X, head.shown, y=y, numbers=numbers, on_error=on_error, skipped=skipped, timing=timing, tell=tell
     ):
         measurement.add(batch, near)
+        if gate is not None:
+            likeness.append(gate.score(batch.vectors[VECTORS], near))
+    unknown = None
+    if gate is not None:
+        places = AnswerPlaces()
+        others = [
+            gate.score(vectors, near)
+            for vectors, near in retriever.answer(unknown_images, head.k, places, on_error=on_error)
+        ]
+        unknown = UnknownFigures.of(np.concatenate(likeness), np.concatenate(others), gate.least)
     return measurement.report(
-        store_name, timing=timing, skipped=skipped, started=started, fit_report=fit_report
+        store_name,
+        timing=timing,
+        skipped=skipped,
+        started=started,
+        fit_report=fit_report,
+        unknown=unknown,
     )
 
 

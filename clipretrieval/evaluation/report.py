@@ -86,6 +86,10 @@ class EvaluationReport(Figures):
         Each image's file, where it came from one.
     positions : ndarray of int64, shape (n_test,), or None
         Each image's place among those that were passed in, counted from 0; skipped ones leave gaps.
+    ece_before : float or None
+        The expected calibration error of the head's own probabilities, where the classifier is calibrated.
+    unknown : UnknownFigures or None
+        How well images of no class are known as such, where any were given.
     """
 
     def to_frame(self) -> DataFrame:
@@ -182,7 +186,13 @@ class EvaluationReport(Figures):
             },
             "calibration": None
             if calibration is None
-            else {"ece": calibration.ece, "mce": calibration.mce, "bins": calibration.rows()},
+            else {
+                "ece": calibration.ece,
+                "ece_before": self.ece_before,
+                "mce": calibration.mce,
+                "bins": calibration.rows(),
+            },
+            "unknown": None if self.unknown is None else self.unknown.to_dict(),
             "mistakes": [mistake.to_dict() for mistake in self.mistakes],
             "timing": _timing_values(self),
             "versions": _versions(),

@@ -62,6 +62,7 @@ def report_text(report: Figures) -> str:
             for by, found in report.reliabilities.items()
         ]
         lines += [f"AUROC for mistakes: {', '.join(ranked)}", best_words(report)]
+    lines += [f"{name}: {value}" for name, value in _trust_rows(report)]
     if report.setting.get("plan"):
         plan = report.setting["plan"]
         lines.append(f"encoded in {plan['precision']} on {plan['device']}")
@@ -144,13 +145,30 @@ def summary_rows(report: Figures) -> list[tuple[str, str]]:
     if report.best_measure is not None:
         auroc = report.reliability(report.best_measure).error_auroc
         rows.append(("ranks mistakes best here", f"{report.best_measure}, AUROC {auroc:.4f}"))
-    if report.calibration is not None:
-        rows.append(("expected calibration error", f"{report.calibration.ece:.4f}"))
+    if report.calibration is not None and report.ece_before is None:
+        rows.append((CALIBRATION_ERROR, f"{report.calibration.ece:.4f}"))
+    rows += _trust_rows(report)
     if report.skipped:
         rows.append(("images skipped", f"{len(report.skipped):,}"))
     return rows
 
 
+def _trust_rows(report: Figures) -> list[tuple[str, str]]:
+    """Return the names and the values of what was learned of held-out images, and of unknown ones."""
+    rows, unknown = [], report.unknown
+    if report.calibration is not None and report.ece_before is not None:
+        rows.append(
+            (CALIBRATION_ERROR, f"{report.calibration.ece:.4f}, before calibrating {report.ece_before:.4f}")
+        )
+    if unknown is not None:
+        rows.append(("AUROC for unknown images", f"{unknown.auroc:.4f} ({unknown.n:,} images)"))
+        if unknown.known_turned_away is not None and unknown.unknown_turned_away is not None:
+            shares = _percent(unknown.known_turned_away), _percent(unknown.unknown_turned_away)
+            rows.append(("turned away", f"{shares[0]} of known images, {shares[1]} of unknown ones"))
+    return rows
+
+
+CALIBRATION_ERROR = "expected calibration error"
 CLASS_HEAD = ("class", "precision", "recall", "F1", "images")
 MEASURE_HEAD = ("measure", "AUROC for mistakes", "area under risk-coverage")
 

@@ -6,7 +6,8 @@
 
 The checksum is the SHA-256 of all other fields as JSON with sorted keys, without white space, in ASCII.
 Files of version 1 have none, and those of version 2 name no head: the neighbors voted. Only a
-cascade's file has version 4, and the field ``cascade``.
+cascade's file has version 4, and the field ``cascade``; and only one of a classifier that was conformalized
+or calibrated, or answers `unknown`, has version 5, and the field ``trust``.
 """
 
 from __future__ import annotations
@@ -37,16 +38,20 @@ from clipretrieval.types import Label, Metric
 __all__ = ["FILE", "ClassifierFile", "digest_in", "read", "write"]
 
 FILE = "classifier.json"
-FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 4
+FORMAT, FORMAT_VERSION = "clipretrieval.classifier", 5
 COMPLETE_SINCE = 2
 """The first format version with a checksum and all arguments that there were."""
 HEADS_SINCE = 3
 """The first format version with a head and priors."""
 CASCADES_SINCE = 4
-"""The format version of a cascade; any other classifier is written as the version before."""
+"""The format version of a cascade; any other classifier without `trust` is written as the version before."""
+TRUST_SINCE = 5
+"""The format version of a classifier that has something to do with held-out images."""
 LARGEST = 64 * 2**20
 """Bytes; the names of a million features fit."""
 _FIELDS = ("params", "encoder", "label_kind", "n_features_in", "feature_names_in", "store")
+_MORE = {"cascade": CASCADES_SINCE, "trust": TRUST_SINCE}
+"""Fields that a file of one version has."""
 _HEAD = ("format", "format_version", "library_version")
 
 
@@ -68,6 +73,9 @@ class ClassifierFile:
         ``name``, with ``folder`` or ``options``; of a cascade, its last exit's.
     cascade : dict or None
         ``stages``, ``stores`` (of all exits, as `store`), ``dims`` and ``state``, which its own class checks.
+    trust : dict or None
+        ``unknown`` and ``max_turned_away``, which the classifier checks; and where something was learned of
+        held-out images, the name of their ``file``, and its ``sha256``.
     digest : str
         Of the file's bytes: another one is another save.
     format_version : int
@@ -83,6 +91,7 @@ class ClassifierFile:
     feature_names_in: list[str] | None
     store: dict[str, Any] | None
     cascade: dict[str, Any] | None
+    trust: dict[str, Any] | None
     digest: str
     format_version: int
     library_version: str
@@ -95,10 +104,11 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
     ----------
     folder : Path
     fields : mapping of JSON values
-        All that `ClassifierFile` has, but for path and digest; `cascade` may be missing.
+        All that `ClassifierFile` has, but for path and digest; one of `cascade` and `trust` may be there.
     """
-    names = _FIELDS if fields.get("cascade") is None else (*_FIELDS, "cascade")
-    version = CASCADES_SINCE if "cascade" in names else CASCADES_SINCE - 1
+    more = next((name for name in _MORE if fields.get(name) is not None), None)
+    names = _FIELDS if more is None else (*_FIELDS, more)
+    version = CASCADES_SINCE - 1 if more is None else _MORE[more]
     head = {"format": FORMAT, "format_version": version, "library_version": __version__}
     content = {**head, **{name: fields[name] for name in names}}
     content["sha256"] = _checksum(content)
@@ -154,7 +164,7 @@ def read(folder: Path) -> ClassifierFile:
         )
     if version >= COMPLETE_SINCE and content.pop("sha256", None) != _checksum(content):
         raise _damaged(path, "its content does not match its checksum")
-    strange = set(content) ^ {*_HEAD, *_FIELDS, *(["cascade"] if version >= CASCADES_SINCE else [])}
+    strange = set(content) ^ {*_HEAD, *_FIELDS, *(name for name, since in _MORE.items() if version == since)}
     if strange:
         raise _damaged(path, f"it should not have, or lacks, {', '.join(map(shown, sorted(strange)))}")
     try:
@@ -167,7 +177,8 @@ def read(folder: Path) -> ClassifierFile:
             n_features_in=check_int(content["n_features_in"], "n_features_in"),
             feature_names_in=_check_names(content["feature_names_in"], content["n_features_in"]),
             store=_check_store(content["store"]),
-            cascade=_check_cascade(content["cascade"]) if version >= CASCADES_SINCE else None,
+            cascade=_check_cascade(content["cascade"]) if version == CASCADES_SINCE else None,
+            trust=_check_trust(content["trust"]) if version == TRUST_SINCE else None,
             digest=_digest(found),
             format_version=version,
             library_version=content["library_version"],
@@ -266,6 +277,16 @@ def _check_cascade(found: Any) -> dict[str, Any]:
     if not isinstance(cascade["state"], dict):
         raise InvalidInputError(f"cascade.state must be an object; got {shown(cascade['state'])}")
     return cascade
+
+
+def _check_trust(found: Any) -> dict[str, Any]:
+    trust = _check_object(found, "trust", required=("unknown", "max_turned_away"), known=("file", "sha256"))
+    if trust["unknown"] is not None and type(trust["unknown"]) not in (int, str):
+        raise InvalidInputError(f"trust.unknown must be a label or null; got {shown(trust['unknown'])}")
+    check_number(trust["max_turned_away"], "trust.max_turned_away", above=0, most=1)
+    for name in ("file", "sha256") if {"file", "sha256"} & set(trust) else ():
+        _check_text(trust.get(name), f"trust.{name}")
+    return trust
 
 
 def _check_text(found: Any, name: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval.encoding.base import Encoder
+from clipretrieval.heads.choice import head_values
 from clipretrieval.heads.chosen_head import ChosenHead
 from clipretrieval.heads.class_texts import ClassTexts, text_tower
 from clipretrieval.heads.fitted_head import DecisionRule
@@ -19,6 +20,9 @@ from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.retrieval.transform_plan import STORED
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.text_search import PLAIN, search_text
+from clipretrieval.trust.basis import Basis
+from clipretrieval.trust.conformalized import SetPredictor
+from clipretrieval.trust.trust import check_unknown
 from clipretrieval.types import AnyArray, Metric, Neighbors
 
 __all__ = ["ReadOnlyClassifier"]
@@ -41,7 +45,9 @@ class ReadOnlyClassifier:
 
     def __init__(self, saved: SavedClassifier) -> None:
         texts = {"text_weight": None, "class_names": None, "templates": STUDY_PROMPT}
-        self._index, self._params = saved.index, {**texts, **saved.params}
+        trusted = {"unknown": None, "max_turned_away": 0.05}
+        self._index, self._params = saved.index, {**texts, **trusted, **saved.params}
+        self._trust = saved.trust
         self.encoder: Encoder | None = saved.index.encoder
         self.store_: VectorStore = saved.index.store
 
@@ -78,7 +84,24 @@ class ReadOnlyClassifier:
     @property
     def head_(self) -> DecisionRule:
         """What decides: votes, or what the head has learned from the store as it is now."""
-        return self._chosen_head.decision(self._index, self._statistics)
+        if not self._trust and self._params["unknown"] is None:
+            return self._chosen_head.decision(self._index, self._statistics)
+        self._index.unknown = check_unknown(self._params["unknown"], self._index.classes)
+        return self._trust.rule(self._basis, self._params["max_turned_away"])
+
+    def set_predictor(self, coverage: float) -> SetPredictor:
+        """Return what tells the sets of classes; see `RetrievalClassifier.predict_set`."""
+        return self._trust.predictor(self._basis, coverage)
+
+    @property
+    def _basis(self) -> Basis:
+        params = self._params
+        answering: dict[str, Any] | None = None
+        if params["text_weight"] is None and (head := head_values(params["head"])) is not None:
+            names = ("k", "weights", "temperature", "metric", "normalize", "priors")
+            answering = {**{name: params[name] for name in names}, "head": head}
+        decision = self._chosen_head.decision(self._index, self._statistics)
+        return Basis(self._index, decision, self._statistics, answering)
 
     def search_text(
         self, texts: str | Sequence[str], k: int = 10, *, templates: Templates = PLAIN

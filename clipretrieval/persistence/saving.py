@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clipretrieval._util.checks import check_bool, check_path, shown
-from clipretrieval._util.files import NotDurableError, remedy
+from clipretrieval._util.files import NotDurableError, read_file, remedy, replacing
+from clipretrieval._util.labels import fitted_labels
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.encoding.weights.model_source import ONNX
 from clipretrieval.errors import (
@@ -33,6 +36,8 @@ from clipretrieval.retrieval.transform_plan import STORED, read_entry
 from clipretrieval.retrieval.vectorless_store import is_vectorless
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
+from clipretrieval.trust.kept_trust import trust_from_bytes, trust_to_bytes
+from clipretrieval.trust.trust import Trust
 from clipretrieval.types import Metric
 
 __all__ = [
@@ -50,7 +55,13 @@ __all__ = [
 INDEXING = "indexing.json"
 """What the command line keeps in the folder while it fills it."""
 _FILES = f"{re.escape(FILE)}|{re.escape(INDEXING)}"
-OWN = rf"{PART}|{re.escape(LOCK_NAME)}|{re.escape(INDEXING)}|\.({PART}|{_FILES})\..*\.tmp"
+HELD_OUT = r"held-out-[0-9a-f]{8}"
+"""Names of the files of held-out images."""
+LARGEST_HELD_OUT = 2**33
+"""Bytes of one."""
+OWN = (
+    rf"{PART}|{HELD_OUT}|{re.escape(LOCK_NAME)}|{re.escape(INDEXING)}|\.({PART}|{HELD_OUT}|{_FILES})\..*\.tmp"
+)
 _ATTEMPTS = 10
 
 Opened = TypeVar("Opened")
@@ -70,6 +81,7 @@ class SavedClassifier:
     feature_names : sequence of str
     saved_in : dict of str to (str or None)
         As for `save`.
+    trust : Trust
     """
 
     index: LabelledIndex
@@ -77,6 +89,7 @@ class SavedClassifier:
     store: str | VectorStore
     feature_names: Sequence[str]
     saved_in: dict[str, str | None]
+    trust: Trust = field(default_factory=Trust)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +130,8 @@ def save(
     overwrite: bool,
     encoder: Encoder | None = None,
     cascade: Mapping[str, Any] | None = None,
+    trust: Trust | None = None,
+    answers: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a fitted classifier into a folder; see `RetrievalClassifier.save`.
 
@@ -136,6 +151,9 @@ def save(
         What those of all exits are made of.
     cascade : mapping of JSON values, optional
         What a cascade's class wants to have back.
+    trust : Trust, optional
+    answers : mapping of JSON values, optional
+        ``unknown`` and ``max_turned_away``, where something is answered so, or `trust` is not empty.
     """
     stores = [index.records for index in indexes.values()]
     folder, overwrite = check_path(path, "path"), check_bool(overwrite, "overwrite")
@@ -147,7 +165,9 @@ def save(
         try:
             if not overwrite:
                 _check_unchanged(saved_in, folder)
-            kept = _save(indexes, folder, params, feature_names, saved_in, encoder, cascade)
+            kept = _save(
+                indexes, folder, params, feature_names, saved_in, encoder, cascade, trust or Trust(), answers
+            )
         finally:
             lock.release()
     except NotDurableError as error:
@@ -173,6 +193,8 @@ def _save(
     saved_in: dict[str, str | None],
     encoder: Encoder | None,
     cascade: Mapping[str, Any] | None,
+    trust: Trust,
+    answers: Mapping[str, Any] | None,
 ) -> list[dict[str, Any] | None]:
     """Return how each store can be opened again; see `keep_store`."""
     index, kept = list(indexes.values())[-1], list[dict[str, Any] | None]()
@@ -188,21 +210,35 @@ def _save(
         "feature_names_in": list(feature_names) or None,
         "cascade": whole,
     }
+    held_out: str | None = None
     try:
         kept += (keep_store(each.records, folder) for each in indexes.values())
-        classifier_file.write(folder, {**fields, "store": kept[-1]})
+        if trust:
+            content, held_out = trust_to_bytes(trust), f"held-out-{secrets.token_hex(4)}"
+            try:
+                with replacing(folder / held_out) as temporary:
+                    temporary.write_bytes(content)
+            except NotDurableError as error:  # nothing names it yet
+                raise OSError(error.errno, error.strerror or str(error)) from error
+            digest = hashlib.sha256(content).hexdigest()
+            answers = {**(answers or {}), "file": held_out, "sha256": digest}
+        classifier_file.write(folder, {**fields, "store": kept[-1], "trust": answers})
     except NotDurableError:  # the new file is in place, and names the store
         saved_in[_place(folder)] = classifier_file.digest_in(folder)
         raise
     except BaseException:
         for copy in _copies(kept):
             shutil.rmtree(folder / copy, ignore_errors=True)
+        if held_out is not None:
+            (folder / held_out).unlink(missing_ok=True)
         raise
     saved_in[_place(folder)] = classifier_file.digest_in(folder)
     for part in _own_things(folder):
         if part.is_dir() and part.name not in _copies(kept):
             shutil.rmtree(part, ignore_errors=True)
-        elif part.name.endswith(".tmp"):
+        elif part.name.endswith(".tmp") or (
+            re.fullmatch(HELD_OUT, part.name) is not None and part.name != held_out
+        ):
             part.unlink(missing_ok=True)
     return kept
 
@@ -366,13 +402,41 @@ def _load(
         index = LabelledIndex.open(
             opened, encoder, metric, params["normalize"], dim=dim, kind=content.label_kind, plan=STORED
         )
+        trust, answers = _load_trust(folder, content)
     except BaseException:
         if store is None and opened is not None:
             opened.close()
         raise
-    return SavedClassifier(
-        index, params, named, content.feature_names_in or (), {_place(folder): content.digest}
-    )
+    saved_in: dict[str, str | None] = {_place(folder): content.digest}
+    names = content.feature_names_in or ()
+    return SavedClassifier(index, {**params, **answers}, named, names, saved_in, trust)
+
+
+def _load_trust(folder: Path, content: ClassifierFile) -> tuple[Trust, dict[str, Any]]:
+    """Read what was learned of held-out images, and the arguments that go with it."""
+    if content.trust is None:
+        return Trust(), {}
+    unknown = content.trust["unknown"]
+    if unknown is not None:
+        (unknown,) = fitted_labels([unknown], content.label_kind)
+    answers = {"unknown": unknown, "max_turned_away": content.trust["max_turned_away"]}
+    if "file" not in content.trust:
+        return Trust(), answers
+    name = content.trust["file"]
+    if re.fullmatch(HELD_OUT, name) is None:
+        raise StoreCorruptedError(f"{content.path} is damaged: trust.file is {shown(name)}")
+    try:
+        found = read_file(folder / name, LARGEST_HELD_OUT)
+    except OSError as error:
+        raise StoreCorruptedError(
+            f"{folder} lacks its held-out images, {name}, or they cannot be read "
+            f"({error.strerror or error}); restore it from a copy"
+        ) from error
+    if hashlib.sha256(found).hexdigest() != content.trust["sha256"]:
+        raise StoreCorruptedError(
+            f"{folder / name} is damaged: its content does not match its checksum. Restore it from a copy"
+        )
+    return trust_from_bytes(found, content.label_kind, content.n_features_in), answers
 
 
 def check_folder(folder: Path, *stores: Path | None) -> None:

@@ -134,8 +134,8 @@ _FITTED = {
     )
 }
 _ELSEWHERE = {
-    "conformalize": "{n} of the images were given to calibrate, such as {name}: probabilities that were fitted "
-    "to images promise too much of them. Split your held-out images in two, one part for each method",
+    "conformalize": "{n} of the images were given to calibrate, such as {name}: probabilities that were "
+    "fitted to images promise too much of them. Split your held-out images in two, one part for each method",
     "calibrate": "{n} of the images were given to conformalize, such as {name}: its promise would not hold "
     "any more. Split your held-out images in two, one part for each method",
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._util.repr import short_repr
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
@@ -26,7 +28,7 @@ from clipretrieval.trust.likeness import Likeness
 from clipretrieval.trust.probability_maps import class_probabilities
 from clipretrieval.types import Label
 
-__all__ = ["Conformalized", "LikenessEvidence", "SetPredictor", "ShareEvidence"]
+__all__ = ["ConformalReport", "Conformalized", "LikenessEvidence", "SetPredictor", "ShareEvidence"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -65,6 +67,33 @@ class LikenessEvidence:
 
     rows: Ints
     scores: Floats
+
+
+@dataclass(frozen=True)
+class ConformalReport:
+    """What `conformalize` was given, and what can be promised by it.
+
+    Attributes
+    ----------
+    score : {"lac", "aps", "raps"}
+    class_conditional : bool
+    n : int
+        The images that count: those that were stored since, or that chose a penalty, do not.
+    most_coverage : float
+        The highest coverage that they are enough for.
+    """
+
+    score: str
+    class_conditional: bool
+    n: int
+    most_coverage: float
+
+    def __repr__(self) -> str:
+        return short_repr(self, **vars(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return dict(vars(self))
 
 
 @dataclass(eq=False)
@@ -113,6 +142,13 @@ class Conformalized:
             )
             known = self.shares = Remembered(key, ShareEvidence(rows, Ranked(*columns)))
         return known.value
+
+    def report(self, basis: Basis, answering: DecisionRule, calibrated: str | None) -> ConformalReport:
+        """Tell what can be promised."""
+        rows = self.evidence(basis, answering, calibrated).rows
+        kept = rows[~self._tuned(rows)]
+        least = min(map(len, self._groups(kept, basis.index.number_classes()).values()))
+        return ConformalReport(self.rule.score, self.rule.class_conditional, len(kept), least / (least + 1))
 
     def likenesses(self, basis: Basis) -> LikenessEvidence:
         """Return how much the images are like those stored."""
@@ -173,10 +209,7 @@ class Conformalized:
     ) -> SetPredictor:
         rule, error = self.rule, 1 - coverage
         ids = [self.images.ids[row] for row in evidence.rows]
-        parts, tuned = draws(ids, rule.random_state, "part"), np.zeros(len(ids), dtype=np.bool_)
-        if rule.chooses:
-            order = draws(ids, rule.random_state, "tuned")
-            tuned[np.argsort(order, kind="stable")[: min(MOST_TUNED, int(TUNED * len(ids)))]] = True
+        parts, tuned = draws(ids, rule.random_state, "part"), self._tuned(evidence.rows)
         numbers, kept = basis.index.number_classes(), np.flatnonzero(~tuned)
         groups = self._groups(evidence.rows[kept], numbers)
         self._check_enough(groups, error, f"cover {coverage:g}")
@@ -192,6 +225,14 @@ class Conformalized:
         scores = rule.scores(evidence.ranked.take(kept), parts[kept], penalty, free)
         held = {label: np.sort(scores[rows]) for label, rows in groups.items()}
         return SetPredictor(rule, held, error, penalty, free)
+
+    def _tuned(self, rows: Ints) -> Flags:
+        """Tell which images the penalty of RAPS is chosen on."""
+        found = np.zeros(len(rows), dtype=np.bool_)
+        if self.rule.chooses:
+            order = draws([self.images.ids[row] for row in rows], self.rule.random_state, "tuned")
+            found[np.argsort(order, kind="stable")[: min(MOST_TUNED, int(TUNED * len(rows)))]] = True
+        return found
 
     def _groups(self, rows: Ints, numbers: ClassNumbers) -> dict[Label | None, Ints]:
         """Return the places of images that are compared with one another, by class or all under None."""
@@ -211,7 +252,7 @@ class Conformalized:
         each = "" if label is None else " of each class"
         whose = "" if label is None else f" of the class {label!r}"
         total = len(self.images)
-        lost = f" (of {total}: the others are stored by now, or chose the penalty)" if not each else ""
+        lost = "" if each else f" (of {total}: the others are stored by now, or chose the penalty)"
         raise InvalidInputError(
             f"{len(rows)} held-out images{whose}{lost if len(rows) < total else ''} are too few to {purpose}: "
             f"it takes at least {least}{each}. Call conformalize with more, or ask for less"

@@ -21,7 +21,7 @@ __all__ = ["Likeness", "MahalanobisLikeness", "NeighborLikeness"]
 Floats = npt.NDArray[np.float64]
 
 NEIGHBORS = 10
-"""Which neighbor's distance is taken: of 5, 10 and 20 it made no difference on CIFAR-10, the nearest was worse."""
+"""Which neighbor's distance is taken: 5, 10 and 20 made no difference on CIFAR-10, the nearest was worse."""
 POWER = 0.75
 """Of the Mahalanobis distance from the center of the classes, by which that from a class is divided."""
 TINY = float(np.finfo(np.float32).tiny)

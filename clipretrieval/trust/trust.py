@@ -20,7 +20,7 @@ from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.trust.basis import Basis
 from clipretrieval.trust.calibrated import Calibrated
 from clipretrieval.trust.conformal import check_coverage
-from clipretrieval.trust.conformalized import Conformalized, SetPredictor
+from clipretrieval.trust.conformalized import Conformalized, ConformalReport, SetPredictor
 from clipretrieval.trust.trusted_rule import Gate, TrustedRule
 from clipretrieval.types import AnyArray, Label
 
@@ -121,8 +121,17 @@ class Trust:
             If `coverage` is none, or there are too few held-out images for it.
         """
         coverage = check_coverage(coverage)
-        token = None if self.calibrated is None else self.calibrated.token
-        return self.conformalized().predictor(basis, self.answering(basis), token, coverage)
+        return self.conformalized().predictor(basis, self.answering(basis), self._token, coverage)
+
+    def report(self, basis: Basis) -> ConformalReport | None:
+        """Tell what can be promised; None where it is not conformalized."""
+        if self.conformal is None:
+            return None
+        return self.conformal.report(basis, self.answering(basis), self._token)
+
+    @property
+    def _token(self) -> str | None:
+        return None if self.calibrated is None else self.calibrated.token
 
 
 def check_unknown(unknown: Any, classes: Classes | None, labels: Sequence[Any] = ()) -> Label | None:

@@ -37,7 +37,7 @@ class Gate:
     least: float
 
     def score(self, vectors: FloatArray, near: Neighbors) -> npt.NDArray[np.float64]:
-        """Return how much queries are like what is stored, shape (n,); looks for neighbors if it needs more."""
+        """Return how much queries are like what is stored, shape (n,); it may look for more neighbors."""
         if near.distances.shape[1] < self.measure.k:
             # A search of its own: with another k an approximate store may find others to vote.
             near = self.index.look_up(vectors, min(self.measure.k, self.index.store.count()))
