@@ -1585,13 +1585,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """Return what was filled, with what other processes have written."""
         index = self._index(refresh=True)
         self._check_params()  # they may be others by now
+        index.unknown = check_unknown(self.unknown, index.classes)
         return index
 
     def _decision(self, index: LabelledIndex) -> DecisionRule:
         """Return what decides by an index."""
         if not self._trust and self.unknown is None:
             return self._own_decision(index)
-        index.unknown = check_unknown(self.unknown, index.classes)
         return self._trust.rule(self._basis(index), self.max_turned_away)
 
     def _own_decision(self, index: LabelledIndex) -> DecisionRule:

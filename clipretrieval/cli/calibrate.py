@@ -180,8 +180,8 @@ def _checked(
     for name in ("max_loss", "confidence"):
         if is_given(context, name):
             raise InvalidInputError(
-                f"{_OF_CASCADES[name]} and --budget exclude each other, as a budget promises nothing; pass one "
-                "of them"
+                f"{_OF_CASCADES[name]} and --budget exclude each other, as a budget promises nothing; pass "
+                "one of them"
             )
     return {"budget": check_number(budget, "--budget", above=0)}
 

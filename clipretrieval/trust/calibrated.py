@@ -19,8 +19,8 @@ from clipretrieval.trust.probability_maps import (
     IsotonicMap,
     ProbabilityMap,
     TemperatureMap,
+    class_log_probabilities,
     class_probabilities,
-    log_shares,
 )
 from clipretrieval.trust.trusted_decision import TrustedDecision
 
@@ -119,7 +119,7 @@ class Calibrated:
             decision for _, _, decision in basis.decide(images, numbers)
         ]  # no class comes after these
         codes = numbers.of_labels(images.labels)
-        read = log_shares if self.method == "temperature" else class_probabilities
+        read = class_log_probabilities if self.method == "temperature" else class_probabilities
         values = np.concatenate([read(each, numbers) for each in decisions])
         classes = [label for label, _ in sorted(basis.index.classes.codes.items(), key=lambda item: item[1])]
 

@@ -252,10 +252,10 @@ class Conformalized:
         each = "" if label is None else " of each class"
         whose = "" if label is None else f" of the class {label!r}"
         total = len(self.images)
-        lost = "" if each else f" (of {total}: the others are stored by now, or chose the penalty)"
+        lost = "" if each or len(rows) == total else f" (of {total}: others are stored, or chose the penalty)"
         raise InvalidInputError(
-            f"{len(rows)} held-out images{whose}{lost if len(rows) < total else ''} are too few to {purpose}: "
-            f"it takes at least {least}{each}. Call conformalize with more, or ask for less"
+            f"{len(rows)} held-out images{whose}{lost} are too few to {purpose}: it takes at least "
+            f"{least}{each}. Call conformalize with more, or ask for less"
         )
 
 

@@ -13,7 +13,14 @@ from clipretrieval.heads.decision import Decision, Posterior
 from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.types import Label
 
-__all__ = ["METHODS", "IsotonicMap", "ProbabilityMap", "TemperatureMap", "class_probabilities", "log_shares"]
+__all__ = [
+    "METHODS",
+    "IsotonicMap",
+    "ProbabilityMap",
+    "TemperatureMap",
+    "class_log_probabilities",
+    "class_probabilities",
+]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -67,7 +74,7 @@ class TemperatureMap:
         Parameters
         ----------
         logs : ndarray of float64, shape (n, n_classes)
-            Log probabilities; see `log_shares`.
+            Log probabilities; see `class_log_probabilities`.
         codes : ndarray of int64, shape (n,)
             The true classes. Images whose class is held to be impossible tell nothing.
         """
@@ -91,7 +98,7 @@ class TemperatureMap:
         """Return calibrated probabilities, shape (n, n_classes)."""
         from scipy.special import softmax
 
-        found: Floats = softmax(log_shares(decision, numbers) / self.temperature, axis=1)
+        found: Floats = softmax(class_log_probabilities(decision, numbers) / self.temperature, axis=1)
         return found
 
 
@@ -159,7 +166,7 @@ def class_probabilities(decision: Decision, numbers: ClassNumbers) -> Floats:
     return found
 
 
-def log_shares(decision: Decision, numbers: ClassNumbers) -> Floats:
+def class_log_probabilities(decision: Decision, numbers: ClassNumbers) -> Floats:
     """Return log probabilities of every class, shape (n, n_classes), columns by the classes' numbers.
 
     −inf for a class that a head holds to be impossible; a class without a vote is only improbable.
