@@ -123,7 +123,7 @@ def _once(
     seed: int,
     held_out: int,
 ) -> tuple[float, float, Any]:
-    """Hold some images out, and return the others' coverage, the size of their sets, and each class's coverage."""
+    """Hold some images out, and return the coverage, the size of the sets, and the coverage by class."""
     order = np.random.default_rng(seed).permutation(len(truth))
     held, asked = order[:held_out], order[held_out:]
     parts, ties = draws(ids, seed, "part"), draws(ids, seed, "tie")

@@ -136,6 +136,8 @@ class ClassNumbers:
     def of_labels(self, labels: Iterable[Label]) -> npt.NDArray[np.int64]:
         """Return the class numbers of stored labels, shape (n,); -1 for a class that nobody can vote for."""
         known, more = self._classes.codes, self._more
+        if self._unknown is not None:
+            more = {self._unknown: UNKNOWN, **more}
         return np.array([known.get(label, more.get(label, -1)) for label in labels], dtype=np.int64)
 
     def labels(self, codes: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -1,0 +1,125 @@
+"""``conformalize`` and ``calibrate`` a classifier of one stage; what other commands show of it then."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipretrieval import RetrievalClassifier
+
+
+@pytest.fixture
+def kept(command, class_folder, tmp_path):
+    """A classifier by raw pixels."""
+    status, _, err = command(
+        *("index", class_folder / "train", tmp_path / "kept", "--stage", "pixel"),
+        *("--k", "3", "--weights", "distance"),
+    )
+    assert (status, err) == (0, "")
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def parts(class_folder, tmp_path):
+    """Folders to conformalize and to calibrate with, 10 images, and a folder of something else."""
+    for label in ("flower", "temple"):
+        for path in sorted((class_folder / "test" / label).iterdir())[3:]:
+            (tmp_path / "calibrate" / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "calibrate" / label)
+    shutil.copytree(class_folder / "test", tmp_path / "both")
+    (tmp_path / "other").mkdir()
+    for value in range(3):
+        stripes = np.zeros((32, 32, 3), dtype=np.uint8)
+        stripes[value::4, :, ::2] = 255
+        Image.fromarray(stripes).save(tmp_path / "other" / f"{value}.png")
+    return tmp_path
+
+
+def test_promises_are_kept_and_shown(command, kept, parts, class_folder):
+    """Sets and the label for unknown images, in text and as JSON; as the estimator has them."""
+    status, out, err = command(
+        *("conformalize", parts / "both", kept, "--score", "aps"),
+        *("--unknown", "none of these", "--max-turned-away", "0.1"),
+    )
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "conformalized with 10 images: sets that hold the class of up to 90.91% of the images, by aps",
+        "unlike all that is indexed: none of these, of at most 10.00% of the images of known classes",
+        f"kept in {kept}",
+    ]
+    asked = [parts / "other", class_folder / "train" / "flower"]
+    status, out, err = command("classify", kept, *asked, "--coverage", "0.9", "--top", "2")
+    lines = [line.split("\t") for line in out.splitlines()]
+    loaded = RetrievalClassifier.load(kept)
+    paths = [line[0] for line in lines]
+    labels, sets = loaded.predict_set(paths, 0.9)
+    assert (status, err, len(lines)) == (0, "", 15)
+    assert [line[1] for line in lines] == labels.tolist()
+    shown = [f"{{{', '.join(loaded.classes_[row].tolist())}}}" for row in sets]
+    assert [line[-1] for line in lines] == shown
+    assert [line[1:3] for line in lines[:3]] == [["none of these", "0.0%"]] * 3
+    status, out, _ = command("classify", kept, *asked, "--coverage", "0.9", "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [each["label"] for each in told] == labels.tolist()
+    assert [each["set"] for each in told] == [loaded.classes_[row].tolist() for row in sets]
+    assert told[0]["top"][0]["label"] in ("flower", "temple")
+    assert told[0]["share"] == 0
+    loaded.store_.close()
+
+
+def test_a_classifier_of_one_stage_is_calibrated(command, kept, parts):
+    """Then images of the same folder cannot be promised by."""
+    status, out, err = command("calibrate", parts / "calibrate", kept, "--json")
+    told = json.loads(out)
+    loaded = RetrievalClassifier.load(kept)
+    assert (status, err) == (0, "")
+    assert told == {"path": str(kept), **loaded.calibration_.to_dict()}
+    assert told["n"] == 4
+    loaded.store_.close()
+    out = command("calibrate", parts / "calibrate", kept, "--method", "isotonic")[1]
+    assert out.startswith("calibrated on 4 images by isotonic: expected calibration error ")
+    status, _, err = command("conformalize", parts / "both", kept)
+    assert status == 2
+    assert "4 of the images were given to calibrate, such as" in err
+
+
+def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
+    command("conformalize", parts / "both", kept, "--unknown", "?", "--max-turned-away", "0.1")
+    status, out, err = command(
+        *("evaluate", "--classifier", kept, "--test", class_folder / "test", "--unknown", parts / "other"),
+        *("--json", parts / "report.json"),
+    )
+    assert (status, err) == (0, "")
+    found = json.loads((parts / "report.json").read_text())["unknown"]
+    assert (found["n"], found["unknown_turned_away"]) == (3, 1.0)
+    assert f"AUROC for unknown images: {found['auroc']:.4f} (3 images)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("conformalize", "both", "kept", "--score", "top"), "--score must be one of 'lac', 'aps', 'raps'"),
+        (("conformalize", "both", "kept", "--max-turned-away", "2"), "--max-turned-away must lie between"),
+        (("conformalize", "both", "kept", "--unknown", "flower"), "unknown='flower' is one of the classes"),
+        (
+            ("conformalize", "both", "kept", "--unknown", "?"),
+            "too few to turn away so few: it takes",
+        ),
+        (("calibrate", "both", "kept", "--method", "platt"), "--method must be one of"),
+        (("calibrate", "both", "kept", "--budget", "1"), "--budget is about the exits of a cascade"),
+        (("classify", "kept", "other", "--coverage", "1"), "--coverage must lie between 0 and 1"),
+        (("classify", "kept", "other", "--coverage", "0.9"), "the classifier is not conformalized"),
+    ],
+)
+def test_what_cannot_be(arguments, message, command, kept, parts):
+    """Nothing is kept then."""
+    before = (kept / "classifier.json").read_bytes()
+    given = [parts / each if each in ("both", "kept", "other") else each for each in arguments]
+    status, _, err = command(*given)
+    assert status == 2
+    assert message in err
+    assert (kept / "classifier.json").read_bytes() == before
