@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         risk_coverage,
     )
     from clipretrieval.evaluation.report import EvaluationReport
+    from clipretrieval.evaluation.unknown import UnknownFigures
     from clipretrieval.trust.calibration_curve import CalibrationCurve, calibration_curve
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Reliability",
     "Reproduction",
     "RiskCoverage",
+    "UnknownFigures",
     "accuracy_by_decile",
     "best_measure",
     "calibration_curve",
@@ -103,5 +105,6 @@ __getattr__, __dir__ = attach(
             "risk_coverage",
         ],
         "report": ["EvaluationReport"],
+        "unknown": ["UnknownFigures"],
     },
 )

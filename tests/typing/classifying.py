@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from typing_extensions import assert_type
 
 from clipretrieval import (
@@ -20,6 +22,8 @@ from clipretrieval import (
     ZeroShotClassifier,
 )
 from clipretrieval.cascade import Calibration, CascadeExplanation, CascadeReport, ExitFigures
+from clipretrieval.evaluation import UnknownFigures
+from clipretrieval.trust import CalibrationReport, ConformalReport, PredictionSets
 from clipretrieval.types import AnyArray, FloatArray
 
 encoder = StagedEncoder("RN50", pretrained=None, stage="mid")
@@ -36,6 +40,16 @@ assert_type(classifier.partial_fit("pictures", ["a"]), RetrievalClassifier)
 assert_type(classifier.predict("pictures"), AnyArray)
 assert_type(classifier.predict_proba("pictures"), AnyArray)
 assert_type(classifier.kneighbors("pictures", 5), Neighbors)
+assert_type(classifier.calibrate("pictures", method="isotonic"), RetrievalClassifier)
+assert_type(classifier.conformalize("pictures", ["a"], score="raps"), RetrievalClassifier)
+assert_type(classifier.predict_set("pictures", 0.9), PredictionSets)
+assert_type(classifier.predict_set("pictures").sets, npt.NDArray[np.bool_])
+assert_type(classifier.score_samples("pictures"), AnyArray)
+assert_type(classifier.calibration_, CalibrationReport | None)
+assert_type(classifier.conformal_, ConformalReport | None)
+assert_type(classifier.evaluate("pictures", unknown_images="others").unknown, UnknownFigures | None)
+classifier.predict_set("pictures", "0.9")  # E: arg-type
+classifier.conformalize("pictures", scores="lac")  # E: call-arg
 assert_type(classifier.explain("pictures"), list[Explanation])
 assert_type(classifier.evaluate("pictures"), EvaluationReport)
 assert_type(classifier.sweep("pictures", k=[1, 5]), SweepResult)
