@@ -32,6 +32,7 @@ from clipretrieval import (
     images,
     prompts,
     recommend,
+    trust,
     types,
 )
 from clipretrieval.comparison import reproduction
@@ -370,7 +371,13 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             Call(
                 f"evaluate{kind}",
                 of_classifier("evaluate", classifier, X=some, y=LABELS[:2]),
-                asking | {"allow_tuned": SWITCH, "mistakes": NATURAL},
+                asking | {"allow_tuned": SWITCH, "mistakes": NATURAL, "unknown_images": NONE | TABLE},
+                conventions | ({"unknown_images"} if conventions else NOTHING),
+            ),
+            Call(
+                f"score_samples{kind}",
+                of_classifier("score_samples", classifier, X=some),
+                asking,
                 conventions,
             ),
             Call(
@@ -396,8 +403,41 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 conventions,
             ),
         ]
+    new_rows, new_pictures = [[0.5, 0.5], [3.0, 3.0]], [255 - each for each in PICTURES[:2]]
+    promising = copy.copy(on_vectors).conformalize(new_rows * 2, LABELS[:2] * 2)
+    for kind, classifier, some in (("", on_vectors, new_rows), (" pictures", on_pictures, new_pictures)):
+        conventions = frozenset({"X"}) if not kind else NOTHING
+        found += [
+            Call(
+                f"conformalize{kind}",
+                of_classifier("conformalize", classifier, X=some, y=LABELS[:2]),
+                asking
+                | {
+                    "class_conditional": SWITCH,
+                    "randomized": SWITCH,
+                    "random_state": frozenset({"0", "10**30", "10**400"}),
+                    "penalty": NONE,
+                    "free_classes": NONE,
+                },
+                conventions,
+            ),
+            Call(
+                f"calibrate{kind}",
+                of_classifier("calibrate", classifier, X=some, y=LABELS[:2]),
+                asking,
+                conventions,
+            ),
+        ]
     ids = on_vectors.kneighbors(ROWS).ids[:, 0].tolist()
     found += [
+        Call(
+            "predict_set",
+            of_classifier("predict_set", promising, X=ROWS, coverage=0.5),
+            asking,
+            frozenset({"X"}),
+        ),
+        Call("set_predictor", of_classifier("set_predictor", promising, coverage=0.5)),
+        Call("least_images", plain(trust.least_images, error=0.05)),
         Call("class_statistics", of_classifier("class_statistics")),
         Call("Discriminant", plain(heads.Discriminant), {"shrinkage": SCALE}),
         Call("Quadratic", plain(heads.Quadratic), {"pooling": SCALE, "shrinkage": SCALE}),
@@ -445,6 +485,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "k": NONE,
                 "X": TABLE,
                 "progress": PROGRESS,
+                "coverage": NONE,
                 "skipped": NONE | {"empty list", "list of int", "list of str", "list of None", "ragged list"},
             },
             frozenset({"X"}),

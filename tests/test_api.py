@@ -34,6 +34,7 @@ DOORS = [
     "clipretrieval.prompts",
     "clipretrieval.stores",
     "clipretrieval.testing",
+    "clipretrieval.trust",
     "clipretrieval.types",
 ]
 

@@ -51,6 +51,9 @@ class BasisKey:
     rule: Any
     more: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "rule": None}  # what a head has learned may be no thing to copy
+
     def is_same(self, other: BasisKey) -> bool:
         """Tell whether what was computed by the one is right by the other."""
         if self.state is None or self.state != other.state or self.more != other.more:

@@ -85,7 +85,7 @@ class CalibrationImages:
             If there are none, labels are missing, of another type, or none of the classes, or images are
             stored, or were given to the other method.
         """
-        index, skipped, spelling = retriever.index, list[SkippedImage](), None
+        index, skipped = retriever.index, list[SkippedImage]()
         index.look()
         index.number_classes()  # takes up those that the store has gained
         check_truth(index, X, y)

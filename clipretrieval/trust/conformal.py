@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._util.checks import check_bool, check_choice, check_int, check_number
+from clipretrieval._util.checks import check_bool, check_choice, check_int, check_number, shown
 from clipretrieval.errors import InvalidInputError
 
 __all__ = [
@@ -174,12 +174,19 @@ def check_coverage(coverage: Any, name: str = "coverage") -> float:
     """
     found = check_number(coverage, name)
     if not 0 < found < 1:
-        raise InvalidInputError(f"{name} must lie between 0 and 1, such as 0.95; got {coverage!r}")
+        raise InvalidInputError(f"{name} must lie between 0 and 1, such as 0.95; got {shown(coverage)}")
     return found
 
 
 def least_images(error: float) -> int:
-    """Return how many held-out images it takes to promise an error rate: ⌈1 / α⌉ − 1."""
+    """Return how many held-out images it takes to promise an error rate α, 1 − coverage: ⌈1 / α⌉ − 1.
+
+    Raises
+    ------
+    InvalidInputError
+        If `error` is not between 0 and 1.
+    """
+    error = check_coverage(error, "error")
     return math.ceil(round(1 / error, 9)) - 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from blobs import N_CLASSES, blobs, named
 
-from clipretrieval import RetrievalClassifier
+from clipretrieval import ClipRetrievalWarning, RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import InvalidInputError, NotFittedError
 from clipretrieval.trust import ConformalReport, PredictionSets
 
@@ -115,6 +115,33 @@ def test_class_conditional_coverage(fitted_on, held_out):
 
     assert covered().min() < 0.84
     assert (abs(covered(class_conditional=True) - 0.9) < 0.06).all()
+
+
+@pytest.mark.parametrize("head", ["discriminant", "fused"])
+def test_a_copy_answers_the_same(head, trusted, asked):
+    """Pickled, though what a head has learned cannot be."""
+    trusted.set_params(head=head, unknown="?", k=5)
+    whole = trusted.predict_set(asked[0], 0.9)
+    copied = pickle.loads(pickle.dumps(trusted)).predict_set(asked[0], 0.9)
+    assert copied.labels.tolist() == whole.labels.tolist()
+    assert (copied.sets == whole.sets).all()
+
+
+def test_a_skipped_image_has_an_empty_set(class_folder, tmp_path):
+    """And the place of each other image stays."""
+    classifier = RetrievalClassifier(StagedEncoder(stage="pixel"), store="memory").fit(class_folder / "train")
+    classifier.conformalize(class_folder / "test")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    some = [*sorted((class_folder / "train" / "flower").iterdir())[:2]]
+    with pytest.warns(ClipRetrievalWarning, match="1 of 3 images were skipped"):
+        found = classifier.predict_set([some[0], tmp_path / "broken.png", some[1]], 0.9, on_error="skip")
+    assert found.labels.tolist() == ["flower", None, "flower"]
+    assert found.sets.any(axis=1).tolist() == [True, False, True]
+    with pytest.warns(ClipRetrievalWarning, match="1 of 2 images were skipped"):
+        scores = classifier.score_samples([tmp_path / "broken.png", some[1]], on_error="skip")
+    assert np.isnan(scores).tolist() == [True, False]
+    with pytest.raises(InvalidInputError, match=r"such as '.*train.flower.*'"):
+        classifier.calibrate(some, ["flower"] * 2)
 
 
 def test_a_fit_forgets(trusted, fitted_on, asked):
