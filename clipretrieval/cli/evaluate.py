@@ -60,7 +60,7 @@ __all__ = ["evaluate_command", "sweep_command"]
 _FREE = (
     *("test", "validation", "kept", "allow_remote", "limit_test", "limit_validation", "on_error"),
     *("images_root", "image_column", "label_column", "json_file", "html_file", "markdown_file"),
-    *("predictions", "as_json", "allow_known", "curve", "unknown"),
+    *("predictions", "as_json", "allow_known", "curve", "unknown_images"),
 )
 """Arguments that may stand beside ``--classifier``."""
 _EXPORTED = ("onnx", "batch_size", "max_pixels")
@@ -88,7 +88,7 @@ def evaluate_command(
     reports: ReportFiles,
     limit_train: LimitTrain = None,
     limit_test: LimitTest = None,
-    unknown: Annotated[
+    unknown_images: Annotated[
         Path | None,
         typer.Option(
             metavar="IMAGES", help="Folder of images of no fitted class: how well are these known as such?"
@@ -121,13 +121,17 @@ def evaluate_command(
             refuse_answering(context, kept)
         encoder.check_alone(context)
         exits = kept is not None and is_cascade(kept)
-        if unknown is not None and exits:
-            raise InvalidInputError("--unknown does not go with a cascade; name a classifier of one stage")
+        if unknown_images is not None and exits:
+            raise InvalidInputError(
+                "--unknown-images does not go with a cascade; name a classifier of one stage"
+            )
         if is_given(context, "curve") and not exits:
             raise InvalidInputError("--curve and --no-curve go with --classifier and a cascade's folder")
         check_head(head.head, head.priors)
         spoken = texts.arguments()
-        outputs = checked_outputs({**reports.named, "--predictions": predictions}, train, kept, test, unknown)
+        outputs = checked_outputs(
+            {**reports.named, "--predictions": predictions}, train, kept, test, unknown_images
+        )
         test_set = labelled_images(test, tables, limit_test, "--limit-test")
         train_set = _train_set(train, tables, limit_train)
         with interruptible():
@@ -142,7 +146,7 @@ def evaluate_command(
                     *(test_set.paths, labels_by_name(made, test_set.labels or ())),
                     on_error=on_error,
                     progress=progress,
-                    **({"curve": curve} if exits else {"unknown_images": unknown}),
+                    **({"curve": curve} if exits else {"unknown_images": unknown_images}),
                 )
     try:
         reports.write(report, outputs)

@@ -139,18 +139,7 @@ def load_single(
 
 
 def load_cascade_of(folder: Path, allow_remote: bool) -> CascadeClassifier:
-    """Open a folder's cascade.
-
-    Raises
-    ------
-    InvalidInputError
-        If it holds a classifier of one stage.
-    """
-    if not is_cascade(folder):
-        raise InvalidInputError(
-            f"{str(folder)!r} holds no cascade but a classifier of one stage, and only exits are calibrated; "
-            "make one: clipretrieval index IMAGES CLASSIFIER --cascade layer2,mid,late"
-        )
+    """Open the cascade of a folder that holds one."""
     from clipretrieval.cascade.cascade_classifier import CascadeClassifier
 
     return CascadeClassifier.load(folder, allow_remote=allow_remote)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from clipretrieval import errors
 from clipretrieval._util.checks import check_strings, check_text
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
 from clipretrieval._util.rounding import without_range_warnings
-from clipretrieval.errors import InvalidInputError, NotFittedError, StoreError, UnsupportedOperationError
+from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
 from clipretrieval.images.sources import open_labels
 from clipretrieval.retrieval.changes import CHANGING, final_state, following, removing, storing
 from clipretrieval.retrieval.labelled_index import LabelledIndex
@@ -163,7 +164,7 @@ def _check_owner(index: LabelledIndex) -> None:
     """Refuse a store that holds by now what another kind of classifier has put there."""
     manifest = index.store.read_manifest()
     if not manifest:
-        raise NotFittedError("the store has no manifest any more; fit the classifier again")
+        raise errors.NotFittedError("the store has no manifest any more; fit the classifier again")
     check_owner(manifest, index.manifest())
 
 

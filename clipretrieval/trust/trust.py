@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval import errors
 from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval._util.progress import Progress
 from clipretrieval.encoding.streams import VECTORS
-from clipretrieval.errors import InvalidInputError, NotFittedError
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import Classes
@@ -70,7 +71,7 @@ class Trust:
         NotFittedError
         """
         if self.conformal is None:
-            raise NotFittedError(UNCONFORMALIZED)
+            raise errors.NotFittedError(UNCONFORMALIZED)
         return self.conformal
 
     def rule(self, basis: Basis, turned_away: float) -> DecisionRule:
@@ -93,7 +94,7 @@ class Trust:
         gate = None
         if basis.index.unknown is not None:
             if self.conformal is None:
-                raise NotFittedError(
+                raise errors.NotFittedError(
                     f"unknown={basis.index.unknown!r} is to be answered, and nothing tells when: "
                     f"{UNCONFORMALIZED}, or set unknown=None"
                 )

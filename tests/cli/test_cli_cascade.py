@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from clipretrieval import RetrievalClassifier, StoreUnavailableError
+from clipretrieval import StoreUnavailableError
 from clipretrieval.cascade import CascadeClassifier
 
 STAGES = ("stem", "layer1", "layer2")
@@ -444,15 +443,3 @@ def test_what_a_cascade_cannot_take_is_refused(command, made, images, arguments,
     status, out, err = command(*(each.format(**places) for each in arguments))
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert told in err
-
-
-def test_one_stage_is_not_calibrated(command, images, tmp_path):
-    """The line says what a cascade is made with."""
-    assert command("index", images / "train", tmp_path / "single", "--stage", "pixel")[0] == 0
-    status, out, err = command("calibrate", images / "held", tmp_path / "single")
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "holds no cascade but a classifier of one stage" in err
-    assert "--cascade layer2,mid,late" in err
-    with closing(RetrievalClassifier.load(tmp_path / "single").store_) as store:
-        assert store.count() == 24
-    assert json.loads(command("info", tmp_path / "single", "--json")[1])["cascade"] is None

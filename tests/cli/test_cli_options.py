@@ -32,6 +32,10 @@ NOT_IN_COMPARE = {"temperature", "normalize", "transform", "store_options", "tex
 """What `clipretrieval.compare` has no argument for; the templates are those of zero-shot CLIP beside it."""
 
 
+OF_HELD_OUT = {"unknown", "max_turned_away"}
+"""What `conformalize` sets: nobody is turned away without images that were held out."""
+
+
 def commands() -> dict[str, Any]:
     found: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     return found
@@ -58,7 +62,7 @@ def arguments(kind: type[Any]) -> set[str]:
 )
 def test_no_command_lacks_an_argument_of_the_classes_that_it_makes(name: str, without: set[str]) -> None:
     """Each constructor parameter of encoder and classifier is an option, unless the command fixes it."""
-    wanted = (arguments(StagedEncoder) | arguments(RetrievalClassifier)) - without
+    wanted = (arguments(StagedEncoder) | arguments(RetrievalClassifier)) - without - OF_HELD_OUT
     spelled = {
         "store_options": "store_option",
         "templates": "template",
@@ -75,11 +79,15 @@ def test_index_lacks_no_argument_of_a_cascade() -> None:
 
 def test_calibrate_lacks_no_argument() -> None:
     """What decides is an option; the images come from a folder or a table."""
-    named = set(inspect.signature(CascadeClassifier.calibrate).parameters) - {"self", "X", "y", "progress"}
-    assert named <= options("calibrate")
+    for kind in (CascadeClassifier, RetrievalClassifier):
+        named = set(inspect.signature(kind.calibrate).parameters) - {"self", "X", "y", "progress"}
+        assert named <= options("calibrate")
+    assert options("conformalize") >= OF_HELD_OUT
 
 
-@pytest.mark.parametrize("name", ["index", "calibrate", "evaluate", "sweep", "classify", "forget", "info"])
+@pytest.mark.parametrize(
+    "name", ["index", "calibrate", "conformalize", "evaluate", "sweep", "classify", "forget", "info"]
+)
 def test_every_command_that_opens_a_kept_classifier_asks_for_consent(name: str) -> None:
     """A classifier that names a server is opened by none of them without ``--allow-remote``."""
     assert "allow_remote" in options(name)

@@ -87,7 +87,15 @@ def test_a_classifier_of_one_stage_is_calibrated(command, kept, parts):
 def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
     command("conformalize", parts / "both", kept, "--unknown", "?", "--max-turned-away", "0.1")
     status, out, err = command(
-        *("evaluate", "--classifier", kept, "--test", class_folder / "test", "--unknown", parts / "other"),
+        *(
+            "evaluate",
+            "--classifier",
+            kept,
+            "--test",
+            class_folder / "test",
+            "--unknown-images",
+            parts / "other",
+        ),
         *("--json", parts / "report.json"),
     )
     assert (status, err) == (0, "")
