@@ -19,7 +19,7 @@ from clipretrieval.encoding.pipeline import prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.images import iter_raw
 
-WIDTH, HEIGHT, SIZE = 500, 375, 224
+WIDTH, HEIGHT = 500, 375
 
 
 def write_files(folder: Path, count: int) -> list[Path]:
@@ -49,7 +49,8 @@ def measure_files(folder: Path, encoder: StagedEncoder, count: int, rounds: int)
     """
     paths = write_files(folder / "jpeg", count)
     share = max(1, count // rounds)
-    arrays = np.random.default_rng(0).integers(0, 256, (share, SIZE, SIZE, 3), dtype=np.uint8)
+    shape = (share, encoder.image_size, encoder.image_size, 3)
+    arrays = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     encoder.encode(arrays[:16])
     rates: dict[str, list[float]] = {"arrays": [], "decoding": [], "files": []}
     for number in range(rounds):

@@ -23,7 +23,8 @@ from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.encoding.stages import STUDY_STAGES
-from clipretrieval.encoding.weights.model_source import resolve
+from clipretrieval.encoding.weights.model_source import LOCAL_DIR, resolve
+from clipretrieval.encoding.weights.tower_tensors import load_visual
 
 SIZE = 224
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -43,13 +44,17 @@ _LIMITS = {
 
 
 def lively_rn50(folder: Path) -> tuple[nn.Module, Path]:
-    """Make RN50's image encoder with random weights; fresh batch norms would leave its branches at zero."""
-    import open_clip
+    """Make RN50's image encoder with random weights, and write them to a file."""
+    return lively_resnet("RN50", folder)
 
+
+def lively_resnet(model: str, folder: Path) -> tuple[nn.Module, Path]:
+    """Make a model's image encoder with random weights, or those in its folder, and write them to a file."""
+    visual = load_visual(resolve(model, None))
     torch.manual_seed(0)
-    visual = open_clip.create_model("RN50").visual.eval().requires_grad_(False)
     for part in visual.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        # Fresh batch norms would leave the branches at zero.
+        if isinstance(part, nn.BatchNorm2d) and not model.startswith(LOCAL_DIR):
             for tensor, low, high in (
                 (part.weight, 0.5, 1.5),
                 (part.bias, -0.3, 0.3),
@@ -57,7 +62,7 @@ def lively_rn50(folder: Path) -> tuple[nn.Module, Path]:
                 (part.running_var, 0.5, 1.5),
             ):
                 tensor.data.uniform_(low, high)
-    path = folder / "rn50.safetensors"
+    path = folder / "weights.safetensors"
     save_file(visual.state_dict(), path)
     return visual, path
 
@@ -72,7 +77,7 @@ class UpToLayer3(nn.Module):
         self.register_buffer("shift", -torch.tensor(MEAN) / torch.tensor(STD))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise (n, 224, 224, 3), run to the end of layer3, take the mean over height and width."""
+        """Normalise (n, size, size, 3), run to the end of layer3, take the mean over height and width."""
         v: Any = self.visual
         x = (x.float() * self.scale + self.shift).permute(0, 3, 1, 2)
         return v.layer3(v.layer2(v.layer1(v.stem(x)))).mean(dim=(2, 3))
@@ -121,11 +126,11 @@ def onnxruntime_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: i
     return side
 
 
-def openvino_graph(visual: nn.Module) -> Any:
+def openvino_graph(visual: Any) -> Any:
     """Convert the ``mid`` graph for OpenVINO, for any batch."""
     import openvino
 
-    example = torch.zeros(2, SIZE, SIZE, 3, dtype=torch.uint8)
+    example = torch.zeros(2, visual.image_size, visual.image_size, 3, dtype=torch.uint8)
     return openvino.convert_model(UpToLayer3(visual).eval(), example_input=example)
 
 
@@ -185,14 +190,15 @@ def largest_differences(
     }
 
 
-def count_multiply_adds(visual: nn.Module) -> dict[str, float]:
+def count_multiply_adds(visual: Any, model: str) -> dict[str, float]:
     """Count, by running them, the multiply-adds a picture of open_clip's encoder and of our stages."""
-    picture = np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8)
-    encoder = StagedEncoder("RN50", None, device="cpu")
+    size = visual.image_size
+    picture = np.zeros((1, size, size, 3), dtype=np.uint8)
+    encoder = StagedEncoder(model, None, device="cpu")
     plain = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
-    depth, numbers = encoder.stages["final"].depth, resolve("RN50", None).architecture
-    engine = Engine(visual.state_dict(), numbers, depth, plan=plain, mean=MEAN, std=STD, image_size=SIZE)
-    counts = {"open_clip": _flops(lambda: visual(torch.zeros(1, 3, SIZE, SIZE)))}
+    depth, numbers = encoder.stages["final"].depth, resolve(model, None).architecture
+    engine = Engine(visual.state_dict(), numbers, depth, plan=plain, mean=MEAN, std=STD, image_size=size)
+    counts = {"open_clip": _flops(lambda: visual(torch.zeros(1, 3, size, size)))}
     for name in DEEP:
         part = StagePart(encoder.stages[name], "mean")
         counts[name] = _flops(lambda part=part: engine.run(picture, [part]))  # type: ignore[misc]
@@ -206,8 +212,8 @@ def _flops(work: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
-def roofline_side(precision: str, device: str, sizes: Sequence[int]) -> Callable[[], float]:
-    """Return a function that measures the best square matrix product, in GFLOP/s."""
+def roofline_side(precision: str, device: str, sizes: Sequence[int], seconds: float) -> Callable[[], float]:
+    """Return a function that measures the best square matrix product, in GFLOP/s, for about that time."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     pairs = [(torch.randn(n, n).to(device, dtype), torch.randn(n, n).to(device, dtype)) for n in sizes]
 
@@ -215,7 +221,7 @@ def roofline_side(precision: str, device: str, sizes: Sequence[int]) -> Callable
         found = 0.0
         for a, b in pairs:
             n = len(a)
-            times = max(1, round(2e10 / n**3))
+            times = max(1, round(7e9 * seconds / n**3))
             with torch.inference_mode():
                 started = time.perf_counter()
                 for _ in range(times):
@@ -228,15 +234,15 @@ def roofline_side(precision: str, device: str, sizes: Sequence[int]) -> Callable
 
 
 def prepared_inputs(pictures: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Normalise bytes (n, 224, 224, 3) as CLIP does, for those who take float tensors."""
+    """Normalise bytes (n, size, size, 3) as CLIP does, for those who take float tensors."""
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255)
     return ((x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)).contiguous()
 
 
-def rate(side: Side, count: int) -> float:
-    """Return how many images a second a side encodes when it is given about `count`."""
+def rate(side: Side, count: int, times: int = 1) -> float:
+    """Return how many images a second a side encodes when it is given about `count`, so many times."""
     started = time.perf_counter()
-    done = side(count)
+    done = sum(side(count) for _ in range(times))
     return done / (time.perf_counter() - started)
 
 

@@ -2,11 +2,11 @@
 
     python benchmarks/encode.py [--quick] --json b.json
 
-RN50 at 224×224 with random weights. All sides take turns in one process, each for about the same time;
-figures are medians over the rounds, with the lowest and the highest. The peers and our sides start from
-bytes, with normalising in their graphs; open_clip is given prepared float tensors. The peers need
-``pip install "clipretrieval[bench]"``; without them their rows say so. ``--quick`` measures ``mid`` and its
-peers alone, in under four minutes.
+RN50 at 224×224 with random weights, or another ``--model``. All sides take turns in one process, each for
+about the same time; figures are medians over the rounds, with the lowest and the highest. The peers and our
+sides start from bytes, with normalising in their graphs; open_clip is given prepared float tensors. The peers
+need ``pip install "clipretrieval[bench]"``; without them their rows say so. ``--quick`` measures ``mid`` and
+its peers alone, in under four minutes.
 
 After every round the figures of all rounds are written to ``--json``, and the tables beside it; a run that
 is cut short (Ctrl-C, SIGTERM) prints the tables of what it has.
@@ -35,11 +35,10 @@ from _files import measure_files
 from _findings import Findings, markdown_table
 from _sides import (
     DEEP,
-    SIZE,
     Side,
     count_multiply_adds,
     largest_differences,
-    lively_rn50,
+    lively_resnet,
     machine,
     onnxruntime_side,
     open_clip_side,
@@ -65,7 +64,12 @@ def main() -> None:
     """Run the benchmark and print its tables."""
     arguments = _arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = {"rounds": arguments.rounds, "seconds a side and round": arguments.seconds, **machine()}
+    settings = {
+        "model": arguments.model,
+        "rounds": arguments.rounds,
+        "seconds a side and round": arguments.seconds,
+        **machine(),
+    }
     found = Findings(arguments.json, render, versions=_versions(), **settings)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="mid and its peers alone, in under four minutes")
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds (default 7)")
     parser.add_argument("--seconds", type=float, help="time of a side in a round (default 3; quick: 2)")
-    parser.add_argument("--images", type=int, default=256, help="most pictures of a turn (default 256)")
+    parser.add_argument("--images", type=int, default=256, help="different pictures (default 256)")
     parser.add_argument("--files", type=int, default=2000, help="JPEG files of 500×375 (default 2000)")
     parser.add_argument("--precision", default="auto", help="to measure beside fp32 (default: the plan's)")
     parser.add_argument("--no-peers", action="store_true", help="leave ONNX Runtime and OpenVINO out")
@@ -93,6 +97,7 @@ def _arguments() -> argparse.Namespace:
         default=(512, 1024, 2048, 4096),
         help="sides of the square matrices whose products are the roofline (default 512 1024 2048 4096)",
     )
+    parser.add_argument("--model", default="RN50", help="RN50 (default), RN101, …, or local-dir:FOLDER")
     parser.add_argument("--device", default="cpu", help="where all sides run: cpu (default), cuda, mps")
     parser.add_argument("--json", type=Path, help="write the figures there, and the tables beside it (.md)")
     arguments = parser.parse_args()
@@ -110,18 +115,19 @@ def _versions() -> dict[str, str]:
 
 def run(folder: Path, arguments: argparse.Namespace, found: Findings) -> None:
     """Measure everything, side by side."""
-    visual, weights = lively_rn50(folder)
-    pictures = np.random.default_rng(0).integers(0, 256, (arguments.images, SIZE, SIZE, 3), dtype=np.uint8)
-    device, quick = arguments.device, arguments.quick
-    make = functools.partial(StagedEncoder, "RN50", weights, device=device)
+    model, device, quick = arguments.model, arguments.device, arguments.quick
+    visual, weights = lively_resnet(model, folder)
+    make = functools.partial(StagedEncoder, model, weights, device=device)
+    size = make().image_size
+    pictures = np.random.default_rng(0).integers(0, 256, (arguments.images, size, size, 3), dtype=np.uint8)
     plan = make(precision=arguments.precision).plan
-    found.add(plan=str(plan))
+    found.add(plan=str(plan), size=size)
     precisions = list(dict.fromkeys(("fp32", plan.precision)))
     moved = copy.deepcopy(visual).to(device)
     differences = largest_differences(moved, make(precision="fp32"), pictures[:TRIED], device)
     found.add(**{"largest difference of fp32 from open_clip's, by the vector's length": differences})
 
-    sides = _open_clip_sides(moved, prepared_inputs(pictures[:128]).to(device), quick)
+    sides = _open_clip_sides(moved, prepared_inputs(pictures).to(device), quick)
     missing: dict[str, str] = {}
     if device == "cpu":
         missing["CUDA"] = "pass --device cuda" if torch.cuda.is_available() else "no CUDA device here"
@@ -143,8 +149,12 @@ def run(folder: Path, arguments: argparse.Namespace, found: Findings) -> None:
         if not arguments.no_compile:
             sides |= _compiled_sides(best, pictures, found)
         for precision in precisions:
-            rooflines[f"roofline {precision}"] = roofline_side(precision, device, arguments.products)
-        found.add(**{COUNTS: {name: count / 1e9 for name, count in count_multiply_adds(visual).items()}})
+            rooflines[f"roofline {precision}"] = roofline_side(
+                precision, device, arguments.products, arguments.seconds
+            )
+        found.add(
+            **{COUNTS: {name: count / 1e9 for name, count in count_multiply_adds(visual, model).items()}}
+        )
     _measure(sides, rooflines, arguments, found)
     if not quick:
         found.add(**measure_files(folder, best(stage="mid"), arguments.files, arguments.rounds))
@@ -216,14 +226,15 @@ def _measure(
     arguments: argparse.Namespace,
     found: Findings,
 ) -> None:
-    """Let all sides take turns, each with as many images as it encodes in the time."""
+    """Let all sides take turns, each with as many images as it encodes in the time, repeated if few."""
     counts = {}
     for name, side in sides.items():
         side(1)
         wanted = rate(side, TRIED) * arguments.seconds
-        counts[name] = min(arguments.images, TRIED * max(1, round(wanted / TRIED)))
+        count = min(arguments.images, TRIED * max(1, round(wanted / TRIED)))
+        counts[name] = count, max(1, round(wanted / count))
     for number in range(1, arguments.rounds + 1):
-        rates = {name: rate(side, counts[name]) for name, side in sides.items()}
+        rates = {name: rate(side, *counts[name]) for name, side in sides.items()}
         rates |= {name: roofline() for name, roofline in rooflines.items()}
         found.add(round=number, **rates)
 
@@ -232,7 +243,7 @@ def render(rows: list[dict[str, Any]]) -> str:
     """Write the rounds' figures as tables, and all others as lines."""
     rounds = [row for row in rows if "round" in row]
     others = {name: value for row in rows if "round" not in row for name, value in row.items()}
-    parts = [f"RN50 at {SIZE}×{SIZE}, {len(rounds)} rounds", ""]
+    parts = [f"{len(rounds)} rounds", ""]
     if rounds:
         rates = {name: [each[name] for each in rounds] for name in rounds[0] if name != "round"}
         parts += [_spreads("images/s; roofline: GFLOP/s", rates, 1), ""]

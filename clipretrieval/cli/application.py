@@ -143,7 +143,7 @@ def _in_options(message: str) -> str:
         message = message.replace(f"as in read_table(…, {role}='…')", f"with --{role}-column NAME")
         message = message.replace(f"as {role}= says", f"as --{role}-column says")
     message = message.replace("a greater max_loss, or a budget", "a greater --max-loss, or --budget")
-    message = message.replace("budget=", "--budget ")
+    message = message.replace("budget=", "--budget ").replace("int8=", "--int8")
     message = message.replace("(partial_fit)", "(index --add)")
     message = message.replace(
         "OnnxEncoder(path) and a file that StagedEncoder.export wrote",

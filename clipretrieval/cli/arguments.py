@@ -69,7 +69,9 @@ TemplateOption = Annotated[
 _NOT_EXPORTED = (
     *("model", "pretrained", "seed", "precision", "device", "compile", "pooling", "image_size", "stage"),
 )
-"""Options of encoders that an exported one has no use for."""
+"""Options of encoders that an exported one has no use for, …"""
+_EXPORTED = ("onnx", "batch_size", "max_pixels")
+"""… and those that it has."""
 
 OnnxOption = Annotated[
     Path | None,
@@ -140,6 +142,10 @@ class EncoderOptions(ModelOptions):
     def exported(self) -> OnnxEncoder | None:
         """Open the encoder's file, if one is given."""
         return exported_encoder(self.onnx, batch_size=self.batch_size, max_pixels=self.max_pixels)
+
+    def beside_kept(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Add the names of those that open an exported encoder in the kept one's place, if one is given."""
+        return (*names, *(() if self.onnx is None else _EXPORTED))
 
     def check_alone(self, context: typer.Context) -> None:
         """Refuse options of encoders beside an exported one, which has its own settings."""

@@ -63,8 +63,6 @@ _FREE = (
     *("predictions", "as_json", "allow_known", "curve", "unknown_images"),
 )
 """Arguments that may stand beside ``--classifier``."""
-_EXPORTED = ("onnx", "batch_size", "max_pixels")
-"""And those of an exported encoder in the place of the classifier's own."""
 _OWN_SETTINGS = "--classifier, which has its own settings"
 
 
@@ -117,7 +115,7 @@ def evaluate_command(
         _check_one_of(train, kept)
         if kept is not None:
             allowed = (*_FREE, "head", "priors", "text_weight", "class_names", "template")
-            refuse_given(context, _allowed(allowed, encoder), _OWN_SETTINGS)
+            refuse_given(context, encoder.beside_kept(allowed), _OWN_SETTINGS)
             refuse_answering(context, kept)
         encoder.check_alone(context)
         exits = kept is not None and is_cascade(kept)
@@ -209,7 +207,7 @@ def sweep_command(
         _check_one_of(train, kept)
         if kept is not None:
             allowed = (*_FREE, "head", "priors", "k", "weights", "temperature")
-            refuse_given(context, _allowed(allowed, encoder), _OWN_SETTINGS)
+            refuse_given(context, encoder.beside_kept(allowed), _OWN_SETTINGS)
         encoder.check_alone(context)
         heads = None if head is None else comma_separated(head)
         for each in heads or ["votes"]:
@@ -288,7 +286,3 @@ def _best_first(found: SweepResult) -> SweepResult:
     return replace(
         found, rows=[found.rows[row] for row in order], params=[found.params[row] for row in order]
     )
-
-
-def _allowed(names: tuple[str, ...], encoder: EncoderOptions) -> tuple[str, ...]:
-    return names if encoder.onnx is None else (*names, *_EXPORTED)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["forget_command", "index_command"]
 
 _FREE = (
-    *("images", "classifier", "add", "resume", "flush_every", "allow_remote", "onnx"),
+    *("images", "classifier", "add", "resume", "flush_every", "allow_remote"),
     *("images_root", "image_column", "label_column"),
 )
 """Arguments that may stand beside ``--add``."""
@@ -91,7 +91,9 @@ def index_command(
             raise InvalidInputError("--add and --resume exclude each other; pass one of them")
         if add:
             refuse_given(
-                context, _FREE, "--add: images are added with the settings that the classifier was made with"
+                context,
+                encoder.beside_kept(_FREE),
+                "--add: images are added with the settings that the classifier was made with",
             )
         labelled = labelled_images(images, tables, None, "")
         with interruptible():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+import signal
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import counted_convolutions, enliven
 from torch.utils.flop_counter import FlopCounterMode
+from warm_process import WarmProcess, run_warm
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError, StagedEncoder
 from clipretrieval.encoding.engine import winograd
@@ -23,6 +26,7 @@ from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.units import QueryPool
 
 DEEP = ("stem", "layer2", "mid", "late", "final")
+BENCHMARK = (Path(__file__).parents[2] / "benchmarks" / "encode.py", "--model")
 
 
 @pytest.fixture(scope="module")
@@ -330,40 +334,39 @@ def test_an_encoder_never_changes(tiny_model):
         encoder.image_size = 96
 
 
-def test_the_benchmark_runs(tmp_path):
+def test_the_benchmark_runs(tiny_model, tmp_path):
     """The encoder's benchmark finishes on a few pictures and writes its figures."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "benchmarks/encode.py", "--rounds", "1", "--images", "2", "--files", "2"),
-            *("--products", "512", "--no-peers", "--no-compile", "--json", tmp_path / "b.json"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    few = ("--rounds", "1", "--seconds", "0.01", "--images", "2", "--files", "2", "--products", "128")
+    done = run_warm(
+        [*BENCHMARK, tiny_model, *few, "--no-peers", "--no-compile", "--json", tmp_path / "b.json"],
+        check=True,
     )
-    assert done.returncode == 0, done.stderr
     assert "share of roofline" in done.stdout
     assert (tmp_path / "b.json").exists()
 
 
-def test_the_benchmark_keeps_its_rounds_when_it_is_cut_short(tmp_path):
+def test_the_benchmark_keeps_its_rounds_when_it_is_cut_short(tiny_model, tmp_path):
     """Ended by SIGTERM after a round, it prints the tables of what it has, and its file has the rounds."""
-    command = [sys.executable, "benchmarks/encode.py", "--quick", "--rounds", "10000", "--images", "1"]
-    with subprocess.Popen(
-        [*command, "--no-peers", "--json", tmp_path / "b.json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as cut:
-        next(line for line in cut.stderr if line.startswith("round 2,"))
-        cut.terminate()
-        out, errors = cut.communicate()
-    assert cut.returncode == 1, errors
+    found, endless = tmp_path / "b.json", ("--rounds", "1000000", "--seconds", "0.01", "--images", "1")
+    cut = WarmProcess([*BENCHMARK, tiny_model, "--quick", *endless, "--no-peers", "--json", found])
+    try:
+        while len(rounds_in(found)) < 2 and cut.poll() is None:
+            time.sleep(0.01)
+        os.kill(cut.pid, signal.SIGTERM)
+        out, errors = cut.communicate(60)
+    finally:
+        cut.kill()
+    assert cut.poll() == 1, errors
     assert "cut short" in errors
     assert "| mid fp32 / open_clip, best batch |" in out
-    rounds = [row for row in json.loads((tmp_path / "b.json").read_text())["rows"] if "round" in row]
-    assert len(rounds) >= 2
-    assert all(row["mid fp32"] > 0 for row in rounds)
+    assert len(rounds_in(found)) >= 2
+    assert all(row["mid fp32"] > 0 for row in rounds_in(found))
+
+
+def rounds_in(path):
+    """Return the rounds that the benchmark has written to its file so far."""
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in rows if "round" in row]
 
 
 def test_rounded_kernels_keep_the_sums_of_their_taps():
