@@ -76,11 +76,14 @@ class Answerer:
         Vectors to answers.
     query_share : callable, optional
         Of what `infer` returned to the share of its time that queries took: a cascade's lie on the way.
+    most : int, optional
+        Images of a turn at most, where the time decides how many turns there are.
     """
 
     infer: Callable[[list[Any]], Any]
     query: Callable[[Any], Any]
     query_share: Callable[[Any], float] | None = None
+    most: int | None = None
 
 
 @dataclass
@@ -145,7 +148,8 @@ def measure_speed(
     singles : int
         Of how many images the latency is measured, one by one; 0 of none.
     most_s, most_singles_s : float, optional
-        Seconds after which no part, and no single image, is begun any more.
+        Seconds that the parts, with the warm-up, and the single images may take, as far as the ones before
+        tell. A part is timed all the same, and a few single images.
 
     Returns
     -------
@@ -153,44 +157,57 @@ def measure_speed(
     timed : int
         How many of the images were timed together.
     """
-    for side in answerers.values():
-        side.query(side.infer(images[:2]))
+    started = default_timer()
+    _turn(answerers, images[:2])
     totals = {name: [0.0, 0.0] for name in answerers}
+    counts = dict.fromkeys(answerers, 0)
     size = -(-len(images) // _TURNS) if most_s is None else _PART
-    started, timed = default_timer(), 0
+    timed, took = 0, 0.0
     for start in range(0, len(images), size):
-        if timed and most_s is not None and default_timer() - started > most_s:
+        begun = default_timer()
+        if timed and most_s is not None and begun - started + took > most_s:
             break
         part = images[start : start + size]
         timed += len(part)
-        for name, ((vectors, seconds), side) in _inferred(answerers, part):
-            own = seconds * side.query_share(vectors) if side.query_share is not None else 0.0
-            totals[name][0] += seconds - own
-            totals[name][1] += own + _timed(side.query, vectors)[1]
+        for name, (given, infer_s, query_s) in _turn(answerers, part, cut=most_s is not None).items():
+            counts[name] += given
+            totals[name][0] += infer_s
+            totals[name][1] += query_s
+        took = default_timer() - begun
     latencies: dict[str, list[float]] = {name: [] for name in answerers}
     started = default_timer()
+    if singles:
+        _turn(answerers, images[:1])  # one alone may take another way than several
     for place, image in enumerate(images[:singles]):
-        late = most_singles_s is not None and default_timer() - started > most_singles_s
+        begun = default_timer()
+        late = most_singles_s is not None and begun - started + took > most_singles_s
         if late and place >= _LEAST_SINGLES:
             break
-        for name, ((vectors, seconds), side) in _inferred(answerers, [image]):
-            latencies[name].append(seconds + _timed(side.query, vectors)[1])
-    scale = 1000 / timed
+        for name, (_, infer_s, query_s) in _turn(answerers, [image]).items():
+            latencies[name].append(infer_s + query_s)
+        took = default_timer() - begun
     speeds = {
-        name: Speed(infer * scale, query * scale, latencies[name]) for name, (infer, query) in totals.items()
+        name: Speed(1000 * infer_s / counts[name], 1000 * query_s / counts[name], latencies[name])
+        for name, (infer_s, query_s) in totals.items()
     }
     return speeds, timed
 
 
-def _inferred(
-    answerers: Mapping[str, Answerer], images: list[Any]
-) -> Iterator[tuple[str, tuple[tuple[Any, float], Answerer]]]:
-    """Yield each side, by its name, with its vectors of some images and the seconds that they took."""
-    made: dict[Callable[[list[Any]], Any], tuple[Any, float]] = {}
+def _turn(
+    answerers: Mapping[str, Answerer], images: list[Any], *, cut: bool = False
+) -> dict[str, tuple[int, float, float]]:
+    """Give each side the images, or as many as it takes; return how many, and both halves' seconds."""
+    made: dict[tuple[Callable[[list[Any]], Any], int], tuple[Any, float]] = {}
+    found = {}
     for name, side in answerers.items():
-        if side.infer not in made:
-            made[side.infer] = _timed(side.infer, images)
-        yield name, (made[side.infer], side)
+        given = images[: side.most] if cut else images
+        key = (side.infer, len(given))
+        if key not in made:
+            made[key] = _timed(side.infer, given)
+        vectors, seconds = made[key]
+        own = seconds * side.query_share(vectors) if side.query_share is not None else 0.0
+        found[name] = len(given), seconds - own, own + _timed(side.query, vectors)[1]
+    return found
 
 
 def median_times(
@@ -252,7 +269,7 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
                 parts.append(visual(inputs.to(encoder.device)).float().cpu().numpy())
         return np.concatenate(parts)
 
-    return Answerer(infer, query)
+    return Answerer(infer, query, most=OPEN_CLIP_BATCH)
 
 
 def _timed(work: Callable[[Given], Made], given: Given) -> tuple[Made, float]:

@@ -452,12 +452,13 @@ def test_sides_that_share_an_encoder_share_its_pass():
 
     sides = {name: Answerer(infer, len) for name in ("one", "other")}
     found, timed = measure_speed(sides, list(range(10)))
-    assert sum(calls[2:]) == timed == 10  # the first two warm up
+    assert sum(calls[1:]) == timed == 10  # two images warm up
     assert found["one"].inference_s == found["other"].inference_s
     assert found["one"].to_dict()["p50_ms"] is None
+    assert calls[0] == 2
     calls.clear()
     found, _ = measure_speed(sides, list(range(10)), 4)
-    assert calls[-4:] == [1] * 4  # single images, too, are encoded once for both
+    assert calls[-5:] == [1] * 5  # single images, too, are encoded once for both
     assert [len(each.latencies_s) for each in found.values()] == [4, 4]
 
 
@@ -471,11 +472,17 @@ def test_what_is_timed_takes_no_more_time_than_it_may(monkeypatch):
 
     monkeypatch.setattr(speed, "default_timer", lambda: clock[0])
     sides = {"one": Answerer(infer, len)}
-    for seconds, timed in ((0.0, 64), (63.0, 64), (64.0, 128), (1000.0, 200)):
+    for seconds, timed in ((-1.0, 64), (129.0, 64), (130.0, 128), (1000.0, 200)):  # two images warm up
         found, counted = measure_speed(sides, list(range(200)), most_s=seconds)
         assert counted == timed
         assert found["one"].inference_s == 1000
-    for seconds, singles in ((0.0, 5), (7.0, 8), (1000.0, 20)):
+    sides["cut"] = Answerer(lambda pictures: infer(pictures), len, most=32)
+    for seconds, timed in ((195.0, 64), (196.0, 128)):
+        found, counted = measure_speed(sides, list(range(200)), most_s=seconds)
+        assert counted == timed
+        assert [each.inference_s for each in found.values()] == [1000, 1000]
+    del sides["cut"]
+    for seconds, singles in ((0.0, 5), (9.0, 8), (1000.0, 20)):  # the first goes before, uncounted
         found, _ = measure_speed(sides, list(range(200)), 20, most_singles_s=seconds)
         assert found["one"].latencies_s == [1.0] * singles
 
