@@ -9,11 +9,17 @@ from without_torch import run_without_torch
 
 from clipretrieval import RetrievalClassifier, StagedEncoder, StoreUnavailableError
 
-AS_COMMAND = """
-import sys
-sys.argv = {arguments!r}
+AS_COMMANDS = """
+import contextlib, io, json, sys
 from clipretrieval.cli import main
-main()
+for arguments in {commands!r}:
+    sys.argv = ["clipretrieval", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
 """
 
 
@@ -30,44 +36,65 @@ def kept(tiny_model, class_folder, tmp_path_factory):
     return folder
 
 
-def without_torch(*arguments, status=0):
-    """Run the command where there is no torch; return its standard output, or error if that is expected."""
-    done = run_without_torch(AS_COMMAND.format(arguments=["clipretrieval", *map(str, arguments)]))
-    assert done.returncode == status, done.stderr
-    return done.stderr if status else done.stdout
+def without_torch(*commands):
+    """Run commands where there is no torch; return each one's status, standard output and standard error."""
+    done = run_without_torch(AS_COMMANDS.format(commands=[[str(each) for each in one] for one in commands]))
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def labels_of(told):
+    """Return what `classify --json` has told of each path."""
+    status, out, _ = told
+    assert status == 0
+    return {each["path"]: each["label"] for each in map(json.loads, out.splitlines())}
 
 
 def test_what_is_exported_serves_without_torch(command, kept, class_folder, tmp_path):
     file, test, made = tmp_path / "mid.onnx", class_folder / "test", tmp_path / "made"
     status, out, _ = command("export", kept, file)
     assert (status, out.startswith("the encoder at mid, 0.")) == (0, True)
-    status, out, _ = command("classify", kept, test, "--json")
-    expected = {each["path"]: each["label"] for each in map(json.loads, out.splitlines())}
-    assert (status, len(expected)) == (0, 10)
+    expected = labels_of(command("classify", kept, test, "--json"))
+    assert len(expected) == 10
 
-    out = without_torch("classify", kept, test, "--json", "--onnx", file)
-    assert {each["path"]: each["label"] for each in map(json.loads, out.splitlines())} == expected
-    out = without_torch("evaluate", "--classifier", kept, "--test", test, "--onnx", file)
+    refused, asked, measured, indexed, named, described = without_torch(
+        ("classify", kept, test),
+        ("classify", kept, test, "--json", "--onnx", file),
+        ("evaluate", "--classifier", kept, "--test", test, "--onnx", file),
+        # An index that is made with it names it, and its commands need not.
+        ("index", class_folder / "train", made, "--onnx", file),
+        ("classify", made, test, "--json"),
+        ("info", made),
+    )
+    assert refused[0] == 2
+    assert "needs torch, which is not installed" in refused[2]
+    assert "--onnx FILE" in refused[2]
+    assert "Traceback" not in refused[2]
+    assert labels_of(asked) == labels_of(named) == expected
     right = sum(label in path for path, label in expected.items())
-    assert f"{right} of 10 images" in out
-    assert f"model onnx:{file}, stage mid" in out
-    # An index that is made with it names it, and its commands need not.
-    without_torch("index", class_folder / "train", made, "--onnx", file)
-    out = without_torch("classify", made, test, "--json")
-    assert {each["path"]: each["label"] for each in map(json.loads, out.splitlines())} == expected
-    assert str(file) in without_torch("info", made)
+    assert f"{right} of 10 images" in measured[1]
+    assert f"model onnx:{file}, stage mid" in measured[1]
+    assert indexed[0] == 0
+    assert str(file) in described[1]
     # Nor need one that has moved, where it is told.
     moved = file.rename(tmp_path / "moved.onnx")
-    assert "pass --onnx" in without_torch("classify", made, test, status=2)
-    out = without_torch("classify", made, test, "--json", "--onnx", moved)
-    assert {each["path"]: each["label"] for each in map(json.loads, out.splitlines())} == expected
-    assert "10 new" in without_torch("index", test, made, "--add", "--onnx", moved)
-    assert "17" in without_torch("forget", made, "--label", "temple", "--onnx", moved)
+    small = ("--batch-size", 2, "--max-pixels", 160 * 160)
+    refused, asked, added, forgotten = without_torch(
+        ("classify", made, test),
+        ("classify", made, test, "--json", "--onnx", moved),
+        ("index", test, made, "--add", "--onnx", moved, *small),
+        ("forget", made, "--label", "temple", "--onnx", moved),
+    )
+    assert (refused[0], "pass --onnx" in refused[2]) == (2, True)
+    assert labels_of(asked) == expected
+    assert (added[0], "10 new" in added[1]) == (0, True)
+    assert (forgotten[0], "17" in forgotten[1]) == (0, True)
 
 
-def test_8_bits_need_an_index_of_their_own(command, kept, class_folder, tmp_path, monkeypatch):
+def test_8_bits_need_an_index_of_their_own(command, tiny_model, class_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("clipretrieval.encoding.onnx.onnx_encoder._multiplies_bytes", lambda: True)
-    file, train = tmp_path / "int8.onnx", class_folder / "train"
+    file, train, kept = tmp_path / "int8.onnx", class_folder / "train", tmp_path / "kept"
+    assert command("index", train, kept, "--model", tiny_model, "--stage", "stem")[0] == 0
     status, out, _ = command("export", kept, file, "--int8", train)
     assert (status, "need an index of their own" in out) == (0, True)
     status, _, err = command("classify", kept, train, "--onnx", file)
@@ -75,13 +102,9 @@ def test_8_bits_need_an_index_of_their_own(command, kept, class_folder, tmp_path
     assert command("index", train, tmp_path / "made", "--onnx", file)[0] == 0
     status, out, _ = command("classify", tmp_path / "made", train)
     assert (status, len(out.splitlines())) == (0, 24)
-
-
-def test_without_torch_the_way_on_is_told(kept, class_folder):
-    err = without_torch("classify", kept, class_folder / "test", status=2)
-    assert "needs torch, which is not installed" in err
-    assert "--onnx FILE" in err
-    assert "Traceback" not in err
+    monkeypatch.setattr("clipretrieval.encoding.onnx.onnx_encoder._multiplies_bytes", lambda: False)
+    status, _, err = command("classify", tmp_path / "made", train)
+    assert (status, "Export it without --int8 and index again" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +121,9 @@ def test_without_torch_the_way_on_is_told(kept, class_folder):
             "--seed does",
         ),
         (("classify", "KEPT", "TRAIN", "--onnx", "gone"), "gone' cannot be read"),
+        (("index", "TRAIN", "KEPT", "--add", "--onnx", "FILE", "--batch-size", 0), "batch_size must be"),
+        (("index", "TRAIN", "KEPT", "--add", "--batch-size", 2), "--batch-size does not go with --add"),
+        (("index", "TRAIN", "KEPT", "--add", "--onnx", "FILE", "--seed", 2), "--seed does not go with --add"),
         (("compare", "TRAIN", "TRAIN", "--model", "onnx:FILE"), "exported encoder"),
         (("export", "KEPT", "KEPT/classifier.json"), "is a part of"),
         (("export", "KEPT", "gone/mid.onnx"), "'gone/mid.onnx' cannot be written: No such file"),
@@ -117,9 +143,9 @@ def test_what_does_not_go_together(command, kept, class_folder, tmp_path, monkey
     assert message in err
 
 
-def test_an_interrupted_index_keeps_its_encoder(command, kept, class_folder, tmp_path):
-    file, made, train = tmp_path / "mid.onnx", tmp_path / "made", class_folder / "train"
-    assert command("export", kept, file)[0] == 0
+def test_an_interrupted_index_keeps_its_encoder(command, tiny_model, class_folder, tmp_path):
+    file, made, train = tmp_path / "stem.onnx", tmp_path / "made", class_folder / "train"
+    StagedEncoder(tiny_model, stage="stem", precision="fp32").export(file)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RetrievalClassifier, "save", interrupted)
         assert command("index", train, made, "--onnx", file)[0] != 0
