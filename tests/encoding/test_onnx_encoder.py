@@ -257,15 +257,22 @@ def test_8_bits_have_a_fingerprint_of_their_own(encoder, exported, class_folder,
     expected, vectors = (each.encode(class_folder / "test") for each in (encoder, found))
     changed = np.linalg.norm(vectors - expected, axis=1) / np.linalg.norm(expected, axis=1)
     assert 0 < changed.max() < 0.1
-    again = OnnxEncoder(encoder.export(tmp_path / "again.onnx", int8=class_folder / "train"))
-    assert again.fingerprint == found.fingerprint
-    other = OnnxEncoder(encoder.export(tmp_path / "other.onnx", int8=class_folder / "test" / "flower"))
-    assert other.fingerprint != found.fingerprint
     monkeypatch.setattr(onnx_encoder, "_multiplies_bytes", lambda: False)
     with pytest.raises(InvalidInputError, match="this CPU has no instructions for them"):
         OnnxEncoder(found.path)
     with pytest.raises(InvalidInputError, match="no images to calibrate on"):
         encoder.export(tmp_path / "none.onnx", int8=[])
+
+
+def test_what_8_bits_are_calibrated_on_is_in_the_fingerprint(tiny_model, class_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_encoder, "_multiplies_bytes", lambda: True)
+    stem = StagedEncoder(tiny_model, stage="stem", precision="fp32", device="cpu")
+    one, again, other = (
+        OnnxEncoder(stem.export(tmp_path / f"{number}.onnx", int8=class_folder / part)).fingerprint
+        for number, part in enumerate(("train", "train", "test/flower"))
+    )
+    assert one == again
+    assert one != other
 
 
 @pytest.mark.parametrize(
@@ -288,13 +295,15 @@ def test_instructions_for_bytes_are_found(monkeypatch, machine, flags, expected)
     assert onnx_encoder._multiplies_bytes() is expected
 
 
-def test_several_threads_export(tiny_model, tmp_path):
-    """Torch converts one model at a time."""
+def test_several_threads_export(tiny_model, exported, tmp_path):
+    """Torch converts one model at a time; a file that is there is replaced."""
     stages = ("stem", "layer1.0")
+    made = [StagedEncoder(tiny_model, stage=stage, precision="fp32") for stage in stages]
+    shutil.copy(exported, tmp_path / "stem.onnx")
     with ThreadPoolExecutor(2) as pool:
-        made = [StagedEncoder(tiny_model, stage=stage, precision="fp32") for stage in stages]
         paths = list(pool.map(lambda encoder: encoder.export(tmp_path / f"{encoder.stage}.onnx"), made))
-    assert [OnnxEncoder(path).stage for path in paths] == list(stages)
+    assert [OnnxEncoder(path).fingerprint for path in paths] == [each.fingerprint for each in made]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["layer1.0.onnx", "stem.onnx"]
 
 
 def test_a_file_of_another_version_is_named(exported, tmp_path):
@@ -332,55 +341,42 @@ def test_what_cannot_be_exported(encoder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_file_is_replaced(tiny_model, exported, tmp_path):
-    path = tmp_path / "encoder.onnx"
-    shutil.copy(exported, path)
-    other = StagedEncoder(tiny_model, stage="stem", precision="fp32")
-    other.export(path)
-    assert OnnxEncoder(path).fingerprint == other.fingerprint
-    assert [each.name for each in tmp_path.iterdir()] == ["encoder.onnx"]
-
-
 def test_an_exported_encoder_is_no_model(exported):
     with pytest.raises(InvalidInputError, match="open it with OnnxEncoder"):
         StagedEncoder(f"onnx:{exported}")
 
 
-def test_nothing_of_torch_is_needed(encoder, exported, class_folder):
+ONE = "np.zeros((1, 8, 8, 3), np.uint8)"
+USES = [
+    "StagedEncoder(stage='mid')",
+    "pixel.fingerprint_of('mid')",
+    f"pixel.encode_stages({ONE}, ['mid'])",
+    f"pixel.begin({ONE})",
+    f"list(pixel.stream_exits({ONE}, stages=['layer1', 'mid'], stay_on=print))",
+    "pixel.text",
+    "pixel.device",
+    "clipretrieval.ZeroShotClassifier('RN50', ['a', 'b']).predict('a.jpg')",
+    "clipretrieval.CascadeClassifier(pixel, ['stem', 'mid']).fit([np.zeros((8, 8, 3), 'u1')], [0])",
+]
+
+
+def test_nothing_of_torch_is_needed_and_what_needs_it_is_named(encoder, exported, class_folder):
     """Nor for the names that are not used."""
     folder = str(class_folder / "train")
-    told = told_without_torch(
-        "import clipretrieval\n"
+    answers, *told = told_without_torch(
+        "import clipretrieval, numpy as np\n"
         "for name in clipretrieval.__all__:\n    getattr(clipretrieval, name)\n"
+        "from clipretrieval import MissingDependencyError, StagedEncoder\n"
         f"encoder = clipretrieval.OnnxEncoder({str(exported)!r})\n"
         f"made = clipretrieval.RetrievalClassifier(encoder, 'faiss', head='discriminant').fit({folder!r})\n"
         f"print(*made.predict({str(class_folder / 'test')!r}))\n"
-    )
-    made = RetrievalClassifier(encoder, "faiss", head="discriminant").fit(folder)
-    assert told.split() == made.predict(class_folder / "test").tolist()
-
-
-def test_what_needs_torch_is_named():
-    pictures = "np.zeros((1, 8, 8, 3), np.uint8)"
-    uses = [
-        "StagedEncoder(stage='mid')",
-        "pixel.fingerprint_of('mid')",
-        f"pixel.encode_stages({pictures}, ['mid'])",
-        f"pixel.begin({pictures})",
-        f"list(pixel.stream_exits({pictures}, stages=['layer1', 'mid'], stay_on=print))",
-        "pixel.text",
-        "pixel.device",
-        "clipretrieval.ZeroShotClassifier('RN50', ['a', 'b']).predict('a.jpg')",
-        "clipretrieval.CascadeClassifier(pixel, ['stem', 'mid']).fit([np.zeros((8, 8, 3), 'u1')], [0])",
-    ]
-    told = told_without_torch(
-        "import numpy as np, clipretrieval\n"
-        "from clipretrieval import MissingDependencyError, StagedEncoder\n"
         "pixel = StagedEncoder(stage='pixel')\n"
-        f"for use in {uses!r}:\n"
+        f"for use in {USES!r}:\n"
         "    try:\n        exec(use)\n    except MissingDependencyError as error:\n        print(error)"
     ).splitlines()
-    assert len(told) == len(uses)
+    made = RetrievalClassifier(encoder, "faiss", head="discriminant").fit(folder)
+    assert answers.split() == made.predict(class_folder / "test").tolist()
+    assert len(told) == len(USES)
     for line in told:
         assert "needs torch, which is not installed; run: pip install torch" in line
         assert "OnnxEncoder(path)" in line
