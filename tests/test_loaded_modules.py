@@ -84,6 +84,12 @@ def test_heads_answer_without_scikit_learn(tiny_model, class_folder, command, tm
     run(as_command(["classify", tmp_path / "kept", class_folder / "test"]), (*SLOW, "sklearn", "pandas"))
 
 
+def test_texts_are_searched_without_scikit_learn(tiny_model, class_folder, command, tmp_path):
+    options = ("--model", tiny_model, "--stage", "final")
+    assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 0
+    run(as_command(["search", tmp_path / "kept", "a flower"]), ("sklearn", "pandas"))
+
+
 def test_classifying_loads_nothing_of_open_clip(tiny_model, class_folder, command, tmp_path):
     """From the demo's model or a folder, as the command does it."""
     options = ("--model", tiny_model, "--stage", "layer1", "--head", "discriminant")
