@@ -1,4 +1,7 @@
-"""Settings and small real parts that every test shares."""
+"""Settings and small real parts that every test shares.
+
+What takes seconds to import is imported late: the process that hands out the tests reads this file too.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
-from sklearn.datasets import load_sample_image
-from tiny_models import write_model
-
-from clipretrieval import cli
-from clipretrieval.heads import Fused, Ridge
 
 # No test may fail for the speed of the machine, and every run tries the same examples.
 settings.register_profile("clipretrieval", deadline=None, derandomize=True)
@@ -29,18 +27,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A ModifiedResNet with two stages of two blocks, at 64×64 pixels."""
+    from tiny_models import write_model
+
     return write_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same architecture with other weights."""
+    from tiny_models import write_model
+
     return write_model(tmp_path_factory.mktemp("models") / "other", seed=1)
 
 
 @pytest.fixture(scope="session")
 def photographs() -> list[Image.Image]:
     """Eight crops, of several shapes, of the two photographs that scikit-learn carries."""
+    from sklearn.datasets import load_sample_image
+
     whole = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
     boxes = [(0, 0, 427, 427), (200, 0, 640, 427), (100, 50, 300, 400), (300, 100, 620, 260)]
     return [photo.crop(box) for photo in whole for box in boxes]
@@ -49,6 +53,8 @@ def photographs() -> list[Image.Image]:
 @pytest.fixture(scope="session")
 def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``train`` and ``test`` folders of crops from two photographs: two classes that can be told apart."""
+    from sklearn.datasets import load_sample_image
+
     root = tmp_path_factory.mktemp("crops")
     rng = np.random.default_rng(0)
     for name, file in (("temple", "china.jpg"), ("flower", "flower.jpg")):
@@ -66,6 +72,8 @@ def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have ``"ridge"`` and ``"fused"`` draw 64 random features: to learn from 2,048 takes three seconds."""
+    from clipretrieval.heads import Fused, Ridge
+
     _, *others = Ridge.__init__.__defaults__ or ()
     monkeypatch.setattr(Ridge.__init__, "__defaults__", (64, *others))
     assert Fused().ridge.features == 64
@@ -76,6 +84,8 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """Run the command in this process; return its exit status, standard output and standard error."""
+    from clipretrieval import cli
+
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the command sets them
     monkeypatch.setenv("TQDM_DISABLE", "1")
     # The command takes these over, as a process of its own may.

@@ -9,89 +9,88 @@ import pytest
 
 SLOW = ("open_clip", "torchvision", "timm", "torch._dynamo", "huggingface_hub", "sympy")
 SCIENCE = ("sklearn", "scipy", "pandas", "joblib")
-ENDING = """
-import sys
-found = {found} & set(sys.modules)
-sys.exit(f"{{sorted(found)}} loaded" if found else 0)
+CHECK = """
+found = set({unwanted}) & set(sys.modules)
+if found:
+    sys.exit(f"{{sorted(found)}} loaded by " + {name!r})
+"""
+COMMAND = """
+sys.argv = {arguments!r}
+try:
+    main()
+except SystemExit as ended:
+    assert ended.code == 0, sys.argv
 """
 
 
-def run(program, unwanted=SLOW):
-    """Run a program, and fail if it has loaded what it should not."""
-    whole = program + ENDING.format(found=set(unwanted))
+def run(*steps):
+    """Run programs one after the other in one process, and fail if one loads what it should not.
+
+    Each step is a program or a command's arguments, and what is not to be loaded after it: those that may
+    load more come later.
+    """
+    whole = "import sys\nfrom clipretrieval.cli import main\n"
+    for program, unwanted in steps:
+        if isinstance(program, list):
+            program = COMMAND.format(arguments=["clipretrieval", *map(str, program)])
+        whole += program + CHECK.format(unwanted=unwanted, name=program)
     done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def as_command(arguments):
-    """Return a program that does what the command does."""
-    return (
-        f"import sys; sys.argv = {['clipretrieval', *map(str, arguments)]!r}\n"
-        "from clipretrieval.cli import main\n"
-        "try:\n    main()\nexcept SystemExit as ended:\n    assert ended.code == 0"
-    )
-
-
-def test_an_encoder_is_had_with_torch_alone():
-    run("from clipretrieval import StagedEncoder\nStagedEncoder(stage='mid')", (*SLOW, "sklearn", "scipy"))
-
-
 def test_raw_pixels_need_no_torch(class_folder, command, tmp_path):
     """Nor does a classifier of them, indexed and asked by the command, whatever model the encoder has."""
-    folder = tmp_path / "kept"
-    for asked, unwanted in (
-        (["index", class_folder / "train", folder, "--stage", "pixel"], SLOW),
-        (["classify", folder, class_folder / "test", "--json", "--explain"], (*SLOW, *SCIENCE)),
-        (["info", folder], SLOW),
-    ):
-        run(as_command(asked), ("torch", *unwanted))
-
-
-def test_a_pixel_encoder_is_shown_and_copied_without_torch():
+    kept, train, test = tmp_path / "kept", class_folder / "train", class_folder / "test"
+    assert command("index", train, kept, "--stage", "pixel")[0] == 0
+    shown = """
+import copy, pickle
+from clipretrieval import StagedEncoder
+encoder = StagedEncoder(stage='pixel')
+assert "device='auto'" in repr(encoder)
+for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+    assert copied.fingerprint == encoder.fingerprint
+"""
     run(
-        "import copy, pickle\n"
-        "from clipretrieval import StagedEncoder\n"
-        "encoder = StagedEncoder(stage='pixel')\n"
-        "assert \"device='auto'\" in repr(encoder)\n"
-        "for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):\n"
-        "    assert copied.fingerprint == encoder.fingerprint",
-        ("torch", *SLOW),
+        (["classify", kept, test, "--json", "--explain"], ("torch", *SLOW, *SCIENCE)),
+        (shown, ("torch", *SLOW)),
+        (["info", kept], ("torch", *SLOW)),
+        (["index", train, tmp_path / "made", "--stage", "pixel"], ("torch", *SLOW)),
     )
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32"])
-def test_weights_of_a_folder_run_with_torch_alone(tiny_model, class_folder, precision):
-    """Nothing of open_clip for a model whose weights are at hand: the tower is the library's own."""
+@pytest.fixture(scope="module")
+def kept(tiny_model, class_folder, tmp_path_factory):
+    """Return a function that keeps a classifier of the tiny model, made with some options."""
+    from clipretrieval import RetrievalClassifier, StagedEncoder
+
+    def keep(name, stage="layer1", **options):
+        folder = tmp_path_factory.mktemp("kept") / name
+        encoder = StagedEncoder(tiny_model, stage=stage)
+        made = RetrievalClassifier(encoder, **options).fit(class_folder / "train")
+        made.save(folder)
+        made.store_.close()
+        return folder
+
+    return keep
+
+
+def test_a_command_that_asks_loads_torch_and_little_else(tiny_model, class_folder, kept):
+    """The tower is the library's own, a classifier that is only asked no estimator; votes need no SciPy."""
+    test = class_folder / "test"
+    encode = f"""
+from clipretrieval import StagedEncoder
+for precision in ("auto", "fp32"):
+    encoder = StagedEncoder({tiny_model!r}, stage="final", precision=precision)
+    assert encoder.encode({str(test)!r}).shape == (10, encoder.dim)
+    assert encoder.fingerprint["weights"].startswith("sha256:")
+"""
     run(
-        "from clipretrieval import StagedEncoder\n"
-        f"encoder = StagedEncoder({tiny_model!r}, stage='final', precision={precision!r})\n"
-        f"assert encoder.encode({str(class_folder / 'test')!r}).shape == (10, encoder.dim)\n"
-        "assert encoder.fingerprint['weights'].startswith('sha256:')",
+        (["classify", kept("plain"), test], (*SLOW, *SCIENCE)),
+        (["classify", kept("normalized", normalize=True), test], (*SLOW, *SCIENCE)),
+        (["classify", kept("cosine", store="memory", metric="cosine"), test], (*SLOW, *SCIENCE)),
+        ("from clipretrieval import StagedEncoder\nStagedEncoder(stage='mid')", (*SLOW, *SCIENCE)),
+        (encode, (*SLOW, *SCIENCE)),
+        (["classify", kept("fused", head="fused"), test], (*SLOW, "sklearn", "pandas")),
+        (["classify", kept("discriminant", head="discriminant"), test], (*SLOW, "sklearn", "pandas")),
+        (["search", kept("texts", stage="final"), "a flower"], ("sklearn", "pandas")),
     )
-
-
-@pytest.mark.parametrize("options", [[], ["--normalize"], ["--metric", "cosine", "--store", "memory"]])
-def test_votes_are_counted_without_scikit_learn(tiny_model, class_folder, command, tmp_path, options):
-    """A classifier that the command only asks is no estimator, and votes need none of SciPy's functions."""
-    made = ("--model", tiny_model, "--stage", "layer1", *options)
-    assert command("index", class_folder / "train", tmp_path / "kept", *made)[0] == 0
-    run(as_command(["classify", tmp_path / "kept", class_folder / "test"]), (*SLOW, *SCIENCE))
-
-
-def test_heads_answer_without_scikit_learn(tiny_model, class_folder, command, tmp_path):
-    options = ("--model", tiny_model, "--stage", "layer1", "--head", "fused")
-    assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 0
-    run(as_command(["classify", tmp_path / "kept", class_folder / "test"]), (*SLOW, "sklearn", "pandas"))
-
-
-def test_texts_are_searched_without_scikit_learn(tiny_model, class_folder, command, tmp_path):
-    options = ("--model", tiny_model, "--stage", "final")
-    assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 0
-    run(as_command(["search", tmp_path / "kept", "a flower"]), ("sklearn", "pandas"))
-
-
-def test_classifying_loads_nothing_of_open_clip(tiny_model, class_folder, command, tmp_path):
-    """From the demo's model or a folder, as the command does it."""
-    options = ("--model", tiny_model, "--stage", "layer1", "--head", "discriminant")
-    assert command("index", class_folder / "train", tmp_path / "kept", *options)[0] == 0
-    run(as_command(["classify", tmp_path / "kept", class_folder / "test"]))

@@ -30,11 +30,11 @@ _CONTEXT: ForkServerContext | SpawnContext = (
     multiprocessing.get_context("forkserver") if _FORKS else multiprocessing.get_context("spawn")
 )
 _IMPORTED = [
-    *("cli.application", "classifier", "encoding.staged_encoder"),
-    *("stores.faiss.store", "stores.chroma.store"),
+    *("clipretrieval.cli.application", "clipretrieval.classifier", "clipretrieval.encoding.staged_encoder"),
+    *("clipretrieval.stores.faiss.store", "clipretrieval.stores.chroma.store", "open_clip"),
 ]
 if _FORKS:
-    _CONTEXT.set_forkserver_preload([f"clipretrieval.{name}" for name in _IMPORTED])
+    _CONTEXT.set_forkserver_preload(_IMPORTED)
 
 
 class WarmProcess:

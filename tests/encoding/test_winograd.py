@@ -11,8 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
-from tiny_models import enliven
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -138,27 +136,16 @@ def test_float32_outputs_are_the_plain_sums(n, height, width, channels, out, rel
     assert torch.equal(found["best"], found["avx2"])
 
 
-@pytest.fixture(scope="module")
-def rn50(tmp_path_factory):
-    """RN50's image tower with lively batch norms, as a checkpoint."""
-    import open_clip
-
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("weights") / "rn50.safetensors"
-    save_file(enliven(open_clip.create_model("RN50").visual).state_dict(), path)
-    return path
-
-
 @needs_fp32
 @pytest.mark.parametrize("instructions", ["avx2", "best"])
-def test_float32_vectors_are_those_of_all_products(rn50, photographs, instructions, monkeypatch):
+def test_float32_vectors_are_those_of_all_products(rn50_file, photographs, instructions, monkeypatch):
     """At every stage RN50's vectors agree to 1e-5 with those that oneDNN's convolutions make."""
     with limited_to(instructions):
-        encoder = StagedEncoder("RN50", rn50, device="cpu", precision="fp32")
+        encoder = StagedEncoder("RN50", rn50_file, device="cpu", precision="fp32")
         assert encoder.plan.winograd
         found = encoder.encode_stages(photographs[:4], STAGES)
     monkeypatch.setattr(winograd, "_library", lambda: None)
-    direct = StagedEncoder("RN50", rn50, device="cpu", precision="fp32")
+    direct = StagedEncoder("RN50", rn50_file, device="cpu", precision="fp32")
     assert not direct.plan.winograd
     assert direct.fingerprint == encoder.fingerprint
     for stage, expected in direct.encode_stages(photographs[:4], STAGES).items():
