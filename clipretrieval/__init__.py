@@ -11,6 +11,8 @@ from clipretrieval._version import __version__
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long to import as all of this
 if TYPE_CHECKING:
+    from clipretrieval.auditing.audit import audit
+    from clipretrieval.auditing.audit_report import AuditReport
     from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.comparison import compare
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from clipretrieval.zeroshot import ZeroShotClassifier
 
 __all__ = [
+    "AuditReport",
     "CascadeClassifier",
     "ClipRetrievalError",
     "ClipRetrievalWarning",
@@ -78,6 +81,7 @@ __all__ = [
     "WeightsUnavailableError",
     "ZeroShotClassifier",
     "__version__",
+    "audit",
     "compare",
     "recommend",
 ]
@@ -85,6 +89,8 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "auditing.audit": ["audit"],
+        "auditing.audit_report": ["AuditReport"],
         "evaluation.sweep": ["SweepResult"],
         "cascade.cascade_classifier": ["CascadeClassifier"],
         "classifier": ["RetrievalClassifier"],

@@ -40,9 +40,10 @@ FLOW: dict[str, list[str]] = {
     "zeroshot": ["persistence"],
     "testing": ["classifier"],  # whose answers the contract of heads is about
     "cascade": ["classifier"],
+    "auditing": ["cascade"],
     "comparison": ["cascade", "zeroshot"],
     "demo": ["comparison"],
-    "cli": ["demo"],
+    "cli": ["demo", "auditing"],
     "__main__": ["cli"],
 }
 

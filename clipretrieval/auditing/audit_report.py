@@ -1,0 +1,177 @@
+"""What an audit has found, as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipretrieval._util.checks import check_choice, check_path, shown
+from clipretrieval._util.files import read_file, write_report
+from clipretrieval._util.repr import short_repr
+from clipretrieval._util.text import parse_json
+from clipretrieval.auditing.estimate import Estimate
+from clipretrieval.auditing.finding import KINDS, Finding
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["AUDIT_SCHEMA", "AuditReport"]
+
+AUDIT_SCHEMA = 1
+_KIND = "audit"
+
+
+@dataclass(frozen=True, eq=False)
+class AuditReport:
+    """What an audit has found, ranked within each kind.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+        Kind by kind, in the order of `KINDS`; the strongest first, groups together.
+    n_images, n_test : int
+        Images that were audited, and that they were compared with.
+    classes : tuple of (bool, int, float or str)
+        Of the audited images, sorted.
+    fingerprint : mapping of JSON values
+        What was audited: ``"encoder"``, ``"metric"``, ``"normalize"``, ``"dim"``, ``"count"``, ``"state"``
+        (the token of the store's state; None where it has none) and ``"contents"`` (a digest of all ids and
+        labels).
+    counts : mapping of str to int
+        By kind, how many findings there are, also where fewer are kept.
+    estimates : mapping of str to Estimate
+        By kind, how many are real, where the audit can tell.
+    left_out : mapping of str to str
+        By kind, why the audit has not looked for it.
+    setting : mapping of JSON values
+        What was asked for and by what it was judged, such as ``"parts"``, ``"k"`` and ``"head"``.
+    seconds : mapping of str to float
+        Wall times of the audit's parts, and ``"total"``.
+    """
+
+    findings: tuple[Finding, ...]
+    n_images: int
+    classes: tuple[Any, ...]
+    fingerprint: Mapping[str, Any]
+    n_test: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, kind: str) -> tuple[Finding, ...]:
+        """Return the findings of one kind, the strongest first.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such kind; the message lists them.
+        """
+        check_choice(kind, "kind", KINDS)
+        return tuple(each for each in self.findings if each.kind == kind)
+
+    def groups(self, kind: str) -> list[tuple[Finding, ...]]:
+        """Return the findings of one kind as they belong together, the strongest group first.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such kind.
+        """
+        found: dict[Any, list[Finding]] = {}
+        for place, each in enumerate(self.of(kind)):
+            found.setdefault(("alone", place) if each.group is None else each.group, []).append(each)
+        return [tuple(group) for group in found.values()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, which `from_dict` takes.
+
+        Returns
+        -------
+        dict
+            ``schema_version``, ``kind`` (``"audit"``), and the attributes by their names.
+        """
+        return {
+            "schema_version": AUDIT_SCHEMA,
+            "kind": _KIND,
+            "n_images": self.n_images,
+            "n_test": self.n_test,
+            "classes": list(self.classes),
+            "fingerprint": dict(self.fingerprint),
+            "counts": dict(self.counts),
+            "estimates": {kind: each.to_dict() for kind, each in self.estimates.items()},
+            "left_out": dict(self.left_out),
+            "setting": dict(self.setting),
+            "seconds": dict(self.seconds),
+            "findings": [each.to_dict() for each in self.findings],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AuditReport:
+        """Read what `to_dict` returned.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is anything else, or of another version; the message says what is wrong.
+        """
+        known = values if isinstance(values, Mapping) else {}
+        if known.get("kind") != _KIND:
+            raise InvalidInputError(
+                "this is no audit report; pass what AuditReport.to_json or clipretrieval audit --json wrote"
+            )
+        if known.get("schema_version") != AUDIT_SCHEMA:
+            raise InvalidInputError(
+                f"the audit report has schema version {shown(known.get('schema_version'))}; this version of "
+                f"the library reads {AUDIT_SCHEMA}. Run the audit again"
+            )
+        try:
+            return cls(
+                findings=tuple(Finding.from_dict(each) for each in known["findings"]),
+                n_images=int(known["n_images"]),
+                n_test=int(known["n_test"]),
+                classes=tuple(known["classes"]),
+                fingerprint=dict(known["fingerprint"]),
+                counts={str(kind): int(count) for kind, count in known["counts"].items()},
+                estimates={kind: Estimate.from_dict(each) for kind, each in known["estimates"].items()},
+                left_out={str(kind): str(why) for kind, why in known["left_out"].items()},
+                setting=dict(known["setting"]),
+                seconds={str(part): float(taken) for part, taken in known["seconds"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInputError(f"the audit report is damaged: {error}. Run the audit again") from error
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be written.
+        """
+        return write_report(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> AuditReport:
+        """Read a file that `to_json` wrote.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such file, or it holds something else.
+        """
+        place = check_path(path, "path")
+        try:
+            content = parse_json(read_file(place))
+        except OSError as error:
+            raise InvalidInputError(
+                f"the audit report {str(place)!r} cannot be read: {error.strerror or error}"
+            ) from error
+        except ValueError as error:
+            raise InvalidInputError(f"{str(place)!r} holds no JSON: {error}") from error
+        return cls.from_dict(content)
+
+    def __repr__(self) -> str:
+        return short_repr(self, n_images=self.n_images, n_test=self.n_test, **self.counts)
