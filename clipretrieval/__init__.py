@@ -11,7 +11,7 @@ from clipretrieval._version import __version__
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long to import as all of this
 if TYPE_CHECKING:
-    from clipretrieval.auditing.audit import audit
+    from clipretrieval.auditing.auditing import audit
     from clipretrieval.auditing.audit_report import AuditReport
     from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
@@ -89,7 +89,7 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "auditing.audit": ["audit"],
+        "auditing.auditing": ["audit"],
         "auditing.audit_report": ["AuditReport"],
         "evaluation.sweep": ["SweepResult"],
         "cascade.cascade_classifier": ["CascadeClassifier"],

@@ -6,7 +6,7 @@ from clipretrieval._util.lazy import attach
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from clipretrieval.auditing.audit import audit
+    from clipretrieval.auditing.auditing import audit
     from clipretrieval.auditing.audit_report import AuditReport
     from clipretrieval.auditing.estimate import Estimate
     from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage
@@ -16,7 +16,7 @@ __all__ = ["KINDS", "AuditReport", "Estimate", "Finding", "RelatedImage", "audit
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "audit": ["audit"],
+        "auditing": ["audit"],
         "audit_report": ["AuditReport"],
         "estimate": ["Estimate"],
         "finding": ["KINDS", "Finding", "RelatedImage"],
