@@ -11,8 +11,8 @@ from clipretrieval._version import __version__
 
 TYPE_CHECKING = False  # as type checkers know it; typing itself takes as long to import as all of this
 if TYPE_CHECKING:
-    from clipretrieval.auditing.auditing import audit
     from clipretrieval.auditing.audit_report import AuditReport
+    from clipretrieval.auditing.auditing import audit
     from clipretrieval.cascade.cascade_classifier import CascadeClassifier
     from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.comparison.comparison import compare

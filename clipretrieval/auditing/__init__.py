@@ -6,8 +6,8 @@ from clipretrieval._util.lazy import attach
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from clipretrieval.auditing.auditing import audit
     from clipretrieval.auditing.audit_report import AuditReport
+    from clipretrieval.auditing.auditing import audit
     from clipretrieval.auditing.estimate import Estimate
     from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage
 

@@ -1,0 +1,176 @@
+"""Which labels are probably wrong, and how many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.auditing.estimate import Estimate
+from clipretrieval.auditing.evidence import Evidence
+from clipretrieval.auditing.subject import Ints
+
+__all__ = ["LabelErrors", "find_label_errors"]
+
+Floats = npt.NDArray[np.float64]
+
+FITTED_ON = 20_000
+"""Records that the mixture is fitted on, at most."""
+SUREST = 0.2
+"""Share of the records, those whose answer is the surest, among which wrong labels are counted directly."""
+FLOOR = 0.01
+"""Of the share of votes of a class that no neighbor is of."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelErrors:
+    """How probably each label is wrong.
+
+    Attributes
+    ----------
+    probabilities : ndarray of float64, shape (n,)
+        0 where it cannot be told, as nothing else is of the class.
+    odds : ndarray of float64, shape (n,)
+        The log odds of the best other class against the record's own; ranks finer than the probabilities.
+    suggested : ndarray of int32, shape (n,)
+        The best other class.
+    estimate : Estimate
+    """
+
+    probabilities: Floats
+    odds: Floats
+    suggested: Ints
+    estimate: Estimate
+
+    def ranked(self) -> npt.NDArray[np.int64]:
+        """Return the records as numbers, the most probably wrong first."""
+        return np.lexsort((-self.odds, -self.probabilities))
+
+
+def find_label_errors(evidence: Evidence, codes: Ints, n_classes: int) -> LabelErrors:
+    """Tell how probable it is of each label that another one was meant.
+
+    Of a class c, the head without the record and the other classes' votes among its neighbors say
+
+        s(c) ∝ exp(a · score(c) + b · log votes(c)).
+
+    With the probability 1 − ε the label is drawn from s; with ε it is any other class, all as likely:
+
+        P(label) = (1 − ε) s(label) + ε (1 − s(label)) / (n_classes − 1).
+
+    The weights a and b and the share ε of wrong labels are the most probable ones of the labels as they are.
+    That is noise which depends on the class at most, as in [1]_ and [2]_; a label's probability of being
+    wrong is the second term's part. Where the head's mistakes look like wrong labels, ε is too high; where
+    labels are wrong as the head is, it is too low.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    codes : ndarray of int32, shape (n,)
+    n_classes : int
+        At least 2.
+
+    References
+    ----------
+    .. [1] G. Patrini et al., "Making deep neural networks robust to label noise: a loss correction approach",
+       CVPR (2017).
+    .. [2] C. G. Northcutt, L. Jiang, I. L. Chuang, "Confident learning: estimating uncertainty in dataset
+       labels", Journal of Artificial Intelligence Research 70 (2021), pages 1373-1411, whose count of
+       confident disagreements takes the head's own mistakes for wrong labels.
+    """
+    own_place, scores, votes = _scores(evidence, codes, n_classes)
+    judged = np.isfinite(evidence.own)
+    wanted = np.flatnonzero(judged)
+    if not len(wanted):
+        nothing = np.zeros(len(codes))
+        return LabelErrors(nothing, nothing, codes, Estimate(0.0, 0.0, 0.0, 0, 0, _METHOD))
+    some = wanted[:: max(1, -(-len(wanted) // FITTED_ON))]
+    weights = _most_probable(scores[some], votes[some], own_place[some], n_classes)
+    own, logs = _own_share(scores, votes, own_place, weights)
+    noise = weights[2] * (1 - own) / (n_classes - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wrong = np.where(judged, noise / ((1 - weights[2]) * own + noise), 0.0)
+    wrong = np.nan_to_num(wrong)
+    rows = np.arange(len(codes))
+    others = logs.copy()
+    others[rows, own_place] = -np.inf
+    best = others.argmax(axis=1)
+    listed = np.concatenate([evidence.answers, codes[:, None]], axis=1)
+    odds = np.where(judged, others[rows, best] - np.maximum(logs[rows, own_place], -1e6), -np.inf)
+    estimate = _estimate(wrong, judged, logs, own_place)
+    return LabelErrors(wrong, odds, listed[rows, best].astype(np.int32), estimate)
+
+
+_METHOD = (
+    "labels as a mixture of what the head would answer and of any other class, fitted to all labels; the "
+    "bounds also hold the share of labels that contradict the surest answers"
+)
+
+
+def _scores(evidence: Evidence, codes: Ints, n_classes: int) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+    """Return each record's place of its own class, and scores and log votes of its classes.
+
+    Columns are those of the answers, and one for the own class, −inf where that is among them.
+    """
+    listed = np.concatenate([evidence.answers, codes[:, None]], axis=1)
+    inside = evidence.answers == codes[:, None]
+    twice = inside.any(axis=1)
+    own_place = np.where(twice, inside.argmax(axis=1), listed.shape[1] - 1)
+    own = np.where(twice, -np.inf, evidence.own)
+    scores = np.concatenate([evidence.scores, own[:, None]], axis=1).astype(np.float64)
+    there = evidence.near >= 0
+    neighbors = np.where(there, codes[np.maximum(evidence.near, 0)], -1)
+    counts = np.stack([(neighbors == column[:, None]).sum(axis=1) for column in listed.T], axis=1)
+    total = there.sum(axis=1, keepdims=True)
+    votes = np.log((counts + FLOOR) / (total + FLOOR * n_classes))
+    return own_place, scores, votes
+
+
+def _own_share(
+    scores: Floats, votes: Floats, own_place: npt.NDArray[np.int64], weights: Floats
+) -> tuple[Floats, Floats]:
+    """Return s of each record's own class, and the log of s of all its classes."""
+    from scipy.special import log_softmax
+
+    logs = log_softmax(weights[0] * scores + weights[1] * votes, axis=1)
+    return np.exp(logs[np.arange(len(logs)), own_place]), logs
+
+
+def _most_probable(scores: Floats, votes: Floats, own_place: npt.NDArray[np.int64], n_classes: int) -> Floats:
+    """Return a, b and ε under which the labels are most probable."""
+    from scipy.optimize import minimize
+
+    def natural(raw: Floats) -> Floats:
+        return np.array([np.exp(raw[0]), np.exp(raw[1]), 1 / (1 + np.exp(-raw[2]))])
+
+    def loss(raw: Floats) -> float:
+        weights = natural(raw)
+        own, _ = _own_share(scores, votes, own_place, weights)
+        told = (1 - weights[2]) * own + weights[2] * (1 - own) / (n_classes - 1)
+        return float(-np.log(np.maximum(told, 1e-300)).mean()) + 1e-4 * float(raw[:2] @ raw[:2])
+
+    bounds = [(-7.0, 3.0), (-7.0, 1.0), (-10.0, 0.0)]
+    found = minimize(loss, [-1.0, -1.0, -3.0], method="L-BFGS-B", bounds=bounds)
+    return natural(found.x)
+
+
+def _estimate(
+    wrong: Floats, judged: npt.NDArray[np.bool_], logs: Floats, own_place: npt.NDArray[np.int64]
+) -> Estimate:
+    """Count wrong labels in two ways: by the mixture, and where the answers are the surest."""
+    count = int(judged.sum())
+    expected = float(wrong.sum())
+    spread = 2 * float(np.sqrt((wrong * (1 - wrong)).sum()))
+    top = np.partition(logs[judged], -2, axis=1)[:, -2:]
+    sure = np.argsort(top[:, 0] - top[:, 1], kind="stable")[: max(1, int(SUREST * count))]
+    contradicted = (logs[judged].argmax(axis=1) != own_place[judged])[sure]
+    direct = float(contradicted.mean()) * count
+    return Estimate(
+        expected=expected,
+        low=max(0.0, min(expected, direct) - spread),
+        high=min(float(count), max(expected, direct) + spread),
+        checked=count,
+        listed=min(count, max(round(expected), int((wrong > 0.5).sum()))),
+        method=_METHOD,
+    )
