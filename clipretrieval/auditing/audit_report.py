@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._util.checks import check_choice, check_path, shown
+from clipretrieval._util.checks import check_choice, check_int, check_path, shown
 from clipretrieval._util.files import read_file, write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import parse_json
+from clipretrieval.auditing.audit_text import ROWS, audit_text
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.finding import KINDS, Finding
 from clipretrieval.errors import InvalidInputError
@@ -172,6 +173,19 @@ class AuditReport:
         except ValueError as error:
             raise InvalidInputError(f"{str(place)!r} holds no JSON: {error}") from error
         return cls.from_dict(content)
+
+    def text(self, rows: int = ROWS) -> str:
+        """Return a table of all kinds and the first so many findings of each, as ``str`` does.
+
+        Raises
+        ------
+        InvalidInputError
+            If `rows` is no number of at least 0.
+        """
+        return audit_text(self, check_int(rows, "rows", least=0))
+
+    def __str__(self) -> str:
+        return self.text()
 
     def __repr__(self) -> str:
         return short_repr(self, n_images=self.n_images, n_test=self.n_test, **self.counts)

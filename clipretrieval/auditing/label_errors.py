@@ -10,6 +10,7 @@ import numpy.typing as npt
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.evidence import Evidence
 from clipretrieval.auditing.subject import Ints
+from clipretrieval.evaluation.metrics import wilson_interval
 
 __all__ = ["LabelErrors", "find_label_errors"]
 
@@ -104,7 +105,7 @@ def find_label_errors(evidence: Evidence, codes: Ints, n_classes: int) -> LabelE
 
 _METHOD = (
     "labels as a mixture of what the head would answer and of any other class, fitted to all labels; the "
-    "bounds also hold the share of labels that contradict the surest answers"
+    "bounds reach to the share of labels that contradict the surest answers"
 )
 
 
@@ -165,11 +166,11 @@ def _estimate(
     top = np.partition(logs[judged], -2, axis=1)[:, -2:]
     sure = np.argsort(top[:, 0] - top[:, 1], kind="stable")[: max(1, int(SUREST * count))]
     contradicted = (logs[judged].argmax(axis=1) != own_place[judged])[sure]
-    direct = float(contradicted.mean()) * count
+    least, most = wilson_interval(int(contradicted.sum()), len(sure))
     return Estimate(
         expected=expected,
-        low=max(0.0, min(expected, direct) - spread),
-        high=min(float(count), max(expected, direct) + spread),
+        low=max(0.0, min(expected, most * count) - spread),
+        high=min(float(count), max(expected, least * count) + spread),
         checked=count,
         listed=min(count, max(round(expected), int((wrong > 0.5).sum()))),
         method=_METHOD,

@@ -118,7 +118,8 @@ def confused_pairs_of(
                 suggested=answered,
                 others=[(int(row), None) for row in shown],
                 note=_confusion_note(
-                    *(repr(subject.labels[code]) for code in (taken, answered)),
+                    repr(subject.labels[taken]),
+                    repr(subject.labels[answered]),
                     (by_head.get((taken, answered), 0), int(sizes[taken])),
                     (by_head.get((answered, taken), 0), int(sizes[answered])),
                     share,

@@ -153,7 +153,7 @@ def _compare(left: FloatArray, right: FloatArray) -> npt.NDArray[np.float64]:
     for cut in CROPS if len(doubtful) else ():
         zoom = _zoom(cut)
         for one, other in ((left, right), (right, left)):
-            zoomed = zoom @ one[doubtful] @ zoom.T
+            zoomed = (zoom @ one[doubtful] @ zoom.T).astype(np.float32)
             likes, edges = _correlations(zoomed, other[doubtful])
             best[doubtful] = np.maximum(best[doubtful], np.where(likes >= LIKE, edges, 0.0))
     return np.maximum(found, np.where((best >= SAME) & ~blank, best, 0.0))
@@ -184,7 +184,8 @@ def _edges(grey: FloatArray) -> FloatArray:
 def _scaled(grey: FloatArray) -> FloatArray:
     centred = grey - grey.mean(axis=(1, 2), keepdims=True)
     lengths = np.sqrt(np.einsum("nij,nij->n", centred, centred))[:, None, None]
-    return centred / np.maximum(lengths, 1e-3)
+    found: FloatArray = centred / np.maximum(lengths, np.float32(1e-3))
+    return found
 
 
 def _zoom(cut: float) -> FloatArray:

@@ -14,6 +14,7 @@ import typer
 from clipretrieval._version import __version__
 from clipretrieval.cli import interrupt
 from clipretrieval.cli.arguments import command
+from clipretrieval.cli.audit import audit_command
 from clipretrieval.cli.calibrate import calibrate_command
 from clipretrieval.cli.classify import classify_command
 from clipretrieval.cli.compare import compare_command, reproduce_command
@@ -76,6 +77,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "search": search_command,
     "evaluate": evaluate_command,
     "sweep": sweep_command,
+    "audit": audit_command,
     "info": info_command,
     "forget": forget_command,
     "export": export_command,
