@@ -163,7 +163,9 @@ def gather_images(
         before = store.count()
         if manifest and before:
             source.origin.check(manifest)
-        filling = _Filling(store, source, dict(_held(store)) if before else {})
+        kept = dict(_held(store)) if before else {}
+        classes = {label for label, _ in kept.values()}
+        filling = _Filling(store, source, kept, classes=classes)
         tell = image_counter(progress, source.total, source.skipped)
         for batch in source.open(filling.known):
             filling.put(batch)
