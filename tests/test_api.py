@@ -22,6 +22,7 @@ API_PAGES = Path(__file__).parents[1] / "docs" / "api"
 # Where users import from. What is in no `__all__` of these is private.
 DOORS = [
     "clipretrieval",
+    "clipretrieval.auditing",
     "clipretrieval.cascade",
     "clipretrieval.cli",
     "clipretrieval.demo",

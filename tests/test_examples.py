@@ -17,7 +17,7 @@ from clipretrieval.demo import demo_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = [
-    *("own_folder", "swap_stores", "zero_shot", "own_encoder", "online_learning", "cascade"),
+    *("own_folder", "swap_stores", "zero_shot", "own_encoder", "online_learning", "cascade", "audit"),
     "web_service",
 ]
 DRAWN = ["trust"]
@@ -75,6 +75,15 @@ def test_own_folder(run: Callable[..., list[str]], digits_folder: Path, tmp_path
     assert distances == sorted(distances)
     assert all(Path(line.split(maxsplit=2)[2]).is_file() for line in printed[1:])
     assert RetrievalClassifier.load(tmp_path / "kept").predict([picture]).tolist() == ["0"]
+
+
+def test_audit(run: Callable[..., list[str]], digits_folder: Path) -> None:
+    """Drawn images in wrong folders are listed with the folder that they came from; a folder can be given."""
+    printed = run("audit", "--per-kind", "8")
+    assert printed[0] == "4 images were put into the wrong folder"
+    moves = [re.fullmatch(r"mv .*/from-(\w+)-\d+\.png to (\w+) \(.*%\)", line) for line in printed]
+    assert sum(move is not None and move[1] == move[2] for move in moves) >= 2
+    assert run("audit", digits_folder / "test")[0] == "50 images of 10 classes"
 
 
 def test_cascade(run: Callable[..., list[str]], digits_folder: Path) -> None:

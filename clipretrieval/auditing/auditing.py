@@ -14,7 +14,7 @@ import numpy as np
 from clipretrieval._util.checks import check_choice, check_int, check_path, check_strings
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval.auditing.audit_report import AuditReport
-from clipretrieval.auditing.drafts import Draft, resolve
+from clipretrieval.auditing.drafts import Draft, resolve_drafts
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.evidence import Evidence, gather_evidence
 from clipretrieval.auditing.finding import KINDS, Finding
@@ -251,7 +251,7 @@ class _Run:
             self._compare_files(subject, evidence, test, near_test)
         self.subject, self.fingerprint = subject, subject.fingerprint  # the store may be closed afterwards
         drafts = [draft for kind in KINDS if kind in self.found for draft in self.found[kind].drafts]
-        return resolve(drafts, subject, test)
+        return resolve_drafts(drafts, subject, test)
 
     def _see_what_can_be_done(self, subject: Subject, X_test: Any) -> None:
         if X_test is None:

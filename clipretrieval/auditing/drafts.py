@@ -11,7 +11,7 @@ from clipretrieval.auditing.finding import Finding, RelatedImage
 from clipretrieval.auditing.subject import Subject
 from clipretrieval.auditing.validation_images import ValidationImages
 
-__all__ = ["SHOWN", "Draft", "resolve"]
+__all__ = ["SHOWN", "Draft", "resolve_drafts"]
 
 SHOWN = 8
 """Other images that a finding shows, at most."""
@@ -46,7 +46,7 @@ class Draft:
     note: str = ""
 
 
-def resolve(drafts: Sequence[Draft], subject: Subject, test: ValidationImages | None) -> list[Finding]:
+def resolve_drafts(drafts: Sequence[Draft], subject: Subject, test: ValidationImages | None) -> list[Finding]:
     """Give images and classes their names; files are looked up in the store, each once."""
     n = len(subject)
     wanted = {each.image for each in drafts} | {other for each in drafts for other, _ in each.others}

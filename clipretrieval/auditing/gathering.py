@@ -51,6 +51,8 @@ class _Filling:
     new: int = 0
     changed: int = 0
     gone: int = 0
+    begun: bool = False
+    """Whether the manifest says that the records are being changed."""
 
     def known(self, ids: list[str]) -> set[str]:
         """Return those that are there: from before, or because an equal image has come already."""
@@ -69,15 +71,16 @@ class _Filling:
         places, contents, labels, sources = zip(*images, strict=True)
         self.kind = label_kind(list(labels), self.kind, places=list(places))
         stored = stored_labels(list(labels), self.kind)
-        if not set(stored) <= self.classes:
-            self.classes.update(stored)
-            self._write_manifest(CHANGING)
         ids = unique_ids(list(contents), self.seen)
         self.came.update(ids)
         wanted = list(zip(stored, sources, strict=True))
         due = [place for place, name in enumerate(ids) if self.kept.get(name) != wanted[place]]
         vectors = self._vectors([contents[place] for place in due], rows, batch.vectors.get(VECTORS))
         if due:
+            if not self.begun or not set(stored) <= self.classes:
+                self.classes.update(stored)
+                self._write_manifest(CHANGING)
+                self.begun = True
             self.store.upsert(
                 [ids[place] for place in due],
                 vectors,
@@ -95,10 +98,11 @@ class _Filling:
         """Return the vectors of some contents, of which some were encoded now and others are stored."""
         absent = sorted({name for name in contents if name not in rows})
         parts = [] if given is None or not len(given) else [given]
+        first = sum(map(len, parts))
         places = dict(rows)
         if absent:
             records = self.store.get(absent)
-            places.update({name: row for row, name in enumerate(records.ids.tolist(), len(rows))})
+            places.update({name: row for row, name in enumerate(records.ids.tolist(), first)})
             parts.append(records.vectors)
         if not contents:
             return np.empty((0, self.source.dim), dtype=np.float32)
@@ -112,11 +116,11 @@ class _Filling:
         """Remove what has not come this time, and say that the records are as they should be."""
         gone = sorted(set(self.kept) - self.came)
         if gone:
+            self._write_manifest(CHANGING)
             self.store.delete(gone)
         self.gone = len(gone)
-        held = {label for label, _ in map(self.kept.__getitem__, self.came)}
-        if gone or self.new or self.changed or is_changing(self.store.read_manifest()):
-            self.classes = held
+        if gone or self.begun or is_changing(self.store.read_manifest()):
+            self.classes = {self.kept[name][0] for name in self.came}
             self._write_manifest(new_state())
         self.store.flush()
 

@@ -295,10 +295,11 @@ def test_a_run_goes_on_where_another_stopped(
     assert calls == [0, 8, 16, 16, 24]
     assert untimed(report) == untimed(audit(pictures / "train", encoder=Cells()))
     assert untimed(AuditReport.from_json(tmp_path / "audit.json")) == untimed(report)
+    calls.clear()
     damaged = sorted((tmp_path / "neighbors").glob("*/*.npz"))[1]
     damaged.write_bytes(damaged.read_bytes()[:100])
     again = audit(pictures / "train", encoder=Cells(), output=tmp_path)
-    assert calls[5:] == [8]
+    assert calls == [8]
     assert untimed(again) == untimed(report)
 
 

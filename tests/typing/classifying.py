@@ -7,6 +7,7 @@ import numpy.typing as npt
 from typing_extensions import assert_type
 
 from clipretrieval import (
+    AuditReport,
     CascadeClassifier,
     EvaluationReport,
     Explanation,
@@ -20,7 +21,9 @@ from clipretrieval import (
     StagedEncoder,
     SweepResult,
     ZeroShotClassifier,
+    audit,
 )
+from clipretrieval.auditing import Finding
 from clipretrieval.cascade import Calibration, CascadeExplanation, CascadeReport, ExitFigures
 from clipretrieval.evaluation import UnknownFigures
 from clipretrieval.trust import CalibrationReport, ConformalReport, PredictionSets
@@ -107,3 +110,8 @@ FunctionEncoder("width", name="width", version=1)  # E: arg-type
 near = classifier.kneighbors("pictures")
 assert_type(near.distances, FloatArray)
 near.distances = near.distances  # E: misc
+
+assert_type(audit(classifier, X_test="pictures", parts=["label"]), AuditReport)
+assert_type(audit("pictures", encoder=encoder, output="audited").of("label"), tuple[Finding, ...])
+assert_type(AuditReport.from_json("audit.json").groups("leak"), list[tuple[Finding, ...]])
+audit(classifier, limit="all")  # E: arg-type
