@@ -143,6 +143,7 @@ def audit(
         _make(folder)
     with run.measured("total"):
         if is_classifier:
+            run.is_given = True
             findings = run.of_classifier(_single(X), X_test, y_test)
         else:
             with run.measured("encode"), open_progress(progress, "encoding") as told:
@@ -199,6 +200,8 @@ class _Run:
     folder: Path | None
     progress: Progress | bool | None
     has_files: bool = False
+    is_given: bool = False
+    """Whether the classifier is the caller's, whose votes count as it has them."""
     broken: list[SkippedImage] = field(default_factory=list)
     broken_test: list[SkippedImage] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -232,7 +235,7 @@ class _Run:
         self._see_what_can_be_done(subject, X_test)
         test, near_test = None, None
         if X_test is not None and self.wants(*OF_TEST, *OF_FILES):
-            voters = made.k if made.head == "votes" and not self.has_files else VOTERS
+            voters = made.k if made.head == "votes" and self.is_given else VOTERS
             width = min(max(self.k, VALUED * voters), subject.index.store.count())
             with self.measured("test"), open_progress(self.progress, "searching test images") as told:
                 test = look_up_test(retriever, X_test, y_test, width, self.broken_test, told)
@@ -307,28 +310,34 @@ class _Run:
         same = self.wants("duplicate") or (test is not None and self.wants("leak"))
         if not same and not (self.has_files and self.wants(*OF_FILES)):
             return
-        sources: list[str | None] = []
-        if self.has_files or same:
-            files = subject.sources(list(range(len(subject))))
-            sources = [files[row] for row in range(len(subject))]
-            sources += [] if test is None else test.sources
+
+        def files_of(numbers: list[int]) -> dict[int, str | None]:
+            n = len(subject)
+            found = subject.sources([number for number in numbers if number < n])
+            if test is not None:
+                found.update({number: test.sources[number - n] for number in numbers if number >= n})
+            return found
+
         miniatures = Miniatures()
-        if self.has_files and any(source is not None for source in sources):
-            with self.measured("files"), open_progress(self.progress, "looking at files") as told:
-                miniatures = self._look(sources, len(subject), told)
-        elif self.has_files:
-            self.leave_out(("tiny", "blank"), "the images are in memory and have no files")
+        if self.has_files:
+            every = files_of(list(range(len(subject) + self.n_test)))
+            sources = [every[number] for number in range(len(every))]
+            if any(source is not None for source in sources):
+                with self.measured("files"), open_progress(self.progress, "looking at files") as told:
+                    miniatures = self._look(sources, told)
+            else:
+                self.leave_out(("tiny", "blank"), "the images are in memory and have no files")
         if self.has_files and self.wants("broken"):
             self.found["broken"] = PartFindings(count=len(self.broken) + len(self.broken_test))
         if same and (evidence is not None or test is not None):
             with self.measured("duplicates"):
-                pairs, scores = find_same(subject, evidence, test, near_test, miniatures, sources)
+                pairs, scores = find_same(subject, evidence, test, near_test, miniatures, files_of)
                 labels: list[Any] = [subject.classes[code] for code in subject.codes.tolist()]
                 labels += [] if test is None else test.labels or [None] * len(test)
                 groups = grouped(pairs, scores, len(subject), labels, self.limit)
                 self.found.update({kind: part for kind, part in groups.items() if self.wants(kind)})
 
-    def _look(self, sources: list[str | None], n: int, told: Progress) -> Miniatures:
+    def _look(self, sources: list[str | None], told: Progress) -> Miniatures:
         """Decode all files, and note what is tiny or blank."""
         shape = (len(sources), 32, 32)
         at_hand, missing = np.zeros(shape, dtype=np.uint8), np.ones(len(sources), dtype=bool)

@@ -27,6 +27,8 @@ WIDEST = 0.1
 """Ratio of squared distances, above which vectors alone never show a duplicate."""
 WORTH_LOOKING = 0.6
 """And above which no files are looked at."""
+SMALLEST = 1e-9
+"""Ratio of images that are as near as any two, where it cannot be told whether they are equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ class Scale:
         """Learn from the distances to the nearest others, shape (n, k)."""
         finite = distances[np.isfinite(distances)]
         offset = min(0.0, float(finite.min())) if len(finite) else 0.0
-        ratios = _ratios(distances[:, :1], far(distances, offset), offset).ravel()
+        ratios = _ratios(distances[:, :1], far(distances, offset)[:, None], offset).ravel()
         usual = ratios[np.isfinite(ratios) & (ratios > 0)]
         if distances.shape[1] < LEAST_NEIGHBORS or len(usual) < LEAST_NEIGHBORS or offset < 0:
             return cls(offset, 0.0)  # an inner product says nothing of whether two are the same
@@ -115,8 +117,9 @@ def far(distances: FloatArray, offset: float = 0.0) -> Floats:
 def _ratios(distances: FloatArray, scale: Floats, offset: float) -> Floats:
     measured = distances.astype(np.float64) - offset
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = measured / scale[:, None]
-    found[measured == 0] = 0.0
+        found = measured / scale
+    # Where distances may be negative, the least one is that of the two nearest, equal or not.
+    found[measured == 0] = 0.0 if offset == 0 else SMALLEST
     return found
 
 
@@ -137,12 +140,10 @@ def candidate_pairs(
     """
     width = min(TRIED, near.shape[1])
     own = far(distances, scale.offset)
-    ratios = _ratios(distances[:, :width], own, scale.offset)
+    ratios = _ratios(distances[:, :width], own[:, None], scale.offset)
     there = near[:, :width] >= 0
     around = np.where(there, record_scale[np.maximum(near[:, :width], 0)], np.inf)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        other = (distances[:, :width].astype(np.float64) - scale.offset) / around
-    other[distances[:, :width] - scale.offset == 0] = 0.0
+    other = _ratios(distances[:, :width], around, scale.offset)
     # An outlier is far from everything; what is unusual for one of the two is unusual.
     found = np.fmin(ratios, other)
     rows, columns = np.nonzero(there & (found <= WORTH_LOOKING))

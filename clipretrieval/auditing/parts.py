@@ -240,7 +240,9 @@ def grouped(
         kind = "leak" if group[0] < n <= group[-1] else "duplicate"
         part = found[kind]
         part.count += len(group)
-        if most is not None and part.drafts and len(part.drafts) + len(group) > most:
+        if most is not None and len(part.drafts) + len(group) > (
+            most if part.drafts or not most else len(group)
+        ):
             continue
         number = part.drafts[-1].group + 1 if part.drafts and part.drafts[-1].group is not None else 0
         several = len({labels[each] for each in group} - {None}) > 1

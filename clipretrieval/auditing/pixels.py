@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -216,14 +216,14 @@ class Miniatures:
     _held: OrderedDict[str, Bytes | None] = field(default_factory=OrderedDict)
 
     def of_pairs(
-        self, left: Any, right: Any, sources: Sequence[str | None]
+        self, left: Any, right: Any, sources: Mapping[int, str | None]
     ) -> tuple[Bytes, Bytes, npt.NDArray[np.int64]]:
         """Return the miniatures of pairs of images that both have one, and which pairs these are."""
         if self.at_hand is not None and self.missing is not None:
             seen = np.flatnonzero(~(self.missing[left] | self.missing[right]))
             return self.at_hand[left[seen]], self.at_hand[right[seen]], seen
         pairs = [
-            (self._read(sources[one]), self._read(sources[other])) if sources else (None, None)
+            (self._read(sources.get(one)), self._read(sources.get(other)))
             for one, other in zip(left.tolist(), right.tolist(), strict=True)
         ]
         found = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +24,13 @@ from clipretrieval.retrieval.parameters import make_store
 from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["find_same"]
+__all__ = ["FileFinder", "find_same"]
 
 LIKE_FEATURES = 2 * (1 - 0.85)
 """Squared distance of two miniatures' features, up to which they are compared: a cosine of 0.85."""
+_CONTENT = re.compile(r"([0-9a-f]{32})(?:-\d+)?")
+FileFinder: TypeAlias = Callable[[list[int]], Mapping[int, str | None]]
+
 NEARLY = 0.999
 """Score of images that are nearly equal, at most."""
 
@@ -36,7 +41,7 @@ def find_same(
     test: ValidationImages | None,
     near_test: Ints | None,
     miniatures: Miniatures,
-    sources: Sequence[str | None],
+    sources: FileFinder,
 ) -> tuple[Pairs, npt.NDArray[np.float64]]:
     """Return pairs of images that are the same, and how surely they are.
 
@@ -52,8 +57,8 @@ def find_same(
     near_test : ndarray of int32, shape (n_test, k), or None
         The records nearest to test images, by number.
     miniatures : Miniatures
-    sources : sequence of (str or None)
-        Files of all images, by number; empty where they are not known.
+    sources : callable
+        Given numbers of images, returns their files, where they are known.
 
     Returns
     -------
@@ -73,11 +78,12 @@ def find_same(
         if evidence is None:
             scale = Scale.of(distances)
         parts.append(candidate_pairs(n, near_test, distances, around, scale))
-    if miniatures.at_hand is not None and evidence is not None:
+    if miniatures.at_hand is not None:
         parts.append(_alike(miniatures.at_hand, n))
     if not parts:
         raise ValueError("there is nothing to compare")
-    pairs = Pairs.joined(parts)
+    # What vectors found stays, with its distances.
+    pairs = Pairs.joined([*parts, _equal([*subject.ids.tolist(), *([] if test is None else test.ids)])])
     pairs = pairs.take(pairs.left != pairs.right)
     scores = _checked(pairs, subject, test, scale, miniatures, sources)
     kept = scores > 0
@@ -90,21 +96,22 @@ def _checked(
     test: ValidationImages | None,
     scale: Scale,
     miniatures: Miniatures,
-    sources: Sequence[str | None],
+    sources: FileFinder,
 ) -> npt.NDArray[np.float64]:
     """Return how surely each pair is the same; 0 where it is not."""
     ids = [*subject.ids.tolist(), *([] if test is None else test.ids)]
-    # Equal images have one content id, but for what tells records apart.
-    contents = [name.split("-")[0] for name in ids]
+    contents = [_content_of(name) for name in ids]
     equal = np.array(
         [contents[one] == contents[other] for one, other in zip(pairs.left, pairs.right, strict=True)], bool
     )
     equal |= pairs.ratios == 0
     scores = np.where(equal, 1.0, 0.0)
     open_pairs = np.flatnonzero(~equal)
+    numbers = np.unique([pairs.left[open_pairs], pairs.right[open_pairs]])
+    files = sources(numbers.tolist()) if miniatures.at_hand is None else {}
     for start in range(0, len(open_pairs), PAIRS):
         part = open_pairs[start : start + PAIRS]
-        left, right, seen = miniatures.of_pairs(pairs.left[part], pairs.right[part], sources)
+        left, right, seen = miniatures.of_pairs(pairs.left[part], pairs.right[part], files)
         if len(seen):
             scores[part[seen]] = np.minimum(same_picture(left, right), NEARLY)
         blind = np.ones(len(part), dtype=bool)
@@ -113,6 +120,22 @@ def _checked(
         by_vectors = blind & (ratios <= scale.bound)
         scores[part[by_vectors]] = np.minimum(1 - ratios[by_vectors], NEARLY)
     return scores
+
+
+def _equal(ids: list[str]) -> Pairs:
+    """Return each image with the first one of the same content, which its id tells."""
+    first: dict[str, int] = {}
+    found = [(first.setdefault(_content_of(name), number), number) for number, name in enumerate(ids)]
+    pairs = np.array([pair for pair in found if pair[0] != pair[1]], dtype=np.int64).reshape(-1, 2)
+    return Pairs(
+        pairs[:, 0], pairs[:, 1], np.full(len(pairs), np.nan, dtype=np.float32), np.zeros(len(pairs))
+    )
+
+
+def _content_of(name: str) -> str:
+    """Return the id that equal images have in common; of one that is no content id, all of it."""
+    found = _CONTENT.fullmatch(name)
+    return name if found is None else found[1]
 
 
 def _alike(miniatures: npt.NDArray[np.uint8], n: int) -> Pairs:

@@ -362,11 +362,24 @@ def test_small_and_degenerate_sets_are_audited() -> None:
     assert one_class.counts == {"duplicate": 0, "outlier": 0}
     with pytest.raises(UnsupportedOperationError, match="there is one image, which has nothing"):
         audit([[1.0, 2.0]], ["a"])
+    leaked = audit([[1.0, 2.0]], ["a"], X_test=[[1.0, 2.0], [3.0, 4.0]], y_test=["a", "b"])
+    assert [each.where for each in leaked.of("leak")] == ["train", "test"]
     equal = audit(np.zeros((30, 2)), [0] * 15 + [1] * 15, k=5)
     assert [len(group) for group in equal.groups("duplicate")] == [30]
     assert equal.of("outlier") == ()
     alone = audit([[0.0], [0.1], [0.2], [5.0]], ["a", "a", "a", "b"])
     assert alone.estimates["label"].checked == 3
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_every_metric_finds_what_is_wrong(metric: str, clusters: Any) -> None:
+    """Wrong labels are those that l2 finds; no two that merely are the nearest of all are duplicates."""
+    vectors, truth, given = clusters
+    classifier = RetrievalClassifier(store="memory", metric=metric).fit(vectors, given)
+    report = audit(classifier, X_test=vectors[:2], y_test=truth[:2])
+    assert {each.id for each in report.of("label")} == {content(vector) for vector in vectors[::20]}
+    assert report.of("duplicate") == ()
+    assert {each.id for each in report.of("leak")} == {content(vector) for vector in vectors[:2]}
 
 
 def test_findings_are_limited_and_groups_stay_whole(clusters: Any) -> None:
@@ -376,7 +389,8 @@ def test_findings_are_limited_and_groups_stay_whole(clusters: Any) -> None:
     assert len(report.of("label")) == 5
     assert report.counts["duplicate"] == 60
     assert [len(group) for group in report.groups("duplicate")] == [2, 2]
-    assert audit(vectors, given, limit=0).findings == ()
+    none = audit(np.concatenate([vectors, vectors[:30]]), [*given, *truth[:30]], limit=0)
+    assert (none.findings, none.counts["duplicate"]) == ((), 60)
 
 
 def test_progress_is_told_of_encoding_and_of_looking_up(clusters: Any) -> None:
