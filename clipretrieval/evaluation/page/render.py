@@ -1,23 +1,10 @@
-"""Evaluation reports as one HTML page that needs nothing else: no network, no other file.
-
-The page holds its style, its script and its images. A policy within it forbids every request, and every
-script but its own. All that comes from a user (names of classes, paths, titles) is escaped.
-"""
+"""Evaluation reports as one HTML page that needs nothing else: no network, no other file."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from clipretrieval._util.checks import (
     check_bool,
@@ -28,10 +15,9 @@ from clipretrieval._util.checks import (
     shown,
 )
 from clipretrieval._util.files import write_report
-from clipretrieval._util.text import readable, shortened
-from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation.figures import Figures
+from clipretrieval.evaluation.page.document import SHARED, read_thumbnails, render_document
 from clipretrieval.evaluation.page.parts import (
     COMPARISON_COLUMNS,
     PageTable,
@@ -40,8 +26,6 @@ from clipretrieval.evaluation.page.parts import (
     table_part,
 )
 from clipretrieval.evaluation.page.svg import time_chart
-from clipretrieval.evaluation.words import number_words
-from clipretrieval.images.thumbnail import thumbnail
 
 __all__ = ["COMPARISON_COLUMNS", "PageTable", "render_page", "write_page"]
 
@@ -105,12 +89,14 @@ def render_page(
             check_text(pair[0], "a report's name", empty=True)
     if not (named or comparison or tables):
         raise InvalidInputError("a page needs at least one report or table; pass one")
-    read = _thumbnails() if pictures else lambda path: None
+    read = read_thumbnails() if pictures else lambda path: None
     parts = [report_part(name, report, read) for name, report in named]
-    script = _file("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     several = len(parts) > 1 or bool(comparison) or bool(tables)
-    return _template().render(
+    return render_document(
+        SHARED,
+        "page.html",
+        styles=["page.css"],
+        scripts=["page.js", "tables.js"],
         title=title or ("Comparison" if several else "Evaluation"),
         notes=notes,
         remarks=remarks,
@@ -120,10 +106,6 @@ def render_page(
         tables=[table_part(table) for table in tables],
         reports=parts,
         data=[part["data"] for part in parts],
-        style=Markup(_file("page.css")),  # noqa: S704  our own
-        script=Markup(script),  # noqa: S704  our own
-        script_digest=digest,
-        version=__version__,
     )
 
 
@@ -147,37 +129,3 @@ def write_page(
     """
     path = check_path(path, "path")
     write_report(path, render_page(reports, **options), "page")
-
-
-def _thumbnails() -> Callable[[str], str | None]:
-    """Return what reads thumbnails, each file once for a page: stages are wrong about the same images."""
-
-    @cache
-    def read(path: str) -> str | None:
-        found = thumbnail(path)
-        return found and f"data:image/jpeg;base64,{found}"
-
-    return read
-
-
-def _file(name: str) -> str:
-    return (resources.files("clipretrieval.evaluation.page") / "templates" / name).read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> jinja2.Template:
-    surroundings = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    surroundings.filters["readable"] = readable
-    surroundings.filters["shortened"] = shortened
-    surroundings.filters["file_name"] = os.path.basename
-    surroundings.filters["percent"] = lambda value: f"{value:.2%}"
-    surroundings.filters["number"] = lambda value: (
-        "–" if value is None or not math.isfinite(value) else number_words(value)
-    )
-    return surroundings.get_template("page.html")
