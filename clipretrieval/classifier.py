@@ -49,7 +49,7 @@ from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.changes import following
 from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
-from clipretrieval.retrieval.edit import finish_change, forget_records, relabel_records
+from clipretrieval.retrieval.edit import finish_change, forget_records, relabel_records, replace_sources
 from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
 from clipretrieval.retrieval.fill import known_to_all, store_images
 from clipretrieval.retrieval.index_writer import Existing, IndexWriter, write_index
@@ -680,12 +680,22 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             with sole_writer(index.store):
                 return relabel_records(index, ids, labels)
 
-    def _finish_change(self) -> None:
-        """Bring what is kept of the store's contents in step, where a change was cut short."""
+    def _finish_change(self, labels: Iterable[Any] = ()) -> None:
+        """Bring what is kept of the store's contents in step, where a change of images was cut short.
+
+        `labels` are those of which no image may be left.
+        """
         with one_at_a_time(self):
             index = self._index_to_change()
             with sole_writer(index.store):
-                finish_change(index)
+                finish_change(index, labels)
+
+    def _replace_sources(self, files: Mapping[str, str]) -> int:
+        """Note where the files of stored images are now, by id."""
+        with one_at_a_time(self):
+            index = self._index_to_change()
+            with sole_writer(index.store):
+                return replace_sources(index, files)
 
     def refit_transform(self: Self, *, progress: Progress | bool | None = None) -> Self:
         """Learn the `transform` anew of what the store holds now, and rewrite that.

@@ -6,18 +6,38 @@ from clipretrieval._util.lazy import attach
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from clipretrieval.auditing.applied_decisions import AppliedDecisions
+    from clipretrieval.auditing.applying import apply_decisions
     from clipretrieval.auditing.audit_report import AuditReport
     from clipretrieval.auditing.auditing import audit
+    from clipretrieval.auditing.decision import ACTIONS, Decision
+    from clipretrieval.auditing.decisions import Decisions
     from clipretrieval.auditing.estimate import Estimate
     from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage
 
-__all__ = ["KINDS", "AuditReport", "Estimate", "Finding", "RelatedImage", "audit"]
+__all__ = [
+    "ACTIONS",
+    "KINDS",
+    "AppliedDecisions",
+    "AuditReport",
+    "Decision",
+    "Decisions",
+    "Estimate",
+    "Finding",
+    "RelatedImage",
+    "apply_decisions",
+    "audit",
+]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "auditing": ["audit"],
+        "applied_decisions": ["AppliedDecisions"],
+        "applying": ["apply_decisions"],
         "audit_report": ["AuditReport"],
+        "auditing": ["audit"],
+        "decision": ["ACTIONS", "Decision"],
+        "decisions": ["Decisions"],
         "estimate": ["Estimate"],
         "finding": ["KINDS", "Finding", "RelatedImage"],
     },

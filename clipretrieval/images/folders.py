@@ -14,15 +14,20 @@ from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.formats import FOREIGN_ENDINGS, image_extensions
 
+REMOVED = "_removed"
+"""The folder, beside the class folders, of files that decisions on an audit have taken out of them."""
 TOOL_FOLDERS = frozenset(
     {
+        REMOVED,
         *("@eadir", "@recycle", "#recycle", "#snapshot"),  # network disks: thumbnails, waste, backups
         *("$recycle.bin", "system volume information", "__macosx", "lost+found"),  # operating systems
     }
 )
 """Folders that are put beside a user's own, in lower case; hidden ones have names with a dot in front."""
 
-__all__ = ["ImageFolder", "is_folder", "list_images", "read_folder", "scan_folder"]
+__all__ = [
+    *("REMOVED", "ImageFolder", "is_class_name", "is_folder", "list_images", "read_folder", "scan_folder"),
+]
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,27 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 (Path.is_dir raises on names that are too long)
 
 
+def is_class_name(name: str) -> bool:
+    """Tell whether a folder of this name, beside others, is a class to `scan_folder`."""
+    separators = ("/", "\0", os.sep, os.altsep or os.sep)
+    return (
+        bool(name)
+        and not name.startswith(".")
+        and name.casefold() not in TOOL_FOLDERS
+        and not any(each in name for each in separators)
+    )
+
+
 def scan_folder(path: str | os.PathLike[str]) -> ImageFolder:
     """List the images of a folder; each sub-folder that holds some is a class.
 
     Images are told by their extensions, in any case, and looked for at any depth below a class
     folder. Hidden files and folders are skipped, and so are those that systems put there (``@eaDir``,
     ``@Recycle``, ``#recycle``, ``#snapshot``, ``$RECYCLE.BIN``, ``System Volume Information``,
-    ``__MACOSX``, ``lost+found``); links are followed, and no folder is entered twice for one class. Names
-    of folders that differ in their Unicode form alone are one class. A folder whose sub-folders hold no
-    images gives its own, without labels.
+    ``__MACOSX``, ``lost+found``), and ``_removed``, into which `apply_decisions` moves files; links
+    are followed, and no folder is entered twice for one class. Names of folders that differ in their
+    Unicode form alone are one class. A folder whose sub-folders hold no images gives its own, without
+    labels.
 
     Returns
     -------

@@ -15,12 +15,13 @@ from clipretrieval.retrieval.changes import CHANGING, final_state, following, re
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_owner, update_manifest
 from clipretrieval.retrieval.reports import ForgetReport
-from clipretrieval.retrieval.vectorless_store import holding
+from clipretrieval.retrieval.vectorless_store import VectorlessStore, holding
 from clipretrieval.stores.base import ScannableStore, VectorStore
 from clipretrieval.types import Label, Records
 
 __all__ = [
     *("finish_change", "forget_records", "held_ids", "ids_to_forget", "ids_to_relabel", "relabel_records"),
+    "replace_sources",
 ]
 
 BATCH = 1024
@@ -104,10 +105,42 @@ def ids_to_relabel(index: LabelledIndex, ids: Any, labels: Any) -> list[str]:
     return _with_others(index.store, _labels_wanted(index, ids, labels))
 
 
-def finish_change(index: LabelledIndex) -> None:
-    """Have the follower keep what it has, where a change was cut short behind its last record."""
+def finish_change(index: LabelledIndex, labels: Iterable[Any] = ()) -> None:
+    """Have the follower keep what it has, where a change was cut short behind its last record.
+
+    `labels` are those of which that change may have taken the last image.
+    """
+    touched = set(_as_stored(index, list(labels)))
     with following(index.store, index.follower):
-        _keep(index, (), changed=True)
+        _keep(index, _emptied(index.store, touched), changed=True)
+
+
+def replace_sources(index: LabelledIndex, files: Mapping[str, str]) -> int:
+    """Note where the files of stored images are now, and return how many were noted; inside of `sole_writer`.
+
+    Parameters
+    ----------
+    index : LabelledIndex
+    files : mapping of id to path
+        Ids that are not stored are passed over.
+    """
+    _check_owner(index)
+    store, names, noted = index.store, list(files), 0
+    if isinstance(store, VectorlessStore):
+        store.renew_files(files)
+        return len(held_ids(store, names))
+    for start in range(0, len(names), BATCH):
+        records = store.get(names[start : start + BATCH])
+        ids = records.ids.tolist()
+        rows = [row for row, name in enumerate(ids) if records.metadata[row].get("source") != files[name]]
+        if rows:
+            chosen = [ids[row] for row in rows]
+            metadata = [{**records.metadata[row], "source": files[ids[row]]} for row in rows]
+            with without_range_warnings():
+                store.upsert(chosen, records.vectors[rows], records.labels[rows].tolist(), metadata)
+        noted += len(rows)
+    store.flush()
+    return noted
 
 
 def _labels_wanted(index: LabelledIndex, ids: Any, labels: Any) -> dict[str, Label]:

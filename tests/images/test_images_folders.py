@@ -167,9 +167,10 @@ def test_the_parent_of_train_and_test_is_remarked_on(tmp_path: Path, class_folde
 
 
 @pytest.mark.parametrize(
-    "name", ["@eaDir", "#recycle", "@Recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found", ".thumbnails"]
+    "name",
+    ["@eaDir", "#recycle", "@Recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found", ".thumbnails", "_removed"],
 )
-def test_folders_that_systems_put_there_are_passed_over(tmp_path: Path, name: str) -> None:
+def test_folders_that_are_no_classes_are_passed_over(tmp_path: Path, name: str) -> None:
     """They are no class, nor are the images in them those of a class, and nothing is said of them."""
     draw(*(tmp_path / place / "a.png" for place in ("dog", name, f"dog/{name}", f"dog/{name}/b.png")))
     folder = scan_folder(tmp_path)

@@ -1,0 +1,274 @@
+"""Carry out what somebody has decided about the images that an audit has shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipretrieval._util.checks import check_bool, shown
+from clipretrieval._util.labels import Spelling, fitted_labels, label_kind, stored_labels
+from clipretrieval.auditing.applied_decisions import AppliedDecisions
+from clipretrieval.auditing.decision import Decision
+from clipretrieval.auditing.decisions import Decisions
+from clipretrieval.auditing.folder_moves import FolderMoves, Move
+from clipretrieval.encoding.fingerprint import differences
+from clipretrieval.errors import FingerprintMismatchError, InvalidInputError
+from clipretrieval.retrieval.changes import is_changing
+from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.stores.base import view_manifest
+
+if TYPE_CHECKING:
+    from clipretrieval.cascade.cascade_classifier import CascadeClassifier
+    from clipretrieval.classifier import RetrievalClassifier
+
+__all__ = ["apply_decisions"]
+
+BATCH = 1024
+"""Records that are looked up together."""
+COMPARED = ("encoder", "metric", "normalize")
+"""What of a report's fingerprint must be the same: labels and images are compared one by one."""
+
+
+@dataclass
+class _Plan:
+    """What is to be done with the images in a store, and with files."""
+
+    relabel: list[Decision] = field(default_factory=list)
+    forget: list[Decision] = field(default_factory=list)
+    moves: list[tuple[Decision, Move]] = field(default_factory=list)
+    done: list[Decision] = field(default_factory=list)
+    skipped: list[tuple[Decision, str]] = field(default_factory=list)
+
+
+def apply_decisions(
+    classifier: RetrievalClassifier | CascadeClassifier | None,
+    decisions: Decisions | str | Path,
+    folder: str | Path | None = None,
+    *,
+    dry_run: bool = False,
+) -> AppliedDecisions:
+    """Relabel and forget images as decided on an audit's page and, if asked, move their files.
+
+    Each decision is about one image under the label that it had. Where the image or its label is another
+    since, the decision is skipped and named. What was interrupted is finished by the same call; what has been
+    done is not done again.
+
+    Parameters
+    ----------
+    classifier : RetrievalClassifier, CascadeClassifier or None
+        What was audited, changed by its `relabel` and `forget`; save it afterwards. None to move files alone.
+    decisions : Decisions, str or Path
+        A path is that of the file which the page has saved.
+    folder : str or Path, optional
+        The images, a folder for each class. Files of forgotten images are moved to ``_removed/<class>`` in
+        it, which is no class, those of relabeled ones into the other class's folder. Nothing is deleted, and
+        no file is written over: where a name is taken, the file gets a number.
+    dry_run : bool
+        Find out what would be done, and do nothing.
+
+    Returns
+    -------
+    AppliedDecisions
+
+    Raises
+    ------
+    InvalidInputError
+        If there is neither a classifier nor a folder, the file holds no decisions, or a label is of another
+        type than those that were fitted. Nothing is changed.
+    NotFittedError
+    FingerprintMismatchError
+        If another encoder or metric filled the classifier's store than the one that was audited, or it holds
+        none of the images.
+    StoreLockedError
+        If another process writes to the store.
+    """
+    dry_run = check_bool(dry_run, "dry_run")
+    read = decisions if isinstance(decisions, Decisions) else Decisions.from_json(decisions)
+    if classifier is None and folder is None:
+        raise InvalidInputError(
+            "decisions are applied to a classifier, a folder, or both; pass one of them"
+        )
+    moves = None if folder is None else FolderMoves(folder)
+    exits: Sequence[RetrievalClassifier] = () if classifier is None else _exits(classifier)
+    index = exits[-1].retriever_.index if exits else None
+    _check_fingerprint(read, exits)
+    held = {} if index is None else _held(index, [each.id for each in read.decisions if each.id is not None])
+    _check_held(read, index, held)
+    plan = _plan(read, index, held, moves)
+    if not dry_run and classifier is not None:
+        _change(classifier, exits, plan)
+    moved = [] if moves is None else _moved(moves, plan, dry_run)
+    if not dry_run and classifier is not None and moved:
+        _note_files(exits, {each: target for each, _, target in moved if each.action == "relabel"})
+    return AppliedDecisions(
+        relabeled=tuple(plan.relabel),
+        forgotten=tuple(plan.forget),
+        moved=tuple((str(source), str(target)) for _, source, target in moved),
+        unchanged=tuple(plan.done),
+        skipped=tuple(plan.skipped),
+        kept=read.count("keep"),
+        dry_run=dry_run,
+    )
+
+
+def _exits(classifier: Any) -> Sequence[RetrievalClassifier]:
+    """Return the classifiers that a cascade consists of, or a single one."""
+    from clipretrieval.cascade.cascade_classifier import CascadeClassifier
+    from clipretrieval.classifier import RetrievalClassifier
+
+    if isinstance(classifier, CascadeClassifier):
+        return classifier._fitted().exits_
+    if isinstance(classifier, RetrievalClassifier):
+        return (classifier,)
+    raise InvalidInputError(
+        f"classifier must be a RetrievalClassifier, a CascadeClassifier or None; got {shown(classifier)}"
+    )
+
+
+def _plan(
+    read: Decisions, index: LabelledIndex | None, held: Mapping[str, Any], moves: FolderMoves | None
+) -> _Plan:
+    """Decide what is to be done, by what is in the store and in the folder now."""
+    plan, changed = _Plan(), set[str]()
+    due = [each for each in read.decisions if each.action != "keep"]
+    wanted = {} if index is None else _wanted(index, due)
+    for each in due:
+        in_store = index is not None and each.id is not None and not each.file_only
+        todo, reason = _in_store(each, held, wanted) if in_store else ("", "")
+        if not in_store and moves is None:
+            reason = "only its file is meant, and no folder was given"
+        if reason:
+            plan.skipped.append((each, reason))
+            continue
+        move = Move() if moves is None else moves.plan(each)
+        if move.reason:
+            plan.skipped.append((each, move.reason))
+        elif move.target is not None:
+            plan.moves.append((each, move))
+        if todo and each.id not in changed:  # copies of a file are one image
+            (plan.relabel if todo == "relabel" else plan.forget).append(each)
+            changed.add(str(each.id))
+        elif not todo and not move.reason and move.source is None:
+            plan.done.append(each)
+    return plan
+
+
+def _in_store(decision: Decision, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what is to be done with an image in the store, if anything, and why it cannot be done."""
+    label = held.get(str(decision.id))
+    if label is None:
+        return ("", "") if decision.action == "forget" else ("", "it is not stored any more")
+    if decision.action == "relabel" and _same(label, wanted[str(decision.id)]):
+        return "", ""
+    if not _same(label, decision.before):
+        return "", f"it is labeled {label!r} now, and was {decision.before!r} when it was audited"
+    return decision.action, ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two labels are one: True is not 1, and 1.0 is."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _held(index: LabelledIndex, ids: Sequence[str]) -> dict[str, Any]:
+    """Return the labels of those images that are stored, as fitted."""
+    found: dict[str, Any] = {}
+    for start in range(0, len(ids), BATCH):
+        records = index.store.get(ids[start : start + BATCH])
+        labels = fitted_labels(records.labels.tolist(), index.classes.kind)
+        found.update(zip(records.ids.tolist(), labels, strict=True))
+    return found
+
+
+def _wanted(index: LabelledIndex, due: Sequence[Decision]) -> dict[str, Any]:
+    """Return the labels that images are to have, spelled as the classes are."""
+    given = [(each.id, each.label) for each in due if each.action == "relabel" and each.id is not None]
+    if not given:
+        return {}
+    fitted = index.classes.kind
+    kind = label_kind([label for _, label in given])
+    if kind != fitted and not {kind, fitted} <= {"int", "float"}:
+        raise InvalidInputError(
+            f"the labels decided on are of the type {kind}, but the classifier was fitted on {fitted}; "
+            "decide on the page of its own audit"
+        )
+    stored = stored_labels([label for _, label in given], kind, fitted)
+    spelled = fitted_labels(Spelling(index.classes.labels.tolist()).apply(stored), fitted)
+    return {name: label for (name, _), label in zip(given, spelled, strict=True)}
+
+
+def _check_fingerprint(read: Decisions, exits: Sequence[RetrievalClassifier]) -> None:
+    """Refuse a classifier whose vectors are not those that were audited; of a cascade, any exit's may be."""
+    wanted = {key: read.fingerprint.get(key) for key in COMPARED}
+    found = []
+    for each in exits:
+        manifest = view_manifest(each.retriever_.index.store)
+        given = {"normalize": False, **{key: manifest[key] for key in COMPARED if key in manifest}}
+        found.append(differences(wanted, given))
+    if found and all(found):
+        listed = "; ".join(found[-1]).replace("stored", "audited").replace("given", "here")
+        raise FingerprintMismatchError(
+            f"the decisions are on the audit of another classifier ({listed}), so nothing was changed; name "
+            "the one that was audited, or audit this one"
+        )
+
+
+def _check_held(read: Decisions, index: LabelledIndex | None, held: Mapping[str, Any]) -> None:
+    """Refuse a store that holds no image that was audited, unless all were to be forgotten, and may be."""
+    wanted = [each for each in read.decisions if each.id is not None]
+    if index is not None and not held and any(each.action != "forget" for each in wanted):
+        raise FingerprintMismatchError(
+            f"the store holds none of the {len(wanted):,} images that the decisions are about, so it is not "
+            "the one that was audited, and nothing was changed; name the classifier that was audited"
+        )
+
+
+def _change(classifier: Any, exits: Sequence[RetrievalClassifier], plan: _Plan) -> None:
+    """Change what is stored, or end a change that was cut short."""
+    # A file that was moved before the process was killed may be needed, where no vectors are kept.
+    before = {each: str(move.target) for each, move in plan.moves if move.source is None and move.target}
+    _note_files(exits, before)
+    if plan.relabel:
+        index = exits[-1].retriever_.index
+        labels = _wanted(index, plan.relabel)
+        classifier.relabel(list(labels), list(labels.values()))
+    if plan.forget:
+        classifier.forget([str(each.id) for each in plan.forget])
+    left = [each.before for each in plan.done if each.before is not None and each.id is not None]
+    for each in exits:
+        if is_changing(view_manifest(each.store_)):
+            each._finish_change(left)
+
+
+def _moved(moves: FolderMoves, plan: _Plan, dry_run: bool) -> list[tuple[Decision, Path, Path]]:
+    """Move files, and return from where to where; name those that cannot be moved."""
+    moved: list[tuple[Decision, Path, Path]] = []
+    for decision, move in plan.moves:
+        if move.source is None:  # it was moved before
+            continue
+        try:
+            if dry_run:
+                target = moves.free_name(move, {target for _, _, target in moved})
+            else:
+                target = moves.carry_out(move)
+        except OSError as error:
+            reason = f"its file {str(move.source)!r} cannot be moved: {error.strerror or error}"
+            plan.skipped.append((decision, reason))
+        else:
+            moved.append((decision, move.source, target))
+    return moved
+
+
+def _note_files(exits: Sequence[RetrievalClassifier], files: Mapping[Decision, Path | str]) -> None:
+    """Have the stores know where moved files are: an explanation shows them."""
+    placed = {
+        str(each.id): str(target) if Path(str(each.source)).is_absolute() else os.path.relpath(target)
+        for each, target in files.items()
+        if each.id is not None
+    }
+    if placed:
+        for each in exits:
+            each._replace_sources(placed)

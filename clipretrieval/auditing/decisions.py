@@ -1,0 +1,146 @@
+"""What somebody has decided about the images that an audit has shown, as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipretrieval._util.checks import check_path, check_sequence, shown
+from clipretrieval._util.files import read_file, write_report
+from clipretrieval._util.repr import short_repr
+from clipretrieval._util.text import parse_json, readable
+from clipretrieval.auditing.decision import ACTIONS, Decision
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["DECISIONS_KIND", "DECISIONS_SCHEMA", "Decisions"]
+
+DECISIONS_SCHEMA = 1
+DECISIONS_KIND = "audit decisions"
+"""What the file says that it is."""
+_REMEDY = "Save the decisions on the audit's page once more"
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """What is to become of images, and what they were stored in.
+
+    Attributes
+    ----------
+    fingerprint : mapping of JSON values
+        The report's, see `AuditReport`.
+    decisions : tuple of Decision
+        At most one for each image and file.
+
+    Raises
+    ------
+    InvalidInputError
+        If two of them contradict each other.
+    """
+
+    fingerprint: Mapping[str, Any]
+    decisions: tuple[Decision, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fingerprint, Mapping):
+            raise InvalidInputError(
+                f"fingerprint must be a mapping, such as an AuditReport's; got {shown(self.fingerprint)}"
+            )
+        listed = check_sequence(self.decisions, "decisions", "Decision")
+        if not all(isinstance(each, Decision) for each in listed):
+            raise InvalidInputError("decisions must be a sequence of clipretrieval.auditing.Decision")
+        object.__setattr__(self, "decisions", tuple(dict.fromkeys(listed)))
+        files: dict[Any, Decision] = {}
+        forgets: dict[str, bool] = {}
+        labels: dict[str, Any] = {}
+        for each in self.decisions:
+            clash = files.setdefault((each.id, each.source), each) is not each
+            if each.id is not None and not each.file_only:  # copies of a file are one image
+                clash |= forgets.setdefault(each.id, each.action == "forget") != (each.action == "forget")
+                clash |= each.action == "relabel" and labels.setdefault(each.id, each.label) != each.label
+            if clash:
+                raise InvalidInputError(
+                    f"two decisions about {readable(each)} contradict each other; leave one of them"
+                )
+
+    def count(self, action: str) -> int:
+        """Return how many decisions are of one action."""
+        return sum(each.action == action for each in self.decisions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, which `from_dict` takes."""
+        return {
+            "schema_version": DECISIONS_SCHEMA,
+            "kind": DECISIONS_KIND,
+            "fingerprint": dict(self.fingerprint),
+            "decisions": [each.to_dict() for each in self.decisions],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Decisions:
+        """Read what `to_dict` returned.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is anything else, or of another version; the message says what is wrong, and where.
+        """
+        known = values if isinstance(values, Mapping) else {}
+        if known.get("kind") != DECISIONS_KIND:
+            raise InvalidInputError(
+                "these are no decisions on an audit; pass the file that the audit's page saves, "
+                "decisions.json"
+            )
+        version = known.get("schema_version")
+        if version != DECISIONS_SCHEMA:
+            raise InvalidInputError(
+                f"the decisions have schema version {shown(version)}; this version of the library reads "
+                f"{DECISIONS_SCHEMA}. Audit again, and decide on that page"
+            )
+        listed = known.get("decisions")
+        if not isinstance(listed, list) or not isinstance(known.get("fingerprint"), Mapping):
+            raise InvalidInputError(
+                f"the decisions are damaged: they lack a list or a fingerprint. {_REMEDY}"
+            )
+        read = []
+        for place, each in enumerate(listed, 1):
+            try:
+                read.append(Decision.from_dict(each))
+            except ValueError as error:
+                raise InvalidInputError(f"decision {place} of {len(listed)}: {error}. {_REMEDY}") from error
+        return cls(dict(known["fingerprint"]), tuple(read))
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return JSON text, and write it to `path` if one is given.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be written.
+        """
+        return write_report(path, json.dumps(self.to_dict(), indent=1, allow_nan=False), "file")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Decisions:
+        """Read a file that the page has saved, or `to_json` written.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such file, or it holds something else.
+        """
+        place = check_path(path, "path")
+        try:
+            content = parse_json(read_file(place))
+        except OSError as error:
+            raise InvalidInputError(
+                f"the decisions {str(place)!r} cannot be read: {error.strerror or error}"
+            ) from error
+        except ValueError as error:
+            raise InvalidInputError(f"{str(place)!r} holds no JSON: {error}. {_REMEDY}") from error
+        return cls.from_dict(content)
+
+    def __repr__(self) -> str:
+        return short_repr(self, **{action: self.count(action) for action in ACTIONS})
