@@ -101,9 +101,7 @@ class Decisions:
             )
         listed = known.get("decisions")
         if not isinstance(listed, list) or not isinstance(known.get("fingerprint"), Mapping):
-            raise InvalidInputError(
-                f"the decisions are damaged: they lack a list or a fingerprint. {_REMEDY}"
-            )
+            raise InvalidInputError(f"the decisions have no list, or no fingerprint. {_REMEDY}")
         read = []
         for place, each in enumerate(listed, 1):
             try:

@@ -5,14 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from clipretrieval import AuditReport, CascadeClassifier, RetrievalClassifier, StagedEncoder
+from clipretrieval import AuditReport, CascadeClassifier, RetrievalClassifier
 from clipretrieval.auditing import Decision, Decisions, Finding
 from clipretrieval.images import RawImage, content_id
 
 SHADES = {"cat": [10, 20, 30, 240], "dog": [210, 220, 230, 40]}
 """Dark pictures and bright ones, of which the last of each lies in the other's folder."""
+
+
+class Shade:
+    """A user's own encoder, of few dimensions: the mean of each channel."""
+
+    dim = 3
+    fingerprint = {"encoder": "Shade", "dim": 3}
+
+    def encode(self, images: Any) -> Any:
+        return np.stack([np.asarray(image).mean((0, 1)) for image in images]).astype(np.float32)
 
 
 def draw(path: Path, shade: int) -> Path:
@@ -40,8 +51,8 @@ def fingerprint_of(classifier: RetrievalClassifier | CascadeClassifier) -> dict[
     return {key: manifest[key] for key in ("encoder", "metric", "normalize")}
 
 
-def fitted(folder: Path, store: Any = "faiss", **params: Any) -> RetrievalClassifier:
-    return RetrievalClassifier(StagedEncoder(stage="pixel"), store, k=1, **params).fit(folder)
+def fitted(folder: Path, store: Any = "faiss", encoder: Any = None, **params: Any) -> RetrievalClassifier:
+    return RetrievalClassifier(encoder or Shade(), store, k=1, **params).fit(folder)
 
 
 def relabel(path: Path, before: Any, label: Any) -> Decision:
