@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import chrome  # noqa: F401  a fixture
 from hypothesis import settings
 from PIL import Image
 

@@ -88,9 +88,7 @@ def apply_decisions(
     dry_run = check_bool(dry_run, "dry_run")
     read = decisions if isinstance(decisions, Decisions) else Decisions.from_json(decisions)
     if classifier is None and folder is None:
-        raise InvalidInputError(
-            "decisions are applied to a classifier, a folder, or both; pass one of them"
-        )
+        raise InvalidInputError("decisions are applied to a classifier, a folder, or both; pass one of them")
     moves = None if folder is None else FolderMoves(folder)
     exits: Sequence[RetrievalClassifier] = () if classifier is None else _exits(classifier)
     index = exits[-1].retriever_.index if exits else None

@@ -169,6 +169,44 @@ class AuditReport:
         """
         return write_report(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
 
+    def to_html(
+        self,
+        path: str | Path | None = None,
+        *,
+        title: str | None = None,
+        pictures: bool = True,
+        most: int = 500,
+    ) -> str:
+        """Return one HTML page that needs nothing else, and write it to `path` if one is given.
+
+        On the page is decided what becomes of each image; it saves the decisions in a file for
+        `apply_decisions`.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Written atomically.
+        title : str, optional
+            Of the page.
+        pictures : bool
+            Whether to embed thumbnails, which are read from the images' files now.
+        most : int
+            Findings of each kind, the strongest first. Beyond 24 MiB of thumbnails there are fewer; the page
+            says how many are left out.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be written.
+        """
+        from clipretrieval.auditing.page.render import render_audit
+
+        return write_report(path, render_audit(self, title=title, pictures=pictures, most=most), "page")
+
     @classmethod
     def from_json(cls, path: str | Path) -> AuditReport:
         """Read a file that `to_json` wrote.

@@ -17,7 +17,7 @@ from warm_process import run_warm
 
 from clipretrieval import CascadeClassifier, RetrievalClassifier, StagedEncoder, ZeroShotClassifier
 from clipretrieval.auditing import Decision, Decisions, apply_decisions
-from clipretrieval.errors import ClipRetrievalWarning, FingerprintMismatchError, InvalidInputError
+from clipretrieval.errors import FingerprintMismatchError, InvalidInputError
 from clipretrieval.images import scan_folder
 
 
@@ -70,8 +70,7 @@ def test_what_has_changed_since_is_named_and_left_alone(folder: Path) -> None:
     """Another label, an image that is gone, a file that is gone or another: the rest is done."""
     classifier = fitted(folder)
     relabeled, forgotten, lost, replaced, whole = (
-        folder / place
-        for place in ("cat/10.png", "cat/20.png", "cat/30.png", "dog/210.png", "dog/220.png")
+        folder / place for place in ("cat/10.png", "cat/20.png", "cat/30.png", "dog/210.png", "dog/220.png")
     )
     decisions = decided(
         classifier,

@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import BROWSER_MARKS, Opened
 from pages import COMPARISON, SCRIPT, made, mistaken
 from PIL import Image
 
 from clipretrieval.evaluation import write_page
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+Keys = pytest.importorskip("selenium.webdriver.common.keys", reason="selenium is not installed").Keys
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not both installed"
-    ),
-]
-
-QUIET = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
-    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(DRIVER))
-    yield driver
-    driver.quit()
+pytestmark = BROWSER_MARKS
 
 
 @pytest.fixture(scope="module")
@@ -68,57 +38,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Opened:
-    """A page in the browser."""
-
-    def __init__(self, chrome: Any, file: Path, width: int = 1200, dark: bool = False) -> None:
-        self.chrome = chrome
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [theme]})
-        for kind in ("browser", "performance"):
-            chrome.get_log(kind)
-        chrome.get(file.as_uri())
-
-    def run(self, script: str) -> Any:
-        return self.chrome.execute_script(script)
-
-    def all(self, css: str) -> list[Any]:
-        return self.chrome.find_elements(By.CSS_SELECTOR, css)
-
-    def out(self, name: str) -> str:
-        """Return what is shown at the first such place that can be seen."""
-        found = (
-            f"[...document.querySelectorAll('[data-out=\"{name}\"]')].find((each) => each.checkVisibility())"
-        )
-        return str(self.run(f"return {found}.textContent"))
-
-    def visible(self, css: str) -> list[Any]:
-        """Return the elements that are shown."""
-        return [each for each in self.all(css) if each.is_displayed()]
-
-    def requested(self) -> set[str]:
-        """Return the addresses of all that was asked for, in whatever way."""
-        entries = [json.loads(entry["message"])["message"] for entry in self.chrome.get_log("performance")]
-        sent = [entry for entry in entries if entry["method"] == "Network.requestWillBeSent"]
-        return {entry["params"]["request"]["url"].partition(",")[0] for entry in sent}
-
-
 @pytest.mark.parametrize("name", ["harmful", "large", "several", "right"])
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (360, True)], ids=["wide", "narrow"])
 def test_every_page_is_quiet_and_fits(chrome: Any, pages: Path, name: str, width: int, dark: bool) -> None:
     """No message on the console, no request but for the page and what lies in it, nothing sticks out."""
     page = Opened(chrome, pages / f"{name}.html", width, dark)
-    assert page.chrome.get_log("browser") == []
-    elsewhere = {url for url in page.requested() if not url.startswith("data:")}
-    assert elsewhere == {(pages / f"{name}.html").as_uri()}
-    assert page.run("return document.documentElement.scrollWidth") <= width
-    beyond = """return [...document.querySelectorAll('body *')]
-        .filter((each) => !each.closest('.scroll, svg, .skip'))
-        .filter((each) => each.getBoundingClientRect().right > innerWidth + 1)
-        .map((each) => each.outerHTML.slice(0, 80))"""
-    assert page.run(beyond) == []
+    page.check_quiet_and_fitting()
     assert all(box.size["height"] > 50 for box in page.visible(".slider"))
     assert len(page.visible(".slider")) == len(page.all("[data-report]"))
 
@@ -301,15 +226,4 @@ def test_the_page_follows_the_theme_and_prints_on_white(chrome: Any, pages: Path
 def test_everything_has_a_name_for_a_screen_reader(chrome: Any, pages: Path) -> None:
     """Regions, charts, pictures and controls are named, ids are unique, headings leave no level out."""
     page = Opened(chrome, pages / "several.html")
-    nodes = page.chrome.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    for node in nodes:
-        role = node.get("role", {}).get("value")
-        if not node["ignored"] and role in ("image", "img", "button", "slider", "region", "link", "canvas"):
-            assert node["name"]["value"], node
-    ids = page.run("return [...document.querySelectorAll('[id]')].map((each) => each.id)")
-    assert len(ids) == len(set(ids))
-    levels = page.run(
-        "return [...document.querySelectorAll('h1,h2,h3')].map((each) => Number(each.tagName[1]))"
-    )
-    assert levels[0] == 1
-    assert all(second - first <= 1 for first, second in pairwise(levels))
+    page.check_names()
