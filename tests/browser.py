@@ -1,4 +1,4 @@
-"""Pages in headless Chromium, as their readers meet them."""
+"""HTML pages in headless Chromium, as their readers meet them."""
 
 from __future__ import annotations
 

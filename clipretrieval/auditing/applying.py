@@ -32,12 +32,77 @@ COMPARED = ("encoder", "metric", "normalize")
 """What of a report's fingerprint must be the same: labels and images are compared one by one."""
 
 
+class _Stored:
+    """The images that decisions are about, as they are stored now.
+
+    An audit of a folder numbers equal images; a classifier stores them once.
+    """
+
+    def __init__(self, index: LabelledIndex, decisions: Sequence[Decision]) -> None:
+        self.kind = index.classes.kind
+        self._spelling = Spelling(index.classes.labels.tolist())
+        known = [each for each in decisions if each.id is not None]
+        self._labels: dict[str, Any] = {}
+        names = list(dict.fromkeys(str(name) for each in known for name in (each.id, each.content)))
+        for start in range(0, len(names), BATCH):
+            records = index.store.get(names[start : start + BATCH])
+            labels = fitted_labels(records.labels.tolist(), self.kind)
+            self._labels.update(zip(records.ids.tolist(), labels, strict=True))
+        self._before: dict[str, list[Any]] = {}
+        for each in known:
+            self._before.setdefault(self.name(each), []).append(each.before)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def name(self, decision: Decision) -> str:
+        """Return the id under which an image is stored, if it is."""
+        return str(decision.id if decision.id in self._labels else decision.content)
+
+    def wanted(self, decision: Decision) -> Any:
+        """Return the label that an image is to have, spelled as the classes are.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is of another type than those that were fitted.
+        """
+        kind = label_kind([decision.label])
+        if kind != self.kind and not {kind, self.kind} <= {"int", "float"}:
+            raise InvalidInputError(
+                f"the labels decided on are of the type {kind}, but the classifier was fitted on "
+                f"{self.kind}; decide on the page of its own audit"
+            )
+        stored = self._spelling.apply(stored_labels([decision.label], kind, self.kind))
+        return fitted_labels(stored, self.kind)[0]
+
+    def due(self, decision: Decision) -> tuple[str, str]:
+        """Return ``"relabel"``, ``"forget"`` or nothing that is to be done, and why it cannot be done."""
+        name = self.name(decision)
+        label = self._labels.get(name)
+        if label is None:
+            gone = decision.action == "forget" and decision.label is None
+            return "", "" if gone else "it is not stored any more"
+        if decision.label is not None and _same(label, self.wanted(decision)):
+            return "", ""
+        if decision.leaves_copies and not _same(label, decision.before):
+            return "", ""  # it is stored under a copy's label
+        if not any(_same(label, before) for before in self._before[name]):
+            return "", f"it is labeled {label!r} now, and was {decision.before!r} when it was audited"
+        return ("forget" if decision.label is None else "relabel"), ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two labels are one: True is not 1, and 1.0 is."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
 @dataclass
 class _Plan:
-    """What is to be done with the images in a store, and with files."""
+    """What is to be done with the images in a store, by id, and with files."""
 
-    relabel: list[Decision] = field(default_factory=list)
-    forget: list[Decision] = field(default_factory=list)
+    relabel: dict[str, Decision] = field(default_factory=dict)
+    forget: dict[str, Decision] = field(default_factory=dict)
     moves: list[tuple[Decision, Move]] = field(default_factory=list)
     done: list[Decision] = field(default_factory=list)
     skipped: list[tuple[Decision, str]] = field(default_factory=list)
@@ -91,19 +156,19 @@ def apply_decisions(
         raise InvalidInputError("decisions are applied to a classifier, a folder, or both; pass one of them")
     moves = None if folder is None else FolderMoves(folder)
     exits: Sequence[RetrievalClassifier] = () if classifier is None else _exits(classifier)
-    index = exits[-1].retriever_.index if exits else None
     _check_fingerprint(read, exits)
-    held = {} if index is None else _held(index, [each.id for each in read.decisions if each.id is not None])
-    _check_held(read, index, held)
-    plan = _plan(read, index, held, moves)
-    if not dry_run and classifier is not None:
-        _change(classifier, exits, plan)
+    stored = _Stored(exits[-1].retriever_.index, read.decisions) if exits else None
+    if stored is not None:
+        _check_stored(read, stored)
+    plan = _plan(read, stored, moves)
+    if stored is not None and not dry_run:
+        _change(classifier, exits, plan, stored)
     moved = [] if moves is None else _moved(moves, plan, dry_run)
-    if not dry_run and classifier is not None and moved:
-        _note_files(exits, {each: target for each, _, target in moved if each.action == "relabel"})
+    if stored is not None and not dry_run:
+        _note_files(exits, stored, {each: target for each, _, target in moved})
     return AppliedDecisions(
-        relabeled=tuple(plan.relabel),
-        forgotten=tuple(plan.forget),
+        relabeled=tuple(plan.relabel.values()),
+        forgotten=tuple(plan.forget.values()),
         moved=tuple((str(source), str(target)) for _, source, target in moved),
         unchanged=tuple(plan.done),
         skipped=tuple(plan.skipped),
@@ -126,18 +191,15 @@ def _exits(classifier: Any) -> Sequence[RetrievalClassifier]:
     )
 
 
-def _plan(
-    read: Decisions, index: LabelledIndex | None, held: Mapping[str, Any], moves: FolderMoves | None
-) -> _Plan:
+def _plan(read: Decisions, stored: _Stored | None, moves: FolderMoves | None) -> _Plan:
     """Decide what is to be done, by what is in the store and in the folder now."""
-    plan, changed = _Plan(), set[str]()
-    due = [each for each in read.decisions if each.action != "keep"]
-    wanted = {} if index is None else _wanted(index, due)
-    for each in due:
-        in_store = index is not None and each.id is not None and not each.file_only
-        todo, reason = _in_store(each, held, wanted) if in_store else ("", "")
-        if not in_store and moves is None:
-            reason = "only its file is meant, and no folder was given"
+    plan = _Plan()
+    for each in read.decisions:
+        if each.action == "keep":
+            continue
+        todo, reason = ("", "") if stored is None or each.id is None else stored.due(each)
+        if each.id is None and moves is None:
+            reason = "it is a file that is not stored, and no folder was given"
         if reason:
             plan.skipped.append((each, reason))
             continue
@@ -146,56 +208,11 @@ def _plan(
             plan.skipped.append((each, move.reason))
         elif move.target is not None:
             plan.moves.append((each, move))
-        if todo and each.id not in changed:  # copies of a file are one image
-            (plan.relabel if todo == "relabel" else plan.forget).append(each)
-            changed.add(str(each.id))
-        elif not todo and not move.reason and move.source is None:
+        if todo and stored is not None:
+            (plan.relabel if todo == "relabel" else plan.forget).setdefault(stored.name(each), each)
+        elif not move.reason and move.source is None:
             plan.done.append(each)
     return plan
-
-
-def _in_store(decision: Decision, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what is to be done with an image in the store, if anything, and why it cannot be done."""
-    label = held.get(str(decision.id))
-    if label is None:
-        return ("", "") if decision.action == "forget" else ("", "it is not stored any more")
-    if decision.action == "relabel" and _same(label, wanted[str(decision.id)]):
-        return "", ""
-    if not _same(label, decision.before):
-        return "", f"it is labeled {label!r} now, and was {decision.before!r} when it was audited"
-    return decision.action, ""
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Tell whether two labels are one: True is not 1, and 1.0 is."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
-
-
-def _held(index: LabelledIndex, ids: Sequence[str]) -> dict[str, Any]:
-    """Return the labels of those images that are stored, as fitted."""
-    found: dict[str, Any] = {}
-    for start in range(0, len(ids), BATCH):
-        records = index.store.get(ids[start : start + BATCH])
-        labels = fitted_labels(records.labels.tolist(), index.classes.kind)
-        found.update(zip(records.ids.tolist(), labels, strict=True))
-    return found
-
-
-def _wanted(index: LabelledIndex, due: Sequence[Decision]) -> dict[str, Any]:
-    """Return the labels that images are to have, spelled as the classes are."""
-    given = [(each.id, each.label) for each in due if each.action == "relabel" and each.id is not None]
-    if not given:
-        return {}
-    fitted = index.classes.kind
-    kind = label_kind([label for _, label in given])
-    if kind != fitted and not {kind, fitted} <= {"int", "float"}:
-        raise InvalidInputError(
-            f"the labels decided on are of the type {kind}, but the classifier was fitted on {fitted}; "
-            "decide on the page of its own audit"
-        )
-    stored = stored_labels([label for _, label in given], kind, fitted)
-    spelled = fitted_labels(Spelling(index.classes.labels.tolist()).apply(stored), fitted)
-    return {name: label for (name, _), label in zip(given, spelled, strict=True)}
 
 
 def _check_fingerprint(read: Decisions, exits: Sequence[RetrievalClassifier]) -> None:
@@ -214,28 +231,26 @@ def _check_fingerprint(read: Decisions, exits: Sequence[RetrievalClassifier]) ->
         )
 
 
-def _check_held(read: Decisions, index: LabelledIndex | None, held: Mapping[str, Any]) -> None:
+def _check_stored(read: Decisions, stored: _Stored) -> None:
     """Refuse a store that holds no image that was audited, unless all were to be forgotten, and may be."""
     wanted = [each for each in read.decisions if each.id is not None]
-    if index is not None and not held and any(each.action != "forget" for each in wanted):
+    if not stored and any(each.action != "forget" or each.label is not None for each in wanted):
         raise FingerprintMismatchError(
             f"the store holds none of the {len(wanted):,} images that the decisions are about, so it is not "
             "the one that was audited, and nothing was changed; name the classifier that was audited"
         )
 
 
-def _change(classifier: Any, exits: Sequence[RetrievalClassifier], plan: _Plan) -> None:
+def _change(classifier: Any, exits: Sequence[RetrievalClassifier], plan: _Plan, stored: _Stored) -> None:
     """Change what is stored, or end a change that was cut short."""
     # A file that was moved before the process was killed may be needed, where no vectors are kept.
-    before = {each: str(move.target) for each, move in plan.moves if move.source is None and move.target}
-    _note_files(exits, before)
+    before = {each: move.target for each, move in plan.moves if move.source is None and move.target}
+    _note_files(exits, stored, before)
     if plan.relabel:
-        index = exits[-1].retriever_.index
-        labels = _wanted(index, plan.relabel)
-        classifier.relabel(list(labels), list(labels.values()))
+        classifier.relabel(list(plan.relabel), [stored.wanted(each) for each in plan.relabel.values()])
     if plan.forget:
-        classifier.forget([str(each.id) for each in plan.forget])
-    left = [each.before for each in plan.done if each.before is not None and each.id is not None]
+        classifier.forget(list(plan.forget))
+    left = [each.before for each in plan.done if each.id is not None and each.before is not None]
     for each in exits:
         if is_changing(view_manifest(each.store_)):
             each._finish_change(left)
@@ -260,10 +275,12 @@ def _moved(moves: FolderMoves, plan: _Plan, dry_run: bool) -> list[tuple[Decisio
     return moved
 
 
-def _note_files(exits: Sequence[RetrievalClassifier], files: Mapping[Decision, Path | str]) -> None:
+def _note_files(
+    exits: Sequence[RetrievalClassifier], stored: _Stored, files: Mapping[Decision, Path]
+) -> None:
     """Have the stores know where moved files are: an explanation shows them."""
     placed = {
-        str(each.id): str(target) if Path(str(each.source)).is_absolute() else os.path.relpath(target)
+        stored.name(each): str(target) if Path(str(each.source)).is_absolute() else os.path.relpath(target)
         for each, target in files.items()
         if each.id is not None
     }

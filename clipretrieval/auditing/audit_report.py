@@ -15,6 +15,7 @@ from clipretrieval._util.tables import aligned_table
 from clipretrieval._util.text import parse_json, readable, shortened
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.finding import KINDS, Finding
+from clipretrieval.auditing.words import KIND_TITLES
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["AUDIT_SCHEMA", "AuditReport"]
@@ -25,17 +26,6 @@ ROWS = 5
 """Findings of each kind that are shown, if no other number is given."""
 WIDEST_NAME, WIDEST_LABEL, WIDEST_NOTE = 48, 20, 88
 
-_TITLES = {
-    "label": "labels that are probably wrong",
-    "duplicate": "images that are equal or nearly",
-    "leak": "images of both sets that are equal or nearly",
-    "outlier": "images unlike all others",
-    "harm": "stored images that mislead answers to test images",
-    "confusion": "classes that are confused",
-    "broken": "files that cannot be decoded",
-    "tiny": "tiny images",
-    "blank": "blank images",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,13 +243,13 @@ def _audit_text(report: AuditReport, rows: int) -> str:
         if kind in report.counts:
             estimate = report.estimates.get(kind)
             real = "" if estimate is None else f"{estimate.low:,.0f} to {estimate.high:,.0f}"
-            table.append((_TITLES[kind], f"{report.counts[kind]:,}", real))
+            table.append((KIND_TITLES[kind], f"{report.counts[kind]:,}", real))
     if len(table) > 1:
         lines += [line.rstrip() for line in aligned_table(table)]
     for kind in KINDS:
         found = report.of(kind)[:rows]
         if found:
-            lines += ["", f"{_TITLES[kind]}:"]
+            lines += ["", f"{KIND_TITLES[kind]}:"]
             lines += [f"  {line}" for line in _rows(kind, found)]
             more = report.counts.get(kind, len(found)) - len(found)
             if more > 0:

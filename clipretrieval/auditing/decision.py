@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from clipretrieval._util.checks import shown
 
 __all__ = ["ACTIONS", "Decision"]
 
+_COPY = re.compile(r"([0-9a-f]{32})-[0-9]+")
 ACTIONS = ("relabel", "forget", "keep")
 """What may be decided; what is kept is as it should be."""
 
@@ -28,10 +30,8 @@ class Decision:
     before : bool, int, float, str or None
         The label that the image had then.
     label : bool, int, float, str or None
-        The one that it is to have, where it is to be relabeled.
-    file_only : bool
-        To be forgotten is this file alone: the image is stored, and stays so, because copies of the file lie
-        elsewhere.
+        The one that it is to have, where it is to be relabeled. Of a file that is to be forgotten while
+        copies of it stay: their label, under which the image stays stored.
 
     Raises
     ------
@@ -44,7 +44,6 @@ class Decision:
     source: str | None = None
     before: Any = None
     label: Any = None
-    file_only: bool = False
 
     def __post_init__(self) -> None:
         wrong = self._fault()
@@ -63,15 +62,24 @@ class Decision:
         for name, label in (("before", self.before), ("label", self.label)):
             if label is not None and not isinstance(label, bool | int | float | str):
                 return f"the {name} is {shown(label)}, which is no label"
-        if not isinstance(self.file_only, bool):
-            return f"file_only is {shown(self.file_only)}, which is neither true nor false"
-        if (self.action == "relabel") != (self.label is not None):
-            return "a label goes with relabel, and with nothing else"
-        if self.action == "relabel" and self.id is None:
-            return "a file that could not be read has no id, and cannot be relabeled"
-        if self.file_only and (self.action != "forget" or self.source is None):
-            return "file_only goes with forget and a source"
+        if self.action == "relabel" and self.label is None:
+            return "there is no label for it to have"
+        if self.action == "keep" and self.label is not None:
+            return "what is kept gets no other label"
+        if self.label is not None and (self.id is None or (self.action == "forget" and self.source is None)):
+            return "a label goes with an id, and of a copy that is forgotten with a source"
         return ""
+
+    @property
+    def content(self) -> str | None:
+        """The id of what the image shows: copies of it in an audit's own store are numbered behind it."""
+        found = None if self.id is None else _COPY.fullmatch(self.id)
+        return self.id if found is None else found[1]
+
+    @property
+    def leaves_copies(self) -> bool:
+        """Whether only the file is to be forgotten."""
+        return self.action == "forget" and self.label is not None
 
     def __str__(self) -> str:
         return self.source or str(self.id)

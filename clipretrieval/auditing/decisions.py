@@ -53,13 +53,14 @@ class Decisions:
             raise InvalidInputError("decisions must be a sequence of clipretrieval.auditing.Decision")
         object.__setattr__(self, "decisions", tuple(dict.fromkeys(listed)))
         files: dict[Any, Decision] = {}
-        forgets: dict[str, bool] = {}
-        labels: dict[str, Any] = {}
+        forgets: dict[Any, bool] = {}
+        labels: dict[Any, Any] = {}
         for each in self.decisions:
             clash = files.setdefault((each.id, each.source), each) is not each
-            if each.id is not None and not each.file_only:  # copies of a file are one image
-                clash |= forgets.setdefault(each.id, each.action == "forget") != (each.action == "forget")
-                clash |= each.action == "relabel" and labels.setdefault(each.id, each.label) != each.label
+            if each.content is not None and not each.leaves_copies:  # copies of a file are one image
+                forget = each.action == "forget"
+                clash |= forgets.setdefault(each.content, forget) != forget
+                clash |= each.label is not None and labels.setdefault(each.content, each.label) != each.label
             if clash:
                 raise InvalidInputError(
                     f"two decisions about {readable(each)} contradict each other; leave one of them"

@@ -89,7 +89,7 @@ class FolderMoves:
             path = self.root / place
             if not os.path.lexists(path):
                 continue
-            found = _other(path, decision.id)
+            found = _other(path, decision.content)
             if not found:
                 return self._wanted(decision, place)
             changed = changed or f"the file {str(path)!r} {found}"
@@ -99,7 +99,7 @@ class FolderMoves:
                 for name in _names(wanted.target):
                     if not os.path.lexists(name):
                         break
-                    if not _other(name, decision.id):
+                    if not _other(name, decision.content):
                         return Move(None, name)
         return Move(reason=changed or f"there is no file {str(self.root / places[0])!r} any more")
 

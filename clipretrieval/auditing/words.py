@@ -7,15 +7,15 @@ from clipretrieval.auditing.estimate import Estimate
 __all__ = ["KIND_TITLES", "KIND_WORDS", "estimate_words"]
 
 KIND_TITLES = {
-    "label": "Labels that are probably wrong",
-    "duplicate": "Duplicates",
-    "leak": "Leaks between train and test",
-    "outlier": "Unlike all others",
-    "harm": "Causes of mistakes",
-    "confusion": "Confused classes",
-    "broken": "Files that cannot be read",
-    "tiny": "Tiny images",
-    "blank": "Blank images",
+    "label": "labels that are probably wrong",
+    "duplicate": "images that are equal or nearly",
+    "leak": "images of both sets that are equal or nearly",
+    "outlier": "images unlike all others",
+    "harm": "stored images that mislead answers to test images",
+    "confusion": "classes that are confused",
+    "broken": "files that cannot be decoded",
+    "tiny": "tiny images",
+    "blank": "blank images",
 }
 KIND_WORDS = {
     "label": "Beside each image its nearest neighbours. Framed solid: of the label that it should have; "

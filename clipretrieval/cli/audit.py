@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipretrieval.cli.apply import apply_to
 from clipretrieval.cli.arguments import (
     AllowRemote,
     EncoderOptions,
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["audit_command"]
 
 _FREE = (
-    *("place", "test", "parts", "k", "limit", "rows", "output", "json_file", "allow_remote", "onnx"),
+    *("place", "test", "parts", "k", "limit", "rows", "output", "json_file", "html_file"),
+    *("allow_remote", "onnx"),
     *("batch_size", "max_pixels", "images_root", "image_column", "label_column"),
 )
 """Arguments that may stand beside a kept classifier."""
+
+
+_APPLYING = ("place", "apply", "folder", "dry_run", "allow_remote", "onnx")
+_NO_APPLY = "an audit; name the decisions to carry out by --apply"
 
 
 def audit_command(
@@ -73,15 +79,42 @@ def audit_command(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report there as JSON.")
     ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Also write a page there, on which images can be decided on."
+        ),
+    ] = None,
+    apply: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Audit nothing; carry out the decisions that the page has saved."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGES", help="Move the files of a classifier's images too, with --apply."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what --apply would do, and do nothing.")
+    ] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
     """Find wrong labels, duplicates, leaks and other faults of labeled images."""
     from clipretrieval._util.checks import check_int
     from clipretrieval._util.progress import progress_bar
 
+    if apply is not None:
+        refuse_given(context, _APPLYING, "--apply, which audits nothing")
+        apply_to(
+            *(place, apply, folder),
+            dry_run=dry_run,
+            allow_remote=allow_remote,
+            encoder=encoder.exported(),
+        )
+        return
+    refuse_given(context, [name for name in context.params if name not in ("folder", "dry_run")], _NO_APPLY)
     with quiet_libraries():
         check_int(rows, "--rows", least=0)
-        outputs = checked_outputs({"--json": json_file}, place, test)
+        outputs = checked_outputs({"--json": json_file, "--html": html_file}, place, test)
         kept = (place / "classifier.json").exists()
         if kept:
             refuse_given(context, _FREE, "a classifier's folder, which has its own encoder")
@@ -114,6 +147,8 @@ def audit_command(
     try:
         if json_file is not None:
             report.to_json(outputs["--json"])
+        if html_file is not None:
+            report.to_html(outputs["--html"])
     finally:
         say(report.text(rows))
     if report.counts.get("broken"):

@@ -188,25 +188,47 @@ def test_a_folder_that_was_moved_is_found_by_its_files(folder: Path, tmp_path: P
     assert "does not lie in the folder" in reason
 
 
+@pytest.mark.filterwarnings("ignore:.*given under several labels:clipretrieval.ClipRetrievalWarning")
 def test_copies_of_a_file_are_one_image(folder: Path) -> None:
-    """One copy goes and the image stays stored; an unreadable file has no image at all."""
-    copy, broken = folder / "dog/copy.png", folder / "dog/broken.png"
-    copy.write_bytes((folder / "dog/210.png").read_bytes())
+    """One copy goes, and the image stays stored under the label of the other, or goes with the last."""
+    wrong, copy = folder / "dog/copy.png", folder / "cat/10.png"
+    wrong.write_bytes(copy.read_bytes())
+    for name in ("a", "b"):
+        (folder / f"dog/{name}.png").write_bytes((folder / "dog/210.png").read_bytes())
     classifier = fitted(folder)
-    broken.write_bytes(b"no image")
-    mended = folder / "dog/220.png"
+    kept, gone = file_id(copy), file_id(folder / "dog/a.png")
+    assert stored(classifier)[kept] == "dog"  # it came last
     decisions = decided(
         classifier,
-        forget(copy, "dog", file_only=True),
-        Decision("forget", None, str(broken), "dog"),
-        Decision("forget", None, str(mended), "dog"),
+        Decision("forget", f"{kept}-2", str(wrong), "dog", "cat"),
+        forget(folder / "dog/210.png", "dog"),
+        Decision("forget", f"{gone}-2", str(folder / "dog/a.png"), "dog"),
+        Decision("forget", f"{gone}-3", str(folder / "dog/b.png"), "dog"),
     )
-    [*skipped] = apply_decisions(classifier, decisions).skipped
-    assert {reason for _, reason in skipped} == {"only its file is meant, and no folder was given"}
     done = apply_decisions(classifier, decisions, folder)
-    assert files(folder / "_removed").keys() == {"dog/copy.png", "dog/broken.png"}
+    assert (len(done.relabeled), len(done.forgotten), len(done.moved), done.skipped) == (1, 1, 4, ())
+    assert stored(classifier)[kept] == "cat"
+    assert gone not in stored(classifier)
+    assert files(folder / "_removed").keys() == {
+        *("dog/copy.png", "dog/210.png", "dog/a.png", "dog/b.png"),
+    }
+    assert str(apply_decisions(classifier, decisions, folder)) == "4 as decided already"
+
+
+def test_a_file_that_could_not_be_read_is_moved(folder: Path) -> None:
+    """It is in no store; nor is it moved where it can be read by now."""
+    classifier = fitted(folder)
+    broken, mended = folder / "dog/broken.png", folder / "dog/220.png"
+    broken.write_bytes(b"no image")
+    decisions = decided(
+        classifier, *(Decision("forget", None, str(path), "dog") for path in (broken, mended))
+    )
+    skipped = apply_decisions(classifier, decisions).skipped
+    reasons = {reason for _, reason in skipped}
+    assert (len(skipped), reasons) == (2, {"it is a file that is not stored, and no folder was given"})
+    done = apply_decisions(classifier, decisions, folder)
+    assert files(folder / "_removed").keys() == {"dog/broken.png"}
     assert [reason for _, reason in done.skipped] == [f"the file {str(mended)!r} can be read now"]
-    assert file_id(folder / "dog/210.png") in stored(classifier)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows makes no links without a privilege")
@@ -244,7 +266,7 @@ def test_a_class_that_cannot_name_a_folder_keeps_its_file(folder: Path, label: s
     assert (folder / "cat/240.png").exists()
 
 
-TESTS = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1])
 PROGRAM = """
 import os, signal, sys, warnings
 warnings.simplefilter("ignore")
@@ -370,9 +392,9 @@ def test_decisions_are_checked(folder: Path, tmp_path: Path) -> None:
         ("action", "burn", "the action is 'burn'"),
         ("id", 5, "the id is 5"),
         ("source", "", "the source is ''"),
-        ("label", None, "a label goes with relabel"),
+        ("label", None, "there is no label"),
         ("label", [1], "no label"),
-        ("file_only", 1, "neither true nor false"),
+        ("id", None, "goes with an id"),
         ("extra", 1, "must have the fields"),
     ]
     for name, value, message in changes:

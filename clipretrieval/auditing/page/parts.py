@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from clipretrieval._util.text import readable
+from clipretrieval.auditing.decision import Decision
 from clipretrieval.auditing.decisions import DECISIONS_KIND, DECISIONS_SCHEMA
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage
@@ -72,7 +73,7 @@ class _Images:
         self._files: dict[str, set[str | None]] = defaultdict(set)
         for each in report.findings:
             if each.id is not None and each.where == "train":
-                self._files[each.id].add(each.source)
+                self._files[_content(each.id)].add(each.source)
         self._places: dict[tuple[str | None, str | None], int] = {}
         self._first: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []
@@ -89,10 +90,22 @@ class _Images:
         place = self._places.setdefault(key, len(self.rows))
         if place == len(self.rows):
             told = {"id": finding.id, "source": finding.source, "before": finding.label}
-            same = place if finding.id is None else self._first.setdefault(finding.id, place)
-            copies = 1 if finding.id is None else len(self._files[finding.id])
-            self.rows.append({"told": json.dumps(told)[1:-1], "same": same, "copies": copies})
+            same, copies = place, 1
+            if finding.id is not None:
+                content = _content(finding.id)
+                same, copies = self._first.setdefault(content, place), len(self._files[content])
+            row = {"told": json.dumps(told)[1:-1], "label": self.number(finding.label)}
+            self.rows.append({**row, "same": same, "copies": copies})
         return place
+
+
+def _title(kind: str) -> str:
+    title = KIND_TITLES.get(kind, kind)
+    return title[:1].upper() + title[1:]
+
+
+def _content(image_id: str) -> str:
+    return str(Decision("keep", image_id).content)
 
 
 def page_values(report: Audited, thumbnail: Callable[[str], str | None], most: int) -> dict[str, Any]:
@@ -119,10 +132,8 @@ def page_values(report: Audited, thumbnail: Callable[[str], str | None], most: i
     return {
         "counts": _count_words(report),
         "sections": sections,
-        "left_out": [
-            (KIND_TITLES[kind], why) for kind, why in report.left_out.items() if kind in KIND_TITLES
-        ],
-        "none": [KIND_TITLES[kind] for kind in KINDS if kind not in found and kind not in report.left_out],
+        "left_out": [(_title(kind), why) for kind, why in report.left_out.items() if kind in KIND_TITLES],
+        "clean": [KIND_TITLES[kind] for kind in KINDS if report.counts.get(kind) == 0],
         "decidable": bool(images.rows),
         "class_names": images.names,
         "used": [(number, images.names[number]) for number in used],
@@ -176,7 +187,7 @@ def _section(
     shown = len(table["rows"]) if table else sum(len(item["cards"]) for item in items)
     return {
         "kind": kind,
-        "title": KIND_TITLES[kind],
+        "title": _title(kind),
         "words": KIND_WORDS[kind],
         "estimate": "" if estimate is None else estimate_words(estimate),
         "count": report.counts.get(kind, shown),
@@ -193,6 +204,7 @@ def _item(
     return {
         "cards": cards,
         "size": len(group),
+        "note": group[0].note if len(group) > 1 else "",
         "more": len(group) - len(cards),
         "classes": sorted({number for card in cards for number in card["classes"]}),
     }
@@ -214,7 +226,7 @@ def _card(
         "test": finding.where == "test",
         "probability": finding.probability,
         "score": finding.score,
-        "note": finding.note,
+        "note": finding.note if len(group) == 1 else "",
         "neighbors": [
             {
                 "label": each.label,
@@ -250,8 +262,7 @@ def _confusions(report: Audited) -> dict[str, Any]:
         {
             "true": readable(each.label),
             "answer": readable(each.suggested),
-            "score": each.score,
-            "probability": each.probability,
+            "share": each.score,
             "note": each.note or None,
         }
         for each in report.findings
@@ -260,11 +271,10 @@ def _confusions(report: Audited) -> dict[str, Any]:
     columns = (
         ("true", "class"),
         ("answer", "taken for"),
-        ("score", "strength"),
-        ("probability", "probability"),
-        ("note", "note"),
+        ("share", "mistaken"),
+        ("note", "how often, and by what"),
     )
-    return table_part(PageTable(KIND_TITLES["confusion"], columns, rows[:TABLE_ROWS]))
+    return table_part(PageTable(_title("confusion"), columns, rows[:TABLE_ROWS]))
 
 
 def _count_words(report: Audited) -> str:

@@ -17,7 +17,8 @@
     .reduce((sum, letter) => (Math.imul(sum, 31) + letter.codePointAt(0)) | 0, 0)}`;
   const remember = () => {
     try {
-      localStorage.setItem(place, JSON.stringify([...decisions]));
+      if (decisions.size) localStorage.setItem(place, JSON.stringify([...decisions]));
+      else localStorage.removeItem(place);
     } catch { /* it is not remembered */ }
   };
   const recall = () => {
@@ -118,17 +119,26 @@
 
   // The parts are JSON already, written by whoever knows the labels' types.
   const text = () => {
-    const forgotten = new Map();
-    decisions.forEach(([action], image) => {
-      const { same } = data.images[image];
-      if (action === "forget") forgotten.set(same, (forgotten.get(same) || 0) + 1);
+    const copiesOf = new Map();
+    data.images.forEach(({ same }, image) => {
+      if (!copiesOf.has(same)) copiesOf.set(same, []);
+      copiesOf.get(same).push(image);
     });
+    const actionOf = (image) => (decisions.get(image) || [""])[0];
+    // The label under which an image stays stored, one copy of which is forgotten; none if all are.
+    const staying = (image) => {
+      const { same, copies, label } = data.images[image];
+      const known = copiesOf.get(same);
+      const left = known.filter((each) => actionOf(each) !== "forget");
+      const relabeled = left.find((each) => actionOf(each) === "relabel");
+      if (relabeled !== undefined) return decisions.get(relabeled)[1];
+      if (left.length) return data.images[left[0]].label;
+      return copies > known.length ? label : null; // the others are not on this page
+    };
     const lines = [...decisions].sort(([one], [other]) => one - other).map(([image, [action, label]]) => {
-      const { told, same, copies } = data.images[image];
-      // An image is forgotten with the last of its copies.
-      const fileOnly = action === "forget" && copies > forgotten.get(same);
-      const wanted = action === "relabel" ? data.labels[label] : "null";
-      return `  {"action": "${action}", ${told}, "label": ${wanted}, "file_only": ${fileOnly}}`;
+      const wanted = action === "relabel" ? label : action === "forget" ? staying(image) : null;
+      const written = wanted === null ? "null" : data.labels[wanted];
+      return `  {"action": "${action}", ${data.images[image].told}, "label": ${written}}`;
     });
     return `{\n ${data.head},\n "decisions": [\n${lines.join(",\n")}\n ]\n}\n`;
   };

@@ -59,8 +59,8 @@ def relabel(path: Path, before: Any, label: Any) -> Decision:
     return Decision("relabel", file_id(path), str(path), before, label)
 
 
-def forget(path: Path, before: Any, **options: Any) -> Decision:
-    return Decision("forget", file_id(path), str(path), before, **options)
+def forget(path: Path, before: Any) -> Decision:
+    return Decision("forget", file_id(path), str(path), before)
 
 
 def keep(path: Path, before: Any) -> Decision:
@@ -72,7 +72,7 @@ def decided(classifier: Any, *decisions: Decision) -> Decisions:
 
 
 def report_of(findings: list[Finding], classes: tuple[Any, ...], **options: Any) -> AuditReport:
-    counts: dict[str, int] = {}
+    counts = {"tiny": 0}
     for each in findings:
         counts[each.kind] = counts.get(each.kind, 0) + 1
     return AuditReport(tuple(findings), 8, classes, options.pop("fingerprint", {}), counts=counts, **options)
