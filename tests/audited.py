@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from clipretrieval import AuditReport, CascadeClassifier, RetrievalClassifier
-from clipretrieval.auditing import Decision, Decisions, Finding
+from clipretrieval.auditing import Decisions, Finding, ImageDecision
 from clipretrieval.images import RawImage, content_id
 
 SHADES = {"cat": [10, 20, 30, 240], "dog": [210, 220, 230, 40]}
@@ -55,19 +55,19 @@ def fitted(folder: Path, store: Any = "faiss", encoder: Any = None, **params: An
     return RetrievalClassifier(encoder or Shade(), store, k=1, **params).fit(folder)
 
 
-def relabel(path: Path, before: Any, label: Any) -> Decision:
-    return Decision("relabel", file_id(path), str(path), before, label)
+def relabel(path: Path, before: Any, label: Any) -> ImageDecision:
+    return ImageDecision("relabel", file_id(path), str(path), before, label)
 
 
-def forget(path: Path, before: Any) -> Decision:
-    return Decision("forget", file_id(path), str(path), before)
+def forget(path: Path, before: Any) -> ImageDecision:
+    return ImageDecision("forget", file_id(path), str(path), before)
 
 
-def keep(path: Path, before: Any) -> Decision:
-    return Decision("keep", file_id(path), str(path), before)
+def keep(path: Path, before: Any) -> ImageDecision:
+    return ImageDecision("keep", file_id(path), str(path), before)
 
 
-def decided(classifier: Any, *decisions: Decision) -> Decisions:
+def decided(classifier: Any, *decisions: ImageDecision) -> Decisions:
     return Decisions({} if classifier is None else fingerprint_of(classifier), decisions)
 
 

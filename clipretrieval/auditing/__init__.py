@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from clipretrieval.auditing.applying import apply_decisions
     from clipretrieval.auditing.audit_report import AuditReport
     from clipretrieval.auditing.auditing import audit
-    from clipretrieval.auditing.decision import ACTIONS, Decision
     from clipretrieval.auditing.decisions import Decisions
     from clipretrieval.auditing.estimate import Estimate
     from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage
+    from clipretrieval.auditing.image_decision import ACTIONS, ImageDecision
 
 __all__ = [
     "ACTIONS",
     "KINDS",
     "AppliedDecisions",
     "AuditReport",
-    "Decision",
     "Decisions",
     "Estimate",
     "Finding",
+    "ImageDecision",
     "RelatedImage",
     "apply_decisions",
     "audit",
@@ -36,9 +36,9 @@ __getattr__, __dir__ = attach(
         "applying": ["apply_decisions"],
         "audit_report": ["AuditReport"],
         "auditing": ["audit"],
-        "decision": ["ACTIONS", "Decision"],
         "decisions": ["Decisions"],
         "estimate": ["Estimate"],
+        "image_decision": ["ACTIONS", "ImageDecision"],
         "finding": ["KINDS", "Finding", "RelatedImage"],
     },
 )

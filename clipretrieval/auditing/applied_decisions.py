@@ -7,7 +7,7 @@ from typing import Any
 
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import readable
-from clipretrieval.auditing.decision import Decision
+from clipretrieval.auditing.image_decision import ImageDecision
 
 __all__ = ["AppliedDecisions"]
 
@@ -18,13 +18,13 @@ class AppliedDecisions:
 
     Attributes
     ----------
-    relabeled, forgotten : tuple of Decision
+    relabeled, forgotten : tuple of ImageDecision
         Carried out in the classifier.
     moved : tuple of (str, str)
         Files: from where to where.
-    unchanged : tuple of Decision
+    unchanged : tuple of ImageDecision
         Of which all was done before.
-    skipped : tuple of (Decision, str)
+    skipped : tuple of (ImageDecision, str)
         What was not carried out, or not wholly, and why.
     kept : int
         How many images are kept as they are.
@@ -32,11 +32,11 @@ class AppliedDecisions:
         Whether nothing was changed.
     """
 
-    relabeled: tuple[Decision, ...] = ()
-    forgotten: tuple[Decision, ...] = ()
+    relabeled: tuple[ImageDecision, ...] = ()
+    forgotten: tuple[ImageDecision, ...] = ()
     moved: tuple[tuple[str, str], ...] = ()
-    unchanged: tuple[Decision, ...] = ()
-    skipped: tuple[tuple[Decision, str], ...] = ()
+    unchanged: tuple[ImageDecision, ...] = ()
+    skipped: tuple[tuple[ImageDecision, str], ...] = ()
     kept: int = 0
     dry_run: bool = False
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval._util.checks import check_bool, shown
 from clipretrieval._util.labels import Spelling, fitted_labels, label_kind, stored_labels
 from clipretrieval.auditing.applied_decisions import AppliedDecisions
-from clipretrieval.auditing.decision import Decision
 from clipretrieval.auditing.decisions import Decisions
 from clipretrieval.auditing.folder_moves import FolderMoves, Move
+from clipretrieval.auditing.image_decision import ImageDecision
 from clipretrieval.encoding.fingerprint import differences
 from clipretrieval.errors import FingerprintMismatchError, InvalidInputError
 from clipretrieval.retrieval.changes import is_changing
@@ -38,7 +38,7 @@ class _Stored:
     An audit of a folder numbers equal images; a classifier stores them once.
     """
 
-    def __init__(self, index: LabelledIndex, decisions: Sequence[Decision]) -> None:
+    def __init__(self, index: LabelledIndex, decisions: Sequence[ImageDecision]) -> None:
         self.kind = index.classes.kind
         self._spelling = Spelling(index.classes.labels.tolist())
         known = [each for each in decisions if each.id is not None]
@@ -55,11 +55,11 @@ class _Stored:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def name(self, decision: Decision) -> str:
+    def name(self, decision: ImageDecision) -> str:
         """Return the id under which an image is stored, if it is."""
         return str(decision.id if decision.id in self._labels else decision.content)
 
-    def wanted(self, decision: Decision) -> Any:
+    def wanted(self, decision: ImageDecision) -> Any:
         """Return the label that an image is to have, spelled as the classes are.
 
         Raises
@@ -76,7 +76,7 @@ class _Stored:
         stored = self._spelling.apply(stored_labels([decision.label], kind, self.kind))
         return fitted_labels(stored, self.kind)[0]
 
-    def due(self, decision: Decision) -> tuple[str, str]:
+    def due(self, decision: ImageDecision) -> tuple[str, str]:
         """Return ``"relabel"``, ``"forget"`` or nothing that is to be done, and why it cannot be done."""
         name = self.name(decision)
         label = self._labels.get(name)
@@ -101,11 +101,11 @@ def _same(one: Any, other: Any) -> bool:
 class _Plan:
     """What is to be done with the images in a store, by id, and with files."""
 
-    relabel: dict[str, Decision] = field(default_factory=dict)
-    forget: dict[str, Decision] = field(default_factory=dict)
-    moves: list[tuple[Decision, Move]] = field(default_factory=list)
-    done: list[Decision] = field(default_factory=list)
-    skipped: list[tuple[Decision, str]] = field(default_factory=list)
+    relabel: dict[str, ImageDecision] = field(default_factory=dict)
+    forget: dict[str, ImageDecision] = field(default_factory=dict)
+    moves: list[tuple[ImageDecision, Move]] = field(default_factory=list)
+    done: list[ImageDecision] = field(default_factory=list)
+    skipped: list[tuple[ImageDecision, str]] = field(default_factory=list)
 
 
 def apply_decisions(
@@ -256,9 +256,9 @@ def _change(classifier: Any, exits: Sequence[RetrievalClassifier], plan: _Plan, 
             each._finish_change(left)
 
 
-def _moved(moves: FolderMoves, plan: _Plan, dry_run: bool) -> list[tuple[Decision, Path, Path]]:
+def _moved(moves: FolderMoves, plan: _Plan, dry_run: bool) -> list[tuple[ImageDecision, Path, Path]]:
     """Move files, and return from where to where; name those that cannot be moved."""
-    moved: list[tuple[Decision, Path, Path]] = []
+    moved: list[tuple[ImageDecision, Path, Path]] = []
     for decision, move in plan.moves:
         if move.source is None:  # it was moved before
             continue
@@ -276,7 +276,7 @@ def _moved(moves: FolderMoves, plan: _Plan, dry_run: bool) -> list[tuple[Decisio
 
 
 def _note_files(
-    exits: Sequence[RetrievalClassifier], stored: _Stored, files: Mapping[Decision, Path]
+    exits: Sequence[RetrievalClassifier], stored: _Stored, files: Mapping[ImageDecision, Path]
 ) -> None:
     """Have the stores know where moved files are: an explanation shows them."""
     placed = {

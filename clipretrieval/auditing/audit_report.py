@@ -27,7 +27,6 @@ ROWS = 5
 WIDEST_NAME, WIDEST_LABEL, WIDEST_NOTE = 48, 20, 88
 
 
-
 @dataclass(frozen=True, eq=False)
 class AuditReport:
     """What an audit has found, ranked within each kind.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from clipretrieval._util.checks import check_path, check_sequence, shown
 from clipretrieval._util.files import read_file, write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import parse_json, readable
-from clipretrieval.auditing.decision import ACTIONS, Decision
+from clipretrieval.auditing.image_decision import ACTIONS, ImageDecision
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["DECISIONS_KIND", "DECISIONS_SCHEMA", "Decisions"]
@@ -31,7 +31,7 @@ class Decisions:
     ----------
     fingerprint : mapping of JSON values
         The report's, see `AuditReport`.
-    decisions : tuple of Decision
+    decisions : sequence of ImageDecision
         At most one for each image and file.
 
     Raises
@@ -41,18 +41,18 @@ class Decisions:
     """
 
     fingerprint: Mapping[str, Any]
-    decisions: tuple[Decision, ...]
+    decisions: Sequence[ImageDecision]
 
     def __post_init__(self) -> None:
         if not isinstance(self.fingerprint, Mapping):
             raise InvalidInputError(
                 f"fingerprint must be a mapping, such as an AuditReport's; got {shown(self.fingerprint)}"
             )
-        listed = check_sequence(self.decisions, "decisions", "Decision")
-        if not all(isinstance(each, Decision) for each in listed):
-            raise InvalidInputError("decisions must be a sequence of clipretrieval.auditing.Decision")
+        listed = check_sequence(self.decisions, "decisions", "ImageDecision")
+        if not all(isinstance(each, ImageDecision) for each in listed):
+            raise InvalidInputError("decisions must be a sequence of clipretrieval.auditing.ImageDecision")
         object.__setattr__(self, "decisions", tuple(dict.fromkeys(listed)))
-        files: dict[Any, Decision] = {}
+        files: dict[Any, ImageDecision] = {}
         forgets: dict[Any, bool] = {}
         labels: dict[Any, Any] = {}
         for each in self.decisions:
@@ -106,7 +106,7 @@ class Decisions:
         read = []
         for place, each in enumerate(listed, 1):
             try:
-                read.append(Decision.from_dict(each))
+                read.append(ImageDecision.from_dict(each))
             except ValueError as error:
                 raise InvalidInputError(f"decision {place} of {len(listed)}: {error}. {_REMEDY}") from error
         return cls(dict(known["fingerprint"]), tuple(read))

@@ -17,7 +17,7 @@ from typing import Any
 from clipretrieval._util.checks import check_path
 from clipretrieval._util.files import sync_folder
 from clipretrieval._util.labels import composed
-from clipretrieval.auditing.decision import Decision
+from clipretrieval.auditing.image_decision import ImageDecision
 from clipretrieval.errors import ImageDecodeError, InvalidInputError
 from clipretrieval.images.decoding import RawImage, content_id, decode
 from clipretrieval.images.folders import REMOVED, is_class_name, is_folder
@@ -71,7 +71,7 @@ class FolderMoves:
             )
         self._absolute = Path(os.path.abspath(self.root))  # noqa: PTH100  links stay as they are named
 
-    def plan(self, decision: Decision) -> Move:
+    def plan(self, decision: ImageDecision) -> Move:
         """Find the file of a decision, and where it should be.
 
         Raises
@@ -141,7 +141,7 @@ class FolderMoves:
             # At least a class folder and a name: of names alone, a folder may have many.
             yield from (Path(*parts[start:]) for start in range(max(0, len(parts) - 1)))
 
-    def _wanted(self, decision: Decision, place: Path) -> Move:
+    def _wanted(self, decision: ImageDecision, place: Path) -> Move:
         """Return where a file should be that is, or was, at a place below the folder."""
         source, parts = self.root / place, place.parts
         if parts[0].casefold() == REMOVED:

@@ -16,7 +16,7 @@ from audited import Shade, decided, draw, draw_folder, file_id, files, fitted, f
 from warm_process import run_warm
 
 from clipretrieval import CascadeClassifier, RetrievalClassifier, StagedEncoder, ZeroShotClassifier
-from clipretrieval.auditing import Decision, Decisions, apply_decisions
+from clipretrieval.auditing import Decisions, Finding, ImageDecision, apply_decisions, audit
 from clipretrieval.errors import FingerprintMismatchError, InvalidInputError
 from clipretrieval.images import scan_folder
 
@@ -119,6 +119,31 @@ def test_another_classifier_is_refused(folder: Path, tmp_path: Path) -> None:
         apply_decisions(classifier, decided(classifier, relabel(folder / "cat/240.png", "cat", 1)))
 
 
+@pytest.mark.filterwarnings("ignore:.*given under several labels:clipretrieval.ClipRetrievalWarning")
+def test_what_an_audit_has_found_can_be_applied(folder: Path) -> None:
+    """Of a classifier, or of its folder by the same encoder, where copies have ids of their own."""
+    (folder / "dog/copy.png").write_bytes((folder / "cat/10.png").read_bytes())
+    classifier = fitted(folder)
+    report = audit(folder, encoder=Shade(), parts=["duplicate"])
+    copies = [each for each in report.of("duplicate") if each.id != each.source and each.score == 1]
+    assert len({each.id for each in copies}) == 2
+    [extra] = [each for each in copies if str(each.source).endswith("copy.png")]
+    decisions = Decisions(report.fingerprint, [ImageDecision.on(extra, "forget", "cat")])
+    done = apply_decisions(classifier, decisions, folder)
+    assert (len(done.relabeled), len(done.moved)) == (1, 1)
+    assert stored(classifier)[file_id(folder / "cat/10.png")] == "cat"
+    own = audit(classifier, parts=["outlier"])
+    assert own.fingerprint["encoder"] == report.fingerprint["encoder"]
+    found = Finding("outlier", file_id(folder / "cat/20.png"), "cat")
+    assert apply_decisions(
+        classifier, Decisions(own.fingerprint, [ImageDecision.on(found, "forget")])
+    ).forgotten
+    with pytest.raises(InvalidInputError, match="about a test image"):
+        ImageDecision.on(Finding("leak", "a", "cat", where="test"), "forget")
+    with pytest.raises(InvalidInputError, match="neither an id nor a source"):
+        ImageDecision.on(Finding("confusion", None, "cat", suggested="dog"), "keep")
+
+
 @pytest.mark.parametrize("kind", ["float", "bool", "int"])
 def test_labels_keep_their_type(folder: Path, kind: str) -> None:
     """Numbers that JSON cannot tell apart by itself are what was fitted, also beyond 53 bits."""
@@ -183,7 +208,7 @@ def test_a_folder_that_was_moved_is_found_by_its_files(folder: Path, tmp_path: P
     assert len(apply_decisions(None, decisions, tmp_path / "other").moved) == 2
     assert (tmp_path / "other/_removed/cat/240.png").exists()
     assert (tmp_path / "other/cat/40.png").exists()
-    outside = Decision("forget", "0" * 32, str(tmp_path / "x/../../secret.png"), "cat")
+    outside = ImageDecision("forget", "0" * 32, str(tmp_path / "x/../../secret.png"), "cat")
     [(_, reason)] = apply_decisions(None, decided(None, outside), tmp_path / "other").skipped
     assert "does not lie in the folder" in reason
 
@@ -200,10 +225,10 @@ def test_copies_of_a_file_are_one_image(folder: Path) -> None:
     assert stored(classifier)[kept] == "dog"  # it came last
     decisions = decided(
         classifier,
-        Decision("forget", f"{kept}-2", str(wrong), "dog", "cat"),
+        ImageDecision("forget", f"{kept}-2", str(wrong), "dog", "cat"),
         forget(folder / "dog/210.png", "dog"),
-        Decision("forget", f"{gone}-2", str(folder / "dog/a.png"), "dog"),
-        Decision("forget", f"{gone}-3", str(folder / "dog/b.png"), "dog"),
+        ImageDecision("forget", f"{gone}-2", str(folder / "dog/a.png"), "dog"),
+        ImageDecision("forget", f"{gone}-3", str(folder / "dog/b.png"), "dog"),
     )
     done = apply_decisions(classifier, decisions, folder)
     assert (len(done.relabeled), len(done.forgotten), len(done.moved), done.skipped) == (1, 1, 4, ())
@@ -221,7 +246,7 @@ def test_a_file_that_could_not_be_read_is_moved(folder: Path) -> None:
     broken, mended = folder / "dog/broken.png", folder / "dog/220.png"
     broken.write_bytes(b"no image")
     decisions = decided(
-        classifier, *(Decision("forget", None, str(path), "dog") for path in (broken, mended))
+        classifier, *(ImageDecision("forget", None, str(path), "dog") for path in (broken, mended))
     )
     skipped = apply_decisions(classifier, decisions).skipped
     reasons = {reason for _, reason in skipped}

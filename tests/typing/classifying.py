@@ -23,7 +23,7 @@ from clipretrieval import (
     ZeroShotClassifier,
     audit,
 )
-from clipretrieval.auditing import Finding
+from clipretrieval.auditing import AppliedDecisions, Decisions, Finding, ImageDecision, apply_decisions
 from clipretrieval.cascade import Calibration, CascadeExplanation, CascadeReport, ExitFigures
 from clipretrieval.evaluation import UnknownFigures
 from clipretrieval.trust import CalibrationReport, ConformalReport, PredictionSets
@@ -115,3 +115,9 @@ assert_type(audit(classifier, X_test="pictures", parts=["label"]), AuditReport)
 assert_type(audit("pictures", encoder=encoder, output="audited").of("label"), tuple[Finding, ...])
 assert_type(AuditReport.from_json("audit.json").groups("leak"), list[tuple[Finding, ...]])
 audit(classifier, limit="all")  # E: arg-type
+decided = Decisions({}, (ImageDecision("forget", "id"),))
+assert_type(apply_decisions(classifier, decided, folder="pictures"), AppliedDecisions)
+assert_type(
+    apply_decisions(None, "decisions.json", "pictures").skipped, tuple[tuple[ImageDecision, str], ...]
+)
+apply_decisions("kept", decided)  # E: arg-type

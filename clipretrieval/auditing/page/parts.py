@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from clipretrieval._util.text import readable
-from clipretrieval.auditing.decision import Decision
 from clipretrieval.auditing.decisions import DECISIONS_KIND, DECISIONS_SCHEMA
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage
+from clipretrieval.auditing.image_decision import ImageDecision
 from clipretrieval.auditing.words import KIND_TITLES, KIND_WORDS, estimate_words
 from clipretrieval.evaluation.page.parts import PageTable, table_part
 
@@ -105,7 +105,7 @@ def _title(kind: str) -> str:
 
 
 def _content(image_id: str) -> str:
-    return str(Decision("keep", image_id).content)
+    return str(ImageDecision("keep", image_id).content)
 
 
 def page_values(report: Audited, thumbnail: Callable[[str], str | None], most: int) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def page_values(report: Audited, thumbnail: Callable[[str], str | None], most: i
     return {
         "counts": _count_words(report),
         "sections": sections,
-        "left_out": [(_title(kind), why) for kind, why in report.left_out.items() if kind in KIND_TITLES],
+        "left_out": [(_title(kind), why) for kind, why in report.left_out.items()],
         "clean": [KIND_TITLES[kind] for kind in KINDS if report.counts.get(kind) == 0],
         "decidable": bool(images.rows),
         "class_names": images.names,

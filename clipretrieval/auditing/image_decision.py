@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipretrieval._util.checks import shown
+from clipretrieval.auditing.finding import Finding
+from clipretrieval.errors import InvalidInputError
 
-__all__ = ["ACTIONS", "Decision"]
+__all__ = ["ACTIONS", "ImageDecision"]
 
 _COPY = re.compile(r"([0-9a-f]{32})-[0-9]+")
 ACTIONS = ("relabel", "forget", "keep")
@@ -17,7 +19,7 @@ ACTIONS = ("relabel", "forget", "keep")
 
 
 @dataclass(frozen=True)
-class Decision:
+class ImageDecision:
     """What is to become of an image.
 
     Attributes
@@ -49,6 +51,25 @@ class Decision:
         wrong = self._fault()
         if wrong:
             raise ValueError(wrong)
+
+    @classmethod
+    def on(cls, finding: Finding, action: str, label: Any = None) -> ImageDecision:
+        """Decide what is to become of the image of a finding.
+
+        Raises
+        ------
+        InvalidInputError
+            If the finding is about classes or about a test image, which is not stored, or action and label do
+            not go together.
+        """
+        if finding.where != "train":
+            raise InvalidInputError(
+                "the finding is about a test image, which is not among those to decide on"
+            )
+        try:
+            return cls(action, finding.id, finding.source, finding.label, label)
+        except ValueError as error:
+            raise InvalidInputError(f"no decision on {finding!r}: {error}") from error
 
     def _fault(self) -> str:
         """Say what is wrong, if anything."""
@@ -89,7 +110,7 @@ class Decision:
         return dict(vars(self))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Decision:
+    def from_dict(cls, values: Mapping[str, Any]) -> ImageDecision:
         """Read what `to_dict` returned.
 
         Raises
