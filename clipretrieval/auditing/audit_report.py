@@ -164,7 +164,7 @@ class AuditReport:
         *,
         title: str | None = None,
         pictures: bool = True,
-        most: int = 500,
+        most: int = 300,
     ) -> str:
         """Return one HTML page that needs nothing else, and write it to `path` if one is given.
 

@@ -65,12 +65,11 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 def is_class_name(name: str) -> bool:
     """Tell whether a folder of this name, beside others, is a class to `scan_folder`."""
-    separators = ("/", "\0", os.sep, os.altsep or os.sep)
     return (
-        bool(name)
+        Path(name).name == name != ""
+        and "\0" not in name
         and not name.startswith(".")
         and name.casefold() not in TOOL_FOLDERS
-        and not any(each in name for each in separators)
     )
 
 

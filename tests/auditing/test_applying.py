@@ -26,9 +26,10 @@ def folder(tmp_path: Path) -> Path:
     return draw_folder(tmp_path / "pictures")
 
 
-def test_what_is_decided_is_done_once(folder: Path) -> None:
+@pytest.mark.parametrize("store", ["faiss", "chroma"])
+def test_what_is_decided_is_done_once(folder: Path, store: str) -> None:
     """Images are relabeled, forgotten and moved; the second time there is nothing left to do."""
-    classifier = fitted(folder)
+    classifier = fitted(folder, store)
     bright, dark = folder / "cat/240.png", folder / "dog/40.png"
     decisions = decided(
         classifier,

@@ -8,7 +8,7 @@ from clipretrieval.evaluation.page.document import read_thumbnails, render_docum
 
 __all__ = ["MOST_FINDINGS", "render_audit"]
 
-MOST_FINDINGS = 500
+MOST_FINDINGS = 300
 """Of each kind: more than anybody goes through at a time."""
 
 
