@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.base import clone
 
 from clipretrieval import (
+    AuditReport,
     CascadeClassifier,
     ClipRetrievalError,
     FunctionEncoder,
@@ -25,6 +26,7 @@ from clipretrieval import (
     RetrievalClassifier,
     StagedEncoder,
     ZeroShotClassifier,
+    audit,
     compare,
     demo,
     explanation,
@@ -818,6 +820,20 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             },
             left_out=frozenset({"encoder"}),
         ),
+        Call(
+            "audit",
+            plain(audit, X=ROWS * 2, y=LABELS * 2, X_test=ROWS, y_test=LABELS, k=2),
+            {
+                "parts": NONE,
+                "limit": NONE | NATURAL,
+                "output": NONE | WRITABLE | {"no parent"},
+                "y_test": NONE,
+                "progress": PROGRESS,
+            },
+            frozenset({"X", "X_test"}),  # as scikit-learn has it
+            left_out=frozenset({"encoder"}),
+        ),
+        Call("AuditReport.from_json", plain(AuditReport.from_json, path=folder / "missing.json")),
         Call(
             "reproduce",
             lambda: (

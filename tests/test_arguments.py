@@ -14,6 +14,7 @@ from clipretrieval.stores import registry
 MODULES = [
     *(
         "clipretrieval",
+        "clipretrieval.auditing",
         "clipretrieval.cascade",
         "clipretrieval.demo",
         "clipretrieval.encoding",
@@ -41,6 +42,7 @@ NOT_TRIED = {
             *("LabelConflict", "Listing", "McNemar", "Mistake", "Neighbors", "OnlineStep", "PageTable"),
             *("RawImage", "Records", "Reproduction", "RiskCoverage", "Scene", "SkippedImage", "Stage"),
             *("ImageTable", "IndexInfo", "InferencePlan", "KnownImage", "Recommendation", "Reliability"),
+            *("AuditReport", "Estimate", "Finding", "RelatedImage"),
             *("Queries", "StoredSample", "SweepResult"),
             *("Calibration", "CascadeExplanation", "CascadeReport", "ExitEvidence", "ExitFigures"),
             *("ExitPolicy", "ExitStep"),
