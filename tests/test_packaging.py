@@ -22,6 +22,10 @@ NEEDS = {
         "from clipretrieval.demo import demo_model; "
         "StagedEncoder(demo_model(), stage='stem').export('stem.onnx')",
     ),
+    "openvino": (
+        "openvino",
+        "from clipretrieval import OnnxEncoder; OnnxEncoder('mid.onnx', runtime='openvino')",
+    ),
     "pinecone": (
         "pinecone",
         "from clipretrieval.stores import PineconeStore; PineconeStore('i')",

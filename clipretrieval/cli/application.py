@@ -37,7 +37,7 @@ _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 _KEYWORD = re.compile(
     r"\b(model|pretrained|stage|pooling|metric|weights|head|transform|text_weight|certainty|device|precision"
-    r"|on_error)="
+    r"|on_error|runtime)="
     r"(?:'([^']*)'|None)"
 )
 _LONG_WORD = re.compile(r"(\S{150})\S{150,}(\S{100})")

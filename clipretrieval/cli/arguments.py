@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("MACHINE", "AllowRemote", "CascadeOptions", "EncoderOptions", "KeptArgument", "KeptOption"),
-    *("LimitTest", "LimitTrain"),
+    *("LimitTest", "LimitTrain", "RuntimeOption"),
     *("MetricOption", "ModelOptions", "OnError", "OnnxOption", "OpenClip", "PrintJson", "ReportFiles"),
     *("HeadOptions", "PriorsOption", "SpaceOptions", "StoreOptions", "TableOptions", "TemplateOption"),
     *("TextOptions", "TrainOption", "WeightsOptions"),
-    *("as_option", "check_head", "check_texts_count", "checked_outputs", "command", "comma_separated"),
+    *("as_option", "check_head", "check_runtime", "check_texts_count", "checked_outputs", "command", "comma_separated"),
     *("exported_encoder", "is_given", "labelled_images", "make_cascade", "make_classifier", "numbers"),
     *("option_of", "refuse_given", "training_images"),
 ]
@@ -67,10 +67,10 @@ TemplateOption = Annotated[
 ]
 
 _NOT_EXPORTED = (
-    *("model", "pretrained", "seed", "precision", "device", "compile", "pooling", "image_size", "stage"),
+    *("model", "pretrained", "seed", "device", "compile", "pooling", "image_size", "stage"),
 )
 """Options of encoders that an exported one has no use for, …"""
-_EXPORTED = ("onnx", "batch_size", "max_pixels")
+_EXPORTED = ("onnx", "runtime", "precision", "batch_size", "max_pixels")
 """… and those that it has."""
 
 OnnxOption = Annotated[
@@ -78,7 +78,11 @@ OnnxOption = Annotated[
     typer.Option(metavar="FILE", help="Encode with a file that export wrote, which needs no torch."),
 ]
 
-MACHINE = ("precision", "device", "batch_size", "compile", "max_pixels")
+RuntimeOption = Annotated[
+    str, typer.Option(metavar="NAME", help="onnxruntime or openvino: what runs the file of --onnx.")
+]
+
+MACHINE = ("precision", "device", "batch_size", "compile", "max_pixels", "runtime")
 """Options that decide how fast an encoder is and what it refuses, and not what its vectors mean."""
 
 
@@ -138,17 +142,20 @@ class EncoderOptions(ModelOptions):
     ] = "late"
 
     onnx: OnnxOption = None
+    runtime: RuntimeOption = "onnxruntime"
 
     def exported(self) -> OnnxEncoder | None:
         """Open the encoder's file, if one is given."""
-        return exported_encoder(self.onnx, batch_size=self.batch_size, max_pixels=self.max_pixels)
+        options = {name: getattr(self, name) for name in ("precision", "batch_size", "max_pixels")}
+        return exported_encoder(self.onnx, runtime=self.runtime, **options)
 
     def beside_kept(self, names: Sequence[str]) -> tuple[str, ...]:
         """Add the names of those that open an exported encoder in the kept one's place, if one is given."""
         return (*names, *(() if self.onnx is None else _EXPORTED))
 
     def check_alone(self, context: typer.Context) -> None:
-        """Refuse options of encoders beside an exported one, which has its own settings."""
+        """Refuse options of encoders beside an exported one, which has its own settings, and the reverse."""
+        check_runtime(context, self.onnx)
         for name in _NOT_EXPORTED if self.onnx is not None else ():
             if is_given(context, name):
                 raise InvalidInputError(
@@ -165,6 +172,12 @@ class EncoderOptions(ModelOptions):
             )
         plain = ModelOptions(**{each.name: getattr(self, each.name) for each in fields(ModelOptions)})
         return plain.encoder(stage=self.stage, **more)
+
+
+def check_runtime(context: typer.Context, file: Path | None) -> None:
+    """Refuse a runtime that has nothing to run."""
+    if file is None and is_given(context, "runtime"):
+        raise InvalidInputError("--runtime goes with --onnx FILE, which it runs; pass both, or leave it out")
 
 
 def exported_encoder(file: Path | None, **options: Any) -> OnnxEncoder | None:

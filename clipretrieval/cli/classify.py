@@ -16,8 +16,10 @@ from clipretrieval.cli.arguments import (
     KeptArgument,
     OnnxOption,
     PriorsOption,
+    RuntimeOption,
     TextOptions,
     check_head,
+    check_runtime,
     exported_encoder,
 )
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_skipped
@@ -75,6 +77,7 @@ def classify_command(
     ] = "votes",
     priors: PriorsOption = "equal",
     onnx: OnnxOption = None,
+    runtime: RuntimeOption = "onnxruntime",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each image.")] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
@@ -88,6 +91,7 @@ def classify_command(
     if coverage is not None:
         check_coverage(coverage, "--coverage")
     check_head(head, priors)
+    check_runtime(context, onnx)
     spoken = texts.arguments()
     for given in images:
         check_path(given, "IMAGE")
@@ -97,7 +101,7 @@ def classify_command(
     with quiet_libraries(), interruptible(*asked):
         from clipretrieval.retrieval.retriever import NoImagesError
 
-        made = load_to_ask(classifier, allow_remote, exported_encoder(onnx))
+        made = load_to_ask(classifier, allow_remote, exported_encoder(onnx, runtime=runtime))
         change_head(context, made, head, priors, spoken)
         skipped: list[SkippedImage] = []
         empty: list[str] = []

@@ -17,10 +17,12 @@ from clipretrieval.cli.arguments import (
     HeadOptions,
     KeptArgument,
     OnnxOption,
+    RuntimeOption,
     SpaceOptions,
     StoreOptions,
     TableOptions,
     TextOptions,
+    check_runtime,
     exported_encoder,
     is_given,
     labelled_images,
@@ -90,6 +92,7 @@ def index_command(
         if add and resume:
             raise InvalidInputError("--add and --resume exclude each other; pass one of them")
         if add:
+            check_runtime(context, encoder.onnx)
             refuse_given(
                 context,
                 encoder.beside_kept(_FREE),
@@ -210,6 +213,7 @@ def _add(
 
 
 def forget_command(
+    context: typer.Context,
     classifier: KeptArgument,
     label: Annotated[
         list[str] | None,
@@ -222,13 +226,15 @@ def forget_command(
         ),
     ] = None,
     onnx: OnnxOption = None,
+    runtime: RuntimeOption = "onnxruntime",
     allow_remote: AllowRemote = False,
 ) -> None:
     """Remove images from a saved classifier, and verify that they are gone."""
     if not label and not image_id:
         raise InvalidInputError("nothing was named to forget; pass --label CLASS or --id ID")
+    check_runtime(context, onnx)
     with quiet_libraries(), interruptible():
-        made = load_kept(classifier, allow_remote, exported_encoder(onnx))
+        made = load_kept(classifier, allow_remote, exported_encoder(onnx, runtime=runtime))
         with closing_stores(made):
             known = made.classes_.tolist()
             named = list(dict.fromkeys(labels_by_name(made, label or ())))

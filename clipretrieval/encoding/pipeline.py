@@ -44,7 +44,7 @@ _MOST_PIXELS = 2**24
 
 
 class Graph(Protocol):
-    """What computes vectors of squares: torch's `Engine`, or ONNX Runtime's `OnnxGraph`."""
+    """What computes vectors of squares: torch's `Engine`, or an exported encoder's `OnnxGraph`."""
 
     def run(self, squares: npt.NDArray[np.uint8], parts: Iterable[StagePart]) -> dict[StagePart, FloatArray]:
         """Compute the vectors of some parts of n squares, shape (n, size, size, 3), in one pass."""
@@ -106,6 +106,7 @@ def encode_source(
     """
     caller = threading.get_ident()
     stages = [part.stage for part in distinct_parts(outputs)]
+    on_torch = engine is not None and plan.runs_torch
     workers = plan.streams if plan.encodes_in_workers else min(usable_cores(), MOST_DECODERS)
 
     def timed(part: str, work: Callable[[], Chunk]) -> Chunk:
@@ -137,10 +138,10 @@ def encode_source(
             lambda part: encode(prepare(part)),
             chunks,
             workers,
-            None if engine is None else plan.threads,
+            plan.threads if on_torch else None,
             inline=not plan.compiled,
             most=most,
-            alone=nullcontext if engine is None else None,
+            alone=None if on_torch else nullcontext,
         )
     else:
         # Decoding needs nothing of torch, which may not even be installed.

@@ -46,6 +46,7 @@ _PACKAGES = (
     "torchvision",
     "open_clip_torch",
     "onnxruntime",
+    "openvino",
     "numpy",
     "faiss-cpu",
     "scikit-learn",

@@ -57,12 +57,14 @@ def test_what_is_exported_serves_without_torch(command, kept, class_folder, tmp_
     expected = labels_of(command("classify", kept, test, "--json"))
     assert len(expected) == 10
 
-    refused, asked, measured, indexed, named, described = without_torch(
+    by = ("--runtime", "openvino")
+    refused, asked, otherwise, measured, indexed, named, described = without_torch(
         ("classify", kept, test),
         ("classify", kept, test, "--json", "--onnx", file),
+        ("classify", kept, test, "--json", "--onnx", file, *by),
         ("evaluate", "--classifier", kept, "--test", test, "--onnx", file),
         # An index that is made with it names it, and its commands need not.
-        ("index", class_folder / "train", made, "--onnx", file),
+        ("index", class_folder / "train", made, "--onnx", file, *by, "--precision", "fp32"),
         ("classify", made, test, "--json"),
         ("info", made),
     )
@@ -70,11 +72,13 @@ def test_what_is_exported_serves_without_torch(command, kept, class_folder, tmp_
     assert "needs torch, which is not installed" in refused[2]
     assert "--onnx FILE" in refused[2]
     assert "Traceback" not in refused[2]
-    assert labels_of(asked) == labels_of(named) == expected
+    assert labels_of(asked) == labels_of(otherwise) == labels_of(named) == expected
     right = sum(label in path for path, label in expected.items())
     assert f"{right} of 10 images" in measured[1]
     assert f"model onnx:{file}, stage mid" in measured[1]
     assert indexed[0] == 0
+    saved = json.loads((made / "classifier.json").read_text())["encoder"]["config"]
+    assert (saved["runtime"], saved["precision"]) == ("openvino", "fp32")
     assert str(file) in described[1]
     # Nor need one that has moved, where it is told.
     moved = file.rename(tmp_path / "moved.onnx")
@@ -92,7 +96,8 @@ def test_what_is_exported_serves_without_torch(command, kept, class_folder, tmp_
 
 
 def test_8_bits_need_an_index_of_their_own(command, tiny_model, class_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipretrieval.encoding.onnx.onnx_encoder._multiplies_bytes", lambda: True)
+    module = "clipretrieval.encoding.onnx.runtimes.onnx_runtime_session"
+    monkeypatch.setattr(f"{module}.multiplies_bytes", lambda: True)
     file, train, kept = tmp_path / "int8.onnx", class_folder / "train", tmp_path / "kept"
     assert command("index", train, kept, "--model", tiny_model, "--stage", "stem")[0] == 0
     status, out, _ = command("export", kept, file, "--int8", train)
@@ -124,6 +129,11 @@ def test_8_bits_need_an_index_of_their_own(command, tiny_model, class_folder, tm
         (("index", "TRAIN", "KEPT", "--add", "--onnx", "FILE", "--batch-size", 0), "batch_size must be"),
         (("index", "TRAIN", "KEPT", "--add", "--batch-size", 2), "--batch-size does not go with --add"),
         (("index", "TRAIN", "KEPT", "--add", "--onnx", "FILE", "--seed", 2), "--seed does not go with --add"),
+        (("classify", "KEPT", "TRAIN", "--runtime", "openvino"), "--runtime goes with --onnx FILE"),
+        (("forget", "KEPT", "--label", "a", "--runtime", "openvino"), "--runtime goes with --onnx FILE"),
+        (("index", "TRAIN", "NEW", "--runtime", "openvino"), "--runtime goes with --onnx FILE"),
+        (("index", "TRAIN", "KEPT", "--add", "--runtime", "openvino"), "--runtime goes with --onnx FILE"),
+        (("index", "TRAIN", "KEPT", "--add", "--precision", "fp32"), "--precision does not go with --add"),
         (("compare", "TRAIN", "TRAIN", "--model", "onnx:FILE"), "exported encoder"),
         (("export", "KEPT", "KEPT/classifier.json"), "is a part of"),
         (("export", "KEPT", "gone/mid.onnx"), "'gone/mid.onnx' cannot be written: No such file"),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
 import pytest
-from forked import ended_well, fork
+from forked import FORKS, ended_well, fork
 from numpy.testing import assert_array_equal
 from without_torch import run_without_torch
 
@@ -25,7 +30,7 @@ from clipretrieval import (
     StagedEncoder,
     WeightsUnavailableError,
 )
-from clipretrieval.encoding.onnx import onnx_encoder
+from clipretrieval.encoding.onnx.planning import RUNTIMES
 from clipretrieval.encoding.onnx.onnx_file import DIGEST_KEY, KEY, UNSEALED, check_seal, seal
 
 
@@ -39,6 +44,29 @@ def encoder(tiny_model):
 def exported(encoder, tmp_path_factory):
     """Its file."""
     return encoder.export(tmp_path_factory.mktemp("exported") / "mid.onnx")
+
+
+@pytest.fixture(params=RUNTIMES)
+def opened(request):
+    """A function that opens a file by one of the runtimes, in float32 or in the file's 8 bits."""
+
+    def open_file(path, **options):
+        return OnnxEncoder(path, runtime=request.param, **options)
+
+    return open_file
+
+
+@pytest.fixture
+def bytes_are_multiplied(monkeypatch):
+    """Whatever this CPU has: where 8 bits overflow, vectors are near enough still."""
+    for module in ("onnx_runtime_session", "openvino_session"):
+        monkeypatch.setattr(f"clipretrieval.encoding.onnx.runtimes.{module}.multiplies_bytes", lambda: True)
+
+
+def largest_change(vectors, expected):
+    """Return by how much of its length a vector differs, at most."""
+    norm = np.linalg.norm
+    return (norm(vectors - expected, axis=1) / norm(expected, axis=1)).max()
 
 
 def told_without_torch(program):
@@ -60,13 +88,13 @@ def described_anew(path, target, change):
     return target
 
 
-def test_vectors_are_those_of_the_encoder(tiny_model, photographs, tmp_path):
+def test_vectors_are_those_of_the_encoder(tiny_model, photographs, tmp_path, opened):
     """Of every kind of stage under every pooling, at another size than the model's own."""
     stage, pooling = "pixel+stem+mid+late+final", "grid+tokens+gem+max+mean"
     encoder = StagedEncoder(
         tiny_model, stage=stage, pooling=pooling, image_size=96, precision="fp32", device="cpu"
     )
-    found = OnnxEncoder(encoder.export(str(tmp_path / "encoder.onnx")))
+    found = opened(encoder.export(str(tmp_path / "encoder.onnx")), precision="fp32")
     expected = encoder.encode(photographs)
     assert found.fingerprint == encoder.fingerprint
     for name in ("stage", "pooling", "dim", "image_size", "preprocessing"):
@@ -107,12 +135,15 @@ def test_another_encoder_than_the_index_is_named(tiny_model, exported, class_fol
         RetrievalClassifier.load(tmp_path / "kept", OnnxEncoder(exported))
 
 
-def test_batches_do_not_matter(exported, photographs):
-    whole = OnnxEncoder(exported).encode(photographs)
-    for size in (1, 3):
-        parts = OnnxEncoder(exported, batch_size=size, threads=1).encode(photographs)
-        assert np.abs(parts - whole).max() <= 1e-5 * np.abs(whole).max()
-    one = OnnxEncoder(exported).encode(photographs[0])
+def test_batches_do_not_matter(exported, photographs, opened):
+    """More images than a pass takes, a rest of few and of many, and one, on one core and on two."""
+    images = [photographs[number % len(photographs)] for number in range(21)]
+    whole = OnnxEncoder(exported).encode(images)
+    for options in ({"batch_size": 1}, {"batch_size": 3}, {}):
+        for threads in (1, 2):
+            parts = opened(exported, precision="fp32", threads=threads, **options).encode(images)
+            assert np.abs(parts - whole).max() <= 1e-5 * np.abs(whole).max()
+    one = opened(exported, precision="fp32").encode(photographs[0])
     assert np.abs(one - whole[:1]).max() <= 1e-5 * np.abs(whole).max()
 
 
@@ -143,8 +174,8 @@ def test_known_images_are_not_encoded(exported, class_folder):
     assert told[-1] == (10, 10)
 
 
-def test_a_copy_is_the_same_encoder(exported, photographs):
-    encoder = OnnxEncoder(exported, batch_size=5, threads=1, max_pixels=None)
+def test_a_copy_is_the_same_encoder(exported, photographs, opened):
+    encoder = opened(exported, batch_size=5, threads=1, max_pixels=None, precision="fp32")
     assert (encoder.plan.threads, encoder.plan.inner_batch) == (1, 5)
     expected = encoder.encode(photographs)
     for copied in (
@@ -153,6 +184,7 @@ def test_a_copy_is_the_same_encoder(exported, photographs):
         OnnxEncoder.from_config(json.loads(json.dumps(encoder.config()))),
     ):
         assert copied.config() == encoder.config()
+        assert (copied.runtime, copied.precision) == (encoder.runtime, "fp32")
         assert_array_equal(copied.encode(photographs), expected)
     assert repr(encoder) == f"OnnxEncoder({str(exported)!r}, stage='mid', dim={encoder.dim})"
     with pytest.raises(AttributeError, match="never changes"):
@@ -162,12 +194,33 @@ def test_a_copy_is_the_same_encoder(exported, photographs):
             OnnxEncoder.from_config({**encoder.config(), **wrong})
 
 
-def test_a_forked_process_encodes(exported, photographs):
-    """With several threads, which stay behind at a fork."""
-    encoder = OnnxEncoder(exported, threads=2)
+def test_a_forked_process_encodes(exported, photographs, opened):
+    """With several threads, which stay behind at a fork, also of a thread in the middle of a pass."""
+    encoder = opened(exported, precision="fp32", threads=2)
     expected = encoder.encode(photographs)
-    assert ended_well(fork(lambda: assert_array_equal(encoder.encode(photographs), expected)))
-    assert_array_equal(encoder.encode(photographs), expected)
+
+    def encode():
+        assert np.abs(encoder.encode(photographs) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+    assert ended_well(fork(encode))
+    encode()
+    done = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        passing = pool.submit(lambda: [encode() for _ in iter(done.is_set, True)])
+        try:
+            for _ in range(FORKS):
+                assert ended_well(fork(encode))
+        finally:
+            done.set()
+        passing.result()
+
+
+def test_threads_share_an_encoder(exported, photographs, opened):
+    encoder = opened(exported, precision="fp32", threads=2)
+    expected = encoder.encode(photographs)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(encoder.encode, [photographs] * 8):
+            assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_file_that_was_replaced_is_not_taken_for_the_same(tiny_model, exported, photographs, tmp_path):
@@ -227,14 +280,16 @@ def test_weights_beside_the_file_are_refused(exported, tmp_path):
         OnnxEncoder(path)
 
 
-def test_what_onnx_runtime_refuses_is_told_with_its_version(exported, tmp_path):
+def test_what_a_runtime_refuses_is_told_with_its_version(exported, tmp_path, opened):
     model = onnx.load_model(exported)
-    model.ir_version = 1000
+    model.graph.node[-1].op_type = "Later"
     {entry.key: entry for entry in model.metadata_props}[DIGEST_KEY].value = UNSEALED
     path = tmp_path / "later.onnx"
     path.write_bytes(seal(model.SerializeToString()))
-    with pytest.raises(WeightsUnavailableError, match=r"cannot load the encoder .* upgrade it"):
-        OnnxEncoder(path)
+    with pytest.raises(WeightsUnavailableError) as caught:
+        opened(path)
+    told = r"(ONNX Runtime 1|OpenVINO 20)\S+ cannot load the encoder .*Later.* upgrade it \(pip install -U o"
+    assert re.match(told, str(caught.value))
 
 
 def test_a_file_says_nothing_of_who_made_it(exported):
@@ -243,8 +298,9 @@ def test_a_file_says_nothing_of_who_made_it(exported):
     assert b"forward" not in content
 
 
-def test_8_bits_have_a_fingerprint_of_their_own(encoder, exported, class_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_encoder, "_multiplies_bytes", lambda: True)
+def test_8_bits_have_a_fingerprint_of_their_own(
+    encoder, class_folder, tmp_path, monkeypatch, bytes_are_multiplied
+):
     found = OnnxEncoder(encoder.export(tmp_path / "int8.onnx", int8=class_folder / "train"))
     assert (found.plan.precision, found.dim) == ("int8", encoder.dim)
     own = found.fingerprint.pop("quantization")
@@ -253,19 +309,15 @@ def test_8_bits_have_a_fingerprint_of_their_own(encoder, exported, class_folder,
     classifier = RetrievalClassifier(encoder, "faiss").fit(class_folder / "train")
     with pytest.raises(FingerprintMismatchError, match="quantization: stored nothing, given 'int8"):
         RetrievalClassifier.from_store(classifier.store_, found)
-    # Near the vectors of float32, and on images that it was not calibrated on too.
-    expected, vectors = (each.encode(class_folder / "test") for each in (encoder, found))
-    changed = np.linalg.norm(vectors - expected, axis=1) / np.linalg.norm(expected, axis=1)
-    assert 0 < changed.max() < 0.1
-    monkeypatch.setattr(onnx_encoder, "_multiplies_bytes", lambda: False)
-    with pytest.raises(InvalidInputError, match="this CPU has no instructions for them"):
-        OnnxEncoder(found.path)
     with pytest.raises(InvalidInputError, match="no images to calibrate on"):
         encoder.export(tmp_path / "none.onnx", int8=[])
+    with pytest.raises(InvalidInputError, match="computes in 8 bits, and precision='fp32' is for one"):
+        OnnxEncoder(found.path, precision="fp32")
 
 
-def test_what_8_bits_are_calibrated_on_is_in_the_fingerprint(tiny_model, class_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_encoder, "_multiplies_bytes", lambda: True)
+def test_what_8_bits_are_calibrated_on_is_in_the_fingerprint(
+    tiny_model, class_folder, tmp_path, bytes_are_multiplied
+):
     stem = StagedEncoder(tiny_model, stage="stem", precision="fp32", device="cpu")
     one, again, other = (
         OnnxEncoder(stem.export(tmp_path / f"{number}.onnx", int8=class_folder / part)).fingerprint
@@ -275,24 +327,84 @@ def test_what_8_bits_are_calibrated_on_is_in_the_fingerprint(tiny_model, class_f
     assert one != other
 
 
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [
-        ("x86_64", "flags : fpu avx2 avx512f", False),
-        ("x86_64", "flags : fpu avx2 avx_vnni", True),
-        ("AMD64", None, False),
-        ("aarch64", "Features : fp asimd", True),
-    ],
-)
-def test_instructions_for_bytes_are_found(monkeypatch, machine, flags, expected):
-    def read_text(self, encoding):
-        if flags is None:
-            raise FileNotFoundError
-        return flags
+def test_8_bits_are_near(tiny_model, class_folder, tmp_path, monkeypatch, bytes_are_multiplied):
+    """To the vectors of float32, on images that it was not calibrated on too, in each part and each row."""
+    encoder = StagedEncoder(tiny_model, stage="stem+mid+late", precision="fp32", device="cpu")
+    path = encoder.export(tmp_path / "int8.onnx", int8=class_folder / "train")
+    expected = encoder.encode(class_folder / "test")
+    for runtime in RUNTIMES:
+        found = OnnxEncoder(path, runtime=runtime)
+        vectors, start = found.encode(class_folder / "test"), 0
+        for part in encoder._output.parts:
+            place = slice(start, start := start + part.dim)
+            assert 0 < largest_change(vectors[:, place], expected[:, place]) < 0.1, (runtime, part)
+        one = found.encode(next((class_folder / "test").rglob("*.png")))
+        assert largest_change(np.repeat(one, 10, axis=0), vectors).min() < 0.01
 
-    monkeypatch.setattr(onnx_encoder.platform, "machine", lambda: machine)
-    monkeypatch.setattr(onnx_encoder.Path, "read_text", read_text)
-    assert onnx_encoder._multiplies_bytes() is expected
+
+@pytest.mark.parametrize("limit", ["", "AVX2"])
+def test_8_bits_need_their_instructions(encoder, class_folder, tmp_path, monkeypatch, limit):
+    """OpenVINO heeds oneDNN's limit too."""
+    for module in ("onnx_runtime_session", "openvino_session"):
+        monkeypatch.setattr(
+            f"clipretrieval.encoding.onnx.runtimes.{module}.multiplies_bytes", lambda: bool(limit)
+        )
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    path = encoder.export(tmp_path / "int8.onnx", int8=class_folder / "test" / "flower")
+    for runtime in ["openvino"] if limit else RUNTIMES:
+        with pytest.raises(InvalidInputError, match="this CPU has no instructions for them"):
+            OnnxEncoder(path, runtime=runtime)
+
+
+def test_bf16_is_for_cpus_that_have_it(exported, photographs, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    limited = OnnxEncoder(exported, runtime="openvino")
+    assert (limited.precision, limited.plan.precision) == ("auto", "fp32")
+    with pytest.raises(InvalidInputError, match="precision='bf16' is not to be had: this CPU has no inst"):
+        OnnxEncoder(exported, runtime="openvino", precision="bf16")
+    with pytest.raises(InvalidInputError, match="ONNX Runtime computes in fp32 alone; use runtime='openvino'"):
+        OnnxEncoder(exported, precision="bf16")
+    expected = limited.encode(photographs)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    if "bf16" not in RUNTIMES["openvino"].precisions():
+        pytest.skip("this CPU has no bf16")
+    found = OnnxEncoder(exported, runtime="openvino")
+    assert found.plan.precision == "bf16"
+    assert found.fingerprint == limited.fingerprint
+    assert 0 < largest_change(found.encode(photographs), expected) < 0.05
+
+
+def test_only_what_there_is_can_be_chosen(exported):
+    with pytest.raises(InvalidInputError, match="runtime must be one of 'onnxruntime', 'openvino'; got 'tvm'"):
+        OnnxEncoder(exported, runtime="tvm")
+    with pytest.raises(InvalidInputError, match="precision must be one of 'auto', 'fp32', 'bf16'; got 'fp16'"):
+        OnnxEncoder(exported, precision="fp16")
+
+
+def test_openvino_tells_nobody_of_its_import(exported, tmp_path):
+    """Its own telemetry would, in a thread, and keep a number of the user's in the home folder."""
+    program = (
+        "import sys\n"
+        "told = []\n"
+        "sys.addaudithook(lambda event, _: told.append(event) if event in (\n"
+        "    'socket.connect', 'socket.getaddrinfo', 'urllib.Request', 'os.fork') else None)\n"
+        "import numpy as np, clipretrieval\n"
+        f"encoder = clipretrieval.OnnxEncoder({str(exported)!r}, runtime='openvino')\n"
+        "assert encoder.encode(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, encoder.dim)\n"
+        "import openvino\n"
+        "assert 'openvino_telemetry' not in sys.modules and openvino.convert_model\n"
+        "import atexit; atexit._run_exitfuncs()\n"
+        "print(told)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_threads_export(tiny_model, exported, tmp_path):
@@ -360,14 +472,15 @@ USES = [
 ]
 
 
-def test_nothing_of_torch_is_needed_and_what_needs_it_is_named(encoder, exported, class_folder):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_nothing_of_torch_is_needed_and_what_needs_it_is_named(encoder, exported, class_folder, runtime):
     """Nor for the names that are not used."""
     folder = str(class_folder / "train")
     answers, *told = told_without_torch(
         "import clipretrieval, numpy as np\n"
         "for name in clipretrieval.__all__:\n    getattr(clipretrieval, name)\n"
         "from clipretrieval import MissingDependencyError, StagedEncoder\n"
-        f"encoder = clipretrieval.OnnxEncoder({str(exported)!r})\n"
+        f"encoder = clipretrieval.OnnxEncoder({str(exported)!r}, runtime={runtime!r}, precision='fp32')\n"
         f"made = clipretrieval.RetrievalClassifier(encoder, 'faiss', head='discriminant').fit({folder!r})\n"
         f"print(*made.predict({str(class_folder / 'test')!r}))\n"
         "pixel = StagedEncoder(stage='pixel')\n"

@@ -10,11 +10,14 @@ from clipretrieval._util.dependencies import require_torch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DTYPES", "PRECISIONS", "InferencePlan"]
+__all__ = ["DTYPES", "MOST_STREAMS", "PRECISIONS", "InferencePlan", "fitting_images"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """The names of torch's types."""
+MOST_STREAMS = 16
+_CACHED_WORK = 4 * 224 * 224 * 64
+"""Images × pixels × width that keep a block's activations in a core's cache: RN50 by fours."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class InferencePlan:
     Attributes
     ----------
     device : str
-    precision : {"fp32", "bf16", "fp16"}
+    precision : {"fp32", "bf16", "fp16", "int8"}
         Of weights and activations. Poolings and softmax are in float32 always.
     inner_batch : int
         Images that go through the encoder together, whatever the caller's batch.
@@ -32,9 +35,9 @@ class InferencePlan:
         Inner batches that run side by side, each on `threads` cores of its own.
     threads : int
         Cores of each stream.
-    kernels : {"onednn", "torch", "onnxruntime"}
+    kernels : {"onednn", "torch", "onnxruntime", "openvino"}
         ``"onednn"``: convolutions with addition and ReLU fused into them, weights laid out beforehand.
-        ``"onnxruntime"``: an exported encoder's, without torch.
+        ``"onnxruntime"``, ``"openvino"``: an exported encoder's, without torch.
     compiled : bool
         Whether inductor compiles the encoder at its first use.
     winograd : bool
@@ -52,8 +55,13 @@ class InferencePlan:
 
     @property
     def encodes_in_workers(self) -> bool:
-        """Whether passes run in several threads, each on cores of its own: torch on a CPU."""
+        """Whether passes run in several threads, each on cores of its own: on a CPU, but for ONNX Runtime."""
         return self.device == "cpu" and self.kernels != "onnxruntime"
+
+    @property
+    def runs_torch(self) -> bool:
+        """Whether passes are torch's."""
+        return self.kernels in ("onednn", "torch")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,3 +88,16 @@ class InferencePlan:
             f"{self.precision} on {self.device}, {self.streams} × {self.inner_batch} images at a time, "
             f"{'compiled' if self.compiled else self.kernels} kernels{', Winograd' if self.winograd else ''}"
         )
+
+
+def fitting_images(image_size: int, width: int) -> int:
+    """Return how many images fit a core's cache with their activations, at least 1.
+
+    Parameters
+    ----------
+    image_size : int
+        Side in pixels.
+    width : int
+        Channels of the encoder's first layers; see `Architecture`.
+    """
+    return max(1, _CACHED_WORK // (image_size * image_size * width))

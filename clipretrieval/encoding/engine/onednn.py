@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import TypeAlias
 
 import torch
 
 from clipretrieval.encoding.workers import torch_alone
 
-__all__ = ["WITH_BF16", "Pair", "can_fuse", "fused_convolution", "may_use", "reorder_weight"]
+__all__ = ["Pair", "can_fuse", "fused_convolution", "reorder_weight"]
 
 Pair: TypeAlias = tuple[int, int]
-
-WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")
-"""Parts of oneDNN's names for sets of instructions that have those for bf16."""
-
-
-def may_use(*names: str) -> bool:
-    """Whether ``ONEDNN_MAX_CPU_ISA`` sets no limit, or one whose name has one of these parts."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    return limit in ("", "ALL", "DEFAULT") or any(name in limit for name in names)
 
 
 @torch_alone()

@@ -9,15 +9,19 @@ import torch
 from clipretrieval._util.checks import check_choice, shown
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.engine import onednn, winograd
-from clipretrieval.encoding.engine.inference_plan import DTYPES, PRECISIONS, InferencePlan
+from clipretrieval.encoding.engine.inference_plan import (
+    DTYPES,
+    MOST_STREAMS,
+    PRECISIONS,
+    InferencePlan,
+    fitting_images,
+)
+from clipretrieval.encoding.engine.instructions import WITH_BF16, may_use
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["make_plan", "pick_device"]
 
-_CACHED_WORK = 4 * 224 * 224 * 64
-"""Images × pixels × width that keep a block's activations in a core's cache: RN50 by fours."""
-_MOST_STREAMS = 16
 
 
 def pick_device(device: str) -> torch.device:
@@ -63,9 +67,8 @@ def make_plan(
     if device.type != "cpu":
         return InferencePlan(str(device), chosen, batch_size, 1, 1, "torch", compiled)
     cores = torch.get_num_threads()
-    streams = min(cores, _MOST_STREAMS)
-    fitting = _CACHED_WORK // (image_size * image_size * architecture.width)
-    inner = max(1, min(batch_size, fitting))
+    streams = min(cores, MOST_STREAMS)
+    inner = min(batch_size, fitting_images(image_size, architecture.width))
     fused = not compiled and onednn.can_fuse(getattr(torch, DTYPES[chosen]))
     return InferencePlan(
         str(device),
@@ -100,13 +103,13 @@ def _choose_precision(device: torch.device, precision: str) -> str:
 
 def _has_fast_bf16() -> bool:
     """Whether the CPU multiplies bf16 by instructions of its own (AVX512-BF16 or AMX), and may."""
-    if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2") or not onednn.may_use(*onednn.WITH_BF16):
+    if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2") or not may_use(*WITH_BF16):
         return False
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()) or _has_amx()
 
 
 def _has_amx() -> bool:
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)()) and onednn.may_use("AMX")
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)()) and may_use("AMX")
 
 
 def _gains_by_winograd(dtype: torch.dtype) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
-from clipretrieval.encoding.engine import onednn
+from clipretrieval.encoding.engine.instructions import WITH_BF16, may_use
 
 __all__ = ["convolve", "is_available", "pack_weight", "suits"]
 
@@ -89,7 +89,7 @@ def _pick_kernel(dtype: torch.dtype) -> int | None:
         return None
     narrow = torchs == "avx2" or onednns.upper().startswith("AVX2")
     if dtype is torch.bfloat16:
-        kernels = [_BF16_AVX512] if not narrow and onednn.may_use(*onednn.WITH_BF16) else []
+        kernels = [_BF16_AVX512] if not narrow and may_use(*WITH_BF16) else []
     else:
         kernels = [_FP32_AVX2] if narrow else [_FP32_AVX512, _FP32_AVX2]
     return next((kernel for kernel in kernels if library.clipretrieval_winograd_runs(kernel)), None)

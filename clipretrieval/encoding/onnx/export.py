@@ -50,8 +50,9 @@ class _Graph(nn.Module):
     shift: torch.Tensor
     positions: torch.Tensor
 
-    def __init__(self, engine: Engine, parts: list[StagePart]) -> None:
+    def __init__(self, engine: Engine, parts: list[StagePart], quantized: bool) -> None:
         super().__init__()
+        self.quantized = quantized
         self.units, self.parts = nn.ModuleList(engine.units), parts
         # The engine keeps a whole row of pixels; one pixel's three values are the same in all.
         for name in ("scale", "shift"):
@@ -65,7 +66,10 @@ class _Graph(nn.Module):
             for unit in self.units[done : part.stage.depth]:
                 x = unit(x)
             done = part.stage.depth
-            vectors.append(reduce(x, part.stage, part.pooling, self.positions))
+            # OpenVINO 2026.4 would reduce in 8 bits, and return zeros for all images but the first. It takes
+            # 8 bits no further than to this, which changes nothing: a ReLU comes before it.
+            grid = x.abs() if self.quantized and part.stage.reduction != "none" else x
+            vectors.append(reduce(grid, part.stage, part.pooling, self.positions))
         return tuple(vectors)
 
 
@@ -129,7 +133,7 @@ def _converted(
     example = torch.zeros(2, file.image_size, file.image_size, 3, dtype=torch.uint8)
     with _exporting.current:  # torch converts one model at a time
         program = torch.onnx.export(
-            _Graph(engine, parts).eval(),
+            _Graph(engine, parts, calibration is not None).eval(),
             (example,),
             dynamo=True,
             input_names=[INPUT],
@@ -155,6 +159,8 @@ def _converted(
 def _quantized(model: Any, squares: npt.NDArray[np.uint8]) -> Any:
     """Quantize a model's convolutions and what lies between them, by ONNX Runtime's static quantization.
 
+    What comes behind the last one stays in float32: a vector in 8 bits would have 256 values.
+
     Weights take 8 bits with a scale for each channel, activations with a scale for each tensor: from the
     smallest value to the largest that these images have there.
     """
@@ -178,8 +184,22 @@ def _quantized(model: Any, squares: npt.NDArray[np.uint8]) -> Any:
             made,
             Images(),
             op_types_to_quantize=["Conv", "Add", "Relu", "AveragePool"],
+            nodes_to_exclude=_behind_convolutions(prepared),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
         return onnx.load_model(made)
+
+
+def _behind_convolutions(path: Path) -> list[str]:
+    """Name a model's nodes that no convolution depends on: sums of poolings, or what a pooling takes."""
+    import onnx
+
+    found, leading = [], set[str]()
+    for node in reversed(onnx.load_model(path).graph.node):  # the order in which they are computed
+        if node.op_type == "Conv" or leading.intersection(node.output):
+            leading.update(node.input)
+        else:
+            found.append(node.name)
+    return found

@@ -1,23 +1,22 @@
-"""An encoder that needs no torch: a file that `StagedEncoder.export` wrote, run by ONNX Runtime."""
+"""An encoder that needs no torch: a file that `StagedEncoder.export` wrote."""
 
 from __future__ import annotations
 
 import copy
-import platform
 from collections.abc import Iterator, Mapping
 from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._util.checks import check_int, check_mapping, check_path, shown
+from clipretrieval._util.checks import check_choice, check_int, check_mapping, check_path, shown
 from clipretrieval._util.progress import Progress
 from clipretrieval._util.repr import safe_repr
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.collecting import collect_vectors
-from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.image_transformer import ImageTransformer
 from clipretrieval.encoding.onnx.onnx_graph import OnnxGraph
+from clipretrieval.encoding.onnx.planning import PRECISIONS, RUNTIMES
 from clipretrieval.encoding.pipeline import checked_options, encode_source
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.weights.model_source import ONNX
@@ -30,22 +29,26 @@ from clipretrieval.types import FloatArray
 
 __all__ = ["OnnxEncoder"]
 
-_TOGETHER = 8
-"""Images in a pass: more of them gain nothing, and their activations leave the cache."""
-
+_OPTIONS = {"runtime": "onnxruntime", "precision": "auto", "threads": None, "max_pixels": MAX_PIXELS}
+"""What `config` names only where it is something else."""
 
 class OnnxEncoder(ImageTransformer):
     """CLIP's image encoder at one stage, from a file that `StagedEncoder.export` wrote.
 
-    It runs without torch, by ONNX Runtime (``pip install onnxruntime``), in float32 or, if it was exported
-    so, in 8 bits. In float32 its fingerprint is that of the encoder which was exported, so each takes the
-    other's place over an index; their vectors differ by rounding alone. It is a scikit-learn transformer as
-    well, as a `StagedEncoder` is.
+    It runs without torch, by ONNX Runtime (``pip install onnxruntime``) or by OpenVINO (``pip install
+    openvino``). Its fingerprint is that of the encoder which was exported, or, if it was exported so, of that
+    one in 8 bits, whatever runs it: each takes the other's place over an index, and their vectors differ by
+    rounding alone. It is a scikit-learn transformer as well, as a `StagedEncoder` is.
 
     Parameters
     ----------
     path : str or Path
         The ONNX file.
+    runtime : {"onnxruntime", "openvino"}
+        What runs it. OpenVINO is for Intel's CPUs and others; it is the faster one on those with bf16 or VNNI.
+    precision : {"auto", "fp32", "bf16"}
+        Of a file in float32. ONNX Runtime has ``"fp32"`` alone; with OpenVINO, ``"auto"`` is bf16 where the
+        CPU has instructions for it. A file in 8 bits takes ``"auto"``.
     batch_size : int
         Images per batch, at least 1.
     threads : int, optional
@@ -56,13 +59,12 @@ class OnnxEncoder(ImageTransformer):
     Raises
     ------
     InvalidInputError
-        If an argument is not one of the above, or the file computes in 8 bits, for which this CPU has no
-        instructions.
+        If an argument is not one of the above, or this CPU has no instructions for the precision.
     WeightsUnavailableError
         If the file cannot be read, was changed after it was exported, or is not one that this release and
-        the installed ONNX Runtime can run.
+        the installed runtime can run.
     MissingDependencyError
-        If ONNX Runtime is not installed.
+        If the runtime is not installed.
 
     Attributes
     ----------
@@ -74,24 +76,21 @@ class OnnxEncoder(ImageTransformer):
         self,
         path: str | Path,
         *,
+        runtime: str = "onnxruntime",
+        precision: str = "auto",
         batch_size: int = 64,
         threads: int | None = None,
         max_pixels: int | None = MAX_PIXELS,
     ) -> None:
         self.path = check_path(path, "path").absolute()
+        self.runtime = check_choice(runtime, "runtime", tuple(RUNTIMES))
+        self.precision = check_choice(precision, "precision", PRECISIONS)
         self.batch_size = check_int(batch_size, "batch_size")
         self.threads = None if threads is None else check_int(threads, "threads")
         self.max_pixels = check_max_pixels(max_pixels)
         cores = self.threads or usable_cores()
-        self._graph = OnnxGraph(self.path, cores)
-        self._file = self._graph.file
-        if self._file.is_quantized and not _multiplies_bytes():
-            raise InvalidInputError(
-                f"the encoder {str(self.path)!r} computes in 8 bits, and this CPU has no instructions for "
-                "them (VNNI), or does not tell: sums would overflow. Export it without int8= and index again"
-            )
-        precision, together = "int8" if self._file.is_quantized else "fp32", min(self.batch_size, _TOGETHER)
-        self.plan = InferencePlan("cpu", precision, together, 1, cores, "onnxruntime", compiled=False)
+        self._graph = OnnxGraph(self.path, self.runtime, self.precision, self.batch_size, cores)
+        self._file, self.plan = self._graph.file, self._graph.plan
         self._output = self._file.output
         self._prepare = Preparation({**self._file.preprocessing, "size": self._file.image_size})
 
@@ -187,12 +186,12 @@ class OnnxEncoder(ImageTransformer):
 
     def config(self) -> dict[str, Any]:
         """Return what opens this file again: JSON values, the path in full."""
+        given = {name: getattr(self, name) for name in _OPTIONS}
         return {
             "model": self.model,
             "pretrained": None,
             "batch_size": self.batch_size,
-            **({} if self.threads is None else {"threads": self.threads}),
-            **({} if self.max_pixels == MAX_PIXELS else {"max_pixels": self.max_pixels}),
+            **{name: value for name, value in given.items() if value != _OPTIONS[name]},
         }
 
     def _encode(self, raws: Iterator[RawImage], **options: Any) -> Iterator[EncodedBatch]:
@@ -225,18 +224,3 @@ class OnnxEncoder(ImageTransformer):
     @safe_repr
     def __repr__(self) -> str:
         return f"OnnxEncoder({str(self.path)!r}, stage={self.stage!r}, dim={self.dim})"
-
-
-def _multiplies_bytes() -> bool:
-    """Whether sums of products of 8-bit numbers are right on this CPU.
-
-    On x86 without instructions for them ONNX Runtime adds up pairs of products in 16 bits, which overflow.
-    What does not tell its instructions is taken for such a one.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
-        return True
-    try:
-        known = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return False
-    return bool(known & {"avx_vnni", "avx512_vnni"})

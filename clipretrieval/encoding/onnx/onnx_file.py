@@ -34,6 +34,8 @@ UNSEALED = "0" * 64
 FORMAT_VERSION = 1
 # The value of a metadata entry, as protobuf writes it: field 2, 64 bytes long.
 _DIGEST = re.compile(re.escape(DIGEST_KEY).encode() + rb"\x12\x40([0-9a-f]{64})")
+_DESCRIBED = KEY.encode() + b"\x12"
+"""What comes before the length of the description, which is JSON and has no such byte."""
 
 # How protobuf's own writers put a ``TensorProto.external_data`` that names a file: what gets here by mistake,
 # as no seal helps against malice.
@@ -83,6 +85,20 @@ class OnnxFile:
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON values."""
         return {"format_version": FORMAT_VERSION, "library_version": __version__, **asdict(self)}
+
+    @classmethod
+    def from_content(cls, content: bytes) -> OnnxFile:
+        """Read the description that a whole file holds; see `from_json`."""
+        place = content.rfind(_DESCRIBED)
+        start, length = place + len(_DESCRIBED), 0
+        if place >= 0:
+            for shift in range(0, 35, 7):  # protobuf's varint: seven bits a byte, the last below 128
+                byte = content[start]
+                length |= (byte & 127) << shift
+                start += 1
+                if byte < 128:
+                    break
+        return cls.from_json(content[start : start + length].decode("utf-8", "replace"))
 
     @classmethod
     def from_json(cls, text: str) -> OnnxFile:

@@ -1,4 +1,4 @@
-"""The graph of an exported encoder, run by ONNX Runtime."""
+"""The graph of an exported encoder, run by one of the runtimes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval._util.dependencies import require
 from clipretrieval._util.files import read_file, remedy
-from clipretrieval.encoding.onnx.onnx_file import INPUT, KEY, OnnxFile, OnnxFileError, check_seal, output_name
+from clipretrieval.encoding.onnx.onnx_file import INPUT, OnnxFile, OnnxFileError, check_seal, output_name
+from clipretrieval.encoding.onnx.planning import RUNTIMES, make_plan
+from clipretrieval.encoding.onnx.runtimes.session import Session
 from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.errors import WeightsUnavailableError
 from clipretrieval.types import FloatArray
@@ -24,6 +24,7 @@ __all__ = ["OnnxGraph"]
 
 _LARGEST = 2**31 - 1
 """Bytes that protobuf allows a message."""
+_LONGEST_REASON = 300
 
 
 class OnnxGraph:
@@ -32,13 +33,19 @@ class OnnxGraph:
     Parameters
     ----------
     path : Path
-    threads : int
-        That compute one pass.
+    runtime : str
+        One of `RUNTIMES`.
+    precision : str
+        One of `PRECISIONS`.
+    batch_size, cores : int
+        The most images that go together, and how many cores compute them.
 
     Raises
     ------
     MissingDependencyError
-        If ONNX Runtime is not installed.
+        If the runtime is not installed.
+    InvalidInputError
+        If the file cannot be run in this precision on this CPU.
     WeightsUnavailableError
         If the file cannot be read, was changed, or cannot be run.
 
@@ -46,18 +53,25 @@ class OnnxGraph:
     ----------
     file : OnnxFile
         What the file says of itself.
+    plan : InferencePlan
+        How it runs.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._path, self._threads = path, threads
-        self._runtime = require("onnxruntime", "OnnxEncoder", "run: pip install onnxruntime")
+    def __init__(self, path: Path, runtime: str, precision: str, batch_size: int, cores: int) -> None:
+        self._path, self._runtime = path, RUNTIMES[runtime]
+        self._version = self._runtime.version()
         self._digest: str | None = None
-        self._session: Any = None
-        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._passes = 0
+        self._changed = threading.Condition(threading.Lock())
         with _forking:
             _graphs.add(self)
         with self._explained("load"):
-            self.file = _described(self._loaded())
+            content = self._read()
+            self.file = OnnxFile.from_content(content)
+        self.plan = make_plan(path, self.file, runtime, precision, batch_size, cores)
+        with self._explained("load"), self._changed:
+            self._session = self._load(content)
 
     def run(self, squares: npt.NDArray[np.uint8], parts: Iterable[StagePart]) -> dict[StagePart, FloatArray]:
         """Compute the vectors of some of the file's parts in one pass.
@@ -72,24 +86,32 @@ class OnnxGraph:
         dict of StagePart to ndarray of float32, shape (n, dim of the part)
         """
         wanted = list(parts)
-        with self._explained("run"):
-            found = self._loaded().run([output_name(part) for part in wanted], {INPUT: squares})
+        with self._explained("run"), self._passing():
+            # Not by a name of its own: what a thread still holds at a fork is never let go in the child.
+            found = self._session.run([output_name(part) for part in wanted], squares)  # type: ignore[union-attr]
         return dict(zip(wanted, found, strict=True))
 
-    def _loaded(self) -> Any:
-        """Return the ``onnxruntime.InferenceSession``, loaded anew after a fork."""
-        with self._lock:
+    @contextmanager
+    def _passing(self) -> Iterator[None]:
+        """Have the session, loaded anew after a fork, and no fork meanwhile."""
+        with self._changed:
             if self._session is None:
-                self._session = self._load()
-            return self._session
+                self._session = self._load(self._read())
+            self._passes += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._passes -= 1
+                self._changed.notify_all()
 
-    def _load(self) -> Any:
-        content = self._read()
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        # Threads that have nothing to do would spin on the cores that decode.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return self._runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    def _load(self, content: bytes) -> Session:
+        session = self._runtime(content, self.plan)
+        parts, side = self.file.output.parts, self.file.image_size
+        outputs = {output_name(part): part.dim for part in parts if part.stage.depth > 0}
+        if session.outputs != outputs or session.inputs != {INPUT: ("uint8", side, side, 3)}:
+            raise OnnxFileError("its graph is not the one that it describes")
+        return session
 
     def _read(self) -> bytes:
         try:
@@ -117,36 +139,33 @@ class OnnxGraph:
                 f"the encoder {str(self._path)!r} cannot be used: {error}. Export it again with this release "
                 "(StagedEncoder.export, or clipretrieval export), or copy it again"
             ) from error
-        except Exception as error:  # what ONNX Runtime raises has no class of its own
-            reason = (str(error) or repr(error)).splitlines()[0]
+        except Exception as error:  # what the runtimes raise has no class of its own
             raise WeightsUnavailableError(
-                f"ONNX Runtime {self._runtime.__version__} cannot {doing} the encoder {str(self._path)!r}: "
-                f"{reason}. If it is too old for the file, upgrade it (pip install -U onnxruntime); if "
-                "memory is short, encode fewer images at a time (a batch_size below 8)"
+                f"{self._runtime.title} {self._version} cannot {doing} the encoder {str(self._path)!r}: "
+                f"{_reason(error)}. If it is too old for the file, upgrade it (pip install -U "
+                f"{self._runtime.package}); if memory is short, encode fewer images at a time (a batch_size "
+                "below 8)"
             ) from error
 
     def _before_fork(self) -> None:
         """Let go of the session: a copy without its threads would hang, even where it is only deleted."""
-        self._lock.acquire()
+        self._changed.acquire()
+        while self._passes:
+            self._changed.wait()
         self._session = None
 
     def _after_fork(self, in_child: bool) -> None:
         if in_child:
-            self._lock = threading.Lock()
+            self._changed = threading.Condition(threading.Lock())
         else:
-            self._lock.release()
+            self._changed.release()
 
 
-def _described(session: Any) -> OnnxFile:
-    """Return what a loaded file says of itself, once its graph is found to be in accord."""
-    file = OnnxFile.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""))
-    wanted = {output_name(part): part.dim for part in file.output.parts if part.stage.depth > 0}
-    found = {each.name: each.shape[-1] for each in session.get_outputs()}
-    inputs = [(each.name, each.type, list(each.shape[1:])) for each in session.get_inputs()]
-    side = file.image_size
-    if found != wanted or inputs != [(INPUT, "tensor(uint8)", [side, side, 3])]:
-        raise OnnxFileError("its graph is not the one that it describes")
-    return file
+def _reason(error: Exception) -> str:
+    """Return what a runtime says in one line, without the places in its own source files."""
+    lines = (str(error) or repr(error)).splitlines()
+    said = " ".join(line for line in lines if not line.startswith(("Exception from ", "Check '")))
+    return (said or lines[0])[:_LONGEST_REASON].strip()
 
 
 _graphs: WeakSet[OnnxGraph] = WeakSet()
