@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipretrieval import StagedEncoder
+from clipretrieval import OnnxEncoder, StagedEncoder
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
+from clipretrieval.encoding.onnx.runtimes.openvino_session import import_openvino
 from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.encoding.stages import STUDY_STAGES
 from clipretrieval.encoding.weights.model_source import LOCAL_DIR, resolve
@@ -128,23 +129,20 @@ def onnxruntime_side(visual: nn.Module, pictures: np.ndarray[Any, Any], batch: i
 
 def openvino_graph(visual: Any) -> Any:
     """Convert the ``mid`` graph for OpenVINO, for any batch."""
-    import openvino
-
     example = torch.zeros(2, visual.image_size, visual.image_size, 3, dtype=torch.uint8)
-    return openvino.convert_model(UpToLayer3(visual).eval(), example_input=example)
+    return import_openvino().convert_model(UpToLayer3(visual).eval(), example_input=example)
 
 
-def openvino_side(
-    graph: Any, pictures: np.ndarray[Any, Any], batch: int, precision: str | None = None
-) -> Side:
+def openvino_side(graph: Any, pictures: np.ndarray[Any, Any], batch: int, precision: str) -> Side:
     """Run a graph by OpenVINO in throughput mode, with as many threads as torch has."""
-    import openvino
-
+    openvino = import_openvino()
     model = graph.clone()
     model.reshape([batch, *pictures.shape[1:]])
-    settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    if precision is not None:
-        settings["INFERENCE_PRECISION_HINT"] = {"fp32": "f32"}.get(precision, precision)
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
+    }
     queue = openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", settings))
 
     def side(count: int) -> int:
@@ -157,13 +155,9 @@ def openvino_side(
     return side
 
 
-def openvino_file_side(
-    path: Path, pictures: np.ndarray[Any, Any], batch: int, precision: str | None = None
-) -> Side:
-    """Run OpenVINO in throughput mode on an exported encoder's file, or one that was made of it."""
-    import openvino
-
-    return openvino_side(openvino.Core().read_model(path), pictures, batch, precision)
+def exported_side(encoder: OnnxEncoder, pictures: np.ndarray[Any, Any]) -> Side:
+    """Run an exported encoder by its public face, from bytes."""
+    return lambda count: len(encoder.encode(pictures[:count]))
 
 
 def _batches(pictures: np.ndarray[Any, Any], count: int, batch: int) -> list[np.ndarray[Any, Any]]:
@@ -239,11 +233,11 @@ def prepared_inputs(pictures: np.ndarray[Any, Any]) -> torch.Tensor:
     return ((x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)).contiguous()
 
 
-def rate(side: Side, count: int, times: int = 1) -> float:
+def rate(side: Side, count: int, times: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
     """Return how many images a second a side encodes when it is given about `count`, so many times."""
-    started = time.perf_counter()
+    started = clock()
     done = sum(side(count) for _ in range(times))
-    return done / (time.perf_counter() - started)
+    return done / (clock() - started)
 
 
 def machine() -> dict[str, Any]:

@@ -37,6 +37,7 @@ from _sides import (
     DEEP,
     Side,
     count_multiply_adds,
+    exported_side,
     largest_differences,
     lively_resnet,
     machine,
@@ -50,11 +51,12 @@ from _sides import (
     roofline_side,
 )
 
-from clipretrieval import StagedEncoder
+from clipretrieval import InvalidInputError, OnnxEncoder, StagedEncoder
 
 ALL = ("pixel", *DEEP)
 OPEN_CLIPS = ("open_clip, batch 32", "open_clip, best batch")
 PEERS = ("ONNX Runtime", "OpenVINO")
+EXPORTED = "exported, by OpenVINO"
 COUNTS = "multiply-adds a picture, counted where none is saved, in 10⁹"
 TRIED = max(16, 4 * torch.get_num_threads())
 """Images of a trial, some for every core; a turn has a multiple of it."""
@@ -137,6 +139,10 @@ def run(folder: Path, arguments: argparse.Namespace, found: Findings) -> None:
                 sides[name] = _pick_batch(name, maker, (4, 8) if quick else (4, 8, 16))
             except ImportError as error:
                 missing[name] = f'{error}; pip install "clipretrieval[bench]"'
+        try:
+            sides |= _exported_sides(make(stage="mid"), folder, pictures, precisions)
+        except ImportError as error:
+            missing[EXPORTED] = str(error)
     else:
         missing["ONNX Runtime, OpenVINO"] = "on the CPU alone, without --no-peers"
     found.add(**{"not run": missing})
@@ -194,6 +200,18 @@ def _peer_makers(
     for precision in precisions:
         makers[f"OpenVINO, mid {precision}"] = functools.partial(by_openvino, precision)
     return makers
+
+
+def _exported_sides(
+    encoder: StagedEncoder, folder: Path, pictures: Any, precisions: Iterable[str]
+) -> dict[str, Side]:
+    """Export the encoder, and have OpenVINO run its file where it has the precision."""
+    path, sides = encoder.export(folder / "mid.onnx"), {}
+    for precision in precisions:
+        with contextlib.suppress(InvalidInputError):
+            opened = OnnxEncoder(path, runtime="openvino", precision=precision)
+            sides[f"{EXPORTED}, mid {precision}"] = exported_side(opened, pictures)
+    return sides
 
 
 def _our_sides(make: Callable[..., StagedEncoder], pictures: Any, quick: bool) -> dict[str, Side]:
@@ -277,6 +295,8 @@ def _ratios(rates: dict[str, list[float]], multiply_adds: dict[str, float]) -> d
         others = {side: rates[side] for side in OPEN_CLIPS if side in rates} | peers
         if len(peers) > 1:
             others["the better of both"] = [max(both) for both in zip(*peers.values(), strict=True)]
+        if (side := f"{EXPORTED}, {name}") in rates:
+            others[EXPORTED] = rates[side]
         for other in ("all products", "compiled"):
             if (side := f"{name}, {other}") in rates:
                 others[other] = rates[side]

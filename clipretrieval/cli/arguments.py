@@ -44,7 +44,15 @@ __all__ = [
     *("MetricOption", "ModelOptions", "OnError", "OnnxOption", "OpenClip", "PrintJson", "ReportFiles"),
     *("HeadOptions", "PriorsOption", "SpaceOptions", "StoreOptions", "TableOptions", "TemplateOption"),
     *("TextOptions", "TrainOption", "WeightsOptions"),
-    *("as_option", "check_head", "check_runtime", "check_texts_count", "checked_outputs", "command", "comma_separated"),
+    *(
+        "as_option",
+        "check_head",
+        "check_runtime",
+        "check_texts_count",
+        "checked_outputs",
+        "command",
+        "comma_separated",
+    ),
     *("exported_encoder", "is_given", "labelled_images", "make_cascade", "make_classifier", "numbers"),
     *("option_of", "refuse_given", "training_images"),
 ]
@@ -66,9 +74,7 @@ TemplateOption = Annotated[
     typer.Option(metavar="TEXT", help="Prompt with {} for the class; several make an ensemble."),
 ]
 
-_NOT_EXPORTED = (
-    *("model", "pretrained", "seed", "device", "compile", "pooling", "image_size", "stage"),
-)
+_NOT_EXPORTED = (*("model", "pretrained", "seed", "device", "compile", "pooling", "image_size", "stage"),)
 """Options of encoders that an exported one has no use for, …"""
 _EXPORTED = ("onnx", "runtime", "precision", "batch_size", "max_pixels")
 """… and those that it has."""

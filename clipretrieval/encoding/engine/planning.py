@@ -23,7 +23,6 @@ from clipretrieval.errors import InvalidInputError
 __all__ = ["make_plan", "pick_device"]
 
 
-
 def pick_device(device: str) -> torch.device:
     """Return the device called `device`; ``"auto"`` is CUDA, then MPS, then the CPU.
 

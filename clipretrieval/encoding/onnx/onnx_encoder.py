@@ -32,6 +32,7 @@ __all__ = ["OnnxEncoder"]
 _OPTIONS = {"runtime": "onnxruntime", "precision": "auto", "threads": None, "max_pixels": MAX_PIXELS}
 """What `config` names only where it is something else."""
 
+
 class OnnxEncoder(ImageTransformer):
     """CLIP's image encoder at one stage, from a file that `StagedEncoder.export` wrote.
 
@@ -45,7 +46,7 @@ class OnnxEncoder(ImageTransformer):
     path : str or Path
         The ONNX file.
     runtime : {"onnxruntime", "openvino"}
-        What runs it. OpenVINO is for Intel's CPUs and others; it is the faster one on those with bf16 or VNNI.
+        What runs it. OpenVINO is the faster one on CPUs with instructions for bf16 or 8 bits.
     precision : {"auto", "fp32", "bf16"}
         Of a file in float32. ONNX Runtime has ``"fp32"`` alone; with OpenVINO, ``"auto"`` is bf16 where the
         CPU has instructions for it. A file in 8 bits takes ``"auto"``.

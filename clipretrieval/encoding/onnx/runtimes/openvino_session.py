@@ -74,7 +74,8 @@ class OpenVinoSession:
     def run(self, names: Sequence[str], squares: npt.NDArray[np.uint8]) -> list[FloatArray]:
         whole = self._plan.inner_batch
         size = whole if 2 * len(squares) > whole else 1
-        parts = [self._run(names, squares[place : place + size], size) for place in range(0, len(squares), size)]
+        starts = range(0, len(squares), size)
+        parts = [self._run(names, squares[start : start + size], size) for start in starts]
         return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     def _run(self, names: Sequence[str], squares: npt.NDArray[np.uint8], size: int) -> list[FloatArray]:
@@ -124,7 +125,7 @@ def import_openvino() -> Any:
             return require(
                 "openvino",
                 "OnnxEncoder with runtime='openvino'",
-                'run: pip install "clipretrieval[openvino]", or use runtime=\'onnxruntime\'',
+                "run: pip install \"clipretrieval[openvino]\", or use runtime='onnxruntime'",
             )
         finally:
             if silenced:
