@@ -250,7 +250,7 @@ class _Run:
         if test is not None and near_test is not None and self.wants("harm"):
             with self.measured("harm"):
                 self.found["harm"] = harmful(subject, test, near_test, voters, self.limit)
-        if evidence is not None or test is not None:
+        if evidence is not None or test is not None or self.has_files:
             self._compare_files(subject, evidence, test, near_test)
         self.subject, self.fingerprint = subject, subject.fingerprint  # the store may be closed afterwards
         drafts = [draft for kind in KINDS if kind in self.found for draft in self.found[kind].drafts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import zipfile
 from dataclasses import dataclass, fields
@@ -31,6 +32,7 @@ BLOCKS_FOLDER = "neighbors"
 """Where finished blocks lie inside an audit's folder."""
 ANSWERS = 16
 """Classes whose scores are kept of each image, the most probable ones."""
+_KEY = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +175,8 @@ class _Blocks:
                 f"the audit's folder {str(folder)!r} cannot be written to: {reason(error)}; pass another one"
             ) from error
         for other in self._folder.parent.iterdir():  # of another question, or other contents
-            if other != self._folder and other.is_dir() and not other.is_symlink():
+            ours = _KEY.fullmatch(other.name) and other != self._folder
+            if ours and other.is_dir() and not other.is_symlink():
                 shutil.rmtree(other, ignore_errors=True)
 
     def _file(self, place: int) -> Path:

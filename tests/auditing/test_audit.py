@@ -267,6 +267,10 @@ def test_changed_copies_and_bad_files_of_folders_are_found(pictures: Path) -> No
     assert Path(str(broken.source)).name == "broken.png"
     assert "cannot decode" in broken.note
     assert (report.n_images, report.n_test, report.classes) == (29, 2, ("green", "red"))
+    files = audit(pictures / "train", encoder=Cells(), parts=["broken", "tiny", "blank"])
+    assert files.counts == {"broken": 1, "tiny": 1, "blank": 1}
+    leaks_alone = audit(pictures / "train", encoder=Cells(), X_test=pictures / "test", parts=["leak"])
+    assert leaks_alone.of("leak") == report.of("leak")
 
 
 def test_a_run_goes_on_where_another_stopped(
@@ -278,11 +282,13 @@ def test_a_run_goes_on_where_another_stopped(
     monkeypatch.setattr(subject, "BLOCK", 8)
     first = Cells()
     calls: list[int] = []
+    stops = [16]
     ask = evidence._Question.ask
 
     def interrupted(self: Any, rows: slice) -> Any:
         calls.append(rows.start)
-        if len(calls) == 3:
+        if stops == [rows.start]:
+            stops.clear()
             raise KeyboardInterrupt
         return ask(self, rows)
 
@@ -296,10 +302,17 @@ def test_a_run_goes_on_where_another_stopped(
     assert untimed(report) == untimed(audit(pictures / "train", encoder=Cells()))
     assert untimed(AuditReport.from_json(tmp_path / "audit.json")) == untimed(report)
     calls.clear()
+    (tmp_path / "neighbors" / "mine").mkdir()
     damaged = sorted((tmp_path / "neighbors").glob("*/*.npz"))[1]
     damaged.write_bytes(damaged.read_bytes()[:100])
     again = audit(pictures / "train", encoder=Cells(), output=tmp_path)
     assert calls == [8]
+    calls.clear()
+    assert audit(pictures / "train", encoder=Cells(), output=tmp_path, k=3).setting["k"] == 3
+    assert calls == [0, 8, 16, 24]
+    kept = {each.name for each in (tmp_path / "neighbors").iterdir()}
+    assert len(kept) == 2
+    assert "mine" in kept
     assert untimed(again) == untimed(report)
 
 
