@@ -25,6 +25,8 @@ __all__ = ["OnnxGraph"]
 _LARGEST = 2**31 - 1
 """Bytes that protobuf allows a message."""
 _LONGEST_REASON = 300
+_LONGEST_PASS_S = 60
+"""For which a fork waits."""
 
 
 class OnnxGraph:
@@ -150,8 +152,7 @@ class OnnxGraph:
     def _before_fork(self) -> None:
         """Let go of the session: a copy without its threads would hang, even where it is only deleted."""
         self._changed.acquire()
-        while self._passes:
-            self._changed.wait()
+        self._changed.wait_for(lambda: self._passes == 0, _LONGEST_PASS_S)
         self._session = None
 
     def _after_fork(self, in_child: bool) -> None:
