@@ -37,6 +37,7 @@ from clipretrieval import (
     trust,
     types,
 )
+from clipretrieval.auditing import Decisions, apply_decisions
 from clipretrieval.comparison import reproduction
 from clipretrieval.evaluation.page import render as page
 from clipretrieval.heads import weighting
@@ -832,6 +833,17 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             },
             frozenset({"X", "X_test"}),  # as scikit-learn has it
             left_out=frozenset({"encoder"}),
+        ),
+        Call(
+            "Decisions",
+            plain(Decisions, fingerprint={}, decisions=[]),
+            {"decisions": frozenset({"empty list", "empty array"})},
+        ),
+        Call("Decisions.from_json", plain(Decisions.from_json, path=folder / "missing.json")),
+        Call(
+            "apply_decisions",
+            plain(apply_decisions, classifier=None, decisions=Decisions({}, []), folder=folder),
+            {"dry_run": SWITCH},
         ),
         Call("AuditReport.from_json", plain(AuditReport.from_json, path=folder / "missing.json")),
         Call(

@@ -42,7 +42,7 @@ NOT_TRIED = {
             *("LabelConflict", "Listing", "McNemar", "Mistake", "Neighbors", "OnlineStep", "PageTable"),
             *("RawImage", "Records", "Reproduction", "RiskCoverage", "Scene", "SkippedImage", "Stage"),
             *("ImageTable", "IndexInfo", "InferencePlan", "KnownImage", "Recommendation", "Reliability"),
-            *("AuditReport", "Estimate", "Finding", "RelatedImage"),
+            *("AppliedDecisions", "AuditReport", "Estimate", "Finding", "ImageDecision", "RelatedImage"),
             *("Queries", "StoredSample", "SweepResult"),
             *("Calibration", "CascadeExplanation", "CascadeReport", "ExitEvidence", "ExitFigures"),
             *("ExitPolicy", "ExitStep"),

@@ -37,7 +37,7 @@ class ImageDecision:
 
     Raises
     ------
-    ValueError
+    InvalidInputError
         If they do not go together.
     """
 
@@ -50,7 +50,7 @@ class ImageDecision:
     def __post_init__(self) -> None:
         wrong = self._fault()
         if wrong:
-            raise ValueError(wrong)
+            raise InvalidInputError(wrong)
 
     @classmethod
     def on(cls, finding: Finding, action: str, label: Any = None) -> ImageDecision:
@@ -66,10 +66,7 @@ class ImageDecision:
             raise InvalidInputError(
                 "the finding is about a test image, which is not among those to decide on"
             )
-        try:
-            return cls(action, finding.id, finding.source, finding.label, label)
-        except ValueError as error:
-            raise InvalidInputError(f"no decision on {finding!r}: {error}") from error
+        return cls(action, finding.id, finding.source, finding.label, label)
 
     def _fault(self) -> str:
         """Say what is wrong, if anything."""

@@ -35,9 +35,8 @@ _FREE = (
     *("batch_size", "max_pixels", "images_root", "image_column", "label_column"),
 )
 """Arguments that may stand beside a kept classifier."""
-
-
 _APPLYING = ("place", "apply", "folder", "dry_run", "allow_remote", "onnx")
+"""Arguments that may stand beside ``--apply``."""
 _NO_APPLY = "an audit; name the decisions to carry out by --apply"
 
 
