@@ -837,13 +837,16 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         Call(
             "Decisions",
             plain(Decisions, fingerprint={}, decisions=[]),
-            {"decisions": frozenset({"empty list", "empty array"})},
+            {
+                "decisions": frozenset({"empty list", "empty array"}),
+                "fingerprint": frozenset({"empty dict", "dict", "dict of arrays"}),
+            },
         ),
         Call("Decisions.from_json", plain(Decisions.from_json, path=folder / "missing.json")),
         Call(
             "apply_decisions",
             plain(apply_decisions, classifier=None, decisions=Decisions({}, []), folder=folder),
-            {"dry_run": SWITCH},
+            {"classifier": NONE, "dry_run": SWITCH},
         ),
         Call("AuditReport.from_json", plain(AuditReport.from_json, path=folder / "missing.json")),
         Call(

@@ -152,11 +152,13 @@ def test_folds_in_other_processes_make_their_stores_by_name(digits):
 
 
 def test_pictures_work_in_cross_validation(class_folder, tiny_model):
-    """Paths are cut into folds like any array, and every clone shares the encoder."""
+    """Paths are cut into folds like any array, and every clone shares the encoder's weights."""
     paths = np.array(sorted(map(str, (class_folder / "train").rglob("*.*g"))))
     labels = np.array([path.split("/")[-2] for path in paths])
     classifier = RetrievalClassifier(StagedEncoder(tiny_model, stage="mid"))
-    assert clone(classifier).encoder is classifier.encoder
+    copied = clone(classifier)
+    assert copied.encoder is not classifier.encoder
+    assert copied.encoder._tower is classifier.encoder._tower
     assert cross_val_score(classifier, paths, labels, cv=3).mean() > 0.7
 
 

@@ -108,7 +108,7 @@ def test_8_bits_need_an_index_of_their_own(command, tiny_model, class_folder, tm
     assert command("index", train, tmp_path / "made", "--onnx", file)[0] == 0
     status, out, _ = command("classify", tmp_path / "made", train)
     assert (status, len(out.splitlines())) == (0, 24)
-    monkeypatch.setattr("clipretrieval.encoding.onnx.onnx_encoder._multiplies_bytes", lambda: False)
+    monkeypatch.setattr(f"{module}.multiplies_bytes", lambda: False)
     status, _, err = command("classify", tmp_path / "made", train)
     assert (status, "Export it without --int8 and index again" in err) == (2, True)
 

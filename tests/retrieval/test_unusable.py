@@ -210,16 +210,16 @@ def test_zero_shot_answers_nothing_for_a_vector_of_zeros(
     """Where the image tower gives zeros no text is nearer than another, so there is no answer."""
     encoder = StagedEncoder(tiny_model, precision="fp32")
     zero_shot = ZeroShotClassifier(encoder, ["green", "red"])
-    run = type(encoder._tower.engine(4)).run
+    run = type(encoder._tower.engine(4)).run_each
 
-    def zeroed(self: Any, squares: Any, stages: Any) -> Any:
-        found = run(self, squares, stages)
-        black = ~squares.any(axis=(1, 2, 3))
-        for vectors in found.values():
-            vectors[black] = 0
+    def zeroed(self: Any, squares: Any, parts: Any) -> Any:
+        found = run(self, squares, parts)
+        for given, made in zip(squares, found, strict=True):
+            for vectors in made.values():
+                vectors[~given.any(axis=(1, 2, 3))] = 0
         return found
 
-    monkeypatch.setattr(type(encoder._tower.engine(4)), "run", zeroed)
+    monkeypatch.setattr(type(encoder._tower.engine(4)), "run_each", zeroed)
     given = [split / "red" / "3.png", split / "red" / "1.png"]
     with pytest.raises(InvalidInputError, match=r"3\.png' cannot be used.*the cosine with a text"):
         zero_shot.predict(given)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from clipretrieval._util.files import read_file, remedy
 from clipretrieval.encoding.onnx.onnx_file import INPUT, OnnxFile, OnnxFileError, check_seal, output_name
-from clipretrieval.encoding.onnx.planning import RUNTIMES, make_plan
-from clipretrieval.encoding.onnx.runtimes.session import Session
+from clipretrieval.encoding.onnx.planning import RUNTIMES, plan_runtime
+from clipretrieval.encoding.onnx.runtimes.runtime_session import RuntimeSession
 from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.errors import WeightsUnavailableError
 from clipretrieval.types import FloatArray
@@ -63,7 +63,7 @@ class OnnxGraph:
         self._path, self._runtime = path, RUNTIMES[runtime]
         self._version = self._runtime.version()
         self._digest: str | None = None
-        self._session: Session | None = None
+        self._session: RuntimeSession | None = None
         self._passes = 0
         self._changed = threading.Condition(threading.Lock())
         with _forking:
@@ -71,7 +71,7 @@ class OnnxGraph:
         with self._explained("load"):
             content = self._read()
             self.file = OnnxFile.from_content(content)
-        self.plan = make_plan(path, self.file, runtime, precision, batch_size, cores)
+        self.plan = plan_runtime(path, self.file, runtime, precision, batch_size, cores)
         with self._explained("load"), self._changed:
             self._session = self._load(content)
 
@@ -107,7 +107,7 @@ class OnnxGraph:
                 self._passes -= 1
                 self._changed.notify_all()
 
-    def _load(self, content: bytes) -> Session:
+    def _load(self, content: bytes) -> RuntimeSession:
         session = self._runtime(content, self.plan)
         parts, side = self.file.output.parts, self.file.image_size
         outputs = {output_name(part): part.dim for part in parts if part.stage.depth > 0}

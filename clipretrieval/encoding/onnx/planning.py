@@ -9,16 +9,16 @@ from clipretrieval.encoding.engine.inference_plan import InferencePlan, fitting_
 from clipretrieval.encoding.onnx.onnx_file import OnnxFile
 from clipretrieval.encoding.onnx.runtimes.onnx_runtime_session import OnnxRuntimeSession
 from clipretrieval.encoding.onnx.runtimes.openvino_session import OpenVinoSession
-from clipretrieval.encoding.onnx.runtimes.session import Session
+from clipretrieval.encoding.onnx.runtimes.runtime_session import RuntimeSession
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["PRECISIONS", "RUNTIMES", "make_plan"]
+__all__ = ["PRECISIONS", "RUNTIMES", "plan_runtime"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
-RUNTIMES: dict[str, type[Session]] = {"onnxruntime": OnnxRuntimeSession, "openvino": OpenVinoSession}
+RUNTIMES: dict[str, type[RuntimeSession]] = {"onnxruntime": OnnxRuntimeSession, "openvino": OpenVinoSession}
 
 
-def make_plan(
+def plan_runtime(
     path: Path, file: OnnxFile, runtime: str, precision: str, batch_size: int, cores: int
 ) -> InferencePlan:
     """Choose the precision, and how many images go together.

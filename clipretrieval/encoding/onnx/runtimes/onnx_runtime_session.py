@@ -20,7 +20,7 @@ _TOGETHER = 8
 
 
 class OnnxRuntimeSession:
-    """A graph that ONNX Runtime has loaded; see `Session`."""
+    """A graph that ONNX Runtime has loaded; see `RuntimeSession`."""
 
     title: ClassVar[str] = "ONNX Runtime"
     package: ClassVar[str] = "onnxruntime"

@@ -27,7 +27,7 @@ _importing = ForkLock()
 
 
 class OpenVinoSession:
-    """A graph that OpenVINO has loaded; see `Session`.
+    """A graph that OpenVINO has loaded; see `RuntimeSession`.
 
     It is compiled when it is needed, for two numbers of images, which takes a tenth less time than a graph
     for any number: a whole pass, of which each stream computes one, and a single image on all threads.

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.types import FloatArray
 
-__all__ = ["Session"]
+__all__ = ["RuntimeSession"]
 
 
-class Session(Protocol):
+class RuntimeSession(Protocol):
     """A graph that a runtime has loaded, for any number of threads at once.
 
     Parameters
