@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["audit_command"]
 
 _FREE = (
-    *("place", "test", "parts", "k", "limit", "rows", "output", "json_file", "html_file"),
+    *("place", "test", "parts", "k", "findings", "rows", "output", "json_file", "html_file"),
     *("allow_remote", "onnx"),
     *("batch_size", "max_pixels", "images_root", "image_column", "label_column"),
 )
@@ -65,7 +65,7 @@ def audit_command(
         ),
     ] = None,
     k: Annotated[int, typer.Option("--k", metavar="N", help="Neighbors of each image.")] = 20,
-    limit: Annotated[
+    findings: Annotated[
         int, typer.Option(metavar="N", help="Findings of each kind in the report, at most.")
     ] = 1000,
     rows: Annotated[int, typer.Option(metavar="N", help="Findings of each kind to print.")] = 5,
@@ -112,11 +112,14 @@ def audit_command(
         return
     refuse_given(context, [name for name in context.params if name not in ("folder", "dry_run")], _NO_APPLY)
     with quiet_libraries():
+        check_int(findings, "--findings")
         check_int(rows, "--rows", least=0)
         outputs = checked_outputs({"--json": json_file, "--html": html_file}, place, test)
         kept = (place / "classifier.json").exists()
         if kept:
-            refuse_given(context, _FREE, "a classifier's folder, which has its own encoder")
+            refuse_given(
+                context, encoder.beside_kept(_FREE), "a classifier's folder, which has its own encoder"
+            )
         encoder.check_alone(context)
         _check_output(output, place)
         asked = None if test is None else labelled_images(test, tables, None, "")
@@ -139,7 +142,7 @@ def audit_command(
                 y_test=None if asked is None else _labels(made, asked),
                 parts=None if parts is None else comma_separated(parts),
                 k=k,
-                limit=limit,
+                limit=findings,
                 output=output,
                 progress=opened.enter_context(progress_bar("auditing")),
             )

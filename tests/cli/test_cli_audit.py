@@ -27,7 +27,7 @@ def faulty(class_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_folder_is_audited_as_python_audits_it(command: Command, faulty: Path, tmp_path: Path) -> None:
     """Counts and first findings are printed, all of them written; a broken file gives status 3."""
     asked = (faulty / "train", "--test", faulty / "test", "--stage", "pixel", "--rows", 1)
-    status, out, err = command("audit", *asked, "--json", tmp_path / "audit.json", "--limit", 50)
+    status, out, err = command("audit", *asked, "--json", tmp_path / "audit.json", "--findings", 50)
     assert (status, err) == (3, "")
     encoder = StagedEncoder(stage="pixel")
     expected = audit(faulty / "train", encoder=encoder, X_test=faulty / "test", limit=50)
