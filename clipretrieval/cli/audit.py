@@ -112,7 +112,7 @@ def audit_command(
         return
     refuse_given(context, [name for name in context.params if name not in ("folder", "dry_run")], _NO_APPLY)
     with quiet_libraries():
-        check_int(findings, "--findings")
+        check_int(findings, "--findings", least=0)
         check_int(rows, "--rows", least=0)
         outputs = checked_outputs({"--json": json_file, "--html": html_file}, place, test)
         kept = (place / "classifier.json").exists()
