@@ -24,9 +24,9 @@ OPEN_CLIP_BATCH = 32
 """Images together in open_clip as it comes."""
 _TURNS = 4
 """Into how many parts the images are cut, after each of which the next side has its turn."""
-_PART = 64
+_PART = 32
 """Images of a part, where the time decides how many parts there are."""
-_LEAST_SINGLES = 5
+_LEAST_SINGLES = 3
 """Single images, however long they take."""
 
 Given = TypeVar("Given")
