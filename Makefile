@@ -19,6 +19,8 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A path set outside would put the checkout before the installed package.
 unexport PYTHONPATH
+# The suite starts hundreds of processes, and without bytecode each would compile what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint types docs custom-store wheel-test clean distclean
 
