@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,10 +232,8 @@ def options_for_part(name: str, options: Mapping[str, Any], part: str) -> dict[s
 
 def _entries() -> dict[str, _Entry]:
     """Return all known stores; built-in names win over registered ones, and these over installed ones."""
-    from importlib.metadata import entry_points
-
     found: dict[str, _Entry] = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in _installed(tuple((folder, _changed(folder)) for folder in sys.path)):
         entry = _Entry(point.value, distribution=_distribution(point))
         holder = _BUILT_IN.get(point.name) or _registered.get(point.name) or found.get(point.name)
         if holder is None:
@@ -245,6 +244,25 @@ def _entries() -> dict[str, _Entry]:
                 "passed over"
             )
     return {**found, **_registered, **_BUILT_IN}
+
+
+@lru_cache(maxsize=1)
+def _installed(folders: tuple[tuple[str, int | None], ...]) -> tuple[EntryPoint, ...]:
+    """Return the entry points of what is installed in these folders, each given with when it was changed.
+
+    To read them takes about 0.1 ms for each package that is installed, whatever it brings.
+    """
+    from importlib.metadata import entry_points
+
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _changed(folder: str) -> int | None:
+    """Return when something came into a folder or left it, or None where there is none."""
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except (OSError, ValueError):
+        return None
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -150,6 +150,14 @@ def test_an_installed_package_brings_a_store(install: Any) -> None:
     assert store.metric == "ip"
 
 
+def test_what_is_installed_meanwhile_is_found(install: Any) -> None:
+    """A package that comes into a folder after stores were looked up there is known by the next."""
+    for name in ("first", "second"):
+        assert name not in available_stores()
+        install(name, f"bringing_{name}:Theirs", THIRD_PARTY)
+        assert name in available_stores()
+
+
 def test_a_built_in_name_wins(install: Any) -> None:
     """A package that wants a built-in name is passed over with a warning that names it."""
     install("memory", "usurping_store:Theirs", THIRD_PARTY)
