@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pinecone_parts import KEY
+from pinecone_parts import KEY, Clock
 
 from clipretrieval.stores import PineconeStore
+from clipretrieval.stores.pinecone import namespace, requests, session
 from clipretrieval.testing import PineconeEmulator
+from clipretrieval.testing.pinecone_emulator import server
 
 NUMBERS = iter(range(10**9))
 ADDRESSES = iter(range(1, 255))
@@ -49,3 +53,21 @@ def make(emulator: PineconeEmulator, other: Any) -> Iterator[Callable[..., Pinec
     yield make_store
     for store in made:
         store.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time by which stores keep their deadlines, for tests that no slow machine may change."""
+    clock = Clock()
+    for module in (namespace, requests, session):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def go_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Have the emulators' slow answers wait until this is set, whatever their delay."""
+    go_on = threading.Event()
+    monkeypatch.setattr(server, "time", SimpleNamespace(sleep=lambda _: go_on.wait()))
+    yield go_on
+    go_on.set()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,38 @@ def names(count: int) -> list[str]:
 
 def sent(emulator: PineconeEmulator, path: str, start: int = 0) -> list[Any]:
     return [each for each in emulator.requests[start:] if each.path == path]
+
+
+@contextmanager
+def hurried(store: Any, seconds: float) -> Iterator[None]:
+    """Give a store's requests so little time; what has to succeed has as much as a busy machine needs."""
+    requests = store._session._requests
+    before, requests.timeout = requests.timeout, seconds
+    yield
+    requests.timeout = before
+
+
+@contextmanager
+def all_sent() -> Iterator[None]:
+    """Wait at the end for the requests begun since, and for all that they will ever send."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        if thread.name == "clipretrieval-pinecone":
+            thread.join()
+
+
+class Clock:
+    """Stands in for the module `time` in PineconeStore: its time is what the store has slept."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def contents(store: Any, ids: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pinecone_parts import names, normal, sent
+from pinecone_parts import all_sent, hurried, names, normal, sent
 
 from clipretrieval.errors import InvalidInputError, StoreError, StoreUnavailableError
 from clipretrieval.stores import IncompleteDeleteError, IncompleteUpsertError
@@ -19,17 +19,17 @@ ONE = np.ones((1, 4), dtype=np.float32)
 def test_what_was_reported_as_failed_is_not_sent_later(make: Any, other: Any) -> None:
     """A request that the service asked to repeat after the deadline stays unsent, also when it is due."""
     flaky = other()
-    store = make(index="late", host=flaky.host, timeout=1.0)
+    store = make(index="late", host=flaky.host, timeout=30)
     store.upsert(["a"], ONE, [0])
-    flaky.fail(script=["429"], paths=["/vectors/upsert"], retry_after=1.5)
-    with pytest.raises(IncompleteUpsertError):
-        store.upsert(["a", "b"], np.ones((2, 4)), [1, 1])
-    flaky.fail(script=["429"], paths=["/vectors/delete"], retry_after=1.5)
-    with pytest.raises(StoreUnavailableError):
-        store.delete(["a"])
-    store.upsert(["a"], 2 * ONE, [2])
-    store.close()
-    time.sleep(1.7)
+    with all_sent():
+        flaky.fail(script=["429"], paths=["/vectors/upsert"], retry_after=31)
+        with pytest.raises(IncompleteUpsertError):
+            store.upsert(["a", "b"], np.ones((2, 4)), [1, 1])
+        flaky.fail(script=["429"], paths=["/vectors/delete"], retry_after=31)
+        with pytest.raises(StoreUnavailableError):
+            store.delete(["a"])
+        store.upsert(["a"], 2 * ONE, [2])
+        store.close()
     assert {name: values for name, (values, _) in flaky.contents("late").items()} == {"a": [2.0] * 4}
     assert len(sent(flaky, "/vectors/upsert")) == 3
     assert len(sent(flaky, "/vectors/delete")) == 1
@@ -41,7 +41,7 @@ def test_nothing_is_sent_after_close(make: Any, other: Any) -> None:
     store = make(index="closed", host=flaky.host, timeout=30)
     store.upsert(["a"], ONE, [0])
     store.flush()
-    flaky.fail(script=["429"], paths=["/vectors/upsert"], retry_after=0.6)
+    flaky.fail(script=["429"], paths=["/vectors/upsert"], retry_after=20)
     errors: list[StoreError] = []
 
     def write() -> None:
@@ -51,12 +51,12 @@ def test_nothing_is_sent_after_close(make: Any, other: Any) -> None:
             errors.append(error)
 
     writer = threading.Thread(target=write)
-    writer.start()
-    while len(sent(flaky, "/vectors/upsert")) < 2:
-        time.sleep(0.01)
-    store.close()
-    writer.join()
-    time.sleep(0.8)
+    with all_sent():
+        writer.start()
+        while len(sent(flaky, "/vectors/upsert")) < 2:
+            time.sleep(0.01)
+        store.close()
+        writer.join()
     assert [type(error) for error in errors] == [IncompleteUpsertError]
     assert "closed" in str(errors[0])
     assert list(flaky.contents("closed")) == ["a"]
@@ -68,11 +68,11 @@ def test_a_write_that_may_have_been_applied_is_not_waited_for(
 ) -> None:
     """Reads show what the service has, and do not insist on the write before."""
     flaky = other(log_numbers=log_numbers)
-    store = make(host=flaky.host, timeout=1.0)
+    store = make(host=flaky.host)
     store.upsert(["a", "b"], np.ones((2, 4)), [0, 0])
     assert store.delete(["a"]) == 1
     flaky.fail(1.0, ("cut",), paths=["/vectors/upsert"])  # applied, and never answered
-    with pytest.raises(IncompleteUpsertError):
+    with hurried(store, 1.0), pytest.raises(IncompleteUpsertError):
         store.upsert(["a"], 2 * ONE, [2])
     flaky.heal()
     store.flush()
@@ -102,10 +102,10 @@ def test_a_deletion_that_fails_in_part_names_the_ids(make: Any, other: Any) -> N
 def test_a_deletion_that_may_have_been_done_is_not_waited_for(make: Any, other: Any) -> None:
     """An upsert that shows late is not insisted on once a deletion of it may have been applied."""
     flaky = other(log_numbers=False)
-    store = make(host=flaky.host, timeout=1.0)
+    store = make(host=flaky.host)
     store.upsert(["a", "b"], np.ones((2, 4)), [0, 0])
     flaky.fail(1.0, ("cut",), paths=["/vectors/delete"])  # applied, and never answered
-    with pytest.raises(IncompleteDeleteError) as caught:
+    with hurried(store, 1.0), pytest.raises(IncompleteDeleteError) as caught:
         store.delete(["a"])
     assert caught.value.ids == ["a"]
     flaky.heal()
@@ -113,18 +113,21 @@ def test_a_deletion_that_may_have_been_done_is_not_waited_for(make: Any, other: 
     assert store.delete(["a"]) == 0
 
 
-def test_labels_of_both_types_cannot_be_on_their_way_at_once(make: Any, other: Any) -> None:
+def test_labels_of_both_types_cannot_be_on_their_way_at_once(
+    make: Any, other: Any, go_on: threading.Event
+) -> None:
     """While one thread's int labels are being stored, str labels are refused, though none is stored yet."""
     slow = other()
     store = make(host=slow.host, dim=4)
     store.write_manifest({})
-    slow.fail(script=["slow"], paths=["/vectors/upsert"], delay=0.5)
+    slow.fail(script=["slow"], paths=["/vectors/upsert"])
     writer = threading.Thread(target=lambda: store.upsert(["a"], ONE, [1]))
     writer.start()
     while not store._session._state.sending:
         time.sleep(0.01)
     with pytest.raises(InvalidInputError, match="int labels"):
         store.upsert(["b"], ONE, ["x"])
+    go_on.set()
     writer.join()
     assert store.search(ONE, 2).labels.tolist() == [[1, -1]]
     store.delete(["a"])
@@ -132,18 +135,21 @@ def test_labels_of_both_types_cannot_be_on_their_way_at_once(make: Any, other: A
     assert store.search(ONE, 2).labels.tolist() == [["x", ""]]
 
 
-def test_labels_that_may_be_stored_yet_keep_out_the_other_type(make: Any, other: Any) -> None:
+def test_labels_that_may_be_stored_yet_keep_out_the_other_type(
+    make: Any, other: Any, go_on: threading.Event
+) -> None:
     """After an upsert of which nothing is known, labels of the other type wait until its ids are settled."""
     slow = other()
-    store = make(index="slow", host=slow.host, timeout=0.8, dim=4)
+    store = make(index="slow", host=slow.host, dim=4)
     store.write_manifest({})
     store.flush()
-    slow.fail(script=["slow"], paths=["/vectors/upsert"], delay=1.6)  # applied after it was given up
-    with pytest.raises(IncompleteUpsertError):
+    slow.fail(script=["slow"], paths=["/vectors/upsert"])  # applied after it was given up
+    with hurried(store, 0.8), pytest.raises(IncompleteUpsertError):
         store.upsert(["a"], ONE, [1])
     assert store.count() == 0
     with pytest.raises(InvalidInputError, match="int labels"):
         store.upsert(["b"], ONE, ["x"])
+    go_on.set()
     while not slow.contents("slow"):
         time.sleep(0.05)
     assert store.delete(["a"]) == 1

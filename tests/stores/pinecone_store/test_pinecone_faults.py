@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import numpy as np
 import pytest
 from pinecone import Pinecone
-from pinecone_parts import KEY, names, normal, sent
+from pinecone_parts import KEY, Clock, hurried, names, normal, sent
 
 from clipretrieval.errors import (
     DimensionMismatchError,
@@ -22,6 +22,7 @@ from clipretrieval.errors import (
     StoreUnavailableError,
 )
 from clipretrieval.stores import IncompleteUpsertError
+from clipretrieval.stores.pinecone import requests
 from clipretrieval.testing import PineconeEmulator
 
 
@@ -117,7 +118,7 @@ def test_it_retries_longer_than_the_sdk(make: Any, other: Any) -> None:
 def test_a_request_that_hangs_holds_up_no_other(make: Any, other: Any) -> None:
     """Where the service asks for a long pause the call fails in time, and the next is sent at once."""
     flaky = other()
-    store = make(host=flaky.host, timeout=2.0, concurrency=1)
+    store = make(host=flaky.host, timeout=30, concurrency=1)
     store.upsert(["a"], np.ones((1, 4)), [1])
     store.flush()
     flaky.fail(script=["429"], retry_after=40)
@@ -147,25 +148,35 @@ def test_an_upsert_that_fails_in_part_names_the_ids(make: Any, other: Any) -> No
 def test_an_upsert_to_a_broken_service_names_all_ids(make: Any, other: Any) -> None:
     """Where nothing is accepted, the error lists every id, those that were not tried too."""
     flaky = other()
-    store = make(host=flaky.host, timeout=0.5, concurrency=2)
+    store = make(host=flaky.host, concurrency=2)
     store.upsert(["first"], np.ones((1, 2)), [0])
     flaky.fail(1.0, ("503",), paths=["/vectors/upsert"])
-    with pytest.raises(IncompleteUpsertError) as caught:
+    with hurried(store, 0.5), pytest.raises(IncompleteUpsertError) as caught:
         store.upsert(names(5000), normal(14, 5000, 2), [0] * 5000)
     flaky.heal()
     assert caught.value.ids == names(5000)
     assert isinstance(caught.value, StoreUnavailableError)
 
 
-def test_a_service_that_is_down_or_silent_is_given_up_in_time(make: Any, other: Any) -> None:
-    """Where the service is gone, or hangs, every call fails within its deadline."""
+def test_a_service_that_is_down_or_silent_is_given_up_in_time(
+    make: Any, other: Any, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the service is gone, or hangs, every call fails, and waits for no answer beyond its deadline."""
+    waits: list[float | None] = []
+
+    class Answer(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            waits.append(timeout)
+            return super().result(timeout)
+
     silent, gone = other(), other()
-    stores = [make(host=each.host, timeout=0.3) for each in (silent, gone)]
+    stores = [make(host=each.host) for each in (silent, gone)]
     for store in stores:
         store.upsert(["a"], np.ones((1, 4)), [1])
         store.flush()
-    silent.fail(1.0, ("slow",), delay=40)
+    silent.fail(1.0, ("slow",))
     gone.stop()
+    monkeypatch.setattr(requests, "Future", Answer)
     for store in stores:
         calls: list[Callable[[], Any]] = [
             lambda store=store: store.search(np.ones((50, 4)), 1),
@@ -174,20 +185,22 @@ def test_a_service_that_is_down_or_silent_is_given_up_in_time(make: Any, other: 
             lambda store=store: make(**store.location(), timeout=0.3),
         ]
         for call in calls:
-            start = time.monotonic()
-            with pytest.raises(StoreUnavailableError):
+            waits.clear()
+            with hurried(store, 0.3), pytest.raises(StoreUnavailableError):
                 call()
-            assert time.monotonic() - start < 10  # the SDK alone takes longer in both cases
+            assert 0 < len(waits) <= 50
+            assert all(wait is not None and wait <= 0.3 + requests.GRACE for wait in waits)
 
 
 @pytest.mark.parametrize("log_numbers", [True, False])
-def test_flush_waits_until_writes_can_be_seen(make: Any, other: Any, log_numbers: bool) -> None:
+def test_flush_waits_until_writes_can_be_seen(make: Any, other: Any, clock: Clock, log_numbers: bool) -> None:
     """It gives up at its deadline, and returns once upserts and deletes show, with or without log numbers."""
     late = other(visibility_delay=math.inf, log_numbers=log_numbers)
-    store = make(index="late", host=late.host, timeout=0.4)
+    store = make(index="late", host=late.host, timeout=20)
     store.upsert(["a", "b"], normal(15, 2, 4), [1, 2])
     with pytest.raises(StoreUnavailableError):
         store.flush()
+    assert 10 < clock.now <= 20
     late.catch_up()
     store.flush()
     assert store.search(normal(15, 2, 4), 1).ids.tolist() == [["a"], ["b"]]
@@ -201,30 +214,34 @@ def test_flush_waits_until_writes_can_be_seen(make: Any, other: Any, log_numbers
     assert store.search(normal(15, 1, 4), 2).ids.tolist() == [["b", ""]]
 
 
-def test_a_new_index_is_awaited(make: Any, other: Any) -> None:
+def test_a_new_index_is_awaited(make: Any, other: Any, clock: Clock) -> None:
     """Vectors are sent once the new index is ready."""
-    slow = other(creation_delay=0.3)
-    store = make(host=slow.host)
+    slow = other(creation_delay=math.inf)
+    store = make(host=slow.host, timeout=20)
+    with pytest.raises(StoreUnavailableError, match="ready"):
+        store.upsert(["a"], np.ones((1, 4)), [1])
+    assert 10 < clock.now <= 20
+    slow.catch_up()
     store.upsert(["a"], np.ones((1, 4)), [1])
     assert store.count() == 1
-    never = other(creation_delay=math.inf)
-    with pytest.raises(StoreUnavailableError, match="ready"):
-        make(host=never.host, timeout=0.6).upsert(["a"], np.ones((1, 4)), [1])
 
 
-def test_flush_has_one_deadline_for_all_that_it_asks(make: Any, other: Any) -> None:
+def test_flush_has_one_deadline_for_all_that_it_asks(
+    make: Any, other: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where each answer takes most of the timeout, flush gives up before it has asked everything."""
-    slow = other(log_numbers=False)
-    store = make(host=slow.host, timeout=1.0, dim=2, concurrency=1)
+    service = other(log_numbers=False)
+    store = make(host=service.host, dim=2, concurrency=1)
     ids = names(3000)
     store.upsert(ids, normal(19, 3000, 2), [0] * 3000)
-    start = len(slow.requests)
-    slow.fail(1.0, ("slow",), delay=0.8)
-    with pytest.raises(StoreUnavailableError):
-        store.flush()
-    assert len(sent(slow, "/vectors/fetch", start)) == 1
-    slow.heal()
+    start = len(service.requests)
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "monotonic", lambda: 0.8 * 60 * len(sent(service, "/vectors/fetch", start)))
+        with pytest.raises(StoreUnavailableError):
+            store.flush()
+    assert len(sent(service, "/vectors/fetch", start)) == 2  # the second begins in time
     store.flush()
+    assert len(sent(service, "/vectors/fetch", start)) > 4
     assert store.count() == 3000
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pinecone_parts import KEY, normal
+from pinecone_parts import KEY, hurried, normal
 
 from clipretrieval import RetrievalClassifier
 from clipretrieval.errors import (
@@ -62,7 +62,7 @@ def test_the_key_leaks_nowhere(make: Any, other: Any, caplog: pytest.LogCaptureF
     """Neither representations, nor logs, nor any error and what led to it hold the key or its end."""
     caplog.set_level(logging.DEBUG)
     emulator = other()
-    store = make(index="secret", host=emulator.host, timeout=0.4)
+    store = make(index="secret", host=emulator.host)
     store.upsert(["a"], np.ones((1, 4)), [1])
     texts = [repr(store), str(store), repr(vars(store)), repr(store.location())]
     texts += [repr(value) for value in vars(store._session).values()]
@@ -78,7 +78,7 @@ def test_the_key_leaks_nowhere(make: Any, other: Any, caplog: pytest.LogCaptureF
     for kinds in (("echo",), ("503",), ("cut",)):
         emulator.fail(1.0, kinds)
         for call in calls if kinds == ("echo",) else calls[:2]:
-            with pytest.raises(StoreError) as caught:
+            with hurried(store, 0.4), pytest.raises(StoreError) as caught:
                 call()
             texts.append(told(caught.value))
     emulator.heal()
