@@ -275,6 +275,10 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
     def exported() -> Path:
         return tiny.export(folder / "tiny.onnx")
 
+    @cache
+    def searched() -> RetrievalClassifier:
+        return RetrievalClassifier(StagedEncoder(tiny_model, stage="final"), "memory").fit(PICTURES, LABELS)
+
     def encoded(**given: Any) -> Any:
         def encode(
             model: Any = tiny_model,
@@ -640,12 +644,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
         Call("transform", lambda: (pixel.transform, {"X": PICTURES[:2]})),
         Call(
             "search_text",
-            lambda: (
-                RetrievalClassifier(StagedEncoder(tiny_model, stage="final"), "memory")
-                .fit(PICTURES, LABELS)
-                .search_text,
-                {"texts": "a cat", "k": 2, "templates": "a {}"},
-            ),
+            lambda: (searched().search_text, {"texts": "a cat", "k": 2, "templates": "a {}"}),
             {
                 "texts": WORDS | {"word", "no parent", "NUL"},
                 "templates": frozenset({"function"}),
