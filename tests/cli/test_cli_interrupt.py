@@ -34,7 +34,6 @@ def start(*arguments: object, options: tuple[str, ...] = ()) -> subprocess.Popen
         "numpy",
         "sklearn.base",
         "torch._C",
-        "torch.nn.functional",
         "open_clip",
     ],
 )
