@@ -241,7 +241,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     """The texts' vectors, where any were asked for."""
     _made_of: Any
     """What decided which store was made; see `_store_recipe`."""
-    _tuned: frozenset[str]
+    _tuned: frozenset[str] = frozenset()
     """Content ids of the images that `sweep` has tuned on since the last fit."""
     _saved_in: dict[str, str | None]
     """Folders that this classifier was loaded from or saved to, and the digest of what was there then."""
@@ -1212,7 +1212,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         X, y, on_error, progress
             As for `fit`.
         allow_tuned : bool
-            Whether to evaluate on images that `sweep` has tuned on since the last fit.
+            Whether to evaluate on images that `sweep` has tuned on, or that `calibrate` or `conformalize` was
+            given, since the last fit.
         mistakes : int
             How many of the worst mistakes to keep, with their neighbors; 0 asks the store nothing more.
         unknown_images : images, or array of shape (n, d) without an encoder, optional
@@ -1225,8 +1226,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         InvalidInputError
-            If labels are missing or of another type than those fitted, an image was tuned on, or
-            `mistakes` is negative.
+            If labels are missing or of another type than those fitted, an image was tuned or calibrated on,
+            or `mistakes` is negative.
         """
         return self._evaluate(
             X,
@@ -1269,7 +1270,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 store_name=self.store if isinstance(self.store, str) else type(self.store).__name__,
                 on_error=on_error,
                 progress=shown,
-                tuned=frozenset() if allow_tuned else getattr(self, "_tuned", frozenset()),
+                tuned={} if allow_tuned else {"sweep": self._tuned, **self._trust.given},
                 mistakes=mistakes,
                 fit_report=getattr(self, "fit_report_", None),  # a loaded classifier has none
                 unknown_images=unknown_images,
@@ -1365,7 +1366,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 temperature=temperature,
                 validation=validation,
                 allow_known=allow_known,
-                tuned=getattr(self, "_tuned", frozenset()),
+                tuned=self._tuned,
                 on_error=on_error,
                 progress=shown,
                 seed=seed,

@@ -39,7 +39,7 @@ class LabelledAnswers:
     Parameters
     ----------
     asked : CascadePass
-    tuned : frozenset of str
+    tuned : set of str
         Content ids of images that may not be measured on.
     worst : int
         How many of the incorrect answers to keep whole, those of the greatest shares.
@@ -76,7 +76,7 @@ class LabelledAnswers:
         InvalidInputError
             If labels are missing or of another type than those that were fitted, or an image was tuned on.
         """
-        check_untuned(self._tuned, batch.ids, len(self.truth), by="the cascade was calibrated on", others="")
+        check_untuned({"cascade": self._tuned}, batch.ids, len(self.truth))
         self._kind = label_kind(batch.labels, self._kind, places=batch.indices)
         check_kind(self._kind, self._fitted_kind)
         first = len(self.truth)

@@ -60,7 +60,7 @@ __all__ = ["evaluate_command", "sweep_command"]
 _FREE = (
     *("test", "validation", "kept", "allow_remote", "limit_test", "limit_validation", "on_error"),
     *("images_root", "image_column", "label_column", "json_file", "html_file", "markdown_file"),
-    *("predictions", "as_json", "allow_known", "curve", "unknown_images"),
+    *("predictions", "as_json", "allow_known", "allow_tuned", "curve", "unknown_images"),
 )
 """Arguments that may stand beside ``--classifier``."""
 _OWN_SETTINGS = "--classifier, which has its own settings"
@@ -105,6 +105,14 @@ def evaluate_command(
             "other costs.",
         ),
     ] = True,
+    allow_tuned: Annotated[
+        bool,
+        typer.Option(
+            "--allow-tuned",
+            help="Evaluate on images that calibrate or conformalize was given too, though results on them "
+            "are too good.",
+        ),
+    ] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
     """Classify labeled images, and report accuracy and speed."""
@@ -144,6 +152,7 @@ def evaluate_command(
                     *(test_set.paths, labels_by_name(made, test_set.labels or ())),
                     on_error=on_error,
                     progress=progress,
+                    allow_tuned=allow_tuned,
                     **({"curve": curve} if exits else {"unknown_images": unknown_images}),
                 )
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,8 +77,8 @@ class Measurement:
     head : DecisionRule
     numbers : ClassNumbers
         From `index`, for this question.
-    tuned : frozenset of str
-        Content ids of images that may not be measured on.
+    tuned : mapping of str to set of str
+        Content ids of images that may not be measured on; see `check_untuned`.
     mistakes : int
         How many of the worst mistakes to keep, with their neighbors.
     """
@@ -88,7 +89,7 @@ class Measurement:
         head: DecisionRule,
         numbers: ClassNumbers,
         *,
-        tuned: frozenset[str] = frozenset(),
+        tuned: Mapping[str, Set[str]] = MappingProxyType({}),
         mistakes: int = 12,
     ) -> None:
         self._index, self._head, self._numbers, self._tuned = index, head, numbers, tuned
@@ -237,7 +238,7 @@ def measure(
     store_name: str,
     on_error: str,
     progress: Progress,
-    tuned: frozenset[str],
+    tuned: Mapping[str, Set[str]],
     mistakes: int,
     fit_report: FitReport | None,
     unknown_images: Any = None,

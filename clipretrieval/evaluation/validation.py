@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,18 @@ from clipretrieval.types import Neighbors
 __all__ = ["Validation", "check_untuned", "count_known"]
 
 FRACTION = 0.5
+_GIVEN = (
+    "were given to {} since the last fit, so results on them are too good; evaluate on images that neither "
+    "calibrate nor conformalize was given"
+)
+TUNED_BY = {
+    "sweep": "were tuned on by sweep since the last fit, so results on them are too good; evaluate on "
+    "others, such as those listed in held_out of the sweep's result",
+    "calibrate": _GIVEN.format("calibrate"),
+    "conformalize": _GIVEN.format("conformalize"),
+    "cascade": "were used to calibrate the cascade, so results on them are too good; evaluate on others",
+}
+"""What may have been tuned, and how an error tells of its images."""
 
 
 class Validation:
@@ -90,38 +102,28 @@ class Validation:
         return int.from_bytes(digest, "big") < self.fraction * 2.0**64
 
 
-def check_untuned(
-    tuned: frozenset[str],
-    ids: Sequence[str],
-    before: int,
-    *,
-    by: str = "sweep has tuned on",
-    others: str = ", such as those at the held_out of the sweep's result",
-) -> None:
-    """Refuse to measure on images that settings were tuned on since the last fit.
+def check_untuned(tuned: Mapping[str, Set[str]], ids: Sequence[str], before: int) -> None:
+    """Refuse to measure on images that something was tuned on since the last fit.
 
     Parameters
     ----------
-    tuned : frozenset of str
-        Content ids of the images that were tuned on.
+    tuned : mapping of str to set of str
+        Content ids of images, by what was tuned on them: a key of `TUNED_BY`.
     ids : sequence of str
         Content ids of the images that have just come.
     before : int
         Images that came before them.
-    by, others : str
-        What was done with them, and which other images there are.
 
     Raises
     ------
     InvalidInputError
     """
-    met = sum(image in tuned for image in ids)
-    if met:
-        raise InvalidInputError(
-            f"{met} of the first {before + len(ids)} images are among those that {by} since the last fit, "
-            f"and an accuracy on them promises too much; evaluate on others{others}, or call evaluate with "
-            "allow_tuned=True"
-        )
+    for by, known in tuned.items():
+        met = sum(image in known for image in ids)
+        if met:
+            raise InvalidInputError(
+                f"{met} of the first {before + len(ids)} images {TUNED_BY[by]}, or pass allow_tuned=True"
+            )
 
 
 def count_known(ids: Sequence[str], near: Neighbors) -> int:

@@ -63,6 +63,12 @@ class Trust:
     def __bool__(self) -> bool:
         return self.conformal is not None or self.calibrated is not None
 
+    @property
+    def given(self) -> dict[str, frozenset[str]]:
+        """The content ids of the images, by the method that was given them."""
+        parts = {"calibrate": self.calibrated, "conformalize": self.conformal}
+        return {name: frozenset(part.images.ids) for name, part in parts.items() if part is not None}
+
     def conformalized(self) -> Conformalized:
         """Return what promises are made by.
 
