@@ -28,6 +28,7 @@ from clipretrieval._util.labels import class_array
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
 from clipretrieval._util.timing import Timing
+from clipretrieval._util.unavailable import Unavailable
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.cascade.calibration import (
     Calibration,
@@ -89,6 +90,10 @@ MOST_CHANGED = 0.1
 """The share of the stored images that may come or go before a calibration is held to be out of date."""
 _EXIT_PARAMS = ("head", "k", "weights", "temperature", "priors", "metric", "normalize")
 _ATTACHED = ("store_options", "head", "k", "weights", "temperature", "priors", "transform")
+_SINGLE = (
+    "scores of different exits do not compare. Use a classifier of the last stage: "
+    "last = cascade.exits_[-1]; RetrievalClassifier.from_store(last.store_, last.encoder, head=cascade.head)"
+)
 NOT_FITTED = "this CascadeClassifier is not fitted yet; call fit with labeled images, or load a saved one"
 
 
@@ -141,6 +146,13 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
     """
 
     transform = ArgumentOnly()
+    conformalize = Unavailable(_SINGLE)
+    predict_set = Unavailable(_SINGLE)
+    score_samples = Unavailable(_SINGLE)
+    kneighbors = Unavailable(
+        "each exit has neighbors of its own. Use cascade.exits_[-1].kneighbors(X), or explain(X), which "
+        "shows those of the exit where an image leaves"
+    )
     exits_: tuple[RetrievalClassifier, ...]
     policy_: ExitPolicy
     calibration_: Calibration | None

@@ -353,3 +353,20 @@ def test_a_budget_is_kept(uncalibrated, calibrated_on):
         assert told.multiply_adds <= budget
         assert (told.budget, told.max_loss) == (budget, None)
     assert told.shares == (0, 0, 0, 1)
+
+
+def test_what_a_cascade_has_not_is_told_with_what_to_do(calibrated, calibrated_on, asked):
+    """Of prediction sets, scores and neighbors; what is told works."""
+    for name in ("conformalize", "predict_set", "score_samples"):
+        assert not hasattr(calibrated, name)
+        with pytest.raises(AttributeError, match=rf"^CascadeClassifier has no {name}: .*from_store\(last"):
+            getattr(calibrated, name)
+    with pytest.raises(AttributeError, match=r"Use cascade\.exits_\[-1\]\.kneighbors\(X\)"):
+        calibrated.kneighbors(asked.images)
+    assert calibrated.exits_[-1].kneighbors(asked.images[:2], 3).ids.shape == (2, 3)
+    last = calibrated.exits_[-1]
+    single = RetrievalClassifier.from_store(last.store_, last.encoder, head=calibrated.head)
+    labels, sets = single.conformalize(*calibrated_on).predict_set(asked.images, 0.9)
+    assert labels.tolist() == last.predict(asked.images).tolist()
+    assert sets.shape == (40, len(calibrated.classes_))
+    assert single.score_samples(asked.images).shape == (40,)
