@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clipretrieval._util.tables import aligned_table
 from clipretrieval._util.text import json_line, readable
 from clipretrieval._version import __version__
@@ -21,6 +23,7 @@ from clipretrieval.errors import InvalidInputError
 if TYPE_CHECKING:
     from clipretrieval.persistence.classifier_file import ClassifierFile
     from clipretrieval.stores.base import VectorStore
+    from clipretrieval.trust.calibration_images import CalibrationImages
 
 __all__ = ["info_command"]
 
@@ -39,12 +42,13 @@ class _Contents:
     size: int
     versions: dict[str, Any]
     cascade: dict[str, Any] | None
+    trust: dict[str, Any] | None
 
 
 def info_command(
     classifier: KeptArgument, as_json: PrintJson = False, allow_remote: AllowRemote = False
 ) -> None:
-    """Show what is saved: encoder, classes with their counts, store, size, versions, a cascade's exits."""
+    """Show what is saved: encoder, classes with their counts, store, calibration, size, a cascade's exits."""
     with quiet_libraries():
         found = _contents(classifier, allow_remote)
     say(json_line(asdict(found)) if as_json else _contents_text(found))
@@ -57,12 +61,13 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
     from clipretrieval.persistence.stores import open_store
 
     content = describe(folder)
-    images, classes, whole = None, None, None
+    images, classes, whole, trust = None, None, None, _trust(content, folder, None)
     if content.cascade is not None:
         whole = _cascade(content, content.cascade, folder, allow_remote)
     try:
         with closing(open_store(content.store, folder, allow_remote=allow_remote)) as store:
             images, classes = store.count(), _classes(store, content.label_kind)
+            trust = _trust(content, folder, store)
     except InvalidInputError as error:  # it may be opened with consent only, or has to be passed
         tell(f"warning: the store was not opened: {' '.join(str(error).splitlines())}")
     return _Contents(
@@ -80,7 +85,35 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
             "clipretrieval": __version__,
         },
         cascade=whole,
+        trust=trust,
     )
+
+
+def _trust(content: ClassifierFile, folder: Path, store: VectorStore | None) -> dict[str, Any] | None:
+    """Return what `calibrate`, `conformalize` and `unknown` have set; None where nothing was set.
+
+    Without a store, all images that were given count.
+    """
+    from clipretrieval.persistence.saving import read_trust
+    from clipretrieval.retrieval.manifest import manifest_classes
+
+    if content.trust is None:
+        return None
+    trust, answers = read_trust(folder, content)
+    found: dict[str, Any] = {"calibrated": None, "conformalized": None, **answers}
+
+    def counts(images: CalibrationImages) -> tuple[Any, list[Any]]:
+        if store is None:
+            return np.arange(len(images)), sorted(set(images.labels), key=str)
+        classes = manifest_classes(store.read_manifest())
+        return images.counted(store, classes), classes
+
+    if (calibrated := trust.calibrated) is not None:
+        n = len(counts(calibrated.images)[0])
+        found["calibrated"] = {"method": calibrated.method, "n": n}
+    if (conformal := trust.conformal) is not None:
+        found["conformalized"] = conformal.promise(*counts(conformal.images)).to_dict()
+    return found
 
 
 def _cascade(
@@ -177,6 +210,7 @@ def _contents_text(found: _Contents) -> str:
         *([("vectors", f"{count} of dimension {found.dim:,}")] if single else []),
         ("settings", _params_text(found.params)),
         *([("store", _store_text(found.store))] if single else _cascade_rows(cascade)),
+        *_trust_rows(found.trust or {}),
         ("size", _size_text(found.size)),
         (
             "versions",
@@ -210,6 +244,26 @@ def _cascade_rows(cascade: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("exits", f"{len(cascade['exits'])}, certainty {cascade['certainty']}{vectors}"),
         *zip(("calibrated", ""), text.splitlines(), strict=False),
     ]
+
+
+def _trust_rows(trust: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Tell what was calibrated, what sets promise, and what is answered of images of no class."""
+    rows = []
+    if (told := trust.get("calibrated")) is not None:
+        rows.append(("calibrated", f"by {told['method']}, on {told['n']:,} images"))
+    if (told := trust.get("conformalized")) is not None:
+        each = " of each class" if told["class_conditional"] else ""
+        rows.append(
+            (
+                "sets",
+                f"conformalized by {told['score']}, on {told['n']:,} images: coverage of up to "
+                f"{told['most_coverage']:.2%}{each}",
+            )
+        )
+    if trust.get("unknown") is not None:
+        turned = f"{trust['max_turned_away']:.2%} of the images of known classes"
+        rows.append(("unknown", f"answered {trust['unknown']}, for at most {turned}"))
+    return rows
 
 
 def _exit_lines(cascade: Mapping[str, Any]) -> list[str]:

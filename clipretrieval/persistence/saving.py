@@ -49,6 +49,7 @@ __all__ = [
     "describe",
     "load",
     "load_cascade",
+    "read_trust",
     "save",
 ]
 
@@ -402,7 +403,7 @@ def _load(
         index = LabelledIndex.open(
             opened, encoder, metric, params["normalize"], dim=dim, kind=content.label_kind, plan=STORED
         )
-        trust, answers = _load_trust(folder, content)
+        trust, answers = read_trust(folder, content)
     except BaseException:
         if store is None and opened is not None:
             opened.close()
@@ -412,8 +413,14 @@ def _load(
     return SavedClassifier(index, {**params, **answers}, named, names, saved_in, trust)
 
 
-def _load_trust(folder: Path, content: ClassifierFile) -> tuple[Trust, dict[str, Any]]:
-    """Read what was learned of held-out images, and the arguments that go with it."""
+def read_trust(folder: Path, content: ClassifierFile) -> tuple[Trust, dict[str, Any]]:
+    """Read what `calibrate` and `conformalize` were given, and the arguments `unknown` and `max_turned_away`.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If a file is missing or damaged.
+    """
     if content.trust is None:
         return Trust(), {}
     unknown = content.trust["unknown"]

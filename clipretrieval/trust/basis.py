@@ -17,7 +17,6 @@ from clipretrieval.heads.statistics import Moments
 from clipretrieval.heads.voting import Voting
 from clipretrieval.retrieval.changes import is_changing, state_token
 from clipretrieval.retrieval.classes import ClassNumbers
-from clipretrieval.retrieval.edit import held_ids
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.stores.base import view_manifest
 from clipretrieval.trust.calibration_images import CalibrationImages
@@ -107,13 +106,7 @@ class Basis:
 
     def counted(self, images: CalibrationImages) -> npt.NDArray[np.intp]:
         """Return the rows of the images that still are held out, and of a class that still is known."""
-        held, known = held_ids(self.index.store, images.ids), self.index.classes.codes
-        rows = [
-            row
-            for row, (name, label) in enumerate(zip(images.ids, images.labels, strict=True))
-            if name not in held and label in known
-        ]
-        return np.array(rows, dtype=np.intp)
+        return images.counted(self.index.store, self.index.classes.codes)
 
     def decide(
         self, images: CalibrationImages, numbers: ClassNumbers, rule: DecisionRule | None = None

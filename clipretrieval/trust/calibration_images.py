@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from clipretrieval._util.checks import shown
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
@@ -21,6 +22,7 @@ from clipretrieval.retrieval.edit import held_ids
 from clipretrieval.retrieval.inputs import none_left
 from clipretrieval.retrieval.retriever import QUERIES, Retriever
 from clipretrieval.retrieval.true_labels import check_kind, check_truth
+from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Label
 
 __all__ = ["CalibrationImages"]
@@ -110,6 +112,16 @@ class CalibrationImages:
         ids = sorted(found)  # in no order of the source
         vectors = np.stack([found[name][0] for name in ids])
         return cls(tuple(ids), vectors, tuple(found[name][1] for name in ids)), skipped
+
+    def counted(self, store: VectorStore, classes: Container[Label]) -> npt.NDArray[np.intp]:
+        """Return the rows of the images that a store does not hold, and whose class is one of `classes`."""
+        held = held_ids(store, self.ids)
+        rows = [
+            row
+            for row, (name, label) in enumerate(zip(self.ids, self.labels, strict=True))
+            if name not in held and label in classes
+        ]
+        return np.array(rows, dtype=np.intp)
 
     def take(self, rows: Sequence[int]) -> CalibrationImages:
         """Return some of them."""

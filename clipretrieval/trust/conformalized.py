@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,8 +146,20 @@ class Conformalized:
     def report(self, basis: Basis, answering: DecisionRule, calibrated: str | None) -> ConformalReport:
         """Tell what can be promised."""
         rows = self.evidence(basis, answering, calibrated).rows
+        return self.promise(rows, basis.index.number_classes().stored())
+
+    def promise(self, rows: npt.NDArray[np.integer[Any]], classes: Iterable[Label]) -> ConformalReport:
+        """Tell what some of the images are enough for.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Those that count.
+        classes : iterable of (int or str)
+            All that there are, as stored.
+        """
         kept = rows[~self._tuned(rows)]
-        least = min(map(len, self._groups(kept, basis.index.number_classes()).values()))
+        least = min(map(len, self._groups(kept, classes).values()))
         return ConformalReport(self.rule.score, self.rule.class_conditional, len(kept), least / (least + 1))
 
     def likenesses(self, basis: Basis) -> LikenessEvidence:
@@ -183,7 +195,7 @@ class Conformalized:
             If there are too few images for that.
         """
         found = self.likenesses(basis)
-        groups = self._groups(found.rows, basis.index.number_classes())
+        groups = self._groups(found.rows, basis.index.number_classes().stored())
         self._check_enough(groups, turned_away, "turn away so few")
         places = {label: int(turned_away * (len(rows) + 1) + 1e-9) - 1 for label, rows in groups.items()}
         return min(float(np.sort(found.scores[rows])[places[label]]) for label, rows in groups.items())
@@ -211,7 +223,7 @@ class Conformalized:
         ids = [self.images.ids[row] for row in evidence.rows]
         parts, tuned = draws(ids, rule.random_state, "part"), self._tuned(evidence.rows)
         numbers, kept = basis.index.number_classes(), np.flatnonzero(~tuned)
-        groups = self._groups(evidence.rows[kept], numbers)
+        groups = self._groups(evidence.rows[kept], numbers.stored())
         self._check_enough(groups, error, f"cover {coverage:g}")
         penalty, free = rule.penalty or 0.0, rule.free_classes or 0
         if rule.chooses and tuned.any():
@@ -226,7 +238,7 @@ class Conformalized:
         held = {label: np.sort(scores[rows]) for label, rows in groups.items()}
         return SetPredictor(rule, held, error, penalty, free)
 
-    def _tuned(self, rows: Ints) -> Flags:
+    def _tuned(self, rows: npt.NDArray[np.integer[Any]]) -> Flags:
         """Tell which images the penalty of RAPS is chosen on."""
         found = np.zeros(len(rows), dtype=np.bool_)
         if self.rule.chooses:
@@ -234,12 +246,14 @@ class Conformalized:
             found[np.argsort(order, kind="stable")[: min(MOST_TUNED, int(TUNED * len(rows)))]] = True
         return found
 
-    def _groups(self, rows: Ints, numbers: ClassNumbers) -> dict[Label | None, Ints]:
+    def _groups(
+        self, rows: npt.NDArray[np.integer[Any]], classes: Iterable[Label]
+    ) -> dict[Label | None, Ints]:
         """Return the places of images that are compared with one another, by class or all under None."""
         if not self.rule.class_conditional:
             return {None: np.arange(len(rows))}
         labels = [self.images.labels[row] for row in rows]
-        found: dict[Label | None, list[int]] = {label: [] for label in numbers.stored()}
+        found: dict[Label | None, list[int]] = {label: [] for label in classes}
         for place, label in enumerate(labels):
             found[label].append(place)
         return {label: np.array(places, dtype=np.int64) for label, places in found.items()}
