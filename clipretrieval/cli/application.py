@@ -6,14 +6,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
 
 from clipretrieval._version import __version__
 from clipretrieval.cli import interrupt
-from clipretrieval.cli.arguments import command
+from clipretrieval.cli.arguments import command, option_of
 from clipretrieval.cli.audit import audit_command
 from clipretrieval.cli.calibrate import calibrate_command
 from clipretrieval.cli.classify import classify_command
@@ -25,6 +25,7 @@ from clipretrieval.cli.evaluate import evaluate_command, sweep_command
 from clipretrieval.cli.export import export_command
 from clipretrieval.cli.index import forget_command, index_command
 from clipretrieval.cli.info import info_command
+from clipretrieval.cli.python_words import in_options
 from clipretrieval.cli.recommend import recommend_command
 from clipretrieval.cli.search import search_command
 from clipretrieval.errors import ClipRetrievalError
@@ -35,13 +36,7 @@ __all__ = ["app", "let_go", "run"]
 # it exports, the right one's UsageError is found.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
-_KEYWORD = re.compile(
-    r"\b(model|pretrained|stage|pooling|metric|weights|head|transform|text_weight|certainty|device|precision"
-    r"|on_error|runtime)="
-    r"(?:'([^']*)'|None)"
-)
 _LONG_WORD = re.compile(r"(\S{150})\S{150,}(\S{100})")
-_SWITCH = re.compile(r"\b(allow_known|allow_remote|keep_vectors)=(True|False)")
 
 app = typer.Typer(
     name="clipretrieval",
@@ -93,7 +88,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit status; a fault of ours keeps its traceback."""
     guard_terminal()
     try:
-        program = typer.main.get_command(app)
+        program: Any = typer.main.get_command(app)
         with program.make_context("clipretrieval", arguments) as context:
             program.invoke(context)
         if sys.stdout is not None:
@@ -111,7 +106,7 @@ def run(arguments: list[str]) -> int:
             tell("interrupted")
             return interrupt.INTERRUPTED
         if isinstance(error, ClipRetrievalError | OSError):  # something that the user can mend
-            return _end_with(_message_of(error))
+            return _end_with(_message_of(error), _options_of(program.commands[context.invoked_subcommand]))
         raise
     return 0
 
@@ -133,29 +128,17 @@ def _message_of(error: BaseException) -> str:
     return str(error)
 
 
-def _end_with(message: str) -> int:
+def _end_with(message: str, own: Collection[str] = ()) -> int:
     line = _LONG_WORD.sub(r"\1…\2", " ".join(message.splitlines()))
-    tell(f"error: {_in_options(line)}")
+    commands: Any = typer.main.get_command(app)
+    every = {name for each in commands.commands.values() for name in _options_of(each)}
+    tell(f"error: {in_options(line, every, own)}")
     return 2
 
 
-def _in_options(message: str) -> str:
-    """Write an advice for Python, such as ``pretrained='path'``, as the option that it is here."""
-    for role in ("image", "label"):
-        message = message.replace(f"as in read_table(…, {role}='…')", f"with --{role}-column NAME")
-        message = message.replace(f"as {role}= says", f"as --{role}-column says")
-    message = message.replace("a greater max_loss, or a budget", "a greater --max-loss, or --budget")
-    message = message.replace("budget=", "--budget ").replace("int8=", "--int8")
-    message = message.replace("(partial_fit)", "(index --add)")
-    message = message.replace(
-        "OnnxEncoder(path) and a file that StagedEncoder.export wrote",
-        "--onnx FILE, a file that clipretrieval export wrote",
-    )
-    message = _SWITCH.sub(
-        lambda found: f"--{'' if found[2] == 'True' else 'no-'}{found[1].replace('_', '-')}", message
-    )
-    message = message.replace("pass it: RetrievalClassifier.load(path, OnnxEncoder(file))", "pass --onnx")
-    return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2] or 'none'}", message)
+def _options_of(command: Any) -> set[str]:
+    """Return a command's parameters that are options of the same name."""
+    return {each.name for each in command.params if each.opts[0] == option_of(each.name)}
 
 
 def _path_of(error: Any) -> str:

@@ -16,6 +16,7 @@ from clipretrieval import RetrievalClassifier, StagedEncoder, cli
 from clipretrieval.cascade import CascadeClassifier
 from clipretrieval.cli.arguments import ReportFiles
 from clipretrieval.cli.arguments import command as made_command
+from clipretrieval.cli.python_words import in_options
 from clipretrieval.images import scan_folder
 
 Command = Callable[..., tuple[int, str, str]]
@@ -321,3 +322,48 @@ def test_what_is_wrong_with_a_table_is_told_in_options(
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert told in err
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("index", "{train}", "new", "--batch-size", "-1"), "--batch-size must be a whole number"),
+        (("evaluate", "--train", "{train}", "--test", "{train}", "--max-pixels", "0"), "--max-pixels must"),
+        (("sweep", "--train", "{train}", "--validation", "{train}", "--seed", "-1"), "--seed must be a"),
+        (("audit", "{train}", "--parts", "x"), "--parts must be one of 'label', "),
+        (("index", "{train}", "new", "--flush-every", "0"), "--flush-every must be a whole number"),
+        (("index", "{train}", "new", "--weights", "x"), "unknown weights 'x'; choose one of"),
+        (("index", "{train}", "new", "--transform", "x"), "unknown transform 'x'; pass 'auto',"),
+        (("compare", "{train}", "{train}", "--single-images", "-1"), "--single-images must be a"),
+        (("recommend", "{train}", "--poolings", "x"), "--poolings must be one of 'mean', "),
+        (("recommend", "{train}", "--min-accuracy", "2"), "--min-accuracy must be a finite number"),
+    ],
+)
+def test_errors_name_options_as_they_are_typed(
+    command: Command, class_folder: Path, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    """Not as Python calls the arguments, and without advice that only Python can follow."""
+    given = [each.format(train=class_folder / "train") for each in arguments]
+    stage = ("--stage", "pixel") if arguments[0] in ("index", "evaluate", "sweep", "audit") else ()
+    status, _, err = command(*(tmp_path / each if each == "new" else each for each in given), *stage)
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {told}")
+    assert "callable" not in err
+
+
+@pytest.mark.parametrize(
+    ("python", "here"),
+    [
+        ("batch_size must be 1", "--batch-size must be 1"),
+        ("the batch_size is too large", "the --batch-size is too large"),
+        ("pass allow_tuned=True, or k=3", "pass --allow-tuned, or --k 3"),
+        ("(keep_vectors=False) or text_weight=None", "(--no-keep-vectors) or --text-weight none"),
+        ("pretrained='a b' and templates", "--pretrained a b and templates"),
+        ("'batch_size' is no label, nor /k=3/seed=4.png", "'batch_size' is no label, nor /k=3/seed=4.png"),
+        ("k nearest and seed of load(stage)", "k nearest and seed of load(stage)"),
+    ],
+)
+def test_arguments_are_written_as_options(python: str, here: str) -> None:
+    """Wherever they are meant, and neither in names nor in paths nor as plain words."""
+    known = {name for each in commands().values() for name in (found.name for found in each.params)}
+    assert in_options(python, known) == here

@@ -84,20 +84,43 @@ def test_a_classifier_of_one_stage_is_calibrated(command, kept, parts):
     assert "4 of the images were given to calibrate, such as" in err
 
 
+def test_info_shows_what_was_calibrated(command, kept, parts, class_folder):
+    """How, on how many images that still count, and what is answered of unknown ones; as JSON too."""
+    assert json.loads(command("info", kept, "--json")[1])["trust"] is None
+    command("calibrate", parts / "calibrate", kept)
+    shutil.rmtree(parts / "both")
+    shutil.copytree(class_folder / "test", parts / "both")
+    for path in (parts / "calibrate").rglob("*.*"):
+        (parts / "both" / path.parent.name / path.name).unlink()
+    command("conformalize", parts / "both", kept, "--unknown", "?", "--max-turned-away", "0.2")
+    lines = command("info", kept)[1].splitlines()
+    assert "calibrated  by temperature, on 4 images" in lines
+    assert "sets        conformalized by lac, on 6 images: coverage of up to 85.71%" in lines
+    assert "unknown     answered ?, for at most 20.00% of the images of known classes" in lines
+    told = json.loads(command("info", kept, "--json")[1])["trust"]
+    loaded = RetrievalClassifier.load(kept)
+    assert told == {
+        "calibrated": {"method": "temperature", "n": 4},
+        "conformalized": loaded.conformal_.to_dict(),
+        "unknown": "?",
+        "max_turned_away": 0.2,
+    }
+    loaded.store_.close()
+    command("index", parts / "calibrate", kept, "--add")
+    assert "calibrated  by temperature, on 0 images" in command("info", kept)[1]
+
+
 def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
     command("conformalize", parts / "both", kept, "--unknown", "?", "--max-turned-away", "0.1")
-    status, out, err = command(
-        *(
-            "evaluate",
-            "--classifier",
-            kept,
-            "--test",
-            class_folder / "test",
-            "--unknown-images",
-            parts / "other",
-        ),
-        *("--json", parts / "report.json"),
+    asked = (
+        *("evaluate", "--classifier", kept, "--test", class_folder / "test"),
+        *("--unknown-images", parts / "other", "--json", parts / "report.json"),
     )
+    status, _, err = command(*asked)
+    assert status == 2
+    assert "10 of the first 10 images were given to conformalize since the last fit" in err
+    assert err.endswith("or pass --allow-tuned\n")
+    status, out, err = command(*asked, "--allow-tuned")
     assert (status, err) == (0, "")
     found = json.loads((parts / "report.json").read_text())["unknown"]
     assert (found["n"], found["unknown_turned_away"]) == (3, 1.0)
@@ -109,7 +132,7 @@ def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
     [
         (("conformalize", "both", "kept", "--score", "top"), "--score must be one of 'lac', 'aps', 'raps'"),
         (("conformalize", "both", "kept", "--max-turned-away", "2"), "--max-turned-away must lie between"),
-        (("conformalize", "both", "kept", "--unknown", "flower"), "unknown='flower' is one of the classes"),
+        (("conformalize", "both", "kept", "--unknown", "flower"), "--unknown flower is one of the classes"),
         (
             ("conformalize", "both", "kept", "--unknown", "?"),
             "too few to turn away so few: it takes",
@@ -117,7 +140,7 @@ def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
         (("calibrate", "both", "kept", "--method", "platt"), "--method must be one of"),
         (("calibrate", "both", "kept", "--budget", "1"), "--budget is about the exits of a cascade"),
         (("classify", "kept", "other", "--coverage", "1"), "--coverage must lie between 0 and 1"),
-        (("classify", "kept", "other", "--coverage", "0.9"), "the classifier is not conformalized"),
+        (("classify", "kept", "other", "--coverage", "0.9"), "run clipretrieval conformalize with"),
     ],
 )
 def test_what_cannot_be(arguments, message, command, kept, parts):
