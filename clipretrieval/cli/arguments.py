@@ -40,13 +40,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("MACHINE", "AllowRemote", "CascadeOptions", "EncoderOptions", "KeptArgument", "KeptOption"),
-    *("LimitTest", "LimitTrain", "RuntimeOption"),
+    *("LimitTest", "LimitTrain", "PrecisionOption", "RuntimeOption"),
     *("MetricOption", "ModelOptions", "OnError", "OnnxOption", "OpenClip", "PrintJson", "ReportFiles"),
     *("HeadOptions", "PriorsOption", "SpaceOptions", "StoreOptions", "TableOptions", "TemplateOption"),
     *("TextOptions", "TrainOption", "WeightsOptions"),
     *(
         "as_option",
         "check_head",
+        "check_precision",
         "check_runtime",
         "check_texts_count",
         "checked_outputs",
@@ -84,6 +85,8 @@ OnnxOption = Annotated[
     typer.Option(metavar="FILE", help="Encode with a file that export wrote, which needs no torch."),
 ]
 
+PrecisionOption = Annotated[str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.")]
+
 RuntimeOption = Annotated[
     str, typer.Option(metavar="NAME", help="onnxruntime or openvino: what runs the file of --onnx.")
 ]
@@ -103,7 +106,7 @@ class WeightsOptions:
         str, typer.Option(metavar="TAG", help="An open_clip tag, a checkpoint's path, or none.")
     ] = "openai"
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of random weights (--pretrained none).")] = 0
-    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.")] = "auto"
+    precision: PrecisionOption = "auto"
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images encoded together.")] = 64
     compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder with torch.compile.")] = (
@@ -183,7 +186,16 @@ class EncoderOptions(ModelOptions):
 def check_runtime(context: typer.Context, file: Path | None) -> None:
     """Refuse a runtime that has nothing to run."""
     if file is None and is_given(context, "runtime"):
-        raise InvalidInputError("--runtime goes with --onnx FILE, which it runs; pass both, or leave it out")
+        raise InvalidInputError("--runtime is for --onnx FILE, which it runs; pass both, or leave it out")
+
+
+def check_precision(context: typer.Context, file: Path | None) -> None:
+    """Refuse a precision for a kept classifier's own encoder."""
+    if file is None and is_given(context, "precision"):
+        raise InvalidInputError(
+            "--precision is for --onnx FILE: a saved classifier's own encoder has the precision that it was "
+            "indexed with; pass both, or leave it out"
+        )
 
 
 def exported_encoder(file: Path | None, **options: Any) -> OnnxEncoder | None:

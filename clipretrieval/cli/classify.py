@@ -15,10 +15,12 @@ from clipretrieval.cli.arguments import (
     AllowRemote,
     KeptArgument,
     OnnxOption,
+    PrecisionOption,
     PriorsOption,
     RuntimeOption,
     TextOptions,
     check_head,
+    check_precision,
     check_runtime,
     exported_encoder,
 )
@@ -78,6 +80,7 @@ def classify_command(
     priors: PriorsOption = "equal",
     onnx: OnnxOption = None,
     runtime: RuntimeOption = "onnxruntime",
+    precision: PrecisionOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each image.")] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
@@ -92,6 +95,7 @@ def classify_command(
         check_coverage(coverage, "--coverage")
     check_head(head, priors)
     check_runtime(context, onnx)
+    check_precision(context, onnx)
     spoken = texts.arguments()
     for given in images:
         check_path(given, "IMAGE")
@@ -101,7 +105,9 @@ def classify_command(
     with quiet_libraries(), interruptible(*asked):
         from clipretrieval.retrieval.retriever import NoImagesError
 
-        made = load_to_ask(classifier, allow_remote, exported_encoder(onnx, runtime=runtime))
+        made = load_to_ask(
+            classifier, allow_remote, exported_encoder(onnx, runtime=runtime, precision=precision)
+        )
         change_head(context, made, head, priors, spoken)
         skipped: list[SkippedImage] = []
         empty: list[str] = []
