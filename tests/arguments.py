@@ -827,6 +827,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "parts": NONE,
                 "limit": NONE | NATURAL,
                 "output": NONE | WRITABLE | {"no parent"},
+                "decisions": NONE | {"empty list", "empty array"},
                 "y_test": NONE,
                 "progress": PROGRESS,
             },

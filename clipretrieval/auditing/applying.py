@@ -13,7 +13,7 @@ from clipretrieval._util.labels import Spelling, fitted_labels, label_kind, stor
 from clipretrieval.auditing.applied_decisions import AppliedDecisions
 from clipretrieval.auditing.decisions import Decisions
 from clipretrieval.auditing.folder_moves import FolderMoves, Move
-from clipretrieval.auditing.image_decision import ImageDecision
+from clipretrieval.auditing.image_decision import ImageDecision, is_same_label
 from clipretrieval.encoding.fingerprint import differences
 from clipretrieval.errors import FingerprintMismatchError, InvalidInputError
 from clipretrieval.retrieval.changes import is_changing
@@ -83,18 +83,13 @@ class _Stored:
         if label is None:
             gone = decision.action == "forget" and decision.label is None
             return "", "" if gone else "it is not stored any more"
-        if decision.label is not None and _same(label, self.wanted(decision)):
+        if decision.label is not None and is_same_label(label, self.wanted(decision)):
             return "", ""
-        if decision.leaves_copies and not _same(label, decision.before):
+        if decision.leaves_copies and not is_same_label(label, decision.before):
             return "", ""  # it is stored under a copy's label
-        if not any(_same(label, before) for before in self._before[name]):
+        if not any(is_same_label(label, before) for before in self._before[name]):
             return "", f"it is labeled {label!r} now, and was {decision.before!r} when it was audited"
         return ("forget" if decision.label is None else "relabel"), ""
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Tell whether two labels are one: True is not 1, and 1.0 is."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 @dataclass

@@ -44,7 +44,9 @@ class AuditReport:
         (the token of the store's state; None where it has none) and ``"contents"`` (a digest of all ids and
         labels).
     counts : mapping of str to int
-        By kind, how many findings there are, also where fewer are kept.
+        By kind, how many findings there are, also where the report has fewer.
+    kept : mapping of str to int
+        By kind, how many findings are left out and not counted, as earlier decisions keep their images.
     estimates : mapping of str to Estimate
         By kind, how many are real, where the audit can tell.
     left_out : mapping of str to str
@@ -61,6 +63,7 @@ class AuditReport:
     fingerprint: Mapping[str, Any]
     n_test: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     setting: Mapping[str, Any] = field(default_factory=dict)
@@ -106,6 +109,7 @@ class AuditReport:
             "classes": list(self.classes),
             "fingerprint": dict(self.fingerprint),
             "counts": dict(self.counts),
+            "kept": dict(self.kept),
             "estimates": {kind: each.to_dict() for kind, each in self.estimates.items()},
             "left_out": dict(self.left_out),
             "setting": dict(self.setting),
@@ -140,6 +144,7 @@ class AuditReport:
                 classes=tuple(known["classes"]),
                 fingerprint=dict(known["fingerprint"]),
                 counts={str(kind): int(count) for kind, count in known["counts"].items()},
+                kept={str(kind): int(count) for kind, count in known.get("kept", {}).items()},
                 estimates={kind: Estimate.from_dict(each) for kind, each in known["estimates"].items()},
                 left_out={str(kind): str(why) for kind, why in known["left_out"].items()},
                 setting=dict(known["setting"]),
@@ -253,6 +258,9 @@ def _audit_text(report: AuditReport, rows: int) -> str:
             more = report.counts.get(kind, len(found)) - len(found)
             if more > 0:
                 lines.append(f"  … and {more:,} more")
+    if report.kept:
+        kept = ", ".join(f"{count:,} {kind}" for kind, count in report.kept.items())
+        lines += ["", f"not listed, as earlier decisions keep their images: {kept}"]
     if report.left_out:
         lines += ["", *(f"left out: {kind}: {readable(why)}" for kind, why in report.left_out.items())]
     return "\n".join(lines)

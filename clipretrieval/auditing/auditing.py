@@ -14,11 +14,13 @@ import numpy as np
 from clipretrieval._util.checks import check_choice, check_int, check_path, check_strings
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval.auditing.audit_report import AuditReport
+from clipretrieval.auditing.decisions import Decisions
 from clipretrieval.auditing.drafts import Draft, resolve_drafts
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.evidence import Evidence, gather_evidence
 from clipretrieval.auditing.finding import KINDS, Finding
 from clipretrieval.auditing.gathering import gather_images
+from clipretrieval.auditing.kept_images import KeptImages
 from clipretrieval.auditing.label_errors import LabelErrors, find_label_errors
 from clipretrieval.auditing.parts import (
     PartFindings,
@@ -66,6 +68,7 @@ def audit(
     k: int = 20,
     limit: int | None = 1000,
     output: str | Path | None = None,
+    decisions: Decisions | str | Path | Sequence[Decisions | str | Path] | None = None,
     progress: Progress | bool | None = None,
 ) -> AuditReport:
     """Find wrong labels, duplicates, leaks, outliers, harmful images, confused classes and bad files.
@@ -94,6 +97,11 @@ def audit(
     output : str or Path, optional
         A folder that keeps the vectors, the neighbors in blocks, and the report as ``audit.json``. The same
         call goes on from there after a kill, and is done at once where nothing has changed.
+    decisions : Decisions, str or Path, or a sequence of these, optional
+        What was decided after earlier audits, in that order; a path is that of a file which the page has
+        saved. An image that was kept is not listed again for what it was shown for then, unless its contents
+        or its label have changed, or, of duplicates and leaks, the group has gained an image. The report's
+        `kept` counts these.
     progress : callable or True, optional
         As for `RetrievalClassifier.fit`: of the images that are encoded, then of those that are looked up.
 
@@ -104,8 +112,8 @@ def audit(
     Raises
     ------
     InvalidInputError
-        If there are no images, labels are missing or of several types, a part is unknown, or an encoder or
-        labels are given beside a classifier.
+        If there are no images, labels are missing or of several types, a part is unknown, an encoder or
+        labels are given beside a classifier, or `decisions` cannot be read.
     NotFittedError
         If the classifier is not fitted, or its store holds nothing.
     FingerprintMismatchError
@@ -118,7 +126,8 @@ def audit(
     Warns
     -----
     ClipRetrievalWarning
-        If the images are not those of the run before, in the same folder.
+        If the images are not those of the run before, in the same folder, or none of those that `decisions`
+        keep is among them.
 
     Examples
     --------
@@ -131,7 +140,7 @@ def audit(
     k, folder = check_int(k, "k"), None if output is None else check_path(output, "output")
     limit = None if limit is None else check_int(limit, "limit", least=0)
     check_progress(progress)
-    run = _Run(wanted, k, limit, folder, progress)
+    run = _Run(wanted, k, limit, folder, progress, KeptImages.read(decisions))
     is_classifier = isinstance(X, RetrievalClassifier | CascadeClassifier)
     if is_classifier and (y is not None or encoder is not None):
         raise InvalidInputError(
@@ -199,6 +208,7 @@ class _Run:
     limit: int | None
     folder: Path | None
     progress: Progress | bool | None
+    kept: KeptImages
     has_files: bool = False
     is_given: bool = False
     """Whether the classifier is the caller's, whose votes count as it has them."""
@@ -232,6 +242,7 @@ class _Run:
     def of_classifier(self, made: RetrievalClassifier, X_test: Any, y_test: Any) -> list[Finding]:
         retriever = made.retriever_
         subject = Subject.of(retriever.index)
+        self.kept.warn_of_others(subject)
         self._see_what_can_be_done(subject, X_test)
         test, near_test = None, None
         if X_test is not None and self.wants(*OF_TEST, *OF_FILES):
@@ -249,7 +260,8 @@ class _Run:
         self._judge(subject, evidence)
         if test is not None and near_test is not None and self.wants("harm"):
             with self.measured("harm"):
-                self.found["harm"] = harmful(subject, test, near_test, voters, self.limit)
+                kept = self.kept.rows("harm", subject)
+                self.found["harm"] = harmful(subject, test, near_test, voters, kept, self.limit)
         if evidence is not None or test is not None or self.has_files:
             self._compare_files(subject, evidence, test, near_test)
         self.subject, self.fingerprint = subject, subject.fingerprint  # the store may be closed afterwards
@@ -290,14 +302,16 @@ class _Run:
             return
         with self.measured("labels"):
             if self.wants("label", "confusion"):
-                errors: LabelErrors = find_label_errors(evidence, subject.codes, len(subject.classes))
+                errors: LabelErrors = find_label_errors(
+                    evidence, subject.codes, len(subject.classes), self.kept.rows("label", subject)
+                )
                 if self.wants("label"):
                     self.found["label"] = wrong_labels(errors, evidence, self.limit)
                 if self.wants("confusion"):
                     self.found["confusion"] = confused_pairs_of(subject, evidence, errors, self.limit)
         if self.wants("outlier"):
             with self.measured("outliers"):
-                self.found["outlier"] = outlying(evidence, self.limit)
+                self.found["outlier"] = outlying(evidence, self.kept.rows("outlier", subject), self.limit)
 
     def _compare_files(
         self,
@@ -324,20 +338,30 @@ class _Run:
             sources = [every[number] for number in range(len(every))]
             if any(source is not None for source in sources):
                 with self.measured("files"), open_progress(self.progress, "looking at files") as told:
-                    miniatures = self._look(sources, told)
+                    miniatures = self._look(subject, sources, told)
             else:
                 self.leave_out(("tiny", "blank"), "the images are in memory and have no files")
         if self.has_files and self.wants("broken"):
-            self.found["broken"] = PartFindings(count=len(self.broken) + len(self.broken_test))
+            listed = [each for each in self.broken if not self.kept.has_file("broken", each.source)]
+            gone, self.broken = len(self.broken) - len(listed), listed
+            self.found["broken"] = PartFindings(count=len(listed) + len(self.broken_test), kept=gone)
         if same and (evidence is not None or test is not None):
             with self.measured("duplicates"):
                 pairs, scores = find_same(subject, evidence, test, near_test, miniatures, files_of)
                 labels: list[Any] = [subject.classes[code] for code in subject.codes.tolist()]
                 labels += [] if test is None else test.labels or [None] * len(test)
-                groups = grouped(pairs, scores, len(subject), labels, self.limit)
+
+                def is_kept(kind: str, group: list[int]) -> bool:
+                    n = len(subject)
+                    rows = [number for number in group if number < n]
+                    members = [(str(subject.ids[row]), subject.labels[subject.codes[row]]) for row in rows]
+                    tested = [] if test is None else [test.ids[each - n] for each in group if each >= n]
+                    return self.kept.has_group(kind, members, tested)
+
+                groups = grouped(pairs, scores, len(subject), labels, is_kept, self.limit)
                 self.found.update({kind: part for kind, part in groups.items() if self.wants(kind)})
 
-    def _look(self, sources: list[str | None], told: Progress) -> Miniatures:
+    def _look(self, subject: Subject, sources: list[str | None], told: Progress) -> Miniatures:
         """Decode all files, and note what is tiny or blank."""
         shape = (len(sources), 32, 32)
         at_hand, missing = np.zeros(shape, dtype=np.uint8), np.ones(len(sources), dtype=bool)
@@ -354,8 +378,11 @@ class _Run:
                 noted[kind].append(draft)
         for kind, drafts in noted.items():
             if self.wants(kind):
-                drafts.sort(key=lambda draft: -draft.score)
-                self.found[kind] = PartFindings(drafts[: self.limit], len(drafts))
+                kept = set(np.flatnonzero(self.kept.rows(kind, subject)).tolist())
+                listed = [draft for draft in drafts if draft.image not in kept]
+                listed.sort(key=lambda draft: -draft.score)
+                gone = len(drafts) - len(listed)
+                self.found[kind] = PartFindings(listed[: self.limit], len(listed), kept=gone)
         return Miniatures(at_hand, missing)
 
     def report(self, findings: list[Finding]) -> AuditReport:
@@ -390,6 +417,9 @@ class _Run:
             classes=tuple(subject.labels),
             fingerprint=self.fingerprint,
             counts={kind: self.found[kind].count for kind in KINDS if kind in self.found},
+            kept={
+                kind: self.found[kind].kept for kind in KINDS if kind in self.found and self.found[kind].kept
+            },
             estimates=estimates,
             left_out={kind: self.left_out[kind] for kind in KINDS if kind in self.left_out},
             setting={"parts": list(self.wanted), "k": self.k, "limit": self.limit, **self.setting},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Decisions:
         listed = check_sequence(self.decisions, "decisions", "ImageDecision")
         if not all(isinstance(each, ImageDecision) for each in listed):
             raise InvalidInputError("decisions must be a sequence of clipretrieval.auditing.ImageDecision")
-        object.__setattr__(self, "decisions", tuple(dict.fromkeys(listed)))
+        object.__setattr__(self, "decisions", _merged(listed))
         files: dict[Any, ImageDecision] = {}
         forgets: dict[Any, bool] = {}
         labels: dict[Any, Any] = {}
@@ -143,3 +143,15 @@ class Decisions:
 
     def __repr__(self) -> str:
         return short_repr(self, **{action: self.count(action) for action in ACTIONS})
+
+
+def _merged(decisions: Sequence[ImageDecision]) -> tuple[ImageDecision, ...]:
+    """Return each decision once, with the findings of all that are equal to it."""
+    found: dict[ImageDecision, ImageDecision] = {}
+    for each in decisions:
+        known = found.setdefault(each, each)
+        if known.findings and each.findings:
+            found[each] = replace(known, findings=tuple(dict.fromkeys(known.findings + each.findings)))
+        elif known.findings:  # of everything
+            found[each] = replace(known, findings=())
+    return tuple(found.values())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from clipretrieval._util.repr import short_repr
 
-__all__ = ["KINDS", "SETS", "Finding", "RelatedImage"]
+__all__ = ["KINDS", "SETS", "Finding", "RelatedImage", "leak_with", "shown_for"]
 
 KINDS = ("label", "duplicate", "leak", "outlier", "harm", "confusion", "broken", "tiny", "blank")
 """What a finding may be of."""
@@ -138,6 +138,26 @@ class Finding:
             raise ValueError("the neighbors are no list")
         near = tuple(RelatedImage.from_dict(each) for each in found["neighbors"])
         return cls(**{**found, "neighbors": near})
+
+
+def shown_for(finding: Finding, others: Iterable[Finding | RelatedImage]) -> tuple[str, ...]:
+    """Return what a later audit knows a finding by: its kind, or the test images of a leak.
+
+    Parameters
+    ----------
+    finding : Finding
+    others : iterable of (Finding or RelatedImage)
+        What else is of its group.
+    """
+    if finding.kind != "leak":
+        return (finding.kind,)
+    tested = sorted({leak_with(str(each.id)) for each in others if each.where == "test"})
+    return tuple(tested) or (finding.kind,)
+
+
+def leak_with(image_id: str) -> str:
+    """Return what a leak is known by, of one test image."""
+    return f"leak:{image_id}"
 
 
 def _fields(values: Any, cls: Any) -> dict[str, Any]:

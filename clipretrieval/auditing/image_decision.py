@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clipretrieval._util.checks import shown
-from clipretrieval.auditing.finding import Finding
+from clipretrieval.auditing.finding import Finding, shown_for
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["ACTIONS", "ImageDecision"]
+__all__ = ["ACTIONS", "ImageDecision", "content_of", "is_same_label"]
 
 _COPY = re.compile(r"([0-9a-f]{32})-[0-9]+")
 ACTIONS = ("relabel", "forget", "keep")
@@ -34,6 +34,10 @@ class ImageDecision:
     label : bool, int, float, str or None
         The one that it is to have, where it is to be relabeled. Of a file that is to be forgotten while
         copies of it stay: their label, under which the image stays stored.
+    findings : tuple of str
+        What the image was shown for: kinds, and of a leak ``"leak:"`` with the id of each test image. One
+        that is kept is not listed again for these by an audit that is given the decisions; where it is empty,
+        for nothing.
 
     Raises
     ------
@@ -46,6 +50,7 @@ class ImageDecision:
     source: str | None = None
     before: Any = None
     label: Any = None
+    findings: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         wrong = self._fault()
@@ -66,7 +71,8 @@ class ImageDecision:
             raise InvalidInputError(
                 "the finding is about a test image, which is not among those to decide on"
             )
-        return cls(action, finding.id, finding.source, finding.label, label)
+        findings = shown_for(finding, finding.neighbors)
+        return cls(action, finding.id, finding.source, finding.label, label, findings)
 
     def _fault(self) -> str:
         """Say what is wrong, if anything."""
@@ -84,6 +90,8 @@ class ImageDecision:
             return "there is no label for it to have"
         if self.action == "keep" and self.label is not None:
             return "what is kept gets no other label"
+        if not isinstance(self.findings, tuple) or not all(isinstance(each, str) for each in self.findings):
+            return f"the findings are {shown(self.findings)}, which is no tuple of texts"
         if self.label is not None and (self.id is None or (self.action == "forget" and self.source is None)):
             return "a label goes with an id, and of a copy that is forgotten with a source"
         return ""
@@ -91,8 +99,7 @@ class ImageDecision:
     @property
     def content(self) -> str | None:
         """The id of what the image shows: copies of it in an audit's own store are numbered behind it."""
-        found = None if self.id is None else _COPY.fullmatch(self.id)
-        return self.id if found is None else found[1]
+        return None if self.id is None else content_of(self.id)
 
     @property
     def leaves_copies(self) -> bool:
@@ -104,7 +111,7 @@ class ImageDecision:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, which `from_dict` takes."""
-        return dict(vars(self))
+        return {**vars(self), "findings": list(self.findings)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ImageDecision:
@@ -116,6 +123,20 @@ class ImageDecision:
             If it is anything else.
         """
         names = list(cls.__dataclass_fields__)
-        if not isinstance(values, Mapping) or set(values) != set(names):
+        if not isinstance(values, Mapping) or {*values, "findings"} != set(names):
             raise ValueError(f"it must have the fields {', '.join(names)}")
-        return cls(**values)
+        findings = values.get("findings", [])
+        if not isinstance(findings, list):
+            raise ValueError("the findings are no list")
+        return cls(**{**values, "findings": tuple(findings)})
+
+
+def content_of(image_id: str) -> str:
+    """Return the id of what an image shows: copies of it in an audit's own store are numbered behind it."""
+    found = _COPY.fullmatch(image_id)
+    return image_id if found is None else found[1]
+
+
+def is_same_label(one: Any, other: Any) -> bool:
+    """Tell whether two labels are one: True is not 1, and 1.0 is."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)

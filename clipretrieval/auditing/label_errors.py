@@ -37,19 +37,24 @@ class LabelErrors:
     suggested : ndarray of int32, shape (n,)
         The best other class.
     estimate : Estimate
+    kept : int
+        Labels that would be listed, had nobody confirmed them.
     """
 
     probabilities: Floats
     odds: Floats
     suggested: Ints
     estimate: Estimate
+    kept: int = 0
 
     def ranked(self) -> npt.NDArray[np.int64]:
         """Return the records as numbers, the most probably wrong first."""
         return np.lexsort((-self.odds, -self.probabilities))
 
 
-def find_label_errors(evidence: Evidence, codes: Ints, n_classes: int) -> LabelErrors:
+def find_label_errors(
+    evidence: Evidence, codes: Ints, n_classes: int, confirmed: npt.NDArray[np.bool_] | None = None
+) -> LabelErrors:
     """Tell how probable it is of each label that another one was meant.
 
     Of a class c, the head without the record and the other classes' votes among its neighbors say
@@ -71,6 +76,8 @@ def find_label_errors(evidence: Evidence, codes: Ints, n_classes: int) -> LabelE
     codes : ndarray of int32, shape (n,)
     n_classes : int
         At least 2.
+    confirmed : ndarray of bool, shape (n,), optional
+        Labels that somebody has looked at, and that are right.
 
     References
     ----------
@@ -99,8 +106,15 @@ def find_label_errors(evidence: Evidence, codes: Ints, n_classes: int) -> LabelE
     best = others.argmax(axis=1)
     listed = np.concatenate([evidence.answers, codes[:, None]], axis=1)
     odds = np.where(judged, others[rows, best] - np.maximum(logs[rows, own_place], -1e6), -np.inf)
+    kept = 0
+    if confirmed is not None and confirmed.any():
+        kept = int((wrong[confirmed] > 0.5).sum())
+        wrong, odds = np.where(confirmed, 0.0, wrong), np.where(confirmed, -np.inf, odds)
+        judged = judged & ~confirmed
+    if not judged.any():
+        return LabelErrors(wrong, odds, codes, Estimate(0.0, 0.0, 0.0, 0, 0, _METHOD), kept)
     estimate = _estimate(wrong, judged, logs, own_place)
-    return LabelErrors(wrong, odds, listed[rows, best].astype(np.int32), estimate)
+    return LabelErrors(wrong, odds, listed[rows, best].astype(np.int32), estimate, kept)
 
 
 _METHOD = (

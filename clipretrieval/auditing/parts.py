@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from clipretrieval.auditing.subject import Ints, Subject
 from clipretrieval.auditing.validation_images import ValidationImages
 
 __all__ = ["PartFindings", "confused_pairs_of", "grouped", "harmful", "outlying", "wrong_labels"]
+
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
 NEIGHBORS_SHOWN = 5
 LEAST_CONFUSED, CONFUSED_SHARE = 2, 0.005
@@ -37,11 +39,14 @@ class PartFindings:
     count : int
         Of all findings, drafted or not.
     estimate : Estimate or None
+    kept : int
+        Of the findings that are left out, as somebody has decided to keep the image.
     """
 
     drafts: list[Draft] = field(default_factory=list)
     count: int = 0
     estimate: Estimate | None = None
+    kept: int = 0
 
 
 def _near(evidence: Evidence, row: int) -> list[tuple[int, float | None]]:
@@ -64,19 +69,20 @@ def wrong_labels(errors: LabelErrors, evidence: Evidence, most: int | None) -> P
         )
         for row in listed[:most].tolist()
     ]
-    return PartFindings(drafts, len(listed), errors.estimate)
+    return PartFindings(drafts, len(listed), errors.estimate, errors.kept)
 
 
-def outlying(evidence: Evidence, most: int | None) -> PartFindings:
-    """Draft the images that lie far from all others."""
+def outlying(evidence: Evidence, kept: Flags, most: int | None) -> PartFindings:
+    """Draft the images that lie far from all others, but for those that are kept."""
     scores = outlier_scores(evidence.distances)
     listed = np.argsort(-scores, kind="stable")
-    listed = listed[scores[listed] >= SCORE_LISTED]
+    far = listed[scores[listed] >= SCORE_LISTED]
+    listed = far[~kept[far]]
     drafts = [
         Draft("outlier", score=float(scores[row]), image=row, others=_near(evidence, row))
         for row in listed[:most].tolist()
     ]
-    return PartFindings(drafts, len(listed))
+    return PartFindings(drafts, len(listed), kept=len(far) - len(listed))
 
 
 def confused_pairs_of(
@@ -167,8 +173,10 @@ def _votes(near: Ints, codes: Ints) -> npt.NDArray[np.int64]:
     return found
 
 
-def harmful(subject: Subject, test: ValidationImages, near: Ints, k: int, most: int | None) -> PartFindings:
-    """Draft the stored images that mislead the votes of k neighbors on test images."""
+def harmful(
+    subject: Subject, test: ValidationImages, near: Ints, k: int, kept: Flags, most: int | None
+) -> PartFindings:
+    """Draft the stored images that mislead the votes of k neighbors on test images, but for kept ones."""
     places = {label: code for code, label in enumerate(subject.classes)}
     truth = np.array([places.get(label, -2) for label in test.labels or []], dtype=np.int64)
     there = near >= 0
@@ -183,9 +191,10 @@ def harmful(subject: Subject, test: ValidationImages, near: Ints, k: int, most: 
             if row >= 0 and not matches[place, column]:
                 distance = float(test.near.distances[place, column])
                 misled.setdefault(row, []).append((len(subject) + place, distance))
-    listed = sorted(
+    harming = sorted(
         (row for row in misled if values[row] < 0), key=lambda row: (values[row], str(subject.ids[row]))
     )
+    listed = [row for row in harming if not kept[row]]
     drafts = [
         Draft(
             "harm",
@@ -196,7 +205,7 @@ def harmful(subject: Subject, test: ValidationImages, near: Ints, k: int, most: 
         )
         for row in listed[:most]
     ]
-    return PartFindings(drafts, len(listed))
+    return PartFindings(drafts, len(listed), kept=len(harming) - len(listed))
 
 
 def grouped(
@@ -204,6 +213,7 @@ def grouped(
     scores: npt.NDArray[np.float64],
     n: int,
     labels: Sequence[Any],
+    is_kept: Callable[[str, list[int]], bool],
     most: int | None,
 ) -> dict[str, PartFindings]:
     """Draft groups of images that are the same: those within one set, and those across (leaks).
@@ -217,6 +227,8 @@ def grouped(
         Records; numbers from there on are test images.
     labels : sequence
         Of all images, by number; None where there is none.
+    is_kept : callable
+        Tells of a kind and a group of numbers whether somebody has decided to keep it as it is.
     most : int, optional
         Findings of each kind; a group is whole or left out, save the first.
     """
@@ -239,6 +251,9 @@ def grouped(
     for group in ranked:
         kind = "leak" if group[0] < n <= group[-1] else "duplicate"
         part = found[kind]
+        if is_kept(kind, group):
+            part.kept += len(group)
+            continue
         part.count += len(group)
         if most is not None and len(part.drafts) + len(group) > (
             most if part.drafts or not most else len(group)

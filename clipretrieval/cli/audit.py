@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["audit_command"]
 
 _FREE = (
-    *("place", "test", "parts", "k", "findings", "rows", "output", "json_file", "html_file"),
+    *("place", "test", "parts", "k", "findings", "rows", "output", "json_file", "html_file", "decisions"),
     *("allow_remote", "onnx"),
     *("batch_size", "max_pixels", "images_root", "image_column", "label_column"),
 )
@@ -84,6 +84,13 @@ def audit_command(
             "--html", metavar="FILE", help="Also write a page there, on which images can be decided on."
         ),
     ] = None,
+    decisions: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Do not list images again that were kept there, as the page has saved it; may be repeated.",
+        ),
+    ] = None,
     apply: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Audit nothing; carry out the decisions that the page has saved."),
@@ -98,7 +105,7 @@ def audit_command(
     allow_remote: AllowRemote = False,
 ) -> None:
     """Find wrong labels, duplicates, leaks and other faults of labeled images."""
-    from clipretrieval._util.checks import check_int
+    from clipretrieval._util.checks import check_int, check_path
     from clipretrieval._util.progress import progress_bar
 
     if apply is not None:
@@ -114,6 +121,7 @@ def audit_command(
     with quiet_libraries():
         check_int(findings, "--findings", least=0)
         check_int(rows, "--rows", least=0)
+        earlier = [check_path(each, "--decisions") for each in decisions or ()]
         outputs = checked_outputs({"--json": json_file, "--html": html_file}, place, test)
         kept = (place / "classifier.json").exists()
         if kept:
@@ -144,6 +152,7 @@ def audit_command(
                 k=k,
                 limit=findings,
                 output=output,
+                decisions=earlier,
                 progress=opened.enter_context(progress_bar("auditing")),
             )
     try:

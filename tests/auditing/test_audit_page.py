@@ -36,7 +36,8 @@ def test_all_that_is_decided_on_is_json_that_keeps_its_type(tmp_path: Path) -> N
         data = data_of(page)
         assert json.loads("{" + data["head"] + "}")["fingerprint"] == {"encoder": {"stage": HARM}}
         told = json.loads("{" + data["images"][0]["told"] + "}")
-        assert told == {"id": finding.id, "source": finding.source, "before": label}
+        assert told == {**told, "id": finding.id, "source": finding.source, "before": label}
+        assert told["findings"] == [finding.kind]
         assert type(told["before"]) is type(label)
         assert data["labels"] == [json.dumps(label)]
 

@@ -192,7 +192,7 @@ def test_wrong_usage_ends_the_process_with_status_2():
         (["--device", "bogus"], "'bogus'"),
         (["--k", "0"], "k must be"),
         (["--k", "-1"], "k must be"),
-        (["--batch-size", "0"], "batch_size"),
+        (["--batch-size", "0"], "--batch-size must be"),
         (["--limit-train", "0"], "--limit-train"),
         (["--limit-test", "-3"], "--limit-test"),
         (["--store-option", "path"], "KEY=VALUE"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipretrieval import AuditReport, RetrievalClassifier, StagedEncoder, audit
+from clipretrieval.auditing import Decisions, ImageDecision
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -41,6 +42,25 @@ def test_a_folder_is_audited_as_python_audits_it(command: Command, faulty: Path,
     assert "group 0" in out
     assert "equal images, under several labels" in out
     assert "broken.jpg" in lines[lines.index("files that cannot be decoded:") + 1]
+
+
+def test_images_that_were_kept_are_not_listed_again(command: Command, faulty: Path, tmp_path: Path) -> None:
+    """By one file of decisions or several."""
+    asked = ("audit", faulty / "train", "--stage", "pixel", "--parts", "duplicate,broken")
+    command(*asked, "--json", tmp_path / "audit.json")
+    report = AuditReport.from_json(tmp_path / "audit.json")
+    for kind in ("duplicate", "broken"):
+        keep = [ImageDecision.on(each, "keep") for each in report.of(kind)]
+        Decisions(report.fingerprint, keep).to_json(tmp_path / f"{kind}.json")
+    status, out, err = command(*asked, "--decisions", tmp_path / "duplicate.json")
+    assert (status, err) == (3, "")
+    assert "not listed, as earlier decisions keep their images: 2 duplicate\n" in out
+    both = ("--decisions", tmp_path / "duplicate.json", "--decisions", tmp_path / "broken.json")
+    status, out, err = command(*asked, *both)
+    assert (status, err) == (0, "")
+    assert "not listed, as earlier decisions keep their images: 2 duplicate, 1 broken\n" in out
+    status, _, err = command(*asked, "--decisions", "")
+    assert (status, err) == (2, "error: --decisions must not be empty; pass '.' for the current folder\n")
 
 
 @pytest.mark.filterwarnings("ignore:1 image was given under several labels")

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from clipretrieval._util.text import readable
 from clipretrieval.auditing.decisions import DECISIONS_KIND, DECISIONS_SCHEMA
 from clipretrieval.auditing.estimate import Estimate
-from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage
-from clipretrieval.auditing.image_decision import ImageDecision
+from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage, shown_for
+from clipretrieval.auditing.image_decision import content_of
 from clipretrieval.auditing.words import KIND_TITLES, KIND_WORDS, estimate_words
 from clipretrieval.evaluation.page.parts import PageTable, table_part
 
@@ -44,6 +44,8 @@ class Audited(Protocol):
     @property
     def counts(self) -> Mapping[str, int]: ...
     @property
+    def kept(self) -> Mapping[str, int]: ...
+    @property
     def estimates(self) -> Mapping[str, Estimate]: ...
     @property
     def left_out(self) -> Mapping[str, str]: ...
@@ -73,7 +75,7 @@ class _Images:
         self._files: dict[str, set[str | None]] = defaultdict(set)
         for each in report.findings:
             if each.id is not None and each.where == "train":
-                self._files[_content(each.id)].add(each.source)
+                self._files[content_of(each.id)].add(each.source)
         self._places: dict[tuple[str | None, str | None], int] = {}
         self._first: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []
@@ -82,30 +84,33 @@ class _Images:
         """Return a class's number; None for what is no class."""
         return None if label is None else self._numbers.get(json.dumps(label))
 
-    def place(self, finding: Finding) -> int | None:
+    def place(self, finding: Finding, group: tuple[Finding, ...]) -> int | None:
         """Return the number of a finding's image; None where nothing can be decided on it."""
         key = (finding.id, finding.source)
         if finding.where != "train" or key == (None, None):
             return None
         place = self._places.setdefault(key, len(self.rows))
         if place == len(self.rows):
-            told = {"id": finding.id, "source": finding.source, "before": finding.label}
             same, copies = place, 1
             if finding.id is not None:
-                content = _content(finding.id)
+                content = content_of(finding.id)
                 same, copies = self._first.setdefault(content, place), len(self._files[content])
-            row = {"told": json.dumps(told)[1:-1], "label": self.number(finding.label)}
-            self.rows.append({**row, "same": same, "copies": copies})
+            told = {"id": finding.id, "source": finding.source, "before": finding.label, "findings": []}
+            self.rows.append(
+                {"told": told, "label": self.number(finding.label), "same": same, "copies": copies}
+            )
+        findings = self.rows[place]["told"]["findings"]
+        findings += [each for each in shown_for(finding, group) if each not in findings]
         return place
+
+    def written(self) -> list[dict[str, Any]]:
+        """Return the images with what is written down of each as JSON."""
+        return [{**row, "told": json.dumps(row["told"])[1:-1]} for row in self.rows]
 
 
 def _title(kind: str) -> str:
     title = KIND_TITLES.get(kind, kind)
     return title[:1].upper() + title[1:]
-
-
-def _content(image_id: str) -> str:
-    return str(ImageDecision("keep", image_id).content)
 
 
 def page_values(report: Audited, thumbnail: Callable[[str], str | None], most: int) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def page_values(report: Audited, thumbnail: Callable[[str], str | None], most: i
         "used": [(number, images.names[number]) for number in used],
         "data": {
             "head": json.dumps(head)[1:-1],
-            "images": images.rows,
+            "images": images.written(),
             "labels": images.labels,
             "names": images.names,
         },
@@ -215,7 +220,7 @@ def _card(
 ) -> dict[str, Any]:
     numbers = (images.number(finding.label), images.number(finding.suggested))
     return {
-        "image": images.place(finding),
+        "image": images.place(finding, group),
         "stored": finding.id is not None,
         "label": finding.label,
         "suggested": finding.suggested,
@@ -283,4 +288,7 @@ def _count_words(report: Audited) -> str:
     told = f"{report.n_images:,} {images} of {len(report.classes):,} {classes} were audited"
     if report.n_test:
         told += f", beside {report.n_test:,} test {'image' if report.n_test == 1 else 'images'}"
+    if report.kept:
+        kept = ", ".join(f"{count:,} {kind}" for kind, count in report.kept.items())
+        told += f". Not listed, as earlier decisions keep their images: {kept}"
     return told + "."
