@@ -177,10 +177,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     store_options : dict, optional
         Arguments for the store that a name makes.
     unknown : int or str, optional
-        What `predict` answers of an image that is unlike all that is stored: a label that no class has. It
-        takes `conformalize` to know when.
+        What `predict` returns for an image that is unlike all stored ones: a label that no class has.
+        Call `conformalize` to set the threshold.
     max_turned_away : float
-        How large a share of the images of known classes may be answered so, above 0 and below 1.
+        The largest share of the images of known classes that may be answered so, above 0 and below 1.
 
     Attributes
     ----------
@@ -203,9 +203,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
     head_ : DecisionRule
         What decides; it has learned from the store as it is when this is read.
     conformal_ : ConformalReport or None
-        What can be promised by the images given to `conformalize`; None where it was not called.
+        The coverage that the images given to `conformalize` are enough for; None if it was not called.
     calibration_ : CalibrationReport or None
-        How far probabilities are from the truth before and after `calibrate`; None where it was not called.
+        The calibration error before and after `calibrate`; None if it was not called.
 
     Notes
     -----
@@ -850,12 +850,12 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> PredictionSets:
-        """Return the answer to each image, and a set of classes that holds the true one.
+        """Return the label of each image, and a set of classes that contains the true one.
 
-        Of images that are exchangeable with those given to `conformalize`, the sets hold the true class of a
-        share of at least `coverage` on average (of each class, where that was asked for), whatever the
-        head's probabilities are worth; see `clipretrieval.trust`. How large they are tells how sure it is. A
-        set may be empty: no class goes with the image. It is for an image that is answered `unknown`, so
+        For images that are exchangeable with those given to `conformalize`, a share of at least `coverage` of
+        the sets contain the true class on average (or for each class, with ``class_conditional=True``),
+        however good or bad the head's probabilities are; see `clipretrieval.trust`. A larger set means less
+        confidence. A set may be empty, if no class fits the image. It is if the answer is `unknown`, so
         coverage may fall short by `max_turned_away`.
 
         Parameters
@@ -869,32 +869,33 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         -------
         PredictionSets
             ``labels``, shape (n,), and ``sets``, bool of shape (n, n_classes), columns as ``classes_``. The
-            set of an image does not depend on those that it comes with.
+            set of an image does not depend on the other images of the call.
 
         Raises
         ------
         NotFittedError
             If it is not conformalized.
         InvalidInputError
-            If `coverage` is none, or there are too few held-out images for it (the message says how many it
-            takes).
+            If `coverage` is not between 0 and 1, or there are too few held-out images for it (the message
+            says how many it takes).
         """
         index = self._index_to_ask()
         head, predictor = self._decision(index), self._trust.predictor(self._basis(index), coverage)
         return predict_sets(Retriever(index, self), head, predictor, X, on_error=on_error, progress=progress)
 
     def set_predictor(self, coverage: float) -> SetPredictor:
-        """Return what tells the sets of classes; see `predict_set`."""
+        """Return what computes prediction sets; see `predict_set`."""
         return self._trust.predictor(self._basis(self._index_to_ask()), coverage)
 
     def score_samples(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
     ) -> AnyArray:
-        """Return how much each image is like those stored, of whichever class; higher is more.
+        """Return how similar each image is to the stored ones, regardless of class; higher is more similar.
 
-        Minus the distance to the tenth nearest, relative to the length of the vector where an encoder made
-        it; of whitened vectors whose head reads class statistics, minus the Mahalanobis distance to the
-        nearest class, relative to that to the center of all. It has no unit, and is compared with itself.
+        Minus the distance to the tenth nearest neighbor, relative to the length of the vector if an encoder
+        computed it; for whitened vectors and a head that reads class statistics, minus the Mahalanobis
+        distance to the nearest class, relative to that to the center of all. Scores have no unit, and are
+        comparable only within one classifier.
 
         Parameters
         ----------
@@ -925,28 +926,29 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> Self:
-        """Take labelled images that were not fitted, by which `predict_set` and `unknown` keep promises.
+        """Prepare `predict_set` and `unknown` with labelled images that the classifier was not fit on.
 
-        Their vectors are kept, and saved: what follows from them is computed anew when the store changes. An
-        image that is stored later, or whose class is forgotten, counts no more. A fit forgets them.
+        Their vectors are kept, and saved, and everything is recomputed when the store changes. An image that
+        is stored later, or whose class is forgotten, is no longer used. A fit discards them all.
 
         Parameters
         ----------
         X, y, on_error, progress
             As for `fit`.
         score : {"lac", "aps", "raps"}
-            How strange a class is: the smallest sets on average; sets that are larger for images that are
-            harder; these, without long tails. See `clipretrieval.trust`.
+            The nonconformity score of a class: for the smallest sets on average; for sets that are larger for
+            harder images; the same without very large sets. See `clipretrieval.trust`.
         class_conditional : bool
-            Whether promises hold of the images of each class, which takes as many of each as of all else.
+            Whether coverage is guaranteed for each class, which takes as many images of each class as
+            otherwise in total.
         randomized : bool
-            Whether ties are broken at random, by each image's content, so that coverage is met and not
-            exceeded.
+            Whether ties are broken at random, seeded by each image's content, so that coverage is met
+            exactly.
         random_state : int
-            Of that.
+            Seed of that.
         penalty, free_classes : float and int, optional
-            Of ``"raps"``: how much each class behind the first few counts, and how many these are. When left
-            out, they are chosen on a fifth of the images, which then do not count otherwise.
+            Of ``"raps"``: the penalty for each class beyond the first few, and how many these are. By default
+            they are chosen on a fifth of the images, which are then not used otherwise.
 
         Returns
         -------
@@ -957,7 +959,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ------
         NotFittedError
         InvalidInputError
-            If an image is stored, or was given to `calibrate`, labels are missing, of another type, or of no
+            If an image is stored or was given to `calibrate`, labels are missing, of another type or of no
             known class, or an argument is wrong.
         """
         rule = ConformalRule(score, class_conditional, randomized, random_state, penalty, free_classes)
@@ -977,22 +979,23 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         on_error: str = "raise",
         progress: Progress | bool | None = None,
     ) -> Self:
-        """Take labelled images that were not fitted, by which `predict_proba` becomes believable.
+        """Calibrate `predict_proba` on labelled images that the classifier was not fit on.
 
-        As for `conformalize`, they are kept, and what is learned of them follows the store.
+        As with `conformalize`, their vectors are kept, and the calibration is fit again when the store
+        changes.
 
         Parameters
         ----------
         X, y, on_error, progress
             As for `fit`.
         method : {"temperature", "isotonic"}
-            One number for all classes, which changes no answer and takes a few images; or a curve for each,
-            which takes many, about a hundred of each, and may change answers.
+            Temperature scaling, which changes no prediction and needs a few hundred images; or isotonic
+            regression for each class, which needs about a hundred images of each and may change predictions.
 
         Returns
         -------
         RetrievalClassifier
-            Itself; ``calibration_`` tells the error before and after.
+            Itself; ``calibration_`` has the calibration error before and after.
 
         Raises
         ------
@@ -1027,13 +1030,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def calibration_(self) -> CalibrationReport | None:
-        """How far probabilities are from the truth before and after `calibrate`, by the store as it is."""
+        """The calibration error before and after `calibrate`, for the store as it is."""
         found = self._trust.calibrated
         return None if found is None else found.report(self._basis(self._index_to_ask()))
 
     @property
     def conformal_(self) -> ConformalReport | None:
-        """What can be promised by the images given to `conformalize`, by the store as it is."""
+        """The coverage that the images given to `conformalize` are enough for, for the store as it is."""
         return self._trust.report(self._basis(self._index_to_ask())) if self._trust.conformal else None
 
     def kneighbors(
@@ -1217,7 +1220,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         mistakes : int
             How many of the worst mistakes to keep, with their neighbors; 0 asks the store nothing more.
         unknown_images : images, or array of shape (n, d) without an encoder, optional
-            Of no class that was fitted: the report's `unknown` tells how well `score_samples` knows them.
+            Images of none of the classes: the report's `unknown` says how well `score_samples` recognizes
+            them.
 
         Returns
         -------
@@ -1421,7 +1425,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _saved_answers(self, index: LabelledIndex) -> dict[str, Any] | None:
-        """Return what is saved of images that are turned away, as JSON values; None where nothing is."""
+        """Return the arguments about unknown images as JSON values; None if nothing is saved of trust."""
         if not self._trust and self.unknown is None:
             return None
         return {

@@ -1,4 +1,4 @@
-"""Answers to rely on: believable probabilities, sets that hold the true class, and "none of these".
+"""Answers to rely on: calibrated probabilities, prediction sets, and "none of these".
 
 Run as ``python examples/trust.py``: images are drawn, and the model is the one that the package carries. As
 many are fitted as are calibrated on, conformalized with, and asked about.

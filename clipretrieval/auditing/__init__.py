@@ -1,4 +1,4 @@
-"""Labels to rely on: which stored images are wrong, doubled, leaked, strange or harmful."""
+"""Labels to rely on: stored images that are mislabeled, duplicates, leaks, outliers or harmful."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has become of decisions."""
+"""The result of applying decisions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class AppliedDecisions:
     Attributes
     ----------
     relabeled, forgotten : tuple of ImageDecision
-        Carried out in the classifier.
+        Applied to the classifier.
     moved : tuple of (str, str)
         Files: from where to where.
     unchanged : tuple of ImageDecision
-        Of which all was done before.
+        Which had been applied before.
     skipped : tuple of (ImageDecision, str)
-        What was not carried out, or not wholly, and why.
+        Which were not applied, or not completely, and why.
     kept : int
         How many images are kept as they are.
     dry_run : bool

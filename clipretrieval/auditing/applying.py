@@ -1,4 +1,4 @@
-"""Carry out what somebody has decided about the images that an audit has shown."""
+"""Apply the decisions on an audit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMPARED = ("encoder", "metric", "normalize")
 
 
 class _Stored:
-    """The images that decisions are about, as they are stored now.
+    """The images of the decisions, as they are stored now.
 
     An audit of a folder numbers equal images; a classifier stores them once.
     """
@@ -112,22 +112,22 @@ def apply_decisions(
 ) -> AppliedDecisions:
     """Relabel and forget images as decided on an audit's page and, if asked, move their files.
 
-    Each decision is about one image under the label that it had. Where the image or its label is another
-    since, the decision is skipped and named. What was interrupted is finished by the same call; what has been
-    done is not done again.
+    Each decision is about one image with the label that it had. If the image or its label has changed since,
+    the decision is skipped and reported. The same call finishes an interrupted one, and does nothing twice.
 
     Parameters
     ----------
     classifier : RetrievalClassifier, CascadeClassifier or None
-        What was audited, changed by its `relabel` and `forget`; save it afterwards. None to move files alone.
+        The one that was audited, which is changed by `relabel` and `forget`; save it afterwards. None to only
+        move files.
     decisions : Decisions, str or Path
-        A path is that of the file which the page has saved.
+        A path is that of the file saved by the page.
     folder : str or Path, optional
-        The images, a folder for each class. Files of forgotten images are moved to ``_removed/<class>`` in
-        it, which is no class, those of relabeled ones into the other class's folder. Nothing is deleted, and
-        no file is written over: where a name is taken, the file gets a number.
+        The images, with a folder for each class. Files of relabeled images are moved to the folder of their
+        new class, those of forgotten ones to ``_removed/<class>`` in it, which does not count as a class. No
+        file is deleted or overwritten: if a name is taken, a number is appended.
     dry_run : bool
-        Find out what would be done, and do nothing.
+        Only report what would be done.
 
     Returns
     -------

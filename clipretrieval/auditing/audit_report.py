@@ -1,4 +1,4 @@
-"""What an audit has found, as a whole."""
+"""The report of an audit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WIDEST_NAME, WIDEST_LABEL, WIDEST_NOTE = 48, 20, 88
 
 @dataclass(frozen=True, eq=False)
 class AuditReport:
-    """What an audit has found, ranked within each kind.
+    """The findings of an audit, ranked within each kind.
 
     Attributes
     ----------
@@ -46,13 +46,13 @@ class AuditReport:
     counts : mapping of str to int
         By kind, how many findings there are, also where the report has fewer.
     kept : mapping of str to int
-        By kind, how many findings are left out and not counted, as earlier decisions keep their images.
+        By kind, how many findings are omitted and not counted, as earlier decisions keep their images.
     estimates : mapping of str to Estimate
-        By kind, how many are real, where the audit can tell.
+        By kind, how many are probably real, if the audit can estimate it.
     left_out : mapping of str to str
         By kind, why the audit has not looked for it.
     setting : mapping of JSON values
-        What was asked for and by what it was judged, such as ``"parts"``, ``"k"`` and ``"head"``.
+        The arguments, and the head that judged labels, such as ``"parts"``, ``"k"`` and ``"head"``.
     seconds : mapping of str to float
         Wall times of the audit's parts, and ``"total"``.
     """
@@ -81,7 +81,7 @@ class AuditReport:
         return tuple(each for each in self.findings if each.kind == kind)
 
     def groups(self, kind: str) -> list[tuple[Finding, ...]]:
-        """Return the findings of one kind as they belong together, the strongest group first.
+        """Return the findings of one kind in groups, the strongest group first.
 
         Raises
         ------
@@ -129,7 +129,8 @@ class AuditReport:
         known = values if isinstance(values, Mapping) else {}
         if known.get("kind") != _KIND:
             raise InvalidInputError(
-                "this is no audit report; pass what AuditReport.to_json or clipretrieval audit --json wrote"
+                "this is no audit report; pass a file written by AuditReport.to_json or "
+                "clipretrieval audit --json"
             )
         if known.get("schema_version") != AUDIT_SCHEMA:
             raise InvalidInputError(
@@ -173,8 +174,7 @@ class AuditReport:
     ) -> str:
         """Return one HTML page that needs nothing else, and write it to `path` if one is given.
 
-        On the page is decided what becomes of each image; it saves the decisions in a file for
-        `apply_decisions`.
+        Images can be decided on on the page, which saves the decisions in a file for `apply_decisions`.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Go through what is stored and find what is wrong with it: one search, read by all parts."""
+"""Find problems with stored images and their labels: one search, used by all parts."""
 
 from __future__ import annotations
 
@@ -73,21 +73,21 @@ def audit(
 ) -> AuditReport:
     """Find wrong labels, duplicates, leaks, outliers, harmful images, confused classes and bad files.
 
-    Each stored image is looked up once, with the next ones; all parts read what that finds. It takes little
-    more than ``classifier.kneighbors`` of all of them, and memory for `k` neighbors of each.
+    Each stored image is looked up once, with its nearest others; all parts use the same neighbors. That takes
+    little more time than ``classifier.kneighbors`` of all images, and memory for `k` neighbors of each.
 
     Parameters
     ----------
     X : RetrievalClassifier, CascadeClassifier, images, or array of shape (n, d)
-        A fitted classifier, of whose records the audit is (of a cascade those of its last exit); or images
-        for `encoder`, or vectors without one, as `RetrievalClassifier.fit` takes them.
+        A fitted classifier, whose stored images are audited (for a cascade, those of its last exit); or
+        images for `encoder`, or vectors without one, as `RetrievalClassifier.fit` takes them.
     y : sequence of int or of str, optional
         Labels, where `X` is no classifier and brings none.
     encoder : Encoder, optional
         For images.
     X_test, y_test : optional
-        Images, or vectors, that are not to be stored: what is stored of them, and what stored images do to
-        their answers. Without labels, harm is left out.
+        Test images, or vectors: which of them are also among the audited images, and which of those cause
+        mistakes on them. Without labels, harm is left out.
     parts : sequence of str, optional
         The kinds of findings to look for, see `clipretrieval.auditing.KINDS`; all of them when left out.
     k : int
@@ -95,15 +95,15 @@ def audit(
     limit : int or None
         Findings of each kind that are kept; all of them with None. ``counts`` has how many there are.
     output : str or Path, optional
-        A folder that keeps the vectors, the neighbors in blocks, and the report as ``audit.json``. The same
-        call goes on from there after a kill, and is done at once where nothing has changed.
+        A folder that keeps the vectors, the neighbors in blocks, and the report as ``audit.json``. If the
+        process is killed, the same call resumes from there; it returns at once if nothing has changed.
     decisions : Decisions, str or Path, or a sequence of these, optional
-        What was decided after earlier audits, in that order; a path is that of a file which the page has
-        saved. An image that was kept is not listed again for what it was shown for then, unless its contents
-        or its label have changed, or, of duplicates and leaks, the group has gained an image. The report's
-        `kept` counts these.
+        Decisions on earlier audits, in their order; a path is that of a file saved by the page. An image
+        that was kept is not listed again for the findings that it was shown for, unless its contents or its
+        label have changed or, for duplicates and leaks, its group has a new image. The report's `kept`
+        counts these.
     progress : callable or True, optional
-        As for `RetrievalClassifier.fit`: of the images that are encoded, then of those that are looked up.
+        As for `RetrievalClassifier.fit`: for the images that are encoded, then for those that are looked up.
 
     Returns
     -------
@@ -119,14 +119,14 @@ def audit(
     FingerprintMismatchError
         If another encoder filled the folder's vectors.
     StoreLockedError
-        If somebody changes the store meanwhile.
+        If the store is changed meanwhile.
     UnsupportedOperationError
         If the store cannot list what it holds and there are no test images, or keeps no vectors.
 
     Warns
     -----
     ClipRetrievalWarning
-        If the images are not those of the run before, in the same folder, or none of those that `decisions`
+        If the images have changed since the last run in the same folder, or none of those that `decisions`
         keep is among them.
 
     Examples
@@ -201,7 +201,7 @@ def _single(made: RetrievalClassifier | CascadeClassifier) -> RetrievalClassifie
 
 @dataclass
 class _Run:
-    """One audit: what was asked for, and what is known by now."""
+    """One audit in progress."""
 
     wanted: tuple[str, ...]
     k: int
@@ -297,7 +297,7 @@ class _Run:
             return gather_evidence(subject, self.k, head, name, self.folder, told)
 
     def _judge(self, subject: Subject, evidence: Evidence | None) -> None:
-        """Look for what the neighbors and the head tell."""
+        """Look for what the neighbors and the head show."""
         if evidence is None:
             return
         with self.measured("labels"):
@@ -430,7 +430,7 @@ class _Run:
 def _head_of(made: RetrievalClassifier) -> tuple[Head, str]:
     """Return what judges labels: the classifier's own head, if it can leave records out, or the discriminant.
 
-    Votes of the nearest are read beside it in any case.
+    Votes of the nearest neighbors are used beside it in any case.
     """
     rule = made.head_ if made.head != "votes" else None
     if isinstance(rule, FittedHead) and hasattr(rule.learned, "held_out_scores"):

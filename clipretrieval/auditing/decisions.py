@@ -1,4 +1,4 @@
-"""What somebody has decided about the images that an audit has shown, as a whole."""
+"""The decisions on an audit."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["DECISIONS_KIND", "DECISIONS_SCHEMA", "Decisions"]
 
 DECISIONS_SCHEMA = 1
 DECISIONS_KIND = "audit decisions"
-"""What the file says that it is."""
+"""What identifies a file of decisions."""
 _REMEDY = "Save the decisions on the audit's page once more"
 
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What is to become of images, and what they were stored in.
+    """Decisions on images, and on which audit they were made.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Decisions:
                 )
 
     def count(self, action: str) -> int:
-        """Return how many decisions are of one action."""
+        """Return how many decisions have an action."""
         return sum(each.action == action for each in self.decisions)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Decisions:
         known = values if isinstance(values, Mapping) else {}
         if known.get("kind") != DECISIONS_KIND:
             raise InvalidInputError(
-                "these are no decisions on an audit; pass the file that the audit's page saves, "
+                "this file has no decisions on an audit; pass the one that the audit's page saves, "
                 "decisions.json"
             )
         version = known.get("schema_version")

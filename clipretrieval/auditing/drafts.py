@@ -1,4 +1,4 @@
-"""Findings that name images by number, and what makes whole ones of them."""
+"""Findings that refer to images by number, and how they become complete ones."""
 
 from __future__ import annotations
 

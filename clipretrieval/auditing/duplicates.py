@@ -1,4 +1,4 @@
-"""Which images are equal, or nearly: pairs, and the groups that they make."""
+"""Which images are identical, or nearly: pairs, and the groups that they form."""
 
 from __future__ import annotations
 

@@ -11,20 +11,20 @@ __all__ = ["Estimate"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """How many images of a kind there really are, among all that were looked at.
+    """How many findings of a kind are probably real, among all images that were looked at.
 
     Attributes
     ----------
     expected : float
         Images.
     low, high : float
-        Between which the number probably lies.
+        Bounds that the number probably lies within.
     checked : int
         Images that were looked at.
     listed : int
-        Of these, the ones that a complete list of findings has; the report may keep fewer.
+        Of these, how many a complete list of findings has; the report may have fewer.
     method : str
-        How the number was come by, in words.
+        How the number was estimated, in words.
     """
 
     expected: float

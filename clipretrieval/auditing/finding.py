@@ -1,4 +1,4 @@
-"""One thing that an audit has found, and the images beside it."""
+"""A finding of an audit, and the images shown with it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from clipretrieval._util.repr import short_repr
 __all__ = ["KINDS", "SETS", "Finding", "RelatedImage", "leak_with", "shown_for"]
 
 KINDS = ("label", "duplicate", "leak", "outlier", "harm", "confusion", "broken", "tiny", "blank")
-"""What a finding may be of."""
+"""Kinds of findings."""
 SETS = ("train", "test")
-"""Where an image lies: among those that are audited, or among those of ``--test``."""
+"""The set that an image belongs to: the audited images, or the test images."""
 
 
 @dataclass(frozen=True)
 class RelatedImage:
-    """An image that a finding shows beside the one it is about.
+    """An image that is shown with a finding.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ class Finding:
 
 
 def shown_for(finding: Finding, others: Iterable[Finding | RelatedImage]) -> tuple[str, ...]:
-    """Return what a later audit knows a finding by: its kind, or the test images of a leak.
+    """Return what a later audit recognizes a finding by: its kind, or the test images of a leak.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def shown_for(finding: Finding, others: Iterable[Finding | RelatedImage]) -> tup
 
 
 def leak_with(image_id: str) -> str:
-    """Return what a leak is known by, of one test image."""
+    """Return what identifies a leak, for one test image."""
     return f"leak:{image_id}"
 
 

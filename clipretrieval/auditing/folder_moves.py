@@ -1,4 +1,4 @@
-"""Files moved within a folder of images as decided: never deleted, never written over.
+"""Files moved within a folder of images as decided: never deleted, never overwritten.
 
 Nothing is noted down: where a file is, and whether it is the one that was meant, is seen from the files
 themselves. So what was cut short is finished by doing it again, and doing it twice changes nothing.
@@ -38,9 +38,9 @@ class Move:
     Attributes
     ----------
     source : Path or None
-        None where it is not there, or was moved before.
+        None if it is not there, or was moved before.
     target : Path or None
-        Where it should be, or is; None where nothing is to be done.
+        Where it should be, or is; None if there is nothing to do.
     reason : str
         Why nothing can be done.
     """

@@ -37,7 +37,7 @@ _Held: TypeAlias = tuple[Label, str | None]
 
 @dataclass
 class _Filling:
-    """One run through a source: what has come of it, and where it goes."""
+    """One pass over a source, into a store."""
 
     store: VectorStore
     source: FitSource

@@ -20,7 +20,7 @@ def shapley_values(near: Ints, matches: npt.NDArray[np.bool_], k: int, n: int) -
         s(N) = match(N) / k · min(k, N) / N,
         s(i) = s(i + 1) + (match(i) − match(i + 1)) / k · min(k, i) / i.
 
-    The values of records beyond the first few are below 1 / their number and are taken for 0 [2]_. The value
+    The values of records beyond the first few are below 1 / their number and are taken as 0 [2]_. The value
     of a record is the mean over the test images.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What somebody has decided about an image that an audit has shown."""
+"""A decision on one image of an audit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["ACTIONS", "ImageDecision", "content_of", "is_same_label"]
 
 _COPY = re.compile(r"([0-9a-f]{32})-[0-9]+")
 ACTIONS = ("relabel", "forget", "keep")
-"""What may be decided; what is kept is as it should be."""
+"""What can be decided; an image that is kept is correct as it is."""
 
 
 @dataclass(frozen=True)
 class ImageDecision:
-    """What is to become of an image.
+    """A decision on one image.
 
     Attributes
     ----------
@@ -32,17 +32,17 @@ class ImageDecision:
     before : bool, int, float, str or None
         The label that the image had then.
     label : bool, int, float, str or None
-        The one that it is to have, where it is to be relabeled. Of a file that is to be forgotten while
-        copies of it stay: their label, under which the image stays stored.
+        The new label, if the image is relabeled. If a file is forgotten while copies of it stay: their label,
+        under which the image stays stored.
     findings : tuple of str
-        What the image was shown for: kinds, and of a leak ``"leak:"`` with the id of each test image. One
-        that is kept is not listed again for these by an audit that is given the decisions; where it is empty,
-        for nothing.
+        What the image was shown for: kinds, and for a leak ``"leak:"`` with the id of each test image. A
+        later audit that is given the decisions does not list a kept image again for these; if empty, for
+        nothing at all.
 
     Raises
     ------
     InvalidInputError
-        If they do not go together.
+        If they contradict each other.
     """
 
     action: str
@@ -59,17 +59,17 @@ class ImageDecision:
 
     @classmethod
     def on(cls, finding: Finding, action: str, label: Any = None) -> ImageDecision:
-        """Decide what is to become of the image of a finding.
+        """Decide on the image of a finding.
 
         Raises
         ------
         InvalidInputError
-            If the finding is about classes or about a test image, which is not stored, or action and label do
-            not go together.
+            If the finding is about classes or about a test image, which is not stored, or the label does not
+            fit the action.
         """
         if finding.where != "train":
             raise InvalidInputError(
-                "the finding is about a test image, which is not among those to decide on"
+                "the finding is about a test image, and only audited images can be decided on"
             )
         findings = shown_for(finding, finding.neighbors)
         return cls(action, finding.id, finding.source, finding.label, label, findings)
@@ -82,23 +82,23 @@ class ImageDecision:
             if value is not None and not (isinstance(value, str) and value):
                 return f"the {name} is {shown(value)}, which is no text"
         if self.id is None and self.source is None:
-            return "there is neither an id nor a source, so no image is meant"
+            return "there is neither an id nor a source, so it names no image"
         for name, label in (("before", self.before), ("label", self.label)):
             if label is not None and not isinstance(label, bool | int | float | str):
                 return f"the {name} is {shown(label)}, which is no label"
         if self.action == "relabel" and self.label is None:
-            return "there is no label for it to have"
+            return "there is no label to relabel it to"
         if self.action == "keep" and self.label is not None:
-            return "what is kept gets no other label"
+            return "an image that is kept gets no other label"
         if not isinstance(self.findings, tuple) or not all(isinstance(each, str) for each in self.findings):
-            return f"the findings are {shown(self.findings)}, which is no tuple of texts"
+            return f"the findings are {shown(self.findings)}, which is no tuple of str"
         if self.label is not None and (self.id is None or (self.action == "forget" and self.source is None)):
-            return "a label goes with an id, and of a copy that is forgotten with a source"
+            return "a label needs an id and, for a copy that is forgotten, a source"
         return ""
 
     @property
     def content(self) -> str | None:
-        """The id of what the image shows: copies of it in an audit's own store are numbered behind it."""
+        """The id of the image's content: in an audit's own store, copies have a number behind it."""
         return None if self.id is None else content_of(self.id)
 
     @property
@@ -132,7 +132,7 @@ class ImageDecision:
 
 
 def content_of(image_id: str) -> str:
-    """Return the id of what an image shows: copies of it in an audit's own store are numbered behind it."""
+    """Return the id of an image's content: in an audit's own store, copies have a number behind it."""
     found = _COPY.fullmatch(image_id)
     return image_id if found is None else found[1]
 

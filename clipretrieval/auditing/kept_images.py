@@ -1,4 +1,4 @@
-"""Images that somebody has decided to keep as they are, so that a later audit need not list them again."""
+"""Images that were kept in earlier decisions, which a later audit does not list again."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["KeptImages"]
 
 
 class KeptImages:
-    """What earlier decisions say of images that are kept.
+    """Images that earlier decisions keep.
 
-    A decision holds for the image under the label that it had, and for the findings that it was shown with.
-    Of several decisions about an image, the last one counts.
+    A decision is about the image with the label that it had, and about the findings that it was shown for. Of
+    several decisions on an image, the last one counts.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class KeptImages:
         ----------
         kind : {"duplicate", "leak"}
         members : sequence of (id, label)
-            Audited images. One that nobody has decided on, such as a new copy, shows the group again.
+            Audited images. The group is listed again if one is not decided on, such as a new copy.
         tested : sequence of str
             Ids of test images.
         """

@@ -38,7 +38,7 @@ class LabelErrors:
         The best other class.
     estimate : Estimate
     kept : int
-        Labels that would be listed, had nobody confirmed them.
+        Confirmed labels that would be listed otherwise.
     """
 
     probabilities: Floats
@@ -55,20 +55,20 @@ class LabelErrors:
 def find_label_errors(
     evidence: Evidence, codes: Ints, n_classes: int, confirmed: npt.NDArray[np.bool_] | None = None
 ) -> LabelErrors:
-    """Tell how probable it is of each label that another one was meant.
+    """Estimate the probability that each label is wrong.
 
-    Of a class c, the head without the record and the other classes' votes among its neighbors say
+    The head without the record, and the votes of its neighbors, predict a class c with probability
 
         s(c) ∝ exp(a · score(c) + b · log votes(c)).
 
-    With the probability 1 − ε the label is drawn from s; with ε it is any other class, all as likely:
+    With probability 1 − ε the label is drawn from s; with probability ε it is any other class, uniformly:
 
         P(label) = (1 − ε) s(label) + ε (1 − s(label)) / (n_classes − 1).
 
-    The weights a and b and the share ε of wrong labels are the most probable ones of the labels as they are.
-    That is noise which depends on the class at most, as in [1]_ and [2]_; a label's probability of being
-    wrong is the second term's part. Where the head's mistakes look like wrong labels, ε is too high; where
-    labels are wrong as the head is, it is too low.
+    The weights a and b and the share ε of wrong labels are fit to the labels by maximum likelihood. This
+    assumes noise that depends on the class at most, as in [1]_ and [2]_; a label's probability of being wrong
+    is the share of the second term. If the head's mistakes look like wrong labels, ε is too high; if labels
+    are wrong in the same way as the head, it is too low.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def find_label_errors(
     n_classes : int
         At least 2.
     confirmed : ndarray of bool, shape (n,), optional
-        Labels that somebody has looked at, and that are right.
+        Labels that are known to be correct.
 
     References
     ----------

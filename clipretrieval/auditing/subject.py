@@ -112,7 +112,7 @@ class Subject:
         wanted = [self.classes[code] for code in self.codes[rows].tolist()]
         if records.labels.tolist() != wanted:
             raise StoreLockedError(
-                "the store was changed while it was audited; run the audit again when nobody writes to it"
+                "the store was changed while it was audited; run the audit again when nothing writes to it"
             )
         return records
 
@@ -134,7 +134,7 @@ class Subject:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this store, in this state, from others: JSON values, see `AuditReport.fingerprint`."""
+        """Identifies this store in this state, as JSON values; see `AuditReport.fingerprint`."""
         manifest = view_manifest(self.index.store)
         entry = self.index.transform_entry
         return {

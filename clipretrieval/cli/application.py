@@ -87,6 +87,7 @@ for _name, _function in _COMMANDS.items():
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status; a fault of ours keeps its traceback."""
     guard_terminal()
+    context: Any = None
     try:
         program: Any = typer.main.get_command(app)
         with program.make_context("clipretrieval", arguments) as context:
@@ -106,7 +107,8 @@ def run(arguments: list[str]) -> int:
             tell("interrupted")
             return interrupt.INTERRUPTED
         if isinstance(error, ClipRetrievalError | OSError):  # something that the user can mend
-            return _end_with(_message_of(error), _options_of(program.commands[context.invoked_subcommand]))
+            ran = None if context is None else program.commands.get(context.invoked_subcommand)
+            return _end_with(_message_of(error), () if ran is None else _options_of(ran))
         raise
     return 0
 

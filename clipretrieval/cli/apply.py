@@ -1,4 +1,4 @@
-"""``clipretrieval audit --apply``: what was decided on an audit's page, carried out."""
+"""``clipretrieval audit --apply``: the decisions made on an audit's page, applied."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def apply_to(
     allow_remote: bool,
     encoder: OnnxEncoder | None,
 ) -> None:
-    """Apply decisions to a kept classifier and, if a folder is named, to its files; or to files alone.
+    """Apply decisions to a saved classifier and, if a folder is named, to its files; or only to files.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def apply_to(
                     made.save(place)
         elif folder is not None:
             raise InvalidInputError(
-                f"--folder goes with a classifier, and {str(place)!r} holds none; name the folder that index "
+                f"--folder is for a classifier, and {str(place)!r} holds none; name the folder that index "
                 "wrote, or leave --folder out to move the files of that one"
             )
         else:

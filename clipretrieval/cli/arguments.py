@@ -168,7 +168,7 @@ class EncoderOptions(ModelOptions):
         for name in _NOT_EXPORTED if self.onnx is not None else ():
             if is_given(context, name):
                 raise InvalidInputError(
-                    f"{option_of(name)} does not go with --onnx: the file has the settings that it was "
+                    f"{option_of(name)} cannot be used with --onnx: the file has the settings that it was "
                     "exported with; leave one out"
                 )
 
@@ -176,8 +176,8 @@ class EncoderOptions(ModelOptions):
         """Make the encoder of the model that is named, which can stop at several stages."""
         if self.onnx is not None:
             raise InvalidInputError(
-                "--onnx does not go with --cascade, whose encoder stops at several stages: a file has one; "
-                "leave one out"
+                "--onnx cannot be used with --cascade, whose encoder stops at several stages: a file has "
+                "one; leave one out"
             )
         plain = ModelOptions(**{each.name: getattr(self, each.name) for each in fields(ModelOptions)})
         return plain.encoder(stage=self.stage, **more)
@@ -578,7 +578,7 @@ def refuse_given(context: typer.Context, allowed: Sequence[str], why: str) -> No
     """Refuse whatever else than `allowed` is on the command line; `why` ends the message."""
     for name in context.params:
         if name not in allowed and is_given(context, name):
-            raise InvalidInputError(f"{option_of(name)} does not go with {why}")
+            raise InvalidInputError(f"{option_of(name)} cannot be used with {why}")
 
 
 def checked_outputs(files: Mapping[str, Path | None], *inputs: Path | None) -> dict[str, Path]:
@@ -658,7 +658,7 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
     if is_csv_path(path):
         return _limited(_images_of_table(path, tables), limit)
     if tables.given:
-        raise InvalidInputError(f"{tables.given} goes with a CSV file, and {str(path)!r} is none")
+        raise InvalidInputError(f"{tables.given} is for a CSV file, and {str(path)!r} is none")
     if path.is_file():
         raise InvalidInputError(
             f"{str(path)!r} is a file; pass a folder with a sub-folder of images for each class, or a table "
@@ -756,7 +756,7 @@ def check_head(head: str, priors: str) -> None:
 def check_texts_count(made: RetrievalClassifier | ReadOnlyClassifier, texts: Mapping[str, Any]) -> None:
     """Refuse names and prompts that nothing reads."""
     if made.text_weight is None and ("class_names" in texts or "templates" in texts):
-        raise InvalidInputError("--class-names and --template go with --text-weight, which is not given")
+        raise InvalidInputError("--class-names and --template are for --text-weight, which is not given")
 
 
 def make_classifier(

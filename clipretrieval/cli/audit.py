@@ -1,4 +1,4 @@
-"""``clipretrieval audit``: what is wrong with labelled images, or with what a kept classifier stores."""
+"""``clipretrieval audit``: problems with labelled images, or with those that a saved classifier stores."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FREE = (
 """Arguments that may stand beside a kept classifier."""
 _APPLYING = ("place", "apply", "folder", "dry_run", "allow_remote", "onnx")
 """Arguments that may stand beside ``--apply``."""
-_NO_APPLY = "an audit; name the decisions to carry out by --apply"
+_NO_APPLY = "an audit; name the decisions to apply with --apply"
 
 
 def audit_command(
@@ -54,7 +54,7 @@ def audit_command(
     tables: TableOptions,
     test: Annotated[
         Path | None,
-        typer.Option(metavar="IMAGES", help="Labeled images that must not be stored: leaks, and harm."),
+        typer.Option(metavar="IMAGES", help="Labeled test images, to look for leaks and harm."),
     ] = None,
     parts: Annotated[
         str | None,
@@ -72,7 +72,7 @@ def audit_command(
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Keep vectors, neighbors and the report there, and go on from there."
+            metavar="FOLDER", help="Keep vectors, neighbors and the report there, and resume from there."
         ),
     ] = None,
     json_file: Annotated[
@@ -80,31 +80,29 @@ def audit_command(
     ] = None,
     html_file: Annotated[
         Path | None,
-        typer.Option(
-            "--html", metavar="FILE", help="Also write a page there, on which images can be decided on."
-        ),
+        typer.Option("--html", metavar="FILE", help="Also write a page there, to decide on images."),
     ] = None,
     decisions: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="Do not list images again that were kept there, as the page has saved it; may be repeated.",
+            help="Decisions saved by the page: do not list the kept images again; may be repeated.",
         ),
     ] = None,
     apply: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Audit nothing; carry out the decisions that the page has saved."),
+        typer.Option(metavar="FILE", help="Instead of an audit, apply the decisions saved by the page."),
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option(metavar="IMAGES", help="Move the files of a classifier's images too, with --apply."),
+        typer.Option(
+            metavar="IMAGES", help="With --apply to a classifier, move the image files of this folder too."
+        ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what --apply would do, and do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what --apply would do.")] = False,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Find wrong labels, duplicates, leaks and other faults of labeled images."""
+    """Find wrong labels, duplicates, leaks and other problems in labeled images."""
     from clipretrieval._util.checks import check_int, check_path
     from clipretrieval._util.progress import progress_bar
 

@@ -74,7 +74,7 @@ def calibrate_command(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Of a classifier without exits: temperature or isotonic."),
+        typer.Option(metavar="NAME", help="For a classifier without exits: temperature or isotonic."),
     ] = "temperature",
     *,
     tables: TableOptions,
@@ -82,7 +82,7 @@ def calibrate_command(
     as_json: PrintJson = False,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Set how sure each exit of a saved cascade has to be, or make a classifier's probabilities believable.
+    """Set when images leave a saved cascade, or calibrate a classifier's probabilities.
 
     The labeled images must not have been indexed.
     """
@@ -93,7 +93,7 @@ def calibrate_command(
         return
     with quiet_libraries():
         if is_given(context, "method"):
-            raise InvalidInputError("--method is of a classifier without exits; leave it out for a cascade")
+            raise InvalidInputError("--method is for a classifier without exits; leave it out for a cascade")
         wanted = _checked(context, max_loss, confidence, budget)
         labelled = labelled_images(images, tables, None, "")
         with interruptible():

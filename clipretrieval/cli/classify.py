@@ -65,8 +65,8 @@ def classify_command(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Also show a set of classes that holds the right one this often; the classifier has to be "
-            "conformalized.",
+            help="Also show a set of classes that contains the true one with this coverage; the "
+            "classifier has to be conformalized.",
         ),
     ] = None,
     head: Annotated[
@@ -142,8 +142,8 @@ def _explained(
     if not isinstance(made, ReadOnlyClassifier):
         if coverage is not None:
             raise InvalidInputError(
-                "--coverage does not go with a cascade, whose exits promise nothing of their own; leave it "
-                "out, or name a classifier of one stage"
+                "--coverage is not for a cascade, which has no prediction sets; leave it out, or name a "
+                "classifier of one stage"
             )
         return made.explain_stream(paths, on_error="skip", skipped=skipped, by=by, top=top)
     return explain_stream(made, paths, on_error="skip", skipped=skipped, by=by, top=top, coverage=coverage)

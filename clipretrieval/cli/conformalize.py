@@ -1,4 +1,4 @@
-"""``clipretrieval conformalize``: what a kept classifier promises, by images that were held out."""
+"""``clipretrieval conformalize``: prediction sets of a saved classifier, from held-out images."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def conformalize_command(
     ],
     classifier: KeptArgument,
     score: Annotated[
-        str, typer.Option(metavar="NAME", help="How strange a class is for an image: lac, aps or raps.")
+        str, typer.Option(metavar="NAME", help="Nonconformity score: lac, aps or raps.")
     ] = "lac",
     class_conditional: Annotated[
-        bool, typer.Option("--class-conditional", help="Promise the coverage of each class, too.")
+        bool, typer.Option("--class-conditional", help="Guarantee the coverage for each class.")
     ] = False,
     unknown: Annotated[
         str | None,
-        typer.Option(metavar="LABEL", help="What to answer of images that are unlike all that is indexed."),
+        typer.Option(metavar="LABEL", help="Label for images that are unlike all indexed ones."),
     ] = None,
     max_turned_away: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Images of known classes that may be answered so, at most."),
+        typer.Option(metavar="SHARE", help="Largest share of the images of known classes that may get it."),
     ] = 0.05,
     *,
     tables: TableOptions,
@@ -57,7 +57,7 @@ def conformalize_command(
     as_json: PrintJson = False,
     allow_remote: AllowRemote = False,
 ) -> None:
-    """Have a saved classifier promise how often its answers hold, by labeled images that were not indexed."""
+    """Prepare prediction sets, and a label for unknown images, with labeled images that were not indexed."""
     from clipretrieval._util.checks import check_choice
     from clipretrieval._util.progress import progress_bar
     from clipretrieval.trust.conformal import SCORES, check_coverage
@@ -93,12 +93,12 @@ def conformalize_command(
 def _result_text(found: ConformalReport, folder: Path, turned: Mapping[str, Any]) -> str:
     each = " of each class" if found.class_conditional else ""
     lines = [
-        f"conformalized with {found.n:,} images: sets that hold the class of up to "
-        f"{found.most_coverage:.2%} of the images{each}, by {found.score}"
+        f"conformalized on {found.n:,} images by {found.score}: prediction sets with a coverage of up to "
+        f"{found.most_coverage:.2%}{each}"
     ]
     if turned["unknown"] is not None:
         lines.append(
-            f"unlike all that is indexed: {readable(turned['unknown'])}, of at most "
+            f"label of unknown images: {readable(turned['unknown'])}, for at most "
             f"{turned['max_turned_away']:.2%} of the images of known classes"
         )
     return "\n".join([*lines, f"kept in {readable(folder)}"])

@@ -89,7 +89,8 @@ def evaluate_command(
     unknown_images: Annotated[
         Path | None,
         typer.Option(
-            metavar="IMAGES", help="Folder of images of no fitted class: how well are these known as such?"
+            metavar="IMAGES",
+            help="Folder of images of none of the classes: report how well they are recognized.",
         ),
     ] = None,
     on_error: OnError = "raise",
@@ -128,11 +129,9 @@ def evaluate_command(
         encoder.check_alone(context)
         exits = kept is not None and is_cascade(kept)
         if unknown_images is not None and exits:
-            raise InvalidInputError(
-                "--unknown-images does not go with a cascade; name a classifier of one stage"
-            )
+            raise InvalidInputError("--unknown-images is not for a cascade; name a classifier of one stage")
         if is_given(context, "curve") and not exits:
-            raise InvalidInputError("--curve and --no-curve go with --classifier and a cascade's folder")
+            raise InvalidInputError("--curve and --no-curve are for --classifier with a cascade's folder")
         check_head(head.head, head.priors)
         spoken = texts.arguments()
         outputs = checked_outputs(

@@ -141,12 +141,12 @@ def _check_exits(context: typer.Context, settings: Settings) -> None:
     if settings.cascade.cascade is None:
         for name in ("certainty", "keep_vectors"):
             if is_given(context, name):
-                raise InvalidInputError(f"{option_of(name)} goes with --cascade, which is not given")
+                raise InvalidInputError(f"{option_of(name)} is for --cascade, which is not given")
         return
     for name in ("stage", *_TEXTS):
         if is_given(context, name):
             why = "whose exits are the stages" if name == "stage" else "whose exits ask no texts"
-            raise InvalidInputError(f"{option_of(name)} does not go with --cascade, {why}; leave one out")
+            raise InvalidInputError(f"{option_of(name)} cannot be used with --cascade, {why}; leave one out")
 
 
 def _fit(

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from clipretrieval._util.tables import aligned_table
 from clipretrieval._util.text import json_line, readable
 from clipretrieval._version import __version__
@@ -94,6 +92,8 @@ def _trust(content: ClassifierFile, folder: Path, store: VectorStore | None) -> 
 
     Without a store, all images that were given count.
     """
+    import numpy as np
+
     from clipretrieval.persistence.saving import read_trust
     from clipretrieval.retrieval.manifest import manifest_classes
 
@@ -247,7 +247,7 @@ def _cascade_rows(cascade: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _trust_rows(trust: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Tell what was calibrated, what sets promise, and what is answered of images of no class."""
+    """Describe the calibration, the prediction sets and the label of unknown images."""
     rows = []
     if (told := trust.get("calibrated")) is not None:
         rows.append(("calibrated", f"by {told['method']}, on {told['n']:,} images"))
@@ -262,7 +262,7 @@ def _trust_rows(trust: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     if trust.get("unknown") is not None:
         turned = f"{trust['max_turned_away']:.2%} of the images of known classes"
-        rows.append(("unknown", f"answered {trust['unknown']}, for at most {turned}"))
+        rows.append(("unknown", f"labeled {trust['unknown']}, for at most {turned}"))
     return rows
 
 

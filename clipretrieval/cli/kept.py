@@ -130,8 +130,8 @@ def load_single(
     """Open a classifier of one stage for images; `what` says who cannot do anything with a cascade."""
     if is_cascade(folder):
         raise InvalidInputError(
-            f"{str(folder)!r} holds a cascade, which {what} cannot take: its exits go together. Set how sure "
-            "they have to be by clipretrieval calibrate, or name a classifier of one stage"
+            f"{str(folder)!r} holds a cascade, which {what} cannot take: its exits work together. Set how "
+            "sure they have to be by clipretrieval calibrate, or name a classifier of one stage"
         )
     made: Any = load_for_images(folder, allow_remote, encoder)
     found: RetrievalClassifier = made
@@ -187,7 +187,7 @@ def refuse_answering(context: typer.Context, folder: Path) -> None:
     given = [name for name in _ANSWERING if name in context.params and is_given(context, name)]
     if given and is_cascade(folder):
         raise InvalidInputError(
-            f"{option_of(given[0])} does not go with a cascade, whose exits answer as they were made and "
+            f"{option_of(given[0])} cannot be used with a cascade, whose exits answer as they were made and "
             "calibrated; leave it out, or index anew with it"
         )
 

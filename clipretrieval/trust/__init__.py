@@ -1,4 +1,4 @@
-"""Answers to rely on: calibrated probabilities, sets of classes with a promise, and "none of these"."""
+"""Answers to rely on: calibrated probabilities, prediction sets, and a label for unknown images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer rests on: a store's contents as they are now, and the rule that decides by them."""
+"""What predictions depend on: a store's contents as they are now, and the rule that decides by them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, eq=False)
 class BasisKey:
-    """What tells one basis from another.
+    """Identifies a basis.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class BasisKey:
         Of the store's contents: the manifest's token, how many records there are, and the digest of what they
         went through. None while they are changed, or may be.
     answering : mapping of JSON values, or None
-        The arguments that are about answering; None where they cannot be written down.
+        The arguments that affect predictions; None if they cannot be written down.
     rule : object
         What decides, in their place.
     more : str or None
@@ -54,7 +54,7 @@ class BasisKey:
         return {**vars(self), "rule": None}  # what a head has learned may be no thing to copy
 
     def is_same(self, other: BasisKey) -> bool:
-        """Tell whether what was computed by the one is right by the other."""
+        """Tell whether what was computed with one is valid with the other."""
         if self.state is None or self.state != other.state or self.more != other.more:
             return False
         if self.answering is not None and other.answering is not None:
@@ -74,13 +74,13 @@ class Remembered(Generic[Value]):
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """What is asked.
+    """What predictions are made with.
 
     Attributes
     ----------
     index : LabelledIndex
     rule : DecisionRule
-        The head's own, without anything that was learned of held-out images.
+        The head's own, not calibrated.
     statistics : callable
         Returns what follows the index's records.
     answering : mapping of JSON values, or None
@@ -93,7 +93,7 @@ class Basis:
     answering: Mapping[str, Any] | None
 
     def key(self, more: str | None = None) -> BasisKey:
-        """Return what tells it from others; to be asked for before anything is computed."""
+        """Return what identifies it; to be called before anything is computed."""
         rule = self.rule.learned if isinstance(self.rule, FittedHead) else self.rule
         return BasisKey(self._state, self.answering, rule, more)
 
@@ -105,7 +105,7 @@ class Basis:
         return state_token(manifest), self.index.store.count(), transform.digest if transform else None
 
     def counted(self, images: CalibrationImages) -> npt.NDArray[np.intp]:
-        """Return the rows of the images that still are held out, and of a class that still is known."""
+        """Return the rows of the images that are not stored and whose class still exists."""
         return images.counted(self.index.store, self.index.classes.codes)
 
     def decide(
@@ -126,7 +126,7 @@ class Basis:
             yield vectors, self.index.look_up(vectors, wanted) if wanted else no_neighbors(len(part))
 
     def likeness(self) -> Likeness:
-        """Return what measures how much an image is like those stored, whichever was the best there."""
+        """Return what measures how similar an image is to the stored ones: what works best for the index."""
         index, rule = self.index, self.rule
         summed = isinstance(rule, FittedHead) and Moments() in rule.head.moments
         if not index.is_searchable or (index.transform is not None and summed):

@@ -1,4 +1,4 @@
-"""Probabilities that can be believed: learned of held-out images, and again when the store changes."""
+"""Calibration of probabilities on held-out images, repeated when the store changes."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ LEAST = 2
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """How far probabilities were from the truth on the images given to `calibrate`, and how far they are now.
+    """The calibration error on the images given to `calibrate`, before and after.
 
     Attributes
     ----------
     method : {"temperature", "isotonic"}
     n : int
-        The images that count: those that were stored since do not.
+        Images that are used: those that were stored since are not.
     temperature : float or None
-        What log probabilities are divided by; above 1, the head was too sure. None for another method.
+        What log probabilities are divided by; above 1, the head was overconfident. None for another method.
     ece_before, ece_after : float
-        The expected calibration error, in [0, 1]; see `CalibrationCurve.ece`. The one after is that of a
-        five-fold cross-validation: each image by what was learned of the other folds.
+        The expected calibration error, in [0, 1]; see `CalibrationCurve.ece`. The one after is from a
+        five-fold cross-validation: each image by the calibration that was fit on the other folds.
     """
 
     method: str
@@ -65,16 +65,16 @@ class CalibrationReport:
 
 @dataclass(eq=False)
 class Calibrated:
-    """What `calibrate` was given, and what is learned of it.
+    """What `calibrate` was given, and the calibration that is fit on it.
 
     Attributes
     ----------
     images : CalibrationImages
     method : {"temperature", "isotonic"}
     token : str
-        By which it is told from any other.
+        Identifies it.
     remembered : Remembered or None
-        The map, as it was last learned.
+        The map, as it was last fit.
     """
 
     images: CalibrationImages
@@ -83,7 +83,7 @@ class Calibrated:
     remembered: Remembered[ProbabilityMap] | None = None
 
     def map(self, basis: Basis) -> ProbabilityMap:
-        """Return what makes the head's probabilities believable, by the store as it is now."""
+        """Return the map that calibrates the head's probabilities, for the store as it is now."""
         key, known = basis.key(), self.remembered
         if known is None or not known.key.is_same(key):
             fitted, *_ = self._learn(basis)
@@ -91,7 +91,7 @@ class Calibrated:
         return known.value
 
     def report(self, basis: Basis) -> CalibrationReport:
-        """Measure what calibration changes."""
+        """Measure the calibration error before and after."""
         from clipretrieval.trust.calibration_curve import calibration_curve
 
         key = basis.key()
@@ -109,9 +109,9 @@ class Calibrated:
         rows = basis.counted(self.images)
         if len(rows) < LEAST:
             raise InvalidInputError(
-                f"{len(rows)} of the {len(self.images)} images given to calibrate count: the others are "
-                f"stored by now, or of a class that is not known any more. It takes at least {LEAST}; "
-                "calibrate with others"
+                f"{len(rows)} of the {len(self.images)} images given to calibrate can be used: the others "
+                f"are stored by now, or their class was forgotten. At least {LEAST} are needed; calibrate "
+                "with others"
             )
         images = self.images.take(rows.tolist())
         numbers = basis.index.number_classes()

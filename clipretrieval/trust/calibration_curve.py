@@ -1,4 +1,4 @@
-"""Whether answers are right as often as their share of the votes, or their probability, promises."""
+"""Whether answers are correct as often as their share of the votes, or their probability, says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelled images that were not fitted, kept as vectors: what promises are made by."""
+"""Held-out labelled images, kept as vectors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class CalibrationImages:
         on_error: str,
         progress: Progress,
     ) -> tuple[CalibrationImages, list[SkippedImage]]:
-        """Encode labelled images, and refuse those that the promise would not hold by.
+        """Encode labelled images, and refuse those that the classifier has seen.
 
         Parameters
         ----------
@@ -139,17 +139,20 @@ class CalibrationImages:
 
 _FITTED = {
     purpose: f"{{n}} of the images are stored in the classifier, such as {{name}}. {why}: {purpose} with "
-    "images that were not fitted, or forget those first"
+    "images that it was not fit on, or forget those first"
     for purpose, why in (
-        ("conformalize", "Promises hold only by images that are as new as those that will be asked about"),
-        ("calibrate", "Probabilities of images that it knows are no measure of others"),
+        ("conformalize", "Coverage is guaranteed only by images that it has not seen"),
+        (
+            "calibrate",
+            "Its probabilities for images that it has seen do not show how reliable it is on others",
+        ),
     )
 }
 _ELSEWHERE = {
-    "conformalize": "{n} of the images were given to calibrate, such as {name}: probabilities that were "
-    "fitted to images promise too much of them. Split your held-out images in two, one part for each method",
-    "calibrate": "{n} of the images were given to conformalize, such as {name}: its promise would not hold "
-    "any more. Split your held-out images in two, one part for each method",
+    "conformalize": "{n} of the images were given to calibrate, such as {name}: probabilities that were fit "
+    "to them are too good. Split your held-out images in two, one part for each method",
+    "calibrate": "{n} of the images were given to conformalize, such as {name}: its coverage would no longer "
+    "be guaranteed. Split your held-out images in two, one part for each method",
 }
 
 

@@ -1,9 +1,9 @@
-"""Split conformal prediction: how strange a class is for an image, and which classes are not too strange.
+"""Split conformal prediction: sets of classes that contain the true one with a given probability.
 
-The *nonconformity score* of a class is the higher, the less it goes with an image. An image whose true class
-has a higher score than all but a share α of the images that were held out is rare: if all of them are
-exchangeable, at most a share α of the images are [1]_. So the set of all other classes holds the true one
-with the probability 1 − α, whatever the probabilities are worth. Better ones give smaller sets.
+The *nonconformity score* of a class is higher, the worse it fits an image. If images are exchangeable, the
+score of the true class is higher than those of all but a share α of the held-out images for at most a share α
+of the images [1]_. So the set of all classes with lower scores contains the true one with probability 1 − α,
+however good or bad the probabilities are. Better ones give smaller sets.
 
 References
 ----------
@@ -42,7 +42,7 @@ DIGITS = 12
 
 @dataclass(frozen=True)
 class ConformalRule:
-    """Which nonconformity score, and over what it is compared.
+    """Which nonconformity score, and which images it is compared with.
 
     Attributes
     ----------
@@ -50,11 +50,11 @@ class ConformalRule:
         1 − p of the class [1]_; the probabilities of all classes that are more probable, and a random part
         of its own [2]_; that, and a penalty for each rank behind the first few [3]_.
     class_conditional : bool
-        Whether a class is compared with the held-out images of its own alone, and the promise holds of
+        Whether a class is compared with held-out images of that class only, and coverage is guaranteed for
         each class [4]_.
     randomized : bool
-        Whether the part of its own, and the order of ties, are drawn; otherwise the sets are larger, and the
-        promise is kept with something to spare.
+        Whether the part of its own, and the order of ties, are random; otherwise the sets are larger, and
+        the coverage is exceeded.
     random_state : int
         Of these draws, which are made from the images' content ids.
     penalty : float or None
@@ -88,19 +88,17 @@ class ConformalRule:
         for name, value in given.items():
             if value is not None and self.score != "raps":
                 raise InvalidInputError(
-                    f"{name} is of score='raps'; got score={self.score!r}, so leave it out"
+                    f"{name} is for score='raps'; got score={self.score!r}, so leave it out"
                 )
         if (self.penalty is None) != (self.free_classes is None):
-            raise InvalidInputError(
-                "penalty and free_classes go together; pass both, or neither to have them chosen"
-            )
+            raise InvalidInputError("pass both penalty and free_classes, or neither to have them chosen")
         if self.penalty is not None:
             check_number(self.penalty, "penalty", least=0)
             check_int(self.free_classes, "free_classes", least=0)
 
     @property
     def chooses(self) -> bool:
-        """Whether the penalty is chosen on some of the held-out images, which then do not count otherwise."""
+        """Whether the penalty is chosen on some of the held-out images, which are then not used otherwise."""
         return self.score == "raps" and self.penalty is None
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +112,7 @@ class ConformalRule:
         ----------
         ranked : Ranked
         parts : ndarray of float64
-            Drawn from [0, 1) for each image, of a shape that goes with those of `ranked`.
+            Drawn from [0, 1) for each image, of a shape that broadcasts with those of `ranked`.
         penalty, free_classes
             Of RAPS.
         """
@@ -128,15 +126,14 @@ class ConformalRule:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """Classes of images, and where each stands among all of its image.
+    """Classes of images, and how each ranks among all classes of its image.
 
     Attributes
     ----------
     own : ndarray of float64
         Its probability.
     above : ndarray of float64
-        The sum of those of the classes before it: of the more probable, and of as probable ones those that
-        come first.
+        The sum of those of the classes ranked above it; equally probable ones rank in their order.
     rank : ndarray of int64
         Its place, counted from 1.
     """
@@ -179,7 +176,7 @@ def check_coverage(coverage: Any, name: str = "coverage") -> float:
 
 
 def least_images(error: float) -> int:
-    """Return how many held-out images it takes to promise an error rate α, 1 − coverage: ⌈1 / α⌉ − 1.
+    """Return how many held-out images an error rate α, 1 − coverage, takes at least: ⌈1 / α⌉ − 1.
 
     Raises
     ------
@@ -191,7 +188,7 @@ def least_images(error: float) -> int:
 
 
 def draws(ids: Sequence[str], random_state: int, purpose: str) -> Floats:
-    """Draw a number from [0, 1) for each image, by its content id: the same in whatever company it comes.
+    """Draw a number from [0, 1) for each image, seeded by its content id.
 
     Returns
     -------
@@ -206,7 +203,7 @@ def draws(ids: Sequence[str], random_state: int, purpose: str) -> Floats:
 
 
 def greater_share(held: Floats, scores: Floats, ties: Floats | float) -> Floats:
-    """Return the p-values of scores: how large a share of all are as high, the one in question included.
+    """Return the p-values of scores: the share that is at least as high, the score itself included.
 
     Parameters
     ----------
@@ -214,8 +211,8 @@ def greater_share(held: Floats, scores: Floats, ties: Floats | float) -> Floats:
         Of held-out images, ascending.
     scores : ndarray of float64
     ties : ndarray of float64, or 1.0
-        How much those of the same score count: 1; or a number drawn from [0, 1), by which p-values of
-        exchangeable images are uniform [1]_.
+        How much those of the same score count: 1; or a number drawn from [0, 1), which makes the p-values of
+        exchangeable images uniform [1]_.
 
     References
     ----------
@@ -231,7 +228,7 @@ def greater_share(held: Floats, scores: Floats, ties: Floats | float) -> Floats:
 def choose_regularisation(
     rule: ConformalRule, probabilities: Floats, codes: Ints, parts: Floats, error: float
 ) -> tuple[float, int]:
-    """Choose λ and k_reg of RAPS on images that do not count otherwise.
+    """Choose λ and k_reg of RAPS on images that are not used otherwise.
 
     Parameters
     ----------
@@ -245,7 +242,7 @@ def choose_regularisation(
     Returns
     -------
     penalty : float
-        That of the smallest sets, of a few.
+        The candidate that gives the smallest sets.
     free_classes : int
         The rank within which the true class of a share 1 − `error` of them is.
 

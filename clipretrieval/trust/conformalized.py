@@ -1,4 +1,4 @@
-"""Promises by held-out images: sets of classes that hold the true one, and who is none of the classes."""
+"""Prediction sets, and a threshold for unknown images, from held-out images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TUNED, MOST_TUNED = 0.2, 1000
 
 @dataclass(frozen=True, eq=False)
 class ShareEvidence:
-    """Where the true classes of held-out images stand among all.
+    """How the true classes of held-out images rank among all classes.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class ShareEvidence:
 
 @dataclass(frozen=True, eq=False)
 class LikenessEvidence:
-    """How much held-out images are like those stored.
+    """How similar held-out images are to the stored ones.
 
     Attributes
     ----------
@@ -71,14 +71,14 @@ class LikenessEvidence:
 
 @dataclass(frozen=True)
 class ConformalReport:
-    """What `conformalize` was given, and what can be promised by it.
+    """What `conformalize` was given, and the coverage that it is enough for.
 
     Attributes
     ----------
     score : {"lac", "aps", "raps"}
     class_conditional : bool
     n : int
-        The images that count: those that were stored since, or that chose a penalty, do not.
+        Images that are used: those that were stored since, or that the penalty was chosen on, are not.
     most_coverage : float
         The highest coverage that they are enough for.
     """
@@ -98,7 +98,7 @@ class ConformalReport:
 
 @dataclass(eq=False)
 class Conformalized:
-    """What `conformalize` was given, and what follows from it by the store as it is now.
+    """What `conformalize` was given, and what follows from it for the store as it is now.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Conformalized:
     _measure: Remembered[Likeness] | None = None
 
     def evidence(self, basis: Basis, answering: DecisionRule, calibrated: str | None) -> ShareEvidence:
-        """Return where true classes stand.
+        """Return how true classes rank.
 
         Parameters
         ----------
@@ -144,17 +144,17 @@ class Conformalized:
         return known.value
 
     def report(self, basis: Basis, answering: DecisionRule, calibrated: str | None) -> ConformalReport:
-        """Tell what can be promised."""
+        """Return the coverage that is possible."""
         rows = self.evidence(basis, answering, calibrated).rows
         return self.promise(rows, basis.index.number_classes().stored())
 
     def promise(self, rows: npt.NDArray[np.integer[Any]], classes: Iterable[Label]) -> ConformalReport:
-        """Tell what some of the images are enough for.
+        """Return the coverage that some of the images are enough for.
 
         Parameters
         ----------
         rows : ndarray of int
-            Those that count.
+            Those that are used.
         classes : iterable of (int or str)
             All that there are, as stored.
         """
@@ -163,7 +163,7 @@ class Conformalized:
         return ConformalReport(self.rule.score, self.rule.class_conditional, len(kept), least / (least + 1))
 
     def likenesses(self, basis: Basis) -> LikenessEvidence:
-        """Return how much the images are like those stored."""
+        """Return how similar the images are to the stored ones."""
         key, known = basis.key(), self.likeness
         if known is None or not known.key.is_same(key):
             rows, measure = basis.counted(self.images), self.measure(basis)
@@ -177,17 +177,17 @@ class Conformalized:
         return known.value
 
     def measure(self, basis: Basis) -> Likeness:
-        """Return what measures how much an image is like those stored."""
+        """Return what measures how similar an image is to the stored ones."""
         key, known = basis.key(), self._measure
         if known is None or not known.key.is_same(key):
             known = self._measure = Remembered(key, basis.likeness())
         return known.value
 
     def least_likeness(self, basis: Basis, turned_away: float) -> float:
-        """Return the score below which an image is of no known class.
+        """Return the score below which an image is rejected.
 
-        At most a share `turned_away` of the images of known classes have less: the conformal p-value of their
-        scores is uniform, but for ties, which are kept. Class-conditional: of the images of each class.
+        At most a share `turned_away` of the images of known classes score lower, as the conformal p-values of
+        their scores are uniform; ties are not rejected. Class-conditional: of the images of each class.
 
         Raises
         ------
@@ -196,14 +196,14 @@ class Conformalized:
         """
         found = self.likenesses(basis)
         groups = self._groups(found.rows, basis.index.number_classes().stored())
-        self._check_enough(groups, turned_away, "turn away so few")
+        self._check_enough(groups, turned_away, f"reject at most {turned_away:g}")
         places = {label: int(turned_away * (len(rows) + 1) + 1e-9) - 1 for label, rows in groups.items()}
         return min(float(np.sort(found.scores[rows])[places[label]]) for label, rows in groups.items())
 
     def predictor(
         self, basis: Basis, answering: DecisionRule, calibrated: str | None, coverage: float
     ) -> SetPredictor:
-        """Return what tells the sets of classes.
+        """Return what computes prediction sets.
 
         Raises
         ------
@@ -239,7 +239,7 @@ class Conformalized:
         return SetPredictor(rule, held, error, penalty, free)
 
     def _tuned(self, rows: npt.NDArray[np.integer[Any]]) -> Flags:
-        """Tell which images the penalty of RAPS is chosen on."""
+        """Return which images the penalty of RAPS is chosen on."""
         found = np.zeros(len(rows), dtype=np.bool_)
         if self.rule.chooses:
             order = draws([self.images.ids[row] for row in rows], self.rule.random_state, "tuned")
@@ -249,7 +249,7 @@ class Conformalized:
     def _groups(
         self, rows: npt.NDArray[np.integer[Any]], classes: Iterable[Label]
     ) -> dict[Label | None, Ints]:
-        """Return the places of images that are compared with one another, by class or all under None."""
+        """Return the places of images that are compared with each other, by class or all under None."""
         if not self.rule.class_conditional:
             return {None: np.arange(len(rows))}
         labels = [self.images.labels[row] for row in rows]
@@ -266,10 +266,12 @@ class Conformalized:
         each = "" if label is None else " of each class"
         whose = "" if label is None else f" of the class {label!r}"
         total = len(self.images)
-        lost = "" if each or len(rows) == total else f" (of {total}: others are stored, or chose the penalty)"
+        lost = ""
+        if not each and len(rows) < total:
+            lost = f" (of {total}: others are stored by now, or the penalty was chosen on them)"
         raise InvalidInputError(
-            f"{len(rows)} held-out images{whose}{lost} are too few to {purpose}: it takes at least "
-            f"{least}{each}. Call conformalize with more, or ask for less"
+            f"{len(rows)} held-out images{whose}{lost} are too few to {purpose}: at least "
+            f"{least}{each} are needed. Call conformalize with more, or ask for less"
         )
 
 
@@ -278,7 +280,7 @@ _RANKED = ("own", "above", "rank")
 
 @dataclass(frozen=True, eq=False)
 class SetPredictor:
-    """Tells which classes of an image are not too strange.
+    """Computes prediction sets: the classes whose nonconformity is not too high.
 
     Attributes
     ----------
@@ -299,7 +301,7 @@ class SetPredictor:
     def sets(self, decision: Decision, ids: Sequence[str], numbers: ClassNumbers) -> Flags:
         """Return the classes of each image's set, shape (n, n_classes), columns by the classes' numbers.
 
-        Empty where the image is turned away.
+        Empty if the image is rejected.
         """
         rule = self.rule
         ranked = Ranked.of(class_probabilities(decision, numbers))

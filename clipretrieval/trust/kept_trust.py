@@ -1,4 +1,4 @@
-"""What was learned of held-out images as bytes: a line of JSON, and their vectors."""
+"""Held-out images, and what was computed from them, as bytes: a line of JSON, and their vectors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT, FORMAT_VERSION = "clipretrieval.trust", 1
 
 
 def trust_to_bytes(trust: Trust) -> bytes:
-    """Return all of it; what was computed by a store goes with it, where that can be told from others."""
+    """Return all of it, with what was computed if the store's state has a token to recognize it by."""
     parts, vectors = dict[str, Any](), list[bytes]()
     if (conformal := trust.conformal) is not None:
         parts["conformal"] = {

@@ -1,4 +1,4 @@
-"""How much an image is like those that are stored, of whichever class."""
+"""How similar an image is to the stored ones, regardless of class."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Likeness", "MahalanobisLikeness", "NeighborLikeness"]
 Floats = npt.NDArray[np.float64]
 
 NEIGHBORS = 10
-"""Which neighbor's distance is taken: 5, 10 and 20 made no difference on CIFAR-10, the nearest was worse."""
+"""Whose distance is used: 5, 10 and 20 made no difference on CIFAR-10, the nearest was worse."""
 POWER = 0.75
-"""Of the Mahalanobis distance from the center of the classes, by which that from a class is divided."""
+"""Exponent of the squared Mahalanobis distance to the center, which that to a class is divided by."""
 TINY = float(np.finfo(np.float32).tiny)
 
 
 class Likeness(Protocol):
-    """A score of queries: higher is more like what is stored."""
+    """A score of queries: higher is more similar to what is stored."""
 
     @property
     def k(self) -> int:
@@ -42,15 +42,15 @@ class Likeness(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class NeighborLikeness:
-    """Minus the distance to one of the nearest [1]_, relative to the length of the vector.
+    """Minus the distance to the k-th nearest neighbor [1]_, relative to the length of the vector.
 
     Attributes
     ----------
     k : int
         Which one.
     relative : bool
-        Whether the length counts: vectors of an encoder are the longer, the more there is in an image, and
-        then lie farther apart. Those of a user have an origin that may mean nothing.
+        Whether the distance is divided by the vector's length: an encoder's vectors are longer, and farther
+        apart, for images with more content. The origin of a user's own vectors may be arbitrary.
 
     References
     ----------
@@ -79,7 +79,7 @@ class NeighborLikeness:
 class MahalanobisLikeness:
     """Minus the Mahalanobis distance to the nearest class [1]_, relative to that to the classes' center.
 
-    It needs no neighbors, and does not depend on a linear map that the vectors went through.
+    It needs no neighbors, and is invariant under linear maps of the vectors.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class MahalanobisLikeness:
     References
     ----------
     .. [1] K. Lee et al., "A simple unified framework for detecting out-of-distribution samples and
-       adversarial attacks", NeurIPS (2018). That it has to be seen relative to another one: J. Ren et al.,
+       adversarial attacks", NeurIPS (2018). Why it is relative: J. Ren et al.,
        "A simple fix to Mahalanobis distance for improving near-OOD detection" (2021), arXiv 2106.09022.
     """
 

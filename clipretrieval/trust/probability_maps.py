@@ -1,4 +1,4 @@
-"""Maps from what a head holds to be probable to probabilities that can be believed."""
+"""Maps from a head's probabilities to calibrated ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLDEST, HOTTEST = 0.01, 100.0
 
 
 class ProbabilityMap(Protocol):
-    """What has been learned of images that were held out."""
+    """A calibration that was fit on held-out images."""
 
     @property
     def changes_answers(self) -> bool:
@@ -47,12 +47,12 @@ class ProbabilityMap(Protocol):
 
 @dataclass(frozen=True)
 class TemperatureMap:
-    """Log probabilities divided by one number, which changes no answer.
+    """Temperature scaling: log probabilities divided by one number, which changes no prediction.
 
     Attributes
     ----------
     temperature : float
-        Above 1: the head was too sure.
+        Above 1: the head was overconfident.
 
     References
     ----------
@@ -76,7 +76,7 @@ class TemperatureMap:
         logs : ndarray of float64, shape (n, n_classes)
             Log probabilities; see `class_log_probabilities`.
         codes : ndarray of int64, shape (n,)
-            The true classes. Images whose class is held to be impossible tell nothing.
+            The true classes. Images whose class has the probability 0 are ignored.
         """
         from scipy.optimize import minimize_scalar
         from scipy.special import logsumexp
@@ -104,7 +104,7 @@ class TemperatureMap:
 
 @dataclass(frozen=True, eq=False)
 class IsotonicMap:
-    """For each class a function of its probability that never falls; then divided by the sum of all [1]_.
+    """Isotonic regression of each class against the rest, normalized [1]_.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a fitted classifier has learned of images that were held out."""
+"""What a fitted classifier knows from held-out images."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from clipretrieval.types import AnyArray, Label
 __all__ = ["PredictionSets", "Trust", "check_unknown", "predict_sets", "score_samples"]
 
 UNCONFORMALIZED = (
-    "the classifier is not conformalized; call conformalize(X, y) with labeled images that were not fitted"
+    "the classifier is not conformalized; call conformalize(X, y) with labeled images that it was not fit on"
 )
 
 
 class PredictionSets(NamedTuple):
-    """The answers to images, and for each the classes among which the true one is.
+    """The predictions for images, and a set of classes for each, which contains the true one.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Trust:
         return {name: frozenset(part.images.ids) for name, part in parts.items() if part is not None}
 
     def conformalized(self) -> Conformalized:
-        """Return what promises are made by.
+        """Return what prediction sets are computed from.
 
         Raises
         ------
@@ -81,19 +81,19 @@ class Trust:
         return self.conformal
 
     def rule(self, basis: Basis, turned_away: float) -> DecisionRule:
-        """Return what decides: the head's own rule, and what is laid over it.
+        """Return what decides: the head's own rule, calibrated, with images rejected.
 
         Parameters
         ----------
         basis : Basis
         turned_away : float
-            How large a share of the images of known classes may be answered with the index's `unknown`,
-            where it has one.
+            How large a share of the images of known classes may be rejected, that is, answered with the
+            index's `unknown`, if it has one.
 
         Raises
         ------
         NotFittedError
-            If images are to be turned away, and nothing tells which.
+            If images are to be rejected, and it is not conformalized.
         InvalidInputError
             If there are too few held-out images to do so.
         """
@@ -101,7 +101,7 @@ class Trust:
         if basis.index.unknown is not None:
             if self.conformal is None:
                 raise errors.NotFittedError(
-                    f"unknown={basis.index.unknown!r} is to be answered, and nothing tells when: "
+                    f"unknown={basis.index.unknown!r} takes a threshold, and there is none: "
                     f"{UNCONFORMALIZED}, or set unknown=None"
                 )
             least = self.conformal.least_likeness(basis, turned_away)
@@ -113,13 +113,13 @@ class Trust:
         return TrustedRule(basis.rule, calibrated, gate)
 
     def answering(self, basis: Basis) -> DecisionRule:
-        """Return what decides where nobody is turned away."""
+        """Return what decides if no image is rejected."""
         if self.calibrated is None:
             return basis.rule
         return TrustedRule(basis.rule, self.calibrated.map(basis))
 
     def predictor(self, basis: Basis, coverage: Any) -> SetPredictor:
-        """Return what tells the sets of classes.
+        """Return what computes prediction sets.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class Trust:
         return self.conformalized().predictor(basis, self.answering(basis), self._token, coverage)
 
     def report(self, basis: Basis) -> ConformalReport | None:
-        """Tell what can be promised; None where it is not conformalized."""
+        """Return the coverage that is possible; None if it is not conformalized."""
         if self.conformal is None:
             return None
         return self.conformal.report(basis, self.answering(basis), self._token)
@@ -142,7 +142,7 @@ class Trust:
 
 
 def check_unknown(unknown: Any, classes: Classes | None, labels: Sequence[Any] = ()) -> Label | None:
-    """Return what is answered of an image of no known class, as stored; None where all are answered.
+    """Return the label for images of no known class, as stored; None if there is none.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def predict_sets(
     on_error: str,
     progress: Progress | bool | None,
 ) -> PredictionSets:
-    """Answer images with sets; see `RetrievalClassifier.predict_set`."""
+    """Predict labels and sets; see `RetrievalClassifier.predict_set`."""
     numbers, places = retriever.index.number_classes(), AnswerPlaces()
     codes, parts = list[npt.NDArray[np.int64]](), list[npt.NDArray[np.bool_]]()
     for batch, near in retriever.answered(
@@ -202,7 +202,7 @@ def predict_sets(
 def score_samples(
     retriever: Retriever, basis: Basis, X: Any, *, on_error: str, progress: Progress | bool | None
 ) -> npt.NDArray[np.float64]:
-    """Tell how much images are like those stored; see `RetrievalClassifier.score_samples`."""
+    """Score how similar images are to the stored ones; see `RetrievalClassifier.score_samples`."""
     places, measure = AnswerPlaces(), basis.likeness()
     found = [
         measure.score(vectors, near)

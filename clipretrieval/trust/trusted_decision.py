@@ -1,4 +1,4 @@
-"""What a head has decided, with probabilities that were calibrated and images turned away."""
+"""A head's decision with calibrated probabilities and rejected images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class TrustedDecision:
-    """A decision seen through what was learned of images that were held out.
+    """A head's decision, calibrated, some images of which may be rejected.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class TrustedDecision:
     numbers : ClassNumbers
     calibrated : ProbabilityMap or None
     away : ndarray of bool, shape (n,), or None
-        Which images are of no known class.
+        Which images are rejected.
     """
 
     raw: Decision
@@ -39,12 +39,12 @@ class TrustedDecision:
 
     @cached_property
     def answers(self) -> Ints:
-        """The class of each query by number, `UNKNOWN` where it is turned away, shape (n,)."""
+        """The class of each query by number, `UNKNOWN` if it is rejected, shape (n,)."""
         return self._classes if self.away is None else np.where(self.away, UNKNOWN, self._classes)
 
     @cached_property
     def share_and_margin(self) -> tuple[Floats, Floats]:
-        """The answers' probabilities, and how far these are ahead; 0 where an image is turned away."""
+        """The answers' probabilities, and their margins; 0 if an image is rejected."""
         if self.calibrated is None:
             share, margin = self.raw.share_and_margin
         else:

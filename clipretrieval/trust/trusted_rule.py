@@ -1,4 +1,4 @@
-"""A rule that decides, with what was learned of images that were held out."""
+"""A decision rule with calibrated probabilities and rejected images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["Gate", "TrustedRule"]
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """Which images are answered at all.
+    """Which images are answered, and which are rejected as unknown.
 
     Attributes
     ----------
     index : LabelledIndex
     measure : Likeness
     least : float
-        The score below which an image is turned away; −inf: none is.
+        Images with a lower score are rejected; −inf: none is.
     """
 
     index: LabelledIndex
@@ -44,14 +44,14 @@ class Gate:
         return self.measure.score(vectors, near)
 
     def turns_away(self, vectors: FloatArray, near: Neighbors) -> npt.NDArray[np.bool_]:
-        """Tell of which queries nothing alike is stored, shape (n,)."""
+        """Return which queries are rejected, shape (n,)."""
         found: npt.NDArray[np.bool_] = self.score(vectors, near) < self.least
         return found
 
 
 @dataclass(frozen=True, eq=False)
 class TrustedRule:
-    """A `DecisionRule` through which another one is seen.
+    """A `DecisionRule` on top of another one.
 
     Attributes
     ----------
@@ -88,6 +88,6 @@ class TrustedRule:
         return self.rule.parts(vectors, near, numbers)
 
     def describe(self) -> dict[str, Any]:
-        """Return what reports say of it: shares that were calibrated are none of the votes any more."""
+        """Return what reports say of it: calibrated shares are no longer shares of the votes."""
         told = self.rule.describe()
         return told if self.calibrated is None else {**told, "head": f"{told['head']}, calibrated"}

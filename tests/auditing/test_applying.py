@@ -411,7 +411,7 @@ def test_decisions_are_checked(folder: Path, tmp_path: Path) -> None:
             apply_decisions(classifier, path)
 
     refused("holds no JSON", "{")
-    refused("no decisions on an audit", {**whole, "kind": "audit"})
+    refused("has no decisions on an audit", {**whole, "kind": "audit"})
     refused("schema version 7", {**whole, "schema_version": 7})
     refused("have no list", {**whole, "decisions": None})
     changes: list[tuple[str, Any, str]] = [
@@ -420,7 +420,7 @@ def test_decisions_are_checked(folder: Path, tmp_path: Path) -> None:
         ("source", "", "the source is ''"),
         ("label", None, "there is no label"),
         ("label", [1], "no label"),
-        ("id", None, "goes with an id"),
+        ("id", None, "a label needs an id"),
         ("extra", 1, "must have the fields"),
     ]
     for name, value, message in changes:

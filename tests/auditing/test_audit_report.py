@@ -49,14 +49,14 @@ def test_the_text_shows_counts_and_first_findings(report: AuditReport) -> None:
     assert str(report).splitlines() == [
         "40 images of 2 classes",
         "",
-        "                                 found  probably real",
-        "labels that are probably wrong       1         0 to 2",
-        "images that are equal or nearly      2",
+        "                                      found  probably real",
+        "labels that are probably wrong            1         0 to 2",
+        "identical or nearly identical images      2",
         "",
         "labels that are probably wrong:",
         "  folder/a.png  cat\\x1b[31m  → dog  75%",
         "",
-        "images that are equal or nearly:",
+        "identical or nearly identical images:",
         "  group 0  c  dog  train  equal images",
         "  group 0  d  dog  train  equal images",
         "",
@@ -69,7 +69,7 @@ def test_the_text_shows_counts_and_first_findings(report: AuditReport) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "comparison"}, "this is no audit report; pass what AuditReport.to_json"),
+        ({"kind": "comparison"}, "this is no audit report; pass a file written by AuditReport"),
         ({"schema_version": 2}, "has schema version 2; this version of the library reads 1"),
         ({"findings": 3}, "the audit report is damaged"),
         ({"n_images": "many"}, "the audit report is damaged"),

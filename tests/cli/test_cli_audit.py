@@ -74,7 +74,7 @@ def test_a_kept_classifier_is_audited(command: Command, faulty: Path, tmp_path: 
     assert out == str(audit(classifier, X_test=faulty / "test", parts=["leak", "outlier"])) + "\n"
     status, out, err = command("audit", tmp_path / "kept", "--stage", "mid")
     assert status == 2
-    assert err == "error: --stage does not go with a classifier's folder, which has its own encoder\n"
+    assert err == "error: --stage cannot be used with a classifier's folder, which has its own encoder\n"
     vectors = RetrievalClassifier(store="memory").fit([[0.0], [0.1], [5.0], [5.1]], ["a", "a", "b", "b"])
     vectors.save(tmp_path / "vectors")
     status, out, _ = command("audit", tmp_path / "vectors")

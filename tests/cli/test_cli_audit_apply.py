@@ -65,8 +65,8 @@ def test_what_cannot_be_carried_out_is_named(command: Command, kept: Path) -> No
     for arguments, message in {
         ("--apply", root / "other.json"): "the audit of another classifier",
         ("--apply", root / "none.json"): "cannot be read",
-        ("--apply", root / "decisions.json", "--k", 3): "--k does not go with --apply",
-        ("--dry-run",): "--dry-run does not go with an audit; name the decisions to carry out by --apply",
+        ("--apply", root / "decisions.json", "--k", 3): "--k cannot be used with --apply",
+        ("--dry-run",): "--dry-run cannot be used with an audit; name the decisions to apply with --apply",
         ("--html", kept / "page.html"): "is a part of",
     }.items():
         status, out, err = command("audit", kept, *arguments)
@@ -75,7 +75,7 @@ def test_what_cannot_be_carried_out_is_named(command: Command, kept: Path) -> No
     status, _, err = command(
         "audit", root / "pictures", "--apply", root / "decisions.json", "--folder", root / "pictures"
     )
-    assert (status, "--folder goes with a classifier" in err) == (2, True)
+    assert (status, "--folder is for a classifier" in err) == (2, True)
 
 
 def test_the_page_is_written(command: Command, kept: Path, tmp_path: Path) -> None:

@@ -128,16 +128,16 @@ def test_index_makes_a_cascade_without_vectors(command, images, model, tmp_path)
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (("--cascade", "stem,layer1", "--stage", "mid"), "--stage does not go with --cascade"),
-        (("--cascade", "stem,layer1", "--text-weight", "1"), "--text-weight does not go with --cascade"),
-        (("--cascade", "stem,layer1", "--template", "{}"), "--template does not go with --cascade"),
+        (("--cascade", "stem,layer1", "--stage", "mid"), "--stage cannot be used with --cascade"),
+        (("--cascade", "stem,layer1", "--text-weight", "1"), "--text-weight cannot be used with --cascade"),
+        (("--cascade", "stem,layer1", "--template", "{}"), "--template cannot be used with --cascade"),
         (("--cascade", "stem"), "--cascade takes two stages or more"),
         (("--cascade", ""), "--cascade takes two stages or more"),
         (("--cascade", "layer1,stem"), "'stem' is not deeper than 'layer1'"),
         (("--cascade", "stem,middle"), "unknown stage 'middle'"),
         (("--cascade", "stem,layer1", "--certainty", "votes"), "certainty must be one of 'combined'"),
-        (("--certainty", "margin"), "--certainty goes with --cascade"),
-        (("--no-keep-vectors",), "--keep-vectors goes with --cascade"),
+        (("--certainty", "margin"), "--certainty is for --cascade"),
+        (("--no-keep-vectors",), "--keep-vectors is for --cascade"),
         (
             ("--cascade", "stem,late", "--no-keep-vectors", "--head", "fused"),
             "--head fused reads neighbors, which exits do not have with --no-keep-vectors; pass --head disc",
@@ -182,7 +182,7 @@ def test_an_interrupted_index_goes_on_as_a_cascade(command, images, model, tmp_p
         (("--cascade", "stem,layer1"), "--cascade stem,layer2 and now it is --cascade stem,layer1"),
         (("--certainty", "margin"), "--certainty combined and now it is --certainty margin"),
         (("--head", "fused"), "--head discriminant and now it is --head fused"),
-        (("--stage", "late"), "--stage does not go with --cascade"),
+        (("--stage", "late"), "--stage cannot be used with --cascade"),
     ):
         status, _, err = command(*arguments, "--resume", *given)
         assert (status, told in err) == (2, True), err
@@ -422,15 +422,18 @@ def test_info_shows_the_exits(command, kept, images):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("classify", "{kept}", "{test}", "--head", "votes"), "--head does not go with a cascade"),
-        (("classify", "{kept}", "{test}", "--priors", "equal"), "--priors does not go with a cascade"),
-        (("classify", "{kept}", "{test}", "--text-weight", "1"), "--text-weight does not go with a cascade"),
+        (("classify", "{kept}", "{test}", "--head", "votes"), "--head cannot be used with a cascade"),
+        (("classify", "{kept}", "{test}", "--priors", "equal"), "--priors cannot be used with a cascade"),
+        (
+            ("classify", "{kept}", "{test}", "--text-weight", "1"),
+            "--text-weight cannot be used with a cascade",
+        ),
         (
             ("evaluate", "--classifier", "{kept}", "--test", "{test}", "--head", "votes"),
-            "--head does not go with a cascade",
+            "--head cannot be used with a cascade",
         ),
-        (("evaluate", "--classifier", "{kept}", "--test", "{test}", "--k", "3"), "--k does not go with"),
-        (("evaluate", "--train", "{test}", "--test", "{test}", "--no-curve"), "--no-curve go with"),
+        (("evaluate", "--classifier", "{kept}", "--test", "{test}", "--k", "3"), "--k cannot be used with"),
+        (("evaluate", "--train", "{test}", "--test", "{test}", "--no-curve"), "--no-curve are for"),
         (
             ("sweep", "--classifier", "{kept}", "--validation", "{test}"),
             "holds a cascade, which sweep cannot take",

@@ -116,26 +116,29 @@ def test_8_bits_need_an_index_of_their_own(command, tiny_model, class_folder, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("index", "TRAIN", "NEW", "--onnx", "FILE", "--stage", "mid"), "--stage does not go"),
-        (("index", "TRAIN", "NEW", "--onnx", "FILE", "--device", "cpu"), "--device does not go"),
+        (("index", "TRAIN", "NEW", "--onnx", "FILE", "--stage", "mid"), "--stage cannot be used"),
+        (("index", "TRAIN", "NEW", "--onnx", "FILE", "--device", "cpu"), "--device cannot be used"),
         (
             ("index", "TRAIN", "NEW", "--onnx", "FILE", "--cascade", "layer1,mid"),
-            "--onnx does not go with --cascade",
+            "--onnx cannot be used with --cascade",
         ),
         (
             ("evaluate", "--train", "TRAIN", "--test", "TRAIN", "--onnx", "F", "--seed", 2),
-            "--seed does",
+            "--seed cannot be used",
         ),
         (("classify", "KEPT", "TRAIN", "--onnx", "gone"), "gone' cannot be read"),
         (("index", "TRAIN", "KEPT", "--add", "--onnx", "FILE", "--batch-size", 0), "--batch-size must be"),
-        (("index", "TRAIN", "KEPT", "--add", "--batch-size", 2), "--batch-size does not go with --add"),
-        (("index", "TRAIN", "KEPT", "--add", "--onnx", "FILE", "--seed", 2), "--seed does not go with --add"),
+        (("index", "TRAIN", "KEPT", "--add", "--batch-size", 2), "--batch-size cannot be used with --add"),
+        (
+            ("index", "TRAIN", "KEPT", "--add", "--onnx", "FILE", "--seed", 2),
+            "--seed cannot be used with --add",
+        ),
         (("classify", "KEPT", "TRAIN", "--runtime", "openvino"), "--runtime is for --onnx FILE"),
         (("classify", "KEPT", "TRAIN", "--precision", "fp32"), "--precision is for --onnx FILE"),
         (("forget", "KEPT", "--label", "a", "--runtime", "openvino"), "--runtime is for --onnx FILE"),
         (("index", "TRAIN", "NEW", "--runtime", "openvino"), "--runtime is for --onnx FILE"),
         (("index", "TRAIN", "KEPT", "--add", "--runtime", "openvino"), "--runtime is for --onnx FILE"),
-        (("index", "TRAIN", "KEPT", "--add", "--precision", "fp32"), "--precision does not go with --add"),
+        (("index", "TRAIN", "KEPT", "--add", "--precision", "fp32"), "--precision cannot be used with --add"),
         (("compare", "TRAIN", "TRAIN", "--model", "onnx:FILE"), "exported encoder"),
         (("export", "KEPT", "KEPT/classifier.json"), "is a part of"),
         (("export", "KEPT", "gone/mid.onnx"), "'gone/mid.onnx' cannot be written: No such file"),
@@ -163,7 +166,7 @@ def test_an_interrupted_index_keeps_its_encoder(command, tiny_model, class_folde
         assert command("index", train, made, "--onnx", file)[0] != 0
     status, _, err = command("index", train, made, "--resume", "--device", "cpu")
     assert status == 2
-    assert "--device does not go with --onnx" in err
+    assert "--device cannot be used with --onnx" in err
     status, out, _ = command("index", train, made, "--resume")
     assert (status, out.startswith("24 images")) == (0, True)
     assert RetrievalClassifier.load(made).encoder.path == file

@@ -211,7 +211,7 @@ def test_texts_speak_beside_the_head(command, class_folder, tiny_model, names, t
         (("--text-weight", "-1"), "--text-weight takes auto"),
         (("--text-weight", "1", "--class-names", "nowhere.json"), "--class-names: 'nowhere.json' cannot be"),
         (("--text-weight", "1", "--class-names", "list.json"), "must hold an object of labels and names"),
-        (("--template", "{}"), "go with --text-weight"),
+        (("--template", "{}"), "are for --text-weight"),
         (("--text-weight", "1", "--pretrained", "none"), "or pass --text-weight none"),
     ],
 )

@@ -159,7 +159,7 @@ def test_the_folder_can_be_moved(command, kept, class_folder):
     ("arguments", "expected"),
     [
         (("{train}", "{kept}"), "holds a classifier already; pass --add"),
-        (("{train}", "{kept}", "--add", "--k", "5"), "--k does not go with --add"),
+        (("{train}", "{kept}", "--add", "--k", "5"), "--k cannot be used with --add"),
         (("{train}", "{kept}", "--add", "--resume"), "exclude each other"),
         (("{train}", "{new}", "--add"), "there is no folder"),
         (("{new}", "{new}", "--stage", "pixel"), "there is no folder"),
@@ -369,7 +369,10 @@ def test_a_kept_classifier_is_evaluated_as_it_was_made(command, kept, class_fold
         expected = loaded.evaluate(class_folder / "test")
     assert (report["accuracy"], report["k"]) == (expected.accuracy, 3)
     assert out.startswith(f"accuracy {expected.accuracy:.2%}")
-    for extra, named in ((("--k", 3), "--k does not go with"), (("--train", class_folder), "one of the two")):
+    for extra, named in (
+        (("--k", 3), "--k cannot be used with"),
+        (("--train", class_folder), "one of the two"),
+    ):
         status, _, err = command(*asked, *extra)
         assert status == 2
         assert named in err

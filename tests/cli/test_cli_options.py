@@ -301,7 +301,7 @@ def test_a_table_of_paths_and_labels_stands_in_the_place_of_a_folder(
             ("{csv}", "kept", "--image-column", "name of the file", "--label-column", "x"),
             "no column is named 'x'",
         ),
-        (("{train}", "kept", "--images-root", "."), "--images-root goes with a CSV file"),
+        (("{train}", "kept", "--images-root", "."), "--images-root is for a CSV file"),
         (("{train}/temple/00.jpg", "kept"), "is a file; pass a folder"),
         (("{csv}.csv", "kept"), "nowhere.csv.csv"),
     ],

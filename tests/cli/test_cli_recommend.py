@@ -93,7 +93,7 @@ def test_skipped_images_are_named_and_told_by_the_status(
         (("--heads", "best"), "unknown head 'best'"),
         (("--stages", "nowhere"), "unknown stage 'nowhere'"),
         (("--stages", ""), "stages is empty"),
-        (("--min-accuracy", "90"), "min_accuracy must be"),
+        (("--min-accuracy", "90"), "--min-accuracy must be"),
         (("--limit", "3"), "at least 3 different images"),
         (("--html", "{folder}/temple/00.jpg"), "is a part of"),
         (("--html", "r", "--json", "r"), "name the same file"),

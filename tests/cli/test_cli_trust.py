@@ -44,8 +44,8 @@ def test_promises_are_kept_and_shown(command, kept, parts, class_folder):
     )
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        "conformalized with 10 images: sets that hold the class of up to 90.91% of the images, by aps",
-        "unlike all that is indexed: none of these, of at most 10.00% of the images of known classes",
+        "conformalized on 10 images by aps: prediction sets with a coverage of up to 90.91%",
+        "label of unknown images: none of these, for at most 10.00% of the images of known classes",
         f"kept in {kept}",
     ]
     asked = [parts / "other", class_folder / "train" / "flower"]
@@ -96,7 +96,7 @@ def test_info_shows_what_was_calibrated(command, kept, parts, class_folder):
     lines = command("info", kept)[1].splitlines()
     assert "calibrated  by temperature, on 4 images" in lines
     assert "sets        conformalized by lac, on 6 images: coverage of up to 85.71%" in lines
-    assert "unknown     answered ?, for at most 20.00% of the images of known classes" in lines
+    assert "unknown     labeled ?, for at most 20.00% of the images of known classes" in lines
     told = json.loads(command("info", kept, "--json")[1])["trust"]
     loaded = RetrievalClassifier.load(kept)
     assert told == {
@@ -135,7 +135,7 @@ def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
         (("conformalize", "both", "kept", "--unknown", "flower"), "--unknown flower is one of the classes"),
         (
             ("conformalize", "both", "kept", "--unknown", "?"),
-            "too few to turn away so few: it takes",
+            "too few to reject at most 0.05: at least 19 are needed",
         ),
         (("calibrate", "both", "kept", "--method", "platt"), "--method must be one of"),
         (("calibrate", "both", "kept", "--budget", "1"), "--budget is about the exits of a cascade"),

@@ -97,7 +97,7 @@ def test_reports_tell_the_error_before_and_after(trusted, asked):
 
 def test_it_may_be_that_nothing_can_be_learned(fitted, others):
     """One image is too few, another method is none, and impossible classes tell nothing."""
-    with pytest.raises(InvalidInputError, match=r"1 of the 1 images .* at least 2"):
+    with pytest.raises(InvalidInputError, match=r"1 of the 1 images .* At least 2"):
         fitted.calibrate(others[0][:1], named(others[1][:1]))
     with pytest.raises(InvalidInputError, match="method must be one of 'temperature', 'isotonic'"):
         fitted.calibrate(others[0], named(others[1]), method="platt")

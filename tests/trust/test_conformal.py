@@ -132,8 +132,8 @@ def test_draws_depend_on_the_image_alone():
     ("arguments", "message"),
     [
         ({"score": "top"}, "score must be one of 'lac', 'aps', 'raps'"),
-        ({"penalty": 0.1, "free_classes": 1}, "penalty is of score='raps'"),
-        ({"score": "raps", "penalty": 0.1}, "penalty and free_classes go together"),
+        ({"penalty": 0.1, "free_classes": 1}, "penalty is for score='raps'"),
+        ({"score": "raps", "penalty": 0.1}, "pass both penalty and free_classes"),
         ({"score": "raps", "penalty": -1, "free_classes": 1}, "penalty must be"),
         ({"class_conditional": "yes"}, "class_conditional must be True or False"),
         ({"random_state": -1}, "random_state must be a whole number"),

@@ -129,7 +129,7 @@ def test_nobody_is_turned_away_without_a_promise(fitted, fitted_on, held_out, as
     with pytest.raises(NotFittedError, match=r"unknown='\?' .* call conformalize\(X, y\) .* unknown=None"):
         fitted.predict(asked[0])
     fitted.conformalize(held_out[0][:18], named(held_out[1][:18]))
-    with pytest.raises(InvalidInputError, match=r"18 held-out images are too few to turn away .* least 19"):
+    with pytest.raises(InvalidInputError, match=r"18 held-out images are too few to reject .* least 19"):
         fitted.predict(asked[0])
     for unknown, message in (
         ("cat", "is one of the classes"),

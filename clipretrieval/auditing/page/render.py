@@ -1,4 +1,4 @@
-"""The report of an audit as one HTML page, on which is decided what becomes of each image."""
+"""The report of an audit as one HTML page, on which images can be decided on."""
 
 from __future__ import annotations
 
