@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from clipretrieval._util.argument_only import ArgumentOnly
 from clipretrieval._util.checks import check_bool, check_int, check_mapping, check_sequence, shown
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict
@@ -28,45 +28,49 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.evaluation.scoring import weighted_accuracy
+from clipretrieval.heads.answers import answer_labels, answer_probabilities
 from clipretrieval.heads.base import Head
-from clipretrieval.heads.choice import head_values
 from clipretrieval.heads.chosen_head import ChosenHead
-from clipretrieval.heads.class_texts import ClassTexts, text_tower
-from clipretrieval.heads.decision import Decision
+from clipretrieval.heads.class_texts import ClassTexts
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.heads.held_out import HeldOut, held_out
 from clipretrieval.heads.index_statistics import IndexStatistics
 from clipretrieval.heads.priors import Priors
 from clipretrieval.heads.statistics import ClassStatistics, Moments
 from clipretrieval.heads.text_prior import check_text_weight
-from clipretrieval.heads.voting import TEMPERATURE, Voting
+from clipretrieval.heads.voting import TEMPERATURE
 from clipretrieval.heads.weighting import Weighting
 from clipretrieval.heads.whitening import AUTO, Whitening, plan_transform
 from clipretrieval.images.sources import check_class_names, class_names
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.prompts import STUDY_PROMPT, Templates
-from clipretrieval.retrieval.answer_places import AnswerPlaces
-from clipretrieval.retrieval.changes import following
 from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import finish_change, forget_records, relabel_records, replace_sources
 from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
-from clipretrieval.retrieval.fill import known_to_all, store_images
+from clipretrieval.retrieval.fill import fill_stores
 from clipretrieval.retrieval.index_writer import Existing, IndexWriter, write_index
-from clipretrieval.retrieval.inputs import FitSource, none_left, open_fit_source
+from clipretrieval.retrieval.inputs import FitSource, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import check_vectors_only
-from clipretrieval.retrieval.parameters import can_be_reopened, check_encoder, check_store, make_store
+from clipretrieval.retrieval.parameters import (
+    can_be_reopened,
+    check_encoder,
+    check_store,
+    make_store,
+    params_of,
+)
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.retriever import NOT_FITTED, Retriever
-from clipretrieval.retrieval.rewriting import refit_transform
+from clipretrieval.retrieval.rewritten_store import rewrite_store
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.transform_plan import STORED, TransformPlan, warn_of_growth
-from clipretrieval.retrieval.vectorless_store import VectorlessStore, is_vectorless
+from clipretrieval.retrieval.vectorless_store import VectorlessStore, as_kept
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.stores.checks import check_k
 from clipretrieval.stores.registry import DEFAULT_STORE
 from clipretrieval.text_search import PLAIN, refuse_text, search_text
+from clipretrieval.trust.answering_params import AnsweringParams
 from clipretrieval.trust.basis import Basis
 from clipretrieval.trust.calibrated import Calibrated, check_method
 from clipretrieval.trust.calibration_images import CalibrationImages
@@ -79,7 +83,7 @@ from clipretrieval.trust.trust import (
     predict_sets,
     score_samples,
 )
-from clipretrieval.trust.trusted_rule import Gate, TrustedRule
+from clipretrieval.trust.trusted_rule import gate_of
 from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 
 if TYPE_CHECKING:
@@ -88,37 +92,9 @@ if TYPE_CHECKING:
     from clipretrieval.explanation import Explanation
     from clipretrieval.trust.calibrated import CalibrationReport
 
-__all__ = ["ArgumentOnly", "RetrievalClassifier", "params_of"]
+__all__ = ["RetrievalClassifier"]
 
 Self = TypeVar("Self", bound="RetrievalClassifier")
-
-
-class ArgumentOnly:
-    """An argument that `get_params` tells and no attribute does.
-
-    scikit-learn takes an estimator that has an attribute `transform` for a transformer.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        raise AttributeError(f"{self._name!r} is an argument; read it with get_params()[{self._name!r}]")
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        vars(instance)[self._name] = value
-
-
-def params_of(estimator: Any, deep: bool) -> dict[str, Any]:
-    """Return an estimator's constructor arguments by name, with the secrets of `store_options` masked."""
-    params: dict[str, Any] = {name: vars(estimator)[name] for name in estimator._get_param_names()}
-    for name, value in list(params.items()) if deep else ():
-        if hasattr(value, "get_params") and not isinstance(value, type):
-            params.update({f"{name}__{key}": each for key, each in value.get_params().items()})
-    options = params["store_options"]
-    if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
-        params["store_options"] = MaskedDict(options)
-    return params
 
 
 class RetrievalClassifier(ClassifierMixin, BaseEstimator):
@@ -466,7 +442,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         started, timing = time.perf_counter(), Timing()
         metric = self._check_params()
         check_progress(progress)
-        if (texts := self._class_texts()) is not None:
+        if (texts := self._params().texts) is not None:
             texts.prepare()
         interval = None if flush_every is None else check_int(flush_every, "flush_every")
         listed = [] if classes is None else check_sequence(classes, "classes", "int or of str")
@@ -490,18 +466,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         )
         check_unknown(self.unknown, self._classes if onto is not None else None, [*source.labels, *listed])
         with self._writing(source, existing, onto, listed) as writer:
-            with open_progress(progress, "fitting") as shown:
-                store_images(
-                    [writer],
-                    source.open(known_to_all([writer])),
-                    total=source.total,
-                    skipped=source.skipped,
-                    timing=timing,
-                    progress=shown,
-                    flush_every=interval,
-                )
-            if not writer.count:
-                raise InvalidInputError(none_left("to fit on", source.skipped))
+            fill_stores([writer], source, timing=timing, progress=progress, flush_every=interval)
         if writer.transform is not None:
             warn_of_growth(self.store_, writer.listed)
         self.skipped_ = source.skipped
@@ -569,21 +534,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     def _as_kept(self, store: VectorStore) -> VectorStore:
         """Return the store as one that keeps no vectors, where none are to be kept."""
-        if self._keeps_vectors:
-            if is_vectorless(store):
-                raise InvalidInputError(
-                    "a cascade with keep_vectors=False filled the store, so it holds no vectors; pass a new "
-                    "store, or another path for it, or keep_vectors=False"
-                )
-            return store
-        if self.encoder is None or self._plan().rule is not None:
-            raise InvalidInputError(
-                "a store that keeps no vectors has none to transform; pass transform=None and a head that "
-                "wants none, or fit into another store"
-            )
-        # Anew, as encoder and arguments may be others than they were.
-        records = store.records if isinstance(store, VectorlessStore) else store
-        return VectorlessStore(records, self.encoder, bool(self.normalize))
+        plan = self._plan()
+        return as_kept(store, self._keeps_vectors, self.encoder, bool(self.normalize), plan)
 
     def _store_to_fill(self, again: bool) -> VectorStore:
         """Return the store that a fit goes into.
@@ -747,24 +699,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                     raise NotFittedError(NOT_FITTED) from error  # a store in memory would start empty
             statistics = self._statistics_of(store)
             try:
-                if not store.read_manifest():
-                    raise NotFittedError(
-                        f"no classifier has filled this {type(store).__name__}, so there is nothing to "
-                        "rewrite; fit one on it first"
+                with open_progress(progress, "rewriting") as shown:
+                    rewrite_store(
+                        store, self.encoder, metric, bool(self.normalize), self._plan(), statistics, shown
                     )
-                if is_vectorless(store):
-                    raise UnsupportedOperationError(
-                        "the store keeps no vectors (keep_vectors=False), so there is nothing to rewrite"
-                    )
-                with (
-                    sole_writer(store),
-                    following(store, statistics),
-                    open_progress(progress, "rewriting") as shown,
-                ):
-                    index = LabelledIndex.open(
-                        store, self.encoder, metric, bool(self.normalize), plan=STORED, finished=False
-                    )
-                    refit_transform(store, index.manifest(), self._plan(), statistics, shown)
                 if opened is not None:
                     index = LabelledIndex.open(store, self.encoder, metric, bool(self.normalize), plan=STORED)
                     self._become(store, index.classes, index.dim)
@@ -803,12 +741,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If the store was meanwhile filled by a different encoder.
         """
-        retriever, head = self._answering()
-        numbers, places = retriever.index.number_classes(), AnswerPlaces()
-        found = retriever.answer(X, head.k, places, numbers=numbers, on_error=on_error, progress=progress)
-        codes = [head.decide(vectors, near, numbers).answers for vectors, near in found]
-        labels = numbers.labels(np.concatenate(codes))
-        return labels if on_error == "raise" else places.arrange([labels.astype(object)], None)
+        return answer_labels(*self._answering(), X, on_error=on_error, progress=progress)
 
     def predict_proba(
         self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -825,22 +758,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n, n_classes)
             In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
         """
-        retriever, head = self._answering()
-        numbers, places = retriever.index.number_classes(), AnswerPlaces()
-        parts = deque[tuple[int, Decision]]()
-        for vectors, near in retriever.answer(
-            X, head.k, places, numbers=numbers, on_error=on_error, progress=progress
-        ):
-            parts.append((len(near), head.decide(vectors, near, numbers)))
-        shares = np.zeros((places.count, len(numbers)))  # one array for all images
-        shares[[image.index for image in places.skipped]] = np.nan
-        answered, columns, first = np.array(places.places), numbers.columns(), 0
-        while parts:  # one batch has a cell for each class at a time
-            count, decision = parts.popleft()
-            rows, codes, part = decision.cells
-            shares[answered[first + rows], columns[codes]] = part
-            first += count
-        return shares
+        return answer_probabilities(*self._answering(), X, on_error=on_error, progress=progress)
 
     def predict_set(
         self,
@@ -1063,18 +981,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             ids, distances and labels, each of shape (n, k). The row of a skipped image is padded: see
             `Neighbors.valid`.
         """
-        k, places = self.k if k is None else check_k(k), AnswerPlaces()
         retriever = self.retriever_
         if self.encoder is not None:
             refuse_text(X)
-        answers = retriever.answer(X, k, places, pad=True, on_error=on_error, progress=progress)
-        parts = [near for _, near in answers]
-        labels = [part.labels for part in parts]
-        return Neighbors(
-            ids=places.arrange([part.ids for part in parts], ""),
-            distances=places.arrange([part.distances for part in parts], np.inf),
-            labels=places.arrange(labels, "" if labels[0].dtype == object else -1),
-        )
+        width = self.k if k is None else check_k(k)
+        return retriever.neighbors(X, width, on_error=on_error, progress=progress)
 
     def search_text(
         self, texts: str | Sequence[str], k: int = 10, *, templates: Templates = PLAIN
@@ -1262,10 +1173,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         )
         with open_progress(progress, "evaluating") as shown:
             retriever, head = self._answering()
-            gate = None
-            if unknown_images is not None:
-                own = head.gate if isinstance(head, TrustedRule) else None
-                gate = own or Gate(retriever.index, self._basis(retriever.index).likeness(), -np.inf)
+            gate = None if unknown_images is None else gate_of(head, self._basis(retriever.index))
             return measure(
                 retriever,
                 head,
@@ -1416,7 +1324,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         save(
             {None: index},
             path,
-            params=self._saved_params() | self._saved_texts(index),
+            params=self._saved_params(index),
             feature_names=getattr(self, "feature_names_in_", ()),
             saved_in=self._saved_in,
             overwrite=overwrite,
@@ -1433,30 +1341,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             "max_turned_away": float(self.max_turned_away),
         }
 
-    def _saved_params(self) -> dict[str, Any]:
-        """Return the arguments that are about answering, as JSON values."""
-        if callable(self.weights):
-            raise UnsupportedOperationError(
-                "weights is a callable, which cannot be saved; set weights to one of the named rules before "
-                "saving, or pass your callable again after loading"
-            )
-        head = head_values(self.head)
-        if head is None:
-            raise UnsupportedOperationError(
-                f"head is a {type(self.head).__name__} of your own, which cannot be saved; set head to one "
-                "of clipretrieval.heads before saving, and pass yours again after loading: set_params(head=…)"
-            )
-        metric = self._check_params()  # they may have been set since it was fitted
-        priors = Priors.parse(self.priors).given
-        return {
-            "k": int(self.k),
-            "weights": self.weights,
-            "temperature": float(self.temperature),
-            "metric": str(metric),
-            "normalize": bool(self.normalize),
-            "head": head,
-            "priors": priors if isinstance(priors, str) else list(priors),
-        }
+    def _saved_params(self, index: LabelledIndex | None = None) -> dict[str, Any]:
+        """Return the arguments that affect predictions as JSON values; those about texts with an index."""
+        self._check_params()  # they may have been set since it was fitted
+        return self._params().to_dict(index)
 
     @classmethod
     def from_store(
@@ -1615,11 +1503,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
 
     def _basis(self, index: LabelledIndex) -> Basis:
         """Return what is asked where more than an answer is wanted."""
-        try:
-            answering = self._saved_params() | self._saved_texts(index)
-        except UnsupportedOperationError:  # a rule of the user's own, which cannot be written down
-            answering = None
-        return Basis(index, self._own_decision(index), lambda: self._statistics_to_read(index), answering)
+        return self._params().basis(index, lambda: self._statistics_to_read(index))
 
     def class_statistics(self, moments: Moments = Moments()) -> ClassStatistics:  # noqa: B008  it is frozen
         """Return the counts, the sums and the second moments of the stored vectors as they are now.
@@ -1661,44 +1545,17 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             index.follower = self._statistics = IndexStatistics()
         return index.follower
 
-    def _class_texts(self) -> ClassTexts | None:
-        """Return the texts of classes, whose vectors are kept; None where none are to be read."""
-        if check_text_weight(self.text_weight) is None:
-            return None
-        known = getattr(self, "_class_names", None)
-        wanted = ClassTexts(text_tower(self.encoder), self.class_names, self.templates, known)
-        kept = getattr(self, "_texts", None)
-        if kept != wanted:
-            kept = self._texts = wanted
-        return kept
+    def _params(self) -> AnsweringParams:
+        """Return the arguments that affect predictions, as they are now; vectors of texts are kept."""
+        now = dict(vars(self))  # at once: other threads may set arguments
+        found = AnsweringParams(now, self.encoder, now.get("_class_names"), now.get("_texts"))
+        if found.texts is not None:
+            self._texts = found.texts
+        return found
 
     def _chosen_head(self) -> ChosenHead:
-        """Return what the arguments say of how it answers."""
-        weight = check_text_weight(self.text_weight)
-        voting = Voting(self.k, self.weights, self.temperature, Metric.parse(self.metric))
-        if weight is None:
-            return ChosenHead(self.head, voting, self.priors)
-        return ChosenHead(self.head, voting, self.priors, self._class_texts(), weight)
-
-    def _saved_texts(self, index: LabelledIndex) -> dict[str, Any]:
-        """Return what is saved of texts, as JSON values: nothing where they do not count."""
-        texts = self._class_texts()
-        if texts is None:
-            return {}
-        if any(callable(template) for template in texts.templates):
-            raise UnsupportedOperationError(
-                "a template is a callable, which cannot be saved; set templates to strings before saving, or "
-                "pass your callable again after loading"
-            )
-        names: dict[Label, str] = {
-            label: name for label, name in texts.known.items() if label in index.classes.codes
-        }
-        names.update(texts.names)
-        return {
-            "text_weight": check_text_weight(self.text_weight),
-            "class_names": [list(pair) for pair in names.items()],
-            "templates": texts.templates,
-        }
+        """Return what decides, as it was asked for."""
+        return self._params().chosen_head
 
     def _index(self, *, refresh: bool = False) -> LabelledIndex:
         """Return what was filled, with the encoder and the metric that the arguments name now.
@@ -1758,7 +1615,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         check_bool(self.normalize, "normalize")
         check_coverage(self.max_turned_away, "max_turned_away")
         check_encoder(self.encoder)
-        if self._class_texts() is not None and vars(self)["transform"] not in (None, AUTO):
+        if self._params().texts is not None and vars(self)["transform"] not in (None, AUTO):
             raise InvalidInputError(
                 "text_weight needs vectors as the encoder gives them, and transform maps them; pass "
                 "transform=None, or text_weight=None"

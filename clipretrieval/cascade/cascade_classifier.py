@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, overload
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from clipretrieval._util.argument_only import ArgumentOnly
 from clipretrieval._util.checks import (
     check_bool,
     check_choice,
@@ -43,7 +44,7 @@ from clipretrieval.cascade.cascade_pass import CascadePass, ExitAnswer
 from clipretrieval.cascade.cascade_report import CascadeReport
 from clipretrieval.cascade.exit_policy import CERTAINTIES, ExitEvidence, ExitPolicy
 from clipretrieval.cascade.policy_learning import learn_policy
-from clipretrieval.classifier import ArgumentOnly, RetrievalClassifier, params_of
+from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
 from clipretrieval.errors import (
     InvalidInputError,
@@ -66,11 +67,12 @@ from clipretrieval.retrieval.changes import is_changing
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import held_ids, ids_to_forget, ids_to_relabel
 from clipretrieval.retrieval.exclusive import one_at_a_time
-from clipretrieval.retrieval.fill import known_to_all, store_images
+from clipretrieval.retrieval.fill import fill_stores
 from clipretrieval.retrieval.index_writer import Existing
-from clipretrieval.retrieval.inputs import FitSource, none_left, open_fit_source
+from clipretrieval.retrieval.inputs import FitSource, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import plain_fingerprint
+from clipretrieval.retrieval.parameters import params_of
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.transform_plan import warn_of_growth
 from clipretrieval.retrieval.true_labels import check_truth
@@ -968,18 +970,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
                 )
                 for each, stage in zip(exits, stages, strict=True)
             ]
-            with open_progress(progress, "fitting") as shown_to:
-                store_images(
-                    writers,
-                    source.open(known_to_all(writers)),
-                    total=source.total,
-                    skipped=source.skipped,
-                    timing=timing,
-                    progress=shown_to,
-                    flush_every=interval,
-                )
-            if not writers[-1].count:
-                raise InvalidInputError(none_left("to fit on", source.skipped))
+            fill_stores(writers, source, timing=timing, progress=progress, flush_every=interval)
         if writers[-1].transform is not None:
             warn_of_growth(exits[-1].store_, writers[-1].listed)
         report = writers[-1].report(source.skipped, timing, time.perf_counter() - started)

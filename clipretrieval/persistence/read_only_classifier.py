@@ -7,23 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval.encoding.base import Encoder
-from clipretrieval.heads.choice import head_values
-from clipretrieval.heads.chosen_head import ChosenHead
-from clipretrieval.heads.class_texts import ClassTexts, text_tower
+from clipretrieval.heads.class_texts import ClassTexts
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.heads.index_statistics import IndexStatistics
-from clipretrieval.heads.text_prior import check_text_weight
-from clipretrieval.heads.voting import Voting
 from clipretrieval.persistence.saving import SavedClassifier, load
 from clipretrieval.prompts import STUDY_PROMPT, Templates
 from clipretrieval.retrieval.retriever import Retriever
 from clipretrieval.retrieval.transform_plan import STORED
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.text_search import PLAIN, search_text
+from clipretrieval.trust.answering_params import AnsweringParams
 from clipretrieval.trust.basis import Basis
 from clipretrieval.trust.conformalized import SetPredictor
 from clipretrieval.trust.trust import check_unknown
-from clipretrieval.types import AnyArray, Metric, Neighbors
+from clipretrieval.types import AnyArray, Neighbors
 
 __all__ = ["ReadOnlyClassifier"]
 
@@ -48,6 +45,7 @@ class ReadOnlyClassifier:
         trusted = {"unknown": None, "max_turned_away": 0.05}
         self._index, self._params = saved.index, {**texts, **trusted, **saved.params}
         self._trust = saved.trust
+        self._texts: ClassTexts | None = None
         self.encoder: Encoder | None = saved.index.encoder
         self.store_: VectorStore = saved.index.store
 
@@ -77,7 +75,7 @@ class ReadOnlyClassifier:
     def retriever_(self) -> Retriever:
         """What looks images up, with what other processes have written."""
         self._index.refresh()
-        self._chosen_head.check()
+        self._answering.chosen_head.check()
         self._index.follow_transform(STORED, self._index.transform)
         return Retriever(self._index)
 
@@ -85,7 +83,7 @@ class ReadOnlyClassifier:
     def head_(self) -> DecisionRule:
         """What decides: votes, or what the head has learned from the store as it is now."""
         if not self._trust and self._params["unknown"] is None:
-            return self._chosen_head.decision(self._index, self._statistics)
+            return self._answering.chosen_head.decision(self._index, self._statistics)
         self._index.unknown = check_unknown(self._params["unknown"], self._index.classes)
         return self._trust.rule(self._basis, self._params["max_turned_away"])
 
@@ -95,13 +93,7 @@ class ReadOnlyClassifier:
 
     @property
     def _basis(self) -> Basis:
-        params = self._params
-        answering: dict[str, Any] | None = None
-        if params["text_weight"] is None and (head := head_values(params["head"])) is not None:
-            names = ("k", "weights", "temperature", "metric", "normalize", "priors")
-            answering = {**{name: params[name] for name in names}, "head": head}
-        decision = self._chosen_head.decision(self._index, self._statistics)
-        return Basis(self._index, decision, self._statistics, answering)
+        return self._answering.basis(self._index, self._statistics)
 
     def search_text(
         self, texts: str | Sequence[str], k: int = 10, *, templates: Templates = PLAIN
@@ -110,13 +102,10 @@ class ReadOnlyClassifier:
         return search_text(self.retriever_.index, texts, k, templates)
 
     @property
-    def _chosen_head(self) -> ChosenHead:
-        params, weight = self._params, check_text_weight(self.text_weight)
-        voting = Voting(params["k"], params["weights"], params["temperature"], Metric.parse(params["metric"]))
-        if weight is None:
-            return ChosenHead(params["head"], voting, params["priors"])
-        texts = ClassTexts(text_tower(self.encoder), params["class_names"], params["templates"])
-        return ChosenHead(params["head"], voting, params["priors"], texts, weight)
+    def _answering(self) -> AnsweringParams:
+        found = AnsweringParams(self._params, self.encoder, known_texts=self._texts)
+        self._texts = found.texts
+        return found
 
     def _statistics(self) -> IndexStatistics:
         if not isinstance(self._index.follower, IndexStatistics):

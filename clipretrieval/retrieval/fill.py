@@ -9,14 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 
-from clipretrieval._util.progress import Progress
+from clipretrieval._util.progress import Progress, open_progress
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch, KnownIds
 from clipretrieval.encoding.streams import gather
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.index_writer import IndexWriter
+from clipretrieval.retrieval.inputs import FitSource, none_left
 
-__all__ = ["known_to_all", "store_images"]
+__all__ = ["fill_stores", "known_to_all", "store_images"]
 
 CHUNK = 1024
 """Vectors that go into the store together."""
@@ -86,6 +88,35 @@ def store_images(
             for writer in writers:
                 writer.advise(error)
             raise
+
+
+def fill_stores(
+    writers: Sequence[IndexWriter],
+    source: FitSource,
+    *,
+    timing: Timing,
+    progress: Progress | bool | None,
+    flush_every: int | None,
+) -> None:
+    """Put a source's images into indexes, and show it; see `store_images`.
+
+    Raises
+    ------
+    InvalidInputError
+        If no images are left, or as for `store_images`.
+    """
+    with open_progress(progress, "fitting") as shown:
+        store_images(
+            writers,
+            source.open(known_to_all(writers)),
+            total=source.total,
+            skipped=source.skipped,
+            timing=timing,
+            progress=shown,
+            flush_every=flush_every,
+        )
+    if not writers[-1].count:
+        raise InvalidInputError(none_left("to fit on", source.skipped))
 
 
 def known_to_all(writers: Sequence[IndexWriter]) -> KnownIds | None:

@@ -12,13 +12,25 @@ from clipretrieval.stores.base import LocatedStore, VectorStore
 from clipretrieval.stores.registry import create_store, existing_store
 from clipretrieval.types import Metric
 
-__all__ = ["can_be_reopened", "check_encoder", "check_store", "make_store"]
+__all__ = ["can_be_reopened", "check_encoder", "check_store", "make_store", "params_of"]
 
 _STORE_MEMBERS = (
     *("metric", "dim", "upsert", "search", "get", "delete", "count"),
     *("read_manifest", "write_manifest", "flush", "close"),
 )
 _ENCODER_MEMBERS = ("dim", "fingerprint", "encode")
+
+
+def params_of(estimator: Any, deep: bool) -> dict[str, Any]:
+    """Return an estimator's constructor arguments by name, with the secrets of `store_options` masked."""
+    params: dict[str, Any] = {name: vars(estimator)[name] for name in estimator._get_param_names()}
+    for name, value in list(params.items()) if deep else ():
+        if hasattr(value, "get_params") and not isinstance(value, type):
+            params.update({f"{name}__{key}": each for key, each in value.get_params().items()})
+    options = params["store_options"]
+    if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
+        params["store_options"] = MaskedDict(options)
+    return params
 
 
 def check_encoder(encoder: Any) -> None:

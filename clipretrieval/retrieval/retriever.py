@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clipretrieval._util.progress import Progress, image_counter, open_progress
 from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
@@ -95,6 +97,18 @@ class Retriever:
                 places.places += batch.indices
                 yield batch, near
         places.warn()
+
+    def neighbors(self, X: Any, k: int, *, on_error: str, progress: Progress | bool | None) -> Neighbors:
+        """Return the nearest records of each image; see `RetrievalClassifier.kneighbors`."""
+        places = AnswerPlaces()
+        answers = self.answer(X, k, places, pad=True, on_error=on_error, progress=progress)
+        parts = [near for _, near in answers]
+        labels = [part.labels for part in parts]
+        return Neighbors(
+            ids=places.arrange([part.ids for part in parts], ""),
+            distances=places.arrange([part.distances for part in parts], np.inf),
+            labels=places.arrange(labels, "" if labels[0].dtype == object else -1),
+        )
 
     def search(
         self,

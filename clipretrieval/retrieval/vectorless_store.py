@@ -19,6 +19,7 @@ from clipretrieval.errors import (
 )
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.inputs import ready
+from clipretrieval.retrieval.transform_plan import TransformPlan
 from clipretrieval.stores.base import (
     BlobStore,
     ExclusiveStore,
@@ -30,7 +31,7 @@ from clipretrieval.stores.base import (
 )
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Neighbors, Records
 
-__all__ = ["VectorlessStore", "holding", "is_vectorless"]
+__all__ = ["VectorlessStore", "as_kept", "holding", "is_vectorless"]
 
 KEEPS_VECTORS = "keeps_vectors"
 """False in the manifest of a store that has a placeholder in the place of each vector."""
@@ -320,6 +321,33 @@ class _UnreadRecords(Records):
 def is_vectorless(store: VectorStore) -> bool:
     """Tell whether the records of a store have placeholders in the place of vectors."""
     return isinstance(store, VectorlessStore) or view_manifest(store).get(KEEPS_VECTORS) is False
+
+
+def as_kept(
+    store: VectorStore, keeps_vectors: bool, encoder: Encoder | None, normalize: bool, plan: TransformPlan
+) -> VectorStore:
+    """Return a store as one that keeps no vectors, unless it is to keep them.
+
+    Raises
+    ------
+    InvalidInputError
+        If it holds none and is to keep them, or there is nothing to encode images again with.
+    """
+    if keeps_vectors:
+        if is_vectorless(store):
+            raise InvalidInputError(
+                "a cascade with keep_vectors=False filled the store, so it holds no vectors; pass a new "
+                "store, or another path for it, or keep_vectors=False"
+            )
+        return store
+    if encoder is None or plan.rule is not None:
+        raise InvalidInputError(
+            "a store that keeps no vectors has none to transform; pass transform=None and a head that "
+            "wants none, or fit into another store"
+        )
+    # Anew, as encoder and arguments may be others than they were.
+    records = store.records if isinstance(store, VectorlessStore) else store
+    return VectorlessStore(records, encoder, normalize)
 
 
 def holding(

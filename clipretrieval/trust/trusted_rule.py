@@ -12,12 +12,13 @@ from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.trust.basis import Basis
 from clipretrieval.trust.likeness import Likeness
 from clipretrieval.trust.probability_maps import ProbabilityMap
 from clipretrieval.trust.trusted_decision import TrustedDecision
 from clipretrieval.types import FloatArray, Neighbors
 
-__all__ = ["Gate", "TrustedRule"]
+__all__ = ["Gate", "TrustedRule", "gate_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +92,9 @@ class TrustedRule:
         """Return what reports say of it: calibrated shares are no longer shares of the votes."""
         told = self.rule.describe()
         return told if self.calibrated is None else {**told, "head": f"{told['head']}, calibrated"}
+
+
+def gate_of(rule: DecisionRule, basis: Basis) -> Gate:
+    """Return what a rule rejects images by; one that scores images and rejects none where it rejects none."""
+    own = rule.gate if isinstance(rule, TrustedRule) else None
+    return own or Gate(basis.index, basis.likeness(), -np.inf)
