@@ -59,7 +59,7 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
     from clipretrieval.persistence.stores import open_store
 
     content = describe(folder)
-    images, classes, whole, trust = None, None, None, _trust(content, folder, None)
+    images, classes, whole = None, None, None
     if content.cascade is not None:
         whole = _cascade(content, content.cascade, folder, allow_remote)
     try:
@@ -68,6 +68,7 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
             trust = _trust(content, folder, store)
     except InvalidInputError as error:  # it may be opened with consent only, or has to be passed
         tell(f"warning: the store was not opened: {' '.join(str(error).splitlines())}")
+        trust = _trust(content, folder, None)
     return _Contents(
         path=str(folder),
         encoder=masked(content.encoder),

@@ -159,7 +159,7 @@ class Conformalized:
             All that there are, as stored.
         """
         kept = rows[~self._tuned(rows)]
-        least = min(map(len, self._groups(kept, classes).values()))
+        least = min(map(len, self._groups(kept, classes).values()), default=0)
         return ConformalReport(self.rule.score, self.rule.class_conditional, len(kept), least / (least + 1))
 
     def likenesses(self, basis: Basis) -> LikenessEvidence:

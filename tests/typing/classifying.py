@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import assert_type
@@ -116,6 +118,8 @@ assert_type(audit("pictures", encoder=encoder, output="audited").of("label"), tu
 assert_type(AuditReport.from_json("audit.json").groups("leak"), list[tuple[Finding, ...]])
 audit(classifier, limit="all")  # E: arg-type
 decided = Decisions({}, (ImageDecision("forget", "id"),))
+assert_type(audit(classifier, decisions=[decided, "decisions.json"]).kept, Mapping[str, int])
+audit(classifier, decisions=5)  # E: arg-type
 assert_type(apply_decisions(classifier, decided, folder="pictures"), AppliedDecisions)
 assert_type(
     apply_decisions(None, "decisions.json", "pictures").skipped, tuple[tuple[ImageDecision, str], ...]
