@@ -174,7 +174,7 @@ class AuditReport:
     ) -> str:
         """Return one HTML page that needs nothing else, and write it to `path` if one is given.
 
-        Images can be decided on on the page, which saves the decisions in a file for `apply_decisions`.
+        You decide on images on the page; it saves the decisions in a file for `apply_decisions`.
 
         Parameters
         ----------

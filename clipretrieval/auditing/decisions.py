@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from clipretrieval._util.checks import check_path, check_sequence, shown
 from clipretrieval._util.files import read_file, write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.text import parse_json, readable
-from clipretrieval.auditing.image_decision import ACTIONS, ImageDecision
+from clipretrieval.auditing.image_decision import ACTIONS, ImageDecision, with_findings
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["DECISIONS_KIND", "DECISIONS_SCHEMA", "Decisions"]
@@ -149,9 +149,5 @@ def _merged(decisions: Sequence[ImageDecision]) -> tuple[ImageDecision, ...]:
     """Return each decision once, with the findings of all that are equal to it."""
     found: dict[ImageDecision, ImageDecision] = {}
     for each in decisions:
-        known = found.setdefault(each, each)
-        if known.findings and each.findings:
-            found[each] = replace(known, findings=tuple(dict.fromkeys(known.findings + each.findings)))
-        elif known.findings:  # of everything
-            found[each] = replace(known, findings=())
+        found[each] = with_findings(each, found[each]) if each in found else each
     return tuple(found.values())

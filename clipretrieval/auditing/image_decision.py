@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipretrieval._util.checks import shown
 from clipretrieval.auditing.finding import Finding, shown_for
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["ACTIONS", "ImageDecision", "content_of", "is_same_label"]
+__all__ = ["ACTIONS", "ImageDecision", "content_of", "is_same_label", "with_findings"]
 
 _COPY = re.compile(r"([0-9a-f]{32})-[0-9]+")
 ACTIONS = ("relabel", "forget", "keep")
@@ -36,8 +36,8 @@ class ImageDecision:
         under which the image stays stored.
     findings : tuple of str
         What the image was shown for: kinds, and for a leak ``"leak:"`` with the id of each test image. A
-        later audit that is given the decisions does not list a kept image again for these; if empty, for
-        nothing at all.
+        later audit that is given the decisions does not list a kept image again for these, or for any
+        finding if this is empty.
 
     Raises
     ------
@@ -135,6 +135,13 @@ def content_of(image_id: str) -> str:
     """Return the id of an image's content: in an audit's own store, copies have a number behind it."""
     found = _COPY.fullmatch(image_id)
     return image_id if found is None else found[1]
+
+
+def with_findings(decision: ImageDecision, other: ImageDecision) -> ImageDecision:
+    """Return a decision for the findings of another one, too; for any finding, if one of them is."""
+    if not decision.findings or not other.findings:
+        return replace(decision, findings=())
+    return replace(decision, findings=tuple(dict.fromkeys(other.findings + decision.findings)))
 
 
 def is_same_label(one: Any, other: Any) -> bool:

@@ -13,7 +13,12 @@ from clipretrieval._util.checks import check_path, check_sequence
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.auditing.decisions import Decisions
 from clipretrieval.auditing.finding import leak_with
-from clipretrieval.auditing.image_decision import ImageDecision, content_of, is_same_label
+from clipretrieval.auditing.image_decision import (
+    ImageDecision,
+    content_of,
+    is_same_label,
+    with_findings,
+)
 from clipretrieval.auditing.subject import Subject
 
 __all__ = ["KeptImages"]
@@ -23,7 +28,7 @@ class KeptImages:
     """Images that earlier decisions keep.
 
     A decision is about the image with the label that it had, and about the findings that it was shown for. Of
-    several decisions on an image, the last one counts.
+    several decisions on an image, the last one counts; if several keep it, all findings do.
 
     Parameters
     ----------
@@ -55,9 +60,6 @@ class KeptImages:
             for each in check_sequence(given, "decisions", "Decisions or of paths")
         )
 
-    def __bool__(self) -> bool:
-        return bool(self._by_id or self._by_file)
-
     def _add(self, decision: ImageDecision) -> None:
         places: list[tuple[dict[str, ImageDecision], str | None]] = [
             (self._by_id, decision.id),
@@ -66,7 +68,9 @@ class KeptImages:
         ]
         for known, name in places:
             if name is not None and decision.action == "keep":
-                known[name] = decision
+                before = known.get(name)
+                same = before is not None and is_same_label(before.before, decision.before)
+                known[name] = decision if before is None or not same else with_findings(decision, before)
             elif name is not None:
                 known.pop(name, None)
 

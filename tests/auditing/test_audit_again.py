@@ -63,6 +63,8 @@ def test_a_decision_is_about_one_label_and_what_was_shown(points: Any) -> None:
     later = Decisions({}, [ImageDecision.on(kept, "relabel", kept.suggested)])
     assert audit(vectors, labels, parts=["label"], decisions=[decided, later]).counts == {"label": 4}
     assert audit(vectors, labels, parts=["label"], decisions=[later, decided]).counts == {"label": 3}
+    more = Decisions({}, [ImageDecision("keep", kept.id, None, kept.label, None, ("outlier",))])
+    assert audit(vectors, labels, parts=["label"], decisions=[decided, more]).counts == {"label": 3}
     anything = Decisions({}, [ImageDecision("keep", kept.id, None, kept.label)])
     assert audit(vectors, labels, parts=["label"], decisions=anything).counts == {"label": 3}
     for change in ({"before": "cow"}, {"findings": ("outlier",)}):
