@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,10 @@ FITTED_ON = 20_000
 """Records that the mixture is fitted on, at most."""
 SUREST = 0.2
 """Share of the records, those whose answer is the surest, among which wrong labels are counted directly."""
+STARTS = ((-6.0, -3.0, -1.0, 1.0, 3.0), (-6.0, -2.0, 0.0), (-6.0, -3.0, -1.0))
+"""Values of log a (of scores in units of their usual gap), log b and logit ε among which the fit begins."""
+STARTED_ON, SEARCHES = 2_000, 2
+"""Records, about, on which these are compared, and how many of the best are improved on."""
 FLOOR = 0.01
 """Of the share of votes of a class that no neighbor is of."""
 
@@ -152,22 +157,45 @@ def _own_share(
     return np.exp(logs[np.arange(len(logs)), own_place]), logs
 
 
+def _scale(scores: Floats) -> float:
+    """Return how far the two best scores of a record usually lie apart; 1 where they are equal."""
+    if scores.shape[1] < 2:
+        return 1.0
+    top = np.partition(scores, -2, axis=1)[:, -2:]
+    gaps = (top[:, 1] - top[:, 0])[np.isfinite(top).all(axis=1)]
+    gaps = gaps[np.isfinite(gaps) & (gaps > 0)]
+    return float(np.median(gaps)) if len(gaps) else 1.0
+
+
 def _most_probable(scores: Floats, votes: Floats, own_place: npt.NDArray[np.int64], n_classes: int) -> Floats:
-    """Return a, b and ε under which the labels are most probable."""
+    """Return a, b and ε under which the labels are most probable.
+
+    Where a is much too large or too small, the softmax is saturated or flat, and nothing leads from there to a
+    better one. So the search begins at the best few points of a grid.
+    """
     from scipy.optimize import minimize
+
+    scale = _scale(scores)
+    scores = scores / scale
 
     def natural(raw: Floats) -> Floats:
         return np.array([np.exp(raw[0]), np.exp(raw[1]), 1 / (1 + np.exp(-raw[2]))])
 
-    def loss(raw: Floats) -> float:
+    def loss(raw: Floats, step: int = 1) -> float:
         weights = natural(raw)
-        own, _ = _own_share(scores, votes, own_place, weights)
+        own, _ = _own_share(scores[::step], votes[::step], own_place[::step], weights)
         told = (1 - weights[2]) * own + weights[2] * (1 - own) / (n_classes - 1)
         return float(-np.log(np.maximum(told, 1e-300)).mean()) + 1e-4 * float(raw[:2] @ raw[:2])
 
-    bounds = [(-7.0, 3.0), (-7.0, 1.0), (-10.0, 0.0)]
-    found = minimize(loss, [-1.0, -1.0, -3.0], method="L-BFGS-B", bounds=bounds)
-    return natural(found.x)
+    step = max(1, len(scores) // STARTED_ON)
+    grid = sorted((loss(np.array(raw), step), raw) for raw in itertools.product(*STARTS))
+    found = [
+        minimize(loss, raw, method="L-BFGS-B", bounds=[(-7.0, 3.0), (-7.0, 1.0), (-10.0, 0.0)])
+        for _, raw in grid[:SEARCHES]
+    ]
+    best = natural(min(found, key=lambda each: float(each.fun)).x)
+    best[0] /= scale
+    return best
 
 
 def _estimate(
@@ -181,10 +209,12 @@ def _estimate(
     sure = np.argsort(top[:, 0] - top[:, 1], kind="stable")[: max(1, int(SUREST * count))]
     contradicted = (logs[judged].argmax(axis=1) != own_place[judged])[sure]
     least, most = wilson_interval(int(contradicted.sum()), len(sure))
+    # A probability of 0 or 1 has no spread, however few labels it was learned from.
+    few, many = wilson_interval(round(expected), count)
     return Estimate(
         expected=expected,
-        low=max(0.0, min(expected, most * count) - spread),
-        high=min(float(count), max(expected, least * count) + spread),
+        low=max(0.0, min(few * count, min(expected, most * count) - spread)),
+        high=min(float(count), max(many * count, max(expected, least * count) + spread)),
         checked=count,
         listed=min(count, max(round(expected), int((wrong > 0.5).sum()))),
         method=_METHOD,
