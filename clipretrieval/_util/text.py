@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-__all__ = ["json_line", "parse_json", "printable", "readable", "shortened"]
+__all__ = ["json_document", "json_line", "parse_json", "printable", "readable", "shortened"]
 
 # What a terminal obeys (C0, DEL, C1), what turns or hides the letters beside it (bidirectional controls, zero
 # widths, tags), what ends a line elsewhere, and surrogates, which no stream can encode.
@@ -19,6 +19,7 @@ _CONTROLS = (
 _JOINERS = r"(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 _UNFIT = re.compile(rf"[{_CONTROLS}]|{_JOINERS}")
 _LAYOUT = "\n\t"
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -44,6 +45,20 @@ def json_line(content: Any) -> str:
     r"""Return JSON in one line, its letters as they are and its control characters as ``\u009b``."""
     # What the pattern finds lies within strings: JSON has nothing of the kind outside them.
     return _UNFIT.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(content, ensure_ascii=False))
+
+
+def json_document(content: Any, indent: int | None = None) -> str:
+    r"""Return JSON for a file, its letters as they are, but for lone surrogates, such as ``\udcff``.
+
+    These are the bytes of a path that is no UTF-8, which no file of text can hold.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _SURROGATES.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -63,10 +63,10 @@ class AppliedDecisions:
             (len(self.unchanged), "as decided already"),
             (len(self.skipped), "skipped"),
         ]
-        told = [f"{count:,} {what}" for count, what in counts if count] or ["nothing to do"]
+        told = [f"{count:,} {what}" for count, what in counts if count]
         if self.moved:
             told.append(f"{len(self.moved):,} {'file' if len(self.moved) == 1 else 'files'} moved")
-        return f"{'would be: ' if self.dry_run else ''}{', '.join(told)}"
+        return f"{'would be: ' if self.dry_run else ''}{', '.join(told) or 'nothing to do'}"
 
     def __repr__(self) -> str:
         facts: dict[str, Any] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from clipretrieval.auditing.image_decision import ImageDecision, is_same_label
 from clipretrieval.encoding.fingerprint import differences
 from clipretrieval.errors import FingerprintMismatchError, InvalidInputError
 from clipretrieval.retrieval.changes import is_changing
+from clipretrieval.retrieval.exclusive import one_at_a_time, sole_writer
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.stores.base import view_manifest
 
@@ -28,6 +31,8 @@ __all__ = ["apply_decisions"]
 
 BATCH = 1024
 """Records that are looked up together."""
+APPLIED, MOST_APPLIED = "applied_decisions", 100
+"""What a manifest calls the digests of the last so many decisions that have forgotten images."""
 COMPARED = ("encoder", "metric", "normalize")
 """What of a report's fingerprint must be the same: labels and images are compared one by one."""
 
@@ -154,9 +159,11 @@ def apply_decisions(
     _check_fingerprint(read, exits)
     stored = _Stored(exits[-1].retriever_.index, read.decisions) if exits else None
     if stored is not None:
-        _check_stored(read, stored)
+        _check_stored(read, stored, view_manifest(exits[-1].store_))
     plan = _plan(read, stored, moves)
     if stored is not None and not dry_run:
+        if plan.forget:
+            _note_applied(exits[-1], read)
         _change(classifier, exits, plan, stored)
     moved = [] if moves is None else _moved(moves, plan, dry_run)
     if stored is not None and not dry_run:
@@ -226,10 +233,34 @@ def _check_fingerprint(read: Decisions, exits: Sequence[RetrievalClassifier]) ->
         )
 
 
-def _check_stored(read: Decisions, stored: _Stored) -> None:
-    """Refuse a store that holds no image that was audited, unless all were to be forgotten, and may be."""
+def _digest(read: Decisions) -> str:
+    """Return what identifies decisions."""
+    told = [{**each.to_dict(), "findings": []} for each in read.decisions]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _applied(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the digests of the decisions that a store's manifest says were applied to it."""
+    found = manifest.get(APPLIED)
+    return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def _note_applied(classifier: RetrievalClassifier, read: Decisions) -> None:
+    """Note in the store, before anything is forgotten, by which decisions: nothing else tells afterwards."""
+    store = classifier.store_
+    with one_at_a_time(classifier), sole_writer(store):
+        manifest = store.read_manifest()
+        known = _applied(manifest)
+        if _digest(read) not in known:
+            store.write_manifest({**manifest, APPLIED: [*known[1 - MOST_APPLIED :], _digest(read)]})
+            store.flush()
+
+
+def _check_stored(read: Decisions, stored: _Stored, manifest: Mapping[str, Any]) -> None:
+    """Refuse a store that holds no image that was audited, unless these decisions have forgotten them."""
     wanted = [each for each in read.decisions if each.id is not None]
-    if not stored and any(each.action != "forget" or each.label is not None for each in wanted):
+    forgotten = all(each.action == "forget" and each.label is None for each in wanted)
+    if wanted and not stored and not (forgotten and _digest(read) in _applied(manifest)):
         raise FingerprintMismatchError(
             f"the store holds none of the {len(wanted):,} images that the decisions are about, so it is not "
             "the one that was audited, and nothing was changed; name the classifier that was audited"

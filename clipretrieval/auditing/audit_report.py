@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,10 @@ from clipretrieval._util.checks import check_choice, check_int, check_path, show
 from clipretrieval._util.files import read_file, write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.tables import aligned_table
-from clipretrieval._util.text import parse_json, readable, shortened
+from clipretrieval._util.text import json_document, parse_json, readable, shortened
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.finding import KINDS, Finding
-from clipretrieval.auditing.words import KIND_TITLES
+from clipretrieval.auditing.words import KIND_TITLES, counted
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["AUDIT_SCHEMA", "AuditReport"]
@@ -50,9 +49,13 @@ class AuditReport:
     estimates : mapping of str to Estimate
         By kind, how many are probably real, if the audit can estimate it.
     left_out : mapping of str to str
-        By kind, why the audit has not looked for it.
+        By kind, why the audit has not looked for it, or not completely.
+    cautions : mapping of str to str
+        By kind, why to doubt what was found.
     setting : mapping of JSON values
-        The arguments, and the head that judged labels, such as ``"parts"``, ``"k"`` and ``"head"``.
+        The arguments; what was audited (``"audited"``: ``"classifier"``, ``"images"`` or ``"vectors"``, and
+        the ``"folder"`` of images, if it is one); the head that judged labels and how often it predicts the
+        label of an image that it does not know (``"head"``, ``"held_out_accuracy"``).
     seconds : mapping of str to float
         Wall times of the audit's parts, and ``"total"``.
     """
@@ -66,6 +69,7 @@ class AuditReport:
     kept: Mapping[str, int] = field(default_factory=dict)
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    cautions: Mapping[str, str] = field(default_factory=dict)
     setting: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -112,6 +116,7 @@ class AuditReport:
             "kept": dict(self.kept),
             "estimates": {kind: each.to_dict() for kind, each in self.estimates.items()},
             "left_out": dict(self.left_out),
+            "cautions": dict(self.cautions),
             "setting": dict(self.setting),
             "seconds": dict(self.seconds),
             "findings": [each.to_dict() for each in self.findings],
@@ -148,6 +153,7 @@ class AuditReport:
                 kept={str(kind): int(count) for kind, count in known.get("kept", {}).items()},
                 estimates={kind: Estimate.from_dict(each) for kind, each in known["estimates"].items()},
                 left_out={str(kind): str(why) for kind, why in known["left_out"].items()},
+                cautions={str(kind): str(why) for kind, why in known.get("cautions", {}).items()},
                 setting=dict(known["setting"]),
                 seconds={str(part): float(taken) for part, taken in known["seconds"].items()},
             )
@@ -162,7 +168,7 @@ class AuditReport:
         InvalidInputError
             If the file cannot be written.
         """
-        return write_report(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+        return write_report(path, json_document(self.to_dict(), 1))
 
     def to_html(
         self,
@@ -240,8 +246,8 @@ class AuditReport:
 
 def _audit_text(report: AuditReport, rows: int) -> str:
     """Return how many findings of each kind there are, and the first of each."""
-    against = f", compared with {report.n_test:,} test images" if report.n_test else ""
-    lines = [f"{report.n_images:,} images of {len(report.classes):,} classes{against}", ""]
+    against = f", compared with {counted(report.n_test, 'test image')}" if report.n_test else ""
+    lines = [f"{counted(report.n_images, 'image')} of {counted(len(report.classes), 'class')}{against}", ""]
     table = [("", "found", "probably real")]
     for kind in KINDS:
         if kind in report.counts:
@@ -261,6 +267,8 @@ def _audit_text(report: AuditReport, rows: int) -> str:
     if report.kept:
         kept = ", ".join(f"{count:,} {kind}" for kind, count in report.kept.items())
         lines += ["", f"not listed, as earlier decisions keep their images: {kept}"]
+    if report.cautions:
+        lines += ["", *(f"caution: {kind}: {readable(why)}" for kind, why in report.cautions.items())]
     if report.left_out:
         lines += ["", *(f"left out: {kind}: {readable(why)}" for kind, why in report.left_out.items())]
     return "\n".join(lines)

@@ -34,6 +34,7 @@ from clipretrieval.auditing.pixels import FileFacts, Miniatures, read_facts
 from clipretrieval.auditing.same_images import find_same
 from clipretrieval.auditing.subject import Ints, Subject
 from clipretrieval.auditing.validation_images import ValidationImages, look_up_test
+from clipretrieval.auditing.words import doubt_words
 from clipretrieval.cascade.cascade_classifier import CascadeClassifier
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.encoding.base import Encoder
@@ -42,6 +43,7 @@ from clipretrieval.heads.base import Head
 from clipretrieval.heads.choice import head_name
 from clipretrieval.heads.discriminant import Discriminant
 from clipretrieval.heads.fitted_head import FittedHead
+from clipretrieval.images.folders import ImageFolder, is_folder
 from clipretrieval.images.stream import SkippedImage
 
 __all__ = ["REPORT_FILE", "audit"]
@@ -55,6 +57,11 @@ VALUED = 10
 OF_RECORDS = ("label", "duplicate", "outlier", "confusion")
 OF_TEST = ("leak", "harm")
 OF_FILES = ("broken", "tiny", "blank")
+_FOREIGN = "their class is none of those that are audited"
+_STORED_ONCE = (
+    "identical images: a classifier stores equal files once, so only near duplicates were looked for; audit "
+    "the folder of the images to find equal files"
+)
 
 
 def audit(
@@ -112,8 +119,9 @@ def audit(
     Raises
     ------
     InvalidInputError
-        If there are no images, labels are missing or of several types, a part is unknown, an encoder or
-        labels are given beside a classifier, or `decisions` cannot be read.
+        If there are no images, labels are missing or of several types, those of the test images are of
+        another type, a part is unknown, an encoder or labels are given beside a classifier, or `decisions`
+        cannot be read.
     NotFittedError
         If the classifier is not fitted, or its store holds nothing.
     FingerprintMismatchError
@@ -153,11 +161,16 @@ def audit(
     with run.measured("total"):
         if is_classifier:
             run.is_given = True
+            run.setting["audited"] = "classifier"
             findings = run.of_classifier(_single(X), X_test, y_test)
         else:
             with run.measured("encode"), open_progress(progress, "encoding") as told:
                 made = gather_images(X, y, encoder, folder, told, run.broken)
             run.has_files = encoder is not None
+            run.setting["audited"] = "images" if run.has_files else "vectors"
+            root = X.root if isinstance(X, ImageFolder) else X
+            if isinstance(root, str | Path) and is_folder(root):
+                run.setting["folder"] = str(root)
             try:
                 findings = run.of_classifier(made, X_test, y_test)
             finally:
@@ -215,6 +228,7 @@ class _Run:
     broken: list[SkippedImage] = field(default_factory=list)
     broken_test: list[SkippedImage] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    cautions: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     found: dict[str, PartFindings] = field(default_factory=dict)
     setting: dict[str, Any] = field(default_factory=dict)
@@ -254,19 +268,34 @@ class _Run:
             if not subject.is_listed:
                 subject = _of_neighbors(subject, test)
             near_test = subject.rows(test.near.ids)
-            if test.labels is None:
-                self.leave_out(("harm",), "the test images have no labels")
+            foreign = self._count_foreign(subject, test)
         evidence = self._evidence(made, subject)
         self._judge(subject, evidence)
         if test is not None and near_test is not None and self.wants("harm"):
             with self.measured("harm"):
                 kept = self.kept.rows("harm", subject)
                 self.found["harm"] = harmful(subject, test, near_test, voters, kept, self.limit)
+            if foreign:
+                self.leave_out(("harm",), f"for {foreign:,} of {len(test):,} test images: {_FOREIGN}")
         if evidence is not None or test is not None or self.has_files:
             self._compare_files(subject, evidence, test, near_test)
+        if self.is_given and "duplicate" in self.found:
+            self.leave_out(("duplicate",), _STORED_ONCE)
         self.subject, self.fingerprint = subject, subject.fingerprint  # the store may be closed afterwards
         drafts = [draft for kind in KINDS if kind in self.found for draft in self.found[kind].drafts]
         return resolve_drafts(drafts, subject, test)
+
+    def _count_foreign(self, subject: Subject, test: ValidationImages) -> int:
+        """Return how many test images are of classes that are not stored, which harm says nothing about."""
+        if test.labels is None:
+            self.leave_out(("harm",), "the test images have no labels")
+            return 0
+        known = set(subject.index.classes.labels.tolist())
+        foreign = sum(label not in known for label in test.labels)
+        if foreign == len(test):
+            self.leave_out(("harm",), f"all {foreign:,} test images: {_FOREIGN}")
+            return 0
+        return foreign
 
     def _see_what_can_be_done(self, subject: Subject, X_test: Any) -> None:
         if X_test is None:
@@ -283,9 +312,12 @@ class _Run:
                 OF_FILES, "files are looked at where a folder is audited, not vectors or a classifier"
             )
         if not self.wants(*KINDS):
+            kinds: dict[str, list[str]] = {}
+            for kind, why in self.left_out.items():
+                kinds.setdefault(why, []).append(kind)
             raise UnsupportedOperationError(
                 "nothing of what was asked for can be looked for: "
-                + "; ".join(f"{kind}: {why}" for kind, why in self.left_out.items())
+                + "; ".join(f"{', '.join(listed)}: {why}" for why, listed in kinds.items())
             )
 
     def _evidence(self, made: RetrievalClassifier, subject: Subject) -> Evidence | None:
@@ -305,7 +337,10 @@ class _Run:
                 errors: LabelErrors = find_label_errors(
                     evidence, subject.codes, len(subject.classes), self.kept.rows("label", subject)
                 )
+                self.setting["held_out_accuracy"] = errors.accuracy
                 if self.wants("label"):
+                    if errors.is_doubtful:
+                        self.cautions["label"] = doubt_words(errors.accuracy)
                     self.found["label"] = wrong_labels(errors, evidence, self.limit)
                 if self.wants("confusion"):
                     self.found["confusion"] = confused_pairs_of(subject, evidence, errors, self.limit)
@@ -422,6 +457,7 @@ class _Run:
             },
             estimates=estimates,
             left_out={kind: self.left_out[kind] for kind in KINDS if kind in self.left_out},
+            cautions=self.cautions,
             setting={"parts": list(self.wanted), "k": self.k, "limit": self.limit, **self.setting},
             seconds=self.seconds,
         )

@@ -53,17 +53,20 @@ class Decisions:
             raise InvalidInputError("decisions must be a sequence of clipretrieval.auditing.ImageDecision")
         object.__setattr__(self, "decisions", _merged(listed))
         files: dict[Any, ImageDecision] = {}
-        forgets: dict[Any, bool] = {}
-        labels: dict[Any, Any] = {}
+        forgets: dict[Any, ImageDecision] = {}
+        labels: dict[Any, ImageDecision] = {}
         for each in self.decisions:
-            clash = files.setdefault((each.id, each.source), each) is not each
-            if each.content is not None and not each.leaves_copies:  # copies of a file are one image
-                forget = each.action == "forget"
-                clash |= forgets.setdefault(each.content, forget) != forget
-                clash |= each.label is not None and labels.setdefault(each.content, each.label) != each.label
-            if clash:
+            other = files.setdefault((each.id, each.source), each)
+            if each.content is not None and not each.leaves_copies and other is each:
+                # Copies of a file are one image.
+                other = forgets.setdefault(each.content, each)
+                if (other.action == "forget") == (each.action == "forget"):
+                    other = each if each.label is None else labels.setdefault(each.content, each)
+                    other = each if other.label == each.label else other
+            if other is not each:
                 raise InvalidInputError(
-                    f"two decisions about {readable(each)} contradict each other; leave one of them"
+                    f"two decisions about one image contradict each other: to {_told(other)}, and to "
+                    f"{_told(each)}; remove one of the two"
                 )
 
     def count(self, action: str) -> int:
@@ -143,6 +146,11 @@ class Decisions:
 
     def __repr__(self) -> str:
         return short_repr(self, **{action: self.count(action) for action in ACTIONS})
+
+
+def _told(decision: ImageDecision) -> str:
+    label = f" as {readable(decision.label)}" if decision.action == "relabel" else ""
+    return f"{decision.action} {readable(decision)}{label}"
 
 
 def _merged(decisions: Sequence[ImageDecision]) -> tuple[ImageDecision, ...]:

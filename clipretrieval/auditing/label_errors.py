@@ -25,6 +25,8 @@ STARTS = ((-6.0, -3.0, -1.0, 1.0, 3.0), (-6.0, -2.0, 0.0), (-6.0, -3.0, -1.0))
 """Values of log a (of scores in units of their usual gap), log b and logit ε among which the fit begins."""
 STARTED_ON, SEARCHES = 2_000, 2
 """Records, about, on which these are compared, and how many of the best are improved on."""
+LEAST_ACCURACY, MOST_NOISE = 0.7, 0.2
+"""Of the head and of the labels, beyond which an encoder more probably separates the classes badly."""
 FLOOR = 0.01
 """Of the share of votes of a class that no neighbor is of."""
 
@@ -44,6 +46,10 @@ class LabelErrors:
     estimate : Estimate
     kept : int
         Confirmed labels that would be listed otherwise.
+    accuracy : float
+        How often the head, which does not know the record, answers its label.
+    noise : float
+        The share ε of wrong labels.
     """
 
     probabilities: Floats
@@ -51,6 +57,13 @@ class LabelErrors:
     suggested: Ints
     estimate: Estimate
     kept: int = 0
+    accuracy: float = 1.0
+    noise: float = 0.0
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the head knows the classes too badly for most of what is listed to be wrong labels."""
+        return self.accuracy < LEAST_ACCURACY or self.noise > MOST_NOISE
 
     def ranked(self) -> npt.NDArray[np.int64]:
         """Return the records as numbers, the most probably wrong first."""
@@ -111,15 +124,17 @@ def find_label_errors(
     best = others.argmax(axis=1)
     listed = np.concatenate([evidence.answers, codes[:, None]], axis=1)
     odds = np.where(judged, others[rows, best] - np.maximum(logs[rows, own_place], -1e6), -np.inf)
+    accuracy = float((evidence.answers[judged, 0] == codes[judged]).mean())
     kept = 0
     if confirmed is not None and confirmed.any():
         kept = int((wrong[confirmed] > 0.5).sum())
         wrong, odds = np.where(confirmed, 0.0, wrong), np.where(confirmed, -np.inf, odds)
         judged = judged & ~confirmed
     if not judged.any():
-        return LabelErrors(wrong, odds, codes, Estimate(0.0, 0.0, 0.0, 0, 0, _METHOD), kept)
+        return LabelErrors(wrong, odds, codes, Estimate(0.0, 0.0, 0.0, 0, 0, _METHOD), kept, accuracy)
     estimate = _estimate(wrong, judged, logs, own_place)
-    return LabelErrors(wrong, odds, listed[rows, best].astype(np.int32), estimate, kept)
+    suggested = listed[rows, best].astype(np.int32)
+    return LabelErrors(wrong, odds, suggested, estimate, kept, accuracy, float(weights[2]))
 
 
 _METHOD = (
@@ -170,8 +185,8 @@ def _scale(scores: Floats) -> float:
 def _most_probable(scores: Floats, votes: Floats, own_place: npt.NDArray[np.int64], n_classes: int) -> Floats:
     """Return a, b and ε under which the labels are most probable.
 
-    Where a is much too large or too small, the softmax is saturated or flat, and nothing leads from there to a
-    better one. So the search begins at the best few points of a grid.
+    Where a is much too large or too small, the softmax is saturated or flat, and nothing leads from there
+    to a better one. So the search begins at the best few points of a grid.
     """
     from scipy.optimize import minimize
 

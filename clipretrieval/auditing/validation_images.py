@@ -12,6 +12,7 @@ from clipretrieval._util.progress import Progress, image_counter
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
 from clipretrieval.retrieval.retriever import Retriever
+from clipretrieval.retrieval.true_labels import check_kind
 from clipretrieval.types import Label, Neighbors
 
 __all__ = ["ValidationImages", "look_up_test"]
@@ -61,6 +62,11 @@ def look_up_test(
     skipped : list of SkippedImage
         Receives what could not be decoded.
     progress : callable
+
+    Raises
+    ------
+    InvalidInputError
+        If the labels are of another type than those that are stored.
     """
     index = retriever.index
     source = labelled_source(X, y) if index.encoder is not None else X
@@ -77,6 +83,7 @@ def look_up_test(
             labels = None
             continue
         kind = label_kind(batch.labels, kind, places=batch.indices)
+        check_kind(kind, index.classes.kind)
         labels += spelling.apply(stored_labels(batch.labels, kind, index.classes.kind))
     columns = [np.concatenate([getattr(each, name) for each in found]) for name in _COLUMNS]
     return ValidationImages(ids, labels, sources, Neighbors(*columns))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from clipretrieval.auditing.estimate import Estimate
 
-__all__ = ["KIND_TITLES", "KIND_WORDS", "estimate_words"]
+__all__ = ["KIND_TITLES", "KIND_WORDS", "counted", "doubt_words", "estimate_words"]
 
 KIND_TITLES = {
     "label": "labels that are probably wrong",
-    "duplicate": "identical or nearly identical images",
-    "leak": "identical or nearly identical images in both sets",
+    "duplicate": "duplicates and near duplicates",
+    "leak": "leaks: test images that are also among the audited ones",
     "outlier": "images unlike all others",
     "harm": "stored images that cause mistakes on test images",
     "confusion": "confused classes",
@@ -22,7 +22,8 @@ KIND_WORDS = {
     "label; dashed frame: they have the same label as the image.",
     "duplicate": "The images of a group are identical, or nearly. Identical images of two classes "
     "cannot both be correct.",
-    "leak": "The images of a group are in both sets. Accuracy on such test images says nothing about others.",
+    "leak": "The images of a group are among the audited images and among the test images, identical or "
+    "nearly. Accuracy on such test images says nothing about others.",
     "outlier": "Images unlike all others, and next to each its nearest neighbors.",
     "harm": "Stored images whose votes cause mistakes on test images, and next to each those test images.",
     "confusion": "Images of the first class are classified as the second.",
@@ -30,6 +31,20 @@ KIND_WORDS = {
     "tiny": "Images with so few pixels that little can be seen.",
     "blank": "Images of a single color, or nearly.",
 }
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things, such as 1 class and 2 classes."""
+    return f"{count:,} {what if count == 1 else what + ('es' if what.endswith('s') else 's')}"
+
+
+def doubt_words(accuracy: float) -> str:
+    """Return what to think of wrong labels that were found by a head that knows the classes badly."""
+    return (
+        f"these are mostly not wrong labels: without an image and its label, the head predicts the label of "
+        f"{accuracy:.0%} of the images only, so the encoder does not separate the classes well. Audit with a "
+        "better encoder or a later stage, unless many labels are wrong indeed"
+    )
 
 
 def estimate_words(estimate: Estimate) -> str:

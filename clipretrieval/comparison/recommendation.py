@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from clipretrieval._util.checks import check_bool, check_int, check_number
 from clipretrieval._util.labels import class_array, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, check_progress, image_counter, open_progress
+from clipretrieval._util.text import json_document
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.cascade.calibration import check_promise
 from clipretrieval.classifier import RetrievalClassifier
@@ -246,7 +246,7 @@ def _as_code(given: Any) -> dict[str, str]:
     """Return what was passed as code, where that is a folder."""
     path = given.root if isinstance(given, ImageFolder) else given
     if isinstance(path, str | os.PathLike) and is_folder(path):
-        return {"images": json.dumps(os.fspath(path), ensure_ascii=False)}
+        return {"images": json_document(os.fspath(path))}
     return {}
 
 

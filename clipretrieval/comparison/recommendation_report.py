@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
@@ -12,6 +11,7 @@ from typing import Any
 from clipretrieval._util.files import write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.tables import aligned_table, html_paragraph, html_table, number_cell
+from clipretrieval._util.text import json_document
 from clipretrieval.cascade.cascade_classifier import CascadeClassifier
 from clipretrieval.classifier import RetrievalClassifier
 from clipretrieval.comparison.advice import LEVEL, Wishes
@@ -239,7 +239,7 @@ class Recommendation:
         InvalidInputError
             If the file cannot be written.
         """
-        return write_report(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return write_report(path, json_document(self.to_dict(), 2))
 
     def to_html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
         """Return the advice, a chart of accuracy over cost and the table as a page, and write it if asked to.
@@ -395,4 +395,4 @@ def _is_tagged(model: str) -> bool:
 
 
 def _written(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    return json_document(value) if isinstance(value, str) else repr(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval._util.files import write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.tables import aligned_table, html_paragraph, html_table, markdown_table, number_cell
+from clipretrieval._util.text import json_document
 from clipretrieval._util.timing import Timing
 from clipretrieval.cascade.calibration import Calibration
 from clipretrieval.cascade.cascade_report import CascadeReport
@@ -191,7 +191,7 @@ class ComparisonReport:
         InvalidInputError
             If the file cannot be written.
         """
-        return write_report(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return write_report(path, json_document(self.to_dict(), 2))
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Return the table with its explanation as Markdown, and write it to `path` if one is given.

@@ -12,6 +12,7 @@ from clipretrieval._util.checks import shown as quoted
 from clipretrieval._util.files import read_file, write_text
 from clipretrieval._util.progress import Progress, check_progress, open_progress
 from clipretrieval._util.secrets import MaskedDict, without_secrets
+from clipretrieval._util.text import json_document
 from clipretrieval.comparison.comparison import compare
 from clipretrieval.comparison.reproduction_report import Reproduction, what_differs
 from clipretrieval.encoding.staged_encoder import StagedEncoder
@@ -110,7 +111,7 @@ class _ResultsFolder:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self._note = path, path / _RUN
-        self._text = json.dumps(without_secrets(settings), indent=2, ensure_ascii=False) + "\n"
+        self._text = json_document(without_secrets(settings), 2) + "\n"
         self._claimed = False
 
     def check(self) -> None:

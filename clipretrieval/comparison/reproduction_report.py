@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from clipretrieval._util.files import replacing, write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.tables import aligned_table, markdown_table, number_cell
+from clipretrieval._util.text import json_document
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, comparison_page
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.encoding.stages import Architecture
@@ -101,7 +101,7 @@ class Reproduction:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON, and write it to `path`, atomically, if one is given."""
-        return write_report(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return write_report(path, json_document(self.to_dict(), 2))
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Return the tables as Markdown, and write them to `path`, atomically, if one is given."""

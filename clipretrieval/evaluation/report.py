@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import platform
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from clipretrieval._util.files import write_report
 from clipretrieval._util.foreign import data_frame
 from clipretrieval._util.repr import short_repr
+from clipretrieval._util.text import json_document
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.evaluation import charts, plots
@@ -207,7 +207,7 @@ class EvaluationReport(Figures):
         InvalidInputError
             If the file cannot be written.
         """
-        return write_report(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return write_report(path, json_document(self.to_dict(), 2))
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Return the report as Markdown, and write it to `path`, atomically, if one is given.

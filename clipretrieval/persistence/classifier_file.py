@@ -21,7 +21,7 @@ from typing import Any
 
 from clipretrieval._util.checks import check_bool, check_choice, check_int, check_number, check_strings, shown
 from clipretrieval._util.files import IrregularFileError, read_file, write_text
-from clipretrieval._util.text import parse_json
+from clipretrieval._util.text import json_document, parse_json
 from clipretrieval._version import __version__
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.heads.choice import read_head
@@ -112,12 +112,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
     head = {"format": FORMAT, "format_version": version, "library_version": __version__}
     content = {**head, **{name: fields[name] for name in names}}
     content["sha256"] = _checksum(content)
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a path that is not valid Unicode
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_text(folder / FILE, text, follow=False)
+    write_text(folder / FILE, json_document(content, 2) + "\n", follow=False)
 
 
 def digest_in(folder: Path) -> str | None:

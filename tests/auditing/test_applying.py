@@ -120,6 +120,48 @@ def test_another_classifier_is_refused(folder: Path, tmp_path: Path) -> None:
         apply_decisions(classifier, decided(classifier, relabel(folder / "cat/240.png", "cat", 1)))
 
 
+@pytest.mark.parametrize("store", ["faiss", "chroma"])
+def test_what_was_never_there_is_not_forgotten(folder: Path, tmp_path: Path, store: str) -> None:
+    """Decisions that only forget are refused by a store that never held the images, and not by their own."""
+    classifier = fitted(folder, store)
+    decisions = decided(
+        classifier, forget(folder / "cat/240.png", "cat"), forget(folder / "cat/30.png", "cat")
+    )
+    elsewhere = tmp_path / "elsewhere"
+    draw(elsewhere / "cat/1.png", 1), draw(elsewhere / "dog/2.png", 2)
+    with pytest.raises(FingerprintMismatchError, match="none of the 2 images"):
+        apply_decisions(fitted(elsewhere), decisions)
+    assert str(apply_decisions(classifier, decisions)) == "2 forgotten"
+    draw(folder / "dog/7.png", 7)
+    classifier.partial_fit(scan_folder(folder / "dog").paths, ["dog"] * len(files(folder / "dog")))
+    after = stored(classifier)
+    assert str(apply_decisions(classifier, decisions)) == "2 as decided already"
+    assert stored(classifier) == after
+
+
+def test_only_files_are_moved_without_a_classifier(folder: Path) -> None:
+    """What is done to a folder alone is something."""
+    classifier = fitted(folder)
+    decisions = decided(classifier, forget(folder / "cat/240.png", "cat"))
+    assert str(apply_decisions(None, decisions, folder)) == "1 file moved"
+    assert str(apply_decisions(None, Decisions({}, ()), folder)) == "nothing to do"
+
+
+def test_a_contradiction_names_both_files() -> None:
+    """Two copies of one image cannot be of two classes; whoever reads it knows which lines to look at."""
+    one = ImageDecision("relabel", "0" * 32, "cat/a.png", "cat", "dog")
+    for other in (
+        ImageDecision("relabel", "0" * 32 + "-2", "bird/b.png", "bird", "fox"),
+        ImageDecision("forget", "0" * 32 + "-2", "bird/b.png", "bird"),
+    ):
+        with pytest.raises(
+            InvalidInputError, match="relabel cat/a.png as dog.*bird/b.png.*remove one"
+        ) as caught:
+            Decisions({}, (one, other))
+        assert "leave one" not in str(caught.value)
+    assert len(Decisions({}, (one, one)).decisions) == 1
+
+
 @pytest.mark.filterwarnings("ignore:.*given under several labels:clipretrieval.ClipRetrievalWarning")
 def test_what_an_audit_has_found_can_be_applied(folder: Path) -> None:
     """Of a classifier, or of its folder by the same encoder, where copies have ids of their own."""

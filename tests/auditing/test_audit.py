@@ -364,7 +364,7 @@ def test_a_store_that_cannot_list_its_records_leaves_parts_out(clusters: Any) ->
     assert set(report.left_out) == set(KINDS) - {"leak", "harm"}
     assert report.left_out["label"] == "Unlisted cannot list what it holds (it has no scan method)"
     assert report.n_images == 200
-    with pytest.raises(UnsupportedOperationError, match="label: Unlisted cannot list what it holds"):
+    with pytest.raises(UnsupportedOperationError, match="confusion: Unlisted cannot list what it holds"):
         audit(classifier)
 
 
@@ -451,3 +451,53 @@ def test_classifiers_that_cannot_be_audited_are_refused(clusters: Any, tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInputError, match=r"the audit's folder .* cannot be made"):
         audit(vectors, truth, output=tmp_path / "file")
+
+
+def test_test_labels_that_no_image_has_are_said(clusters: Any) -> None:
+    """Labels of another type are refused, as evaluate does; of other classes, harm says for how many."""
+    vectors, truth, given = clusters
+    classifier = RetrievalClassifier(k=3).fit(vectors, given)
+    tested = vectors[:4] + np.float32(0.01)
+    with pytest.raises(InvalidInputError, match="of the type str, but the classifier was fitted on int"):
+        audit(classifier, X_test=tested, y_test=["0"] * 4, parts=["harm"])
+    some = audit(classifier, X_test=tested, y_test=[*truth[:3], 99], parts=["harm"])
+    why = "1 of 4 test images: their class is none of those that are audited"
+    assert some.left_out == {"harm": f"for {why}"}
+    assert "harm" in some.counts
+    none = audit(classifier, X_test=tested, y_test=[99] * 4, parts=["harm", "leak"])
+    assert none.left_out["harm"].startswith("all 4 test images: their class is none")
+    assert "harm" not in none.counts
+
+
+def test_a_classifier_is_said_to_hold_no_equal_files(clusters: Any) -> None:
+    """Copies are stored once: only an audit of the folder, or of vectors, can find them."""
+    vectors, truth, _ = clusters
+    twice, labels = np.concatenate([vectors, vectors[:2]]), [*truth, *truth[:2]]
+    stored = audit(RetrievalClassifier().fit(twice, labels), parts=["duplicate"])
+    assert stored.counts == {"duplicate": 0}
+    assert "audit the folder of the images" in stored.left_out["duplicate"]
+    found = audit(twice, labels, parts=["duplicate"])
+    assert (found.counts, found.left_out) == ({"duplicate": 4}, {})
+
+
+def test_wrong_labels_are_doubted_where_the_head_knows_the_classes_badly(clusters: Any) -> None:
+    """What cannot tell the classes takes its own mistakes for wrong labels."""
+    vectors, truth, given = clusters
+    clear = audit(vectors, given, parts=["label"])
+    assert clear.cautions == {}
+    assert clear.setting["held_out_accuracy"] == pytest.approx(0.95)
+    noise = np.random.default_rng(1).normal(size=vectors.shape).astype(np.float32)
+    unclear = audit(noise, truth, parts=["label"])
+    assert unclear.setting["held_out_accuracy"] < 0.5
+    assert "mostly not wrong labels" in unclear.cautions["label"]
+    assert "caution: label: these are mostly not wrong labels" in str(unclear)
+    assert "<strong>Caution:</strong> these are mostly not wrong labels" in unclear.to_html()
+    assert AuditReport.from_dict(unclear.to_dict()).cautions == unclear.cautions
+
+
+def test_kinds_with_one_reason_share_it() -> None:
+    """A refusal tells each reason once."""
+    with pytest.raises(UnsupportedOperationError) as caught:
+        audit([[0.0]], ["a"])
+    assert str(caught.value).count("no test images were given") == 1
+    assert "leak, harm: no test images were given" in str(caught.value)

@@ -16,7 +16,7 @@ from clipretrieval.auditing import KINDS, Estimate, Finding, RelatedImage
 def report() -> AuditReport:
     """A report of a wrong label, a pair of duplicates, and a label that controls terminals."""
     near = RelatedImage("b", 'a "quoted"\n label', "folder/b.png", 0.25)
-    wrong = Finding("label", "a", "cat\x1b[31m", "folder/a.png", 2.5, 0.75, "dog", (near,))
+    wrong = Finding("label", "a", "cat\x1b[31m", "folder/\udcff.png", 2.5, 0.75, "dog", (near,))
     pair = [Finding("duplicate", name, "dog", score=1.0, group=0, note="equal images") for name in "cd"]
     return AuditReport(
         (wrong, *pair),
@@ -49,14 +49,14 @@ def test_the_text_shows_counts_and_first_findings(report: AuditReport) -> None:
     assert str(report).splitlines() == [
         "40 images of 2 classes",
         "",
-        "                                      found  probably real",
-        "labels that are probably wrong            1         0 to 2",
-        "identical or nearly identical images      2",
+        "                                found  probably real",
+        "labels that are probably wrong      1         0 to 2",
+        "duplicates and near duplicates      2",
         "",
         "labels that are probably wrong:",
-        "  folder/a.png  cat\\x1b[31m  → dog  75%",
+        "  folder/\\udcff.png  cat\\x1b[31m  → dog  75%",
         "",
-        "identical or nearly identical images:",
+        "duplicates and near duplicates:",
         "  group 0  c  dog  train  equal images",
         "  group 0  d  dog  train  equal images",
         "",

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from clipretrieval._util.text import json_line, parse_json, printable, readable, shortened
+from clipretrieval._util.text import json_document, json_line, parse_json, printable, readable, shortened
 
 UNFIT = [
     *map(chr, [*range(0x20), *range(0x7F, 0xA0)]),
@@ -88,3 +88,10 @@ def test_json_is_finite_and_shallow(text: str | bytes) -> None:
 def test_json_is_read() -> None:
     """Values come as they were written."""
     assert parse_json('{"a": [1, 2.5, null, true, "é"]}') == {"a": [1, 2.5, None, True, "é"]}
+
+
+def test_a_document_holds_any_path() -> None:
+    """Letters stay as they are; the bytes of a path that is no UTF-8 are escapes, which any file can hold."""
+    content = {"path": "pictures/é\udcff.png"}
+    assert json_document(content).encode() == '{"path": "pictures/é\\udcff.png"}'.encode()
+    assert parse_json(json_document(content, 2)) == content

@@ -13,7 +13,7 @@ from clipretrieval.auditing.decisions import DECISIONS_KIND, DECISIONS_SCHEMA
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage, shown_for
 from clipretrieval.auditing.image_decision import content_of
-from clipretrieval.auditing.words import KIND_TITLES, KIND_WORDS, estimate_words
+from clipretrieval.auditing.words import KIND_TITLES, KIND_WORDS, counted, estimate_words
 from clipretrieval.evaluation.page.parts import PageTable, table_part
 
 __all__ = ["Audited", "page_values"]
@@ -49,6 +49,8 @@ class Audited(Protocol):
     def estimates(self) -> Mapping[str, Estimate]: ...
     @property
     def left_out(self) -> Mapping[str, str]: ...
+    @property
+    def cautions(self) -> Mapping[str, str]: ...
     @property
     def setting(self) -> Mapping[str, Any]: ...
 
@@ -140,6 +142,8 @@ def page_values(report: Audited, thumbnail: Callable[[str], str | None], most: i
         "left_out": [(_title(kind), why) for kind, why in report.left_out.items()],
         "clean": [KIND_TITLES[kind] for kind in KINDS if report.counts.get(kind) == 0],
         "decidable": bool(images.rows),
+        "audited": report.setting.get("audited", "classifier"),
+        "folder": report.setting.get("folder"),
         "class_names": images.names,
         "used": [(number, images.names[number]) for number in used],
         "data": {
@@ -194,6 +198,7 @@ def _section(
         "kind": kind,
         "title": _title(kind),
         "words": KIND_WORDS[kind],
+        "caution": report.cautions.get(kind, ""),
         "estimate": "" if estimate is None else estimate_words(estimate),
         "count": report.counts.get(kind, shown),
         "more": max(0, report.counts.get(kind, shown) - shown),
@@ -283,11 +288,10 @@ def _confusions(report: Audited) -> dict[str, Any]:
 
 
 def _count_words(report: Audited) -> str:
-    images = "image" if report.n_images == 1 else "images"
-    classes = "class" if len(report.classes) == 1 else "classes"
-    told = f"{report.n_images:,} {images} of {len(report.classes):,} {classes} were audited"
+    told = f"{counted(report.n_images, 'image')} of {counted(len(report.classes), 'class')} "
+    told += "was audited" if report.n_images == 1 else "were audited"
     if report.n_test:
-        told += f", beside {report.n_test:,} test {'image' if report.n_test == 1 else 'images'}"
+        told += f", beside {counted(report.n_test, 'test image')}"
     if report.kept:
         kept = ", ".join(f"{count:,} {kind}" for kind, count in report.kept.items())
         told += f". Not listed, as earlier decisions keep their images: {kept}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from clipretrieval._util.checks import check_bool, check_int, check_text
 from clipretrieval.auditing.page.parts import Audited, page_values
 from clipretrieval.evaluation.page.document import read_thumbnails, render_document
@@ -29,6 +31,7 @@ def render_audit(
         scripts=["audit.js", "tables.js"],
         title=title or "Audit",
         notes=(),
+        in_shell=shlex.quote,
         pictures=pictures,
         **page_values(report, read, check_int(most, "most")),
     )

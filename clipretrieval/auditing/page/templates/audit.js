@@ -63,9 +63,18 @@
     const image = imageOf(card);
     if (action) decisions.set(image, [action, label]);
     else decisions.delete(image);
+    // Copies of one image cannot be of two classes; one that is kept or forgotten stays so.
+    const { same } = data.images[image];
+    const copies = action !== "relabel" ? [] : [...data.images.keys()].filter((each) => each !== image
+      && data.images[each].same === same
+      && (decisions.has(each) ? decisions.get(each)[0] === "relabel" : data.images[each].label !== label));
+    copies.forEach((each) => {
+      if (data.images[each].label === label) decisions.delete(each); // it has that label already
+      else decisions.set(each, ["relabel", label]);
+    });
     unsaved = decisions.size > 0;
     remember();
-    cards.filter((each) => imageOf(each) === image).forEach(show);
+    cards.filter((each) => [image, ...copies].includes(imageOf(each))).forEach(show);
     count();
   };
 
