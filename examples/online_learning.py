@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("train", type=Path, help="folder with a sub-folder of images for each class")
     parser.add_argument("test", type=Path, help="another such folder, to classify")
     parser.add_argument("--stage", default="pixel", help="pixel, mid, late, final or a block (pixel)")
-    parser.add_argument("--k", type=int, default=3, help="neighbours that vote (3)")
+    parser.add_argument("--k", type=int, default=3, help="neighbors that vote (3)")
     options = parser.parse_args(arguments)
     try:
         train = scan_folder(options.train)

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="RN50", help="as StagedEncoder takes it (RN50)")
     parser.add_argument("--pretrained", default="openai", help="tag or checkpoint (openai)")
     parser.add_argument("--stage", default="pixel", help="pixel, mid, late, final or a block (pixel)")
-    parser.add_argument("--k", type=int, default=3, help="neighbours that vote (3)")
+    parser.add_argument("--k", type=int, default=3, help="neighbors that vote (3)")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="keep the classifier there")
     options = parser.parse_args(arguments)
     try:

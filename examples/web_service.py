@@ -1,4 +1,4 @@
-"""Answer over HTTP: a picture is uploaded, its class comes back with the neighbours that voted for it.
+"""Answer over HTTP: a picture is uploaded, its class comes back with the neighbors that voted for it.
 
 Run as ``python examples/web_service.py FOLDER``, which `RetrievalClassifier.save` or ``clipretrieval index``
 has written, after ``pip install fastapi python-multipart uvicorn``. Then ask it:
@@ -48,7 +48,7 @@ def create_app(
 
     @app.post("/classify")
     def classify(picture: UploadFile, k: Annotated[int, Query(ge=1, le=100)] = 5) -> dict[str, Any]:
-        """Classify a picture, and show its k nearest neighbours."""
+        """Classify a picture, and show its k nearest neighbors."""
         content = picture.file.read(largest + 1)  # a plain `def` runs in a thread: classifiers may be shared
         if len(content) > largest:
             raise HTTPException(413, f"a picture may have {largest} bytes at most")

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="RN50", help="as StagedEncoder takes it (RN50)")
     parser.add_argument("--pretrained", default="openai", help="tag or checkpoint (openai)")
     parser.add_argument("--stage", default="late", help="where retrieval stops (late)")
-    parser.add_argument("--k", type=int, default=1, help="neighbours that vote (1)")
+    parser.add_argument("--k", type=int, default=1, help="neighbors that vote (1)")
     options = parser.parse_args(arguments)
     try:
         encoder = StagedEncoder(options.model, options.pretrained, options.stage)

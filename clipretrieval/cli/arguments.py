@@ -578,7 +578,10 @@ def refuse_given(context: typer.Context, allowed: Sequence[str], why: str) -> No
     """Refuse whatever else than `allowed` is on the command line; `why` ends the message."""
     for name in context.params:
         if name not in allowed and is_given(context, name):
-            raise InvalidInputError(f"{option_of(name)} cannot be used with {why}")
+            declared = {each.name: each.opts[0] for each in context.command.params if each.opts}
+            option = declared.get(name, "")
+            option = option if option.startswith("--") else option_of(name)
+            raise InvalidInputError(f"{option} cannot be used with {why}")
 
 
 def checked_outputs(files: Mapping[str, Path | None], *inputs: Path | None) -> dict[str, Path]:

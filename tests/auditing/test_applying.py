@@ -155,7 +155,7 @@ def test_a_contradiction_names_both_files() -> None:
         ImageDecision("forget", "0" * 32 + "-2", "bird/b.png", "bird"),
     ):
         with pytest.raises(
-            InvalidInputError, match="relabel cat/a.png as dog.*bird/b.png.*remove one"
+            InvalidInputError, match=r"relabel cat/a\.png as dog.*bird/b\.png.*remove one"
         ) as caught:
             Decisions({}, (one, other))
         assert "leave one" not in str(caught.value)

@@ -66,6 +66,7 @@ def test_what_cannot_be_carried_out_is_named(command: Command, kept: Path) -> No
         ("--apply", root / "other.json"): "the audit of another classifier",
         ("--apply", root / "none.json"): "cannot be read",
         ("--apply", root / "decisions.json", "--k", 3): "--k cannot be used with --apply",
+        ("--apply", root / "decisions.json", "--json", root / "a.json"): "--json cannot be used with --apply",
         ("--dry-run",): "--dry-run cannot be used with an audit; name the decisions to apply with --apply",
         ("--html", kept / "page.html"): "is a part of",
     }.items():
