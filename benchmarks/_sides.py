@@ -19,11 +19,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipretrieval import OnnxEncoder, StagedEncoder
-from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.onnx.runtimes.openvino_session import import_openvino
 from clipretrieval.encoding.stage_output import StagePart
 from clipretrieval.encoding.stages import STUDY_STAGES
+from clipretrieval.encoding.towers.modified_resnet import build_engine
 from clipretrieval.encoding.weights.model_source import LOCAL_DIR, resolve
 from clipretrieval.encoding.weights.tower_tensors import load_visual
 
@@ -191,7 +191,9 @@ def count_multiply_adds(visual: Any, model: str) -> dict[str, float]:
     encoder = StagedEncoder(model, None, device="cpu")
     plain = InferencePlan("cpu", "fp32", 1, 1, 1, "torch", compiled=False)
     depth, numbers = encoder.stages["final"].depth, resolve(model, None).architecture
-    engine = Engine(visual.state_dict(), numbers, depth, plan=plain, mean=MEAN, std=STD, image_size=size)
+    engine = build_engine(
+        visual.state_dict(), numbers, depth, plan=plain, mean=MEAN, std=STD, image_size=size
+    )
     counts = {"open_clip": _flops(lambda: visual(torch.zeros(1, 3, size, size)))}
     for name in DEEP:
         part = StagePart(encoder.stages[name], "mean")

@@ -131,10 +131,15 @@ class ModelOptions(WeightsOptions):
 
     pooling: Annotated[
         str,
-        typer.Option(metavar="NAME", help="mean, max, gem, tokens or grid, or several, such as mean+max."),
+        typer.Option(
+            metavar="NAME", help="mean, max, gem, tokens, grid or cls, or several, such as mean+max."
+        ),
     ] = "mean"
     image_size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Side, a multiple of 32, if not the model's own.")
+        int | None,
+        typer.Option(
+            metavar="PIXELS", help="Side, a multiple of 32 or of the patch, if not the model's own."
+        ),
     ] = None
 
 

@@ -41,10 +41,16 @@ def recommend_command(
         ),
     ] = None,
     stages: Annotated[
-        str, typer.Option(metavar="NAMES", help="Stages or blocks, comma-separated; also joined ones.")
-    ] = "layer1,layer2,mid,late,final",
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Stages or blocks, comma-separated; also joined ones. If left out, "
+            "layer1,layer2,mid,late,final, or those of the model's tower.",
+        ),
+    ] = None,
     poolings: Annotated[
-        str, typer.Option(metavar="NAMES", help="mean, max, gem, tokens, grid or joined; comma-separated.")
+        str,
+        typer.Option(metavar="NAMES", help="mean, max, gem, tokens, grid, cls or joined; comma-separated."),
     ] = "mean",
     heads: Annotated[
         str | None,
@@ -55,7 +61,10 @@ def recommend_command(
         ),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Side, a multiple of 32, if not the model's own.")
+        int | None,
+        typer.Option(
+            metavar="PIXELS", help="Side, a multiple of 32 or of the patch, if not the model's own."
+        ),
     ] = None,
     cross: Annotated[
         bool | None,
@@ -96,7 +105,7 @@ def recommend_command(
                 max_cost=max_cost,
                 min_accuracy=min_accuracy,
                 encoder=model.encoder(**({} if image_size is None else {"image_size": image_size})),
-                stages=comma_separated(stages),
+                stages=None if stages is None else comma_separated(stages),
                 poolings=comma_separated(poolings),
                 heads=None if heads is None else comma_separated(heads),
                 cross=cross,

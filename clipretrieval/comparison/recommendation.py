@@ -34,7 +34,7 @@ from clipretrieval.comparison.labels_ahead import known_labels, opened
 from clipretrieval.comparison.recommendation_report import Recommendation
 from clipretrieval.comparison.speed import Sample, median_times
 from clipretrieval.comparison.spool import Spool
-from clipretrieval.encoding.staged_encoder import StagedEncoder, stopped_at
+from clipretrieval.encoding.staged_encoder import StagedEncoder, stages_to_try, stopped_at
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.evaluation.metrics import wilson_interval
@@ -66,7 +66,7 @@ def recommend(
     max_cost: float | None = None,
     min_accuracy: float | None = None,
     encoder: StagedEncoder | None = None,
-    stages: str | Sequence[str] = ("layer1", "layer2", "mid", "late", "final"),
+    stages: str | Sequence[str] | None = None,
     poolings: str | Sequence[str] | None = None,
     heads: Any = None,
     cross: bool | None = None,
@@ -97,8 +97,10 @@ def recommend(
         much better others are.
     encoder : StagedEncoder, optional
         Whose stages are tried; OpenAI's RN50 when left out.
-    stages : sequence of str
-        Also several that are joined, such as ``"layer1+layer2"``.
+    stages : sequence of str, optional
+        Also several that are joined, such as ``"layer1+layer2"``. When left out, ``("layer1",
+        "layer2", "mid", "late", "final")``; of other towers than CLIP's ResNets the blocks after a quarter,
+        half (``mid``) and three quarters, ``late`` and ``final``.
     poolings : sequence of str, optional
         All with all stages; the encoder's own when left out.
     heads : sequence of (str, Head or dict), optional
@@ -156,7 +158,8 @@ def recommend(
     """
     started = time.perf_counter()
     encoder = StagedEncoder() if encoder is None else encoder
-    tried = stage_vectors(encoder, stages, poolings)
+    staged = stages is None and isinstance(encoder, StagedEncoder)
+    tried = stage_vectors(encoder, stages_to_try(encoder) if staged else stages, poolings)
     settings = None if heads is None else head_settings(heads)
     wishes = _check_wishes(max_cost, min_accuracy)
     cross = None if cross is None else check_bool(cross, "cross")

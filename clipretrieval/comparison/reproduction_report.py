@@ -180,13 +180,14 @@ def _what_of_the_model(encoder: StagedEncoder) -> list[str]:
     source, named = encoder._source, encoder.model in ("RN50", "RN50-quickgelu")
     if named and encoder.pretrained == "openai":
         return []
-    if source.path is not None and source.architecture == RN50 and is_published(source.path):
+    is_rn50 = source.is_resnet and source.architecture == RN50
+    if source.path is not None and is_rn50 and is_published(source.path):
         return []
     model = encoder.model if isinstance(encoder.model, str) else type(encoder.model).__name__
     weights = encoder.pretrained or "its own weights"
     expected = "no accuracy but that at pixel can be expected to be the study's."
     brought = source.path is not None or source.module is not None or not isinstance(encoder.model, str)
-    if source.architecture == RN50 and (brought or str(encoder.model).startswith(HF_HUB)):
+    if is_rn50 and (brought or str(encoder.model).startswith(HF_HUB)):
         return [
             f"Perhaps other weights: {model} with {weights}, which is not the file that OpenAI published for "
             f"RN50; unless it is a copy of that, {expected}"

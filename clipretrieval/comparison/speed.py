@@ -240,7 +240,7 @@ def median_times(
 
 
 def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any]) -> Answerer:
-    """Run open_clip's own image tower as it comes: float32, the size the model was made for.
+    """Run the library's own image tower as it comes, open_clip's or timm's: float32, the model's own size.
 
     Parameters
     ----------
@@ -250,13 +250,10 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
         Vectors to answers.
     """
     import torch
-    from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    from clipretrieval.encoding.weights.tower_tensors import load_visual
-
-    source = encoder._tower.source
-    visual = load_visual(source, encoder.seed).to(encoder.device)
-    transform = image_transform_v2(PreprocessCfg(**source.preprocess_cfg), is_train=False)
+    tower = encoder._tower
+    visual = tower.design.as_it_comes(encoder.seed).to(encoder.device)
+    transform = tower.source.transform()
 
     def infer(some: list[Any]) -> FloatArray:
         parts = []
@@ -266,7 +263,9 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
                 inputs = torch.stack(
                     [transform(decode(raw, max_pixels=encoder.max_pixels).image) for raw in raws]
                 )
-                parts.append(visual(inputs.to(encoder.device)).float().cpu().numpy())
+                made = visual(inputs.to(encoder.device))
+                pooled = made[0] if isinstance(made, tuple) else made  # beside tokens
+                parts.append(pooled.float().cpu().numpy())
         return np.concatenate(parts)
 
     return Answerer(infer, query, most=OPEN_CLIP_BATCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +14,22 @@ __all__ = ["Geometry"]
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
     "random": Image.Resampling.BICUBIC,  # what open_clip takes where it does not train
 }
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resizes and crops as open_clip's ``image_transform_v2`` does, pixel for pixel.
+    """Resizes and crops as open_clip's ``image_transform_v2`` and timm's evaluation do, pixel for pixel.
 
     Attributes
     ----------
     size : int
         Side of the squares, in pixels.
-    interpolation : {"bicubic", "bilinear", "random"}
+    interpolation : {"bicubic", "bilinear", "lanczos", "box", "hamming", "random"}
         ``"random"`` is bicubic outside of training.
     resize_mode : {"shortest", "longest", "squash"}
         ``"shortest"``: the shorter side becomes `size`, and what is too much of the longer is cut off.
@@ -33,12 +37,15 @@ class Geometry:
         `size`.
     fill_color : int, or sequence of int, length 3
         Of the padding.
+    crop_pct : float
+        What is resized to ``size / crop_pct``, and cut to `size` then.
     """
 
     size: int
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     fill_color: Any = 0
+    crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
         if self.interpolation not in _FILTERS:
@@ -53,21 +60,23 @@ class Geometry:
         """Read what open_clip's preprocessing configuration says of it."""
         size = cfg["size"]
         side = int(size[0] if isinstance(size, list | tuple) else size)
-        return cls(side, cfg["interpolation"], cfg["resize_mode"], cfg.get("fill_color", 0))
+        return cls(
+            side, cfg["interpolation"], cfg["resize_mode"], cfg.get("fill_color", 0), cfg.get("crop_pct", 1.0)
+        )
 
     def square(self, image: Image.Image) -> Image.Image:
         """Make a square of an RGB image."""
-        size, (width, height) = self.size, image.size
+        size, (width, height) = math.floor(self.size / self.crop_pct), image.size
         if self.resize_mode == "squash":
-            return self._resized(image, size, size)
+            return _cropped(self._resized(image, size, size), self.size)
         if self.resize_mode == "shortest":
             shorter, longer = sorted((width, height))
             longer = int(size * longer / shorter)
             wanted = (size, longer) if width <= height else (longer, size)
-            return _cropped(self._resized(image, *wanted), size)
+            return _cropped(self._resized(image, *wanted), self.size)
         ratio = max(height / size, width / size)
         resized = self._resized(image, max(1, round(width / ratio)), max(1, round(height / ratio)))
-        return _cropped(self._padded(resized), size)
+        return _cropped(self._padded(resized), self.size)
 
     def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
         if image.size == (width, height):

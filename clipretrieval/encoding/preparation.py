@@ -28,14 +28,14 @@ Squares = dict[str, npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Preparation:
-    """CLIP's own preprocessing up to the last step on bytes: resize and crop, not yet normalized.
+    """A model's own preprocessing up to the last step on bytes: resize and crop, not yet normalized.
 
     What is left, dividing by 255 and normalizing, is done a batch at a time by the engine.
 
     Attributes
     ----------
     cfg : mapping
-        open_clip's preprocessing configuration, with the ``size`` in use.
+        open_clip's preprocessing configuration, with the ``size`` in use; timm's ``crop_pct`` beside it.
     """
 
     cfg: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Preparation:
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean and std need three values each, std positive ones; found {mean}, {std}")
         object.__setattr__(self, "_clip", Geometry.of(self.cfg))
-        object.__setattr__(self, "_pixel", Geometry.of({**self.cfg, **PIXEL_GEOMETRY}))
+        object.__setattr__(self, "_pixel", Geometry.of({**self.cfg, **PIXEL_GEOMETRY, "crop_pct": 1.0}))
 
     def check(self, image: RgbImage, name: str | None) -> None:
         """Refuse an image so narrow that resizing its shorter side would take up hundreds of megabytes.
@@ -96,4 +96,6 @@ class Preparation:
         keys = ["mean", "std", "interpolation", "resize_mode"]
         if self.cfg["resize_mode"] == "longest":
             keys.append("fill_color")
+        if self.cfg.get("crop_pct", 1.0) != 1:
+            keys.append("crop_pct")
         return {key: list(v) if isinstance(v := self.cfg[key], tuple) else v for key in keys}

@@ -140,7 +140,7 @@ def find_output(
     ------
     InvalidInputError
         If a stage or pooling is unknown, named twice, also by another name of the same place, or there is
-        none; the message lists the known ones.
+        none, or a stage cannot be pooled so; the message lists the known ones.
     """
     found = [find_stage(stages, name) for name in _names(stage)]
     if not found:
@@ -195,4 +195,7 @@ def _parts_at(stage: Stage, poolings: list[str]) -> Iterable[StagePart]:
     kinds: dict[str, str] = {}
     for pooling in poolings:
         kinds.setdefault("mean" if pooling == "tokens" and not stage.has_tokens else pooling, pooling)
-    return [StagePart(stage, pooling) for pooling in kinds.values()]
+    parts = [StagePart(stage, pooling) for pooling in kinds.values()]
+    for part in parts:
+        pooled_dim(part.stage, part.pooling)  # refuses what the stage cannot do
+    return parts

@@ -33,8 +33,9 @@ from clipretrieval.encoding.image_transformer import ImageTransformer
 from clipretrieval.encoding.pipeline import checked_options, encode_source, prepare_chunk
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stage_output import POOLED, StageOutput, find_output, find_pooled
-from clipretrieval.encoding.stages import LARGEST_SIDE, Stage, stage_table
+from clipretrieval.encoding.stages import LARGEST_SIDE, Stage
 from clipretrieval.encoding.tower import Tower
+from clipretrieval.encoding.towers.designs import design_of
 from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR, resolve
 from clipretrieval.encoding.workers import usable_cores
 from clipretrieval.errors import InvalidInputError
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
     from clipretrieval.encoding.early_exits import StayOn
     from clipretrieval.encoding.partial_pass import PartialPass
     from clipretrieval.encoding.text_encoder import TextEncoder
+    from clipretrieval.encoding.towers.design import Design
 
-__all__ = ["StagedEncoder", "stopped_at"]
+__all__ = ["StagedEncoder", "stages_to_try", "stopped_at"]
 
 _CALIBRATED_ON = 512
 """Images, at most, whose activations decide on the scales of 8 bits."""
@@ -60,7 +62,7 @@ _MOST_PIXEL_WORKERS = 16
 
 
 class StagedEncoder(ImageTransformer):
-    """CLIP's ResNet image encoder, stopped at a stage.
+    """An image encoder of CLIP's or timm's, stopped at a stage.
 
     Weights are read at the first use that needs them. The ``pixel`` stage needs none, nor torch. It is a
     scikit-learn transformer as well (`fit`, `transform`, `set_params`, `set_output`), for pipelines.
@@ -68,23 +70,26 @@ class StagedEncoder(ImageTransformer):
     Parameters
     ----------
     model : str or nn.Module
-        A ModifiedResNet that open_clip knows (``"RN50"``, ``"RN101"``, ``"RN50x4"``, …),
-        ``"local-dir:PATH"`` for a folder in open_clip's form, ``"hf-hub:ORG/NAME"``, or a model that was
-        built with open_clip, which is left as it is: its weights are copied at the first use.
+        A model that open_clip knows (``"RN50"``, ``"ViT-B-32"``, ``"ViT-B-16-SigLIP"``, …), ``"timm:NAME"``
+        for one of timm's (``"timm:resnet50.a1_in1k"``), ``"local-dir:PATH"`` for a folder in open_clip's
+        form, ``"hf-hub:ORG/NAME"``, or a model that was built with either library, which is left as it is:
+        its weights are copied at the first use.
     pretrained : str, path or None
         An open_clip tag (``"openai"``), a checkpoint's path (safetensors, a state dict, or OpenAI's
-        TorchScript archive), or None for random weights. Ignored by the two schemes above.
+        TorchScript archive), or None for random weights. Ignored by folders and the hub. Of a model of
+        timm's, "openai" stands for the tag in its name, or timm's default.
     stage : str, or tuple or list of str
-        ``"pixel"``, ``"mid"``, ``"late"``, ``"final"``, or a block: ``"stem"``, ``"layer1"`` …
-        ``"layer4"``, ``"layer3.2"``. The vectors of several are joined, see Notes:
+        ``"pixel"``, ``"mid"``, ``"late"``, ``"final"``, or a block, see `stages`: ``"layer3.2"``,
+        ``"block.7"``. The vectors of several are joined, see Notes:
         ``("layer2", "mid")``, or ``"layer2+mid"`` in one word, as `stage` then says it.
-    pooling : {"mean", "max", "gem", "tokens", "grid"}, or tuple or list of these
+    pooling : {"mean", "max", "gem", "tokens", "grid", "cls"}, or tuple or list of these
         What makes one vector of a grid or of tokens: their mean (the study's), the largest of each channel,
-        the generalized mean, the mean of the tokens without their mean token, or the means of a 2×2 grid.
+        the generalized mean, the mean of the tokens without their mean token, the means of a 2×2 grid, or a
+        transformer's class token, which all others leave out.
         The vectors under several are joined: ``("mean", "max")``, or ``"mean+max"``.
     image_size : int, optional
-        Side in pixels, a multiple of 32, when not the model's own. The positional embedding is
-        interpolated to it.
+        Side in pixels when not the model's own: a multiple of 32, or of a transformer's patch. Positional
+        embeddings are interpolated to it.
     precision : {"auto", "fp32", "bf16", "fp16"}
         ``"auto"`` takes bf16 on a CPU with instructions for it, fp16 on CUDA, fp32 elsewhere.
     device : str
@@ -149,18 +154,21 @@ class StagedEncoder(ImageTransformer):
         self.model = model
         named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
         self.pretrained = str(pretrained) if pretrained is not None and named else None
+        self.pretrained = (self._source.tag or {}).get("timm_tag", self.pretrained)
         self.precision = precision
         self._given = {"pretrained": pretrained, "image_size": image_size, "device": device}
-        self._stages = stage_table(self._source.architecture)
+        design = self._design = design_of(self._source)
+        self._stages = design.stages
         self._output = find_output(self._stages, stage, pooling)
-        self.image_size = _checked_side(image_size, self._source.size)
+        self.image_size = _checked_side(image_size, design.image_size, design.step)
         self.compile = compile
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
-        planned = (device, precision, self._source.architecture, self.image_size, self.batch_size, compile)
+        planned = (device, precision, self.batch_size, compile)
         self._tower = Tower(
             self._source,
+            design,
             self.seed,
-            partial(_make_plan, *planned),
+            partial(_make_plan, *planned, design, self.image_size),
             str(device),
             self._prepare,
             self.image_size,
@@ -229,12 +237,13 @@ class StagedEncoder(ImageTransformer):
         numbers, and a hash of the tensors that run. So the ``pixel`` stage, which runs none, has the same
         fingerprint under every model. Precision and device are left out.
         """
-        return self._tower.describe(self._find(stage), self._stages)
+        return self._tower.describe(self._find(stage))
 
     def multiply_adds(self, stage: str | None = None) -> float:
         """Return the arithmetic that takes one image to a stage, in 10⁹ multiply-adds.
 
-        See `clipretrieval.encoding.Architecture.multiply_adds`. Joined stages take what the deepest takes.
+        Convolutions, products of matrices and attention are counted; see
+        `clipretrieval.encoding.Architecture.multiply_adds`. Joined stages take what the deepest takes.
 
         Parameters
         ----------
@@ -242,7 +251,7 @@ class StagedEncoder(ImageTransformer):
             This encoder's own when left out.
         """
         found = self._output if stage is None else self._find(stage)
-        return self._source.architecture.multiply_adds(found.depth, self.image_size)
+        return self._design.multiply_adds(found.depth, self.image_size)
 
     def encode(
         self, images: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
@@ -461,7 +470,8 @@ class StagedEncoder(ImageTransformer):
         Raises
         ------
         InvalidInputError
-            If this is the ``pixel`` stage, which needs no file, or the file cannot be written.
+            If this is the ``pixel`` stage, which needs no file, or the tower is none of CLIP's ResNets, or
+            the file cannot be written.
         MissingDependencyError
             If ONNX's packages are not installed.
         """
@@ -471,9 +481,14 @@ class StagedEncoder(ImageTransformer):
                 "the stage 'pixel' runs no network, so there is nothing to export: "
                 "StagedEncoder(stage='pixel') needs no torch"
             )
+        if not self._source.is_resnet:
+            raise InvalidInputError(
+                f"only CLIP's ResNets are exported, and this is {self._design.describe()}; keep the encoder "
+                "itself, or export the model with its own library"
+            )
         for name in ("onnx", "onnxscript", *(() if int8 is None else ("onnxruntime",))):
             require(name, "exporting", 'run: pip install "clipretrieval[onnx]"')
-        tensors = self._tower.tensors()
+        tensors = self._tower.weights()
         calibration = None if int8 is None else self._some_squares(int8)
         from clipretrieval.encoding.onnx.export import write_onnx
         from clipretrieval.encoding.onnx.onnx_file import OnnxFile
@@ -590,11 +605,16 @@ class StagedEncoder(ImageTransformer):
         )
 
 
-def _make_plan(device: Any, *settings: Any) -> InferencePlan:
+def _make_plan(
+    device: Any, precision: Any, batch_size: int, compiled: bool, design: Design, image_size: int
+) -> InferencePlan:
     require_torch("a StagedEncoder beyond the stage 'pixel'")
     from clipretrieval.encoding.engine.planning import make_plan, pick_device
 
-    return make_plan(pick_device(device), *settings)
+    fitting, convolves = design.inner_batch(image_size), design.convolves_as_resnet
+    return make_plan(
+        pick_device(device), precision, batch_size, compiled, fitting=fitting, convolves=convolves
+    )
 
 
 def _pixel_plan() -> InferencePlan:
@@ -617,13 +637,18 @@ def stopped_at(encoder: StagedEncoder, stage: str, pooling: str | None = None) -
     return view
 
 
-def _checked_side(image_size: int | None, own: int) -> int:
+def stages_to_try(encoder: StagedEncoder) -> tuple[str, ...]:
+    """Return an encoder's stages from shallow to deep to try when none are named."""
+    return encoder._design.exits
+
+
+def _checked_side(image_size: int | None, own: int, step: int) -> int:
     """Return the images' side in pixels, the model's own where none is asked for."""
     if image_size is None:
         return own
-    side = check_int(image_size, "image_size", least=32, most=LARGEST_SIDE)
-    if side % 32:
+    side = check_int(image_size, "image_size", least=step, most=LARGEST_SIDE)
+    if side % step and side != own:
         raise InvalidInputError(
-            f"image_size must be a multiple of 32, at least 32; got {side} (the model's own is {own})"
+            f"image_size must be a multiple of {step}, at least {step}; got {side} (the model's own is {own})"
         )
     return side

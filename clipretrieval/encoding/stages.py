@@ -1,7 +1,8 @@
-"""The stages at which CLIP's ResNet image encoder can stop: data only, no torch.
+"""The stages at which an image encoder can stop: data only, no torch.
 
-The encoder is a row of *units*: the stem, every bottleneck block of ``layer1`` … ``layer4``, and the
-attention pool. A stage says how many units run and what is done with the last one's output.
+An encoder is a row of *units*. CLIP's ResNets have the stem, every bottleneck block of ``layer1`` …
+``layer4``, and the attention pool; `clipretrieval.encoding.towers` has those of other towers. A stage says
+how many units run and what is done with the last one's output.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LARGEST_SIDE = 4096
 STUDY_STAGES = ("pixel", "mid", "late", "final")
 """The stopping points of the published study, with the whole encoder last."""
 
-Reduction: TypeAlias = Literal["flatten", "spatial", "tokens", "none"]
+Reduction: TypeAlias = Literal["flatten", "spatial", "channels_last", "tokens", "patches", "none"]
 
 
 @dataclass(frozen=True)
@@ -134,13 +135,18 @@ class Stage:
     name : str
     depth : int
         How many units run: 0 is none, 1 the stem alone.
-    reduction : {"flatten", "spatial", "tokens", "none"}
+    reduction : {"flatten", "spatial", "channels_last", "tokens", "patches", "none"}
         What turns the last output into a vector: the flattened image; a pooling over height and
-        width; a pooling over the attention pool's input tokens; nothing.
+        width, of channels that come first or last; a pooling over the attention pool's input tokens, or over
+        a transformer's patches; nothing.
     dim : int
         Dimension of the vector under mean pooling.
     stride : int
         Side in pixels of the image's square behind one feature; 0 where there is no grid any more.
+    prefix : int
+        Tokens in front of the patches: the class token, registers.
+    has_class_token : bool
+        Whether the first of them is a class token.
     """
 
     name: str
@@ -148,11 +154,13 @@ class Stage:
     reduction: Reduction
     dim: int
     stride: int
+    prefix: int = 0
+    has_class_token: bool = False
 
     @property
     def has_grid(self) -> bool:
         """Whether there is something to pool."""
-        return self.reduction in ("spatial", "tokens")
+        return self.reduction not in ("flatten", "none")
 
     @property
     def has_tokens(self) -> bool:
@@ -161,7 +169,7 @@ class Stage:
 
 
 def stage_table(architecture: Architecture) -> Mapping[str, Stage]:
-    """List every stage of an encoder, shallowest first.
+    """List every stage of a CLIP ResNet, shallowest first.
 
     ``pixel``, ``stem``, ``layer1.0``, ``layer1.1``, …, ``layer1`` (its last block), …, ``mid`` (the
     same place as ``layer3``), ``layer4``, ``late`` (the tokens that enter the attention pool) and

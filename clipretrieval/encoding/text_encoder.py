@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -12,9 +11,11 @@ from torch import nn
 
 from clipretrieval._util.checks import check_strings, check_text, shown
 from clipretrieval._util.forks import ForkLock
-from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai, read_source
+from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
+from clipretrieval.encoding.weights.modules import build_clip, drawn_from, wants_quick_gelu
 from clipretrieval.encoding.weights.open_clip_config import check_text_config
+from clipretrieval.encoding.weights.tokenizers import Tokenizer, make_tokenizer
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 from clipretrieval.types import FloatArray
@@ -40,7 +41,7 @@ class TextEncoder:
         self._source, self._seed, self._device = source, seed, device
         self._lock = ForkLock()
         self._loaded: nn.Module | None = None
-        self._read_tokenizer: Any = None
+        self._read_tokenizer: Tokenizer | None = None
 
     def encode(self, prompts: Sequence[str]) -> FloatArray:
         """Encode texts, in float32.
@@ -57,8 +58,8 @@ class TextEncoder:
         Raises
         ------
         InvalidInputError
-            If a prompt is no str, or longer than the model can read; or if the model's text tower does not
-            read CLIP's own tokens.
+            If a prompt is no str, or longer than the model can read; or if the model has no text tower, or
+            one whose tokens are unknown.
         WeightsUnavailableError
             If the weights cannot be had, or are those of an image tower alone.
         """
@@ -69,7 +70,7 @@ class TextEncoder:
             check_text(text, "a prompt", empty=True)
         clip, tokenizer = self._clip, self._tokenizer
         for text in texts:
-            needed = len(tokenizer.encode(text)) + 2  # the marks of start and end
+            needed = tokenizer.count(text)
             if needed > tokenizer.context_length:
                 raise InvalidInputError(
                     f"the prompt {text[:60]!r}… has {needed} tokens, and the model reads "
@@ -90,21 +91,12 @@ class TextEncoder:
         return float(self._clip.logit_scale.detach().float().exp())
 
     @property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> Tokenizer:
         if self._read_tokenizer is None:
-            self._read_tokenizer = self._checked_tokenizer()
+            clip = self._clip
+            vocabulary = getattr(clip, "vocab_size", None) or clip.text.vocab_size
+            self._read_tokenizer = make_tokenizer(self._source, int(clip.context_length), int(vocabulary))
         return self._read_tokenizer
-
-    def _checked_tokenizer(self) -> Any:
-        clip = self._clip
-        tokenizer = _make_tokenizer(int(clip.context_length))
-        vocabulary = getattr(clip, "vocab_size", None) or clip.text.vocab_size
-        if vocabulary != tokenizer.vocab_size:
-            raise InvalidInputError(
-                f"the model's text tower knows {vocabulary} tokens and CLIP's tokenizer makes "
-                f"{tokenizer.vocab_size}; zero-shot answers need a text tower that reads CLIP's own tokens"
-            )
-        return tokenizer
 
     @property
     def _clip(self) -> Any:
@@ -120,10 +112,6 @@ def load_clip(
 ) -> nn.Module:
     """Build a CLIP model, with the activation its text tower was trained with.
 
-    OpenAI's weights need QuickGELU, which neither their model names nor most copies of the files
-    say: it is taken from open_clip's catalogue for a tag, and for a file from what only OpenAI's have
-    (a TorchScript archive, its extra entries, or half-precision convolutions beside float32 norms).
-
     Parameters
     ----------
     quick_gelu : bool, optional
@@ -133,36 +121,27 @@ def load_clip(
 
     Returns
     -------
-    open_clip.CLIP
+    open_clip.CLIP, CustomTextCLIP or CoCa
         In float32 on the CPU, in evaluation mode.
 
     Raises
     ------
     InvalidInputError
-        If the model has no text tower, or one that is not CLIP's own.
+        If the model has no text tower, or one of another library.
     WeightsUnavailableError
         If the weights cannot be had, do not fit, or are those of an image tower alone.
     """
-    import open_clip
-
     if source.module is not None:
         return _copied(source.module, text_only).float().eval().requires_grad_(False)
     _check_text_tower(source)
     check_text_config(source.model_cfg, source.config)
     state = read_source(source)
     if quick_gelu is None:
-        quick_gelu = bool(
-            source.model_cfg.get("quick_gelu", False)
-            or (source.tag or {}).get("quick_gelu", False)
-            or (state is not None and is_openai(state))
-        )
-    config = {key: source.model_cfg[key] for key in ("embed_dim", "vision_cfg", "text_cfg")}
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which seeds every GPU too.
-        torch.default_generator.manual_seed(seed)
+        quick_gelu = wants_quick_gelu(source, state)
+    with drawn_from(seed):
         # The image tower is built even where it is left out: random text weights come behind its own.
         try:
-            clip: nn.Module = open_clip.CLIP(**{**config, "quick_gelu": quick_gelu})
+            clip: nn.Module = build_clip(source.model_cfg, quick_gelu)
         except Exception as error:  # fields that open_clip, of whatever version, does not know
             raise WeightsUnavailableError(
                 f"the model_cfg in {source.config} describes no CLIP model that can be built: {error}"
@@ -175,7 +154,11 @@ def load_clip(
             for key, value in state.items()
             if key not in OPENAI_ONLY and not (text_only and key.startswith(_VISUAL))
         }
-        if "token_embedding.weight" not in kept:
+        if hasattr(clip, "text") and "token_embedding.weight" in kept:
+            from open_clip.model import convert_to_custom_text_state_dict
+
+            kept = convert_to_custom_text_state_dict(kept)
+        if not any(key.removeprefix("text.") == "token_embedding.weight" for key in kept):
             raise WeightsUnavailableError(
                 f"{source.path or 'the checkpoint'} holds an image tower alone; zero-shot answers need the "
                 "text tower as well: pass a checkpoint of the whole CLIP model"
@@ -205,17 +188,9 @@ def _load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: Mo
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise WeightsUnavailableError(
             f"the weights in {source.path or 'the fetched checkpoint'} do not fit "
-            f"{source.architecture.describe()}: {' '.join(lines[1:3])[:300]} "
+            f"{source.tower}: {' '.join(lines[1:3])[:300]} "
             "Pass the model's name that the weights were made for."
         ) from error
-
-
-@cache
-def _make_tokenizer(length: int) -> Any:
-    """Make CLIP's tokenizer; reading its vocabulary takes half a second."""
-    import open_clip
-
-    return open_clip.SimpleTokenizer(context_length=length)
 
 
 def _copied(model: nn.Module, text_only: bool) -> nn.Module:
@@ -229,9 +204,14 @@ def _copied(model: nn.Module, text_only: bool) -> nn.Module:
 
 
 def _check_text_tower(source: ModelSource) -> None:
-    text = source.model_cfg.get("text_cfg")
-    if not isinstance(text, dict) or not text or "hf_model_name" in text or "hf_tokenizer_name" in text:
+    if "timm" in source.model_cfg:
         raise InvalidInputError(
-            "the model's text tower is not CLIP's own; zero-shot answers need one that reads CLIP's tokens "
+            f"{source.tower} has no text tower; texts and zero-shot answers need a CLIP model, such "
+            "as 'ViT-B-32'"
+        )
+    text = source.model_cfg.get("text_cfg")
+    if not isinstance(text, dict) or not text or text.get("hf_model_name"):
+        raise InvalidInputError(
+            "the model's text tower is none of open_clip's own, which texts and zero-shot answers need "
             f"(model_cfg.text_cfg in {source.config}: {shown(text)})"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._util.dependencies import require_torch
@@ -12,6 +12,7 @@ from clipretrieval.encoding.fingerprint import hash_tensors
 from clipretrieval.encoding.preparation import PIXEL_GEOMETRY, Preparation
 from clipretrieval.encoding.stage_output import SCALING, StageOutput
 from clipretrieval.encoding.stages import Stage
+from clipretrieval.encoding.towers.design import Design
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.encoding.workers import torch_alone
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from clipretrieval.encoding.engine.engine import Engine
     from clipretrieval.encoding.joint_passes import JointPasses
     from clipretrieval.encoding.text_encoder import TextEncoder
-    from clipretrieval.encoding.weights.tower_tensors import TowerTensors
 
 __all__ = ["Tower"]
 
@@ -31,6 +31,9 @@ class Tower:
 
     Parameters
     ----------
+    source : ModelSource
+    design : Design
+        Of the source's image tower.
     make_plan : callable
         Decides how the encoder runs.
     asked_device : str
@@ -42,18 +45,20 @@ class Tower:
     def __init__(
         self,
         source: ModelSource,
+        design: Design,
         seed: int,
         make_plan: Callable[[], InferencePlan],
         asked_device: str,
         preparation: Preparation,
         image_size: int,
     ) -> None:
-        self.source, self._seed, self._make_plan = source, seed, make_plan
+        self.source, self.design = source, design
+        self._seed, self._make_plan = seed, make_plan
         self._asked_device = asked_device
         self._preparation, self._image_size = preparation, image_size
         self._hashes: dict[tuple[int, bool], str] = {}
         self._lock, self._planning = ForkLock(), ForkLock()
-        self._loaded: TowerTensors | None = None
+        self._loaded: Any = None
         self._plan: InferencePlan | None = None
         self._text: TextEncoder | None = None
         self._joint: JointPasses | None = None
@@ -62,13 +67,10 @@ class Tower:
     def engine(self, depth: int) -> Engine:
         """Return an engine that reaches at least `depth`; a deeper one replaces a shallower one."""
         plan = self.plan
-        from clipretrieval.encoding.engine.engine import Engine
-
         with self._lock.current, torch_alone():
             if self.built is None or self.built.depth < depth:
-                self.built = Engine(
-                    self._tensors,
-                    self.source.architecture,
+                self.built = self.design.engine(
+                    self._weights,
                     depth,
                     plan if self.built is None else self.built.plan,
                     mean=self._preparation.cfg["mean"],
@@ -77,32 +79,31 @@ class Tower:
                 )
             return self.built
 
-    def weights_hash(self, stage: Stage, stages: Mapping[str, Stage]) -> str:
+    def weights_hash(self, stage: Stage) -> str:
         """Hash the tensors that run up to a stage; see `clipretrieval.encoding.fingerprint`."""
         require_torch("the weights' hash")
-        from clipretrieval.encoding.engine.units import tensors_used
-
         key = (stage.depth, stage.has_tokens)
         with self._lock.current, torch_alone():
             if key not in self._hashes:
-                self._hashes[key] = hash_tensors(tensors_used(self._tensors, stage, stages))
+                self._hashes[key] = hash_tensors(self.design.tensors_used(self._weights, stage))
             return self._hashes[key]
 
-    def tensors(self) -> TowerTensors:
-        """Return all weights of the image encoder."""
+    def weights(self) -> Any:
+        """Return all weights of the image encoder; see `Design.read`."""
         require_torch("reading an encoder's weights")
         with self._lock.current, torch_alone():
-            return self._tensors
+            return self._weights
 
-    def describe(self, output: StageOutput, stages: Mapping[str, Stage]) -> dict[str, Any]:
+    def describe(self, output: StageOutput) -> dict[str, Any]:
         """Return what decides an output's vectors, as JSON values; see `StagedEncoder.fingerprint_of`."""
         identity: dict[str, Any] = {"encoder": "StagedEncoder", "stage": output.name, "dim": output.dim}
         if output.depth == 0:
             return {**identity, "preprocessing": dict(PIXEL_GEOMETRY)}
+        weights = self.weights_hash(output.deepest)  # which may tell more of the model
         described = {
             **identity,
-            "model": self.source.architecture.describe(output.depth),
-            "weights": self.weights_hash(output.deepest, stages),
+            "model": self.design.describe(output.depth),
+            "weights": weights,
             "pooling": output.describe_pooling(),
             "image_size": self._image_size,
             "preprocessing": self._preparation.describe(),
@@ -135,8 +136,10 @@ class Tower:
         if self._joint is None and plan.device == "cpu":
             from clipretrieval.encoding.joint_passes import JointPasses
 
+            # In a transformer's products the rest of the batch decides on an image's last bits.
+            together = plan.inner_batch if self.design.convolves_as_resnet else 1
             with self._planning.current:
-                self._joint = self._joint or JointPasses(plan.inner_batch)
+                self._joint = self._joint or JointPasses(together)
         return self._joint
 
     @property
@@ -151,10 +154,8 @@ class Tower:
         return self._text
 
     @property
-    def _tensors(self) -> TowerTensors:
+    def _weights(self) -> Any:
         # Before Python 3.12 a cached_property has a lock, which a process forked meanwhile would wait for.
         if self._loaded is None:
-            from clipretrieval.encoding.weights.tower_tensors import read_tower
-
-            self._loaded = read_tower(self.source, self._seed)
+            self._loaded = self.design.read(self._seed)
         return self._loaded

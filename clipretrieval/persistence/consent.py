@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from clipretrieval.encoding.weights.model_source import LOCAL_DIR, ONNX
+from clipretrieval.encoding.weights.model_source import LOCAL_DIR, ONNX, TIMM
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["asks_for", "check_model", "is_network_path"]
@@ -24,7 +24,8 @@ def asks_for(folder: Path, what: str, why: str) -> InvalidInputError:
 def check_model(config: Mapping[str, Any], folder: Path) -> None:
     """Refuse an encoder whose model or weights are fetched from wherever a saved classifier says.
 
-    The names and tags of open_clip's own catalogue, and local files, are what the library reads anyway.
+    The names and tags of open_clip's and timm's own catalogues, and local files, are what the library reads
+    anyway.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ def check_model(config: Mapping[str, Any], folder: Path) -> None:
     InvalidInputError
     """
     model, pretrained = str(config.get("model")), str(config.get("pretrained") or "")
-    path = model.removeprefix(LOCAL_DIR).removeprefix(ONNX)
+    path = model.removeprefix(LOCAL_DIR).removeprefix(ONNX).removeprefix(TIMM)
     if (path == model and ":" in model) or "://" in pretrained:
         raise asks_for(folder, f"the model {model!r} ({pretrained or 'no tag'})", "it is fetched from a host")
     if model.startswith(ONNX) and not Path(path).is_absolute():  # whatever lies where the program was started

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tiny_models import TINY, enliven, write_model
 from torch import nn
 
-from clipretrieval import InvalidInputError, StagedEncoder, WeightsUnavailableError
+from clipretrieval import StagedEncoder, WeightsUnavailableError
 from clipretrieval.encoding.text_encoder import load_clip
 from clipretrieval.encoding.weights.model_source import resolve
 
@@ -182,12 +182,14 @@ def test_damaged_folder_is_named(tmp_path, photographs, kind):
         StagedEncoder(name, stage="mid").encode(photographs[:1])
 
 
-def test_folder_of_another_kind_of_model_is_refused(tmp_path):
-    """A vision transformer's folder is not taken for a ResNet."""
+def test_weights_of_another_tower_are_refused(tmp_path):
+    """A folder that says it holds a vision transformer, and holds a ResNet's weights."""
     name = write_model(tmp_path / "model")
     config = {**TINY, "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}}
     (tmp_path / "model" / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
-    with pytest.raises(InvalidInputError, match="not a CLIP ResNet"):
+    with pytest.raises(
+        WeightsUnavailableError, match=r"do not fit VisionTransformer\(patch_size=16.*it lacks"
+    ):
         StagedEncoder(name).fingerprint  # noqa: B018
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -17,9 +17,7 @@ from torch import nn
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.engine.reduction import reduce
-from clipretrieval.encoding.engine.units import build_units, read_positions
 from clipretrieval.encoding.stage_output import StagePart
-from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import ClipRetrievalWarning
 from clipretrieval.types import FloatArray
@@ -50,30 +48,27 @@ class Engine:
 
     Parameters
     ----------
-    tensors : mapping of str to tensor
-        The encoder's, in float32, as open_clip names them; left as they are.
-    architecture : Architecture
-        Whose they are.
-    depth : int
-        How many units are ever needed; later ones are not even converted.
+    units : list of nn.Module
+        As many as are ever needed, on the plan's device.
     mean, std : sequence of float, length 3
-        CLIP's normalization, on values in [0, 1].
+        The model's normalization, on values in [0, 1].
     image_size : int
         Side of the images that will come, in pixels.
+    positions : tensor of float32, shape (1 + side², channels), optional
+        An attention pool's positional embedding; see `reduce`.
     """
 
     def __init__(
         self,
-        tensors: Mapping[str, torch.Tensor],
-        architecture: Architecture,
-        depth: int,
+        units: list[nn.Module],
         plan: InferencePlan,
         *,
         mean: Sequence[float],
         std: Sequence[float],
         image_size: int,
+        positions: torch.Tensor | None = None,
     ) -> None:
-        self.plan, self.depth = plan, depth
+        self.units, self.plan, self.depth = units, plan, len(units)
         self.image_size = image_size
         # (x / 255 − mean) / std as one product and one sum.
         scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
@@ -81,10 +76,7 @@ class Engine:
         # A whole row of pixels at a time: three values alone are too short for vector instructions.
         self.scale = scale.to(plan.device, torch.float32).repeat(image_size)
         self.shift = shift.to(plan.device, torch.float32).repeat(image_size)
-        positions = read_positions(tensors, image_size)
-        self.positions = positions.to(plan.device)
-        with torch.no_grad():
-            self.units = build_units(tensors, architecture, depth, plan, image_size, positions)
+        self.positions = None if positions is None else positions.to(plan.device)
         self._compiled: dict[tuple[int, int], Segment] = {}
         self._lock = ForkLock()
 
@@ -182,9 +174,8 @@ class Engine:
         short = self.plan.inner_batch - len(x)
         if short > 0:
             # One shape, one compilation: what is missing is filled up, and dropped behind.
-            x = torch.cat([x, x[:1].expand(short, *x.shape[1:])]).contiguous(
-                memory_format=torch.channels_last
-            )
+            layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+            x = torch.cat([x, x[:1].expand(short, *x.shape[1:])]).contiguous(memory_format=layout)
         with self._lock.current:
             segment = self._compiled.get((start, stop))
             if segment is None:

@@ -36,7 +36,8 @@ class InferencePlan:
     threads : int
         Cores of each stream.
     kernels : {"onednn", "torch", "onnxruntime", "openvino"}
-        ``"onednn"``: convolutions with addition and ReLU fused into them, weights laid out beforehand.
+        ``"onednn"``: weights laid out beforehand, and, in CLIP's ResNets, convolutions with addition and ReLU
+        fused into them.
         ``"onnxruntime"``, ``"openvino"``: an exported encoder's, without torch.
     compiled : bool
         Whether inductor compiles the encoder at its first use.

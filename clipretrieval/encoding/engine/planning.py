@@ -9,15 +9,8 @@ import torch
 from clipretrieval._util.checks import check_choice, shown
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.engine import onednn, winograd
-from clipretrieval.encoding.engine.inference_plan import (
-    DTYPES,
-    MOST_STREAMS,
-    PRECISIONS,
-    InferencePlan,
-    fitting_images,
-)
+from clipretrieval.encoding.engine.inference_plan import DTYPES, MOST_STREAMS, PRECISIONS, InferencePlan
 from clipretrieval.encoding.engine.instructions import WITH_BF16, may_use
-from clipretrieval.encoding.stages import Architecture
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["make_plan", "pick_device"]
@@ -50,12 +43,20 @@ def pick_device(device: str) -> torch.device:
 def make_plan(
     device: torch.device,
     precision: str,
-    architecture: Architecture,
-    image_size: int,
     batch_size: int,
     compiled: bool,
+    *,
+    fitting: int,
+    convolves: bool,
 ) -> InferencePlan:
     """Choose precision, batch and kernels for a device.
+
+    Parameters
+    ----------
+    fitting : int
+        Images whose activations stay in a core's cache.
+    convolves : bool
+        Whether the encoder is one of CLIP's ResNets, for whose convolutions there are kernels.
 
     Raises
     ------
@@ -67,8 +68,9 @@ def make_plan(
         return InferencePlan(str(device), chosen, batch_size, 1, 1, "torch", compiled)
     cores = torch.get_num_threads()
     streams = min(cores, MOST_STREAMS)
-    inner = min(batch_size, fitting_images(image_size, architecture.width))
-    fused = not compiled and onednn.can_fuse(getattr(torch, DTYPES[chosen]))
+    inner = max(1, min(batch_size, fitting))
+    dtype = getattr(torch, DTYPES[chosen])
+    fused = not compiled and (onednn.can_fuse(dtype) if convolves else onednn.can_pack(dtype))
     return InferencePlan(
         str(device),
         chosen,
@@ -77,7 +79,7 @@ def make_plan(
         max(1, cores // streams),
         "onednn" if fused else "torch",
         compiled,
-        winograd=_gains_by_winograd(getattr(torch, DTYPES[chosen])),
+        winograd=convolves and _gains_by_winograd(dtype),
     )
 
 

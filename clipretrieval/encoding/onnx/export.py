@@ -31,6 +31,7 @@ from clipretrieval.encoding.onnx.onnx_file import (
     seal,
 )
 from clipretrieval.encoding.stage_output import StagePart
+from clipretrieval.encoding.towers.modified_resnet import build_engine
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["write_onnx"]
@@ -120,7 +121,7 @@ def _converted(
 ) -> bytes:
     deep = (part for part in file.output.parts if part.stage.depth > 0)
     parts = sorted(deep, key=lambda part: part.stage.depth)
-    engine = Engine(
+    engine = build_engine(
         tensors,
         file.architecture,
         file.output.depth,

@@ -125,15 +125,17 @@ def is_published(path: Path) -> bool:
     import open_clip
     from open_clip import pretrained as catalogue
 
-    names = (name for name in open_clip.list_models() if name.startswith("RN"))
-    return any(digest in (catalogue.get_pretrained_url(name, "openai") or "") for name in names)
+    return any(
+        digest in (catalogue.get_pretrained_url(name, "openai") or "") for name in open_clip.list_models()
+    )
 
 
 def is_openai(state: dict[str, torch.Tensor]) -> bool:
     """Whether tensors are OpenAI's: by their extra entries, or half-precision beside float32 norms."""
     if any(key in state for key in OPENAI_ONLY):
         return True
-    convolution, norm = state.get("visual.conv1.weight"), state.get("visual.bn1.weight")
+    convolution = state.get("visual.conv1.weight")
+    norm = state.get("visual.bn1.weight", state.get("visual.ln_pre.weight"))
     if convolution is None or norm is None:
         return False
     return convolution.dtype == torch.float16 and norm.dtype == torch.float32

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from clipretrieval.errors import WeightsUnavailableError
 
-__all__ = ["ADVICE", "fetch_config", "fetch_tag"]
+__all__ = ["ADVICE", "check_hub", "fetch_config", "fetch_tag"]
 
 ADVICE = (
     "Pass pretrained='/path/to/checkpoint', or model='local-dir:/path/to/folder' holding "
@@ -27,6 +27,8 @@ def fetch_tag(tag: dict[str, Any]) -> Path:
     WeightsUnavailableError
         If they are not in the cache and cannot be fetched.
     """
+    if "timm_tag" in tag:
+        return _fetch_of_timm(tag["cfg"])
     if "tag" in tag:
         from open_clip import get_pretrained_cfg
 
@@ -57,6 +59,45 @@ def _fetch_from_hub(repo: str, name: str | None) -> Path:
         return Path(catalogue.download_pretrained_from_hf(repo, filename=name))
     except Exception as error:
         raise _unavailable(f"hf-hub:{repo}", error) from error
+
+
+def _fetch_of_timm(cfg: dict[str, Any]) -> Path:
+    """Return the weights file of an entry of timm's registry, safetensors where it has them."""
+    repo, named = cfg.get("hf_hub_id"), cfg.get("hf_hub_filename")
+    if not repo:
+        return _fetch_url(cfg["url"])
+    names = [named] if named else ["model.safetensors", "pytorch_model.bin"]
+    for name in names:
+        cached = _cached(repo, name)
+        if cached is not None:
+            return cached
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        _check_reachable(_hub_host())
+        for name in names[:-1]:
+            try:
+                return Path(hf_hub_download(repo, name))
+            except EntryNotFoundError:
+                continue
+        return Path(hf_hub_download(repo, names[-1]))
+    except Exception as error:
+        raise _unavailable(f"hf-hub:{repo}", error) from error
+
+
+def _fetch_url(url: str) -> Path:
+    import torch
+
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    try:
+        if not target.is_file():
+            _check_reachable(urlsplit(url).hostname)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(target), progress=False)  # complete, or not there
+        return target
+    except Exception as error:
+        raise _unavailable(url, error) from error
 
 
 def fetch_config(repo: str) -> Path:
@@ -98,6 +139,16 @@ def _check_reachable(host: str | None) -> None:
     proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     if host and not proxied:
         socket.getaddrinfo(host, 443)
+
+
+def check_hub() -> None:
+    """Fail at once where the hub cannot be reached.
+
+    Raises
+    ------
+    OSError
+    """
+    _check_reachable(_hub_host())
 
 
 def _hub_host() -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 import os
 import re
 import sys
@@ -10,23 +12,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from clipretrieval._util.checks import check_path, shown
+from clipretrieval._util.files import read_file
 from clipretrieval._util.foreign import is_instance
+from clipretrieval._util.text import parse_json, shortened
 from clipretrieval.encoding.preparation import Preparation
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.download import ADVICE, fetch_config
 from clipretrieval.encoding.weights.known_models import KNOWN_TAGS, known_config
-from clipretrieval.encoding.weights.open_clip_config import merged_preprocessing, read_config
+from clipretrieval.encoding.weights.open_clip_config import (
+    MOST_BYTES,
+    is_resnet,
+    merged_preprocessing,
+    read_config,
+)
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HF_HUB", "LOCAL_DIR", "ONNX", "ModelSource", "resolve"]
+__all__ = ["HF_HUB", "LOCAL_DIR", "ONNX", "TIMM", "ModelSource", "resolve"]
 
-LOCAL_DIR, HF_HUB, ONNX = "local-dir:", "hf-hub:", "onnx:"
-"""What comes before a model's folder, its name at the hub, or an exported encoder's file."""
+LOCAL_DIR, HF_HUB, TIMM, ONNX = "local-dir:", "hf-hub:", "timm:", "onnx:"
+"""What comes before a model's folder, its name at the hub or in timm, or an exported encoder's file."""
 HUB_NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9_])?(/[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?)?", re.ASCII)
 """What the hub takes for a repository's name; it is looked for in the cache as a path."""
+_AGREED = ("mean", "std", "interpolation", "resize_mode")
 _WEIGHT_FILES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 
@@ -37,9 +47,10 @@ class ModelSource:
     Attributes
     ----------
     model_cfg : dict
-        open_clip's ``embed_dim``, ``vision_cfg``, ``text_cfg``, perhaps ``quick_gelu``.
+        open_clip's ``embed_dim``, ``vision_cfg``, ``text_cfg``, perhaps ``quick_gelu``; of a model of timm's
+        alone what `timm_config` returns.
     preprocess_cfg : dict
-        open_clip's ``size``, ``mean``, ``std``, ``interpolation``, ``resize_mode``, …
+        open_clip's ``size``, ``mean``, ``std``, ``interpolation``, ``resize_mode``, …; timm's ``crop_pct``.
     tag : dict or None
         When the weights are to be fetched: open_clip's entry for them, or the ``model`` and the ``tag`` by
         which it is found.
@@ -49,8 +60,8 @@ class ModelSource:
         Whether the caller named the checkpoint. A TorchScript archive can run code when it is opened, so
         one that comes from elsewhere (a model's folder, a saved classifier) is opened only if it is one
         of OpenAI's own.
-    module : open_clip.CLIP, its ModifiedResNet, or None
-        A model that the caller built; its weights are copied.
+    module : nn.Module or None
+        A model of open_clip's or timm's that the caller built, or its image tower; its weights are copied.
     config : Path or str
         Where the configuration was read from, for messages.
     """
@@ -73,14 +84,44 @@ class ModelSource:
         return {"model": model, "pretrained": pretrained}
 
     @property
+    def tower(self) -> str:
+        """What the image tower is, for messages."""
+        if self.module is not None:
+            return type(getattr(self.module, "visual", self.module)).__name__
+        if self.is_resnet:
+            return self.architecture.describe()
+        if "timm" in self.model_cfg:
+            return str(self.model_cfg["timm"]["name"])
+        vision = self.model_cfg["vision_cfg"]
+        numbers = ", ".join(
+            f"{key}={vision[key]}" for key in ("patch_size", "width", "layers") if key in vision
+        )
+        return str(vision.get("timm_model_name") or f"VisionTransformer({numbers})")
+
+    @property
     def size(self) -> int:
         """Side in pixels of the images that the model was made for."""
         size = self.preprocess_cfg["size"]
         return int(size[0] if isinstance(size, list | tuple) else size)
 
+    def transform(self) -> Any:
+        """Return what prepares an image for the library's own module: its own function, images to tensors."""
+        if "crop_pct" in self.preprocess_cfg:
+            from clipretrieval.encoding.weights.timm_source import timm_transform
+
+            return timm_transform(self.preprocess_cfg)
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        return image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False)
+
+    @property
+    def is_resnet(self) -> bool:
+        """Whether the image tower is one of CLIP's ResNets."""
+        return is_resnet(self.model_cfg)
+
     @property
     def architecture(self) -> Architecture:
-        """The image encoder's numbers, known without its weights."""
+        """The numbers of one of CLIP's ResNets, known without its weights."""
         vision = self.model_cfg["vision_cfg"]
         width = vision.get("width", 64)
         return Architecture(
@@ -98,8 +139,8 @@ def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bo
     Parameters
     ----------
     model : str or torch.nn.Module
-        A name that open_clip knows (``"RN50"``), ``"local-dir:PATH"``, ``"hf-hub:ORG/NAME"``, or a CLIP
-        model or image tower of open_clip's.
+        A name that open_clip knows (``"RN50"``), ``"timm:NAME"``, ``"local-dir:PATH"``,
+        ``"hf-hub:ORG/NAME"``, or a model or image tower of open_clip's or timm's.
     pretrained : str or None
         An open_clip tag, a checkpoint's path, or None for random weights. Ignored by the two schemes and
         by a model that is built already.
@@ -109,7 +150,7 @@ def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bo
     Raises
     ------
     InvalidInputError
-        If the model is unknown or not a ModifiedResNet, or `pretrained` is neither tag nor file.
+        If the model is unknown, or `pretrained` is neither tag nor file.
     WeightsUnavailableError
         If a folder lacks its configuration or its weights, or a hub cannot be reached.
     """
@@ -117,13 +158,15 @@ def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bo
         return _from_module(cast("torch.nn.Module", model))
     if not isinstance(model, str) or model in ("", LOCAL_DIR, HF_HUB):
         raise InvalidInputError(
-            f"model must be a name such as 'RN50' or 'local-dir:PATH'; got {shown(model)}"
+            f"model must be a name such as 'RN50', 'timm:NAME' or 'local-dir:PATH'; got {shown(model)}"
         )
     if model.startswith(ONNX):
         raise InvalidInputError(
             f"{model!r} names an exported encoder, which has one stage: open it with OnnxEncoder(path), or "
             "pass the model that it was exported from where several are needed"
         )
+    if model.startswith(TIMM):
+        return _from_timm(model, pretrained, trusted)
     if model.startswith(LOCAL_DIR):
         return _from_folder(_full_path(model[len(LOCAL_DIR) :], "the folder of 'local-dir:'"))
     if model.startswith(HF_HUB):
@@ -137,16 +180,10 @@ def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bo
     changed = "open_clip" in sys.modules  # a program may have given it models of its own
     config = (None if changed else known_config(name)) or _config_of_open_clip(name)
     if config is None:
-        import open_clip
-
-        known = ", ".join(other for other in open_clip.list_models() if other.startswith("RN"))
-        raise InvalidInputError(
-            f"unknown model {shown(model)}; choose one of {known}, or 'local-dir:PATH' for a folder of "
-            "your own"
-        )
-    _check_resnet(config, model)
+        raise _unknown(model)
+    config = copy.deepcopy(config)
     size = config["vision_cfg"].get("image_size", 224)
-    preprocess = merged_preprocessing(size, {})
+    preprocess = merged_preprocessing(size, {} if is_resnet(config) else _usual_preprocessing(name))
     if pretrained is None:
         return ModelSource(config, preprocess, None, None)
     spelled = pretrained.lower().replace("-", "_")  # as open_clip reads tags
@@ -193,12 +230,47 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _check_resnet(config: dict[str, Any], model: str) -> None:
-    layers = config.get("vision_cfg", {}).get("layers")
-    if not (isinstance(layers, list | tuple) and len(layers) == 4):
-        raise InvalidInputError(
-            f"{model!r} is not a CLIP ResNet (ModifiedResNet); choose RN50, RN101, RN50x4, RN50x16 or RN50x64"
-        )
+def _usual_preprocessing(name: str) -> dict[str, Any]:
+    """Return how images are prepared for all published weights of a model, if they agree."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    said = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    ways = [{key: cfg.get(key) for key in _AGREED} for cfg in said]
+    return ways[0] if ways and all(way == ways[0] for way in ways) else {}
+
+
+def _unknown(model: str) -> InvalidInputError:
+    """Say which models there are whose names are like this one."""
+    import open_clip
+    import timm
+
+    known = {name.lower(): name for name in open_clip.list_models()}
+    known |= {f"{TIMM}{name}".lower(): f"{TIMM}{name}" for name in timm.list_models()}
+    asked = model.lower()
+    near = difflib.get_close_matches(asked, known, 4)
+    near += difflib.get_close_matches(f"{TIMM}{asked}", known, 2)
+    names = ", ".join(dict.fromkeys(known[name] for name in near)) or "RN50, ViT-B-32, ViT-B-16-SigLIP"
+    return InvalidInputError(
+        f"unknown model {shown(model)}; near it are {names}. open_clip.list_models() lists open_clip's "
+        "names, timm.list_models() those that go behind 'timm:', and 'local-dir:PATH' takes a folder of your "
+        "own"
+    )
+
+
+def _from_timm(model: str, pretrained: str | None, trusted: bool) -> ModelSource:
+    """Find a model of timm's; what names no file is a tag, or the default, which stands for its own."""
+    from clipretrieval.encoding.weights.timm_source import DEFAULT_TAG, timm_config
+
+    path = None
+    if pretrained not in (None, DEFAULT_TAG) and _is_file(found := _full_path(str(pretrained), "pretrained")):
+        path = found
+    config, preprocess, tag = timm_config(model[len(TIMM) :], None if path else pretrained)
+    if config is None:
+        raise _unknown(model)
+    return ModelSource(
+        config, preprocess, None if path else tag, path, trusted, config="timm's own configuration"
+    )
 
 
 def _from_module(model: torch.nn.Module) -> ModelSource:
@@ -206,10 +278,7 @@ def _from_module(model: torch.nn.Module) -> ModelSource:
 
     visual: Any = getattr(model, "visual", model)
     if not isinstance(visual, ModifiedResNet):
-        raise InvalidInputError(
-            f"{type(model).__name__} is not a CLIP ResNet of open_clip's; its image tower must be a "
-            "ModifiedResNet"
-        )
+        return _from_other_module(model, visual)
     width, heads = visual.conv3.out_channels, visual.attnpool.num_heads
     layers = [len(layer) for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4)]
     vision = {
@@ -223,10 +292,25 @@ def _from_module(model: torch.nn.Module) -> ModelSource:
     return ModelSource(config, preprocess, None, None, module=model)
 
 
+def _from_other_module(model: torch.nn.Module, visual: Any) -> ModelSource:
+    from clipretrieval.encoding.weights.timm_source import data_preprocessing
+
+    size = getattr(visual, "image_size", None)
+    said = getattr(visual, "preprocess_cfg", None) or {}
+    if size is None and getattr(visual, "pretrained_cfg", None):  # of timm's, built alone
+        preprocess = data_preprocessing(visual.pretrained_cfg)
+        own = getattr(
+            getattr(visual, "patch_embed", None), "img_size", None
+        )  # where it was built with another
+        preprocess["size"] = own[0] if own else preprocess["size"]
+        return ModelSource({"timm": {}}, preprocess, None, None, module=model)
+    return ModelSource({}, merged_preprocessing(size or 224, said), None, None, module=model)
+
+
 def _from_folder(folder: Path) -> ModelSource:
     config = folder / "open_clip_config.json"
     if not os.path.lexists(config):  # what it is, reading it tells
-        raise WeightsUnavailableError(f"{folder} has no open_clip_config.json. {ADVICE}")
+        raise WeightsUnavailableError(f"{folder} has no open_clip_config.json{_of_timm(folder)}. {ADVICE}")
     try:
         weights = _find_weights(folder)
     except OSError as error:
@@ -236,6 +320,20 @@ def _from_folder(folder: Path) -> ModelSource:
     if weights is None:
         raise WeightsUnavailableError(f"{folder} holds a configuration, but no weights file. {ADVICE}")
     return _from_config(config, weights)
+
+
+def _of_timm(folder: Path) -> str:
+    """Tell what to do with a folder that timm has saved; nothing of any other."""
+    try:
+        content = parse_json(read_file(folder / "config.json", MOST_BYTES))
+        weights = _find_weights(folder)
+    except (OSError, ValueError):
+        return ""
+    name = content.get("architecture") if isinstance(content, dict) else None
+    if not isinstance(name, str) or weights is None:
+        return ""
+    told = f"StagedEncoder({f'{TIMM}{name}'!r}, pretrained={str(weights)!r})"
+    return f", and is a folder of timm's: pass {shortened(told, 300)}"
 
 
 def _find_weights(folder: Path) -> Path | None:
@@ -252,7 +350,8 @@ def _from_config(config_path: Path, weights: Path | None) -> ModelSource:
     merged = merged_preprocessing(config["vision_cfg"].get("image_size", 224), preprocess)
     source = ModelSource(config, merged, None, weights, config=config_path)
     try:
-        source.architecture.check()
+        if source.is_resnet:
+            source.architecture.check()
         Preparation(source.preprocess_cfg)
     except ValueError as error:
         raise WeightsUnavailableError(

@@ -12,9 +12,9 @@ from clipretrieval._util.files import read_file
 from clipretrieval._util.text import parse_json
 from clipretrieval.encoding.stages import LARGEST_SIDE
 from clipretrieval.encoding.weights.download import ADVICE
-from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
+from clipretrieval.errors import WeightsUnavailableError
 
-__all__ = ["check_text_config", "merged_preprocessing", "read_config"]
+__all__ = ["MOST_BYTES", "check_text_config", "is_resnet", "merged_preprocessing", "read_config"]
 
 MOST_BYTES = 2**20
 """Of a configuration; real ones have some hundred."""
@@ -51,19 +51,34 @@ def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     WeightsUnavailableError
         If the file cannot be read, or a field is missing or holds what no model can be built of; the message
         names the file and the field.
-    InvalidInputError
-        If the model is none of CLIP's ResNets.
     """
     content = _read_json(file)
     fields = _Fields(file)
     model = fields.mapping(content, "model_cfg")
     vision = fields.mapping(model, "vision_cfg", "model_cfg.")
-    if not (isinstance(vision.get("layers"), list) and len(vision["layers"]) == 4):
-        raise InvalidInputError(
-            f"{str(file.parent)!r} is not a CLIP ResNet (ModifiedResNet): model_cfg.vision_cfg.layers in "
-            f"{file} must be four whole numbers; found {shown(vision.get('layers'))}"
-        )
     inside = "model_cfg.vision_cfg."
+    if is_resnet(model):
+        _check_resnet(fields, inside, vision)
+    elif vision.get("timm_model_name") is None:
+        _check_transformer(fields, inside, vision)
+    else:
+        _check_timm(fields, inside, vision)
+    fields.whole("model_cfg.embed_dim", model.get("embed_dim"), 1, 65536)
+    fields.one_of("model_cfg.quick_gelu", model.get("quick_gelu", False), (True, False))
+    preprocess = fields.mapping(content, "preprocess_cfg") if "preprocess_cfg" in content else {}
+    step = 32 if is_resnet(model) else 1
+    _check_preprocess(fields, preprocess, step)
+    return model, preprocess
+
+
+def is_resnet(model: Mapping[str, Any]) -> bool:
+    """Tell whether a ``model_cfg`` is one of CLIP's ResNets, whose ``layers`` are four numbers."""
+    vision = model.get("vision_cfg", {})
+    layers = vision.get("layers")
+    return isinstance(layers, list | tuple) and len(layers) == 4 and vision.get("timm_model_name") is None
+
+
+def _check_resnet(fields: _Fields, inside: str, vision: dict[str, Any]) -> None:
     for place, blocks in enumerate(vision["layers"]):
         fields.whole(f"{inside}layers[{place}]", blocks, 1, 100)
     width = fields.whole(f"{inside}width", vision.get("width", 64), 2, 1024)
@@ -73,12 +88,34 @@ def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     heads = width * 32 // head
     if not heads or width * 32 % heads:
         fields.refuse(f"{inside}head_width", head, f"a divisor of 32 × the width, {width * 32}")
-    vision["image_size"] = fields.side(f"{inside}image_size", vision.get("image_size", 224))
-    fields.whole("model_cfg.embed_dim", model.get("embed_dim"), 1, 65536)
-    fields.one_of("model_cfg.quick_gelu", model.get("quick_gelu", False), (True, False))
-    preprocess = fields.mapping(content, "preprocess_cfg") if "preprocess_cfg" in content else {}
-    _check_preprocess(fields, preprocess)
-    return model, preprocess
+    vision["image_size"] = fields.side(f"{inside}image_size", vision.get("image_size", 224), 32)
+
+
+def _check_transformer(fields: _Fields, inside: str, vision: dict[str, Any]) -> None:
+    fields.whole(f"{inside}layers", vision.get("layers", 12), 1, 200)
+    width = fields.whole(f"{inside}width", vision.get("width", 768), 1, 16384)
+    head = fields.whole(f"{inside}head_width", vision.get("head_width", 64), 1, 16384)
+    if width % head:
+        fields.refuse(f"{inside}head_width", head, f"a divisor of the width, {width}")
+    patch = vision.get("patch_size", 16)
+    patch = patch[0] if isinstance(patch, list) and patch else patch
+    patch = fields.whole(f"{inside}patch_size", patch, 1, LARGEST_SIDE)
+    vision["image_size"] = fields.side(f"{inside}image_size", vision.get("image_size", 224), patch)
+    ratio = vision.get("mlp_ratio", 4.0)
+    if not _between(ratio, 1e-3, 100):
+        fields.refuse(f"{inside}mlp_ratio", ratio, "a number up to 100")
+    for name in ("attn_pooler_queries", "attn_pooler_heads"):
+        fields.whole(f"{inside}{name}", vision.get(name, 8), 1, 4096)
+
+
+def _check_timm(fields: _Fields, inside: str, vision: dict[str, Any]) -> None:
+    import timm
+
+    name = vision["timm_model_name"]
+    if not isinstance(name, str) or not timm.is_model(name):
+        fields.refuse(f"{inside}timm_model_name", name, "a model that timm has (see timm.list_models())")
+    vision["timm_model_pretrained"] = False  # the weights are beside it, and timm's own would be fetched
+    vision["image_size"] = fields.side(f"{inside}image_size", vision.get("image_size", 224), 1)
 
 
 def merged_preprocessing(size: Any, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,10 +151,10 @@ def check_text_config(model: Mapping[str, Any], where: Path | str) -> None:
     fields.whole(f"{inside}layers", text.get("layers", 12), 1, 200)
 
 
-def _check_preprocess(fields: _Fields, preprocess: dict[str, Any]) -> None:
+def _check_preprocess(fields: _Fields, preprocess: dict[str, Any], step: int) -> None:
     inside = "preprocess_cfg."
     if "size" in preprocess:
-        fields.side(f"{inside}size", preprocess["size"])
+        fields.side(f"{inside}size", preprocess["size"], step)
     for name in ("mean", "std"):
         values = preprocess.get(name, [1.0, 1.0, 1.0])
         least = -1e6 if name == "mean" else 1e-6
@@ -172,17 +209,19 @@ class _Fields:
             self.refuse(field, value, f"a whole number from {least} to {most}")
         return int(value)
 
-    def side(self, field: str, value: Any) -> int:
+    def side(self, field: str, value: Any, step: int) -> int:
         """Check the side of square images; open_clip writes it as a number or as two equal ones."""
+        least = 32 if step == 1 else step
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
         if (
             isinstance(value, bool)
             or not isinstance(value, int)
-            or value % 32
-            or not 32 <= value <= LARGEST_SIDE
+            or value % step
+            or not least <= value <= LARGEST_SIDE
         ):
-            self.refuse(field, value, f"a multiple of 32 from 32 to {LARGEST_SIDE}, for images are square")
+            kind = "a whole number" if step == 1 else f"a multiple of {step}"
+            self.refuse(field, value, f"{kind} from {least} to {LARGEST_SIDE}, for images are square")
         return int(value)
 
     def one_of(self, field: str, value: Any, choices: tuple[Any, ...]) -> None:

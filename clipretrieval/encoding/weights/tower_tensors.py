@@ -12,13 +12,13 @@ from clipretrieval.encoding.weights.checkpoints import read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.errors import WeightsUnavailableError
 
-__all__ = ["TowerTensors", "load_visual", "read_tower", "tensor_shapes"]
+__all__ = ["COUNTER", "TowerTensors", "load_visual", "read_tower", "tensor_shapes"]
 
 TowerTensors = dict[str, torch.Tensor]
 """By the names that they have in open_clip's ``ModifiedResNet``, in float32."""
 
 _VISUAL = "visual."
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 """Of training steps: part of a state dict, and of no consequence."""
 _NAMED = 3
 """Tensors that an error names."""
@@ -116,7 +116,7 @@ def _check(state: TowerTensors, shapes: dict[str, tuple[int, ...]], source: Mode
     WeightsUnavailableError
     """
     missing = [name for name in shapes if name not in state]
-    counters = {name.removesuffix("running_mean") + _COUNTER for name in shapes if "running_mean" in name}
+    counters = {name.removesuffix("running_mean") + COUNTER for name in shapes if "running_mean" in name}
     strange = [name for name in state if name not in shapes and name not in counters]
     other = [
         f"{name} has the shape {tuple(state[name].shape)} in the place of {shape}"

@@ -1,0 +1,211 @@
+"""Image towers as the modules of the libraries that have them: built, and filled with weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai, read_source
+from clipretrieval.encoding.weights.model_source import ModelSource
+from clipretrieval.encoding.weights.tower_tensors import COUNTER
+from clipretrieval.errors import WeightsUnavailableError
+
+__all__ = [
+    "build_clip",
+    "build_module",
+    "drawn_from",
+    "read_module",
+    "wants_quick_gelu",
+    "without_classifier",
+]
+
+_VISUAL = "visual."
+_NAMED = 3
+"""Tensors that an error names."""
+_NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+"""The smallest text tower: open_clip builds image towers with one beside them."""
+_BUILT_OF = (
+    *("embed_dim", "vision_cfg", "text_cfg"),
+    *("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"),
+)
+
+
+def build_module(source: ModelSource, seed: int = 0, *, quick_gelu: bool = False) -> nn.Module:
+    """Build an image tower with random weights, on whatever device torch is told to.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the configuration describes none.
+    """
+    if source.module is not None:
+        return copy.deepcopy(getattr(source.module, "visual", source.module))  # type: ignore[no-any-return]
+    with drawn_from(seed):
+        try:
+            if "timm" in source.model_cfg:
+                import timm
+
+                module: nn.Module = timm.create_model(source.model_cfg["timm"]["name"])
+            else:
+                # Built first, so that a seed gives the weights that it gives the whole model's image tower.
+                module = build_clip(source.model_cfg | {"text_cfg": _NO_TEXT}, quick_gelu).visual
+        except Exception as error:  # fields that the library, of whatever version, does not know
+            raise WeightsUnavailableError(
+                f"the model_cfg in {source.config} describes no image tower that can be built: {error}"
+            ) from error
+    return module
+
+
+def build_clip(model_cfg: dict[str, Any], quick_gelu: bool) -> Any:
+    """Build open_clip's model of a configuration, with random weights."""
+    import open_clip
+
+    given = {key: model_cfg[key] for key in _BUILT_OF if key in model_cfg}
+    given["vision_cfg"] = {**given["vision_cfg"], "timm_model_pretrained": False}
+    if model_cfg.get("text_cfg") is _NO_TEXT or not model_cfg.get("custom_text"):
+        kind = open_clip.CLIP
+    elif "multimodal_cfg" in model_cfg:
+        kind, given = open_clip.CoCa, {**given, "multimodal_cfg": model_cfg["multimodal_cfg"]}
+    else:
+        kind = open_clip.CustomTextCLIP
+    return kind(**given, quick_gelu=quick_gelu)
+
+
+def read_module(source: ModelSource, seed: int = 0) -> nn.Module:
+    """Build an image tower and fill it with its weights, in float32 on the CPU, in evaluation mode.
+
+    A classifier behind timm's embedding is left out.
+
+    Parameters
+    ----------
+    seed : int
+        Of random weights, where `source` names none.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the weights cannot be fetched or read, or do not fit the model.
+    """
+    with torch.device("cpu"):
+        return _read(source, seed)
+
+
+def _read(source: ModelSource, seed: int) -> nn.Module:
+    if source.module is not None:
+        module = build_module(source).cpu()
+    elif (state := read_source(source)) is None:
+        module = build_module(source, seed, quick_gelu=wants_quick_gelu(source, None))
+    elif "timm" in source.model_cfg:
+        module = _of_timm(source, state)
+    else:
+        module = build_module(source, seed, quick_gelu=wants_quick_gelu(source, state))
+        _fill(module, state, source)
+    without_classifier(module)
+    return module.float().eval().requires_grad_(False)
+
+
+def without_classifier(module: Any) -> Any:
+    """Leave timm's classifier out, in place; a tower of CLIP's has none, or its projection is one."""
+    if type(module).__module__.startswith("timm.models.") and hasattr(module, "reset_classifier"):
+        module.reset_classifier(0)
+    return module
+
+
+def wants_quick_gelu(source: ModelSource, state: dict[str, torch.Tensor] | None) -> bool:
+    """Tell whether a model of open_clip's was trained with QuickGELU.
+
+    OpenAI's weights need it, which neither their model names nor most copies of the files say: it is taken
+    from open_clip's catalogue for a tag, and for a file from what only OpenAI's have (a TorchScript archive,
+    its extra entries, or half-precision convolutions beside float32 norms).
+    """
+    return bool(
+        source.model_cfg.get("quick_gelu", False)
+        or (source.tag or {}).get("quick_gelu", False)
+        or (state is not None and is_openai(state))
+    )
+
+
+def _fill(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
+    tower = {name[len(_VISUAL) :]: value for name, value in state.items() if name.startswith(_VISUAL)}
+    found = tower or {name: value for name, value in state.items() if name not in OPENAI_ONLY}
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in found and not name.endswith(COUNTER)]
+    strange = [name for name in found if name not in expected]
+    other = [
+        f"{name} has the shape {tuple(found[name].shape)} in the place of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    faults = [
+        *([f"it lacks {_listed(missing)}"] if missing else []),
+        *([f"it has {_listed(strange)} beside what belongs there"] if strange else []),
+        *([_listed(other)] if other else []),
+    ]
+    if faults:
+        raise _unfit(source, "; ".join(faults))
+    module.load_state_dict({name: found.get(name, value) for name, value in expected.items()})
+
+
+def _of_timm(source: ModelSource, state: dict[str, torch.Tensor]) -> nn.Module:
+    """Have timm fill its model: it knows what the tensors are called in the files of others."""
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    name = source.model_cfg["timm"]["name"]
+    cfg = get_pretrained_cfg(name).to_dict()
+    classifier = cfg.get("classifier")
+    first = classifier if isinstance(classifier, str) else next(iter(classifier or ()), "")
+    weight = state.get(f"{first}.weight")
+    classes = 0 if weight is None else len(weight)
+    overlay = {"state_dict": dict(state), "num_classes": classes, "label_offset": 0}
+    try:
+        with _quiet_timm():
+            module: nn.Module = timm.create_model(
+                name,
+                pretrained=True,
+                num_classes=classes,
+                pretrained_cfg_overlay=overlay,
+            )
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise _unfit(source, " ".join(lines[1:3])[:300] or repr(error)[:300]) from error
+    return module
+
+
+def _unfit(source: ModelSource, why: str) -> WeightsUnavailableError:
+    return WeightsUnavailableError(
+        f"the weights in {source.path or 'the fetched checkpoint'} do not fit {source.tower}: {why}. Pass the"
+        " model's name that the weights were made for."
+    )
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Draw random weights from a seed in the block, and leave everybody else's generator as it is."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds every GPU too.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet_timm() -> Iterator[None]:
+    """Keep timm from telling on the log that it loads weights."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

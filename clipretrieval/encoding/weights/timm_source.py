@@ -1,0 +1,116 @@
+"""Where a model of timm's comes from: its own registry, with how images are prepared for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clipretrieval._util.checks import shown
+from clipretrieval.encoding.weights.download import ADVICE
+from clipretrieval.encoding.weights.open_clip_config import merged_preprocessing
+from clipretrieval.errors import InvalidInputError
+
+__all__ = ["DEFAULT_TAG", "data_preprocessing", "timm_config", "timm_transform"]
+
+DEFAULT_TAG = "openai"
+"""The tag that an encoder has when none is asked for: of a model of timm's, its own."""
+_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
+
+
+def timm_config(
+    name: str, pretrained: str | None
+) -> tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any] | None]:
+    """Look a model up in timm.
+
+    Parameters
+    ----------
+    name : str
+        ``"resnet50"``, or with the tag of its weights ``"resnet50.a1_in1k"``.
+    pretrained : str or None
+        A tag, which the name may have as well, or "openai" for the name's own; None for random weights.
+
+    Returns
+    -------
+    config : dict or None
+        ``{"timm": {"name": …}}``; None of a model that timm does not have.
+    preprocess : dict
+        In open_clip's words.
+    tag : dict or None
+        timm's entry for the weights, as ``"cfg"``, and the ``"timm_tag"`` by which it is found.
+
+    Raises
+    ------
+    InvalidInputError
+        If the model has no weights of the tag.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg, list_pretrained
+
+    architecture, _, own = name.partition(".")
+    if not timm.is_model(architecture):
+        return None, {}, None
+    tags = [each.partition(".")[2] for each in list_pretrained(f"{architecture}.*")]
+    given = (
+        "" if pretrained is None or (pretrained == DEFAULT_TAG and DEFAULT_TAG not in tags) else pretrained
+    )
+    wanted = own or given
+    if own and given not in ("", DEFAULT_TAG, own):
+        raise InvalidInputError(
+            f"the model's name says that its weights are {shown(own)}, and pretrained says {shown(given)}; "
+            "leave one of them out"
+        )
+    if wanted and wanted not in tags:
+        raise InvalidInputError(
+            f"timm has no weights {shown(wanted)} of {architecture}, and no file is called so (its tags: "
+            f"{', '.join(tags) or 'none'}). {ADVICE}"
+        )
+    found = get_pretrained_cfg(f"{architecture}.{wanted}" if wanted else architecture)
+    if found is None:
+        raise InvalidInputError(f"timm says nothing of how images are prepared for {architecture}")
+    cfg = found.to_dict()
+    if pretrained is not None and not cfg.get("hf_hub_id") and not cfg.get("url"):
+        raise InvalidInputError(
+            f"timm has no weights of {architecture}; pass pretrained=PATH for a checkpoint, or None "
+            "for random weights"
+        )
+    named = f"{architecture}.{cfg['tag']}" if cfg.get("tag") else architecture
+    tag = {"timm_tag": cfg.get("tag") or None, "cfg": cfg} if pretrained is not None else None
+    return {"timm": {"name": named}}, data_preprocessing(cfg), tag
+
+
+def data_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Say in open_clip's words how timm prepares images to evaluate a model.
+
+    Parameters
+    ----------
+    cfg : mapping
+        A model's ``pretrained_cfg``.
+    """
+    from timm.data import resolve_data_config
+
+    data = resolve_data_config(pretrained_cfg=dict(cfg))
+    mode = data["crop_mode"]
+    said = {
+        "mean": tuple(data["mean"]),
+        "std": tuple(data["std"]),
+        "interpolation": data["interpolation"],
+        "resize_mode": _MODES.get(mode, mode),
+        "fill_color": [round(255 * value) for value in data["mean"]] if mode == "border" else 0,
+    }
+    return {**merged_preprocessing(data["input_size"][-1], said), "crop_pct": float(data["crop_pct"])}
+
+
+def timm_transform(preprocess: Mapping[str, Any]) -> Any:
+    """Return timm's own function from an image to a tensor for what `data_preprocessing` returned."""
+    from timm.data import create_transform
+
+    modes = {ours: theirs for theirs, ours in _MODES.items()}
+    return create_transform(
+        input_size=(3, preprocess["size"], preprocess["size"]),
+        interpolation=preprocess["interpolation"],
+        mean=preprocess["mean"],
+        std=preprocess["std"],
+        crop_pct=preprocess["crop_pct"],
+        crop_mode=modes[preprocess["resize_mode"]],
+        is_training=False,
+    )
