@@ -13,6 +13,7 @@ import numpy.typing as npt
 from clipretrieval._util.checks import check_strings, check_text, shown
 from clipretrieval._util.foreign import as_array
 from clipretrieval._util.unit_length import to_unit_length
+from clipretrieval.encoding.weights.text_tower import FOR_TEXTS
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError, UnsupportedOperationError
 from clipretrieval.heads.class_texts import STAGE
 from clipretrieval.images.formats import image_extensions
@@ -128,6 +129,10 @@ def _text_encoder(encoder: Any) -> Callable[[list[str]], Any]:
         return own  # type: ignore[no-any-return]
     stage, name = getattr(encoder, "stage", STAGE), type(encoder).__name__
     tower: Any = getattr(encoder, "text", None) if stage == STAGE else None
+    from clipretrieval.encoding.staged_encoder import StagedEncoder, check_texts
+
+    if isinstance(encoder, StagedEncoder):
+        check_texts(encoder)  # first, for no other stage would help
     if hasattr(encoder, "stages") and stage != STAGE:
         raise InvalidInputError(
             f"only vectors of the stage 'final' lie in one space with texts, and this classifier's are of "
@@ -135,7 +140,7 @@ def _text_encoder(encoder: Any) -> Callable[[list[str]], Any]:
         )
     if not hasattr(tower, "encode"):
         raise InvalidInputError(
-            f"{name} has no text tower, which texts need; pass a StagedEncoder of a CLIP model with "
+            f"{name} has no text tower, which {FOR_TEXTS}; pass a StagedEncoder of a CLIP model with "
             "stage='final', or FunctionEncoder(…, encode_text=function) or another encoder with a method "
             "encode_text"
         )

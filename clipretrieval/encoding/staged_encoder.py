@@ -37,6 +37,7 @@ from clipretrieval.encoding.stages import LARGEST_SIDE, Stage
 from clipretrieval.encoding.tower import Tower
 from clipretrieval.encoding.towers.designs import design_of
 from clipretrieval.encoding.weights.model_source import HF_HUB, LOCAL_DIR, resolve
+from clipretrieval.encoding.weights.text_tower import check_text_tower
 from clipretrieval.encoding.workers import usable_cores
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.decoding import MAX_PIXELS, RawImage, check_max_pixels
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from clipretrieval.encoding.text_encoder import TextEncoder
     from clipretrieval.encoding.towers.design import Design
 
-__all__ = ["StagedEncoder", "stages_to_try", "stopped_at"]
+__all__ = ["StagedEncoder", "check_texts", "stages_to_try", "stopped_at"]
 
 _CALIBRATED_ON = 512
 """Images, at most, whose activations decide on the scales of 8 bits."""
@@ -640,6 +641,11 @@ def stopped_at(encoder: StagedEncoder, stage: str, pooling: str | None = None) -
 def stages_to_try(encoder: StagedEncoder) -> tuple[str, ...]:
     """Return an encoder's stages from shallow to deep to try when none are named."""
     return encoder._design.exits
+
+
+def check_texts(encoder: StagedEncoder) -> None:
+    """Refuse an encoder that texts cannot be encoded for, at whatever stage; see `check_text_tower`."""
+    check_text_tower(encoder._source)
 
 
 def _checked_side(image_size: int | None, own: int, step: int) -> int:

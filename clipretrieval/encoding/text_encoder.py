@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipretrieval._util.checks import check_strings, check_text, shown
+from clipretrieval._util.checks import check_strings, check_text
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.encoding.weights.modules import build_clip, drawn_from, wants_quick_gelu
 from clipretrieval.encoding.weights.open_clip_config import check_text_config
+from clipretrieval.encoding.weights.text_tower import FOR_TEXTS, check_text_tower
 from clipretrieval.encoding.weights.tokenizers import Tokenizer, make_tokenizer
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
@@ -131,9 +132,9 @@ def load_clip(
     WeightsUnavailableError
         If the weights cannot be had, do not fit, or are those of an image tower alone.
     """
+    check_text_tower(source)
     if source.module is not None:
         return _copied(source.module, text_only).float().eval().requires_grad_(False)
-    _check_text_tower(source)
     check_text_config(source.model_cfg, source.config)
     state = read_source(source)
     if quick_gelu is None:
@@ -160,8 +161,8 @@ def load_clip(
             kept = convert_to_custom_text_state_dict(kept)
         if not any(key.removeprefix("text.") == "token_embedding.weight" for key in kept):
             raise WeightsUnavailableError(
-                f"{source.path or 'the checkpoint'} holds an image tower alone; zero-shot answers need the "
-                "text tower as well: pass a checkpoint of the whole CLIP model"
+                f"{source.path or 'the checkpoint'} holds an image tower alone; {FOR_TEXTS} "
+                "the text tower as well: pass a checkpoint of the whole CLIP model"
             )
         _load_strictly(clip, kept, source)
     return clip.float().eval().requires_grad_(False)
@@ -195,23 +196,5 @@ def _load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: Mo
 
 def _copied(model: nn.Module, text_only: bool) -> nn.Module:
     """Copy a model that the caller built, which stays as it is."""
-    if not hasattr(model, "encode_text"):
-        raise InvalidInputError(
-            f"{type(model).__name__} has no text tower; zero-shot answers need the whole CLIP model"
-        )
     spared = {id(model.visual): nn.Identity()} if text_only else {}
     return copy.deepcopy(model, spared)
-
-
-def _check_text_tower(source: ModelSource) -> None:
-    if "timm" in source.model_cfg:
-        raise InvalidInputError(
-            f"{source.tower} has no text tower; texts and zero-shot answers need a CLIP model, such "
-            "as 'ViT-B-32'"
-        )
-    text = source.model_cfg.get("text_cfg")
-    if not isinstance(text, dict) or not text or text.get("hf_model_name"):
-        raise InvalidInputError(
-            "the model's text tower is none of open_clip's own, which texts and zero-shot answers need "
-            f"(model_cfg.text_cfg in {source.config}: {shown(text)})"
-        )

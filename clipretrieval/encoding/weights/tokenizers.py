@@ -11,6 +11,7 @@ from clipretrieval._util.checks import shown
 from clipretrieval._util.dependencies import require
 from clipretrieval.encoding.weights.download import check_hub
 from clipretrieval.encoding.weights.model_source import HUB_NAME, ModelSource
+from clipretrieval.encoding.weights.text_tower import FOR_TEXTS
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def make_tokenizer(source: ModelSource, length: int, vocabulary: int) -> Tokeniz
     if vocabulary != made:
         raise InvalidInputError(
             f"the model's text tower knows {vocabulary} tokens and CLIP's tokenizer makes {made}; "
-            "zero-shot answers need a text tower that reads CLIP's own tokens, or one whose configuration "
+            f"{FOR_TEXTS} a text tower that reads CLIP's own tokens, or one whose configuration "
             "names a tokenizer"
         )
     return tokenizer
