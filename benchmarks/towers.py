@@ -2,6 +2,7 @@
 
     python benchmarks/towers.py check --json check.json
     python benchmarks/towers.py speed --json speed.json
+    python benchmarks/towers.py use FOLDER --json use.json
 
 Random weights of a seed, one model at a time. What the file holds already is not measured again.
 
@@ -9,8 +10,15 @@ check
     ``mid``, ``late`` and ``final`` in float32 beside what hooks see in the library's own module; which blocks
     run; a batch beside its images one by one; how many blocks run when a pass goes on from ``mid``.
 speed
-    The encoder at ``mid`` and whole beside the library's module as it comes, in batches of 32 and of fewer.
-    Sides take turns; times are the processor's, which other programs change less than those of the clock.
+    The encoder at ``mid`` and whole beside the library's module as it comes, in batches of 32 and in its
+    best; by torch's autocast as well where ours runs in bf16; and beside OpenVINO and, in float32, ONNX
+    Runtime, which have converted that module. All begin with bytes, take turns, and are shown with the lowest
+    and the highest of the rounds. Times are the processor's, which other programs change less than those of
+    the clock.
+use
+    A classifier at ``mid`` fitted on three quarters of a folder's images (200 of a class), asked about the
+    others, saved, and asked again in another process. Seconds of the processor, and the first process's peak
+    memory.
 """
 
 from __future__ import annotations
@@ -18,11 +26,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +41,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from _findings import Findings, markdown_table
+from _tower_sides import FromBytes, Side, library_sides, onnxruntime_sides, openvino_sides
+from _tower_use import used
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -37,7 +50,8 @@ from clipretrieval import StagedEncoder
 
 STAGES = ("mid", "late", "final")
 TOGETHER = 32
-FEWER = (1, 2, 4, 8, 16)
+FEWER = (2, 4, 8, 16)
+ENGINES_TRIED = (1, 4, 16)
 
 
 @dataclass(frozen=True)
@@ -80,36 +94,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("measure", choices=("check", "speed"))
+    parser.add_argument("measure", choices=MEASURES)
+    parser.add_argument("folder", type=Path, nargs="?", help="of class folders, for use")
     parser.add_argument("--json", type=Path, help="where figures are kept")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--images", type=int, help="2 for check, 32 for speed when left out")
+    parser.add_argument(
+        "--images", type=int, help="2 for check, 32 for speed, 200 of a class for use when left out"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="auto", help="of the encoder in speed")
+    parser.add_argument("--stages", nargs="*", default=["mid", "final"], help="of speed")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    if given.measure == "use" and given.folder is None:
+        parser.error("use needs a folder of class folders")
     torch.set_num_threads(given.threads)
     found = Findings(given.json, table, torch=torch.__version__, threads=given.threads)
     kept = json.loads(given.json.read_text()).get("rows", []) if given.json and given.json.exists() else []
     for row in kept:
         found.add(**row)
-    done = {(row["model"], row.get("precision")) for row in kept}
+    asked = {"precision": given.precision} if given.measure == "speed" else {}
     for name in given.models:
-        asked = None if given.measure == "check" else given.precision
-        if (name, asked) not in done:
-            count = given.images or (2 if asked is None else TOGETHER)
-            found.add(model=name, **(check(name, count) if asked is None else speed(name, count, given)))
+        same = [
+            row
+            for row in found.rows
+            if (row["model"], row.get("precision")) == (name, asked.get("precision"))
+        ]
+        if any(row.get("rounds", given.rounds) >= given.rounds for row in same):
+            continue
+        for figures in MEASURES[given.measure](name, given):
+            found.rows[:] = [row for row in found.rows if row not in same]
+            found.add(model=name, **asked, **figures)
+            same = found.rows[-1:]
     print(found)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Show all rows."""
-    head = list(dict.fromkeys(name for row in rows for name in row))
+    """Show all rows; of speed, a line for each side."""
+    lines = [
+        {**{name: value for name, value in row.items() if name != "sides"}, "side": side, **figures}
+        for row in rows
+        for side, figures in row.get("sides", {"": {}}).items()
+    ]
+    head = list(dict.fromkeys(name for line in lines for name in line if line.get("side") or name != "side"))
 
     def cell(value: Any) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-    return markdown_table(head, [[cell(row.get(name, "")) for name in head] for row in rows])
+    return markdown_table(head, [[cell(line.get(name, "")) for name in head] for line in lines])
 
 
 def squares(encoder: StagedEncoder, count: int) -> npt.NDArray[np.uint8]:
@@ -122,7 +154,7 @@ def squares(encoder: StagedEncoder, count: int) -> npt.NDArray[np.uint8]:
 
 def library(encoder: StagedEncoder) -> nn.Module:
     """Return the library's own module with the same weights."""
-    return encoder._tower.design.as_it_comes(encoder.seed)
+    return encoder._tower.design.library_module(encoder.seed)
 
 
 def inputs(encoder: StagedEncoder, images: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -163,8 +195,9 @@ def expected(name: str, encoder: StagedEncoder, images: npt.NDArray[np.uint8]) -
     return {stage: values.numpy() for stage, values in found.items()}
 
 
-def check(name: str, count: int) -> dict[str, Any]:
+def check(name: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Compare a tower with its library."""
+    count = given.images or 2
     model = MODELS[name]
     encoder = StagedEncoder(name, None, "mid", precision="fp32", device="cpu")
     images = squares(encoder, count)
@@ -188,53 +221,109 @@ def check(name: str, count: int) -> dict[str, Any]:
         at_mid[model.block],
         beyond[model.block],
     ) == (model.blocks[0], model.blocks[1] - model.blocks[0])
-    return {"as it should be": right, **figures}
+    yield {"as it should be": right, **figures}
 
 
 def relative(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
-def speed(name: str, count: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Let the encoder and the library take turns."""
+def speed(name: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Let all sides take turns; yield the figures after every round."""
+    count = given.images or TOGETHER
     encoder = StagedEncoder(name, None, "mid", precision=given.precision, device="cpu")
-    images, module = squares(encoder, count), library(encoder)
+    images, plan = squares(encoder, count), encoder.plan
+    module = library(encoder).requires_grad_(True)  # as it comes: autocast keeps the weights that it has cast
+    sides: dict[str, Side] = {}
+    batches: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for stage in given.stages:
+            sides[stage] = partial(encoder.encode_stages, images, [stage])
+            network = FromBytes(encoder, module, stage)
+            makers = {"library": (partial(library_sides, network, images), (*FEWER, TOGETHER))}
+            if plan.precision == "bf16":
+                makers["library, autocast"] = (
+                    partial(library_sides, network, images, torch.bfloat16),
+                    (*FEWER, TOGETHER),
+                )
+            else:
+                makers["ONNX Runtime"] = (
+                    partial(onnxruntime_sides, network, images, Path(folder)),
+                    ENGINES_TRIED,
+                )
+            makers["OpenVINO"] = (partial(openvino_sides, network, images, plan.precision), ENGINES_TRIED)
+            for peer, (maker, tried) in makers.items():
+                side = f"{stage}, {peer}"
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # of tracing
+                        make = maker()
+                    sides[side], batches[side] = quickest(make, [batch for batch in tried if batch <= count])
+                except Exception as error:  # noqa: BLE001  one engine that cannot is no reason to stop
+                    missing[side] = (str(error) or repr(error)).splitlines()[0][:100]
+                    continue
+                if TOGETHER in tried and batches[side] != TOGETHER <= count:
+                    sides[f"{side} at {TOGETHER}"] = make(TOGETHER)
+        taken: dict[str, list[float]] = {side: [] for side in sides}
+        for number in range(given.rounds + 1):
+            for side, run in sides.items():
+                seconds = spent(run)
+                if number:  # the first warms up
+                    taken[side].append(1000 * seconds / count)
+            if number:
+                yield {
+                    "plan": str(plan),
+                    "rounds": number,
+                    "images": count,
+                    **figures_of(taken, batches),
+                    **({"not run": missing} if missing else {}),
+                }
 
-    def ours(stage: str) -> Callable[[], object]:
-        return lambda: encoder.encode_stages(images, [stage])
 
-    def theirs(batch: int) -> Callable[[], object]:
-        def run() -> None:
-            with torch.inference_mode():
-                for start in range(0, count, batch):
-                    module(inputs(encoder, images[start : start + batch]))
+def quickest(make: Callable[[int], Side], batches: list[int]) -> tuple[Side, int]:
+    """Return the side whose batches are the fastest of some, each tried twice."""
+    best: tuple[float, int, Side] | None = None
+    for batch in batches:
+        side = make(batch)
+        seconds = min(spent(side), spent(side))
+        if best is None or seconds < best[0]:
+            best = seconds, batch, side
+    if best is None:
+        raise ValueError("no batch is as small as the images are few")
+    return best[2], best[1]
 
-        return run
 
-    sides = {"mid": ours("mid"), "final": ours("final")}
-    sides |= {f"library, {batch}": theirs(batch) for batch in (*FEWER, TOGETHER)}
-    taken: dict[str, list[float]] = {side: [] for side in sides}
-    for number in range(given.rounds + 1):
-        for side, run in sides.items():
-            started = time.process_time()
-            run()
-            if number:  # the first warms up
-                taken[side].append((time.process_time() - started) / count)
-    ms = {side: 1000 * statistics.median(seconds) for side, seconds in taken.items()}
-    best = min((side for side in ms if side.startswith("library")), key=lambda side: ms[side])
-    return {
-        "precision": given.precision,
-        "plan": str(encoder.plan),
-        "mid ms": ms["mid"],
-        "final ms": ms["final"],
-        f"library ms at {TOGETHER}": ms[f"library, {TOGETHER}"],
-        "library's best ms": ms[best],
-        "its batch": int(best.split()[-1]),
-        "mid / final": ms["mid"] / ms["final"],
-        "× library at 32": ms[f"library, {TOGETHER}"] / ms["final"],
-        "× library's best": ms[best] / ms["final"],
+def spent(run: Side) -> float:
+    """Return the processor's seconds."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def figures_of(taken: dict[str, list[float]], batches: dict[str, int]) -> dict[str, Any]:
+    """Return medians and spreads of milliseconds an image, and by how much ours is faster."""
+    middle = {side: statistics.median(ms) for side, ms in taken.items()}
+    sides = {
+        side: {
+            "batch": batches.get(side, TOGETHER),
+            "ms": middle[side],
+            "from": min(ms),
+            "to": max(ms),
+            "× ours": middle[side] / middle[side.partition(", ")[0]],
+        }
+        for side, ms in taken.items()
     }
+    halves = {"mid / final": middle["mid"] / middle["final"]} if {"mid", "final"} <= set(middle) else {}
+    return {**halves, "sides": sides}
 
+
+def use(name: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Classify a folder's images as a user would."""
+    yield used(name, given.folder, given.images, given.threads)
+
+
+MEASURES = {"check": check, "speed": speed, "use": use}
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ def row(name: str) -> str:
     """Return a model's row: known without its weights."""
     design: Design = design_of(resolve(name, None))
     dims = " | ".join(str(design.stages[stage].dim) for stage in ("mid", "late", "final"))
-    return f"| {name} | {design.image_size} | {design.step} | {dims} |\n"
+    return f"| {name} | {design.image_size} | {design.size_multiple} | {dims} |\n"
 
 
 def tables() -> str:

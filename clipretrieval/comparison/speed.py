@@ -252,7 +252,7 @@ def open_clip_answerer(encoder: StagedEncoder, query: Callable[[FloatArray], Any
     import torch
 
     tower = encoder._tower
-    visual = tower.design.as_it_comes(encoder.seed).to(encoder.device)
+    visual = tower.design.library_module(encoder.seed).to(encoder.device)
     transform = tower.source.transform()
 
     def infer(some: list[Any]) -> FloatArray:

@@ -161,7 +161,7 @@ class StagedEncoder(ImageTransformer):
         design = self._design = design_of(self._source)
         self._stages = design.stages
         self._output = find_output(self._stages, stage, pooling)
-        self.image_size = _checked_side(image_size, design.image_size, design.step)
+        self.image_size = _checked_side(image_size, design.image_size, design.size_multiple)
         self.compile = compile
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
         planned = (device, precision, self.batch_size, compile)

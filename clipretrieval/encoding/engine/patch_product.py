@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["PatchProduct"]
+__all__ = ["PatchProduct", "cut_patches"]
 
 
 class PatchProduct(nn.Module):
@@ -43,9 +43,20 @@ class PatchProduct(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply the patches of images (n, channels, height, width), of which sides are multiples."""
-        n, channels, height, width = x.shape
-        side, rows, columns = self.side, height // self.side, width // self.side
-        strips = x.permute(0, 2, 3, 1).reshape(n, rows, side, columns, side * channels)
-        patches = strips.transpose(2, 3).reshape(n * rows * columns, side * side * channels)
-        out = functional.linear(patches, self.weight, self.bias)
-        return out.view(n, rows, columns, -1).permute(0, 3, 1, 2)
+        patches = cut_patches(x, self.side, x.dtype)
+        out = functional.linear(patches.flatten(0, 2), self.weight, self.bias)
+        return out.view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+def cut_patches(x: torch.Tensor, side: int, dtype: torch.dtype) -> torch.Tensor:
+    """Lay each patch of images (n, channels, height, width) out as a row.
+
+    Returns
+    -------
+    tensor of `dtype`, shape (n, height / side, width / side, side × side × channels)
+    """
+    n, channels, height, width = x.shape
+    rows, columns = height // side, width // side
+    strips = x.permute(0, 2, 3, 1).reshape(n, rows, side, columns, side * channels)
+    made = torch.empty(n, rows, columns, side, side * channels, dtype=dtype, device=x.device)
+    return made.copy_(strips.transpose(2, 3)).flatten(3)

@@ -28,7 +28,7 @@ class Design(Protocol):
         Stages from shallow to deep to try when none are named.
     image_size : int
         Side in pixels of the images that the encoder was made for.
-    step : int
+    size_multiple : int
         Other sizes must be multiples of it: a patch, or the square behind one feature of the deepest grid.
     convolves_as_resnet : bool
         Whether the kernels for convolutions that an `InferencePlan` names are its own.
@@ -37,7 +37,7 @@ class Design(Protocol):
     stages: Mapping[str, Stage]
     exits: tuple[str, ...]
     image_size: int
-    step: int
+    size_multiple: int
     convolves_as_resnet: bool
 
     def describe(self, depth: int | None = None) -> str:
@@ -78,6 +78,6 @@ class Design(Protocol):
         """Build what runs the first units; `weights` is left as it is."""
         ...
 
-    def as_it_comes(self, seed: int) -> nn.Module:
+    def library_module(self, seed: int) -> nn.Module:
         """Build the library's own module with the same weights, on the CPU, in evaluation mode."""
         ...

@@ -12,41 +12,41 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Family", "Step"]
+__all__ = ["Family", "UnitSpec"]
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """One unit of a tower that is walked through.
+class UnitSpec:
+    """One unit of a tower: a block, or what lies before, between or behind blocks.
 
     Attributes
     ----------
-    names : tuple of str
-        The stages behind it; empty where none has a name.
-    walk : callable
+    stages : tuple of str
+        The stages that end with it; empty where none has a name.
+    forward : callable
         From the activations before it, or from normalized images (n, 3, side, side), to those behind it.
     modules : sequence of nn.Module
         Whose products may be taken in a shorter type.
-    full : sequence of (nn.Module, str)
-        Parts of a module, by their names, that run in float32 always: the patches' embedding, for rounding
-        pixels changes the vectors most.
     reduction : str
         See `Stage`.
-    tensors : tuple of str
+    tensor_prefixes : tuple of str
         How the names of its tensors begin. Tensors of no other unit belong to the first.
-    exact : bool
+    float32_parts : sequence of (nn.Module, str)
+        Parts of a module, by their names, that run in float32 always: the patches' embedding, for rounding
+        pixels changes the vectors most.
+    float32_only : bool
         Whether all of it runs in float32 always, as the two ends do.
     is_block : bool
         Whether it counts as a block, half of which lie before ``mid``.
     """
 
-    names: tuple[str, ...]
-    walk: Callable[[torch.Tensor], torch.Tensor]
+    stages: tuple[str, ...]
+    forward: Callable[[torch.Tensor], torch.Tensor]
     modules: Sequence[nn.Module]
     reduction: Reduction
-    tensors: tuple[str, ...] = ()
-    full: Sequence[tuple[nn.Module, str]] = ()
-    exact: bool = False
+    tensor_prefixes: tuple[str, ...] = ()
+    float32_parts: Sequence[tuple[nn.Module, str]] = ()
+    float32_only: bool = False
     is_block: bool = False
 
 
@@ -60,17 +60,17 @@ class Family:
         As the documentation calls it.
     stages : mapping of str to str
         What lies behind each stage but ``pixel``; ``N`` and ``M`` stand for numbers from 0.
-    takes : callable
-        Whether a module is a tower of this family.
-    steps : callable
+    matches : callable
+        Tells whether a module is a tower of this family.
+    units : callable
         Takes one apart, whose images have a side that it is also given.
-    side : callable
+    built_for : callable
         Returns the side of the images that one was built for; None where it takes any.
     resize : callable
         Sets one in place to images of another side; raises ValueError where it cannot.
-    patch : callable
+    size_multiple : callable
         Returns what sides must be multiples of.
-    tokens : callable
+    prefix_tokens : callable
         Returns the number of tokens in front of the patches, and whether the first is a class token.
     describe : callable
         Returns what tells apart towers whose tensors may be the same.
@@ -80,11 +80,11 @@ class Family:
 
     title: str
     stages: Mapping[str, str]
-    takes: Callable[[Any], bool]
-    steps: Callable[[Any, int], list[Step]]
-    side: Callable[[Any], int | None]
+    matches: Callable[[Any], bool]
+    units: Callable[[Any, int], list[UnitSpec]]
+    built_for: Callable[[Any], int | None]
     resize: Callable[[Any, int], None]
-    patch: Callable[[Any], int]
-    tokens: Callable[[Any], tuple[int, bool]]
+    size_multiple: Callable[[Any], int]
+    prefix_tokens: Callable[[Any], tuple[int, bool]]
     describe: Callable[[Any], str]
     examples: tuple[str, ...]

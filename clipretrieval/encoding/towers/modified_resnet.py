@@ -25,7 +25,7 @@ class ModifiedResNetDesign:
     """A ResNet of CLIP's, known without torch; see `Design`."""
 
     exits: tuple[str, ...] = EXITS
-    step = 32
+    size_multiple = 32
     convolves_as_resnet = True
 
     def __init__(self, source: ModelSource) -> None:
@@ -72,7 +72,7 @@ class ModifiedResNetDesign:
             weights, self._architecture, depth, plan, mean=mean, std=std, image_size=image_size
         )
 
-    def as_it_comes(self, seed: int) -> nn.Module:
+    def library_module(self, seed: int) -> nn.Module:
         """See `Design`."""
         from clipretrieval.encoding.weights.tower_tensors import load_visual
 

@@ -12,13 +12,14 @@ from torch import nn
 
 from clipretrieval._util.foreign import is_instance
 from clipretrieval.encoding.engine.attention import fuse_attention
+from clipretrieval.encoding.engine.byte_patches import CENTER
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.engine.inference_plan import InferencePlan
 from clipretrieval.encoding.stages import PIXEL_SIZE, Stage
-from clipretrieval.encoding.towers.family import Family, Step
+from clipretrieval.encoding.towers.family import Family, UnitSpec
+from clipretrieval.encoding.towers.module_copies import meta_copy, shared_copy
 from clipretrieval.encoding.towers.module_unit import ModuleUnit, convert
 from clipretrieval.encoding.towers.open_clip_transformer import OPEN_CLIP_TRANSFORMER
-from clipretrieval.encoding.towers.skeleton import shared_copy, skeleton_of
 from clipretrieval.encoding.towers.timm_networks import TIMM_NETWORK
 from clipretrieval.encoding.towers.timm_transformers import TIMM_EVA, TIMM_TRANSFORMER
 from clipretrieval.encoding.towers.unsupported import OWN_ENCODER
@@ -57,19 +58,19 @@ class ModuleDesign:
 
     def __init__(self, source: ModelSource) -> None:
         self._source = source
-        self._skeleton = _skeleton(source)
-        trunk = _trunk(self._skeleton)
-        family = next((each for each in FAMILIES if each.takes(trunk)), None)
+        self._meta = _without_values(source)
+        trunk = _trunk(self._meta)
+        family = next((each for each in FAMILIES if each.matches(trunk)), None)
         name = source.model_cfg.get("timm", {}).get("name") or type(trunk).__name__
         if family is None:
             raise _unsupported(f"{name} is no image tower that this library knows")
         self.family = family
-        self.image_size, self._built_for = source.size, family.side(trunk) or source.size
-        self.step = family.patch(trunk)
-        if self.image_size < self.step:
+        self.image_size, self._built_for = source.size, family.built_for(trunk) or source.size
+        self.size_multiple = family.size_multiple(trunk)
+        if self.image_size < self.size_multiple:
             raise _unsupported(f"{name} takes images of {self.image_size} pixels, less than a patch")
         try:
-            self._shapes = self._walked(self.image_size)
+            self._shapes = self._outputs(self.image_size)
             self.stages = self._named()
         except _FAILURES as error:
             reason = (str(error) or repr(error)).splitlines()[0]
@@ -79,10 +80,10 @@ class ModuleDesign:
 
     def describe(self, depth: int | None = None) -> str:
         """See `Design`; what comes behind the last block is told where it runs."""
-        trunk, last = _trunk(self._skeleton), len(self._shapes)
+        trunk, last = _trunk(self._meta), len(self._shapes)
         told = self.family.describe(trunk)
-        if (depth is None or depth >= last) and trunk is not self._skeleton:
-            told += "".join(f", {type(part).__name__}" for part in self._skeleton.head)
+        if (depth is None or depth >= last) and trunk is not self._meta:
+            told += "".join(f", {type(part).__name__}" for part in self._meta.head)
         return told
 
     def multiply_adds(self, depth: int, image_size: int | None = None) -> float:
@@ -94,9 +95,9 @@ class ModuleDesign:
             spent: list[float] = []
             x = torch.zeros(1, 3, size, size, device="meta")
             with torch.inference_mode(), torch.device("meta"):
-                for step in self._steps(self._sized(self._skeleton, size), size):
+                for unit in self._units(self._sized(self._meta, size), size):
                     with FlopCounterMode(display=False) as counter:
-                        x = step.walk(x)
+                        x = unit.forward(x)
                     spent.append(counter.get_total_flops() / 2e9)
             self._work[size] = spent
         return sum(self._work[size][:depth])
@@ -110,16 +111,16 @@ class ModuleDesign:
     def read(self, seed: int) -> nn.Module:
         """See `Design`."""
         weights = read_module(self._source, seed)
-        self._skeleton = skeleton_of(weights)  # whose activations a checkpoint may have decided
+        self._meta = meta_copy(weights)  # whose activations a checkpoint may have decided
         return weights
 
-    def as_it_comes(self, seed: int) -> nn.Module:
+    def library_module(self, seed: int) -> nn.Module:
         """See `Design`."""
         return read_module(self._source, seed)
 
     def tensors_used(self, weights: nn.Module, stage: Stage) -> Iterator[tuple[str, torch.Tensor]]:
         """See `Design`."""
-        later = [prefix for _, _, step in self._shapes[stage.depth :] for prefix in step.tensors]
+        later = [prefix for _, _, unit in self._shapes[stage.depth :] for prefix in unit.tensor_prefixes]
         for name, tensor in weights.state_dict().items():
             if not name.endswith(COUNTER) and not any(name.startswith(prefix) for prefix in later):
                 yield name, tensor
@@ -138,20 +139,21 @@ class ModuleDesign:
         tower = self._sized(shared_copy(weights), image_size)
         tower.to(plan.device)
         with torch.inference_mode(False), torch.no_grad():
-            steps = self._steps(tower, image_size)[:depth]
-            for step in steps if self.family is OPEN_CLIP_TRANSFORMER else ():
-                for block in step.modules if step.is_block else ():
+            specs = self._units(tower, image_size)[:depth]
+            for unit in specs if self.family is OPEN_CLIP_TRANSFORMER else ():
+                for block in unit.modules if unit.is_block else ():
                     fuse_attention(block)
-            convert(steps, plan, plan.inner_batch * self._places())
-        units: list[nn.Module] = [ModuleUnit(step, plan).eval() for step in steps]
+            if convert(specs, plan, plan.inner_batch * self._places(), mean, std):
+                mean, std = [CENTER / 255] * 3, [1 / 255] * 3  # which leaves bytes less the center
+        units: list[nn.Module] = [ModuleUnit(unit, plan).eval() for unit in specs]
         return Engine(units, plan, mean=mean, std=std, image_size=image_size)
 
     def _places(self) -> int:
         """Return the tokens of the middle of the tower, or the places of its grid."""
-        _, shape, step = self._shapes[self.stages["mid"].depth - 1]
-        if step.reduction == "patches":
+        _, shape, unit = self._shapes[self.stages["mid"].depth - 1]
+        if unit.reduction == "patches":
             return shape[1]
-        return shape[1] * shape[2] if step.reduction == "channels_last" else shape[2] * shape[3]
+        return shape[1] * shape[2] if unit.reduction == "channels_last" else shape[2] * shape[3]
 
     def _sized(self, tower: Any, image_size: int) -> Any:
         """Return a tower for images of a side; a copy where it was built for another.
@@ -175,33 +177,36 @@ class ModuleDesign:
             ) from error
         return made
 
-    def _steps(self, tower: Any, image_size: int) -> list[Step]:
+    def _units(self, tower: Any, image_size: int) -> list[UnitSpec]:
         """Take a tower apart, with open_clip's head behind timm's trunk."""
         trunk = _trunk(tower)
-        steps = self.family.steps(trunk, image_size)
+        units = self.family.units(trunk, image_size)
         if trunk is tower:
-            return steps
-        own = [replace(step, tensors=tuple(f"trunk.{name}" for name in step.tensors)) for step in steps]
+            return units
+        own = [
+            replace(unit, tensor_prefixes=tuple(f"trunk.{name}" for name in unit.tensor_prefixes))
+            for unit in units
+        ]
         pooled, head = own[-1], tower.head
         own[-1] = replace(
             pooled,
-            walk=lambda x: head(pooled.walk(x)),
+            forward=lambda x: head(pooled.forward(x)),
             modules=(*pooled.modules, head),
-            tensors=(*pooled.tensors, "head."),
+            tensor_prefixes=(*pooled.tensor_prefixes, "head."),
         )
         return own
 
-    def _walked(self, image_size: int) -> list[tuple[tuple[str, ...], tuple[int, ...], Step]]:
-        """List each unit's names, the shape of what it returns for one image, and the step."""
+    def _outputs(self, image_size: int) -> list[tuple[tuple[str, ...], tuple[int, ...], UnitSpec]]:
+        """List each unit's names, the shape of what it returns for one image, and the unit."""
         found = []
         x = torch.zeros(1, 3, image_size, image_size, device="meta")
         with torch.inference_mode(), torch.device("meta"):
-            for step in self._steps(self._sized(self._skeleton, image_size), image_size):
-                x = step.walk(x)
-                found.append((step.names, tuple(x.shape), step))
+            for unit in self._units(self._sized(self._meta, image_size), image_size):
+                x = unit.forward(x)
+                found.append((unit.stages, tuple(x.shape), unit))
         if len(found[-1][1]) != 2:
             raise ValueError(f"its embedding has the shape {found[-1][1]}")
-        self._blocks = [depth for depth, (_, _, step) in enumerate(found, start=1) if step.is_block]
+        self._blocks = [depth for depth, (_, _, unit) in enumerate(found, start=1) if unit.is_block]
         if not self._blocks:
             raise ValueError("it has no blocks")
         return found
@@ -210,10 +215,10 @@ class ModuleDesign:
         """List the stages, shallowest first."""
         stages = {"pixel": Stage("pixel", 0, "flatten", 3 * PIXEL_SIZE * PIXEL_SIZE, 1)}
         half = self._blocks[max(1, len(self._blocks) // 2) - 1]
-        prefix, has_class = self.family.tokens(_trunk(self._skeleton))
-        for depth, (names, shape, step) in enumerate(self._shapes, start=1):
+        prefix, has_class = self.family.prefix_tokens(_trunk(self._meta))
+        for depth, (names, shape, unit) in enumerate(self._shapes, start=1):
             for name in (*names, *(("mid",) if depth == half else ())):
-                stages[name] = _stage(name, depth, step, shape, self.image_size, prefix, has_class)
+                stages[name] = _stage(name, depth, unit, shape, self.image_size, prefix, has_class)
         return stages
 
     def _quarters(self) -> tuple[str, ...]:
@@ -230,21 +235,21 @@ class ModuleDesign:
 def _stage(
     name: str,
     depth: int,
-    step: Step,
+    unit: UnitSpec,
     shape: tuple[int, ...],
     image_size: int,
     prefix: int,
     has_class: bool,
 ) -> Stage:
-    if step.reduction == "none":
+    if unit.reduction == "none":
         return Stage(name, depth, "none", shape[1], 0)
-    if step.reduction == "patches":
+    if unit.reduction == "patches":
         side = round((shape[1] - prefix) ** 0.5)
         if side * side + prefix != shape[1]:
             raise ValueError(f"{shape[1] - prefix} patches are no square")
         return Stage(name, depth, "patches", shape[2], image_size // side, prefix, has_class)
-    channels, side = (shape[3], shape[1]) if step.reduction == "channels_last" else (shape[1], shape[2])
-    return Stage(name, depth, step.reduction, channels, image_size // side)
+    channels, side = (shape[3], shape[1]) if unit.reduction == "channels_last" else (shape[1], shape[2])
+    return Stage(name, depth, unit.reduction, channels, image_size // side)
 
 
 def _trunk(tower: Any) -> Any:
@@ -252,14 +257,14 @@ def _trunk(tower: Any) -> Any:
     return tower.trunk if is_instance(tower, "open_clip.timm_model", "TimmModel") else tower
 
 
-def _skeleton(source: ModelSource) -> Any:
+def _without_values(source: ModelSource) -> Any:
     """Build a tower without values."""
     if source.module is not None:
         visual = getattr(source.module, "visual", source.module)
-        return without_classifier(skeleton_of(visual))
+        return without_classifier(meta_copy(visual))
     with torch.device("meta"):
         built = build_module(source)
-    return without_classifier(skeleton_of(built))
+    return without_classifier(meta_copy(built))
 
 
 def _unsupported(what: str) -> InvalidInputError:

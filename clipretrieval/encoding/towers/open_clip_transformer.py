@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._util.foreign import is_instance
-from clipretrieval.encoding.towers.family import Family, Step
+from clipretrieval.encoding.towers.family import Family, UnitSpec
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["OPEN_CLIP_TRANSFORMER"]
 
 
-def _steps(visual: Any, side: int) -> list[Step]:
+def _units(visual: Any, side: int) -> list[UnitSpec]:
     blocks = visual.transformer.resblocks
 
     def begin(x: torch.Tensor) -> torch.Tensor:
@@ -31,9 +31,13 @@ def _steps(visual: Any, side: int) -> list[Step]:
         )
         return torch.cat([found["image_intermediates_prefix"][0], found["image_intermediates"][0]], dim=1)
 
-    steps = [Step(("block.0",), begin, (blocks[0],), "patches", full=((visual, "conv1"),), is_block=True)]
-    steps += [
-        Step(
+    units = [
+        UnitSpec(
+            ("block.0",), begin, (blocks[0],), "patches", float32_parts=((visual, "conv1"),), is_block=True
+        )
+    ]
+    units += [
+        UnitSpec(
             (f"block.{place}",),
             block,
             (block,),
@@ -47,18 +51,18 @@ def _steps(visual: Any, side: int) -> list[Step]:
     pools_first = visual.attn_pool is not None or visual.final_ln_after_pool
     if not pools_first:
         norm = visual.ln_post
-        steps.append(Step(("late",), norm, (norm,), "patches", ("ln_post.",), exact=True))
+        units.append(UnitSpec(("late",), norm, (norm,), "patches", ("ln_post.",), float32_only=True))
     heads = ("proj", "attn_pool.", "attn_pool_contrastive.", *(("ln_post.",) if pools_first else ()))
     if pools_first:
-        steps[-1] = replace(steps[-1], names=(*steps[-1].names, "late"))
+        units[-1] = replace(units[-1], stages=(*units[-1].stages, "late"))
 
     def finish(x: torch.Tensor) -> torch.Tensor:
         pooled = _pool(visual, x)
         return pooled if visual.proj is None else pooled @ visual.proj
 
     ends = [part for part in (visual.ln_post, visual.attn_pool) if part is not None]
-    steps.append(Step(("final",), finish, ends, "none", heads, exact=True))
-    return steps
+    units.append(UnitSpec(("final",), finish, ends, "none", heads, float32_only=True))
+    return units
 
 
 def _pool(visual: Any, x: torch.Tensor) -> torch.Tensor:
@@ -116,12 +120,12 @@ OPEN_CLIP_TRANSFORMER = Family(
         "late": "The last block's tokens after the final norm, from which the embedding is projected.",
         "final": "CLIP's embedding, not normalized.",
     },
-    takes=lambda visual: is_instance(visual, "open_clip.transformer", "VisionTransformer"),
-    steps=_steps,
-    side=lambda visual: int(visual.image_size[0]),
+    matches=lambda visual: is_instance(visual, "open_clip.transformer", "VisionTransformer"),
+    units=_units,
+    built_for=lambda visual: int(visual.image_size[0]),
     resize=_resize,
-    patch=lambda visual: int(visual.patch_size[0]),
-    tokens=lambda visual: (1, True),
+    size_multiple=lambda visual: int(visual.patch_size[0]),
+    prefix_tokens=lambda visual: (1, True),
     describe=_describe,
     examples=("ViT-B-32", "ViT-B-16", "ViT-L-14"),
 )

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval.encoding.stages import Reduction
-from clipretrieval.encoding.towers.family import Family, Step
-from clipretrieval.encoding.towers.skeleton import skeleton_of
+from clipretrieval.encoding.towers.family import Family, UnitSpec
+from clipretrieval.encoding.towers.module_copies import meta_copy
 from clipretrieval.encoding.towers.timm_transformers import named, resize_timm, side_of_timm
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ class _Link:
     holders: tuple[str, ...]
 
 
-def _steps(trunk: Any, side: int) -> list[Step]:
+def _units(trunk: Any, side: int) -> list[UnitSpec]:
     links = _row(trunk, side)
     modules = dict(trunk.named_modules())
     held = any(link.holders for link in links)
-    steps: list[Step] = []
+    units: list[UnitSpec] = []
     for place, link in enumerate(links):
         module = modules[link.path]
         is_block = _has_parts(module) and link.path not in _STEMS and (bool(link.holders) or not held)
@@ -54,23 +54,23 @@ def _steps(trunk: Any, side: int) -> list[Step]:
         behind = links[place + 1 : place + 2]
         ended = [holder for holder in link.holders if not any(holder in each.holders for each in behind)]
         names = [*([_shown(link.path)] if is_block or link.path == "stem" else []), *_stages_of(ended)]
-        steps.append(
-            Step(
+        units.append(
+            UnitSpec(
                 tuple(dict.fromkeys(names)),
                 module,
                 (module,),
                 _reduction(trunk, link),
                 (f"{link.path}.",),
-                exact=not steps,
+                float32_only=not units,
                 is_block=is_block,
             )
         )
     heads = [name for name, _ in trunk.named_children() if not any(_in(link.path, name) for link in links)]
     first = links[0].path.split(".")[0]
     tensors = tuple(f"{name}." for name in heads if name != first)
-    steps[-1] = replace(steps[-1], names=(*steps[-1].names, "late"))
-    steps.append(Step(("final",), trunk.forward_head, (), "none", tensors, exact=True))
-    return steps
+    units[-1] = replace(units[-1], stages=(*units[-1].stages, "late"))
+    units.append(UnitSpec(("final",), trunk.forward_head, (), "none", tensors, float32_only=True))
+    return units
 
 
 def _in(path: str, child: str) -> bool:
@@ -107,9 +107,9 @@ def _row(trunk: Any, side: int) -> list[_Link]:
 
     # Inference mode would not count changes in place.
     with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
-        skeleton = skeleton_of(trunk)
+        copied = meta_copy(trunk)
         images = torch.zeros(1, 3, side, side)
-        calls, result = _watched(skeleton, skeleton.forward_features, images)
+        calls, result = _watched(copied, copied.forward_features, images)
         links = list(_linked("", images, result, calls, ()))
         if not links:
             raise ValueError(f"{type(trunk).__name__} does more between its modules than handing images on")
@@ -250,12 +250,12 @@ TIMM_NETWORK = Family(
         "late": "What enters the head, which pools.",
         "final": "The embedding: pooled, and projected where the model projects.",
     },
-    takes=_takes,
-    steps=_steps,
-    side=side_of_timm,
+    matches=_takes,
+    units=_units,
+    built_for=side_of_timm,
     resize=resize_timm,
-    patch=_patch,
-    tokens=lambda trunk: (0, False),
+    size_multiple=_patch,
+    prefix_tokens=lambda trunk: (0, False),
     describe=named,
     examples=("convnext_base_w", "timm:resnet50.a1_in1k"),
 )

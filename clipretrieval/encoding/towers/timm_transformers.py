@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clipretrieval._util.foreign import is_instance
-from clipretrieval.encoding.towers.family import Family, Step
+from clipretrieval.encoding.towers.family import Family, UnitSpec
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ _STAGES = {
 }
 
 
-def _steps(trunk: Any, side: int) -> list[Step]:
+def _units(trunk: Any, side: int) -> list[UnitSpec]:
     def begin(x: torch.Tensor) -> torch.Tensor:
         """Run up to the first block, by the library's public means."""
         import torch
@@ -35,11 +35,18 @@ def _steps(trunk: Any, side: int) -> list[Step]:
 
     blocks = trunk.blocks
     inner = [_with_positions(trunk, place, side) for place in range(len(blocks))]
-    steps = [
-        Step(("block.0",), begin, (blocks[0],), "patches", full=((trunk, "patch_embed"),), is_block=True)
+    units = [
+        UnitSpec(
+            ("block.0",),
+            begin,
+            (blocks[0],),
+            "patches",
+            float32_parts=((trunk, "patch_embed"),),
+            is_block=True,
+        )
     ]
-    steps += [
-        Step(
+    units += [
+        UnitSpec(
             (f"block.{place}",),
             inner[place],
             (blocks[place],),
@@ -49,10 +56,10 @@ def _steps(trunk: Any, side: int) -> list[Step]:
         )
         for place in range(1, len(blocks))
     ]
-    steps.append(Step(("late",), trunk.norm, (trunk.norm,), "patches", ("norm.",), exact=True))
+    units.append(UnitSpec(("late",), trunk.norm, (trunk.norm,), "patches", ("norm.",), float32_only=True))
     heads = ("fc_norm.", "attn_pool.", "head.", "head_dist.")
-    steps.append(Step(("final",), trunk.forward_head, (), "none", heads, exact=True))
-    return steps
+    units.append(UnitSpec(("final",), trunk.forward_head, (), "none", heads, float32_only=True))
+    return units
 
 
 def _with_positions(trunk: Any, place: int, side: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -113,12 +120,12 @@ def _tokens(trunk: Any) -> tuple[int, bool]:
 TIMM_TRANSFORMER = Family(
     title="Vision transformers of timm (DINOv2, DeiT, SigLIP's and SigLIP 2's image towers)",
     stages=_STAGES,
-    takes=_is("VisionTransformer"),
-    steps=_steps,
-    side=side_of_timm,
+    matches=_is("VisionTransformer"),
+    units=_units,
+    built_for=side_of_timm,
     resize=resize_timm,
-    patch=_patch,
-    tokens=_tokens,
+    size_multiple=_patch,
+    prefix_tokens=_tokens,
     describe=_describe,
     examples=("ViT-B-16-SigLIP", "timm:vit_small_patch14_dinov2.lvd142m"),
 )
@@ -126,12 +133,12 @@ TIMM_TRANSFORMER = Family(
 TIMM_EVA = Family(
     title="EVA transformers of timm (EVA02, DINOv3, Perception Encoder)",
     stages=_STAGES,
-    takes=_is("Eva"),
-    steps=_steps,
-    side=side_of_timm,
+    matches=_is("Eva"),
+    units=_units,
+    built_for=side_of_timm,
     resize=resize_timm,
-    patch=_patch,
-    tokens=_tokens,
+    size_multiple=_patch,
+    prefix_tokens=_tokens,
     describe=_describe,
     examples=("EVA02-B-16", "timm:vit_small_patch16_dinov3.lvd1689m"),
 )

@@ -310,6 +310,7 @@ def test_a_classifier_answers_alike_in_another_process(class_folder, tmp_path):
     assert done.stdout.split() == expected
 
 
+@pytest.mark.filterwarnings("ignore:only .* of the budget of")
 def test_towers_are_compared_with_their_own_library(class_folder):
     """Times of timm's model as it comes stand beside the stages', and a cascade goes from block to block."""
     encoder = StagedEncoder("timm:test_vit", None, "mid", precision="fp32")
@@ -319,6 +320,7 @@ def test_towers_are_compared_with_their_own_library(class_folder):
         encoder=encoder,
         stages=("mid", "final"),
         cascades=[("block.1", "mid", "late")],
+        budget=encoder.multiply_adds("mid"),
         timed_images=4,
         single_images=1,
     )

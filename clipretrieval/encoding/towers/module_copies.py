@@ -1,4 +1,4 @@
-"""A module without values: its shapes can be computed, and its arithmetic counted, without its memory."""
+"""Copies of a module that take no memory for its values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["shared_copy", "skeleton_of"]
+__all__ = ["meta_copy", "shared_copy"]
 
 
-def skeleton_of(module: nn.Module) -> Any:
-    """Copy a module, with tensors of the same shapes on torch's meta device; in evaluation mode."""
+def meta_copy(module: nn.Module) -> Any:
+    """Copy a module in evaluation mode, with tensors that have shapes alone, on torch's meta device.
+
+    Passes through it tell the shapes of what it returns, and count its arithmetic.
+    """
     return _copied(module, lambda tensor: tensor.detach().to("meta"))
 
 
