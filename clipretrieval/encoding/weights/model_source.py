@@ -36,6 +36,8 @@ LOCAL_DIR, HF_HUB, TIMM, ONNX = "local-dir:", "hf-hub:", "timm:", "onnx:"
 """What comes before a model's folder, its name at the hub or in timm, or an exported encoder's file."""
 HUB_NAME = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9_])?(/[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?)?", re.ASCII)
 """What the hub takes for a repository's name; it is looked for in the cache as a path."""
+_ALIKE = 0.75
+"""Of names that are so alike, one is probably meant; otherwise those with the first word are told too."""
 _AGREED = ("mean", "std", "interpolation", "resize_mode")
 _WEIGHT_FILES = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
@@ -175,6 +177,7 @@ def resolve(model: str | torch.nn.Module, pretrained: str | None, *, trusted: bo
             raise InvalidInputError(
                 f"model={shown(model)} names no repository of the hub; expected 'hf-hub:ORGANISATION/NAME'"
             )
+        _refuse_timm_repository(repo)
         return replace(_from_config(fetch_config(repo), None), tag={"hf_hub": f"{repo}/"})
     name = model.replace("/", "-")
     changed = "open_clip" in sys.modules  # a program may have given it models of its own
@@ -240,6 +243,20 @@ def _usual_preprocessing(name: str) -> dict[str, Any]:
     return ways[0] if ways and all(way == ways[0] for way in ways) else {}
 
 
+def _refuse_timm_repository(repo: str) -> None:
+    """Refuse a repository that holds a model in timm's form, which has a name of its own here."""
+    organisation, _, name = repo.partition("/")
+    if organisation != "timm":
+        return
+    import timm
+
+    if timm.is_model(name.partition(".")[0]):
+        raise InvalidInputError(
+            f"'{HF_HUB}{repo}' is in timm's form, not open_clip's; pass {f'{TIMM}{name}'!r}, which has the "
+            "same weights"
+        )
+
+
 def _unknown(model: str) -> InvalidInputError:
     """Say which models there are whose names are like this one."""
     import open_clip
@@ -250,6 +267,9 @@ def _unknown(model: str) -> InvalidInputError:
     asked = model.lower()
     near = difflib.get_close_matches(asked, known, 4)
     near += difflib.get_close_matches(f"{TIMM}{asked}", known, 2)
+    if not near or all(difflib.SequenceMatcher(None, asked, name).ratio() < _ALIKE for name in near):
+        part = re.split(r"[^a-z0-9]", asked.removeprefix(TIMM))[0]
+        near = [name for name in known if len(part) > 3 and part in name][:4] + near
     names = ", ".join(dict.fromkeys(known[name] for name in near)) or "RN50, ViT-B-32, ViT-B-16-SigLIP"
     return InvalidInputError(
         f"unknown model {shown(model)}; near it are {names}. open_clip.list_models() lists open_clip's "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipretrieval._util.text import shortened
 from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai, read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.encoding.weights.tower_tensors import COUNTER
@@ -142,13 +144,8 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource
         for name, value in expected.items()
         if name in found and found[name].shape != value.shape
     ]
-    faults = [
-        *([f"it lacks {_listed(missing)}"] if missing else []),
-        *([f"it has {_listed(strange)} beside what belongs there"] if strange else []),
-        *([_listed(other)] if other else []),
-    ]
-    if faults:
-        raise _unfit(source, "; ".join(faults))
+    if missing or strange or other:
+        raise _unfit(source, _told(missing, strange, other))
     module.load_state_dict({name: found.get(name, value) for name, value in expected.items()})
 
 
@@ -173,9 +170,31 @@ def _of_timm(source: ModelSource, state: dict[str, torch.Tensor]) -> nn.Module:
                 pretrained_cfg_overlay=overlay,
             )
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise _unfit(source, " ".join(lines[1:3])[:300] or repr(error)[:300]) from error
+        raise _unfit(source, _faults(error)) from error
     return module
+
+
+def _told(missing: list[str], strange: list[str], other: list[str]) -> str:
+    """Say what is wrong with tensors, by their names."""
+    faults = [
+        *([f"it lacks {_listed(missing)}"] if missing else []),
+        *([f"it has {_listed(strange)} beside what belongs there"] if strange else []),
+        *([_listed(other)] if other else []),
+    ]
+    return "; ".join(faults)
+
+
+def _faults(error: Exception) -> str:
+    """Say in few words what torch says of tensors that do not fit, which names them all."""
+    said = str(error)
+    kinds = {
+        kind: re.findall(r'"([^"]+)"', found[1])
+        for kind in ("Missing", "Unexpected")
+        if (found := re.search(rf"{kind} key\(s\) in state_dict: (.*)", said))
+    }
+    other = re.findall(r"size mismatch for [^\n]+", said)
+    told = _told(kinds.get("Missing", []), kinds.get("Unexpected", []), [each.rstrip(".") for each in other])
+    return told or shortened(said or repr(error), 300)
 
 
 def _unfit(source: ModelSource, why: str) -> WeightsUnavailableError:

@@ -161,6 +161,11 @@ def test_half_precision_copies_of_openai_s_weights_have_quick_gelu(vit, tmp_path
         ({"model": "ViT-B-32", "image_size": 100}, "multiple of 32, at least 32; got 100"),
         ({"model": "timm:test_vitt"}, "near it are timm:test_vit"),
         ({"model": "ViT-B-23"}, "near it are ViT-B-"),
+        ({"model": "dinov2_vits14"}, "near it are timm:vit_.*dinov2"),
+        (
+            {"model": "hf-hub:timm/vit_small_patch14_dinov2.lvd142m"},
+            r"pass 'timm:vit_small_patch14_dinov2\.lvd142m'",
+        ),
         ({"model": "timm:resnet50.no_such_tag"}, r"no weights 'no_such_tag' of resnet50.*a1_in1k"),
         ({"model": "timm:resnet50.a1_in1k", "pretrained": "a2_in1k"}, "leave one of them out"),
         ({"model": "timm:resnet50", "pretrained": "/no/such/file"}, "no file is called so"),
@@ -176,11 +181,19 @@ def test_what_a_tower_cannot_do_is_refused_at_once(arguments, message):
         StagedEncoder(**{"pretrained": None, **arguments})
 
 
-@pytest.mark.parametrize("other", ["test_vit2", "test_resnet"])
-def test_a_file_of_another_tower_is_named(other, tmp_path):
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ("test_vit2", "it lacks cls_token, norm.weight, norm.bias; it has reg_token, "),
+        ("test_resnet", "it lacks cls_token, pos_embed, patch_embed.proj.weight and "),
+    ],
+)
+def test_a_file_of_another_tower_is_named(other, told, tmp_path):
     torch.save(timm.create_model(other).state_dict(), tmp_path / "other.pt")
     encoder = StagedEncoder("timm:test_vit", tmp_path / "other.pt")
-    with pytest.raises(WeightsUnavailableError, match=r"other\.pt do not fit test_vit\S*: .*model's name"):
+    with pytest.raises(
+        WeightsUnavailableError, match=rf"other\.pt do not fit test_vit\S*: {told}.*model's name"
+    ):
         encoder.fingerprint  # noqa: B018
 
 
