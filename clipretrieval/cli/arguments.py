@@ -100,7 +100,8 @@ class WeightsOptions:
     """What makes an encoder, apart from what the study fixed."""
 
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="RN50, ViT-B-32, timm:NAME, …, local-dir:PATH or hf-hub:ORG/NAME.")
+        str,
+        typer.Option(metavar="NAME", help="RN50, ViT-B-32, timm:NAME, …, local-dir:PATH or hf-hub:ORG/NAME."),
     ] = "RN50"
     pretrained: Annotated[
         str, typer.Option(metavar="TAG", help="An open_clip tag, a checkpoint's path, or none.")

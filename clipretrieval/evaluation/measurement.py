@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._util.foreign import is_instance
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, image_counter
 from clipretrieval._util.timing import Timing
@@ -220,7 +221,8 @@ def index_setting(index: LabelledIndex, head: DecisionRule, store_name: str) -> 
     encoder = index.encoder
     return {
         "n_train": index.store.count(),
-        **{name: _text(encoder, name) for name in ("model", "pretrained", "stage")},
+        "model": _model(encoder),
+        **{name: _text(encoder, name) for name in ("pretrained", "stage")},
         "plan": _plan(encoder),
         "dim": index.dim,
         "store": store_name,
@@ -278,6 +280,12 @@ def measure(
         fit_report=fit_report,
         unknown=unknown,
     )
+
+
+def _model(encoder: Any) -> str | None:
+    """Return the name of an encoder's model, or the class of one that was built in memory."""
+    model = getattr(encoder, "model", None)
+    return type(model).__name__ if is_instance(model, "torch.nn", "Module") else _text(encoder, "model")
 
 
 def _text(encoder: Any, name: str) -> str | None:

@@ -497,9 +497,13 @@ def _rebuild_encoder(content: ClassifierFile, folder: Path, allow_remote: bool) 
         return None
     config = content.encoder["config"]
     if config is None:
+        made = content.encoder["class"]
+        told = (
+            "an encoder of your own" if made != "StagedEncoder" else "an encoder of a model built in memory"
+        )
         raise InvalidInputError(
-            f"the classifier was saved with an encoder of your own ({content.encoder['class']}); pass it "
-            "again: RetrievalClassifier.load(path, encoder)"
+            f"the classifier was saved with {told} ({made}); pass it again, or one with the same weights: "
+            "RetrievalClassifier.load(path, encoder)"
         )
     if not allow_remote:
         check_model(config, folder)

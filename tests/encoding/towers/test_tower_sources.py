@@ -323,6 +323,22 @@ def test_a_classifier_answers_alike_in_another_process(class_folder, tmp_path):
     assert done.stdout.split() == expected
 
 
+def test_a_classifier_of_a_model_in_memory_takes_its_weights_from_a_file(class_folder, tmp_path):
+    """The report says what it is, and whoever loads it passes an encoder with the same weights."""
+    model = timm.create_model("test_vit")
+    encoder = StagedEncoder(model, stage="mid", precision="fp32")
+    classifier = RetrievalClassifier(encoder).fit(class_folder / "train")
+    assert classifier.evaluate(class_folder / "test").setting["model"] == "VisionTransformer"
+    classifier.save(tmp_path / "kept")
+    with pytest.raises(InvalidInputError, match=r"a model built in memory \(StagedEncoder\); pass it again"):
+        RetrievalClassifier.load(tmp_path / "kept")
+    torch.save(model.state_dict(), tmp_path / "mine.pt")
+    read = StagedEncoder("timm:test_vit", tmp_path / "mine.pt", "mid", precision="fp32")
+    loaded = RetrievalClassifier.load(tmp_path / "kept", read)
+    expected = classifier.predict(class_folder / "test")
+    assert loaded.predict(class_folder / "test").tolist() == expected.tolist()
+
+
 @pytest.mark.filterwarnings("ignore:only .* of the budget of")
 def test_towers_are_compared_with_their_own_library(class_folder):
     """Times of timm's model as it comes stand beside the stages', and a cascade goes from block to block."""
