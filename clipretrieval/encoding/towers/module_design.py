@@ -1,4 +1,4 @@
-"""Towers that are walked through: open_clip's and timm's own modules, unit by unit."""
+"""Towers of open_clip's and timm's own modules, run unit by unit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _FAILURES = (ValueError, TypeError, AttributeError, RuntimeError, AssertionError
 class ModuleDesign:
     """A tower of open_clip's or timm's modules; see `Design`.
 
-    Its shapes are found without its weights, by walking through a copy that has no values.
+    Its shapes are found without its weights, by a pass through a copy that has no values.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class ModuleDesign:
         if self.image_size < self.size_multiple:
             raise _unsupported(f"{name} takes images of {self.image_size} pixels, less than a patch")
         try:
-            self._shapes = self._outputs(self.image_size)
+            self._shaped = self._with_shapes(self.image_size)
             self.stages = self._named()
         except _FAILURES as error:
             reason = (str(error) or repr(error)).splitlines()[0]
@@ -80,7 +80,7 @@ class ModuleDesign:
 
     def describe(self, depth: int | None = None) -> str:
         """See `Design`; what comes behind the last block is told where it runs."""
-        trunk, last = _trunk(self._meta), len(self._shapes)
+        trunk, last = _trunk(self._meta), len(self._shaped)
         told = self.family.describe(trunk)
         if (depth is None or depth >= last) and trunk is not self._meta:
             told += "".join(f", {type(part).__name__}" for part in self._meta.head)
@@ -105,7 +105,7 @@ class ModuleDesign:
     def inner_batch(self, image_size: int) -> int:
         """See `Design`."""
         scale = (image_size / self.image_size) ** 2
-        values = math.prod(self._shapes[self.stages["mid"].depth - 1][1])
+        values = math.prod(self._shaped[self.stages["mid"].depth - 1][1])
         return int(_CACHED_VALUES // max(1.0, values * scale))
 
     def read(self, seed: int) -> nn.Module:
@@ -120,7 +120,7 @@ class ModuleDesign:
 
     def tensors_used(self, weights: nn.Module, stage: Stage) -> Iterator[tuple[str, torch.Tensor]]:
         """See `Design`."""
-        later = [prefix for _, _, unit in self._shapes[stage.depth :] for prefix in unit.tensor_prefixes]
+        later = [prefix for _, _, unit in self._shaped[stage.depth :] for prefix in unit.tensor_prefixes]
         for name, tensor in weights.state_dict().items():
             if not name.endswith(COUNTER) and not any(name.startswith(prefix) for prefix in later):
                 yield name, tensor
@@ -150,7 +150,7 @@ class ModuleDesign:
 
     def _places(self) -> int:
         """Return the tokens of the middle of the tower, or the places of its grid."""
-        _, shape, unit = self._shapes[self.stages["mid"].depth - 1]
+        _, shape, unit = self._shaped[self.stages["mid"].depth - 1]
         if unit.reduction == "patches":
             return shape[1]
         return shape[1] * shape[2] if unit.reduction == "channels_last" else shape[2] * shape[3]
@@ -196,7 +196,7 @@ class ModuleDesign:
         )
         return own
 
-    def _outputs(self, image_size: int) -> list[tuple[tuple[str, ...], tuple[int, ...], UnitSpec]]:
+    def _with_shapes(self, image_size: int) -> list[tuple[tuple[str, ...], tuple[int, ...], UnitSpec]]:
         """List each unit's names, the shape of what it returns for one image, and the unit."""
         found = []
         x = torch.zeros(1, 3, image_size, image_size, device="meta")
@@ -216,7 +216,7 @@ class ModuleDesign:
         stages = {"pixel": Stage("pixel", 0, "flatten", 3 * PIXEL_SIZE * PIXEL_SIZE, 1)}
         half = self._blocks[max(1, len(self._blocks) // 2) - 1]
         prefix, has_class = self.family.prefix_tokens(_trunk(self._meta))
-        for depth, (names, shape, unit) in enumerate(self._shapes, start=1):
+        for depth, (names, shape, unit) in enumerate(self._shaped, start=1):
             for name in (*names, *(("mid",) if depth == half else ())):
                 stages[name] = _stage(name, depth, unit, shape, self.image_size, prefix, has_class)
         return stages

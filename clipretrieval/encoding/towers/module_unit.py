@@ -1,4 +1,4 @@
-"""One unit of a tower that is walked through, in the precision of a plan."""
+"""One unit of a tower of other libraries' modules, in the precision of a plan."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """timm's other networks: ConvNeXt, ResNet, EfficientNet, Swin, MobileCLIP's, …, as they are built.
 
-Their classes are too many for a table of each. What they have in common is that images go through a row of
-modules, some of which hold rows themselves: stages that hold blocks. That row is found by watching which
+Their classes are too many for a table of each. What they have in common is that images go through a chain of
+modules, some of which hold chains themselves: stages that hold blocks. That chain is found by watching which
 module is given what another one returned, without values. A network that does anything else in between is not
 of this family.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["TIMM_NETWORK"]
 
 _HOLDER = "blocks"
-"""What a stage may call the row of its blocks; left out of their names."""
+"""What a stage may call the chain of its blocks; left out of their names."""
 _BETWEEN = ("downsample",)
 """What lies in a stage before its blocks."""
 _STEMS = ("stem", "patch_embed", "conv_stem")
@@ -35,7 +35,7 @@ _DEEPEST = 2
 
 @dataclass(frozen=True)
 class _Link:
-    """A module of the row: its path, and the shape of what it returns for one image."""
+    """A module of the chain: its path, and the shape of what it returns for one image."""
 
     path: str
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class _Link:
 
 
 def _units(trunk: Any, side: int) -> list[UnitSpec]:
-    links = _row(trunk, side)
+    links = _chain(trunk, side)
     modules = dict(trunk.named_modules())
     held = any(link.holders for link in links)
     units: list[UnitSpec] = []
@@ -88,15 +88,15 @@ def _collapsed(path: str) -> str:
 
 
 def _stages_of(holders: list[str]) -> Iterator[str]:
-    """Yield the names of stages that end: neither those of the rows of blocks, nor of all stages."""
+    """Yield the names of stages that end: neither those of the lists of blocks, nor of all stages."""
     for holder in holders:
         last = holder.rpartition(".")[2]
         if last.isdigit() or (last[-1:].isdigit() and "." not in holder):
             yield _collapsed(holder)
 
 
-def _row(trunk: Any, side: int) -> list[_Link]:
-    """Find the row of modules that images go through.
+def _chain(trunk: Any, side: int) -> list[_Link]:
+    """Find the chain of modules that images go through.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def _linked(
     calls: list[_Call],
     holders: tuple[str, ...],
 ) -> Iterator[_Link]:
-    """Yield the row of a module's children, and of theirs; nothing where they are no row."""
+    """Yield the chain of a module's children, and of theirs; nothing where they are no chain."""
     from torch import nn
 
     given, version = x, _version(x)
@@ -197,7 +197,7 @@ def _linked(
 
 
 def _within(path: str, module: nn.Module, x: torch.Tensor, holders: tuple[str, ...]) -> Iterator[_Link]:
-    """Yield the row within a module that holds blocks or stages: modules that have children of their own."""
+    """Yield the chain within a module that holds blocks or stages, which have children of their own."""
     from torch import nn
 
     numbers = sum(part.isdigit() for part in path.split("."))
