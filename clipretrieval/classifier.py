@@ -858,7 +858,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             harder images; the same without very large sets. See `clipretrieval.trust`.
         class_conditional : bool
             Whether coverage is guaranteed for each class, which takes as many images of each class as
-            otherwise in total.
+            otherwise in total. A class without any is in every set, and any number of its images may be
+            rejected.
         randomized : bool
             Whether ties are broken at random, seeded by each image's content, so that coverage is met
             exactly.
@@ -883,9 +884,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         rule = ConformalRule(score, class_conditional, randomized, random_state, penalty, free_classes)
         with one_at_a_time(self):
             images = self._held_out_images(X, y, "conformalize", on_error, progress)
-            trust = replace(self._trust, conformal=Conformalized(images, rule))
-            trust.report(self._basis(self._index_to_ask()))  # computed while others wait for nothing
+            conformal, index = Conformalized(images, rule), self._index_to_ask()
+            trust = replace(self._trust, conformal=conformal)
+            trust.report(self._basis(index))  # computed while others wait for nothing
             self._trust = trust
+        conformal.warn_of_classes(index.classes.codes)
         return self
 
     def calibrate(

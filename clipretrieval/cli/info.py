@@ -103,17 +103,15 @@ def _trust(content: ClassifierFile, folder: Path, store: VectorStore | None) -> 
     trust, answers = read_trust(folder, content)
     found: dict[str, Any] = {"calibrated": None, "conformalized": None, **answers}
 
-    def counts(images: CalibrationImages) -> tuple[Any, list[Any]]:
+    def counted(images: CalibrationImages) -> Any:
         if store is None:
-            return np.arange(len(images)), sorted(set(images.labels), key=str)
-        classes = manifest_classes(store.read_manifest())
-        return images.counted(store, classes), classes
+            return np.arange(len(images))
+        return images.counted(store, manifest_classes(store.read_manifest()))
 
     if (calibrated := trust.calibrated) is not None:
-        n = len(counts(calibrated.images)[0])
-        found["calibrated"] = {"method": calibrated.method, "n": n}
+        found["calibrated"] = {"method": calibrated.method, "n": len(counted(calibrated.images))}
     if (conformal := trust.conformal) is not None:
-        found["conformalized"] = conformal.promise(*counts(conformal.images)).to_dict()
+        found["conformalized"] = conformal.promise(counted(conformal.images)).to_dict()
     return found
 
 

@@ -25,10 +25,10 @@ from clipretrieval.retrieval.true_labels import check_kind, check_truth
 from clipretrieval.stores.base import VectorStore
 from clipretrieval.types import FloatArray, Label
 
-__all__ = ["CalibrationImages"]
+__all__ = ["NAMED", "CalibrationImages"]
 
 NAMED = 3
-"""Images that an error names, at most."""
+"""Images or classes that an error or a warning names, at most."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipretrieval._util.checks import shown
 from clipretrieval._util.repr import short_repr
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.heads.decision import Decision
 from clipretrieval.heads.fitted_head import DecisionRule
 from clipretrieval.retrieval.classes import UNKNOWN, ClassNumbers
 from clipretrieval.trust.basis import Basis, Remembered
-from clipretrieval.trust.calibration_images import CalibrationImages
+from clipretrieval.trust.calibration_images import NAMED, CalibrationImages
 from clipretrieval.trust.conformal import (
     ConformalRule,
     Ranked,
@@ -80,7 +82,7 @@ class ConformalReport:
     n : int
         Images that are used: those that were stored since, or that the penalty was chosen on, are not.
     most_coverage : float
-        The highest coverage that they are enough for.
+        The highest coverage that they are enough for; class-conditional, of the classes that have images.
     """
 
     score: str
@@ -145,22 +147,31 @@ class Conformalized:
 
     def report(self, basis: Basis, answering: DecisionRule, calibrated: str | None) -> ConformalReport:
         """Return the coverage that is possible."""
-        rows = self.evidence(basis, answering, calibrated).rows
-        return self.promise(rows, basis.index.number_classes().stored())
+        return self.promise(self.evidence(basis, answering, calibrated).rows)
 
-    def promise(self, rows: npt.NDArray[np.integer[Any]], classes: Iterable[Label]) -> ConformalReport:
+    def promise(self, rows: npt.NDArray[np.integer[Any]]) -> ConformalReport:
         """Return the coverage that some of the images are enough for.
 
         Parameters
         ----------
         rows : ndarray of int
             Those that are used.
-        classes : iterable of (int or str)
-            All that there are, as stored.
         """
-        kept = rows[~self._tuned(rows)]
-        least = min(map(len, self._groups(kept, classes).values()), default=0)
+        kept = np.flatnonzero(~self._tuned(rows))
+        least = min(map(len, self._groups(rows, kept).values()), default=0)
         return ConformalReport(self.rule.score, self.rule.class_conditional, len(kept), least / (least + 1))
+
+    def warn_of_classes(self, classes: Iterable[Label]) -> None:
+        """Name those classes without images, for which nothing is guaranteed though each class should be."""
+        missing = sorted(set(classes) - set(self.images.labels), key=str)
+        if missing and self.rule.class_conditional:
+            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+            what = "class" if len(missing) == 1 else "classes"
+            warn_caller(
+                f"there are no held-out images of the {what} {', '.join(map(shown, missing[:NAMED]))}{more}: "
+                "every prediction set will contain such a class, and any number of its images may be "
+                "answered with unknown=. Conformalize with images of every class"
+            )
 
     def likenesses(self, basis: Basis) -> LikenessEvidence:
         """Return how similar the images are to the stored ones."""
@@ -187,7 +198,8 @@ class Conformalized:
         """Return the score below which an image is rejected.
 
         At most a share `turned_away` of the images of known classes score lower, as the conformal p-values of
-        their scores are uniform; ties are not rejected. Class-conditional: of the images of each class.
+        their scores are uniform; ties are not rejected. Class-conditional: of the images of each class that
+        has held-out images.
 
         Raises
         ------
@@ -195,7 +207,7 @@ class Conformalized:
             If there are too few images for that.
         """
         found = self.likenesses(basis)
-        groups = self._groups(found.rows, basis.index.number_classes().stored())
+        groups = self._groups(found.rows, np.arange(len(found.rows)))
         self._check_enough(groups, turned_away, f"reject at most {turned_away:g}")
         places = {label: int(turned_away * (len(rows) + 1) + 1e-9) - 1 for label, rows in groups.items()}
         return min(float(np.sort(found.scores[rows])[places[label]]) for label, rows in groups.items())
@@ -223,7 +235,7 @@ class Conformalized:
         ids = [self.images.ids[row] for row in evidence.rows]
         parts, tuned = draws(ids, rule.random_state, "part"), self._tuned(evidence.rows)
         numbers, kept = basis.index.number_classes(), np.flatnonzero(~tuned)
-        groups = self._groups(evidence.rows[kept], numbers.stored())
+        groups = self._groups(evidence.rows, kept)
         self._check_enough(groups, error, f"cover {coverage:g}")
         penalty, free = rule.penalty or 0.0, rule.free_classes or 0
         if rule.chooses and tuned.any():
@@ -246,21 +258,33 @@ class Conformalized:
             found[np.argsort(order, kind="stable")[: min(MOST_TUNED, int(TUNED * len(rows)))]] = True
         return found
 
-    def _groups(
-        self, rows: npt.NDArray[np.integer[Any]], classes: Iterable[Label]
-    ) -> dict[Label | None, Ints]:
-        """Return the places of images that are compared with each other, by class or all under None."""
+    def _groups(self, rows: npt.NDArray[np.integer[Any]], kept: Ints) -> dict[Label | None, Ints]:
+        """Return which images are compared with each other, by class or all under None.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (n,)
+            The images that are used. A class without any has no group: nothing is known of it.
+        kept : ndarray of int64, shape (n_kept,)
+            Places among `rows` of those that the penalty was not chosen on.
+
+        Returns
+        -------
+        mapping of (int or str or None) to ndarray of int64
+            Places among `kept`.
+        """
         if not self.rule.class_conditional:
-            return {None: np.arange(len(rows))}
+            return {None: np.arange(len(kept))}
         labels = [self.images.labels[row] for row in rows]
-        found: dict[Label | None, list[int]] = {label: [] for label in classes}
-        for place, label in enumerate(labels):
-            found[label].append(place)
+        found: dict[Label | None, list[int]] = {label: [] for label in labels}
+        for place, row in enumerate(kept.tolist()):
+            found[labels[row]].append(place)
         return {label: np.array(places, dtype=np.int64) for label, places in found.items()}
 
     def _check_enough(self, groups: dict[Label | None, Ints], error: float, purpose: str) -> None:
         least = least_images(error)
-        label, rows = min(groups.items(), key=lambda item: len(item[1]))
+        nothing: tuple[Label | None, Ints] = (None, np.zeros(0, dtype=np.int64))
+        label, rows = min(groups.items(), key=lambda item: len(item[1]), default=nothing)
         if len(rows) >= least:
             return
         each = "" if label is None else " of each class"
@@ -311,7 +335,7 @@ class SetPredictor:
         if None in self.held:
             values = greater_share(self.held[None], scores, ties)
         else:
-            values = np.ones(scores.shape)  # a class of which nothing is known cannot be left out
+            values = np.ones(scores.shape)  # a class without held-out images cannot be left out
             labels = [label for label in self.held if label is not None]
             for label, code in zip(labels, numbers.of_labels(labels).tolist(), strict=True):
                 if code >= 0:

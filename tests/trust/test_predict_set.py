@@ -119,6 +119,50 @@ def test_class_conditional_coverage(fitted_on, held_out):
     assert (abs(covered(class_conditional=True) - 0.9) < 0.06).all()
 
 
+@pytest.mark.parametrize("score", ["lac", "raps"])
+def test_a_class_without_held_out_images_is_in_every_set(score, fitted, held_out, asked):
+    """It is no reason to refuse, or to reject an image; the other classes are as before."""
+    fitted.conformalize(held_out[0], named(held_out[1]), score=score, class_conditional=True)
+    report, before = fitted.conformal_, fitted.predict_set(asked[0], 0.8).sets
+    assert before.mean() < 0.9
+    far = blobs(8, 50)[0] + np.float32(30)
+    fitted.partial_fit(far, ["eel"] * 8)
+    assert fitted.conformal_ == report
+    found = fitted.set_params(unknown="?", max_turned_away=0.1).predict_set(asked[0], 0.8)
+    away = found.labels == "?"
+    assert 0 < away.mean() < 0.2
+    assert (found.sets.any(axis=1) == ~away).all()
+    eel = fitted.classes_.tolist().index("eel")
+    assert found.sets[~away, eel].all()
+    assert [each.answer for each in fitted.explain(asked[0][:9])] == found.labels[:9].tolist()
+    others = np.delete(found.sets[~away], eel, axis=1)
+    assert 0.9 < (others == before[~away]).mean()
+    with pytest.warns(ClipRetrievalWarning, match="no held-out images of the class 'eel': every prediction"):
+        fitted.conformalize(held_out[0], named(held_out[1]), class_conditional=True)
+
+
+def test_a_class_with_few_held_out_images_is_refused(fitted, held_out, asked):
+    """Other than one without any: a guarantee was asked for."""
+    far = blobs(8, 50)[0] + np.float32(30)
+    fitted.partial_fit(far, ["eel"] * 8)
+    images = np.concatenate([held_out[0], far[:2] + 1])
+    fitted.conformalize(images, [*named(held_out[1]), "eel", "eel"], class_conditional=True)
+    assert fitted.conformal_.most_coverage == pytest.approx(2 / 3)
+    with pytest.raises(InvalidInputError, match="2 held-out images of the class 'eel' are too few to cover"):
+        fitted.predict_set(asked[0], 0.8)
+    with pytest.raises(InvalidInputError, match="of the class 'eel' are too few to reject at most 0.1"):
+        fitted.set_params(unknown="?", max_turned_away=0.1).predict(asked[0])
+
+
+def test_nothing_is_promised_when_no_held_out_image_is_left(fitted, held_out, asked):
+    """All are stored by now; the error says so, class by class too."""
+    few = held_out[0][:12], named(held_out[1][:12])
+    fitted.conformalize(*few, class_conditional=True).partial_fit(*few)
+    assert fitted.conformal_ == ConformalReport("lac", True, 0, 0.0)
+    with pytest.raises(InvalidInputError, match=r"0 held-out images \(of 12: others are stored by now"):
+        fitted.predict_set(asked[0])
+
+
 @pytest.mark.parametrize("head", ["discriminant", "fused"])
 def test_a_copy_answers_the_same(head, trusted, asked):
     """Pickled, though what a head has learned cannot be."""
