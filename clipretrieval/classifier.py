@@ -928,8 +928,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         with one_at_a_time(self):
             images = self._held_out_images(X, y, "calibrate", on_error, progress)
             found = Calibrated(images, method, token_hex(16))
-            found.map(self._basis(self._index_to_ask()))
+            report = found.report(self._basis(self._index_to_ask()))
             self._trust = replace(self._trust, calibrated=found)
+        report.warn()
         return self
 
     def _held_out_images(
@@ -1616,7 +1617,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self._chosen_head().check()
         self._plan()
         check_bool(self.normalize, "normalize")
-        check_coverage(self.max_turned_away, "max_turned_away")
+        check_coverage(self.max_turned_away, "max_turned_away", 0.05)
         check_encoder(self.encoder)
         if self._params().texts is not None and vars(self)["transform"] not in (None, AUTO):
             raise InvalidInputError(

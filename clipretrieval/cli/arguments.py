@@ -39,7 +39,15 @@ if TYPE_CHECKING:
     from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
 
 __all__ = [
-    *("MACHINE", "AllowRemote", "CascadeOptions", "EncoderOptions", "KeptArgument", "KeptOption"),
+    *(
+        "MACHINE",
+        "AllowRemote",
+        "CascadeOptions",
+        "EncoderOptions",
+        "KeptArgument",
+        "KeptFirst",
+        "KeptOption",
+    ),
     *("LimitTest", "LimitTrain", "PrecisionOption", "RuntimeOption"),
     *("MetricOption", "ModelOptions", "OnError", "OnnxOption", "OpenClip", "PrintJson", "ReportFiles"),
     *("HeadOptions", "PriorsOption", "SpaceOptions", "StoreOptions", "TableOptions", "TemplateOption"),
@@ -436,6 +444,10 @@ class TableOptions:
 KeptArgument = Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder written by index.")]
 KeptOption = Annotated[
     Path | None, typer.Option("--classifier", metavar="DIR", help="Folder written by index.")
+]
+KeptFirst = Annotated[
+    Path | None,
+    typer.Argument(metavar="CLASSIFIER", help="Folder written by index; the same as --classifier."),
 ]
 TrainOption = Annotated[
     Path | None,

@@ -64,7 +64,7 @@ def conformalize_command(
 
     with quiet_libraries():
         check_choice(score, "--score", SCORES)
-        check_coverage(max_turned_away, "--max-turned-away")
+        check_coverage(max_turned_away, "--max-turned-away", 0.05)
         labelled = labelled_images(images, tables, None, "")
         with interruptible():
             made = load_single(classifier, allow_remote, "conformalize")

@@ -13,6 +13,7 @@ from clipretrieval.cli.arguments import (
     AllowRemote,
     EncoderOptions,
     HeadOptions,
+    KeptFirst,
     KeptOption,
     LimitTest,
     LimitTrain,
@@ -58,7 +59,16 @@ if TYPE_CHECKING:
 __all__ = ["evaluate_command", "sweep_command"]
 
 _FREE = (
-    *("test", "validation", "kept", "allow_remote", "limit_test", "limit_validation", "on_error"),
+    *(
+        "test",
+        "validation",
+        "classifier",
+        "kept",
+        "allow_remote",
+        "limit_test",
+        "limit_validation",
+        "on_error",
+    ),
     *("images_root", "image_column", "label_column", "json_file", "html_file", "markdown_file"),
     *("predictions", "as_json", "allow_known", "allow_tuned", "curve", "unknown_images"),
 )
@@ -68,6 +78,7 @@ _OWN_SETTINGS = "--classifier, which has its own settings"
 
 def evaluate_command(
     context: typer.Context,
+    classifier: KeptFirst = None,
     *,
     test: Annotated[
         Path,
@@ -121,7 +132,7 @@ def evaluate_command(
 
     with quiet_libraries():
         # What is found out at once comes first, so that a slip does not cost a download or a fit.
-        _check_one_of(train, kept)
+        kept = _kept_of(train, classifier, kept)
         if kept is not None:
             allowed = (*_FREE, "head", "priors", "text_weight", "class_names", "template")
             refuse_given(context, encoder.beside_kept(allowed), _OWN_SETTINGS)
@@ -167,6 +178,7 @@ def evaluate_command(
 
 def sweep_command(
     context: typer.Context,
+    classifier: KeptFirst = None,
     *,
     validation: Annotated[
         Path,
@@ -212,7 +224,7 @@ def sweep_command(
     from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
-        _check_one_of(train, kept)
+        kept = _kept_of(train, classifier, kept)
         if kept is not None:
             allowed = (*_FREE, "head", "priors", "k", "weights", "temperature")
             refuse_given(context, encoder.beside_kept(allowed), _OWN_SETTINGS)
@@ -259,10 +271,14 @@ def sweep_command(
     _end(made, train, found.skipped)
 
 
-def _check_one_of(train: Path | None, kept: Path | None) -> None:
-    """Require images to fit on or a kept classifier, one of the two."""
+def _kept_of(train: Path | None, classifier: Path | None, kept: Path | None) -> Path | None:
+    """Return the kept classifier, named by its place or by option; require it or images to fit on."""
+    if classifier is not None and kept is not None:
+        raise InvalidInputError("CLASSIFIER and --classifier are the same; pass one of the two")
+    kept = classifier if kept is None else kept
     if (train is None) == (kept is None):
         raise InvalidInputError("pass --train DIR to fit on, or --classifier DIR, one of the two")
+    return kept
 
 
 def _train_set(train: Path | None, tables: TableOptions, limit: int | None) -> ImageFolder | None:

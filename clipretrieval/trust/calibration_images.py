@@ -13,11 +13,13 @@ from clipretrieval._util.checks import shown
 from clipretrieval._util.labels import Spelling, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, image_counter
 from clipretrieval._util.timing import Timing
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import VECTORS, gather
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
+from clipretrieval.retrieval.conflicts import GivenLabels
 from clipretrieval.retrieval.edit import held_ids
 from clipretrieval.retrieval.inputs import none_left
 from clipretrieval.retrieval.retriever import QUERIES, Retriever
@@ -94,8 +96,8 @@ class CalibrationImages:
         X = labelled_source(X, y) if index.encoder is not None else X
         tell = image_counter(progress, retriever.count_hint(X), skipped)
         raw = Retriever(replace(index, transform=None), retriever.estimator)
-        found: dict[str, tuple[FloatArray, Label]] = {}
-        kind, count = None, 0
+        found, given = dict[str, tuple[FloatArray, Label]](), GivenLabels()
+        kind = None
         spelling = Spelling(index.classes.labels.tolist())
         for batch in gather(raw.encode(X, y, on_error, skipped), QUERIES, Timing(), tell):
             kind = label_kind(batch.labels, kind, places=batch.indices)
@@ -104,11 +106,13 @@ class CalibrationImages:
             _check_classes(labels, set(index.classes.codes), purpose)
             _check_new(batch, held_ids(index.store, batch.ids), _FITTED[purpose])
             _check_new(batch, set(elsewhere.ids if elsewhere else ()), _ELSEWHERE[purpose])
-            count += len(batch)
+            for name, label, source in zip(batch.ids, labels, batch.sources, strict=True):
+                given.note(name, label, None if source is None else str(source))
             found.update(zip(batch.ids, zip(batch.vectors[VECTORS], labels, strict=True), strict=True))
         index.check_manifest()
         if not found:
             raise InvalidInputError(none_left(f"to {purpose} with", skipped))
+        _warn_of_conflicts(given, str(index.classes.kind), purpose)
         ids = sorted(found)  # in no order of the source
         vectors = np.stack([found[name][0] for name in ids])
         return cls(tuple(ids), vectors, tuple(found[name][1] for name in ids)), skipped
@@ -163,6 +167,16 @@ def _check_classes(labels: Sequence[Label], known: set[Label], purpose: str) -> 
         raise InvalidInputError(
             f"the classifier has no class {', '.join(map(shown, strange[:NAMED]))}{more}; {purpose} with "
             "images of its classes, or add images of those first (partial_fit)"
+        )
+
+
+def _warn_of_conflicts(given: GivenLabels, kind: str, purpose: str) -> None:
+    count, conflicts = given.count_and_list(kind)
+    if count:
+        images = "1 image was" if count == 1 else f"{count} images were"
+        warn_caller(
+            f"{images} given to {purpose} under several labels, such as {conflicts[0]}; the last label "
+            f"counts. Correct the labels, and call {purpose} again"
         )
 
 

@@ -162,8 +162,8 @@ class Ranked:
         return Ranked(self.own[rows], self.above[rows], self.rank[rows])
 
 
-def check_coverage(coverage: Any, name: str = "coverage") -> float:
-    """Return a number above 0 and below 1.
+def check_coverage(coverage: Any, name: str = "coverage", example: float = 0.95) -> float:
+    """Return a number above 0 and below 1; an error names the example.
 
     Raises
     ------
@@ -171,7 +171,9 @@ def check_coverage(coverage: Any, name: str = "coverage") -> float:
     """
     found = check_number(coverage, name)
     if not 0 < found < 1:
-        raise InvalidInputError(f"{name} must lie between 0 and 1, such as 0.95; got {shown(coverage)}")
+        raise InvalidInputError(
+            f"{name} must lie between 0 and 1, such as {example:g}; got {shown(coverage)}"
+        )
     return found
 
 
@@ -183,7 +185,7 @@ def least_images(error: float) -> int:
     InvalidInputError
         If `error` is not between 0 and 1.
     """
-    error = check_coverage(error, "error")
+    error = check_coverage(error, "error", 0.05)
     return math.ceil(round(1 / error, 9)) - 1
 
 

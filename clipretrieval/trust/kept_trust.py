@@ -158,7 +158,7 @@ def _read_likeness(value: Any, n: int) -> LikenessEvidence:
 
 def _map_values(found: ProbabilityMap) -> dict[str, Any]:
     if isinstance(found, TemperatureMap):
-        return {"temperature": found.temperature}
+        return {"temperature": found.temperature, "smoothing": found.smoothing}
     if not isinstance(found, IsotonicMap):
         raise TypeError(f"there is no form to keep a {type(found).__name__} in")
     return {"curves": [[label, x.tolist(), y.tolist()] for label, (x, y) in found.curves.items()]}
@@ -166,7 +166,8 @@ def _map_values(found: ProbabilityMap) -> dict[str, Any]:
 
 def _read_map(value: Any) -> ProbabilityMap:
     if "temperature" in value:
-        return TemperatureMap(check_number(value["temperature"], "temperature", above=0))
+        smoothing = check_number(value["smoothing"], "smoothing", least=0, most=0.5)
+        return TemperatureMap(check_number(value["temperature"], "temperature", above=0), smoothing)
     curves = {}
     for label, before, after in value["curves"]:
         x = _numbers(before, len(before))

@@ -26,8 +26,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 METHODS = ("temperature", "isotonic")
-FLOOR = 0.001
-"""Of the votes, spread over all classes: a class without a vote is not impossible."""
+SMOOTHINGS = (0.001, 0.01, 0.05, 0.1, 0.2)
+"""Shares of the votes that are spread over all classes, of which the likeliest is chosen: a class without a
+vote is not impossible."""
 COLDEST, HOTTEST = 0.01, 100.0
 """Temperatures that are compared."""
 
@@ -47,20 +48,28 @@ class ProbabilityMap(Protocol):
 
 @dataclass(frozen=True)
 class TemperatureMap:
-    """Temperature scaling: log probabilities divided by one number, which changes no prediction.
+    """Temperature scaling [1]_: log probabilities divided by one number, which changes no prediction.
+
+    Shares of the votes are smoothed first (linear interpolation with the uniform distribution [2]_), as their
+    zeros have no logarithm: with one that is too small, classes without a vote decide the temperature.
 
     Attributes
     ----------
     temperature : float
-        Above 1: the head was overconfident.
+        Above 1: the head was overconfident; of votes, after smoothing.
+    smoothing : float
+        The share of the votes that is spread over all classes; 0 for a head with log probabilities.
 
     References
     ----------
-    C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML (2017),
-    section 4.2.
+    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML
+       (2017), section 4.2.
+    .. [2] F. Jelinek, R. L. Mercer, "Interpolated estimation of Markov source parameters from sparse data",
+       Pattern Recognition in Practice (1980).
     """
 
     temperature: float
+    smoothing: float = 0.0
 
     @property
     def changes_answers(self) -> bool:
@@ -68,8 +77,8 @@ class TemperatureMap:
         return False
 
     @classmethod
-    def learn(cls, logs: Floats, codes: Ints) -> TemperatureMap:
-        """Find the temperature under which true classes are most probable.
+    def learn(cls, logs: Floats, codes: Ints, *, votes: bool = False) -> TemperatureMap:
+        """Find the temperature, and the smoothing of votes, under which true classes are most probable.
 
         Parameters
         ----------
@@ -77,13 +86,24 @@ class TemperatureMap:
             Log probabilities; see `class_log_probabilities`.
         codes : ndarray of int64, shape (n,)
             The true classes. Images whose class has the probability 0 are ignored.
+        votes : bool
+            Whether these are shares of the votes, of which some are smoothed.
         """
+        if not votes:
+            return cls._fit(logs, codes)[1]
+        found = [(*cls._fit(_smoothed(logs, each), codes), each) for each in SMOOTHINGS]
+        _, fitted, smoothing = min(found, key=lambda item: item[0])
+        return cls(fitted.temperature, smoothing)
+
+    @classmethod
+    def _fit(cls, logs: Floats, codes: Ints) -> tuple[float, TemperatureMap]:
+        """Return the mean negative log-likelihood, and the temperature with which it is lowest."""
         from scipy.optimize import minimize_scalar
         from scipy.special import logsumexp
 
         rows = np.flatnonzero(np.isfinite(logs[np.arange(len(codes)), codes]))
         if not len(rows):
-            return cls(1.0)
+            return 0.0, cls(1.0)
         logs, true = logs[rows], logs[rows, codes[rows]]
 
         def loss(log_temperature: float) -> float:
@@ -92,13 +112,16 @@ class TemperatureMap:
 
         span = (np.log(COLDEST), np.log(HOTTEST))
         found = minimize_scalar(loss, bounds=span, method="bounded", options={"xatol": 1e-6})
-        return cls(float(np.exp(found.x)))
+        return float(found.fun), cls(float(np.exp(found.x)))
 
     def apply(self, decision: Decision, numbers: ClassNumbers) -> Floats:
         """Return calibrated probabilities, shape (n, n_classes)."""
         from scipy.special import softmax
 
-        found: Floats = softmax(class_log_probabilities(decision, numbers) / self.temperature, axis=1)
+        logs = class_log_probabilities(decision, numbers)
+        if self.smoothing:
+            logs = _smoothed(logs, self.smoothing)
+        found: Floats = softmax(logs / self.temperature, axis=1)
         return found
 
 
@@ -169,7 +192,7 @@ def class_probabilities(decision: Decision, numbers: ClassNumbers) -> Floats:
 def class_log_probabilities(decision: Decision, numbers: ClassNumbers) -> Floats:
     """Return log probabilities of every class, shape (n, n_classes), columns by the classes' numbers.
 
-    −inf for a class that a head holds to be impossible; a class without a vote is only improbable.
+    −inf for a class that a head holds to be impossible, or without a vote.
     """
     if isinstance(decision, Posterior):
         from scipy.special import log_softmax
@@ -177,6 +200,12 @@ def class_log_probabilities(decision: Decision, numbers: ClassNumbers) -> Floats
         found = np.full((len(decision.log_scores), len(numbers)), -np.inf)
         found[:, decision.codes] = log_softmax(decision.log_scores, axis=1)
         return found
-    shares = class_probabilities(decision, numbers)
-    logs: Floats = np.log((1 - FLOOR) * shares + FLOOR / shares.shape[1])
+    with np.errstate(divide="ignore"):
+        logs: Floats = np.log(class_probabilities(decision, numbers))
     return logs
+
+
+def _smoothed(logs: Floats, smoothing: float) -> Floats:
+    """Return log probabilities of which a share is spread over all classes."""
+    found: Floats = np.logaddexp(np.log1p(-smoothing) + logs, np.log(smoothing / logs.shape[1]))
+    return found

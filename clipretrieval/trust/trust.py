@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval import errors
+from clipretrieval._util.checks import shown
 from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval._util.progress import Progress
 from clipretrieval.encoding.streams import VECTORS
@@ -148,9 +149,9 @@ def check_unknown(unknown: Any, classes: Classes | None, labels: Sequence[Any] =
     ----------
     unknown : bool, int, float, str or None
     classes : Classes, optional
-        Those that are known; where there are none yet, the type is not checked.
+        Those that are known.
     labels : sequence
-        Others that will be classes.
+        Others that will be classes. Without any of both, the type is not checked.
 
     Raises
     ------
@@ -159,7 +160,16 @@ def check_unknown(unknown: Any, classes: Classes | None, labels: Sequence[Any] =
     """
     if unknown is None:
         return None
-    kind = label_kind([unknown], None if classes is None else classes.kind, "the classes are")
+    fitted = classes.kind if classes is not None else label_kind(labels[:1]) if len(labels) else None
+    try:
+        kind = label_kind([unknown])
+    except InvalidInputError as error:
+        raise InvalidInputError(f"unknown must be None or a label; got {shown(unknown)}: {error}") from None
+    if fitted not in (None, kind):
+        raise InvalidInputError(
+            f"unknown={unknown!r} is of the type {kind}, and the classes are of the type {fitted}; pass an "
+            f"unknown of the type {fitted} that none of them has, or None"
+        )
     (stored,) = stored_labels([unknown], kind)
     if (classes is not None and stored in classes.codes) or any(unknown == each for each in labels):
         raise InvalidInputError(

@@ -113,7 +113,7 @@ def test_info_shows_what_was_calibrated(command, kept, parts, class_folder):
 def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
     command("conformalize", parts / "both", kept, "--unknown", "?", "--max-turned-away", "0.1")
     asked = (
-        *("evaluate", "--classifier", kept, "--test", class_folder / "test"),
+        *("evaluate", kept, "--test", class_folder / "test"),
         *("--unknown-images", parts / "other", "--json", parts / "report.json"),
     )
     status, _, err = command(*asked)

@@ -133,13 +133,21 @@ def test_nobody_is_turned_away_without_a_promise(fitted, fitted_on, held_out, as
         fitted.predict(asked[0])
     for unknown, message in (
         ("cat", "is one of the classes"),
-        (3, "those given are int, and the classes are"),
+        (3, "unknown=3 is of the type int, and the classes are of the type str"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             fitted.set_params(unknown=unknown).predict(asked[0])
     for most in (0, 1, "x"):
-        with pytest.raises(InvalidInputError, match="max_turned_away must"):
+        with pytest.raises(InvalidInputError, match=r"max_turned_away must (lie .* such as 0\.05|be a)"):
             fitted.set_params(max_turned_away=most).predict(asked[0])
     fresh = RetrievalClassifier(store="memory", unknown=2)
     with pytest.raises(InvalidInputError, match="unknown=2 is one of the classes"):
         fresh.fit(*fitted_on)
+    labels = named(fitted_on[1])
+    for given, message in (
+        (3, "unknown=3 is of the type int, and the classes"),
+        ([1], "unknown must be None"),
+    ):
+        for y in (labels, iter(labels)):
+            with pytest.raises(InvalidInputError, match=message):
+                fresh.set_params(unknown=given).fit(fitted_on[0], y)
