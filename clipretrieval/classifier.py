@@ -773,8 +773,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         For images that are exchangeable with those given to `conformalize`, a share of at least `coverage` of
         the sets contain the true class on average (or for each class, with ``class_conditional=True``),
         however good or bad the head's probabilities are; see `clipretrieval.trust`. A larger set means less
-        confidence. A set may be empty, if no class fits the image. It is if the answer is `unknown`, so
-        coverage may fall short by `max_turned_away`.
+        confidence. A set may be empty, with any score. It is if the answer is `unknown`, so coverage may fall
+        short by `max_turned_away`.
 
         Parameters
         ----------

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from clipretrieval import RetrievalClassifier
+from clipretrieval import ClipRetrievalWarning, RetrievalClassifier
 
 
 @pytest.fixture
@@ -73,7 +73,10 @@ def test_a_classifier_of_one_stage_is_calibrated(command, kept, parts):
     status, out, err = command("calibrate", parts / "calibrate", kept, "--json")
     told = json.loads(out)
     loaded = RetrievalClassifier.load(kept)
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert err.startswith("warning: calibrated on 4 images, which are few")
+    with pytest.warns(ClipRetrievalWarning, match="few"):
+        loaded.calibration_.warn()
     assert told == {"path": str(kept), **loaded.calibration_.to_dict()}
     assert told["n"] == 4
     loaded.store_.close()
@@ -127,6 +130,15 @@ def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
     assert f"AUROC for unknown images: {found['auroc']:.4f} (3 images)" in out
 
 
+def test_a_classifier_is_named_by_its_place_or_by_option(command, kept, class_folder):
+    """The answers of sweep are the same."""
+    options = ("--validation", class_folder / "test", "--k", "1,3", "--json")
+    found = [command("sweep", *given, *options) for given in ((kept,), ("--classifier", kept))]
+    assert [(status, err) for status, _, err in found] == [(0, "")] * 2
+    rows = [[row["accuracy"] for row in json.loads(out)["rows"]] for _, out, _ in found]
+    assert rows[0] == rows[1] != []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -137,6 +149,9 @@ def test_unknown_images_are_evaluated(command, kept, parts, class_folder):
             ("conformalize", "both", "kept", "--unknown", "?"),
             "too few to reject at most 0.05: at least 19 are needed",
         ),
+        (("conformalize", "both", "kept", "--max-turned-away", "2"), "such as 0.05; got 2"),
+        (("evaluate", "kept", "--classifier", "kept", "--test", "both"), "CLASSIFIER and --classifier are"),
+        (("sweep", "kept", "--train", "both", "--validation", "both"), "one of the two"),
         (("calibrate", "both", "kept", "--method", "platt"), "--method must be one of"),
         (("calibrate", "both", "kept", "--budget", "1"), "--budget is about the exits of a cascade"),
         (("classify", "kept", "other", "--coverage", "1"), "--coverage must lie between 0 and 1"),
