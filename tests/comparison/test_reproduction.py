@@ -269,7 +269,7 @@ def test_reproduce_from_the_command_line(command, class_folder, tiny_model, tmp_
     assert str(tmp_path / "out" / "report.html") in out
     status, out, err = command(*given[:-1], "--limit-test", 6)
     assert (status, out) == (2, "")
-    assert "limit_test was 4 and is 6" in err
+    assert "--limit-test was 4 and is 6" in err
 
 
 def test_compare_from_the_command_line(command, class_folder, tiny_model, tmp_path):

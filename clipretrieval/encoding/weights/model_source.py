@@ -262,17 +262,22 @@ def _unknown(model: str) -> InvalidInputError:
     import open_clip
     import timm
 
-    known = {name.lower(): name for name in open_clip.list_models()}
-    known |= {f"{TIMM}{name}".lower(): f"{TIMM}{name}" for name in timm.list_models()}
-    asked = model.lower()
-    near = difflib.get_close_matches(asked, known, 4)
-    near += difflib.get_close_matches(f"{TIMM}{asked}", known, 2)
-    if not near or all(difflib.SequenceMatcher(None, asked, name).ratio() < _ALIKE for name in near):
-        part = re.split(r"[^a-z0-9]", asked.removeprefix(TIMM))[0]
-        near = [name for name in known if len(part) > 3 and part in name][:4] + near
-    names = ", ".join(dict.fromkeys(known[name] for name in near)) or "RN50, ViT-B-32, ViT-B-16-SigLIP"
+    ours = {name.lower(): name for name in open_clip.list_models()}
+    timms = {name.lower(): f"{TIMM}{name}" for name in timm.list_models()}
+    asked = model.lower().removeprefix(TIMM)
+    near = [ours[name] for name in difflib.get_close_matches(asked, ours, 4)]
+    theirs = [timms[name] for name in difflib.get_close_matches(asked, timms, 4, cutoff=_ALIKE)]
+    near = theirs + near if model.startswith(TIMM) else near + theirs
+    if not near:
+        part = re.split(r"[^a-z0-9]", asked)[0]
+        near = [shown_as for name, shown_as in {**timms, **ours}.items() if len(part) > 3 and part in name]
+    names = (
+        f"near it are {', '.join(near[:5])}"
+        if near
+        else "there are RN50, ViT-B-32, ViT-B-16-SigLIP and others"
+    )
     return InvalidInputError(
-        f"unknown model {shown(model)}; near it are {names}. open_clip.list_models() lists open_clip's "
+        f"unknown model {shown(model)}; {names}. open_clip.list_models() lists open_clip's "
         "names, timm.list_models() those that go behind 'timm:', and 'local-dir:PATH' takes a folder of your "
         "own"
     )
