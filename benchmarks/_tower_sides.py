@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,8 @@ from clipretrieval.encoding.onnx.runtimes.openvino_session import import_openvin
 
 __all__ = ["FromBytes", "Side", "library_sides", "onnxruntime_sides", "openvino_sides"]
 
-Side = Callable[[], None]
-"""Encodes all images once."""
+Side = Callable[[int], object]
+"""Encodes as many of the images, whole batches."""
 Images = npt.NDArray[np.uint8]
 
 
@@ -36,7 +35,8 @@ class FromBytes(nn.Module):
 
     def __init__(self, encoder: StagedEncoder, module: nn.Module, stage: str) -> None:
         super().__init__()
-        self.module = module
+        self.encoder, self.module = encoder, module
+        self.dtype = next(module.parameters()).dtype
         self.stage = encoder.stages[stage]
         # The library's module as it comes, run block by block where it is stopped.
         design = encoder._tower.design
@@ -49,7 +49,7 @@ class FromBytes(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Encode bytes (n, side, side, 3)."""
-        x = (x.float() * self.scale + self.shift).permute(0, 3, 1, 2)
+        x = (x.float() * self.scale + self.shift).permute(0, 3, 1, 2).to(self.dtype)
         if self.units is None:
             return self.module(x)  # type: ignore[no-any-return]
         for unit in self.units:
@@ -57,19 +57,20 @@ class FromBytes(nn.Module):
         return reduce(x, self.stage, "mean", None)
 
 
-def library_sides(
-    network: FromBytes, images: Images, dtype: torch.dtype | None = None
-) -> Callable[[int], Side]:
-    """Run torch as it comes in batches of a size, by autocast where a type is given."""
+def library_sides(network: FromBytes, images: Images, way: str = "as it comes") -> Callable[[int], Side]:
+    """Run torch in batches of a size: as the module comes, by autocast to bf16, or with all of it in bf16."""
+    if way == "bf16":
+        network = FromBytes(network.encoder, copy.deepcopy(network.module).bfloat16(), network.stage.name)
+    casts = way == "autocast"
 
     def make(batch: int) -> Side:
-        def run() -> None:
-            cast: AbstractContextManager[Any] = (
-                nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)
-            )
-            with torch.inference_mode(), cast:
-                for start in range(0, len(images), batch):
+        def run(count: int) -> None:
+            network.requires_grad_(casts)  # what autocast has cast is kept of such weights alone
+            cast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=casts)
+            with torch.no_grad() if casts else torch.inference_mode(), cast:
+                for start in range(0, count, batch):
                     network(torch.from_numpy(images[start : start + batch]))
+            network.requires_grad_(False)
 
         return run
 
@@ -95,8 +96,8 @@ def onnxruntime_sides(network: FromBytes, images: Images, folder: Path) -> Calla
     path.unlink()
 
     def make(batch: int) -> Side:
-        def run() -> None:
-            for start in range(0, len(images), batch):
+        def run(count: int) -> None:
+            for start in range(0, count, batch):
                 session.run(None, {"x": images[start : start + batch]})
 
         return run
@@ -119,8 +120,8 @@ def openvino_sides(network: FromBytes, images: Images, precision: str) -> Callab
         model.reshape([batch, *images.shape[1:]])
         queue = openvino.AsyncInferQueue(openvino.compile_model(model, "CPU", settings))
 
-        def run() -> None:
-            for start in range(0, len(images), batch):
+        def run(count: int) -> None:
+            for start in range(0, count, batch):
                 queue.start_async({0: images[start : start + batch]})
             queue.wait_all()
 
