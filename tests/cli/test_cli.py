@@ -152,7 +152,7 @@ def test_help_and_version_go_to_the_standard_output(arguments, shown):
         (["evaluate", "--train", "x"], "'--test'"),
         (["evaluate", "--train"], "'--train'"),
         (["evaluate", "--train", "x", "--test", "x", "--bogus"], "--bogus"),
-        (["evaluate", "--train", "x", "--test", "x", "stray"], "stray"),
+        (["evaluate", "kept", "--test", "x", "stray"], "stray"),
         (["evaluate", "--train", "x", "--test", "x", "--k", "1.5"], "'--k'"),
         (["evaluate", "--train", "x", "--test", "x", "--limit-test", "many"], "'--limit-test'"),
     ],
