@@ -17,6 +17,7 @@ from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import StoreUnavailableError
 from clipretrieval.images import SkippedImage, iter_images
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore
+from clipretrieval.stores.local.table import RecordTable, read_records, write_records
 
 resource = pytest.importorskip("resource")
 
@@ -92,6 +93,18 @@ def test_a_folder_that_cannot_be_opened_now_is_not_damaged(tmp_path: Path) -> No
     memory.upsert(IDS, X, Y)
     succeeds_or_tells_of_the_limit(lambda: memory.save(tmp_path / "copy"), 20)
     assert MemoryStore.load(tmp_path / "copy").count() == 300
+
+
+def test_sqlite_which_does_not_say_why_may_have_met_the_limit(tmp_path: Path) -> None:
+    """What SQLite alone cannot open, as other threads took the last file before it, names the limit."""
+    path = tmp_path / "records.sqlite"
+    table = RecordTable.from_columns(["a"], np.array([1]), np.ones(1), ["{}"])
+    with open_files_left(0), pytest.raises(OSError, match="ulimit -n"):
+        write_records(path, table)
+    write_records(path, table)
+    with open_files_left(0), pytest.raises(OSError, match="ulimit -n"):
+        read_records(path, 1)
+    assert read_records(path, 1).ids.tolist() == ["a"]
 
 
 def test_chroma_is_unavailable_then_and_not_damaged(tmp_path: Path, capfd: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipretrieval._util.checks import shown
+from clipretrieval._util.files import REMEDY
 from clipretrieval._util.text import parse_json
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.checks import Batch
@@ -248,7 +249,7 @@ def write_records(path: Path, table: RecordTable) -> None:
             connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", _tuples(table))
             connection.execute("COMMIT")
     except sqlite3.Error as error:
-        raise OSError(f"SQLite could not write {path.name}: {error}") from error
+        raise OSError(f"SQLite could not write {path.name}: {_said(error)}") from error
 
 
 def read_records(path: Path, count: int) -> RecordTable:
@@ -267,7 +268,7 @@ def read_records(path: Path, count: int) -> RecordTable:
                 raise InvalidInputError(f"metadata must be an object; got {shown(text)}")
     except (sqlite3.Error, InvalidInputError, ValueError) as error:
         if str(error) == CANNOT_OPEN:  # says nothing of what is in it
-            raise OSError(f"SQLite could not open {path.name}: {error}") from error
+            raise OSError(f"SQLite could not open {path.name}: {_said(error)}") from error
         raise damaged(path, f"it is not a table of {count} records ({error})") from error
     return RecordTable.from_columns(ids, packed, np.array(norms), metadata)
 
@@ -302,6 +303,11 @@ def _read_columns(path: Path, count: int) -> tuple[list[str], list[Any], list[st
     if len(set(ids)) < count:
         raise InvalidInputError("it holds an id more than once")
     return ids, labels, metadata, norms
+
+
+def _said(error: Exception) -> str:
+    """Return what SQLite says, which never is why it cannot open a file."""
+    return f"{error}. Perhaps too many files are open: {REMEDY}" if str(error) == CANNOT_OPEN else str(error)
 
 
 def _restrict(connection: sqlite3.Connection, size: int) -> None:
