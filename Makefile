@@ -45,8 +45,9 @@ $(VENV)/installed-docs: pyproject.toml hatch_build.py $(KERNEL)
 demo: $(VENV)/installed ## classify drawn pictures at every stage with the CLIP that ships with the package
 	$(BIN)/clipretrieval demo --out build/demo
 
-# Test processes share the cores, so threads of OpenMP that have nothing to do must not spin on one.
+# Test processes share the cores, so no thread that has nothing to do may spin on one: OpenMP's need not, OpenBLAS's always do.
 test wheel-test: export OMP_WAIT_POLICY := PASSIVE
+test wheel-test: export OPENBLAS_NUM_THREADS := 1
 
 test: $(VENV)/installed-dev ## run the tests, the documentation's examples among them
 	$(BIN)/python -m pytest $(PARALLEL)
