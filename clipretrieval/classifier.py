@@ -362,7 +362,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 progress=progress,
             )
             self._tuned, self._trust = frozenset(), Trust()
-        warn_of_labels(self.fit_report_, self.classes_.tolist(), vectors=self.encoder is None)
+        warn_of_labels(self.fit_report_, self.classes_, vectors=self.encoder is None)
         if len(self.classes_) == 1:
             warn_caller(
                 f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that"
@@ -411,7 +411,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ClipRetrievalWarning
             As for `fit`, of what is new.
         """
-        known = getattr(self, "classes_", ())
+        known = getattr(self, "classes_", None)
         with one_at_a_time(self), self._restored_on_failure():
             self._learn(
                 X,
@@ -423,7 +423,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 on_error=on_error,
                 progress=progress,
             )
-        warn_of_labels(self.fit_report_, self.classes_.tolist(), known=known, vectors=self.encoder is None)
+        warn_of_labels(self.fit_report_, self.classes_, known=known, vectors=self.encoder is None)
         return self
 
     def _learn(
@@ -507,14 +507,13 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             keep_open=keep_open,
             follower=statistics,
             plan=self._plan(),
+            known=getattr(self, "_classes", None),
         ) as writer:
             writer.list_classes(listed)
             yield writer
         with CLASSES_LOCK:  # others may be asking, and take up classes
-            kind, before = str(writer.kind), getattr(self, "_classes", None)
-            known = Classes(writer.listed, kind) if before is None else before.replaced(writer.listed, kind)
             dim = int(store.dim or 0) if writer.transform is None else writer.transform.dim
-            self._become(store, known, dim, renew=onto is None)
+            self._become(store, writer.listed, dim, renew=onto is None)
             self._statistics, self._map = statistics, writer.transform
 
     def _become(self, store: VectorStore, classes: Classes, dim: int, *, renew: bool = True) -> None:
@@ -619,9 +618,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         ClipRetrievalWarning
             If a new class differs from another in case, spaces or Unicode normalisation alone.
         """
-        known = self._index().classes.labels.tolist()
+        known = self._index().classes.labels
         changed = self._relabel(ids, labels)
-        warn_of_lookalikes(self.classes_.tolist(), known)
+        warn_of_lookalikes(self.classes_, known)
         return changed
 
     def _relabel(self, ids: Any, labels: Any) -> int:

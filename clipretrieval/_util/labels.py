@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,15 +162,21 @@ def composed(name: str) -> str:
 
 
 class Spelling:
-    """How classes, given as they are stored, are spelled, whatever Unicode form a label has."""
+    """How classes, given as they are stored, are spelled, whatever Unicode form a label has.
 
-    def __init__(self, classes: Iterable[Label] = ()) -> None:
-        self._classes = set(classes)
+    Parameters
+    ----------
+    classes : collection of int or of str
+        One that is no list is asked again and again what is in it.
+    """
+
+    def __init__(self, classes: Collection[Label] = ()) -> None:
+        self._classes = set(classes) if isinstance(classes, list | tuple) else classes
         self._forms: dict[str, str] = {}
 
     def apply(self, labels: list[Label]) -> list[Label]:
         """Return labels, each spelled as the class from which it differs in its Unicode form alone."""
-        if not self._classes:
+        if not len(self._classes):
             return labels
         strange = {label for label in labels if isinstance(label, str) and label not in self._classes}
         if not strange:

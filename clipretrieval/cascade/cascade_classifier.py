@@ -231,7 +231,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         existing: Existing = "replace" if overwrite else "resume" if resume else "refuse"
         with one_at_a_time(self):
             self._learn(self._make_exits(), X, y, existing, flush_every, on_error, progress, anew=True)
-        warn_of_labels(self.fit_report_, self.classes_.tolist(), vectors=False)
+        warn_of_labels(self.fit_report_, self.classes_, vectors=False)
         if len(self.classes_) == 1:
             warn_caller(
                 f"there is only one class, {self.classes_.tolist()[0]!r}: every prediction will be that"
@@ -253,12 +253,12 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         What was calibrated stays as it was. Where a tenth of the images, or the number of classes, has
         changed since, the next question says so: calibrate again.
         """
-        known = getattr(self, "classes_", ())
+        known = getattr(self, "classes_", None)
         with one_at_a_time(self):
             fitted = hasattr(self, "exits_")
             exits = self._fitted().exits_ if fitted else self._make_exits()
             self._learn(exits, X, y, "add", flush_every, on_error, progress, classes, anew=not fitted)
-        warn_of_labels(self.fit_report_, self.classes_.tolist(), known=known, vectors=False)
+        warn_of_labels(self.fit_report_, self.classes_, known=known, vectors=False)
         return self
 
     def forget(self, ids: Any = None, *, label: Any = None) -> ForgetReport:
@@ -287,13 +287,13 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         with one_at_a_time(self._fitted()):
             ids = ids if isinstance(ids, str) else check_sequence(ids, "ids", "str")
             labels = labels if isinstance(labels, str) else list(open_labels(labels)[1])
-            known = self.classes_.tolist()
+            known = self.classes_
             with ExitStack() as opened:
                 for each in self.exits_:
                     due = ids_to_relabel(each.retriever_.index, ids, labels)
                     opened.enter_context(holding(each.store_, due))
                 changed = [each._relabel(ids, labels) for each in self.exits_][-1]
-        warn_of_lookalikes(self.classes_.tolist(), known)
+        warn_of_lookalikes(self.classes_, known)
         return changed
 
     def calibrate(

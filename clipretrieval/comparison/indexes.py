@@ -262,5 +262,5 @@ def _settle(index: StageIndex) -> None:
             "begun, and their vectors would still answer. Begin anew with an empty store, or with another "
             "folder for the results"
         )
-    writer.keep(remove=writer.listed - writer.classes)  # those whose images were relabelled
+    writer.keep(remove={*writer.listed} - writer.classes)  # those whose images were relabelled
     index.store.flush()

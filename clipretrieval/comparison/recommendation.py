@@ -438,7 +438,7 @@ def _distinct(spool: Spool) -> tuple[list[int], list[Label], str]:
         )
     names = sorted(first)
     labels = [label for label in map(given.label, names) if label is not None]
-    warn_of_lookalikes(class_array(labels, kind).tolist(), ())
+    warn_of_lookalikes(class_array(labels, kind))
     return [first[name] for name in names], labels, kind
 
 

@@ -485,7 +485,7 @@ def _kept_names(store: VectorStore) -> set[str]:
 def _name_kept(store: VectorStore, names: set[str]) -> None:
     """Have the manifest say which blobs of statistics there may be."""
     if view_manifest(store).get(STATISTICS_BLOBS) != sorted(names):
-        store.write_manifest({**store.read_manifest(), STATISTICS_BLOBS: sorted(names)})
+        store.write_manifest({**view_manifest(store), STATISTICS_BLOBS: sorted(names)})
 
 
 def _check_room(moments: Moments, n_classes: int, dim: int) -> None:

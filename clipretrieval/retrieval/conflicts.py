@@ -10,7 +10,7 @@ from typing import Any
 from clipretrieval._util.labels import class_array
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.retrieval.reports import FitReport, LabelConflict
-from clipretrieval.types import Label
+from clipretrieval.types import AnyArray, Label
 
 __all__ = ["GivenLabels", "lookalikes", "warn_of_labels", "warn_of_lookalikes"]
 
@@ -89,16 +89,16 @@ def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[s
 
 
 def warn_of_labels(
-    report: FitReport, classes: Sequence[Any], *, known: Iterable[Any] = (), vectors: bool
+    report: FitReport, classes: AnyArray, *, known: AnyArray | None = None, vectors: bool
 ) -> None:
     """Say which labels of a fit are probably mistakes.
 
     Parameters
     ----------
     report : FitReport
-    classes : sequence
+    classes : ndarray, shape (n_classes,)
         All labels by now, of the type that was fitted.
-    known : iterable
+    known : ndarray, shape (n_known,), optional
         Labels that were there before.
     vectors : bool
         Whether vectors were given, which are one if they are equal as float32, and not images.
@@ -115,9 +115,11 @@ def warn_of_labels(
     warn_of_lookalikes(classes, known)
 
 
-def warn_of_lookalikes(classes: Iterable[Any], known: Iterable[Any]) -> None:
+def warn_of_lookalikes(classes: AnyArray, known: AnyArray | None = None) -> None:
     """Name the classes that readers take for one; groups of `known` classes are no news."""
-    groups = lookalikes(classes, known)
+    if classes is known or classes.dtype.kind not in "UO":
+        return
+    groups = lookalikes(classes.tolist(), () if known is None else known.tolist())
     if groups:
         listed = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5])
         differ = "1 group of labels differs" if len(groups) == 1 else f"{len(groups)} groups of labels differ"
@@ -129,5 +131,7 @@ def warn_of_lookalikes(classes: Iterable[Any], known: Iterable[Any]) -> None:
 
 
 def _folded(label: str) -> str:
+    if label.isascii():  # which the normal forms leave as it is
+        return " ".join(label.casefold().split())
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
     return " ".join(plain.split())

@@ -13,10 +13,11 @@ from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOpera
 from clipretrieval.images.sources import open_labels
 from clipretrieval.retrieval.changes import CHANGING, final_state, following, removing, storing
 from clipretrieval.retrieval.labelled_index import LabelledIndex
-from clipretrieval.retrieval.manifest import check_owner, update_manifest
+from clipretrieval.retrieval.manifest import check_owner
+from clipretrieval.retrieval.manifest_update import update_manifest
 from clipretrieval.retrieval.reports import ForgetReport
 from clipretrieval.retrieval.vectorless_store import VectorlessStore, holding
-from clipretrieval.stores.base import ScannableStore, VectorStore
+from clipretrieval.stores.base import ScannableStore, VectorStore, view_manifest
 from clipretrieval.types import Label, Records
 
 __all__ = [
@@ -195,7 +196,7 @@ def _as_stored(index: LabelledIndex, labels: Sequence[Any]) -> list[Label]:
 
 def _check_owner(index: LabelledIndex) -> None:
     """Refuse a store that holds by now what another kind of classifier has put there."""
-    manifest = index.store.read_manifest()
+    manifest = view_manifest(index.store)
     if not manifest:
         raise errors.NotFittedError("the store has no manifest any more; fit the classifier again")
     check_owner(manifest, index.manifest())
@@ -203,7 +204,7 @@ def _check_owner(index: LabelledIndex) -> None:
 
 def _ids_of(index: LabelledIndex, label: Any) -> list[str]:
     store = index.store
-    wanted = Spelling(index.classes.labels.tolist()).apply(_as_stored(index, [label]))[0]
+    wanted = Spelling(index.classes).apply(_as_stored(index, [label]))[0]
     if not isinstance(store, ScannableStore):
         raise UnsupportedOperationError(
             f"{type(store).__name__} cannot list what it holds (it has no scan method); forget its images by "
@@ -211,7 +212,7 @@ def _ids_of(index: LabelledIndex, label: Any) -> list[str]:
         )
     names = [name for listing in store.scan(wanted) for name in listing.ids.tolist()]
     if not names:
-        known = ", ".join(map(repr, index.classes.labels.tolist()[:10]))
+        known = ", ".join(map(repr, index.classes.labels[:10].tolist()))
         raise InvalidInputError(
             f"the store holds no image labeled {label!r}, so there is nothing to forget; its "
             f"classes are {known}"
@@ -294,6 +295,8 @@ def _update_manifest(
     state: Mapping[str, Any] | None,
 ) -> None:
     """Change what the manifest says, and the classes that are known of the index with those it lists."""
-    remove = set(remove)
-    listed = update_manifest(index.store, index.manifest(), add=add, remove=remove, state=state)
-    index.update_classes(add=listed, remove=remove)
+    add, remove, before = set(add), set(remove), index.classes
+    listed = update_manifest(
+        index.store, index.manifest(), known=before, add=add, remove=remove, state=state
+    )
+    index.update_classes(add=add if listed is before.changed(add, remove) else listed, remove=remove)

@@ -33,14 +33,11 @@ from clipretrieval.retrieval.changes import (
     state_token,
     storing,
 )
+from clipretrieval.retrieval.classes import Classes
 from clipretrieval.retrieval.conflicts import GivenLabels
 from clipretrieval.retrieval.exclusive import sole_writer
-from clipretrieval.retrieval.manifest import (
-    CLEARING,
-    Origin,
-    manifest_classes,
-    update_manifest,
-)
+from clipretrieval.retrieval.manifest import CLEARING, Origin
+from clipretrieval.retrieval.manifest_update import update_manifest
 from clipretrieval.retrieval.reports import FitReport
 from clipretrieval.retrieval.rewriting import (
     as_batches,
@@ -108,8 +105,9 @@ class IndexWriter:
         The labels' type, once known.
     classes : set of int or of str
         What this fit has to list, as stored.
-    listed : set of int or of str
-        What the store's manifest lists since it was last written, the classes of others included.
+    listed : Classes
+        What the store's manifest lists since it was last written, the classes of others included. Before,
+        what it most likely does.
     replaces : mapping, optional
         The manifest of the store without records that the fit starts from; None once it has stored something.
     sole : bool
@@ -138,7 +136,7 @@ class IndexWriter:
     fresh: bool
     kind: str | None = None
     classes: set[Label] = field(default_factory=set)
-    listed: set[Label] = field(default_factory=set)
+    listed: Classes = field(default_factory=lambda: Classes((), "int"))
     replaces: Mapping[str, Any] | None = None
     sole: bool = False
     clearing: bool = False
@@ -152,6 +150,7 @@ class IndexWriter:
     transform: LinearTransform | None = None
     changed: bool = False
     unsure: bool = False
+    _unlisted: set[Label] = field(default_factory=set)
 
     def advise(self, error: BaseException) -> None:
         """Note on a failure what it has left of a store that was to be replaced."""
@@ -171,7 +170,11 @@ class IndexWriter:
         """List classes, of the type that was fitted, before they have an image."""
         if classes:
             self.kind = label_kind(classes, self.kind, "those that the store holds")
-            self.classes.update(stored_labels(classes, self.kind))
+            self._add_classes(stored_labels(classes, self.kind))
+
+    def _add_classes(self, labels: Iterable[Label]) -> None:
+        self.classes.update(labels)
+        self._unlisted.update(labels)
 
     def report(self, skipped: Sequence[SkippedImage], timing: Timing, seconds: float) -> FitReport:
         """Return what became of the images that have come."""
@@ -213,7 +216,7 @@ class IndexWriter:
             self.follower.expect(set(labels), dim, anew=self.clearing)
         self._make_room()
         self.kind = kind
-        self.classes.update(labels)
+        self._add_classes(labels)
         self._store(images, labels, vectors)
 
     def take_over(self, spool: IndexWriter, rule: TransformRule) -> None:
@@ -221,7 +224,8 @@ class IndexWriter:
         transform, learned_from = learn_counted(rule, as_batches(spool.store))
         self.transform = transform
         self._make_room()
-        self.kind, self.classes = spool.kind, spool.classes
+        self.kind = spool.kind
+        self._add_classes(spool.classes)
         done = {**rule.settings, "state": DONE, "digest": transform.digest, "before": None, **learned_from}
         self.origin = replace(self.origin, transform=done)
         cast("BlobStore", self.store).write_blob(blob_name(transform.digest), transform.to_bytes())
@@ -257,10 +261,13 @@ class IndexWriter:
         if self.kind is None:
             return
         own, replaced = self.origin.manifest(self.kind), self.replaces
-        listed = update_manifest(
-            self.store, own, add=self.classes, remove=remove, replaces=replaced, state=state
+        known, found = self.listed, view_manifest(self.store)
+        # What it has listed before is listed still, unless others have changed that.
+        add = self._unlisted if replaced is None and known.is_listed_by(found) else self.classes
+        self.listed = update_manifest(
+            self.store, own, known=known, add=add, remove=remove, replaces=replaced, state=state
         )
-        self.listed, self.replaces = set(listed), None
+        self.replaces, self._unlisted = None, set()
         self.changed |= state is CHANGING
         if replaced:
             _drop_transform(self.store, replaced, own)
@@ -303,7 +310,7 @@ class IndexWriter:
     def _is_untouched(self) -> bool:
         """Tell whether the store, which may have no lock, is as empty as the fit has found or made it."""
         store = self.store
-        if store.read_manifest() != self.replaces:
+        if view_manifest(store) != self.replaces:
             return False
         if isinstance(store, ScannableStore):
             return not any(len(listing) for listing in store.scan())
@@ -389,6 +396,7 @@ def write_index(
     keep_open: bool = True,
     follower: ChangeFollower | None = None,
     plan: TransformPlan = RAW,
+    known: Classes | None = None,
 ) -> Iterator[IndexWriter]:
     """Be the only writer of a store while the block runs; see `open_writer`.
 
@@ -397,7 +405,7 @@ def write_index(
 
     Parameters
     ----------
-    store, origin, existing, vectors, named, plan
+    store, origin, existing, vectors, named, plan, known
         As for `open_writer`.
     keep_open : bool
         Whether the store stays open when the block fails. One that was made for the block should not: nobody
@@ -411,7 +419,9 @@ def write_index(
         with sole_writer(store), following(store, follower):
             if existing in ("resume", "add"):
                 _finish_rewriting(store, origin, plan, follower)
-            writer = open_writer(store, origin, existing, vectors=vectors, named=named, plan=plan)
+            writer = open_writer(
+                store, origin, existing, vectors=vectors, named=named, plan=plan, known=known
+            )
             entry = writer.origin.transform
             if entry is None or entry["state"] == DONE:
                 writer.follower = follower
@@ -432,7 +442,7 @@ def _finish_rewriting(
     store: VectorStore, origin: Origin, plan: TransformPlan, follower: ChangeFollower | None
 ) -> None:
     """Finish what was interrupted, if it is one's own."""
-    manifest = store.read_manifest() if isinstance(store, BlobStore) else {}
+    manifest = view_manifest(store) if isinstance(store, BlobStore) else {}
     entry = read_entry(manifest)
     if entry is not None and entry["state"] == REWRITING and not manifest.get(CLEARING):
         replace(origin, transform=entry).check(manifest)
@@ -479,6 +489,7 @@ def open_writer(
     vectors: str = VECTORS,
     named: bool = False,
     plan: TransformPlan = RAW,
+    known: Classes | None = None,
 ) -> IndexWriter:
     """Decide how a fit starts on what a store holds, inside of `sole_writer`.
 
@@ -496,6 +507,8 @@ def open_writer(
         Whether the labels are names of folders, or of a CSV file, which may have any Unicode form.
     plan : TransformPlan
         Which map the vectors go through; what `origin` says of it is not read.
+    known : Classes, optional
+        Those that the store most likely lists.
 
     Raises
     ------
@@ -511,12 +524,12 @@ def open_writer(
             f"the store's metric is {str(store.metric)!r} and the classifier's {str(origin.metric)!r}; set "
             f"metric={str(store.metric)!r}, or fit into another store"
         )
-    manifest, count = store.read_manifest(), store.count()  # in this order: the records come last
+    manifest, count = view_manifest(store), store.count()  # in this order: the records come last
     if count == 0:
         sole = existing in ("refuse", "replace")
         origin = replace(origin, transform=plan.for_empty(store, manifest, _raw_dim(origin)))
         return IndexWriter(store, origin, vectors, fresh=True, replaces=manifest, sole=sole)
-    manifest = store.read_manifest()
+    manifest = view_manifest(store)
     clearing = bool(manifest.get(CLEARING))
     if clearing and existing == "add":
         raise InvalidInputError(
@@ -538,7 +551,10 @@ def open_writer(
             "missing, overwrite=True to replace them, or another store, or another path for it. To use "
             "what it holds as it is: RetrievalClassifier.from_store"
         )
-    spelling = Spelling(manifest_classes(manifest) if named else ())
+    kind = manifest["label_kind"]
+    if known is None or known.kind != kind:
+        known = Classes((), kind)
+    spelling = Spelling(known.listed_by(manifest) if named else ())
     done = entry is not None and entry["state"] == DONE
     transform = read_transform(store, entry["digest"]) if entry is not None and done else None
     return IndexWriter(
@@ -546,7 +562,8 @@ def open_writer(
         origin,
         vectors,
         fresh=False,
-        kind=manifest["label_kind"],
+        kind=kind,
+        listed=known,
         spelling=spelling,
         transform=transform,
     )
@@ -579,7 +596,7 @@ def _clear(store: VectorStore) -> dict[str, Any]:
 
     It marks the clearing, so that one that is cut short is known as such, and whose it is.
     """
-    marked = {**store.read_manifest(), CLEARING: token_hex(8), STATISTICS: dict(CHANGING)}
+    marked = {**view_manifest(store), CLEARING: token_hex(8), STATISTICS: dict(CHANGING)}
     if isinstance(store, ScannableStore):
         store.write_manifest(marked)
         store.flush()

@@ -122,7 +122,7 @@ class LabelledIndex:
         """
         if encoder is not None and not isinstance(store, VectorlessStore) and is_vectorless(store):
             store = VectorlessStore(store, encoder, normalize)
-        manifest = store.read_manifest()
+        manifest = view_manifest(store)
         entry = read_entry(manifest)
         digest = None if entry is None else entry["digest"]
         transform = None if digest is None else read_transform(store, digest)
@@ -137,7 +137,7 @@ class LabelledIndex:
                 f"the store holds labels of the type {manifest['label_kind']}, but the classifier was saved "
                 f"with {kind}"
             )
-        classes = Classes(manifest_classes(manifest), str(manifest["label_kind"]))
+        classes = Classes((), str(manifest["label_kind"])).listed_by(manifest)
         return cls(
             store, encoder, metric, normalize, classes, dim, transform=transform, transform_entry=entry
         )

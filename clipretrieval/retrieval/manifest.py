@@ -15,14 +15,12 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreLockedError,
 )
-from clipretrieval.retrieval.changes import STATISTICS, STATISTICS_BLOBS
 from clipretrieval.retrieval.transform_plan import TRANSFORM, check_entry, read_entry
-from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.types import Label, Metric
 
 __all__ = [
     *("CLEARING", "Origin", "check_owner", "check_vectors_only", "format_version"),
-    *("manifest_classes", "plain_fingerprint", "update_manifest", "vector_fingerprint"),
+    *("manifest_classes", "plain_fingerprint", "vector_fingerprint"),
 ]
 
 FORMAT_VERSION, TRANSFORMED_VERSION = 1, 2
@@ -153,61 +151,6 @@ def check_owner(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         )
 
 
-def update_manifest(
-    store: VectorStore,
-    own: Mapping[str, Any],
-    *,
-    add: Iterable[Label] = (),
-    remove: Iterable[Label] = (),
-    replaces: Mapping[str, Any] | None = None,
-    state: Mapping[str, Any] | None = None,
-) -> list[Label]:
-    """Bring a store's manifest up to date with a change, starting from what it is at this moment.
-
-    Nobody may write a manifest from memory alone: another process may have added classes since, or have
-    filled the store by another encoder, whose vectors would then be taken for those of this one.
-
-    Parameters
-    ----------
-    store : VectorStore
-    own : mapping
-        From `Origin.manifest`, of the one who changes the store.
-    add, remove : iterable of int or of str
-        Classes, as stored.
-    replaces : mapping, optional
-        The manifest of a store without records, which need not be of the same encoder, and goes. Where the
-        store has another by now, that is kept to.
-    state : mapping, optional
-        What it says of the records' state from now on, see `changes.STATISTICS`; as before when left out.
-
-    Returns
-    -------
-    list of int or of str
-        The classes that the store lists now.
-
-    Raises
-    ------
-    FingerprintMismatchError
-        If the store was meanwhile filled by another encoder; nothing is written.
-    StoreLockedError
-        If another process is overwriting what it holds.
-    """
-    found = view_manifest(store)
-    kept: Mapping[str, Any] = {key: found[key] for key in (STATISTICS_BLOBS,) if key in found}
-    if found != replaces:
-        check_owner(found, own)
-        kept = found
-    listed = manifest_classes(kept)
-    wanted = {*listed, *add} - {*remove}
-    classes = listed if len(wanted) == len(listed) and wanted == {*listed} else sorted(wanted)
-    content = {**own, **kept, "classes": classes}
-    if state is not None:
-        content[STATISTICS] = dict(state)
-    if content != found:
-        store.write_manifest(content)
-    return classes
-
-
 def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:
     """Return the classes that a manifest lists, as stored.
 
@@ -218,7 +161,7 @@ def manifest_classes(manifest: Mapping[str, Any]) -> list[Label]:
     """
     classes = manifest.get("classes", [])
     kind: Any = str if manifest.get("label_kind", "str") == "str" else int
-    if not isinstance(classes, list) or any(type(label) is not kind for label in classes):
+    if not isinstance(classes, list) or not set(map(type, classes)) <= {kind}:
         raise StoreCorruptedError("the store's manifest lists no usable classes; fill the store again")
     return classes
 

@@ -35,6 +35,7 @@ __all__ = [
     "check_lookup_ids",
     "check_queries",
     "check_vectors",
+    "json_copy",
     "json_text",
     "storable_ids",
 ]
@@ -258,7 +259,12 @@ def check_blob(name: Any, content: Any) -> tuple[str, bytes | None]:
 
 
 def json_text(value: Any, name: str) -> str:
-    """Return a mapping of JSON values as compact JSON text.
+    """Return a mapping of JSON values as compact JSON text; errors are those of `json_copy`."""
+    return json_copy(value, name)[0]
+
+
+def json_copy(value: Any, name: str) -> tuple[str, dict[str, Any]]:
+    """Return a mapping of JSON values as compact JSON text, and as it comes back from that.
 
     Raises
     ------
@@ -269,7 +275,7 @@ def json_text(value: Any, name: str) -> str:
         raise InvalidInputError(f"{name} must be a mapping; found {type(value).__name__}")
     plain = dict(value)
     if not plain:
-        return NO_METADATA
+        return NO_METADATA, {}
     try:
         text = _COMPACT.encode(plain)
         returned = json.loads(text)
@@ -284,7 +290,7 @@ def json_text(value: Any, name: str) -> str:
             f"{name} must hold only JSON values with str keys (dict, list, str, int, float, bool, None); "
             f"{plain!r} would come back as {returned!r}"
         )
-    return text
+    return text, returned
 
 
 def _check_numbers(given: AnyArray) -> None:

@@ -24,13 +24,13 @@ from clipretrieval.stores.checks import (
     check_label_kind,
     check_lookup_ids,
     check_queries,
-    json_text,
 )
 from clipretrieval.stores.exact import DoubleArray, IndexArray, nearest_rows
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import Snapshot
 from clipretrieval.stores.local.folder_manifest import LARGEST_BLOBS, LARGEST_MANIFEST
 from clipretrieval.stores.local.locks import Guard, Recovery
+from clipretrieval.stores.local.manifest_view import ManifestView
 from clipretrieval.stores.local.rows import VectorRows
 from clipretrieval.stores.local.table import Moves, RecordTable
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
@@ -46,7 +46,7 @@ class LocalStore:
     Subclasses say where the rows lie (`_new_rows`) and may act before each write and at the close.
     """
 
-    _viewed: tuple[str, Mapping[str, Any]] | None = None
+    _viewed: ManifestView | None = None
 
     def __init__(self, metric: Metric | str) -> None:
         self._guard = Guard(self._computing)
@@ -203,13 +203,14 @@ class LocalStore:
         """Return what `read_manifest` does, parsed once for all readers, who must not change it."""
         self._require_open()
         text, viewed = self._manifest, self._viewed
-        if viewed is None or viewed[0] is not text:
-            self._viewed = viewed = (text, json.loads(text))
-        return viewed[1]
+        if viewed is None or viewed.text is not text:
+            self._viewed = viewed = ManifestView.of(text)
+        return viewed.content
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a JSON object of at most 32 MiB beside the vectors, replacing the one before."""
-        text = json_text(manifest, "the manifest")
+        viewed = ManifestView.written(manifest, self._viewed)
+        text = viewed.text
         if len(text) > LARGEST_MANIFEST:
             raise InvalidInputError(
                 f"the manifest takes {len(text)} characters as JSON; {LARGEST_MANIFEST} is the most. Keep "
@@ -217,8 +218,8 @@ class LocalStore:
             )
         with self._guard.write():
             self._begin_write()
-            self._changed |= text != self._manifest
-            self._manifest = text
+            if text != self._manifest:
+                self._changed, self._manifest, self._viewed = True, text, viewed
 
     def read_blob(self, name: str) -> bytes | None:
         """Return the blob that `write_blob` last kept under this name; None if there is none."""
