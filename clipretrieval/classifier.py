@@ -87,6 +87,8 @@ from clipretrieval.trust.trusted_rule import gate_of
 from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.explanation import Explanation
@@ -742,22 +744,61 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         """
         return answer_labels(*self._answering(), X, on_error=on_error, progress=progress)
 
+    @overload
     def predict_proba(
-        self, X: Any, *, on_error: str = "raise", progress: Progress | bool | None = None
-    ) -> AnyArray:
+        self,
+        X: Any,
+        *,
+        sparse: Literal[False] = False,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> AnyArray: ...
+
+    @overload
+    def predict_proba(
+        self,
+        X: Any,
+        *,
+        sparse: Literal[True],
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> csr_matrix: ...
+
+    def predict_proba(
+        self,
+        X: Any,
+        *,
+        sparse: bool = False,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Any:
         """Return each class's share of the votes, or its probability by the head.
 
         Parameters
         ----------
         X, on_error, progress
             As for `predict`.
+        sparse : bool
+            Whether to keep only the shares that are not 0, of which votes give an image `k` at most: for many
+            classes.
 
         Returns
         -------
-        ndarray of float64, shape (n, n_classes)
-            In [0, 1], rows sum to 1; columns in the order of ``classes_``. NaN where an image was skipped.
+        ndarray of float64, or scipy.sparse.csr_matrix, shape (n, n_classes)
+            In [0, 1], rows sum to 1; columns in the order of ``classes_``. Where an image was skipped, NaN;
+            with `sparse`, an empty row.
+
+        Raises
+        ------
+        InvalidInputError
+            If `sparse` is asked of a head that gives every class a probability: any but ``"votes"``, or one
+            that is calibrated.
+        NotFittedError, ImageDecodeError, FingerprintMismatchError
+            As for `predict`.
         """
-        return answer_probabilities(*self._answering(), X, on_error=on_error, progress=progress)
+        return answer_probabilities(
+            *self._answering(), X, sparse=sparse, on_error=on_error, progress=progress
+        )
 
     def predict_set(
         self,

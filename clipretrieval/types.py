@@ -97,6 +97,12 @@ class Neighbors:
             return self
         return Neighbors(self.ids[:, :k], self.distances[:, :k], self.labels[:, :k])
 
+    def part(self, start: int, end: int) -> Neighbors:
+        """Return those of some queries, from `start` up to `end`."""
+        if (start, end) == (0, len(self)):
+            return self
+        return Neighbors(self.ids[start:end], self.distances[start:end], self.labels[start:end])
+
     def to_frame(self) -> DataFrame:
         """Return a ``pandas.DataFrame`` with a row for each neighbor; padding is left out.
 

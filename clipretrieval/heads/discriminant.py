@@ -108,7 +108,8 @@ class LearnedDiscriminant:
 
     def log_scores(self, queries: Queries) -> Floats:
         """Return log densities, less what is the same for all classes, shape (n, n_classes)."""
-        found: Floats = (queries.vectors.astype(np.float64) - self._center) @ self._weights + self._offsets
+        found: Floats = (queries.vectors.astype(np.float64) - self._center) @ self._weights
+        found += self._offsets
         return found
 
     def held_out_scores(self, sample: StoredSample) -> Floats:

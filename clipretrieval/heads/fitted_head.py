@@ -26,6 +26,11 @@ class DecisionRule(Protocol):
         ...
 
     @property
+    def answers_all(self) -> bool:
+        """Whether it gives each class a share, and not those of the neighbors alone."""
+        ...
+
+    @property
     def shown(self) -> int:
         """Neighbors to look up where they are shown too: at least `k` and 1; 0 where no vectors are kept."""
         ...
@@ -72,6 +77,11 @@ class FittedHead:
     def k(self) -> int:
         """Neighbors that it reads of each query: no more than there were when it learned."""
         return min(int(self.head.k), self.shown)
+
+    @property
+    def answers_all(self) -> bool:
+        """Yes: its scores have a column for each class."""
+        return True
 
     def decide(self, vectors: FloatArray, near: Neighbors, numbers: ClassNumbers) -> Posterior:
         """Answer queries; neighbors beyond the first `k` are not read."""

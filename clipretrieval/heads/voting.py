@@ -64,6 +64,11 @@ class Voting:
         return candidates.votes(self.weigh(near), near.distances)
 
     @property
+    def answers_all(self) -> bool:
+        """No: a class without a vote has no share."""
+        return False
+
+    @property
     def shown(self) -> int:
         """Neighbors to look up where they are shown too: those that vote."""
         return self.k

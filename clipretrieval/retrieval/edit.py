@@ -17,7 +17,7 @@ from clipretrieval.retrieval.manifest import check_owner
 from clipretrieval.retrieval.manifest_update import update_manifest
 from clipretrieval.retrieval.reports import ForgetReport
 from clipretrieval.retrieval.vectorless_store import VectorlessStore, holding
-from clipretrieval.stores.base import ScannableStore, VectorStore, view_manifest
+from clipretrieval.stores.base import ScannableStore, VectorStore, label_counter, view_manifest
 from clipretrieval.types import Label, Records
 
 __all__ = [
@@ -271,6 +271,9 @@ def _make_certain(store: VectorStore, records: Records, *, search: bool) -> int:
 def _emptied(store: VectorStore, labels: Iterable[Label]) -> list[Label]:
     """Return those labels of which no record is left; none where the store cannot tell."""
     left = list(labels)
+    records = store.records if isinstance(store, VectorlessStore) else store
+    if (counter := label_counter(records)) is not None:
+        return [label for label in left if not counter(label)]
     if not left or not isinstance(store, ScannableStore):
         return []
     if store.count() > SCANNED * len(left):

@@ -27,6 +27,7 @@ from clipretrieval.stores.base import (
     RefreshableStore,
     ScannableStore,
     VectorStore,
+    label_counter,
     view_manifest,
 )
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Neighbors, Records
@@ -153,9 +154,12 @@ class VectorlessStore:
         """Remove records."""
         return self.records.delete(ids)
 
-    def count(self) -> int:
-        """Return the number of records."""
-        return self.records.count()
+    def count(self, label: Label | None = None) -> int:
+        """Return the number of records, or of those with one label, by a scan where their store cannot."""
+        if label is None:
+            return self.records.count()
+        counter = label_counter(self.records)
+        return sum(map(len, self.scan(label))) if counter is None else counter(label)
 
     def read_manifest(self) -> dict[str, Any]:
         """Return a copy of the manifest."""

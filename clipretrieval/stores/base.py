@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Ne
 __all__ = [
     *("BlobStore", "DetachableStore", "ExclusiveStore", "LocalFilesStore", "LocatedStore"),
     *("PortableStore", "RefreshableStore", "ScannableStore", "VectorStore"),
-    *("listings", "unclonable", "view_manifest"),
+    *("label_counter", "listings", "unclonable", "view_manifest"),
 ]
 
 LISTED = 4096
@@ -99,7 +100,12 @@ class VectorStore(Protocol):
         ...
 
     def count(self) -> int:
-        """Return the number of stored vectors."""
+        """Return the number of stored vectors.
+
+        A store may take an argument `label`, int or str or None, by which it counts the records of one label
+        without going through the others, see `ScannableStore.scan`. Classifiers ask for that where a change
+        may have taken the last image of a class, and scan where they cannot.
+        """
         ...
 
     def read_manifest(self) -> dict[str, Any]:
@@ -299,6 +305,16 @@ class DetachableStore(Protocol):
     def leave_when_written(self) -> None:
         """Go on in memory from the first write on, and leave the folder as it is."""
         ...
+
+
+def label_counter(store: VectorStore) -> Callable[[Label], int] | None:
+    """Return what counts a store's records of a label; None where its `count` takes no label."""
+    count: Callable[..., int] = store.count
+    try:
+        known = "label" in inspect.signature(count).parameters
+    except (TypeError, ValueError):  # a class written in C may not tell
+        known = False
+    return (lambda label: count(label=label)) if known else None
 
 
 def view_manifest(store: VectorStore) -> Mapping[str, Any]:

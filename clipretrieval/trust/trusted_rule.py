@@ -71,6 +71,11 @@ class TrustedRule:
         return self.rule.k
 
     @property
+    def answers_all(self) -> bool:
+        """Whether it gives each class a share: a calibration does."""
+        return self.calibrated is not None or self.rule.answers_all
+
+    @property
     def shown(self) -> int:
         """Neighbors to look up where they are shown too."""
         return self.rule.shown

@@ -218,11 +218,12 @@ class ChromaStore:
             if len(listing):
                 yield listing
 
-    def count(self) -> int:
-        """Return the number of stored vectors."""
+    def count(self, label: Label | None = None) -> int:
+        """Return the number of stored vectors, or of those with one label, whose ids Chroma then lists."""
+        wanted = check_label(label)
         with self._lock.read():
             self._require_open()
-            return self._records.count()
+            return self._records.count() if wanted is None else len(self._records.ids(wanted))
 
     def read_manifest(self) -> dict[str, Any]:
         """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""

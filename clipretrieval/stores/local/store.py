@@ -188,10 +188,12 @@ class LocalStore:
             self._require_open()
             return listings(self._table.ids.copy(), self._table.labels.copy(), wanted)
 
-    def count(self) -> int:
-        """Return the number of stored vectors."""
-        self._require_open()
-        return len(self._table)
+    def count(self, label: Label | None = None) -> int:
+        """Return the number of stored vectors, or of those with one label."""
+        wanted = check_label(label)
+        with self._guard.read():
+            self._require_open()
+            return len(self._table) if wanted is None else self._table.count(wanted)
 
     def read_manifest(self) -> dict[str, Any]:
         """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.checks import Batch
 from clipretrieval.stores.exact import DoubleArray, IndexArray
 from clipretrieval.stores.local.folder_manifest import damaged
-from clipretrieval.types import AnyArray, as_label_array
+from clipretrieval.types import AnyArray, Label, as_label_array
 
 __all__ = ["Excerpt", "Moves", "RecordTable", "grown", "read_records", "shrunk", "write_records"]
 
@@ -81,6 +82,7 @@ class RecordTable:
         self._labels: AnyArray = np.empty(0, dtype=object)
         self._norms: DoubleArray = np.empty(0)
         self._metadata: list[str] = []
+        self._label_counts: Counter[Label] | None = None  # from the first time on that one is asked for
 
     @classmethod
     def from_columns(
@@ -118,6 +120,21 @@ class RecordTable:
         """JSON text of each record's metadata, length n."""
         return self._metadata
 
+    def count(self, label: Label) -> int:
+        """Return the number of records with one label; one of the other type is that of none."""
+        if self._label_counts is None:
+            self._label_counts = Counter(self.labels.tolist())
+        return self._label_counts[label]
+
+    def _recount(self, counts: Counter[Label] | None, gone: list[Label], come: list[Label]) -> None:
+        if counts is not None:
+            counts.update(come)
+            counts.subtract(gone)
+            for label in gone:
+                if not counts[label]:
+                    del counts[label]
+        self._label_counts = counts
+
     def places(self, ids: list[str]) -> IndexArray:
         """Return the row where each id's record lies or, for a new id, the next free row, shape (n,)."""
         rows = self.find(ids)
@@ -140,6 +157,8 @@ class RecordTable:
 
     def write(self, batch: Batch, places: IndexArray) -> None:
         """Write the batch's records into the rows that `places` gave for its ids, after `reserve`."""
+        counts, self._label_counts = self._label_counts, None  # should this be interrupted
+        gone = [] if counts is None else self._labels[places[places < self._count]].tolist()
         count = max(self._count, int(places.max()) + 1)
         rows = places.tolist()
         self._ids[places] = batch.ids
@@ -150,6 +169,7 @@ class RecordTable:
         for row, text in zip(rows, batch.metadata, strict=True):
             self._metadata[row] = text
         self._count = count
+        self._recount(counts, gone, batch.labels.tolist())
 
     def excerpt(self, rows: IndexArray) -> Excerpt:
         """Return a copy of what `write` would replace in `rows`."""
@@ -157,6 +177,7 @@ class RecordTable:
 
     def restore(self, kept: Excerpt, rows: IndexArray, ids: list[str], count: int) -> None:
         """Undo a write of `ids` that may be half done: put `kept` back into `rows`, keep `count` records."""
+        self._label_counts = None
         for name in ids:
             if self._rows.get(name, -1) >= count:
                 del self._rows[name]
@@ -177,7 +198,12 @@ class RecordTable:
 
     def remove(self, moves: Moves) -> None:
         """Remove what `plan_removal` worked out, or what an interruption has left of it."""
+        counts, self._label_counts = self._label_counts, None  # should this be interrupted
+        gone, come = list[Label](), list[Label]()
         if self._count > moves.kept:
+            if counts is not None:
+                gone = [*self._labels[moves.targets].tolist(), *self._labels[moves.kept : self._count].tolist()]
+                come = self._labels[moves.sources].tolist()
             for name in self._ids[moves.targets].tolist() + self._ids[moves.kept : self._count].tolist():
                 self._rows.pop(name, None)
             for column in (self._ids, self._labels, self._norms):
@@ -186,6 +212,7 @@ class RecordTable:
                 self._metadata[target] = self._metadata[source]
                 self._rows[self._ids[target]] = target
             self._count = moves.kept
+        self._recount(counts, gone, come)
         del self._metadata[moves.kept :]
         self._ids = shrunk(self._ids, self._count)
         self._labels = shrunk(self._labels, self._count)
