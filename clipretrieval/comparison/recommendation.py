@@ -42,7 +42,8 @@ from clipretrieval.images.folders import ImageFolder, is_folder
 from clipretrieval.images.sources import count_hint, iter_raw
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.images.tables import labelled_source
-from clipretrieval.retrieval.conflicts import GivenLabels, warn_of_lookalikes
+from clipretrieval.retrieval.conflicts import warn_of_lookalikes
+from clipretrieval.retrieval.given_labels import GivenLabels
 from clipretrieval.retrieval.inputs import none_left
 from clipretrieval.retrieval.unusable import direction_needed, usable_batches
 from clipretrieval.stores.registry import DEFAULT_STORE, store_class

@@ -1,67 +1,16 @@
-"""The labels that a fit was given, and those among them that are probably mistakes."""
+"""Labels that are probably mistakes."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
-from clipretrieval._util.labels import class_array
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.retrieval.reports import FitReport, LabelConflict
-from clipretrieval.types import AnyArray, Label
+from clipretrieval.retrieval.reports import FitReport
+from clipretrieval.types import AnyArray
 
-__all__ = ["GivenLabels", "lookalikes", "warn_of_labels", "warn_of_lookalikes"]
-
-CONFLICTS = 20
-"""Conflicts that a report lists; all are counted."""
-LABELS = 10
-"""Labels that each of them lists."""
-
-
-@dataclass
-class GivenLabels:
-    """The label that each image of a fit was given last, by content id, and who was given several."""
-
-    _last: dict[str, tuple[Label, str | None]] = field(default_factory=dict)
-    _several: dict[str, dict[Label, str | None]] = field(default_factory=dict)
-    _equal: dict[Label, Label] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Return the number of distinct images."""
-        return len(self._last)
-
-    def label(self, content: str) -> Label | None:
-        """Return the label that an image was given last, None where it has not come."""
-        return self._last[content][0] if content in self._last else None
-
-    def note(self, content: str, label: Label, source: str | None) -> None:
-        """Take an image that has come: its content id, stored label and path."""
-        before = self._last.get(content)
-        if before is not None and before[0] == label:
-            return
-        label = self._equal.setdefault(label, label)  # equal strings share their memory
-        self._last[content] = label, source
-        if before is not None:
-            labels = self._several.setdefault(content, dict([before]))
-            labels.pop(label, None)
-            labels[label] = source  # behind the others: it counts
-            if len(labels) > LABELS:
-                del labels[next(iter(labels))]
-
-    def count_and_list(self, kind: str) -> tuple[int, tuple[LabelConflict, ...]]:
-        """Return how many images came under several labels, and the first of them."""
-        conflicts = tuple(
-            LabelConflict(
-                ids=(content,) * len(labels),
-                labels=tuple(class_array(labels, kind, sort=False).tolist()),
-                sources=tuple(labels.values()),
-            )
-            for content, labels in list(self._several.items())[:CONFLICTS]
-        )
-        return len(self._several), conflicts
-
+__all__ = ["lookalikes", "warn_of_labels", "warn_of_lookalikes"]
 
 def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[str]]:
     """Group labels that readers take for one: they differ in case, in spaces or as Unicode alone.

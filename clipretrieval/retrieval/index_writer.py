@@ -34,8 +34,8 @@ from clipretrieval.retrieval.changes import (
     storing,
 )
 from clipretrieval.retrieval.classes import Classes
-from clipretrieval.retrieval.conflicts import GivenLabels
 from clipretrieval.retrieval.exclusive import sole_writer
+from clipretrieval.retrieval.given_labels import RECENT, GivenLabels
 from clipretrieval.retrieval.manifest import CLEARING, Origin
 from clipretrieval.retrieval.manifest_update import update_manifest
 from clipretrieval.retrieval.reports import FitReport
@@ -144,7 +144,7 @@ class IndexWriter:
     new: int = 0
     already_there: int = 0
     relabelled: int = 0
-    given: GivenLabels = field(default_factory=GivenLabels)
+    given: GivenLabels = field(default_factory=lambda: GivenLabels(RECENT))
     spelling: Spelling = field(default_factory=Spelling)
     follower: ChangeFollower | None = None
     transform: LinearTransform | None = None
@@ -321,6 +321,7 @@ class IndexWriter:
     ) -> None:
         """Store each image once, under its last label; count all as if each came in a call of its own."""
         given, due, replaced = self.given, dict[str, tuple[_GivenImage, Label]](), set[str]()
+        given.prepare(image.id for image in images)
         asked = [] if self.fresh else [image.id for image in images if given.label(image.id) is None]
         held = _labels_of(self.store, list(dict.fromkeys(asked))) if asked else {}
         for image, label in zip(images, labels, strict=True):

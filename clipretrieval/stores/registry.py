@@ -65,6 +65,12 @@ class _Entry:
         """Whether the class can be had without an import."""
         return not isinstance(self.target, str) or self.target.partition(":")[0] in sys.modules
 
+    @property
+    def package(self) -> str:
+        """The name of the package that the class, or what names it, is in."""
+        module = self.target.partition(":")[0] if isinstance(self.target, str) else self.target.__module__
+        return module.partition(".")[0]
+
 
 _BUILT_IN = {
     "memory": _Entry("clipretrieval.stores.memory:MemoryStore"),
@@ -145,12 +151,19 @@ def store_class(name: str) -> type[Any]:
 
 
 def registered_name(store: VectorStore) -> str | None:
-    """Return the name that a store's class is known by, or None; another store's fault is not told of."""
+    """Return the name that a store's class is known by, or None; another store's fault is not told of.
+
+    The class is here, so that its module is, or at least its package. No other is imported, which may take
+    seconds.
+    """
     entries = _entries()
-    # The class is here, so its module most likely is: others are imported last, as that may take a second.
+    package = type(store).__module__.partition(".")[0]
     for name in sorted(entries, key=lambda name: (not entries[name].is_loaded, name)):
+        entry = entries[name]
+        if not entry.is_loaded and (is_built_in(name) or entry.package != package):
+            continue
         try:
-            if type(store) is _imported(name, entries[name]):
+            if type(store) is _imported(name, entry):
                 return name
         except Exception:  # noqa: BLE001, S112  another store's missing or broken package is not ours to report
             continue
