@@ -114,8 +114,10 @@ class Classes:
         """Return `places` of a sequence that does not change, of which the last is remembered."""
         known = self._columns
         if known is None or known[0] is not classes:
-            self._columns = known = classes, np.array(self.places(classes), dtype=np.int64)
-            known[1].flags.writeable = False
+            all_ = len(classes) == len(self) and list(classes) == self.stored()
+            places = np.arange(len(self)) if all_ else np.array(self.places(classes), dtype=np.int64)
+            places.flags.writeable = False
+            self._columns = known = classes, places
         return known[1]
 
     def lists_all(self, manifest: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
@@ -89,7 +90,7 @@ class IdRuns:
         run = _sorted(keys, numbers, places)
         limit = max(LARGEST, sum(map(len, self._runs)) // RUNS)
         left = list(self._runs)
-        while left and len(left[-1]) <= 2 * len(run) <= limit:
+        while left and len(left[-1]) <= min(2 * len(run), limit - len(run)):
             run = _merged(left.pop(), run)
         self._runs = [*left, _kept(run)]
 
@@ -113,6 +114,7 @@ class IdRuns:
             return np.full(len(texts), -1, dtype=np.int64)
         if self._texts is None:
             self._texts = cast("BinaryIO", tempfile.TemporaryFile())
+            weakref.finalize(self, self._texts.close)
         start = self._texts.seek(0, 2)
         self._texts.write(b"".join(LENGTH.pack(len(each)) + each for each in contents if each is not None))
         self._texts.flush()

@@ -69,6 +69,38 @@ def test_shares_take_their_own_size_once(many):
     assert (shares.argmax(axis=1) == np.arange(1000)).all()
 
 
+@pytest.mark.parametrize("head", ["discriminant", "quadratic", "fused"])
+def test_many_classes_are_answered_in_parts(head, monkeypatch):
+    """Answers are those of all queries at once, also where classes turn up on the way."""
+    rng = np.random.default_rng(0)
+    centers, labels = rng.standard_normal((40, 6)), named(40)
+    rows = (centers.repeat(6, axis=0) + rng.standard_normal((240, 6)) / 9).astype(np.float32)
+    mine = RetrievalClassifier(store="memory", head=head).fit(rows, np.repeat(labels, 6))
+    asked = rng.standard_normal((57, 6)).astype(np.float32)
+    answers, shares = mine.predict(asked), mine.predict_proba(asked)
+    other = RetrievalClassifier.from_store(mine.store_, head=head)
+    monkeypatch.setattr("clipretrieval.heads.answers.CELLS", 40 * 11)
+    assert mine.predict(asked).tolist() == answers.tolist()
+    np.testing.assert_allclose(mine.predict_proba(asked), shares, rtol=1e-9)
+    other.predict_proba(asked[:1])
+    mine.partial_fit(rows[:2] + 9, ["a new one"] * 2)
+    np.testing.assert_array_equal(other.predict_proba(asked), mine.predict_proba(asked))
+    assert mine.predict_proba(asked).shape == (57, 41)
+
+
+def test_answers_of_many_classes_take_little_beside_them(monkeypatch):
+    """What is computed for 1,000 images by 4,000 classes is held a few megabytes at a time."""
+    mine = fitted(line(MANY), named(MANY), head="discriminant")
+    rows = line(1000) + 1
+    mine.predict(rows[:1])
+    monkeypatch.setattr("clipretrieval.heads.answers.CELLS", 50 * MANY)
+    answers, peak = traced(lambda: mine.predict(rows))
+    assert answers.tolist() == named(1000)
+    assert peak < 2 * 1000 * MANY  # a quarter of all scores
+    shares, peak = traced(lambda: mine.predict_proba(rows))
+    assert peak < 1.4 * shares.nbytes
+
+
 def test_what_follows_from_the_classes_is_kept_between_questions():
     """The same object serves the next question, and another one as soon as the classes are others."""
     mine = RetrievalClassifier(store="memory").fit([[0.0], [1.0]], ["a", "c"])
@@ -186,16 +218,22 @@ class Counting(MemoryStore):
         return super().scan(label)
 
 
-def test_many_emptied_classes_are_found_in_one_pass():
-    """Forgetting 500 classes lists the store once, and leaves those of which an image is left."""
-    store = Counting()
+class CountsNoLabels(Counting):
+    def count(self):
+        return super().count()
+
+
+@pytest.mark.parametrize(("make", "scans"), [(Counting, 0), (CountsNoLabels, 1)])
+def test_many_emptied_classes_are_found_in_one_pass(make, scans):
+    """Forgetting 500 classes lists a store once, or not at all, and leaves those with an image."""
+    store = make()
     rows, labels = line(550), named(550)
     classifier = fitted(rows, labels, store)
     ids = classifier.kneighbors(rows[:500] + 0.1, k=2).ids
     ids = [*ids[:, 0].tolist(), *ids[50:, 1].tolist()]  # of the first 50 one vector is left
     store.scans = 0
     found = classifier.forget(ids)
-    assert store.scans == 1
+    assert store.scans == scans
     assert found.classes.tolist() == named(550)[50:500]
     assert classifier.classes_.tolist() == [*named(50), *named(550)[500:]]
 

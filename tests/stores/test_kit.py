@@ -58,6 +58,8 @@ WRONG = {
     "StoredByHalves": ("test_a_malformed_upsert_changes_nothing[an id twice]", "changed the store", True),
     "PagesOverlap": ("test_a_scan_follows_writes", "list each record once", True),
     "LabelsAsText": ("test_a_scan_takes_a_label[int]", "no record is labeled", False),
+    "CountsOnce": ("test_a_count_takes_a_label[str]", "== [3, 3, 3, 3]", False),
+    "CountsAll": ("test_a_count_takes_a_label[int]", "== [3, 3, 3, 3]", False),
     "OnePage": ("test_a_scan_lists_10001_records_once", "must list every record", False),
     "FlushDoesNothing": ("test_what_is_flushed_is_there_for_others", "before what was written", False),
     "LabelsFirst": ("test_threads_search_while_one_writes", "gave a vector another's label", False),
@@ -145,6 +147,16 @@ def test_a_store_need_not_scan(pytester: pytest.Pytester) -> None:
     skipped = {name for name, each in reports.items() if each.skipped and each.longrepr[2] == reason}
     assert len(named) > 10
     assert named <= skipped
+    assert not any(report.failed for report in reports.values())
+
+
+def test_a_store_need_not_count_labels(pytester: pytest.Pytester) -> None:
+    """Where a store's count takes no label, just the tests of that are skipped."""
+    reports = run_kit(pytester, "CountsNoLabels", f"a_count or {ALL}")
+    reason = "Skipped: CountsNoLabels counts no labels (its count takes none)"
+    skipped = {name for name, each in reports.items() if each.skipped and each.longrepr[2] == reason}
+    assert skipped == {name for name in reports if "a_count_" in name}
+    assert len(skipped) > 5
     assert not any(report.failed for report in reports.values())
 
 

@@ -208,6 +208,7 @@ def test_importing_the_package_loads_no_sdk() -> None:
     code = (
         "import sys, clipretrieval.stores as s; from clipretrieval.stores.registry import registered_name;"
         "s.available_stores(); assert registered_name(s.create_store('memory')) == 'memory';"
+        "assert registered_name(type('Own', (s.MemoryStore,), {})()) is None;"
         "print(sorted({'faiss', 'torch', 'chromadb', 'pinecone'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

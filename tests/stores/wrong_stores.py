@@ -48,8 +48,8 @@ class Right:
     def scan(self, label: Any = None) -> Iterator[Listing]:
         return self.inner.scan(label)
 
-    def count(self) -> int:
-        return self.inner.count()
+    def count(self, label: Any = None) -> int:
+        return self.inner.count(label)
 
     def read_manifest(self) -> dict[str, Any]:
         return self.inner.read_manifest()
@@ -93,8 +93,27 @@ class ShownOnFlush(Right):
     def scan(self, label: Any = None) -> Iterator[Listing]:
         return self.shown.scan(label)
 
-    def count(self) -> int:
-        return self.shown.count()
+    def count(self, label: Any = None) -> int:
+        return self.shown.count(label)
+
+
+class CountsOnce(Right):
+    """Counts the records of a label as they were when it was first asked."""
+
+    def __init__(self, metric: str, folder: Path) -> None:
+        super().__init__(metric, folder)
+        self.counts: dict[Any, int] = {}
+
+    def count(self, label: Any = None) -> int:
+        return self.inner.count() if label is None else self.counts.setdefault(label, self.inner.count(label))
+
+
+class CountsAll(Right):
+    """Does not look at the label that it is given."""
+
+    def count(self, label: Any = None) -> int:
+        self.inner.count(label)
+        return self.inner.count()
 
 
 class MissesSome(Right):
@@ -343,6 +362,13 @@ class BlobsLost(Right):
         for name in () if self.closed else ("a", "b"):
             self.inner.write_blob(name, None)
         super().close()
+
+
+class CountsNoLabels(Right):
+    """Counts all records alone, as it may."""
+
+    def count(self) -> int:  # type: ignore[override]
+        return self.inner.count()
 
 
 class KeepsNoBlobs(Right):

@@ -44,6 +44,8 @@ assert_type(classifier.fit("pictures", resume=True), RetrievalClassifier)
 assert_type(classifier.partial_fit("pictures", ["a"]), RetrievalClassifier)
 assert_type(classifier.predict("pictures"), AnyArray)
 assert_type(classifier.predict_proba("pictures"), AnyArray)
+assert_type(classifier.predict_proba("pictures", sparse=False), AnyArray)
+classifier.predict_proba("pictures", sparse="csr")  # E: call-overload
 assert_type(classifier.kneighbors("pictures", 5), Neighbors)
 assert_type(classifier.calibrate("pictures", method="isotonic"), RetrievalClassifier)
 assert_type(classifier.conformalize("pictures", ["a"], score="raps"), RetrievalClassifier)

@@ -38,6 +38,7 @@ not_refreshable: RefreshableStore = MemoryStore()  # E: assignment
 exclusive: ExclusiveStore = FaissStore()
 not_exclusive: ExclusiveStore = ChromaStore()  # E: assignment
 assert_type(create_store("memory"), VectorStore)
+assert_type(MemoryStore().count(label="cat") + FaissStore().count(label=3) + ChromaStore().count("cat"), int)
 PineconeStore()  # E: call-arg
 FaissStore("folder", index=4)  # E: arg-type
 MemoryStore().search([[0.0]], k="1")  # E: arg-type

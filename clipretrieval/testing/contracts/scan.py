@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.stores.base import ScannableStore, VectorStore
+from clipretrieval.stores.base import ScannableStore, VectorStore, label_counter
 from clipretrieval.testing.contracts.base import ContractBase, names
 from clipretrieval.testing.contracts.threads import MANY
 from clipretrieval.types import Label, Listing
@@ -91,6 +91,46 @@ class ScanContract(ContractBase):
         for label in others:
             assert scanned(scannable.scan(label)) == [], f"no record is labeled {label!r}"
         assert scanned(scannable.scan()) == sorted(zip(ids, [*labels] * 3, strict=True))
+
+    @pytest.fixture
+    def counted(self, store: VectorStore) -> Callable[[Label], int]:
+        """Return what counts the records of a label in the open store; skip where its `count` takes none."""
+        counter = label_counter(store)
+        if counter is None:
+            pytest.skip(f"{type(store).__name__} counts no labels (its count takes none)")
+        return counter
+
+    @pytest.mark.parametrize(
+        ("labels", "others"),
+        [([0, 1, -1, 2**63 - 1], ["0", "", 2]), (["1", "", "é", "a'b"], [1, 0, "e", "É", "a"])],
+        ids=["int", "str"],
+    )
+    def test_a_count_takes_a_label(
+        self,
+        store: VectorStore,
+        counted: Callable[[Label], int],
+        labels: Sequence[Label],
+        others: Sequence[Label],
+    ) -> None:
+        """Records are counted under their own labels, through all changes; 1 is not "1"."""
+        assert [counted(label) for label in (*labels, *others)] == [0] * (len(labels) + len(others))
+        ids = names(3 * len(labels))
+        self.put(store, ids, self.normal(2, len(ids)), [*labels] * 3)
+        assert [counted(label) for label in labels] == [3] * len(labels)
+        assert [counted(label) for label in others] == [0] * len(others), "other labels are of no record"
+        assert store.count() == len(ids), "a count without a label is that of all records"
+        self.put(store, ids[:1], self.normal(3, 1), [labels[1]])
+        assert [counted(label) for label in labels[:2]] == [2, 4], "a record counts under its latest label"
+        self.drop(store, ids[:2])
+        assert [counted(label) for label in labels] == [2, 2, *[3] * (len(labels) - 2)]
+        self.drop(store, ids)
+        assert [counted(label) for label in labels] == [0] * len(labels)
+
+    @pytest.mark.parametrize("label", [True, 1.0, b"cat", ["cat"]], ids=repr)
+    def test_a_count_refuses_what_is_no_label(self, counted: Callable[[Label], int], label: Any) -> None:
+        """What is neither int nor str is refused."""
+        with pytest.raises(InvalidInputError):
+            counted(label)
 
     def test_a_scan_follows_writes(self, scannable: Scannable) -> None:
         """What was deleted is listed no more, and what was stored again under its new label only."""
