@@ -157,7 +157,7 @@ class Classes:
         return found
 
     def is_listed_by(self, manifest: Mapping[str, Any]) -> bool:
-        """Tell whether a manifest lists these classes as one that was seen before did; False where in doubt."""
+        """Tell whether a manifest lists these classes, as one did that was seen before; False in doubt."""
         listed, whole = self._listed
         return whole and manifest.get("classes") == listed
 
@@ -184,9 +184,7 @@ class Classes:
         return last[2]
 
 
-def _edited(
-    labels: npt.NDArray[Any], kind: str, new: list[Label], places: Sequence[int]
-) -> npt.NDArray[Any]:
+def _edited(labels: npt.NDArray[Any], kind: str, new: list[Label], places: Sequence[int]) -> npt.NDArray[Any]:
     """Return sorted labels without those at `places`, and with `new` ones, as `class_array` would make them.
 
     Parameters

@@ -12,6 +12,7 @@ from clipretrieval.types import AnyArray
 
 __all__ = ["lookalikes", "warn_of_labels", "warn_of_lookalikes"]
 
+
 def lookalikes(classes: Iterable[Any], known: Iterable[Any] = ()) -> list[list[str]]:
     """Group labels that readers take for one: they differ in case, in spaces or as Unicode alone.
 

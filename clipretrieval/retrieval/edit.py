@@ -299,7 +299,5 @@ def _update_manifest(
 ) -> None:
     """Change what the manifest says, and the classes that are known of the index with those it lists."""
     add, remove, before = set(add), set(remove), index.classes
-    listed = update_manifest(
-        index.store, index.manifest(), known=before, add=add, remove=remove, state=state
-    )
+    listed = update_manifest(index.store, index.manifest(), known=before, add=add, remove=remove, state=state)
     index.update_classes(add=add if listed is before.changed(add, remove) else listed, remove=remove)

@@ -109,11 +109,13 @@ class IdRuns:
     def _write(self, texts: Sequence[str | None]) -> Ints:
         """Append texts, and return where each one lies; -1 for none."""
         contents = [None if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
-        sizes = np.array([0 if each is None else LENGTH.size + len(each) for each in contents], dtype=np.int64)
+        sizes = np.array(
+            [0 if each is None else LENGTH.size + len(each) for each in contents], dtype=np.int64
+        )
         if not sizes.any():
             return np.full(len(texts), -1, dtype=np.int64)
         if self._texts is None:
-            self._texts = cast("BinaryIO", tempfile.TemporaryFile())
+            self._texts = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115  closed with this
             weakref.finalize(self, self._texts.close)
         start = self._texts.seek(0, 2)
         self._texts.write(b"".join(LENGTH.pack(len(each)) + each for each in contents if each is not None))
@@ -171,7 +173,7 @@ def _merged(older: _Run, newer: _Run) -> _Run:
 
 
 def _kept(run: _Run) -> _Run:
-    """Write a run into a file, and map that: a map that is written to would end the process on a full disk."""
+    """Write a run into a file, and map that: on a full disk, a map that is written to ends the process."""
     columns: list[npt.NDArray[Any]] = [*run.keys, run.numbers, run.places]
     with tempfile.TemporaryFile() as file:
         for column in columns:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from secrets import token_hex
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -15,17 +14,14 @@ from clipretrieval._util.timing import Timing
 from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import (
-    DimensionMismatchError,
     FingerprintMismatchError,
     InvalidInputError,
     StoreError,
     StoreLockedError,
-    UnsupportedOperationError,
 )
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.retrieval.changes import (
     CHANGING,
-    STATISTICS,
     ChangeFollower,
     final_state,
     following,
@@ -34,6 +30,7 @@ from clipretrieval.retrieval.changes import (
     storing,
 )
 from clipretrieval.retrieval.classes import Classes
+from clipretrieval.retrieval.clearing import check_clearable, clear, drop_transform
 from clipretrieval.retrieval.exclusive import sole_writer
 from clipretrieval.retrieval.given_labels import RECENT, GivenLabels
 from clipretrieval.retrieval.manifest import CLEARING, Origin
@@ -270,7 +267,7 @@ class IndexWriter:
         self.replaces, self._unlisted = None, set()
         self.changed |= state is CHANGING
         if replaced:
-            _drop_transform(self.store, replaced, own)
+            drop_transform(self.store, replaced, own)
 
     def keep(self, remove: Iterable[Label] = ()) -> None:
         """Have the follower keep what it has, and bring the manifest up to date; the flush comes after."""
@@ -294,7 +291,7 @@ class IndexWriter:
     def _make_room(self) -> None:
         """Remove what is to go, and see that nobody else has come."""
         if self.clearing:
-            self.replaces = _clear(self.store)
+            self.replaces = clear(self.store)
             self.clearing = False
             if self.follower is not None:
                 self.follower.clear()
@@ -539,7 +536,7 @@ def open_writer(
         )
     if existing == "replace" or (clearing and existing == "resume"):
         entry = plan.for_empty(store, manifest, _raw_dim(origin))
-        _check_clearable(store, _kept_dim(origin, entry) or store.dim or 0)
+        check_clearable(store, _kept_dim(origin, entry) or store.dim or 0)
         origin = replace(origin, transform=entry)
         return IndexWriter(store, origin, vectors, fresh=True, sole=True, clearing=True, replacing=True)
     entry = read_entry(manifest)
@@ -568,49 +565,6 @@ def open_writer(
         spelling=spelling,
         transform=transform,
     )
-
-
-def _check_clearable(store: VectorStore, dim: int) -> None:
-    """Refuse to overwrite what cannot be cleared.
-
-    Raises
-    ------
-    UnsupportedOperationError
-        If the store does not list what it holds.
-    DimensionMismatchError
-        If it is made for vectors of another dimension.
-    """
-    if not isinstance(store, ScannableStore):
-        raise UnsupportedOperationError(
-            f"{type(store).__name__} cannot list what it holds (it has no scan method), so overwrite=True "
-            "cannot clear it; pass an empty store"
-        )
-    if store.dim not in (None, dim):
-        raise DimensionMismatchError(
-            f"the store is made for vectors of dimension {store.dim}, and the new ones have {dim}; pass a "
-            "new store, or another path for it"
-        )
-
-
-def _clear(store: VectorStore) -> dict[str, Any]:
-    """Remove everything from a store that can be scanned, and return the manifest that it has then.
-
-    It marks the clearing, so that one that is cut short is known as such, and whose it is.
-    """
-    marked = {**view_manifest(store), CLEARING: token_hex(8), STATISTICS: dict(CHANGING)}
-    if isinstance(store, ScannableStore):
-        store.write_manifest(marked)
-        store.flush()
-        for ids in [listing.ids.tolist() for listing in store.scan()]:
-            store.delete(ids)
-    return marked
-
-
-def _drop_transform(store: VectorStore, replaced: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Remove the maps of vectors that are gone."""
-    before, now = read_entry(replaced) or {}, read_entry(own) or {}
-    for digest in {before.get("digest"), before.get("before")} - {None, now.get("digest")}:
-        cast("BlobStore", store).write_blob(blob_name(str(digest)), None)
 
 
 def _given_images(batch: EncodedBatch) -> list[_GivenImage]:

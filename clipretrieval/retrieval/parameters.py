@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from clipretrieval._util.checks import check_mapping, shown
@@ -12,7 +13,9 @@ from clipretrieval.stores.base import LocatedStore, VectorStore
 from clipretrieval.stores.registry import create_store, existing_store
 from clipretrieval.types import Metric
 
-__all__ = ["can_be_reopened", "check_encoder", "check_store", "make_store", "params_of"]
+__all__ = [
+    *("can_be_reopened", "check_encoder", "check_store", "make_store", "params_of", "restored_on_failure"),
+]
 
 _STORE_MEMBERS = (
     *("metric", "dim", "upsert", "search", "get", "delete", "count"),
@@ -31,6 +34,19 @@ def params_of(estimator: Any, deep: bool) -> dict[str, Any]:
     if isinstance(options, Mapping) and not isinstance(options, MaskedDict):
         params["store_options"] = MaskedDict(options)
     return params
+
+
+@contextmanager
+def restored_on_failure(estimator: Any) -> Iterator[None]:
+    """Leave an estimator as it was when the block fails, the fit before it included."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        for name in set(vars(estimator)) - set(before):
+            delattr(estimator, name)
+        vars(estimator).update(before)  # by name: other threads may be asking
+        raise
 
 
 def check_encoder(encoder: Any) -> None:

@@ -19,8 +19,8 @@ from clipretrieval.encoding.streams import VECTORS, gather
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
-from clipretrieval.retrieval.given_labels import GivenLabels
 from clipretrieval.retrieval.edit import held_ids
+from clipretrieval.retrieval.given_labels import GivenLabels
 from clipretrieval.retrieval.inputs import none_left
 from clipretrieval.retrieval.retriever import QUERIES, Retriever
 from clipretrieval.retrieval.true_labels import check_kind, check_truth

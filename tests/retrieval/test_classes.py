@@ -38,7 +38,7 @@ def same(found: Any, right: Any) -> None:
 @pytest.mark.parametrize("kind", LABELS)
 @given(data=st.data())
 def test_changes_make_what_a_fresh_start_would(kind: str, data: st.DataObject) -> None:
-    """Labels, their type and width, and places are those of the set that is left; no change, no new object."""
+    """Labels, with their type and width, and places are those of the set that is left."""
     several = st.sets(LABELS[kind], max_size=6)
     left: set[Any] = data.draw(several)
     classes = Classes(left, kind)

@@ -202,7 +202,10 @@ class RecordTable:
         gone, come = list[Label](), list[Label]()
         if self._count > moves.kept:
             if counts is not None:
-                gone = [*self._labels[moves.targets].tolist(), *self._labels[moves.kept : self._count].tolist()]
+                gone = [
+                    *self._labels[moves.targets].tolist(),
+                    *self._labels[moves.kept : self._count].tolist(),
+                ]
                 come = self._labels[moves.sources].tolist()
             for name in self._ids[moves.targets].tolist() + self._ids[moves.kept : self._count].tolist():
                 self._rows.pop(name, None)

@@ -31,6 +31,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     id TEXT PRIMARY KEY, vector BLOB NOT NULL, label NOT NULL, metadata TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS records_by_label ON records (label);
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 # Rows that are compared at a time: what a search keeps in memory beside its answer.
@@ -171,10 +172,12 @@ class SqliteStore:
             yield Listing(names, as_label_array([row[1] for row in found]))
             last = found[-1][0]
 
-    def count(self) -> int:
-        """Return the number of stored vectors."""
+    def count(self, label: Label | None = None) -> int:
+        """Return the number of stored vectors, or of those with one label."""
+        MemoryStore(self._metric).count(label)  # checks the argument
+        query = "SELECT count(*) FROM records" + ("" if label is None else " WHERE label = :label")
         with self._transaction():
-            return int(self._database.execute("SELECT count(*) FROM records").fetchone()[0])
+            return int(self._database.execute(query, {"label": label}).fetchone()[0])
 
     def read_manifest(self) -> dict[str, Any]:
         """Return what `write_manifest` last kept; an empty dict if nothing was."""
