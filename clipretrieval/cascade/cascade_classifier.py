@@ -72,7 +72,7 @@ from clipretrieval.retrieval.index_writer import Existing
 from clipretrieval.retrieval.inputs import FitSource, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import plain_fingerprint
-from clipretrieval.retrieval.parameters import params_of
+from clipretrieval.retrieval.parameters import params_of, restored_on_failure
 from clipretrieval.retrieval.reports import FitReport, ForgetReport
 from clipretrieval.retrieval.transform_plan import warn_of_growth
 from clipretrieval.retrieval.true_labels import check_truth
@@ -946,7 +946,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         with ExitStack() as opened:
             for each in exits:
                 opened.enter_context(one_at_a_time(each))
-                opened.enter_context(each._restored_on_failure())
+                opened.enter_context(restored_on_failure(each))
             source = open_fit_source(
                 exits[-1],
                 X,
