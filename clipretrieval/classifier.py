@@ -87,8 +87,6 @@ from clipretrieval.trust.trusted_rule import gate_of
 from clipretrieval.types import AnyArray, Label, Metric, Neighbors
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.evaluation.sweep import SweepResult
     from clipretrieval.explanation import Explanation
@@ -759,10 +757,10 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         self,
         X: Any,
         *,
-        sparse: Literal[True],
+        sparse: bool,
         on_error: str = "raise",
         progress: Progress | bool | None = None,
-    ) -> csr_matrix: ...
+    ) -> Any: ...
 
     def predict_proba(
         self,

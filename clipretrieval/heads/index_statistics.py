@@ -239,7 +239,9 @@ class IndexStatistics:
         with self._lock:
             for moments in self._wanted:
                 held = None if anew or self._changed is None else self._held.get(moments)
-                known = set(classes) if held is None else set(classes).union(held.classes)
+                known = set(classes)
+                if held is not None and moments.per_class:  # which alone takes room by their number
+                    known.update(held.classes)
                 _check_room(moments, len(known), dim)
 
     def begin(self, store: VectorStore) -> None:
@@ -347,11 +349,11 @@ class IndexStatistics:
         _name_kept(store, known | names)  # before they come: a kill leaves none that nobody knows of
         try:
             for moments, held in self._held.items():
-                if moments.n_bytes(len(held.classes), store.dim or 0) // 2 > LARGEST_BLOB:
+                if moments.n_bytes(held.n_classes, store.dim or 0) // 2 > LARGEST_BLOB:
                     raise UnsupportedOperationError(
                         f"they take more than the {LARGEST_BLOB:,} bytes of a blob"
                     )
-                store.write_blob(moments.name, token.encode() + held.to_bytes())
+                store.write_blob(moments.name, held.to_bytes(token.encode()))
                 there.add(moments.name)
         except (StoreError, InvalidInputError) as error:  # a full disk, or more than a blob may have
             warn_caller(

@@ -113,6 +113,11 @@ class ClassStatistics:
         return list(self._listed()[0])
 
     @property
+    def n_classes(self) -> int:
+        """The number of classes that have a vector."""
+        return len(self._rows)
+
+    @property
     def count(self) -> int:
         """The number of vectors."""
         return int(self._counts.sum())
@@ -318,8 +323,11 @@ class ClassStatistics:
             self._moments[0].fill(0.0)
             self._pooled_error = 0.0
 
-    def to_bytes(self) -> bytes:
-        """Return all of it as bytes, which `from_bytes` takes: a line of JSON, and the numbers."""
+    def to_bytes(self, before: bytes = b"") -> bytes:
+        """Return all of it as bytes, which `from_bytes` takes: a line of JSON, and the numbers.
+
+        They stand behind those `before`.
+        """
         from scipy.linalg.lapack import dtrttp
 
         labels, places = self._listed()
@@ -339,7 +347,7 @@ class ClassStatistics:
             np.array([self._pooled_error]),
             *(dtrttp(moment)[0] for moment in moments if self.dim),
         )
-        return b"".join([json.dumps(head).encode(), b"\n", *(_little(column) for column in columns)])
+        return b"".join([before, json.dumps(head).encode(), b"\n", *map(_little, columns)])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ClassStatistics:
@@ -446,8 +454,8 @@ def _grown(array: AnyArray, size: int) -> AnyArray:
     return grown
 
 
-def _little(array: AnyArray) -> bytes:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+def _little(array: AnyArray) -> memoryview:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
 
 
 def _taken(numbers: Floats, shape: tuple[int, int] | tuple[int]) -> tuple[Floats, Floats]:

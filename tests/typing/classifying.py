@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ assert_type(classifier.partial_fit("pictures", ["a"]), RetrievalClassifier)
 assert_type(classifier.predict("pictures"), AnyArray)
 assert_type(classifier.predict_proba("pictures"), AnyArray)
 assert_type(classifier.predict_proba("pictures", sparse=False), AnyArray)
+assert_type(classifier.predict_proba("pictures", sparse=True), Any)
 classifier.predict_proba("pictures", sparse="csr")  # E: call-overload
 assert_type(classifier.kneighbors("pictures", 5), Neighbors)
 assert_type(classifier.calibrate("pictures", method="isotonic"), RetrievalClassifier)

@@ -191,9 +191,12 @@ class LocalStore:
     def count(self, label: Label | None = None) -> int:
         """Return the number of stored vectors, or of those with one label."""
         wanted = check_label(label)
+        self._require_open()
+        if wanted is None:
+            return len(self._table)
         with self._guard.read():
             self._require_open()
-            return len(self._table) if wanted is None else self._table.count(wanted)
+            return self._table.count(wanted)
 
     def read_manifest(self) -> dict[str, Any]:
         """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""

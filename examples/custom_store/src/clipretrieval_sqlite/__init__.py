@@ -175,7 +175,8 @@ class SqliteStore:
     def count(self, label: Label | None = None) -> int:
         """Return the number of stored vectors, or of those with one label."""
         MemoryStore(self._metric).count(label)  # checks the argument
-        query = "SELECT count(*) FROM records" + ("" if label is None else " WHERE label = :label")
+        of_label = "SELECT count(*) FROM records WHERE label = :label"
+        query = "SELECT count(*) FROM records" if label is None else of_label
         with self._transaction():
             return int(self._database.execute(query, {"label": label}).fetchone()[0])
 
