@@ -11,7 +11,7 @@ from clipretrieval.types import Label
 
 __all__ = ["RECENT", "GivenLabels"]
 
-RECENT = 2**16
+RECENT = 2**17
 """Images of a fit that are held in memory by their ids."""
 CONFLICTS = 20
 """Conflicts that a report lists; all are counted."""
@@ -48,7 +48,7 @@ class GivenLabels:
         if self._most is not None and len(self._last) >= self._most:
             self._put_away()
         if self._older:
-            self._prepared = set(contents) - self._last.keys()
+            self._prepared = {content for content in contents if content not in self._last}
             found = self._older.get(list(self._prepared))
             self._looked = {content: self._read(*entry) for content, entry in found.items()}
 
@@ -57,20 +57,35 @@ class GivenLabels:
         found = self._find(content)
         return None if found is None else found[0]
 
-    def note(self, content: str, label: Label, source: str | None) -> None:
-        """Take an image that has come: its content id, stored label and path."""
+    def note(self, content: str, label: Label, source: str | None) -> Label | None:
+        """Take an image that has come, and return the label that it was given before; None: it comes first.
+
+        Parameters
+        ----------
+        content : str
+            Its content id.
+        label : int or str
+            As stored.
+        source : str or None
+            Its path.
+        """
         before = self._find(content)
         if before is not None and before[0] == label:
-            return
+            return before[0]
         number = self._numbers.setdefault(label, len(self._labels))
         if number == len(self._labels):
             self._labels.append(label)
-        label = self._labels[number]  # equal strings share their memory
-        self._last[content] = label, source, before is not None
+        self._last[content] = self._labels[number], source, before is not None  # equal labels share memory
         self._prepared.discard(content)
         if before is None:
             self._count += 1
-            return
+            return None
+        self._note_several(content, before, label, source)
+        return before[0]
+
+    def _note_several(
+        self, content: str, before: tuple[Label, str | None, bool], label: Label, source: str | None
+    ) -> None:
         self._n_several += not before[2]
         if content not in self._several:
             if before[2] or len(self._several) >= CONFLICTS:
@@ -96,10 +111,12 @@ class GivenLabels:
 
     def _find(self, content: str) -> tuple[Label, str | None, bool] | None:
         found = self._last.get(content)
-        if found is not None or not self._older:
+        if found is not None:
             return found
         if content in self._prepared:
             return self._looked.get(content)
+        if not self._older:
+            return None
         entry = self._older.get([content]).get(content)
         return None if entry is None else self._read(*entry)
 

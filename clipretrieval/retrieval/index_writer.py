@@ -322,7 +322,8 @@ class IndexWriter:
         asked = [] if self.fresh else [image.id for image in images if given.label(image.id) is None]
         held = _labels_of(self.store, list(dict.fromkeys(asked))) if asked else {}
         for image, label in zip(images, labels, strict=True):
-            before = given.label(image.id)  # a store need not show yet what this fit has put there
+            # A store need not show yet what this fit has put there.
+            before = given.note(image.id, label, image.source)
             before = held.get(image.id) if before is None else before
             if before == label:
                 self.already_there += 1
@@ -332,7 +333,6 @@ class IndexWriter:
                 due[image.id] = image, label
                 self.new += before is None
                 self.relabelled += before is not None
-            given.note(image.id, label, image.source)
         if isinstance(self.store, VectorlessStore):
             self.store.check([image.source for image, _ in due.values()])
             there = [image for image in images if image.source and image.id not in due]
