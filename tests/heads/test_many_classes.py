@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, classification_report
 
-from clipretrieval import RetrievalClassifier
+from clipretrieval import RetrievalClassifier, StagedEncoder
+from clipretrieval.retrieval.vectorless_store import VectorlessStore
 from clipretrieval.stores import FaissStore, MemoryStore
 
 LONG = "x" * 20_000
@@ -253,3 +254,13 @@ def test_classes_are_read_from_a_store_that_overrides_its_manifest():
     store.more = ("b",)
     assert classifier.predict_proba([[1.0]]).tolist() == [[0.0, 0.0, 1.0]]
     assert classifier.classes_.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("make", [Counting, CountsNoLabels])
+def test_a_store_without_vectors_counts_labels_as_its_records_do(make):
+    """Labels are counted by the records' store, or by a scan of it."""
+    store = make()
+    store.upsert(["a", "b", "c"], line(3), ["x", "y", "x"])
+    kept = VectorlessStore(store, StagedEncoder(stage="pixel"), False)
+    assert [kept.count(), *map(kept.count, ("x", "y", "z"))] == [3, 2, 1, 0]
+    assert store.scans == (0 if make is Counting else 3)
