@@ -360,7 +360,7 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             Call(
                 f"predict_proba{kind}",
                 of_classifier("predict_proba", classifier, X=some),
-                asking,
+                asking | {"sparse": SWITCH},
                 conventions,
             ),
             Call(
