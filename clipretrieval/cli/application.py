@@ -40,7 +40,7 @@ _LONG_WORD = re.compile(r"(\S{150})\S{150,}(\S{100})")
 
 app = typer.Typer(
     name="clipretrieval",
-    help="Classify images by retrieval with CLIP's ResNet image encoder, stopped early.",
+    help="Classify images by retrieval with an image encoder, CLIP's say, that is stopped early.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -57,13 +57,18 @@ def in_options(message: str, arguments: Collection[str], own: Collection[str] = 
         quoted = found["quoted"]
         return f"{option} {'none' if value == 'None' else value if quoted is None else quoted}"
 
-    # Not within a word, a path, a name in quotes, or a call of something.
+    # Not within a word, a path, a name in quotes, or a call of something; nor in a tower's description.
     alone = r"(?<![\w'\"./-])"
-    message = re.sub(
-        rf"{alone}(?P<name>{names})=(?P<value>'(?P<quoted>[^']*)'|None|True|False|-?\d+(?:\.\d+)?)",
-        given,
-        message,
-    )
+    described = re.split(r"('\w+\([^']*\)')", message)
+    described[::2] = [
+        re.sub(
+            rf"{alone}(?P<name>{names})=(?P<value>'(?P<quoted>[^']*)'|None|True|False|-?\d+(?:\.\d+)?)",
+            given,
+            part,
+        )
+        for part in described[::2]
+    ]
+    message = "".join(described)
     message = re.sub(rf"^(?P<name>{names})(?= (?:{_SAYS})\b)", lambda found: options[found["name"]], message)
     long = "|".join(sorted((name for name in options if "_" in name), key=len, reverse=True))
     return re.sub(rf"{alone}(?P<name>{long})(?![\w'\"./=-])", lambda found: options[found["name"]], message)

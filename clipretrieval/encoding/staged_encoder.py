@@ -485,7 +485,8 @@ class StagedEncoder(ImageTransformer):
         if not self._source.is_resnet:
             raise InvalidInputError(
                 f"only CLIP's ResNets are exported, and this is {self._design.describe()}; keep the encoder "
-                "itself, or export the model with its own library"
+                "itself, or export the model with its own library and run that within an encoder of your own "
+                "(docs/own-encoder.md)"
             )
         for name in ("onnx", "onnxscript", *(() if int8 is None else ("onnxruntime",))):
             require(name, "exporting", 'run: pip install "clipretrieval[onnx]"')

@@ -360,6 +360,7 @@ def test_errors_name_options_as_they_are_typed(
         ("(keep_vectors=False) or text_weight=None", "(--no-keep-vectors) or --text-weight none"),
         ("pretrained='a b' and templates", "--pretrained a b and templates"),
         ("'batch_size' is no label, nor /k=3/seed=4.png", "'batch_size' is no label, nor /k=3/seed=4.png"),
+        ("stored 'Tower(k=2, seed=1)', given k=3", "stored 'Tower(k=2, seed=1)', given --k 3"),
         ("k nearest and seed of load(stage)", "k nearest and seed of load(stage)"),
     ],
 )

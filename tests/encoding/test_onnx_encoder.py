@@ -477,6 +477,9 @@ USES = [
 ]
 
 
+TIMM = "StagedEncoder('timm:resnet18', None)"
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_nothing_of_torch_is_needed_and_what_needs_it_is_named(encoder, exported, class_folder, runtime):
     """Nor for the names that are not used."""
@@ -489,11 +492,13 @@ def test_nothing_of_torch_is_needed_and_what_needs_it_is_named(encoder, exported
         f"made = clipretrieval.RetrievalClassifier(encoder, 'faiss', head='discriminant').fit({folder!r})\n"
         f"print(*made.predict({str(class_folder / 'test')!r}))\n"
         "pixel = StagedEncoder(stage='pixel')\n"
-        f"for use in {USES!r}:\n"
+        f"for use in {[*USES, TIMM]!r}:\n"
         "    try:\n        exec(use)\n    except MissingDependencyError as error:\n        print(error)"
     ).splitlines()
     made = RetrievalClassifier(encoder, "faiss", head="discriminant").fit(folder)
     assert answers.split() == made.predict(class_folder / "test").tolist()
+    timm = told.pop()
+    assert timm.startswith("timm:resnet18 needs timm, which is not installed; run: pip install torch ")
     assert len(told) == len(USES)
     for line in told:
         assert "needs torch, which is not installed; run: pip install torch" in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from clipretrieval._util.checks import shown
 from clipretrieval._util.files import file_sha256
 from clipretrieval.encoding.weights.download import fetch_tag
 from clipretrieval.encoding.weights.model_source import ModelSource
@@ -25,6 +27,8 @@ __all__ = [
 
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own checkpoints have."""
+_WRAPPERS = ("state_dict", "model")
+"""Under what training scripts keep a state dict, beside the epoch and the like."""
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -51,9 +55,15 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise
     except Exception as error:
         # Torch and safetensors raise half a dozen unrelated types for a damaged or foreign file.
-        raise _unreadable(path, error) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+        if not (isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error)):
+            raise _unreadable(path, error) from error
+        raise WeightsUnavailableError(
+            f"{path} holds more than tensors, such as a whole pickled model, and is not opened: that can run "
+            "code. Save the tensors alone: torch.save(model.state_dict(), path)"
+        ) from error
+    for name in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
     if not isinstance(content, dict) or not content:
         raise WeightsUnavailableError(f"{path} holds no state dict (a dict of tensors).")
     if all(str(key).startswith("module.") for key in content):
@@ -70,6 +80,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             raise WeightsUnavailableError(
                 f"{path} holds {key!r} as a tensor of another kind than plain numbers"
             )
+    if not tensors:  # without any, timm would fetch its own
+        raise WeightsUnavailableError(
+            f"{path} holds no tensors by name, but {shown(sorted(map(str, content))[:5])}. Save a state "
+            "dict: torch.save(model.state_dict(), path)"
+        )
     return tensors | sizes
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipretrieval._util.checks import shown
+from clipretrieval._util.dependencies import require
 from clipretrieval.encoding.weights.download import ADVICE
 from clipretrieval.encoding.weights.open_clip_config import merged_preprocessing
 from clipretrieval.errors import InvalidInputError
@@ -42,7 +43,10 @@ def timm_config(
     ------
     InvalidInputError
         If the model has no weights of the tag.
+    MissingDependencyError
+        If timm, or torch, is not installed.
     """
+    require("timm", f"timm:{name}", "run: pip install torch torchvision open_clip_torch")
     import timm
     from timm.models import get_pretrained_cfg, list_pretrained
 

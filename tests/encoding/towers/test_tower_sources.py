@@ -197,6 +197,20 @@ def test_a_file_of_another_tower_is_named(other, told, tmp_path):
         encoder.fingerprint  # noqa: B018
 
 
+@pytest.mark.parametrize("wrapped", [{}, {"epoch": 3, "weights": {"cls_token": torch.ones(1)}}])
+def test_a_file_without_tensors_never_has_timm_fetch_its_own(wrapped, monkeypatch, tmp_path, photographs):
+    """What was named is read, or told."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("asked the network"))
+    torch.save(wrapped, tmp_path / "some.pt")
+    with pytest.raises(WeightsUnavailableError, match=r"some\.pt holds no (tensors by name|state dict)"):
+        StagedEncoder("timm:test_vit", tmp_path / "some.pt").encode(photographs[:1])
+    model = seeded(lambda: timm.create_model("test_vit"))()
+    torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "model.pt")
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    found = [StagedEncoder("timm:test_vit", tmp_path / each).fingerprint for each in ("model.pt", "plain.pt")]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("model", ["timm:test_vit", "timm:vit_small_patch16_dinov3.lvd1689m", "ViT-B-32"])
 def test_an_unreachable_hub_is_one_clear_error(model, monkeypatch, tmp_path, photographs):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
