@@ -11,7 +11,7 @@ import torch
 
 from clipretrieval.encoding.engine.engine import Engine
 from clipretrieval.encoding.pipeline import Chunk, flatten_pixels
-from clipretrieval.encoding.stage_output import StageOutput, StagePart, find_output
+from clipretrieval.encoding.stage_output import POOLED, StageOutput, StagePart, find_pooled
 from clipretrieval.encoding.stages import Stage
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError
@@ -58,9 +58,12 @@ class PartialPass:
     @classmethod
     @torch_alone()
     def start(
-        cls, chunk: Chunk, output: StageOutput, stages: Mapping[str, Stage], engine: Engine
+        cls, chunk: Chunk, output: StageOutput, stages: Mapping[str, Stage], pooling: str, engine: Engine
     ) -> PartialPass:
-        """Begin with prepared images; both kinds of squares must be there."""
+        """Begin with prepared images; both kinds of squares must be there.
+
+        `pooling` is that of the stages that name none.
+        """
         squares = torch.from_numpy(chunk.squares["clip"]).split(engine.plan.inner_batch)
         flat = [part for part in output.parts if part.stage.depth == 0]
         deep = [part for part in output.parts if part.stage.depth > 0]
@@ -75,7 +78,7 @@ class PartialPass:
             _activations=x,
             _depth=output.depth,
             _parts=vectors,
-            _pooling=output.pooling,
+            _pooling=pooling,
             _stages=stages,
             _engine=engine,
         )
@@ -87,8 +90,8 @@ class PartialPass:
         Parameters
         ----------
         stage : str
-            Not shallower than this pass's own. Of joined ones, those that are shallower must have been
-            stopped at on the way here.
+            Not shallower than this pass's own, perhaps with a pooling of its own (``"late:max"``). Of joined
+            ones, those that are shallower must have been stopped at on the way here.
         rows : sequence of int or mask of shape (n,), optional
             Which of this pass's images go on; all of them when left out.
 
@@ -103,7 +106,9 @@ class PartialPass:
             If the stage, or one that is joined, is unknown or lies behind, or a row is out of range, or there
             are none.
         """
-        target = find_output(self._stages, stage, self._pooling)
+        target = find_pooled(self._stages, stage, self._pooling)
+        if isinstance(stage, str) and POOLED in stage:
+            target = replace(target, name=stage)
         if target.depth < self._depth or target.depth == 0:
             raise InvalidInputError(
                 f"the pass has run to {self.stage!r} and cannot go back to {stage!r}; begin a new one"

@@ -84,11 +84,11 @@ class Preparation:
         }
 
     def _square(self, image: RgbImage, name: str, side: int) -> npt.NDArray[np.uint8]:
+        geometry: Geometry = self._pixel if name == "pixel" else self._clip  # type: ignore[attr-defined]
         if isinstance(image, np.ndarray):
-            if image.shape[:2] == (side, side):
+            if image.shape[:2] == (side, side) and geometry.crop_pct == 1:
                 return image
             image = Image.fromarray(image)
-        geometry: Geometry = self._pixel if name == "pixel" else self._clip  # type: ignore[attr-defined]
         return np.asarray(geometry.square(image))
 
     def describe(self) -> dict[str, Any]:

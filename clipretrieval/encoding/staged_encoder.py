@@ -152,7 +152,7 @@ class StagedEncoder(ImageTransformer):
                 f"{shown(pretrained)}"
             )
         self._source = resolve(model, str(pretrained) if pretrained is not None else None, trusted=_trusted)
-        self.model = model
+        self.model, self._trusted = model, _trusted
         named = isinstance(model, str) and not model.startswith((LOCAL_DIR, HF_HUB))
         self.pretrained = str(pretrained) if pretrained is not None and named else None
         self.pretrained = (self._source.tag or {}).get("timm_tag", self.pretrained)
@@ -442,7 +442,7 @@ class StagedEncoder(ImageTransformer):
         engine = self._tower.engine(every[-1].depth)
         from clipretrieval.encoding.partial_pass import PartialPass
 
-        return PartialPass.start(chunk, found, self._stages, engine)
+        return PartialPass.start(chunk, found, self._stages, self.pooling, engine)
 
     def export(self, path: str | Path, *, int8: Any = None) -> Path:
         """Write this encoder as an ONNX file, which `OnnxEncoder` runs where torch is not installed.
@@ -582,7 +582,9 @@ class StagedEncoder(ImageTransformer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the arguments; whoever unpickles reads the weights again."""
-        return {**self.config(), "device": self._tower.device_name, "_container": self._container}
+        device = str(self._given["device"])  # "auto" is another one elsewhere
+        kept = {"_trusted": self._trusted, "_container": self._container}
+        return {**self.config(), "device": device, **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         arguments = dict(state)
@@ -592,7 +594,8 @@ class StagedEncoder(ImageTransformer):
 
     def _with(self, params: Mapping[str, Any]) -> StagedEncoder:
         if not set(params) <= {"stage", "pooling"}:
-            return super()._with(params)
+            named = not {"model", "pretrained"}.isdisjoint(params)  # by the caller, now
+            return type(self)(**{**self.get_params(), **params}, _trusted=named or self._trusted)
         view = self.__sklearn_clone__()  # of the same tower, which may be loaded
         stage, pooling = params.get("stage", self.stage), params.get("pooling", self.pooling)
         view._output = find_output(self._stages, stage, pooling)

@@ -13,10 +13,11 @@ from clipretrieval._util.checks import check_strings, check_text
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.encoding.weights.modules import build_clip, drawn_from, wants_quick_gelu
+from clipretrieval.encoding.weights.modules import build_clip, wants_quick_gelu
 from clipretrieval.encoding.weights.open_clip_config import check_text_config
 from clipretrieval.encoding.weights.text_tower import FOR_TEXTS, check_text_tower
 from clipretrieval.encoding.weights.tokenizers import Tokenizer, make_tokenizer
+from clipretrieval.encoding.weights.tower_tensors import drawn_from
 from clipretrieval.encoding.workers import torch_alone
 from clipretrieval.errors import InvalidInputError, WeightsUnavailableError
 from clipretrieval.types import FloatArray

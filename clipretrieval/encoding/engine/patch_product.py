@@ -42,21 +42,22 @@ class PatchProduct(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply the patches of images (n, channels, height, width), of which sides are multiples."""
+        """Multiply the patches of images (n, channels, height, width)."""
         patches = cut_patches(x, self.side, x.dtype)
         out = functional.linear(patches.flatten(0, 2), self.weight, self.bias)
         return out.view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def cut_patches(x: torch.Tensor, side: int, dtype: torch.dtype) -> torch.Tensor:
-    """Lay each patch of images (n, channels, height, width) out as a row.
+    """Lay each patch of images (n, channels, height, width) out as a row; what is no whole patch is left out.
 
     Returns
     -------
-    tensor of `dtype`, shape (n, height / side, width / side, side × side × channels)
+    tensor of `dtype`, shape (n, height // side, width // side, side × side × channels)
     """
     n, channels, height, width = x.shape
     rows, columns = height // side, width // side
+    x = x[..., : rows * side, : columns * side]
     strips = x.permute(0, 2, 3, 1).reshape(n, rows, side, columns, side * channels)
     made = torch.empty(n, rows, columns, side, side * channels, dtype=dtype, device=x.device)
     return made.copy_(strips.transpose(2, 3)).flatten(3)

@@ -125,7 +125,10 @@ class OnnxGraph:
             ) from error
         digest = check_seal(content)
         if self._digest not in (None, digest):
-            raise OnnxFileError("another file has taken its place since it was opened")
+            raise WeightsUnavailableError(
+                f"the encoder {str(self._path)!r} cannot be read once more, which a forked process, and its "
+                "parent after it, has to: another file has taken its place. Open it anew: OnnxEncoder(path)"
+            )
         self._digest = digest
         return content
 

@@ -15,13 +15,12 @@ from torch import nn
 from clipretrieval._util.text import shortened
 from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai, read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.encoding.weights.tower_tensors import COUNTER
+from clipretrieval.encoding.weights.tower_tensors import COUNTER, drawn_from
 from clipretrieval.errors import WeightsUnavailableError
 
 __all__ = [
     "build_clip",
     "build_module",
-    "drawn_from",
     "read_module",
     "wants_quick_gelu",
     "without_classifier",
@@ -202,15 +201,6 @@ def _unfit(source: ModelSource, why: str) -> WeightsUnavailableError:
         f"the weights in {source.path or 'the fetched checkpoint'} do not fit {source.tower}: {why}. Pass the"
         " model's name that the weights were made for."
     )
-
-
-@contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """Draw random weights from a seed in the block, and leave everybody else's generator as it is."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which seeds every GPU too.
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager

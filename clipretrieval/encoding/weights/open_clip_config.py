@@ -27,7 +27,7 @@ _PREPROCESSING: Mapping[str, Any] = {
     "fill_color": 0,
 }
 """CLIP's own, which open_clip takes where a model does not say."""
-INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "random")
+INTERPOLATIONS = ("bicubic", "bilinear", "random")
 RESIZE_MODES = ("shortest", "longest", "squash")
 
 Check = Callable[[Any], bool]

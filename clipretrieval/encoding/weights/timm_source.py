@@ -7,6 +7,7 @@ from typing import Any
 
 from clipretrieval._util.checks import shown
 from clipretrieval._util.dependencies import require
+from clipretrieval.encoding.towers.unsupported import OWN_ENCODER
 from clipretrieval.encoding.weights.download import ADVICE
 from clipretrieval.encoding.weights.open_clip_config import merged_preprocessing
 from clipretrieval.errors import InvalidInputError
@@ -28,7 +29,8 @@ def timm_config(
     name : str
         ``"resnet50"``, or with the tag of its weights ``"resnet50.a1_in1k"``.
     pretrained : str or None
-        A tag, which the name may have as well, or "openai" for the name's own; None for random weights.
+        A tag, which the name may have as well, or "openai" for the name's own or timm's default: OpenAI's are
+        ``"NAME.openai"``. None for random weights.
 
     Returns
     -------
@@ -54,9 +56,7 @@ def timm_config(
     if not timm.is_model(architecture):
         return None, {}, None
     tags = [each.partition(".")[2] for each in list_pretrained(f"{architecture}.*")]
-    given = (
-        "" if pretrained is None or (pretrained == DEFAULT_TAG and DEFAULT_TAG not in tags) else pretrained
-    )
+    given = "" if pretrained in (None, DEFAULT_TAG) else str(pretrained)
     wanted = own or given
     if own and given not in ("", DEFAULT_TAG, own):
         raise InvalidInputError(
@@ -89,10 +89,21 @@ def data_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
     ----------
     cfg : mapping
         A model's ``pretrained_cfg``.
+
+    Raises
+    ------
+    InvalidInputError
+        If its images are no squares.
     """
     from timm.data import resolve_data_config
 
     data = resolve_data_config(pretrained_cfg=dict(cfg))
+    height, width = data["input_size"][-2:]
+    if height != width:
+        raise InvalidInputError(
+            f"{cfg.get('architecture') or 'this model'} takes images of {width} × {height} pixels, and "
+            f"StagedEncoder makes squares. {OWN_ENCODER}"
+        )
     mode = data["crop_mode"]
     said = {
         "mean": tuple(data["mean"]),

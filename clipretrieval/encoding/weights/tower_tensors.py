@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.errors import WeightsUnavailableError
 
-__all__ = ["COUNTER", "TowerTensors", "load_visual", "read_tower", "tensor_shapes"]
+__all__ = ["COUNTER", "TowerTensors", "drawn_from", "load_visual", "read_tower", "tensor_shapes"]
 
 TowerTensors = dict[str, torch.Tensor]
 """By the names that they have in open_clip's ``ModifiedResNet``, in float32."""
@@ -20,6 +22,8 @@ TowerTensors = dict[str, torch.Tensor]
 _VISUAL = "visual."
 COUNTER = "num_batches_tracked"
 """Of training steps: part of a state dict, and of no consequence."""
+_DRAWING = ForkLock()
+"""Of torch's own generator, which is one for all threads."""
 _NAMED = 3
 """Tensors that an error names."""
 
@@ -58,12 +62,22 @@ def load_visual(source: ModelSource, seed: int = 0) -> nn.Module:
     return visual.eval().requires_grad_(False)
 
 
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Draw random weights from a seed in the block, one thread at a time, and restore torch's generator.
+
+    What other code draws meanwhile, in another thread, is drawn from the seed too.
+    """
+    with _DRAWING.current, torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds every GPU too.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def _random_visual(architecture: Architecture, seed: int) -> nn.Module:
     from open_clip.modified_resnet import ModifiedResNet
 
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which seeds every GPU too.
-        torch.default_generator.manual_seed(seed)
+    with drawn_from(seed):
         visual: nn.Module = ModifiedResNet(
             layers=list(architecture.layers),
             output_dim=architecture.output_dim,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -110,15 +111,11 @@ def test_positions_are_interpolated_as_the_library_does(name, photographs):
         own = TOWERS[name].make()
         own.set_input_size((side, side))
     images = [photo.resize((side, side)) for photo in photographs[:2]]
-    cfg = encoder.preprocessing
-    mean, std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    source = encoder._tower.source
+    prepared = replace(source, preprocess_cfg={**source.preprocess_cfg, "size": side}).transform()
     with torch.inference_mode():
-        inputs = torch.stack(
-            [(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 - mean) / std for image in images]
-        )
-        expected = own.eval()(inputs).numpy()
-    if cfg.get("crop_pct", 1.0) == 1.0:
-        assert relative(encoder.encode(images), expected) < 1e-5
+        expected = own.eval()(torch.stack([prepared(image) for image in images])).numpy()
+    assert relative(encoder.encode(images), expected) < 1e-5
     assert relative(encoder.encode([np.array(image) for image in images]), expected) < 1e-5
 
 
