@@ -44,7 +44,6 @@ from clipretrieval.heads.whitening import AUTO, Whitening, plan_transform
 from clipretrieval.images.sources import check_class_names, class_names
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.prompts import STUDY_PROMPT, Templates
-from clipretrieval.retrieval.attaching import attached
 from clipretrieval.retrieval.classes import CLASSES_LOCK, Classes
 from clipretrieval.retrieval.conflicts import warn_of_labels, warn_of_lookalikes
 from clipretrieval.retrieval.edit import finish_change, forget_records, relabel_records, replace_sources
@@ -53,9 +52,11 @@ from clipretrieval.retrieval.fill import fill_stores
 from clipretrieval.retrieval.index_writer import Existing, IndexWriter, write_index
 from clipretrieval.retrieval.inputs import FitSource, open_fit_source
 from clipretrieval.retrieval.labelled_index import LabelledIndex
+from clipretrieval.retrieval.manifest import check_vectors_only
 from clipretrieval.retrieval.parameters import (
     can_be_reopened,
     check_encoder,
+    check_store,
     make_store,
     params_of,
     restored_on_failure,
@@ -1415,7 +1416,34 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         FingerprintMismatchError
             If another encoder or metric filled it; the message names what differs.
         """
-        return attached(cls, store, encoder, MaskedDict(params))  # tracebacks may show local variables
+        params = MaskedDict(params)  # tracebacks may be printed with local variables
+        opened = store if not isinstance(store, str) else None
+        try:
+            if opened is None:
+                probe = cls(encoder, store, **params)
+                metric = probe._check_params()
+                opened = make_store(store, probe.store_options, metric, existing=True)
+            check_store(opened)
+            manifest = opened.read_manifest()
+            if not manifest:
+                raise InvalidInputError(
+                    f"no classifier has filled this {type(opened).__name__}: it holds {opened.count()} "
+                    "vectors and no manifest. Fit one on it first, or check which store this is"
+                )
+            own = {"metric": opened.metric, "normalize": bool(manifest.get("normalize", False))}
+            classifier = cls(encoder, store, **{**own, **params})
+            metric = classifier._check_params()
+            if encoder is None:
+                check_vectors_only(manifest)
+            index = LabelledIndex.open(
+                opened, encoder, metric, bool(classifier.normalize), plan=classifier._plan()
+            )
+            classifier._become(index.store, index.classes, index.dim)
+        except BaseException:
+            if isinstance(store, str) and opened is not None:
+                opened.close()
+            raise
+        return classifier
 
     @classmethod
     def load(

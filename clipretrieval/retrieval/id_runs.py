@@ -28,7 +28,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class _SortedIds:
     """Ids in the order of their keys, none twice.
 
     Attributes
@@ -70,7 +70,7 @@ class IdRuns:
     """
 
     def __init__(self) -> None:
-        self._runs: list[_Run] = []
+        self._runs: list[_SortedIds] = []
         self._texts: BinaryIO | None = None
 
     def __bool__(self) -> bool:
@@ -155,16 +155,16 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, person=b"id").digest()
 
 
-def _sorted(keys: Keys, numbers: Ints, places: Ints) -> _Run:
+def _sorted(keys: Keys, numbers: Ints, places: Ints) -> _SortedIds:
     """Return a run of entries, of equal keys the last."""
     order = np.lexsort((keys[1], keys[0]))
     last = np.ones(len(order), dtype=bool)
     last[:-1] = (keys[:, order[1:]] != keys[:, order[:-1]]).any(axis=0)
     order = order[last]
-    return _Run(keys[:, order], numbers[order], places[order])
+    return _SortedIds(keys[:, order], numbers[order], places[order])
 
 
-def _merged(older: _Run, newer: _Run) -> _Run:
+def _merged(older: _SortedIds, newer: _SortedIds) -> _SortedIds:
     return _sorted(
         np.concatenate([older.keys, newer.keys], axis=1),
         np.concatenate([older.numbers, newer.numbers]),
@@ -172,7 +172,7 @@ def _merged(older: _Run, newer: _Run) -> _Run:
     )
 
 
-def _kept(run: _Run) -> _Run:
+def _kept(run: _SortedIds) -> _SortedIds:
     """Write a run into a file, and map that: on a full disk, a map that is written to ends the process."""
     columns: list[npt.NDArray[Any]] = [*run.keys, run.numbers, run.places]
     with tempfile.TemporaryFile() as file:
@@ -180,4 +180,4 @@ def _kept(run: _Run) -> _Run:
             file.write(column.tobytes())
         file.flush()
         mapped = np.memmap(file, dtype=np.int64, mode="r", shape=(len(columns), len(run)))
-    return _Run(mapped[:2].view(np.uint64), mapped[2], mapped[3])
+    return _SortedIds(mapped[:2].view(np.uint64), mapped[2], mapped[3])
