@@ -594,8 +594,8 @@ class StagedEncoder(ImageTransformer):
 
     def _with(self, params: Mapping[str, Any]) -> StagedEncoder:
         if not set(params) <= {"stage", "pooling"}:
-            named = not {"model", "pretrained"}.isdisjoint(params)  # by the caller, now
-            return type(self)(**{**self.get_params(), **params}, _trusted=named or self._trusted)
+            trusted = self._trusted or "pretrained" in params  # which the caller names now
+            return type(self)(**{**self.get_params(), **params}, _trusted=trusted)
         view = self.__sklearn_clone__()  # of the same tower, which may be loaded
         stage, pooling = params.get("stage", self.stage), params.get("pooling", self.pooling)
         view._output = find_output(self._stages, stage, pooling)

@@ -85,8 +85,9 @@ def test_a_seed_gives_the_same_weights_whoever_draws_meanwhile():
         copy.deepcopy,
         lambda each: pickle.loads(pickle.dumps(each)),
         lambda each: copy.deepcopy(each).set_params(batch_size=3),
+        lambda each: copy.deepcopy(each).set_params(model="timm:test_vit2"),
     ],
-    ids=["deepcopy", "pickle", "set_params"],
+    ids=["deepcopy", "pickle", "set_params", "another model"],
 )
 def test_an_archive_that_is_not_trusted_is_trusted_in_no_copy(copied, tmp_path):
     """A TorchScript archive that a configuration names, which may have come from anybody."""
