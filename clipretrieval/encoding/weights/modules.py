@@ -161,7 +161,8 @@ def _of_timm(source: ModelSource, state: dict[str, torch.Tensor]) -> nn.Module:
     classes = 0 if weight is None else len(weight)
     overlay = {"state_dict": dict(state), "num_classes": classes, "label_offset": 0}
     try:
-        with _quiet_timm():
+        # timm draws weights before it fills them: not from what another thread has seeded.
+        with drawn_from(0), _quiet_timm():
             module: nn.Module = timm.create_model(
                 name,
                 pretrained=True,

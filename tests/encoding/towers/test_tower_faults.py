@@ -18,7 +18,8 @@ from clipretrieval.encoding.weights.timm_source import data_preprocessing, timm_
 
 
 def tower(name="test_vit", **options):
-    return StagedEncoder(f"timm:{name}", None, **{"stage": "mid", "precision": "fp32", **options})
+    pretrained = options.pop("pretrained", None)
+    return StagedEncoder(f"timm:{name}", pretrained, **{"stage": "mid", "precision": "fp32", **options})
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
@@ -76,6 +77,16 @@ def test_a_seed_gives_the_same_weights_whoever_draws_meanwhile():
     alone = [printed(seed) for seed in range(3)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(printed, [0, 1, 2] * 4)) == alone * 4
+
+
+def test_reading_a_file_leaves_torch_s_generator_as_it_is(tmp_path):
+    """timm draws weights before it fills them, which would change those that another thread draws."""
+    model = timm.create_model("test_vit")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    before = torch.get_rng_state()
+    encoder = tower(stage="final", pretrained=tmp_path / "weights.pt")
+    assert encoder.fingerprint["weights"] != tower(stage="final").fingerprint["weights"]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
