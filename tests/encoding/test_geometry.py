@@ -10,6 +10,7 @@ from open_clip.transform import MaybeConvertMode, PreprocessCfg, image_transform
 from PIL import Image
 
 from clipretrieval.encoding.geometry import Geometry
+from clipretrieval.encoding.preparation import Preparation
 
 
 def by_open_clip(image, cfg):
@@ -52,3 +53,16 @@ def test_a_narrow_image_is_padded_too():
 def test_what_open_clip_has_no_way_for_is_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         Geometry(32, **wrong)
+
+
+@pytest.mark.parametrize("crop_pct", [1.0, 0.95])
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_an_array_of_the_model_s_own_size_is_cut_as_its_image_is(mode, crop_pct):
+    """Left as it is where there is no margin, and resized and cut where there is one."""
+    cfg = {"size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": mode}
+    prepared = Preparation({**cfg, "crop_pct": crop_pct})
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    found = prepared.batch([pixels, Image.fromarray(pixels)], pixel=False, clip=True)["clip"]
+    resized = Image.fromarray(pixels).resize((67, 67), Image.Resampling.BICUBIC).crop((2, 2, 66, 66))
+    expected = pixels if crop_pct == 1 else np.asarray(resized)
+    np.testing.assert_array_equal(found, [expected, expected])

@@ -64,6 +64,7 @@ def changed(place: tuple[str, ...], value: Any) -> dict[str, Any]:
         (("preprocess_cfg", "mean"), [0.4], "preprocess_cfg.mean"),
         (("preprocess_cfg", "std"), [0.3, 0.0, 0.3], "preprocess_cfg.std"),
         (("preprocess_cfg", "interpolation"), "sinc", "preprocess_cfg.interpolation"),
+        (("preprocess_cfg", "interpolation"), "nearest", "preprocess_cfg.interpolation"),
         (("preprocess_cfg", "resize_mode"), 5, "preprocess_cfg.resize_mode"),
         (("model_cfg", "embed_dim"), "24", "model_cfg.embed_dim"),
         (("model_cfg", "embed_dim"), 10**30, "model_cfg.embed_dim"),

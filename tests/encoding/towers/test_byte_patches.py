@@ -16,12 +16,13 @@ from clipretrieval.encoding.engine.patch_product import PatchProduct
 MEAN, STD = (0.48, 0.46, 0.41), (0.25, 0.5, 0.125)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def packed():
     if not can_pack(torch.bfloat16):
         pytest.skip("this torch lays out no weights")
 
 
+@pytest.mark.usefixtures("packed")
 @pytest.mark.parametrize("bias", [True, False])
 def test_only_the_result_is_rounded_where_weights_are_bf16_numbers(bias):
     """Every byte is exact: beside a convolution of normalized pixels in float64."""
@@ -46,6 +47,39 @@ def test_only_the_result_is_rounded_where_weights_are_bf16_numbers(bias):
     assert found.shape == (2, 8, 3, 2)
 
 
+def _unlike_sides():
+    """Return a convolution, and bytes of 20 × 17 pixels, of which patches of 6 leave 2 and 5 over."""
+    generator = torch.Generator().manual_seed(1)
+    convolution = nn.Conv2d(3, 8, 6, 6)
+    with torch.no_grad():
+        for parameter in convolution.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return convolution, torch.randint(0, 256, (2, 3, 20, 17), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
+def test_what_is_no_whole_patch_is_left_out_as_by_a_convolution(dtype, tolerance):
+    convolution, images = _unlike_sides()
+    pixels = images / 255 - 0.5
+    with torch.inference_mode():
+        found = PatchProduct(convolution.to(dtype))(pixels.to(dtype)).float()
+        expected = convolution.float()(pixels)
+    assert found.shape == expected.shape == (2, 8, 3, 2)
+    assert (found - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.usefixtures("packed")
+def test_bytes_that_are_no_whole_patch_are_left_out_too():
+    convolution, images = _unlike_sides()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    with torch.inference_mode():
+        found = BytePatches(convolution, MEAN, STD, 6)(images.float() - CENTER)
+        expected = convolution((images / 255 - mean) / std)
+    assert found.shape == expected.shape == (2, 8, 3, 2)
+    assert (found - expected).abs().max() < 2**-6 * expected.abs().max()
+
+
+@pytest.mark.usefixtures("packed")
 @pytest.mark.parametrize("name", ["open_clip ViT", "open_clip SigLIP", "timm DINOv2", "timm EVA02"])
 def test_transformers_take_bytes_in_bf16_alone(name, photographs):
     """Vectors lie nearer to those in float32 than with pixels that are rounded."""
