@@ -15,6 +15,7 @@ from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.encoding.weights.modules import build_clip, wants_quick_gelu
 from clipretrieval.encoding.weights.open_clip_config import check_text_config
+from clipretrieval.encoding.weights.tensor_fit import check_fit
 from clipretrieval.encoding.weights.text_tower import FOR_TEXTS, check_text_tower
 from clipretrieval.encoding.weights.tokenizers import Tokenizer, make_tokenizer
 from clipretrieval.encoding.weights.tower_tensors import drawn_from
@@ -165,11 +166,11 @@ def load_clip(
                 f"{source.path or 'the checkpoint'} holds an image tower alone; {FOR_TEXTS} "
                 "the text tower as well: pass a checkpoint of the whole CLIP model"
             )
-        _load_strictly(clip, kept, source)
+        _fill(clip, kept, source)
     return clip.float().eval().requires_grad_(False)
 
 
-def _load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
+def _fill(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
     """Fill a module with tensors that must be exactly its own.
 
     Raises
@@ -178,21 +179,14 @@ def _load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: Mo
         If they are not.
     """
     expected = module.state_dict()
-    state = {
+    found = {
         key: value.reshape(expected[key].shape)
         if key in expected and value.numel() == expected[key].numel() == 1
         else value
         for key, value in state.items()
     }
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise WeightsUnavailableError(
-            f"the weights in {source.path or 'the fetched checkpoint'} do not fit "
-            f"{source.tower}: {' '.join(lines[1:3])[:300]} "
-            "Pass the model's name that the weights were made for."
-        ) from error
+    check_fit(found, {key: value.shape for key, value in expected.items()}, source)
+    module.load_state_dict({key: found.get(key, value) for key, value in expected.items()})
 
 
 def _copied(model: nn.Module, text_only: bool) -> nn.Module:

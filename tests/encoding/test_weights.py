@@ -195,6 +195,35 @@ def test_weights_of_another_tower_are_refused(tmp_path):
         StagedEncoder(name).fingerprint  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: state.pop("ln_final.bias"), r"it lacks ln_final\.bias\."),
+        (lambda state: state.update(other=torch.ones(2)), "it has other beside what belongs there"),
+        (
+            lambda state: state.update({"ln_final.bias": torch.ones(3)}),
+            r"ln_final\.bias has the shape \(3,\) in the place of \(",
+        ),
+    ],
+)
+def test_a_text_tower_s_tensors_are_refused_by_name_too(name, clip, tmp_path, change, told):
+    """In the same words as an image tower's."""
+    state = dict(clip.state_dict())
+    change(state)
+    torch.save(state, tmp_path / "changed.pt")
+    with pytest.raises(WeightsUnavailableError, match=rf"changed\.pt do not fit .*{told}.*model's name"):
+        load_clip(resolve(name, str(tmp_path / "changed.pt")), text_only=True)
+
+
+def test_a_text_tower_takes_scalars_in_any_shape(name, clip, tmp_path):
+    """Some files hold the logit scale as one number, some as a list of one."""
+    state = {key: value[None] if key == "logit_scale" else value for key, value in clip.state_dict().items()}
+    torch.save(state, tmp_path / "scalar.pt")
+    loaded = load_clip(resolve(name, str(tmp_path / "scalar.pt")))
+    for key, value in clip.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn archive"])
 def test_unreadable_checkpoint_is_named(tmp_path, photographs, content):
     """A file that is no checkpoint is an error that names it and says what was expected."""

@@ -15,7 +15,8 @@ from torch import nn
 from clipretrieval._util.text import shortened
 from clipretrieval.encoding.weights.checkpoints import OPENAI_ONLY, is_openai, read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.encoding.weights.tower_tensors import COUNTER, drawn_from
+from clipretrieval.encoding.weights.tensor_fit import check_fit, tell_faults, unfit
+from clipretrieval.encoding.weights.tower_tensors import drawn_from
 from clipretrieval.errors import WeightsUnavailableError
 
 __all__ = [
@@ -27,8 +28,6 @@ __all__ = [
 ]
 
 _VISUAL = "visual."
-_NAMED = 3
-"""Tensors that an error names."""
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 """The smallest text tower: open_clip builds image towers with one beside them."""
 _BUILT_OF = (
@@ -136,15 +135,7 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor], source: ModelSource
     tower = {name[len(_VISUAL) :]: value for name, value in state.items() if name.startswith(_VISUAL)}
     found = tower or {name: value for name, value in state.items() if name not in OPENAI_ONLY}
     expected = module.state_dict()
-    missing = [name for name in expected if name not in found and not name.endswith(COUNTER)]
-    strange = [name for name in found if name not in expected]
-    other = [
-        f"{name} has the shape {tuple(found[name].shape)} in the place of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in found and found[name].shape != value.shape
-    ]
-    if missing or strange or other:
-        raise _unfit(source, _told(missing, strange, other))
+    check_fit(found, {name: value.shape for name, value in expected.items()}, source)
     module.load_state_dict({name: found.get(name, value) for name, value in expected.items()})
 
 
@@ -170,18 +161,8 @@ def _of_timm(source: ModelSource, state: dict[str, torch.Tensor]) -> nn.Module:
                 pretrained_cfg_overlay=overlay,
             )
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise _unfit(source, _faults(error)) from error
+        raise unfit(source, _faults(error)) from error
     return module
-
-
-def _told(missing: list[str], strange: list[str], other: list[str]) -> str:
-    """Say what is wrong with tensors, by their names."""
-    faults = [
-        *([f"it lacks {_listed(missing)}"] if missing else []),
-        *([f"it has {_listed(strange)} beside what belongs there"] if strange else []),
-        *([_listed(other)] if other else []),
-    ]
-    return "; ".join(faults)
 
 
 def _faults(error: Exception) -> str:
@@ -193,15 +174,9 @@ def _faults(error: Exception) -> str:
         if (found := re.search(rf"{kind} key\(s\) in state_dict: (.*)", said))
     }
     other = re.findall(r"size mismatch for [^\n]+", said)
-    told = _told(kinds.get("Missing", []), kinds.get("Unexpected", []), [each.rstrip(".") for each in other])
+    shapes = [each.rstrip(".") for each in other]
+    told = tell_faults(kinds.get("Missing", []), kinds.get("Unexpected", []), shapes)
     return told or shortened(said or repr(error), 300)
-
-
-def _unfit(source: ModelSource, why: str) -> WeightsUnavailableError:
-    return WeightsUnavailableError(
-        f"the weights in {source.path or 'the fetched checkpoint'} do not fit {source.tower}: {why}. Pass the"
-        " model's name that the weights were made for."
-    )
 
 
 @contextmanager
@@ -214,8 +189,3 @@ def _quiet_timm() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

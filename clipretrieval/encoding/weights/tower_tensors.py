@@ -12,7 +12,7 @@ from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.errors import WeightsUnavailableError
+from clipretrieval.encoding.weights.tensor_fit import COUNTER, check_fit
 
 __all__ = ["COUNTER", "TowerTensors", "drawn_from", "load_visual", "read_tower", "tensor_shapes"]
 
@@ -20,12 +20,8 @@ TowerTensors = dict[str, torch.Tensor]
 """By the names that they have in open_clip's ``ModifiedResNet``, in float32."""
 
 _VISUAL = "visual."
-COUNTER = "num_batches_tracked"
-"""Of training steps: part of a state dict, and of no consequence."""
 _DRAWING = ForkLock()
 """Of torch's own generator, which is one for all threads."""
-_NAMED = 3
-"""Tensors that an error names."""
 
 
 def read_tower(source: ModelSource, seed: int = 0) -> TowerTensors:
@@ -47,7 +43,7 @@ def read_tower(source: ModelSource, seed: int = 0) -> TowerTensors:
     tower = {name[len(_VISUAL) :]: value for name, value in state.items() if name.startswith(_VISUAL)}
     found = tower or state
     shapes = tensor_shapes(source.architecture)
-    _check(found, shapes, source)
+    check_fit(found, shapes, source)
     # A copy of a module's, which its owner may go on training.
     return {name: found[name].detach().to(torch.float32, copy=True) for name in shapes}
 
@@ -120,36 +116,3 @@ def _convolution(
     yield f"{prefix}{convolution}.weight", (outputs, inputs, side, side)
     for part in ("weight", "bias", "running_mean", "running_var"):
         yield f"{prefix}{norm}.{part}", (outputs,)
-
-
-def _check(state: TowerTensors, shapes: dict[str, tuple[int, ...]], source: ModelSource) -> None:
-    """Refuse tensors that are not exactly a model's own.
-
-    Raises
-    ------
-    WeightsUnavailableError
-    """
-    missing = [name for name in shapes if name not in state]
-    counters = {name.removesuffix("running_mean") + COUNTER for name in shapes if "running_mean" in name}
-    strange = [name for name in state if name not in shapes and name not in counters]
-    other = [
-        f"{name} has the shape {tuple(state[name].shape)} in the place of {shape}"
-        for name, shape in shapes.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    faults = [
-        *([f"it lacks {_listed(missing)}"] if missing else []),
-        *([f"it has {_listed(strange)} beside what belongs there"] if strange else []),
-        *([_listed(other)] if other else []),
-    ]
-    if faults:
-        raise WeightsUnavailableError(
-            f"the weights in {source.path or 'the fetched checkpoint'} do not fit "
-            f"{source.architecture.describe()}: {'; '.join(faults)}. Pass the model's name that the weights "
-            "were made for."
-        )
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
