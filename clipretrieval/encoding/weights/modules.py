@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -181,11 +182,14 @@ def _faults(error: Exception) -> str:
 
 @contextmanager
 def _quiet_timm() -> Iterator[None]:
-    """Keep timm from telling on the log that it loads weights."""
-    logger = logging.getLogger("timm.models._builder")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep timm from telling on the log that this thread loads weights; what others load is told."""
+    logger, own = logging.getLogger("timm.models._builder"), threading.get_ident()
+
+    def heard(record: logging.LogRecord) -> bool:
+        return record.thread != own or record.levelno >= logging.ERROR
+
+    logger.addFilter(heard)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(heard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ from PIL import Image
 from tiny_towers import seeded
 
 from clipretrieval import InvalidInputError, StagedEncoder, WeightsUnavailableError
+from clipretrieval.encoding.weights.modules import _quiet_timm
 from clipretrieval.encoding.weights.timm_source import data_preprocessing, timm_config
 
 
@@ -87,6 +89,21 @@ def test_reading_a_file_leaves_torch_s_generator_as_it_is(tmp_path):
     encoder = tower(stage="final", pretrained=tmp_path / "weights.pt")
     assert encoder.fingerprint["weights"] != tower(stage="final").fingerprint["weights"]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_timm_is_quiet_in_the_thread_that_reads_and_in_no_other(caplog, tmp_path):
+    """A program may follow what it loads itself meanwhile, and finds its logger as it was."""
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "weights.pt")
+    logger = logging.getLogger("timm.models._builder")
+    with caplog.at_level(logging.INFO, logger.name), ThreadPoolExecutor(1) as pool:
+        tower(pretrained=tmp_path / "weights.pt").fingerprint  # noqa: B018
+        assert not caplog.records
+        with _quiet_timm():
+            logger.info("mine")
+            logger.error("a fault")
+            pool.submit(logger.info, "another's").result()
+        logger.info("afterwards")
+    assert caplog.messages == ["a fault", "another's", "afterwards"]
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
