@@ -25,7 +25,7 @@ from clipretrieval.encoding.towers.timm_transformers import TIMM_EVA, TIMM_TRANS
 from clipretrieval.encoding.towers.unsupported import OWN_ENCODER
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.encoding.weights.modules import build_module, read_module, without_classifier
-from clipretrieval.encoding.weights.tower_tensors import COUNTER
+from clipretrieval.encoding.weights.tensor_fit import COUNTER
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["FAMILIES", "ModuleDesign"]

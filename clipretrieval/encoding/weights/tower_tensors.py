@@ -12,9 +12,9 @@ from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.stages import Architecture
 from clipretrieval.encoding.weights.checkpoints import read_source
 from clipretrieval.encoding.weights.model_source import ModelSource
-from clipretrieval.encoding.weights.tensor_fit import COUNTER, check_fit
+from clipretrieval.encoding.weights.tensor_fit import check_fit
 
-__all__ = ["COUNTER", "TowerTensors", "drawn_from", "load_visual", "read_tower", "tensor_shapes"]
+__all__ = ["TowerTensors", "drawn_from", "load_visual", "read_tower", "tensor_shapes"]
 
 TowerTensors = dict[str, torch.Tensor]
 """By the names that they have in open_clip's ``ModifiedResNet``, in float32."""
