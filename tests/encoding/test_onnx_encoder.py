@@ -32,6 +32,7 @@ from clipretrieval import (
 )
 from clipretrieval.encoding.onnx.onnx_file import DIGEST_KEY, KEY, UNSEALED, check_seal, seal
 from clipretrieval.encoding.onnx.planning import RUNTIMES
+from clipretrieval.encoding.onnx.runtimes.signal_stack import SignalStack
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +225,26 @@ def test_a_forked_process_encodes(exported, photographs, opened):
         finally:
             done.set()
         passing.result()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stacks for signals are read as Linux has them")
+def test_a_thread_keeps_its_stack_for_signals(exported, photographs, opened):
+    """Whichever thread loads an encoder, or is the last to hold it, and in whatever order they go."""
+
+    def stack():
+        found = SignalStack.current()
+        return found.address, found.flags, found.size
+
+    before = stack()
+    held = [opened(exported, precision="fp32", threads=1) for _ in range(2)]
+    for each in held:
+        each.encode(photographs[:1])
+    assert stack() == before
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(held.pop, 0).result()
+        assert stack() == before
+        pool.submit(held.clear).result()
+    assert stack() == before
 
 
 def test_threads_share_an_encoder(exported, photographs, opened):

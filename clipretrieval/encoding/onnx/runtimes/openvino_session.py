@@ -15,6 +15,7 @@ from clipretrieval._util.dependencies import require
 from clipretrieval._util.forks import ForkLock
 from clipretrieval.encoding.engine.inference_plan import MOST_STREAMS, InferencePlan
 from clipretrieval.encoding.engine.instructions import WITH_BF16, WITH_VNNI, may_use, multiplies_bytes
+from clipretrieval.encoding.onnx.runtimes.signal_stack import keeping_signal_stack
 from clipretrieval.types import FloatArray
 
 __all__ = ["OpenVinoSession", "import_openvino"]
@@ -40,7 +41,7 @@ class OpenVinoSession:
 
     def __init__(self, content: bytes, plan: InferencePlan) -> None:
         self._plan = plan
-        self._core = import_openvino().Core()
+        self._core = _make_core()
         self._model = self._core.read_model(content)
         self.inputs = {
             port.any_name: (port.element_type.to_dtype().name, *_lengths(port)[1:])
@@ -58,10 +59,11 @@ class OpenVinoSession:
 
     @classmethod
     def precisions(cls) -> tuple[str, ...]:
-        openvino = import_openvino()
         # What it would choose by itself; with AVX-512 alone it has bf16 too, and that is slower.
-        found = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT")
-        floats = ("bf16", "fp32") if found == openvino.Type.bf16 and may_use(*WITH_BF16) else ("fp32",)
+        found = _make_core().get_property("CPU", "INFERENCE_PRECISION_HINT")
+        floats = (
+            ("bf16", "fp32") if found == import_openvino().Type.bf16 and may_use(*WITH_BF16) else ("fp32",)
+        )
         return (*floats, "int8") if multiplies_bytes() and may_use(*WITH_VNNI) else floats
 
     @classmethod
@@ -130,6 +132,19 @@ def import_openvino() -> Any:
         finally:
             if silenced:
                 del sys.modules[_TELEMETRY]
+
+
+def _make_core() -> Any:
+    """Return a Core that has loaded its plugin for CPUs, and that may be let go in any thread.
+
+    With AMX the plugin gives the thread that loads it a stack for signals, and unmaps that as it goes. In
+    another thread, or after a second plugin, it would leave the first one an address at which the next
+    signal, a Ctrl-C say, overwrites whatever lies there by then (OpenVINO 2026.4).
+    """
+    core = import_openvino().Core()
+    with keeping_signal_stack():
+        core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
 
 
 def _lengths(port: Any) -> list[int]:
