@@ -44,6 +44,7 @@ import torch
 from _findings import Findings, markdown_table
 from _tower_sides import FromBytes, Side, library_sides, onnxruntime_sides, openvino_sides
 from _tower_use import used
+from PIL import Image
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -161,10 +162,9 @@ def library(encoder: StagedEncoder) -> nn.Module:
 
 
 def inputs(encoder: StagedEncoder, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Normalize images as the library does."""
-    cfg = encoder.preprocessing
-    mean, std = (torch.tensor(cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    """Prepare images as the library does, which cuts a margin off for some models."""
+    prepare = encoder._tower.source.transform()
+    return torch.stack([prepare(Image.fromarray(image)) for image in images])
 
 
 @contextmanager

@@ -162,6 +162,7 @@ class StagedEncoder(ImageTransformer):
         self._stages = design.stages
         self._output = find_output(self._stages, stage, pooling)
         self.image_size = _checked_side(image_size, design.image_size, design.size_multiple)
+        design.check_size(self.image_size)
         self.compile = compile
         self._prepare = Preparation({**self._source.preprocess_cfg, "size": self.image_size})
         planned = (device, precision, self.batch_size, compile)
@@ -484,7 +485,7 @@ class StagedEncoder(ImageTransformer):
             )
         if not self._source.is_resnet:
             raise InvalidInputError(
-                f"only CLIP's ResNets are exported, and this is {self._design.describe()}; keep the encoder "
+                f"only CLIP's ResNets are exported, and {self._named_model()} is none; keep the encoder "
                 "itself, or export the model with its own library and run that within an encoder of your own "
                 "(docs/own-encoder.md)"
             )
@@ -602,8 +603,11 @@ class StagedEncoder(ImageTransformer):
         return view
 
     @safe_repr
+    def _named_model(self) -> str:
+        return self.model if isinstance(self.model, str) else type(self.model).__name__
+
     def __repr__(self) -> str:
-        model = self.model if isinstance(self.model, str) else type(self.model).__name__
+        model = self._named_model()
         return (
             f"StagedEncoder({model!r}, pretrained={self.pretrained!r}, stage={self.stage!r}, "
             f"dim={self.dim}, device={self._tower.device_name!r})"

@@ -48,6 +48,15 @@ class Design(Protocol):
         """Count the arithmetic of the units that run to a depth, for one image, in 10⁹ multiply-adds."""
         ...
 
+    def check_size(self, image_size: int) -> None:
+        """Refuse a side of images that the network cannot take.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        ...
+
     def inner_batch(self, image_size: int) -> int:
         """Return how many images keep their activations in a core's cache; 0 for less than one."""
         ...

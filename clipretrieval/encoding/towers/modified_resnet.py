@@ -41,6 +41,9 @@ class ModifiedResNetDesign:
         """See `Architecture.multiply_adds`."""
         return self._architecture.multiply_adds(depth, image_size)
 
+    def check_size(self, image_size: int) -> None:
+        """Take any; see `Design`."""
+
     def inner_batch(self, image_size: int) -> int:
         """See `Design`."""
         return fitting_images(image_size, self._architecture.width)

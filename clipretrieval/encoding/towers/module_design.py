@@ -23,6 +23,7 @@ from clipretrieval.encoding.towers.open_clip_transformer import OPEN_CLIP_TRANSF
 from clipretrieval.encoding.towers.timm_networks import TIMM_NETWORK
 from clipretrieval.encoding.towers.timm_transformers import TIMM_EVA, TIMM_TRANSFORMER
 from clipretrieval.encoding.towers.unsupported import OWN_ENCODER
+from clipretrieval.encoding.towers.wiring import hash_wiring
 from clipretrieval.encoding.weights.model_source import ModelSource
 from clipretrieval.encoding.weights.modules import build_module, read_module, without_classifier
 from clipretrieval.encoding.weights.tensor_fit import COUNTER
@@ -73,18 +74,30 @@ class ModuleDesign:
             self._shaped = self._with_shapes(self.image_size)
             self.stages = self._named()
         except _FAILURES as error:
+            # Asked only of what failed: a stem may well fold places into channels before it convolves.
+            first = next((part for part in trunk.modules() if isinstance(part, nn.Conv2d)), None)
+            if first is not None and first.in_channels != 3:
+                raise _unsupported(
+                    f"{name} has in_chans={first.in_channels}, and StagedEncoder makes RGB images"
+                ) from error
             reason = (str(error) or repr(error)).splitlines()[0]
             raise _unsupported(f"{name} cannot be stopped ({reason})") from error
         self._work: dict[int, list[float]] = {}
         self.exits = self._quarters()
 
     def describe(self, depth: int | None = None) -> str:
-        """See `Design`; what comes behind the last block is told where it runs."""
-        trunk, last = _trunk(self._meta), len(self._shaped)
-        told = self.family.describe(trunk)
-        if (depth is None or depth >= last) and trunk is not self._meta:
-            told += "".join(f", {type(part).__name__}" for part in self._meta.head)
-        return told
+        """See `Design`."""
+        wiring = hash_wiring(self._meta, self._prefixes_from(len(self._shaped) if depth is None else depth))
+        return f"{self._named_trunk()}, modules {wiring}"
+
+    def _named_trunk(self) -> str:
+        trunk = _trunk(self._meta)
+        settings = self.family.describe(trunk)
+        return f"{type(trunk).__name__}({settings})" if settings else type(trunk).__name__
+
+    def _prefixes_from(self, depth: int) -> list[str]:
+        """List how the names begin of tensors and modules behind a depth."""
+        return [prefix for _, _, unit in self._shaped[depth:] for prefix in unit.tensor_prefixes]
 
     def multiply_adds(self, depth: int, image_size: int | None = None) -> float:
         """See `Design`; products of matrices, convolutions and attention are counted."""
@@ -101,6 +114,15 @@ class ModuleDesign:
                     spent.append(counter.get_total_flops() / 2e9)
             self._work[size] = spent
         return sum(self._work[size][:depth])
+
+    def check_size(self, image_size: int) -> None:
+        """See `Design`."""
+        if image_size == self.image_size:
+            return
+        try:
+            self._with_shapes(image_size)
+        except _FAILURES as error:
+            raise self._misfit(image_size, error) from error
 
     def inner_batch(self, image_size: int) -> int:
         """See `Design`."""
@@ -120,8 +142,9 @@ class ModuleDesign:
 
     def tensors_used(self, weights: nn.Module, stage: Stage) -> Iterator[tuple[str, torch.Tensor]]:
         """See `Design`."""
-        later = [prefix for _, _, unit in self._shaped[stage.depth :] for prefix in unit.tensor_prefixes]
-        for name, tensor in weights.state_dict().items():
+        later = self._prefixes_from(stage.depth)
+        # Buffers that no file holds count too: rotary positions are computed from settings of many names.
+        for name, tensor in {**dict(weights.named_buffers()), **weights.state_dict()}.items():
             if not name.endswith(COUNTER) and not any(name.startswith(prefix) for prefix in later):
                 yield name, tensor
 
@@ -156,26 +179,20 @@ class ModuleDesign:
         return shape[1] * shape[2] if unit.reduction == "channels_last" else shape[2] * shape[3]
 
     def _sized(self, tower: Any, image_size: int) -> Any:
-        """Return a tower for images of a side; a copy where it was built for another.
-
-        Raises
-        ------
-        InvalidInputError
-            If the library cannot do that.
-        """
+        """Return a tower for images of a side; a copy where it was built for another."""
         if image_size == self._built_for:
             return tower
         made = shared_copy(tower)
-        try:
-            with torch.no_grad():
-                self.family.resize(_trunk(made), image_size)
-        except _FAILURES as error:
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise InvalidInputError(
-                f"image_size={image_size} is none that {self.describe()} can be set to ({reason}); its own "
-                f"is {self.image_size}"
-            ) from error
+        with torch.no_grad():
+            self.family.resize(_trunk(made), image_size)
         return made
+
+    def _misfit(self, image_size: int, error: Exception) -> InvalidInputError:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        return InvalidInputError(
+            f"image_size={image_size} is none that {self._named_trunk()} can be set to ({reason}); its own "
+            f"is {self.image_size}"
+        )
 
     def _units(self, tower: Any, image_size: int) -> list[UnitSpec]:
         """Take a tower apart, with open_clip's head behind timm's trunk."""

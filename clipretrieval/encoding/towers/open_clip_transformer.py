@@ -101,14 +101,11 @@ def _resize(visual: Any, side: int) -> None:
 
 
 def _describe(visual: Any) -> str:
-    """Return what tells apart towers whose tensors may be the same."""
     block = visual.transformer.resblocks[0]
     activation = next((type(part).__name__ for part in block.mlp if not list(part.parameters())), "none")
-    pool = visual.pool_type if visual.attn_pool is None else f"attention {visual.attn_pool_type}".strip()
     return (
-        f"VisionTransformer(patch={visual.patch_size[0]}, width={visual.transformer.width}, "
-        f"heads={block.attn.num_heads}, layers={visual.transformer.layers}, "
-        f"output_dim={visual.output_dim}, activation={activation}, pool={pool})"
+        f"patch={visual.patch_size[0]}, width={visual.transformer.width}, heads={block.attn.num_heads}, "
+        f"activation={activation}"
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from clipretrieval.encoding.stages import Reduction
 from clipretrieval.encoding.towers.family import Family, UnitSpec
 from clipretrieval.encoding.towers.module_copies import meta_copy
-from clipretrieval.encoding.towers.timm_transformers import named, resize_timm, side_of_timm
+from clipretrieval.encoding.towers.timm_transformers import resize_timm, side_of_timm
 
 if TYPE_CHECKING:
     import torch
@@ -256,6 +256,6 @@ TIMM_NETWORK = Family(
     resize=resize_timm,
     size_multiple=_patch,
     prefix_tokens=lambda trunk: (0, False),
-    describe=named,
+    describe=lambda trunk: "",
     examples=("convnext_base_w", "timm:resnet50.a1_in1k"),
 )

@@ -12,7 +12,7 @@ from clipretrieval.encoding.towers.family import Family, UnitSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TIMM_EVA", "TIMM_TRANSFORMER", "named", "resize_timm", "side_of_timm"]
+__all__ = ["TIMM_EVA", "TIMM_TRANSFORMER", "resize_timm", "side_of_timm"]
 
 _STAGES = {
     "block.N": "Output of block N: the tokens in front (class token, registers), if any, and the patches.",
@@ -105,12 +105,7 @@ def _patch(trunk: Any) -> int:
 
 
 def _describe(trunk: Any) -> str:
-    return f"{named(trunk)}(heads={trunk.blocks[0].attn.num_heads}, pool={trunk.global_pool})"
-
-
-def named(trunk: Any) -> str:
-    """Return the name of a trunk's architecture in timm; of one that was built otherwise, of its class."""
-    return str((getattr(trunk, "pretrained_cfg", None) or {}).get("architecture") or type(trunk).__name__)
+    return f"patch={_patch(trunk)}, width={trunk.embed_dim}, heads={trunk.blocks[0].attn.num_heads}"
 
 
 def _tokens(trunk: Any) -> tuple[int, bool]:

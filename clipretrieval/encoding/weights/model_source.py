@@ -318,16 +318,15 @@ def _from_module(model: torch.nn.Module) -> ModelSource:
 
 
 def _from_other_module(model: torch.nn.Module, visual: Any) -> ModelSource:
-    from clipretrieval.encoding.weights.timm_source import data_preprocessing
+    from clipretrieval.encoding.weights.timm_source import data_preprocessing, square_side
 
     size = getattr(visual, "image_size", None)
     said = getattr(visual, "preprocess_cfg", None) or {}
     if size is None and getattr(visual, "pretrained_cfg", None):  # of timm's, built alone
         preprocess = data_preprocessing(visual.pretrained_cfg)
-        own = getattr(
-            getattr(visual, "patch_embed", None), "img_size", None
-        )  # where it was built with another
-        preprocess["size"] = own[0] if own else preprocess["size"]
+        built = getattr(getattr(visual, "patch_embed", None), "img_size", None)  # with another size
+        if built:
+            preprocess["size"] = square_side(built, visual.pretrained_cfg)
         return ModelSource({"timm": {}}, preprocess, None, None, module=model)
     return ModelSource({}, merged_preprocessing(size or 224, said), None, None, module=model)
 

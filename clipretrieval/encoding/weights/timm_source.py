@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipretrieval._util.checks import shown
@@ -12,7 +12,7 @@ from clipretrieval.encoding.weights.download import ADVICE
 from clipretrieval.encoding.weights.open_clip_config import merged_preprocessing
 from clipretrieval.errors import InvalidInputError
 
-__all__ = ["DEFAULT_TAG", "data_preprocessing", "timm_config", "timm_transform"]
+__all__ = ["DEFAULT_TAG", "data_preprocessing", "square_side", "timm_config", "timm_transform"]
 
 DEFAULT_TAG = "openai"
 """The tag that an encoder has when none is asked for: of a model of timm's, its own."""
@@ -98,12 +98,7 @@ def data_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
     from timm.data import resolve_data_config
 
     data = resolve_data_config(pretrained_cfg=dict(cfg))
-    height, width = data["input_size"][-2:]
-    if height != width:
-        raise InvalidInputError(
-            f"{cfg.get('architecture') or 'this model'} takes images of {width} × {height} pixels, and "
-            f"StagedEncoder makes squares. {OWN_ENCODER}"
-        )
+    side = square_side(data["input_size"][-2:], cfg)
     mode = data["crop_mode"]
     said = {
         "mean": tuple(data["mean"]),
@@ -112,7 +107,31 @@ def data_preprocessing(cfg: Mapping[str, Any]) -> dict[str, Any]:
         "resize_mode": _MODES.get(mode, mode),
         "fill_color": [round(255 * value) for value in data["mean"]] if mode == "border" else 0,
     }
-    return {**merged_preprocessing(data["input_size"][-1], said), "crop_pct": float(data["crop_pct"])}
+    return {**merged_preprocessing(side, said), "crop_pct": float(data["crop_pct"])}
+
+
+def square_side(sides: Sequence[int], cfg: Mapping[str, Any]) -> int:
+    """Return the side of a model's images.
+
+    Parameters
+    ----------
+    sides : sequence of 2 int
+        Height and width in pixels.
+    cfg : mapping
+        Its ``pretrained_cfg``.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are no squares.
+    """
+    height, width = sides
+    if height != width:
+        raise InvalidInputError(
+            f"{cfg.get('architecture') or 'this model'} takes images of {width} × {height} pixels, and "
+            f"StagedEncoder makes squares. {OWN_ENCODER}"
+        )
+    return int(height)
 
 
 def timm_transform(preprocess: Mapping[str, Any]) -> Any:

@@ -314,7 +314,9 @@ def test_texts_of_custom_towers_and_of_none(tmp_path, photographs):
 
 
 def test_an_export_of_another_tower_is_refused(tmp_path):
-    with pytest.raises(InvalidInputError, match="only CLIP's ResNets are exported, and this is test_vit"):
+    with pytest.raises(
+        InvalidInputError, match="only CLIP's ResNets are exported, and timm:test_vit is none"
+    ):
         StagedEncoder("timm:test_vit", None).export(tmp_path / "vit.onnx")
 
 
