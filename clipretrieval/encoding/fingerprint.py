@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +42,21 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str
     Returns
     -------
     list of str
-        One ``"stage: stored 'mid', given 'late'"`` for each difference; empty for equal fingerprints.
+        One ``"stage: stored 'mid', given 'late'"`` for each difference, what a caller chooses first; empty
+        for equal fingerprints.
     """
     found: list[str] = []
-    for key in sorted({*stored, *given}):
+    for key in sorted({*stored, *given}, key=lambda key: (key not in _CHOSEN, key)):
         old, new = stored.get(key, _ABSENT), given.get(key, _ABSENT)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, f"{prefix}{key}.")
         elif type(old) is not type(new) or old != new:
             found.append(f"{prefix}{key}: stored {_short(old)}, given {_short(new)}")
     return found
+
+
+_CHOSEN = ("encoder", "image_size", "pooling", "stage")
+"""Entries that a caller chooses, of which weights and dimensions may be consequences."""
 
 
 class _Absent:
@@ -62,5 +68,5 @@ _ABSENT = _Absent()
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}", r"\1…", repr(value))
     return text if len(text) <= 100 else f"{text[:97]}…"

@@ -66,3 +66,13 @@ def test_differences_name_what_differs():
         "b.c: stored 2, given 4",
         "e: stored nothing, given 5",
     ]
+
+
+def test_differences_begin_with_what_a_caller_chose():
+    """Hashes, which tell a reader nothing, come last and are shortened."""
+    stored = {"dim": 8, "stage": "mid", "weights": f"sha256:{'a' * 64}"}
+    assert differences(stored, {"dim": 9, "stage": "late", "weights": f"sha256:{'b' * 64}"}) == [
+        "stage: stored 'mid', given 'late'",
+        "dim: stored 8, given 9",
+        "weights: stored 'sha256:aaaaaaaaaaaa…', given 'sha256:bbbbbbbbbbbb…'",
+    ]
