@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from clipretrieval._util.foreign import is_instance
+from clipretrieval.encoding.engine.activations import overwrite_activations
 from clipretrieval.encoding.engine.attention import fuse_attention
 from clipretrieval.encoding.engine.byte_patches import CENTER
 from clipretrieval.encoding.engine.engine import Engine
@@ -168,6 +169,9 @@ class ModuleDesign:
                     fuse_attention(block)
             if convert(specs, plan, plan.inner_batch * self._places(), mean, std):
                 mean, std = [CENTER / 255] * 3, [1 / 255] * 3  # which leaves bytes less the center
+            for unit in specs if plan.device == "cpu" else ():
+                for module in unit.modules:
+                    overwrite_activations(module)
         units: list[nn.Module] = [ModuleUnit(unit, plan).eval() for unit in specs]
         return Engine(units, plan, mean=mean, std=std, image_size=image_size)
 
