@@ -82,14 +82,19 @@ def onnxruntime_sides(network: FromBytes, images: Images, folder: Path) -> Calla
     import onnxruntime
 
     path = folder / "tower.onnx"
-    torch.onnx.export(
-        network,
-        (torch.from_numpy(images[:2]),),
-        str(path),
-        input_names=["x"],
-        dynamic_axes={"x": {0: "n"}},
-        dynamo=False,
-    )
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # ONNX has no such operator
+    try:
+        torch.onnx.export(
+            network,
+            (torch.from_numpy(images[:2]),),
+            str(path),
+            input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
+            dynamo=False,
+        )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
