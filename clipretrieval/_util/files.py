@@ -20,6 +20,7 @@ __all__ = [
     *(
         "read_file",
         "reason",
+        "refuse_empty_space",
         "remedy",
         "replacing",
         "sync_folder",
@@ -96,7 +97,7 @@ def file_sha256(path: str | Path) -> str:
     """
     digest = hashlib.sha256()
     with open_file(path) as file:
-        _refuse_empty_space(file)
+        refuse_empty_space(file)
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -223,7 +224,8 @@ def remedy(error: BaseException, otherwise: str) -> str:
     return REMEDY if too_many_open(error) else otherwise
 
 
-def _refuse_empty_space(file: BinaryIO) -> None:
+def refuse_empty_space(file: BinaryIO) -> None:
+    """Refuse a file that is large and next to empty; see `file_sha256`."""
     found = os.fstat(file.fileno())
     size, held = found.st_size, 512 * getattr(found, "st_blocks", found.st_size)
     # Some file systems tell of no blocks whatever they hold, and those that know no holes tell of none.

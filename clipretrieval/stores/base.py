@@ -16,7 +16,7 @@ from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Ne
 __all__ = [
     *("BlobStore", "DetachableStore", "ExclusiveStore", "LocalFilesStore", "LocatedStore"),
     *("PortableStore", "RefreshableStore", "ScannableStore", "VectorStore"),
-    *("label_counter", "listings", "unclonable", "view_manifest"),
+    *("LISTED", "label_counter", "listings", "unclonable", "view_manifest"),
 ]
 
 LISTED = 4096

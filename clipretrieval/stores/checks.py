@@ -23,6 +23,7 @@ from clipretrieval.types import AnyArray, FloatArray, Label, Metric, as_label_ar
 __all__ = [
     "BLOB_NAME",
     "LARGEST_BLOB",
+    "NO_METADATA",
     "Batch",
     "check_batch",
     "check_blob",

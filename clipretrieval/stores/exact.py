@@ -9,16 +9,17 @@ vectors are at distance 0, and a query alone gets bit for bit what it gets in a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.types import AnyArray, FloatArray, Metric
+from clipretrieval.types import FloatArray, Metric
 
 __all__ = [
     "DoubleArray",
     "IndexArray",
+    "Rows",
     "Shortlist",
     "nearest_rows",
     "pair_distances",
@@ -33,6 +34,26 @@ Shortlist: TypeAlias = Callable[[FloatArray, int], tuple[DoubleArray, IndexArray
 """Maps (queries, m) to the m approximately nearest rows of each: their approximate distances, ascending,
 shape (n_queries, m); their positions, same shape; and a bound on the distances' error, shape (n_queries,)."""
 
+
+class Rows(Protocol):
+    """What may be given for an array of float32, shape (n, dim): vectors that lie in several places."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Return the rows of a slice, or of an array of places."""
+        ...
+
+
+class Ids(Protocol):
+    """What may be given for an array of ids: something that finds them only when they are asked for."""
+
+    def __getitem__(self, places: Any, /) -> Any: ...
+
+
 # Sizes of temporary arrays, in elements: gathered pairs stay in the processor's cache, a scan's
 # distances within 32 MB.
 PAIR_ELEMENTS = 1 << 16
@@ -46,8 +67,8 @@ SAME_DIRECTION = 1e-30
 
 def nearest_rows(
     queries: FloatArray,
-    rows: FloatArray,
-    ids: AnyArray,
+    rows: Rows,
+    ids: Ids,
     k: int,
     metric: Metric,
     shortlist: Shortlist | None = None,
@@ -58,8 +79,8 @@ def nearest_rows(
     Parameters
     ----------
     queries : ndarray of float32, shape (n_queries, dim)
-    rows : ndarray of float32, shape (n, dim)
-    ids : ndarray of object (str), shape (n,)
+    rows : ndarray of float32, shape (n, dim), or `Rows`
+    ids : ndarray of object (str), shape (n,), or `Ids`
     k : int
     metric : Metric
     shortlist : callable, optional
@@ -96,8 +117,8 @@ class _NearestRows:
 
     def __init__(
         self,
-        rows: FloatArray,
-        ids: AnyArray,
+        rows: Rows,
+        ids: Ids,
         reach: int,
         metric: Metric,
         positions: IndexArray,
@@ -158,7 +179,7 @@ class _NearestRows:
         self.distances[which[kept], column[kept]] = exact[kept]
 
 
-def pair_distances(queries: FloatArray, rows: FloatArray, found: IndexArray, metric: Metric) -> FloatArray:
+def pair_distances(queries: FloatArray, rows: Rows, found: IndexArray, metric: Metric) -> FloatArray:
     """Return the distance of each query to each of its candidates as a search returns it.
 
     Parameters
@@ -179,7 +200,7 @@ def pair_distances(queries: FloatArray, rows: FloatArray, found: IndexArray, met
     return distances
 
 
-def row_norms(rows: FloatArray) -> DoubleArray:
+def row_norms(rows: Rows) -> DoubleArray:
     """Return the Euclidean norm of each row, computed in float64."""
     norms = np.empty(len(rows))
     step = max(1, PAIR_ELEMENTS // rows.shape[1])
@@ -212,7 +233,7 @@ def _limit(kth: DoubleArray, error: DoubleArray) -> DoubleArray:
     return above + error
 
 
-def _scan(queries: FloatArray, rows: FloatArray, metric: Metric) -> tuple[DoubleArray, DoubleArray]:
+def _scan(queries: FloatArray, rows: Rows, metric: Metric) -> tuple[DoubleArray, DoubleArray]:
     """Compare queries with all rows by matrix products in float64.
 
     Returns
@@ -251,7 +272,7 @@ def _scan(queries: FloatArray, rows: FloatArray, metric: Metric) -> tuple[Double
 
 
 def _pair_distances(
-    queries: FloatArray, rows: FloatArray, which: IndexArray, found: IndexArray, metric: Metric
+    queries: FloatArray, rows: Rows, which: IndexArray, found: IndexArray, metric: Metric
 ) -> DoubleArray:
     """Return the distances of the pairs (``queries[which[i]]``, ``rows[found[i]]``), shape (n_pairs,)."""
     distances = np.empty(len(which))
@@ -284,7 +305,7 @@ def _narrow(distances: DoubleArray) -> FloatArray:
     return np.clip(distances, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32) + np.float32(0)
 
 
-def _order(which: IndexArray, distances: FloatArray, found: IndexArray, ids: AnyArray) -> IndexArray:
+def _order(which: IndexArray, distances: FloatArray, found: IndexArray, ids: Ids) -> IndexArray:
     """Return the order of the pairs by (query, distance, id); ids are compared only where distances tie."""
     order = np.lexsort((distances, which))
     sorted_which, sorted_distances = which[order], distances[order]

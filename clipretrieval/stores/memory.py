@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from clipretrieval._util.checks import check_path
-from clipretrieval.stores.local.folder import Layout, read_generation
-from clipretrieval.stores.local.folder_manifest import FolderManifest
-from clipretrieval.stores.local.folder_write import save_copy
-from clipretrieval.stores.local.rows import ArrayRows, VectorRows, read_array
+from clipretrieval.stores.local.folder import Kind, read_folder
+from clipretrieval.stores.local.folder_write import require_whole, save_copy
+from clipretrieval.stores.local.rows import ArrayRows, VectorRows
 from clipretrieval.stores.local.store import LocalStore
 from clipretrieval.types import Metric
 
@@ -59,7 +56,8 @@ class MemoryStore(LocalStore):
         target = check_path(path, "path").absolute()
         with self._guard.hold():
             self._require_open()
-            save_copy(target, _LAYOUT, self._snapshot())
+            require_whole(target, self._held)
+            save_copy(target, self._fill)
 
     @classmethod
     def load(cls, path: str | Path) -> MemoryStore:
@@ -72,9 +70,11 @@ class MemoryStore(LocalStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        _, snapshot = read_generation(check_path(path, "path").absolute(), _LAYOUT)
-        store = cls(snapshot.metric)
+        snapshot = read_folder(check_path(path, "path").absolute(), Kind("MemoryStore"))
+        store = cls(snapshot.manifest.metric)
         store._adopt(snapshot)
+        store._take_into_memory()
+        store._changed = False
         return store
 
     def __sklearn_clone__(self) -> MemoryStore:
@@ -82,11 +82,3 @@ class MemoryStore(LocalStore):
 
     def _new_rows(self, dim: int) -> VectorRows:
         return ArrayRows(dim)
-
-
-def _read_array(folder: Path, manifest: FolderManifest) -> VectorRows:
-    path = folder / manifest.files["vectors"].name
-    return ArrayRows.from_array(read_array(path, np.float32, (manifest.count, manifest.dim or 0)))
-
-
-_LAYOUT = Layout("MemoryStore", "vectors", ".npy", _read_array)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,50 @@ from clipretrieval._util.checks import check_number
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 from clipretrieval.stores.exact import IndexArray
-from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows, AnnState
+from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL
 from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, inner_index, make_index
-from clipretrieval.stores.faiss.flat import FlatRows, read_index
 from clipretrieval.stores.faiss.format import MalformedIndexError, UnknownFormatError, check_index_file
-from clipretrieval.stores.faiss.index import AnnIndex
-from clipretrieval.stores.local.folder import GenerationFile
+from clipretrieval.stores.faiss.index import PIECE_BYTES, AnnIndex
+from clipretrieval.stores.faiss.state import AnnState
 from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FolderManifest, damaged
+from clipretrieval.stores.local.folder_write import FileDump
 from clipretrieval.stores.local.rows import dump_array, read_array
+from clipretrieval.stores.local.segment import MappedFile
+from clipretrieval.types import Metric
 
-__all__ = ["check_index_state", "index_files", "kept_target", "read_ann"]
+__all__ = ["CAN_MAP", "check_index_state", "copied", "index_files", "kept_target", "read_ann"]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
 
-# A store's tombstones are at most a quarter of an index; see `AnnRows`.
+CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC") and hasattr(faiss, "ZeroCopyIOReader")
+# A store's tombstones are at most a quarter of an index; see `IndexUpkeep`.
 MOST_TOTAL = 2
 
 
-def index_files(rows: AnnRows) -> tuple[dict[str, GenerationFile], dict[str, Any]]:
-    """Return the files of an approximate index and what the manifest says of it.
-
-    An index whose file could not be checked before FAISS reads it is not kept: it is built anew.
-    """
-    index, state = rows.index, rows.state
-    if index is None or state is None or not index.is_checkable:
-        return {}, {"target": rows.target, "built": None}
-    parts = {"ann": GenerationFile("ann", ".faiss", index.dump)}
+def index_files(index: AnnIndex) -> dict[str, FileDump]:
+    """Return the files of an approximate index, none where one could not be checked before FAISS reads it."""
+    if not index.is_checkable:
+        return {}
+    parts = {"ann": FileDump(".faiss", index.dump)}
     labels = index.labels
     if labels is not None:
 
         def dump(write: Callable[[bytes], object]) -> None:
             dump_array(labels, write)
 
-        parts["ann_labels"] = GenerationFile("ann", ".npy", dump)
-    known = replace(state, outliers=len(index.outliers))
-    if index.limits is not None:
-        known = replace(known, code_limit=index.limits.code, list_limit=index.limits.list)
-    return parts, {"target": rows.target, "built": asdict(known)}
+        parts["ann_labels"] = FileDump(".npy", dump)
+    return parts
+
+
+def copied(file: MappedFile) -> FileDump:
+    """Return what writes a file's content anew."""
+
+    def dump(write: Callable[[bytes], object]) -> None:
+        for start in range(0, len(file.content), PIECE_BYTES):
+            write(file.content[start : start + PIECE_BYTES].tobytes())
+
+    return FileDump(file.path.suffix, dump)
 
 
 def check_index_state(folder: Path, manifest: FolderManifest) -> None:
@@ -79,21 +84,25 @@ def check_index_state(folder: Path, manifest: FolderManifest) -> None:
 
 
 def read_ann(
-    folder: Path, manifest: FolderManifest, flat: FlatRows, target: float | None, mmap: bool
-) -> AnnRows:
-    """Return rows with the approximate index that the manifest names, if any.
+    files: Mapping[str, MappedFile], state: AnnState, dim: int, metric: Metric, count: int, *, mmap: bool
+) -> AnnIndex | None:
+    """Return an approximate index over so many rows.
 
     Parameters
     ----------
-    folder : Path
-    manifest : FolderManifest
-        One that `check_index_state` has seen.
-    flat : FlatRows
-        The vectors.
-    target : float or None
-        The recall to reach; None for that of the folder.
+    files : mapping of str to MappedFile
+        Verified.
+    state : AnnState
+    dim : int
+    metric : Metric
+    count : int
     mmap : bool
-        Whether to map the index instead of reading it.
+        Whether to map the index instead of reading it: it then cannot be changed.
+
+    Returns
+    -------
+    AnnIndex or None
+        None where it is of a form that cannot be checked.
 
     Raises
     ------
@@ -103,47 +112,53 @@ def read_ann(
     Warns
     -----
     ClipRetrievalWarning
-        If the index is of a form that cannot be checked, and is left alone.
+        If it cannot be checked.
     """
-    entry, built = manifest.files.get("ann"), (manifest.state or {}).get("built")
-    rows = AnnRows(flat, manifest.metric, manifest.index, target or kept_target(manifest.state))
-    if entry is None or built is None:
-        return rows
-    path, state = folder / entry.name, AnnState.from_values(built)
-    labels = manifest.files.get("ann_labels")
+    file, labels = files["ann"], files.get("ann_labels")
     try:
-        template = make_index(state.factory, flat.dim, manifest.metric)
+        template = make_index(state.factory, dim, metric)
         lists = _has_lists(template)
         if lists != (labels is None):
             raise MalformedIndexError("the labels of its vectors are missing, or too many")
-        if state.outliers > manifest.count:
-            raise MalformedIndexError(f"{state.outliers} of {manifest.count} vectors cannot be outliers")
-        held = manifest.count - state.outliers
-        check_index_file(path, template, held, held if lists else manifest.count * MOST_TOTAL, manifest.count)
+        if state.outliers > count:
+            raise MalformedIndexError(f"{state.outliers} of {count} vectors cannot be outliers")
+        held = count - state.outliers
+        check_index_file(file.content, template, held, held if lists else count * MOST_TOTAL, count)
     except UnknownFormatError as error:
         warn_caller(
-            f"{path} cannot be checked by this version of clipretrieval and is not used: {error}. Searches "
-            "are exact until the store is next written to and flushed"
+            f"{file.path} cannot be checked by this version of clipretrieval and is not used: {error}. "
+            "Searches are exact until the store is next written to and flushed"
         )
-        return rows
+        return None
     except (MalformedIndexError, InvalidInputError, UnsupportedOperationError) as error:
-        raise damaged(path, str(error)) from error
-    # What is mapped cannot be changed, as the lists of an index that may hold outliers are.
-    raw = read_index(path, mmap and (state.limits is not None or not lists))
+        raise damaged(file.path, str(error)) from error
+    raw = _read_index(file, mmap and CAN_MAP)
     kept = None
     if labels is not None:
-        kept = _read_labels(folder / labels.name, manifest.count, int(raw.ntotal), state.outliers)
-    outliers = _rows_left_out(raw, manifest.count) if kept is None else np.flatnonzero(kept < 0)
-    index = AnnIndex(state.factory, raw, kept, outliers, state.limits)
-    if state.limits is None and not index.leave_out(flat.view(), state.built_with) and state.written:
-        warn_caller(
-            f"{path} holds vectors that came after the index {state.factory!r} was trained, and its codes do "
-            "not tell whether it represents them. Searches are exact until the store is next written to and "
-            "flushed"
-        )
-        return rows
-    rows.index, rows.state = index, state
-    return rows
+        kept = _read_labels(labels, count, int(raw.ntotal), state.outliers)
+    outliers = _rows_left_out(raw, count) if kept is None else np.flatnonzero(kept < 0)
+    return AnnIndex(state.factory, raw, kept, outliers, state.limits)
+
+
+def _read_index(file: MappedFile, mmap: bool) -> Any:
+    """Read or map a FAISS index; its path is not given to FAISS, which takes none that is not UTF-8."""
+    content = file.content
+    try:
+        if not mmap:
+            place = 0
+
+            def read(size: int) -> bytes:
+                nonlocal place
+                place += size
+                return content[place - size : place].tobytes()
+
+            return faiss.read_index(faiss.PyCallbackIOReader(read, PIECE_BYTES))
+        reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(content), content.size)
+        index: Any = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
+        object.__setattr__(index, "mapped_file", content)  # the index points into it; SWIG refuses new names
+        return index
+    except (RuntimeError, MemoryError) as error:
+        raise damaged(file.path, f"FAISS cannot read it ({error})") from error
 
 
 def kept_target(state: dict[str, Any] | None) -> float:
@@ -167,9 +182,9 @@ def _rows_left_out(index: Any, count: int) -> IndexArray:
     return np.flatnonzero(out)
 
 
-def _read_labels(path: Path, count: int, total: int, outliers: int) -> Any:
-    labels = read_array(path, np.int64, (count,))
+def _read_labels(file: MappedFile, count: int, total: int, outliers: int) -> Any:
+    labels = read_array(file, "<i8", (count,))
     held = labels[labels != -1]
     if not np.all((held >= 0) & (held < total)) or len(np.unique(held)) != count - outliers:
-        raise damaged(path, f"its labels are not those of {count - outliers} vectors among {total}")
+        raise damaged(file.path, f"its labels are not those of {count - outliers} vectors among {total}")
     return labels

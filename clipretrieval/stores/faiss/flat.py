@@ -1,27 +1,20 @@
-"""Rows in a flat FAISS index."""
+"""Rows that FAISS searches exactly, by matrix products in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
 
 from clipretrieval._util.forks import no_inherited_threads
-from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist
-from clipretrieval.stores.faiss.format import MalformedIndexError, UnknownFormatError, check_index_file
-from clipretrieval.stores.local.folder_manifest import FolderManifest, damaged
-from clipretrieval.stores.local.table import Moves
+from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, row_norms
+from clipretrieval.stores.local.held import Held, JoinedRows
+from clipretrieval.stores.local.rows import ArrayRows
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["CAN_MAP", "PIECE_BYTES", "FlatRows", "faiss_alone", "read_index", "read_rows"]
+__all__ = ["FlatRows", "HeldRows", "faiss_alone", "shortlist_of"]
 
-CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC") and hasattr(faiss, "ZeroCopyIOReader")
-# Each piece of a file waits for the interpreter, so they are large.
-PIECE_BYTES = 1 << 22
 UNIT_ROUNDOFF = 2.0**-24
 # Matrix products go through long vectors in pieces of at most about this many terms, each summed on its own.
 LONGEST_SUM = 512
@@ -34,11 +27,8 @@ def faiss_alone() -> AbstractContextManager[None]:
     return no_inherited_threads(faiss.omp_get_max_threads, faiss.omp_set_num_threads)
 
 
-class FlatRows:
-    """Rows in an ``IndexFlat``, which searches them by matrix products in float32.
-
-    The index numbers its vectors as the rows are numbered, so no id map is needed: a replaced vector is
-    written over in place, and a removed one has its place taken by the last.
+class FlatRows(ArrayRows):
+    """Rows in an array, which FAISS searches.
 
     Parameters
     ----------
@@ -48,134 +38,108 @@ class FlatRows:
     """
 
     def __init__(self, dim: int, metric: Metric) -> None:
+        super().__init__(dim)
         self._metric = metric
-        self._index: Any = faiss.IndexFlatL2(dim) if metric is Metric.L2 else faiss.IndexFlatIP(dim)
+
+    def longest(self) -> float:
+        """Return the greatest norm of a row."""
+        return float(row_norms(self.view()).max(initial=0.0))
+
+    def shortlist(self, longest: float) -> Shortlist:
+        return shortlist_of(self.view(), self._metric, longest)
+
+
+class HeldRows:
+    """All rows of a store with a folder, as `FlatRows` that are only read.
+
+    Parameters
+    ----------
+    held : Held
+    metric : Metric
+    """
+
+    def __init__(self, held: Held, metric: Metric) -> None:
+        self._held, self._metric, self._view = held, metric, held.view()
 
     @property
     def dim(self) -> int:
-        return int(self._index.d)
+        return int(self._view.shape[1])
 
-    def view(self) -> FloatArray:
-        count, dim = int(self._index.ntotal), self.dim
-        if not count:
-            return np.empty((0, dim), dtype=np.float32)
-        flat: FloatArray = faiss.rev_swig_ptr(self._index.get_xb(), count * dim)
-        return flat.reshape(count, dim)
+    def view(self) -> FloatArray | JoinedRows:
+        return self._view
 
-    def write(self, vectors: FloatArray, places: IndexArray) -> None:
-        count = int(self._index.ntotal)
-        old = places < count
-        if not old.any():
-            self._index.add(vectors)
-            return
-        if not old.all():
-            self._index.add(vectors[~old])
-        self.view()[places[old]] = vectors[old]
-
-    def remove(self, moves: Moves) -> None:
-        view = self.view()
-        if len(view) > moves.kept:
-            view[moves.targets] = view[moves.sources]
-            self._index.remove_ids(faiss.IDSelectorRange(moves.kept, len(view)))
-
-    def restore(self, vectors: FloatArray, places: IndexArray, count: int) -> None:
-        view = self.view()
-        view[places] = vectors
-        if len(view) > count:
-            self._index.remove_ids(faiss.IDSelectorRange(count, len(view)))
-
-    def drop_index(self) -> None:
-        """Do nothing: the index is the rows."""
-
-    def is_whole(self, count: int) -> bool:
-        return int(self._index.ntotal) == count
+    def longest(self) -> float:
+        """Return a bound on the norms of the rows."""
+        return 1.0 if self._metric is Metric.COSINE else self._held.longest
 
     def shortlist(self, longest: float) -> Shortlist:
-        """Return FAISS's own search, with a bound on its error.
-
-        FAISS takes ``‖q‖² + ‖x‖² − 2 q·x`` in float32, whose rounding grows with the norms and not with the
-        distance: vectors far from the origin and close to each other may come in any order.
-        """
-        dim = self.dim
-        relative = (min(dim, LONGEST_SUM) + 16) * UNIT_ROUNDOFF
-        # What may be lost where products are too small for float32.
-        smallest = 4 * dim * float(np.finfo(np.float32).tiny)
-
-        def search(queries: FloatArray, length: int) -> tuple[DoubleArray, IndexArray, DoubleArray]:
-            values, found = _search_by_products(self._index, queries, length)
-            norms = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
-            if self._metric is Metric.L2:
-                return values.astype(np.float64), found, relative * np.square(norms + longest) + smallest
-            if self._metric is Metric.IP:
-                return -values.astype(np.float64), found, relative * norms * longest + smallest
-            return 1.0 - values.astype(np.float64), found, np.full(len(queries), relative + smallest)
-
-        return search
-
-    def candidates(self, queries: FloatArray, k: int) -> None:
-        """Return None: searches are exact."""
-
-    def dump(self, write: Callable[[bytes], object]) -> None:
-        faiss.write_index(self._index, faiss.PyCallbackIOWriter(write, PIECE_BYTES))  # type: ignore[attr-defined]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"metric": self._metric, "index": faiss.serialize_index(self._index).tobytes()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._metric = state["metric"]
-        self._index = faiss.deserialize_index(np.frombuffer(state["index"], dtype=np.uint8))
+        return shortlist_of(self._view, self._metric, longest)
 
 
-def _search_by_products(index: Any, queries: FloatArray, length: int) -> tuple[FloatArray, IndexArray]:
+def shortlist_of(rows: FloatArray | JoinedRows, metric: Metric, longest: float) -> Shortlist:
+    """Return FAISS's own search, with a bound on its error.
+
+    FAISS takes ``‖q‖² + ‖x‖² − 2 q·x`` in float32, whose rounding grows with the norms and not with the
+    distance: vectors far from the origin and close to each other may come in any order.
+
+    Parameters
+    ----------
+    rows : ndarray of float32, shape (n, dim), or JoinedRows
+    metric : Metric
+    longest : float
+        A bound on the norms of the rows.
+    """
+    dim = rows.shape[1]
+    relative = (min(dim, LONGEST_SUM) + 16) * UNIT_ROUNDOFF
+    # What may be lost where products are too small for float32.
+    smallest = 4 * dim * float(np.finfo(np.float32).tiny)
+
+    def search(queries: FloatArray, length: int) -> tuple[DoubleArray, IndexArray, DoubleArray]:
+        distances, found = _nearest(queries, rows, length, metric)
+        norms = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
+        if metric is Metric.L2:
+            return distances, found, relative * np.square(norms + longest) + smallest
+        if metric is Metric.IP:
+            return distances, found, relative * norms * longest + smallest
+        return distances + 1.0, found, np.full(len(queries), relative + smallest)
+
+    return search
+
+
+def _nearest(
+    queries: FloatArray, rows: FloatArray | JoinedRows, length: int, metric: Metric
+) -> tuple[DoubleArray, IndexArray]:
+    """Return the approximately nearest rows and their squared distances or negated products, ascending."""
+    best: DoubleArray = np.empty((len(queries), 0))
+    found: IndexArray = np.empty((len(queries), 0), dtype=np.int64)
+    start = 0
+    for block in [rows] if isinstance(rows, np.ndarray) else rows.blocks():
+        values, places = _search_by_products(block, queries, min(length, len(block)), metric)
+        near = values.astype(np.float64) if metric is Metric.L2 else -values.astype(np.float64)
+        places = np.where(places < 0, -1, places + start)
+        start += len(block)
+        if not found.shape[1]:
+            best, found = near, places
+            continue
+        best, found = np.concatenate([best, near], axis=1), np.concatenate([found, places], axis=1)
+        order = np.argsort(best, axis=1, kind="stable")[:, :length]
+        best, found = np.take_along_axis(best, order, axis=1), np.take_along_axis(found, order, axis=1)
+    return best, found
+
+
+def _search_by_products(
+    rows: FloatArray, queries: FloatArray, length: int, metric: Metric
+) -> tuple[FloatArray, IndexArray]:
     """Search, with repeated queries added where so few make FAISS forgo a matrix product.
 
     FAISS compares pair by pair below ``distance_compute_blas_threshold``. Since 1.15 that counts queries
     times dimensions: a hundred queries of 1,024 take four times as long as a hundred and thirty. Before, it
     counted queries and was 20, so that nothing is added there.
     """
-    enough = -(-int(faiss.cvar.distance_compute_blas_threshold) // index.d)
+    enough = -(-int(faiss.cvar.distance_compute_blas_threshold) // rows.shape[1])
     count = len(queries)
     if enough / PRODUCT_GAIN < count < enough:
         queries = np.concatenate([queries, np.repeat(queries[-1:], enough - count, axis=0)])
-    values, found = index.search(queries, length)
+    kind = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
+    values, found = faiss.knn(queries, rows, length, metric=kind)
     return values[:count], found[:count]
-
-
-def read_index(path: Path, mmap: bool) -> Any:
-    """Read or map a FAISS index.
-
-    The file is opened here: FAISS takes no path that is not UTF-8, and on Windows none that is not ASCII.
-
-    Raises
-    ------
-    StoreCorruptedError
-        If FAISS cannot read it.
-    """
-    try:
-        if not mmap:
-            with path.open("rb", buffering=0) as file:
-                return faiss.read_index(faiss.PyCallbackIOReader(file.read, PIECE_BYTES))  # type: ignore[attr-defined]
-        content = np.memmap(path, dtype=np.uint8, mode="r")
-        reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(content), content.size)  # type: ignore[attr-defined]
-        index: Any = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
-        object.__setattr__(index, "mapped_file", content)  # the index points into it; SWIG refuses new names
-        return index
-    except (RuntimeError, MemoryError) as error:
-        raise damaged(path, f"FAISS cannot read it ({error})") from error
-
-
-def read_rows(folder: Path, manifest: FolderManifest, mmap: bool = False) -> FlatRows:
-    """Read or map the index that `FlatRows.dump` wrote.
-
-    Raises
-    ------
-    StoreCorruptedError
-        If it is not a flat index of as many vectors as the manifest says.
-    """
-    path, rows = folder / manifest.files["vectors"].name, FlatRows(manifest.dim or 1, manifest.metric)
-    try:
-        check_index_file(path, rows._index, manifest.count, bounded=False)
-    except (MalformedIndexError, UnknownFormatError) as error:
-        raise damaged(path, str(error)) from error
-    rows._index = read_index(path, mmap)
-    return rows

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import faiss as _faiss
@@ -39,7 +38,7 @@ class UnknownFormatError(ValueError):
 
 
 def check_index_file(
-    path: Path,
+    content: AnyArray,
     template: Any,
     least: int,
     most: int | None = None,
@@ -51,8 +50,8 @@ def check_index_file(
 
     Parameters
     ----------
-    path : Path
-        A regular file.
+    content : ndarray of uint8, shape (n,)
+        Of the file.
     template : faiss.Index
         An empty index of the same factory string, dimension and metric.
     least, most : int
@@ -70,9 +69,6 @@ def check_index_file(
         If it is of a form that is not known here: of an index that is not `is_checkable`, or of another
         version of FAISS.
     """
-    if not path.stat().st_size:  # which cannot be mapped
-        raise MalformedIndexError("it is empty")
-    content = np.memmap(path, dtype=np.uint8, mode="r")
     reader = _IndexReader(content, LARGEST if bounded else math.inf, least if rows is None else rows)
     _check_index(reader, template, range(least, (most or least) + 1))
     reader.end()

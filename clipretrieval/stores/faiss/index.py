@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import faiss as _faiss
 import numpy as np
 import numpy.typing as npt
 
 from clipretrieval.errors import StoreError
-from clipretrieval.stores.exact import DoubleArray, IndexArray, nearest_rows, row_norms
+from clipretrieval.stores.exact import DoubleArray, IndexArray, Rows, Shortlist, nearest_rows, row_norms
 from clipretrieval.stores.faiss.factory import inner_index, transforms
-from clipretrieval.stores.faiss.flat import PIECE_BYTES, FlatRows
+from clipretrieval.stores.faiss.flat import FlatRows
 from clipretrieval.stores.faiss.format import is_checkable
 from clipretrieval.stores.local.table import Moves
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["EXTRA", "AnnIndex", "Knobs", "Limits"]
+__all__ = ["EXTRA", "PIECE_BYTES", "AnnIndex", "BitArray", "Flat", "Knobs", "Limits"]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
 CodeArray = npt.NDArray[np.uint8]
+BitArray = npt.NDArray[np.bool_]
+
+# Each piece of a file waits for the interpreter, so they are large.
+PIECE_BYTES = 1 << 22
 
 # Beside k·over_fetch: ties and roundings at the end of a row.
 EXTRA = 8
@@ -45,6 +49,25 @@ _TAKES_CODES = {
     faiss.IndexResidualQuantizer,
     faiss.IndexLocalSearchQuantizer,
 }
+
+
+class Flat(Protocol):
+    """The vectors that an index is over, and an exact search of them."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def view(self) -> Rows:
+        """Return all rows."""
+        ...
+
+    def longest(self) -> float:
+        """Return a bound on the norms of the rows."""
+        ...
+
+    def shortlist(self, longest: float) -> Shortlist:
+        """Return a fast source of candidates, given a bound on the norms of the rows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -124,7 +147,8 @@ class AnnIndex:
         if not self._ivf:
             held = np.flatnonzero(self._labels >= 0)
             self._rows[self._labels[held]] = held
-        self._alive: Any = None
+        # What lets a search return only vectors that are rows, and for which removed ones it was made.
+        self._alive: tuple[Any, BitArray | None] = None, None
 
     @property
     def lists(self) -> int:
@@ -175,8 +199,18 @@ class AnnIndex:
         """Each row's label, if they are not the rows themselves."""
         return None if self._ivf else self._labels
 
-    def search(self, queries: FloatArray, k: int, fetch: int, knobs: Knobs) -> IndexArray:
+    def search(
+        self, queries: FloatArray, k: int, fetch: int, knobs: Knobs, removed: BitArray | None = None
+    ) -> IndexArray:
         """Return about `fetch` rows, best first, among them probably the `k` nearest; -1 where there is none.
+
+        Parameters
+        ----------
+        queries : ndarray of float32, shape (n_queries, dim)
+        k, fetch : int
+        knobs : Knobs
+        removed : ndarray of bool, optional
+            Which of the rows not to return; an array that never changes.
 
         Raises
         ------
@@ -185,22 +219,25 @@ class AnnIndex:
         """
         length = min(fetch, self.total)
         if not (self._ivf or self._hnsw):
-            length = min(fetch + self.tombstones, self.total)
+            more = self.tombstones + (0 if removed is None else int(np.count_nonzero(removed)))
+            length = min(fetch + more, self.total)
         try:
-            _, found = self._index.search(queries, length, params=self._parameters(k, length, knobs))
+            parameters = self._parameters(k, length, knobs, removed)
+            _, found = self._index.search(queries, length, params=parameters)
         except (RuntimeError, MemoryError) as error:
             raise StoreError(f"FAISS could not search its index {self.factory!r}: {error}") from error
         if self._ivf:
             return np.asarray(found, dtype=np.int64)
-        return np.where(found < 0, -1, self._rows[found])
+        found = np.where(found < 0, -1, self._rows[found])
+        return found if removed is None else np.where(removed[found], -1, found)
 
-    def build(self, rows: FloatArray) -> None:
+    def build(self, rows: Rows) -> None:
         """Add all rows to the empty, trained index, after measuring what is usually lost of them."""
         self.limits = self._quantizer.limits(rows)
         self.write(rows, np.arange(len(rows)))
         self.limits = self.limits.closed()
 
-    def leave_out(self, rows: FloatArray, built_with: int) -> bool:
+    def leave_out(self, rows: Rows, built_with: int) -> bool:
         """Remove the outliers from an index that was written without looking for any.
 
         Parameters
@@ -225,7 +262,7 @@ class AnnIndex:
         self.limits = limits.closed()
         return self.limits == limits
 
-    def write(self, vectors: FloatArray, places: IndexArray) -> None:
+    def write(self, vectors: Rows, places: IndexArray) -> None:
         """Put vectors under their rows, in the place of those that were there; outliers are left out."""
         if self.limits is None:
             raise ValueError("what may be lost of a vector is not known")
@@ -239,16 +276,14 @@ class AnnIndex:
             fits[part] = self.limits.fits(lost)
             if by_codes:
                 self._quantizer.add(codes[fits[part]], places[part][fits[part]])
-        if not fits.all():
-            vectors, kept = vectors[fits], places[fits]
-        else:
-            kept = places
+        kept = places[fits]
         if not by_codes:
-            self._add(vectors, kept)
+            for part in [slice(None)] if isinstance(vectors, np.ndarray) else _slices(len(places)):
+                self._add(vectors[part][fits[part]], places[part][fits[part]])
         if not self._ivf:
             start = len(self._rows)
             self._labels[kept] = np.arange(start, start + len(kept))
-            self._rows, self._alive = np.concatenate([self._rows, kept]), None
+            self._rows, self._alive = np.concatenate([self._rows, kept]), (None, None)
         self.outliers.replace(places, fits)
 
     def set_aside(self, places: IndexArray) -> None:
@@ -287,34 +322,66 @@ class AnnIndex:
             return
         gone = self._labels[places]
         self._rows[gone[gone >= 0]] = -1
-        self._labels[places], self._alive = -1, None
+        self._labels[places], self._alive = -1, (None, None)
+
+    def number_through(self, removed: BitArray) -> None:
+        """Take out removed rows, and give the others the numbers that they have without them."""
+        numbers, left = np.cumsum(~removed) - 1, ~removed
+        self._leave(np.flatnonzero(removed))
+        if self._ivf:
+            lists = self._inner.invlists
+            for number in range(lists.nlist):
+                size = lists.list_size(number)
+                if size:
+                    ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+                    ids[:] = numbers[ids]
+        else:
+            self._labels = self._labels[left]
+            held = self._rows >= 0
+            self._rows[held] = numbers[self._rows[held]]
+        rows = self.outliers.rows
+        self.outliers = _Outliers(numbers[rows[left[rows]]])
+
+    def leave_to_others(self, count: int) -> None:
+        """Go on over `count` rows, of which those that are new are outliers."""
+        new = np.arange(self.count, count)
+        if not self._ivf:
+            self._labels = np.concatenate([self._labels, np.full(len(new), -1, dtype=np.int64)])
+        self.outliers = _Outliers(np.concatenate([self.outliers.rows, new]))
 
     def dump(self, write: Callable[[bytes], object]) -> None:
         """Write the index in FAISS's format."""
         faiss.write_index(self._index, faiss.PyCallbackIOWriter(write, PIECE_BYTES))
 
-    def _parameters(self, k: int, length: int, knobs: Knobs) -> Any:
+    def _parameters(self, k: int, length: int, knobs: Knobs, removed: BitArray | None) -> Any:
         """Return the parameters of one search: never is the index itself set, which others are searching."""
         if self._ivf:
             # Enough lists to hold k vectors four times over.
             needed = -(-4 * k * self.lists // max(1, self.total))
-            chosen = faiss.SearchParametersIVF(nprobe=min(self.lists, max(knobs.nprobe or 1, needed)))
+            probes = min(self.lists, max(knobs.nprobe or 1, needed))
+            chosen = faiss.SearchParametersIVF(nprobe=probes, sel=self._selector(removed))
         elif self._hnsw:
             effort = max(knobs.ef_search or 0, 2 * length)
-            chosen = faiss.SearchParametersHNSW(efSearch=effort, sel=self._selector())
+            chosen = faiss.SearchParametersHNSW(efSearch=effort, sel=self._selector(removed))
         else:
             return None
         return faiss.SearchParametersPreTransform(index_params=chosen) if self._wrapped else chosen
 
-    def _selector(self) -> Any:
-        """Return what lets a graph's search return only vectors that are rows."""
-        if not self.tombstones:
+    def _selector(self, removed: BitArray | None) -> Any:
+        """Return what lets a search of lists or of a graph return only vectors that are rows."""
+        if removed is None and (self._ivf or not self.tombstones):
             return None
-        alive = self._alive
-        if alive is None:
-            bits = np.packbits(self._rows >= 0, bitorder="little")
-            alive = self._alive = faiss.IDSelectorBitmap(bits)
-        return alive
+        selector, made_for = self._alive
+        if selector is None or made_for is not removed:
+            if self._ivf:
+                alive = ~removed if removed is not None else np.ones(self.count, dtype=bool)
+            else:
+                alive = self._rows >= 0
+                if removed is not None:
+                    alive &= ~removed[self._rows]
+            selector = faiss.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
+            self._alive = selector, removed
+        return selector
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -398,7 +465,7 @@ class _Quantizer:
         lost[np.isnan(lost)] = np.inf
         return codes, lost
 
-    def limits(self, rows: FloatArray, mixed: bool = False) -> Limits:
+    def limits(self, rows: Rows, mixed: bool = False) -> Limits:
         """Return limits by what is lost of rows.
 
         Parameters
@@ -472,7 +539,7 @@ class _Outliers:
         self._set(np.union1d(stay, moves.targets[np.isin(moves.sources, self.rows)]))
 
     def join(
-        self, found: IndexArray, queries: FloatArray, k: int, flat: FlatRows, metric: Metric
+        self, found: IndexArray, queries: FloatArray, k: int, flat: Flat, metric: Metric
     ) -> IndexArray:
         """Return candidates and the `k` nearest outliers of each query.
 
@@ -482,7 +549,7 @@ class _Outliers:
             Rows, none of them an outlier; -1 where there is none.
         queries : ndarray of float32, shape (n_queries, dim)
         k : int
-        flat : FlatRows
+        flat : Flat
             All rows.
         metric : Metric
 

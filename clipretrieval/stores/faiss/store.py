@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,22 +12,39 @@ import numpy as np
 
 from clipretrieval._util.checks import check_bool, check_number, check_path, check_text
 from clipretrieval._util.repr import safe_repr
-from clipretrieval.errors import InvalidInputError, StoreUnavailableError, UnsupportedOperationError
+from clipretrieval._util.warning import warn_caller
+from clipretrieval.errors import (
+    InvalidInputError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
 from clipretrieval.stores.base import unclonable
-from clipretrieval.stores.exact import DoubleArray, unit_rows
-from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows, IndexInfo
-from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory
-from clipretrieval.stores.faiss.files import check_index_state, index_files, kept_target, read_ann
-from clipretrieval.stores.faiss.flat import CAN_MAP, FlatRows, faiss_alone, read_rows
-from clipretrieval.stores.local.folder import Layout, Snapshot, find_manifest
+from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, unit_rows
+from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows, IndexUpkeep
+from clipretrieval.stores.faiss.covering import Covering
+from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, make_index
+from clipretrieval.stores.faiss.files import check_index_state, kept_target, read_ann
+from clipretrieval.stores.faiss.flat import FlatRows, HeldRows, faiss_alone, shortlist_of
+from clipretrieval.stores.faiss.index import BitArray
+from clipretrieval.stores.faiss.state import AnnState, IndexInfo
+from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest
 from clipretrieval.stores.local.folder_manifest import FolderManifest
-from clipretrieval.stores.local.folder_write import save_copy
+from clipretrieval.stores.local.folder_write import Generation, require_whole, save_copy, write_rows
+from clipretrieval.stores.local.held import Held, JoinedRows
 from clipretrieval.stores.local.rows import VectorRows
+from clipretrieval.stores.local.segment import MappedFile, Segment
+from clipretrieval.stores.local.segments import Segments, first_to_join, to_rewrite
 from clipretrieval.stores.local.store import LocalStore
 from clipretrieval.stores.local.store_folder import StoreFolder
+from clipretrieval.stores.local.table import RecordTable
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["FaissStore", "IndexInfo"]
+
+KIND = Kind("FaissStore", check_index_state)
+# With so many values in memory, records are written into the folder before they are flushed: 128 MB.
+SEALED_VALUES = 1 << 25
 
 Self = TypeVar("Self", bound="FaissStore")
 
@@ -126,14 +142,13 @@ class FaissStore(LocalStore):
         self._mmap = check_bool(mmap, "mmap")
         if self._mmap and not read_only:
             raise InvalidInputError("mmap=True is for reading: give read_only=True too")
-        if self._mmap and not CAN_MAP:
-            raise UnsupportedOperationError("mmap=True needs a newer FAISS; run: pip install -U faiss-cpu")
         self._folder: StoreFolder | None = None
+        self._upkeep: IndexUpkeep | None = None
         if place is None:
             return
-        self._folder = StoreFolder(place, self._layout(), self._metric, read_only=read_only)
+        self._folder = StoreFolder(place, KIND, self._metric, read_only=read_only)
         with self._computing():  # a folder's index may be measured or built anew
-            self._folder.open(self._snapshot(), self._adopt, create=create and not read_only)
+            self._folder.open(self._generation(self._held), self._adopt, create=create and not read_only)
             if self._changed:  # already it is to be other than it was read
                 self._begin_write()
 
@@ -178,7 +193,11 @@ class FaissStore(LocalStore):
     def index_info(self) -> IndexInfo:
         """What serves the searches, and the recall that was measured."""
         with self._guard.hold():
-            return self._rows.info if isinstance(self._rows, AnnRows) else IndexInfo(FLAT)
+            held = self._held
+            if held.index is not None:
+                info: IndexInfo = held.index.info(held)
+                return info
+            return held.rows.info if isinstance(held.rows, AnnRows) else IndexInfo(FLAT)
 
     def location(self) -> dict[str, Any] | None:
         """Return the options that open the same folder elsewhere; None in memory."""
@@ -209,6 +228,51 @@ class FaissStore(LocalStore):
             with self._guard.hold():
                 self._require_open()
                 self._write_out()
+
+    def compact(self) -> None:
+        """Write anew what removed records lie in, join small files, and flush; in memory, do nothing.
+
+        A flush does so by itself where more than half of the records were removed since they were written.
+        Searches go on meanwhile, and writes wait. The index is built anew where that is due.
+
+        Raises
+        ------
+        UnsupportedOperationError
+            If the store is read-only.
+        StoreLockedError, StoreUnavailableError
+            As `flush` does; what was flushed before is intact.
+        """
+        folder = self._folder
+        if folder is None or folder.left_when_written:
+            self._require_open()
+            return
+        with folder.flushing:
+            with self._guard.write():
+                self._begin_write()
+            with self._guard.hold():
+                self._require_open()
+                self._write_out(whole=True)
+
+    def verify(self) -> None:
+        """Read all that is flushed and compare it with its checksums; a store in memory has none.
+
+        Opening a folder reads only its manifest and its blobs. Whatever else is read is verified when it is
+        first asked for, so damage may show late: this looks for it.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If anything is not as it was written; it names the first such file. What does not lie in it can
+            still be read.
+        """
+        with self._guard.hold():
+            self._require_open()
+            held = self._held
+            for name in sorted(self._blobs):
+                self._blobs[name].read()
+            held.segments.verify()
+            if held.index is not None:
+                held.index.verify()
 
     def refresh(self) -> bool:
         """Take up what another store has flushed into the folder since this one read it.
@@ -246,10 +310,10 @@ class FaissStore(LocalStore):
                 self._require_open()
                 if self._is_ahead(folder):  # this store's first write has read the folder meanwhile
                     return folder.loaded != before
-                self._dim, self._table, self._rows = newest._dim, newest._table, newest._rows
+                self._dim, self._held, self._upkeep = newest._dim, newest._held, None
                 self._manifest, self._blobs = newest._manifest, newest._blobs
                 read = cast("StoreFolder", newest._folder)
-                folder.loaded, folder.spoiled = read.loaded, read.spoiled
+                folder.loaded, folder.removed, folder.spoiled = read.loaded, read.removed, read.spoiled
                 self._index, self._recall = newest._index, newest._recall
                 if self._asked_index != newest._index:
                     self._asked_index = AUTO  # the writer chose another: that is the folder's now
@@ -319,7 +383,8 @@ class FaissStore(LocalStore):
         self._prepare()
         with self._guard.hold():
             self._require_open()
-            save_copy(target, self._layout(), self._snapshot())
+            require_whole(target, self._held)
+            save_copy(target, self._fill)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._folder is not None:
@@ -341,8 +406,10 @@ class FaissStore(LocalStore):
         if self._folder is not None:
             told += f", path={str(self._folder.path)!r}"
             told += ", read_only=True" if self._folder.read_only else ""
-        if isinstance(self._rows, AnnRows) and self._rows.state is not None:
-            state = self._rows.state
+        held = self._held
+        known = held.index if held.index is not None else held.rows
+        state = known.state if isinstance(known, AnnRows | Covering) else None
+        if state is not None:
             told += f", index={state.factory!r}, recall={state.recall:.3f}"
         elif self._index not in (AUTO, FLAT):
             told += f", index={self._index!r}"
@@ -358,6 +425,7 @@ class FaissStore(LocalStore):
         if folder is None:
             return
         if folder.left_when_written:
+            self._take_into_memory()
             self._folder = None
             return
         if folder.read_only:
@@ -365,63 +433,235 @@ class FaissStore(LocalStore):
         folder.hold(self._adopt)
 
     def _wrote(self) -> None:
-        if isinstance(self._rows, AnnRows):
-            self._rows.maintain()
+        rows, folder = self._held.rows, self._folder
+        if isinstance(rows, AnnRows):
+            rows.maintain()
+        if folder is None or rows is None or len(self._held.table) * rows.dim < SEALED_VALUES:
+            return
+        with suppress(StoreError), folder.writing(self._held, finished=False):  # a flush tells what hinders it
+            self._held = self._sealed(self._held, folder)
 
     def _prepare(self) -> None:
-        """Build the index of a folder that had another, before it is written; called without the lock."""
-        if self._is_unfinished():
+        """Build the index of a store in memory, before it is written; called without the lock."""
+        if self._folder is None and self._is_unfinished():
             with self._guard.write():
                 self._require_open()
                 self._build()
 
     def _is_unfinished(self) -> bool:
-        writable = self._folder is None or self._folder.writer is not None
-        return writable and isinstance(self._rows, AnnRows) and self._rows.unfinished
+        return isinstance(self._held.rows, AnnRows) and self._held.rows.unfinished
 
     def _build(self) -> None:
-        if isinstance(self._rows, AnnRows) and self._rows.unfinished:
-            self._rows.maintain()
-            self._changed |= self._rows.index is not None
+        if isinstance(self._held.rows, AnnRows) and self._is_unfinished():
+            self._held.rows.maintain()
 
-    def _write_out(self) -> None:
-        if self._folder is not None and self._changed:
-            self._folder.write(self._snapshot())
-            self._changed = False
+    def _write_out(self, *, whole: bool = False) -> None:
+        """Put what has changed into the folder; `whole` writes anew what removed records lie in."""
+        folder, held = self._folder, self._held
+        if folder is None or (folder.writer is None and not self._changed):
+            return
+        if not (self._changed or whole or self._is_unfinished() or self._is_due(held)):
+            return
+        require_whole(folder.path, held)
+        with folder.writing(held):
+            new, number = self._settled(held, folder, whole), folder.next_generation
+            try:
+                folder.put(self._generation(new))
+            finally:
+                loaded = folder.loaded
+                if loaded is not None and loaded.generation == number:
+                    self._held = self._in_files(new, folder, loaded)
+        self._changed = False
+
+    def _settled(self, held: Held, folder: StoreFolder, whole: bool) -> Held:
+        """Return what is held with all of it in segments, of which there are not too many, and its index."""
+        loaded, segments, index = folder.loaded, held.segments, held.index
+        before = (0, 0) if loaded is None else (loaded.rows, loaded.count)
+        came = segments.total - before[0] + len(held.table)
+        went = segments.total - len(segments) - (before[0] - before[1])
+        if index is not None:
+            changes = max(0, came) + max(0, went)
+            held = Held(segments, held.table, held.rows, index.changed(written=index.state.written + changes))
+        held = self._sealed(held, folder)
+        segments = held.segments
+        covered = held.index.covered if held.index is not None else 0
+        if whole or 2 * len(segments) < segments.total:
+            held = self._compacted(held, folder, whole)
+        elif (start := first_to_join(segments, covered)) is not None:
+            held = self._rewritten(held, folder, [(start, len(segments.parts))], None)
+        return self._indexed(held, folder)
+
+    def _sealed(self, held: Held, folder: StoreFolder) -> Held:
+        """Return what is held with the records in memory written into segments."""
+        count, rows, segments = len(held.table), held.rows, held.segments
+        if not count or rows is None:
+            return Held(segments, RecordTable(), None, held.index)
+        numbers = np.arange(count) + segments.total
+        parts = write_rows(folder.path, folder.next_generation, held, numbers, rows.dim, self._metric)
+        index = held.index
+        if isinstance(rows, AnnRows):
+            self._upkeep = rows
+            if rows.index is not None and rows.state is not None and not segments.total:
+                index = Covering(rows.state, count, self._metric, rows.dim, rows.index)
+        for part in parts:
+            segments = segments.with_part(part)
+        return Held(segments, RecordTable(), None, index)
+
+    def _compacted(self, held: Held, folder: StoreFolder, whole: bool = False) -> Held:
+        """Return what is held without removed records, their segments written anew."""
+        segments = held.segments
+        return self._rewritten(held, folder, to_rewrite(segments, joined=whole), segments.removed)
+
+    def _rewritten(
+        self, held: Held, folder: StoreFolder, runs: list[tuple[int, int]], removed: BitArray | None
+    ) -> Held:
+        """Write runs of segments, from one to another, anew without removed records.
+
+        Parameters
+        ----------
+        runs : list of (int, int)
+        removed : ndarray of bool, optional
+            Those that are then gone from below the index; None where the runs lie behind it.
+        """
+        old, index, dim = held.segments, held.index, self._dim or 1
+        parts: list[Segment] = []
+        kept: list[BitArray] = []
+        done = 0
+        for start, stop in [*runs, (len(old.parts), len(old.parts))]:
+            parts += old.parts[done:start]
+            kept.append(old.removed[old.start(done) : old.start(start)])
+            numbers = np.flatnonzero(~old.removed[old.start(start) : old.start(stop)]) + old.start(start)
+            new = write_rows(folder.path, folder.next_generation, held, numbers, dim, self._metric)
+            parts += new
+            kept.append(np.zeros(len(numbers), dtype=bool))
+            done = stop
+        if index is not None and removed is not None and removed[: index.covered].any():
+            left = index.covered - int(np.count_nonzero(removed[: index.covered]))
+            inner = index.writable(removed)
+            index = None if inner is None else Covering(index.state, left, self._metric, dim, inner)
+        gone = np.concatenate(kept)
+        return Held(Segments(parts, gone if gone.any() else None), held.table, held.rows, index)
+
+    def _indexed(self, held: Held, folder: StoreFolder) -> Held:
+        """Return what is held with its index built, extended or measured, where it is time to."""
+        if self._index == FLAT or not held.segments.total:
+            return Held(held.segments, held.table, held.rows)
+        if not self._is_due(held):
+            return held
+        upkeep = self._upkeep_of(held)
+        covering: Covering | None = held.index
+        if len(held.segments) < held.segments.total:
+            held = self._compacted(held, folder)
+            covering = held.index
+        upkeep.flat = HeldRows(held, self._metric)
+        nothing = np.zeros(held.segments.total, dtype=bool)
+        upkeep.index = None if covering is None else covering.writable(nothing)
+        if covering is not None:
+            upkeep.extend(covering.covered)
+        try:
+            upkeep.maintain()
+        finally:  # a warning may be raised as an error, when all is done
+            index, state = upkeep.index, upkeep.state
+            upkeep.index = None
+            new = None
+            if index is not None and state is not None:
+                new = Covering(state, held.segments.total, self._metric, upkeep.flat.dim, index)
+            held = Held(held.segments, held.table, held.rows, new)
+        return held
+
+    def _is_due(self, held: Held) -> bool:
+        """Tell whether the index over the segments is to be built, extended or measured."""
+        return self._index != FLAT and bool(held.segments.total) and self._upkeep_of(held).due
+
+    def _upkeep_of(self, held: Held) -> IndexUpkeep:
+        """Return what keeps the index over what is held."""
+        flat, covering = HeldRows(held, self._metric), held.index
+        upkeep = self._upkeep
+        if upkeep is None:
+            upkeep = self._upkeep = IndexUpkeep(flat, self._metric, self._index, self._recall)
+        upkeep.flat = flat
+        upkeep.index = None if covering is None else covering.seen(held)
+        upkeep.state = None if covering is None else covering.state
+        return upkeep
+
+    def _in_files(self, held: Held, folder: StoreFolder, loaded: FolderManifest) -> Held:
+        """Return what is held with its index in the files that were just written."""
+        if held.index is None:
+            return held
+        entries = {role: entry for role, entry in loaded.files.items() if role != "removed"}
+        files = {role: MappedFile(folder.path / entry.name, entry.size) for role, entry in entries.items()}
+        return Held(held.segments, held.table, held.rows, held.index.written(files, entries))
 
     def _finish(self) -> None:
         folder = self._folder
         if folder is None:
             return
-        if self._is_unfinished():
-            self._build()
         if folder.writer is None or not folder.writer.inherited:  # what a fork holds is its parent's to write
             self._write_out()
         folder.release()
 
-    def _layout(self) -> Layout:
-        read = partial(_read_vectors, recall=self._asked_recall, mmap=self._mmap)
-        return Layout("FaissStore", "index", ".faiss", read, check_index_state)
-
-    def _snapshot(self) -> Snapshot:
-        snapshot = replace(super()._snapshot(), index=self._index)
+    def _generation(self, held: Held, *, elsewhere: bool = False) -> Generation:
+        new = replace(super()._generation(held), index=self._index)
         if self._index == FLAT:
-            return snapshot
-        if not isinstance(self._rows, AnnRows):
-            return replace(snapshot, state={"target": self._recall, "built": None})
-        files, state = index_files(self._rows)
-        return replace(snapshot, files=files, state=state)
+            return new
+        covering: Covering | None = held.index
+        if covering is None:
+            return replace(new, state={"target": self._recall, "built": None})
+        files = covering.to_write(elsewhere=elsewhere)
+        built = asdict(covering.known()) if files else None
+        state = {"target": self._recall, "built": built}
+        return replace(new, files=files, state=state, covered=covering.covered if files else 0)
 
     def _adopt(self, snapshot: Snapshot) -> None:
+        manifest = snapshot.manifest
+        self._index = manifest.index
+        self._recall = self._asked_recall or kept_target(manifest.state)
+        self._upkeep = None
         super()._adopt(snapshot)
-        self._index = snapshot.index
-        self._recall = self._asked_recall or kept_target(snapshot.state)
-        if self._asked_index not in (AUTO, snapshot.index):
-            self._reindex(snapshot.index)
-        elif isinstance(self._rows, AnnRows):
-            self._rows.measure()
-        if self._rows is None and self._dim is not None:
-            self._rows = self._new_rows(self._dim)
+        if self._asked_index not in (AUTO, manifest.index):
+            self._reindex(manifest.index)
+        else:
+            self._adopt_index(snapshot)
+        if self._held.rows is None and self._dim is not None and not self._held.segments.total:
+            self._held = Held(self._held.segments, self._held.table, self._new_rows(self._dim))
+
+    def _adopt_index(self, snapshot: Snapshot) -> None:
+        manifest, rows = snapshot.manifest, self._held.rows
+        built = (manifest.state or {}).get("built")
+        if built is None or manifest.dim is None:
+            return
+        state = AnnState.from_values(built)
+        files = {role: file for role, file in snapshot.files.items() if role.startswith("ann")}
+        if not isinstance(rows, AnnRows):
+            entries = {role: manifest.files[role] for role in files}
+            covering = Covering(state, manifest.covered, self._metric, manifest.dim, None, files, entries)
+            self._held = Held(self._held.segments, self._held.table, rows, covering)
+            if state.target != self._recall:
+                self._measure(covering)
+            return
+        index = read_ann(files, state, manifest.dim, self._metric, manifest.count, mmap=False)
+        if index is None:
+            return
+        if state.limits is None and not index.leave_out(rows.view(), state.built_with) and state.written:
+            warn_caller(
+                f"{files['ann'].path} holds vectors that came after the index {state.factory!r} was trained, "
+                "and its codes do not tell whether it represents them. Searches are exact until the store is "
+                "next written to and flushed"
+            )
+            return
+        rows.index, rows.state = index, state
+        rows.measure()
+
+    def _measure(self, covering: Covering) -> None:
+        """Measure the recall of a folder's index for another target."""
+        if covering.index is None:
+            return
+        upkeep = self._upkeep_of(self._held)
+        upkeep.measure()
+        if upkeep.state is None:
+            self._held = Held(self._held.segments, self._held.table, self._held.rows)
+        else:
+            covering.state = upkeep.state
 
     def _reindex(self, held: str) -> None:
         """Take the rows of a folder with another index."""
@@ -432,14 +672,49 @@ class FaissStore(LocalStore):
                 "Leave index= out, or open it with read_only=False to build another"
             )
         self._index, self._changed = self._asked_index, True
-        if self._rows is not None:
-            flat = self._rows.flat if isinstance(self._rows, AnnRows) else self._rows
-            self._rows = self._indexed(flat)
+        if self._dim is not None and self._index not in (AUTO, FLAT):
+            make_index(self._index, self._dim, self._metric)  # refused before anything is written
+        if self._held.rows is not None:
+            flat = self._held.rows.flat if isinstance(self._held.rows, AnnRows) else self._held.rows
+            self._held = Held(self._held.segments, self._held.table, self._approximated(flat))
+
+    def _take_into_memory(self) -> None:
+        held = self._held
+        super()._take_into_memory()
+        covering, rows = held.index, self._held.rows
+        if covering is None or not isinstance(rows, AnnRows):
+            return
+        index = covering.writable(held.segments.removed)
+        if index is not None:
+            index.leave_to_others(len(self._held.table))
+            rows.index, rows.state = index, covering.state
+
+    def _kept_index(self) -> Covering | None:
+        held, rows = self._held, self._held.rows
+        if isinstance(rows, AnnRows) and rows.index is not None and rows.state is not None:
+            return Covering(rows.state, len(held.table), self._metric, rows.dim, rows.index)
+        covering: Covering | None = held.index
+        if covering is None or not held.segments.removed[: covering.covered].any():
+            return covering
+        index = covering.writable(held.segments.removed)
+        left = covering.covered - int(np.count_nonzero(held.segments.removed[: covering.covered]))
+        return None if index is None else Covering(covering.state, left, self._metric, self._dim or 1, index)
+
+    def _aids(
+        self, held: Held, view: FloatArray | JoinedRows, queries: FloatArray, k: int
+    ) -> tuple[Shortlist | None, IndexArray | None]:
+        if not len(held.segments):
+            return super()._aids(held, view, queries, k)
+        candidates = None if held.index is None else held.index.candidates(held, queries, k)
+        return shortlist_of(view, self._metric, held.longest), candidates
 
     def _new_rows(self, dim: int) -> VectorRows:
-        return self._indexed(FlatRows(dim, self._metric))
+        return FlatRows(dim, self._metric) if self._held.segments.total else self._rows_alone(dim)
 
-    def _indexed(self, flat: VectorRows) -> VectorRows:
+    def _rows_alone(self, dim: int) -> VectorRows:
+        return self._approximated(FlatRows(dim, self._metric))
+
+    def _approximated(self, flat: VectorRows) -> VectorRows:
         """Return rows with the approximate index in force, if that is one."""
         if self._index == FLAT or not isinstance(flat, FlatRows):
             return flat
@@ -452,10 +727,3 @@ class FaissStore(LocalStore):
         if self._metric is not Metric.COSINE:
             return rows
         return (rows * norms[:, None]).astype(np.float32)
-
-
-def _read_vectors(folder: Path, manifest: FolderManifest, recall: float | None, mmap: bool) -> VectorRows:
-    flat = read_rows(folder, manifest, mmap)
-    if manifest.index == FLAT:
-        return flat
-    return read_ann(folder, manifest, flat, recall, mmap)

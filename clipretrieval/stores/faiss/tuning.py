@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from clipretrieval.stores.exact import IndexArray, nearest_rows, pair_distances, row_norms
-from clipretrieval.stores.faiss.flat import FlatRows
-from clipretrieval.stores.faiss.index import AnnIndex, Knobs
+from clipretrieval.stores.exact import IndexArray, nearest_rows, pair_distances
+from clipretrieval.stores.faiss.index import AnnIndex, Flat, Knobs
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["finds_again", "tune"]
@@ -24,7 +23,7 @@ LOOKED_UP, SLACK = 32, 0.05
 
 def finds_again(
     index: AnnIndex,
-    flat: FlatRows,
+    flat: Flat,
     metric: Metric,
     knobs: Knobs,
     places: IndexArray,
@@ -39,7 +38,7 @@ def finds_again(
     Parameters
     ----------
     index : AnnIndex
-    flat : FlatRows
+    flat : Flat
         All rows.
     metric : Metric
     knobs : Knobs
@@ -66,7 +65,7 @@ def finds_again(
     return missed <= (1 - recall + SLACK) * total
 
 
-def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tuple[Knobs, float]:
+def tune(index: AnnIndex, flat: Flat, metric: Metric, target: float) -> tuple[Knobs, float]:
     """Find the least effort whose recall@10 is at least `target`; the best there is where none is.
 
     Stored vectors are the queries, each of which does not count as its own neighbor. A row counts as a true
@@ -111,11 +110,11 @@ def tune(index: AnnIndex, flat: FlatRows, metric: Metric, target: float) -> tupl
     return best
 
 
-def _tenth_distances(queries: FloatArray, sample: IndexArray, flat: FlatRows, metric: Metric) -> FloatArray:
+def _tenth_distances(queries: FloatArray, sample: IndexArray, flat: Flat, metric: Metric) -> FloatArray:
     """Return the distance of each query's tenth neighbor other than itself, shape (n_queries,)."""
     rows = flat.view()
     reach = min(NEIGHBORS + 1, len(rows))
-    shortlist = flat.shortlist(float(row_norms(rows).max()))
+    shortlist = flat.shortlist(flat.longest())
     found, distances = nearest_rows(queries, rows, np.arange(len(rows)), reach, metric, shortlist)
     itself = found == sample[:, None]
     itself[~itself.any(axis=1), -1] = True  # among more than ten at one distance

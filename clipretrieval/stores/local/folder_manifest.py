@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from clipretrieval._util.checks import check_int, shown
+from clipretrieval._util.checks import check_int, check_number, shown
 from clipretrieval._util.text import parse_json
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.stores.checks import BLOB_NAME, LARGEST_BLOB
 from clipretrieval.types import Metric
 
 __all__ = [
-    *("LARGEST_BLOBS", "LARGEST_FILE", "LARGEST_MANIFEST", "MANIFEST_NAME"),
-    *("FileEntry", "FolderManifest", "damaged"),
+    *("LARGEST_BLOBS", "LARGEST_FILE", "LARGEST_MANIFEST", "MANIFEST_NAME", "MOST_LISTED"),
+    *("FileEntry", "FolderManifest", "SegmentEntry", "damaged"),
 ]
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -29,25 +29,64 @@ LARGEST_BLOBS = LARGEST_BLOB
 """The most bytes that all blobs of a store may have together: they are held in memory."""
 INDENTED = 1 << 20
 """A user's manifest of more characters is written without indentation."""
+MOST_LISTED = 1000
+"""So many removed rows are listed in the manifest itself, beside those in their file."""
 FORMAT = "clipretrieval-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAMES = {
-    "vectors": r"(?:index-{0}\.faiss|vectors-{0}\.npy)",
-    "records": r"records-{0}\.sqlite",
-    "ann": r"ann-{0}\.faiss",
-    "ann_labels": r"ann-{0}\.npy",
+    1: {
+        "vectors": r"(?:index-{0}\.faiss|vectors-{0}\.npy)",
+        "records": r"records-{0}\.sqlite",
+        "ann": r"ann-{0}\.faiss",
+        "ann_labels": r"ann-{0}\.npy",
+    },
+    2: {
+        "ann": r"ann-([0-9]{{1,18}})\.faiss",
+        "ann_labels": r"ann-([0-9]{{1,18}})\.npy",
+        "removed": r"removed-([0-9]{{1,18}})\.bin",
+    },
 }
-"""What a file of generation {0} is called, by its role."""
+"""What a file is called, by the version of the format and its role; {0} is the generation."""
 BLOB_FILE = r"blob-{0}-([0-9]{{1,18}})\.bin"
 """What the file of the blob {0} is called; its number is the generation that wrote it."""
+SEGMENT_FILE = r"segment-([0-9]{1,18})-[0-9]{1,9}\.bin"
+MOST_ROWS = 1 << 24
+"""The most rows of a segment."""
+LONGEST_TEXTS = 1 << 40
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of the generation in force: its name, its size in bytes and its SHA-256 in hexadecimal."""
+    """A file that is in force: its name, its size in bytes and its SHA-256 in hexadecimal."""
 
     name: str
     size: int
+    sha256: str
+
+
+class SegmentEntry(NamedTuple):
+    """A segment that is in force; see `segment`.
+
+    Attributes
+    ----------
+    name : str
+    rows : int
+    longest : float
+        The greatest norm of a vector.
+    names : int or None
+        Bytes of its different labels; None where labels are int.
+    ids, texts : int
+        Bytes of its ids and of its metadata, 0 where no record has any.
+    sha256 : str
+        Of its footer.
+    """
+
+    name: str
+    rows: int
+    longest: float
+    names: int | None
+    ids: int
+    texts: int
     sha256: str
 
 
@@ -68,13 +107,22 @@ class FolderManifest:
     count : int
         Number of records.
     files : dict of str to FileEntry
-        ``"vectors"``, ``"records"`` and what else `Snapshot.files` names; empty where there are no records.
+        By their roles: the index's, and the bits of rows that were removed. In version 1 the vectors' and
+        the records' as well.
     user : str
         The user's manifest as JSON text.
     state : dict, optional
-        What is known of the index in the further files; JSON values.
+        What is known of the index; JSON values.
     blobs : dict of str to FileEntry
         By their names; each lies in a file of this generation or of an earlier one.
+    segments : tuple of SegmentEntry
+        In the order of their rows, which are numbered through.
+    removed : tuple of int
+        The rows that were removed, beside those in their file.
+    covered : int
+        So many rows, from the first on, were there when the index was written.
+    version : int
+        Of the format: 1 was written by versions that put a whole new generation in the place of the last.
     """
 
     kind: str
@@ -87,6 +135,20 @@ class FolderManifest:
     user: str
     state: dict[str, Any] | None = None
     blobs: dict[str, FileEntry] = field(default_factory=dict)
+    segments: tuple[SegmentEntry, ...] = ()
+    removed: tuple[int, ...] = ()
+    covered: int = 0
+    version: int = FORMAT_VERSION
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all files that are in force beside the manifest."""
+        return {entry.name for entry in (*self.files.values(), *self.blobs.values(), *self.segments)}
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in all segments, removed ones included."""
+        return sum(entry.rows for entry in self.segments)
 
     def to_json(self) -> str:
         """Return the file's content."""
@@ -99,7 +161,10 @@ class FolderManifest:
             "dim": self.dim,
             "index": self.index,
             "count": self.count,
+            "segments": [entry._asdict() for entry in self.segments],
+            "removed": list(self.removed),
             "files": {role: asdict(entry) for role, entry in self.files.items()},
+            "covered": self.covered,
             "manifest": json.loads(self.user),
         }
         if self.state is not None:
@@ -125,11 +190,12 @@ class FolderManifest:
             raise damaged(path, f"it is not JSON ({error})") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise damaged(path, f"it does not name the format {FORMAT!r}")
-        version = shown(found.get("format_version"))
-        if version != str(FORMAT_VERSION):
+        version = found.get("format_version")
+        if type(version) is not int or version not in FILE_NAMES:
             raise StoreCorruptedError(
-                f"{path} is of format version {version}; this version of clipretrieval reads version "
-                f"{FORMAT_VERSION}. Install a version of clipretrieval that reads format version {version}"
+                f"{path} is of format version {shown(version)}; this version of clipretrieval reads versions "
+                f"up to {FORMAT_VERSION}. Install a version of clipretrieval that reads format version "
+                f"{shown(version)}"
             )
         try:
             if found.pop("sha256", None) != _checksum(found):
@@ -140,7 +206,7 @@ class FolderManifest:
 
     @classmethod
     def _from_values(cls, found: dict[str, Any]) -> FolderManifest:
-        """Check all that does not depend on the class of store; its own part is the layout's to check."""
+        """Check all that does not depend on the class of store; its own part is the class's to check."""
         kind, index, user, state = found["kind"], found["index"], found["manifest"], found.get("index_state")
         if not isinstance(kind, str) or not isinstance(index, str) or not isinstance(user, dict):
             raise InvalidInputError("kind, index and manifest must be two strings and an object")
@@ -149,13 +215,26 @@ class FolderManifest:
         generation = check_int(found["generation"], "generation", least=0)
         count = check_int(found["count"], "count", least=0)
         dim = found["dim"] if found["dim"] is None and not count else check_int(found["dim"], "dim")
-        files = {role: _entry(role, generation, entry) for role, entry in found["files"].items()}
-        if bool(count) != bool(files) or (files and not files.keys() >= {"vectors", "records"}):
-            raise InvalidInputError(f"{count} records do not go with the files {shown(sorted(files))}")
+        version = found["format_version"]
+        files = {role: _entry(role, version, generation, each) for role, each in found["files"].items()}
         blobs = {name: _blob_entry(name, generation, entry) for name, entry in found.get("blobs", {}).items()}
         check_int(sum(entry.size for entry in blobs.values()), "all blobs' size", least=0, most=LARGEST_BLOBS)
         text = json.dumps(user, separators=(",", ":"))
-        return cls(kind, generation, Metric(found["metric"]), dim, index, count, files, text, state, blobs)
+        manifest = cls(kind, generation, Metric(found["metric"]), dim, index, count, files, text, state, blobs)
+        if version == 1:
+            if bool(count) != bool(files) or (files and not files.keys() >= {"vectors", "records"}):
+                raise InvalidInputError(f"{count} records do not go with the files {shown(sorted(files))}")
+            return replace(manifest, version=1)
+        segments = tuple(_segment_entry(generation, each) for each in found["segments"])
+        rows = sum(entry.rows for entry in segments)
+        covered = check_int(found["covered"], "covered", least=0, most=rows)
+        removed = found["removed"]
+        if not isinstance(removed, list) or len(removed) > MOST_LISTED or bool(count) != bool(segments):
+            raise InvalidInputError(f"{count} records do not go with {len(segments)} segments")
+        checked = tuple(check_int(row, "a removed row", least=0, most=rows - 1) for row in removed)
+        if not count + len(checked) <= rows or ("removed" not in files and count + len(checked) != rows):
+            raise InvalidInputError(f"{count} records do not go with {rows} rows, {len(checked)} removed")
+        return replace(manifest, segments=segments, removed=checked, covered=covered)
 
 
 def damaged(path: Path, why: str) -> StoreCorruptedError:
@@ -166,11 +245,30 @@ def damaged(path: Path, why: str) -> StoreCorruptedError:
     )
 
 
-def _entry(role: str, generation: int, entry: dict[str, Any]) -> FileEntry:
-    name = entry["name"]
-    if role not in FILE_NAMES or not re.fullmatch(FILE_NAMES[role].format(generation), name):
+def _entry(role: str, version: int, generation: int, entry: dict[str, Any]) -> FileEntry:
+    name, known = entry["name"], FILE_NAMES[version]
+    found = re.fullmatch(known[role].format(generation), name, re.ASCII) if role in known else None
+    if found is None or (found.groups() and int(found[1]) > generation):
         raise InvalidInputError(f"{shown(name)} is no name of a file of generation {generation}")
     return _checked_entry(entry)
+
+
+def _segment_entry(generation: int, entry: dict[str, Any]) -> SegmentEntry:
+    found = re.fullmatch(SEGMENT_FILE, entry["name"])
+    if found is None or int(found[1]) > generation:
+        raise InvalidInputError(
+            f"{shown(entry['name'])} is no name of a segment up to generation {generation}"
+        )
+    names = entry["names"]
+    return SegmentEntry(
+        entry["name"],
+        check_int(entry["rows"], "rows", most=MOST_ROWS),
+        check_number(entry["longest"], "longest", least=0),
+        None if names is None else check_int(names, "names", most=LONGEST_TEXTS),
+        check_int(entry["ids"], "ids", most=LONGEST_TEXTS),
+        check_int(entry["texts"], "texts", least=0, most=LONGEST_TEXTS),
+        _checked_sum(entry["sha256"]),
+    )
 
 
 def _blob_entry(blob: str, generation: int, entry: dict[str, Any]) -> FileEntry:
@@ -185,10 +283,14 @@ def _blob_entry(blob: str, generation: int, entry: dict[str, Any]) -> FileEntry:
 
 
 def _checked_entry(entry: dict[str, Any]) -> FileEntry:
-    name, size, sha256 = entry["name"], check_int(entry["size"], "size", least=0), entry["sha256"]
+    size = check_int(entry["size"], "size", least=0)
+    return FileEntry(entry["name"], size, _checked_sum(entry["sha256"]))
+
+
+def _checked_sum(sha256: Any) -> str:
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise InvalidInputError(f"{shown(sha256)} is no SHA-256")
-    return FileEntry(name, size, sha256)
+    return str(sha256)
 
 
 def _checksum(content: dict[str, Any]) -> str:

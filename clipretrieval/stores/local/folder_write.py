@@ -1,4 +1,4 @@
-"""Writing a store's folder: a generation, or a complete copy."""
+"""Writing a store's folder: what is new of a generation, or a complete copy."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import secrets
 import shutil
 import stat
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from clipretrieval._util.files import (
     TEMPORARY_SUFFIX,
     NotDurableError,
-    file_sha256,
     reason,
     remedy,
     replacing,
@@ -26,47 +28,82 @@ from clipretrieval._util.files import (
     write_text,
 )
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
+from clipretrieval.stores.exact import IndexArray
 from clipretrieval.stores.local.blob import Blob
-from clipretrieval.stores.local.folder import (
-    GENERATION_FILE,
-    TEMPORARY_FILE,
-    GenerationFile,
-    Layout,
-    Snapshot,
-    find_manifest,
-    names_in,
-)
-from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest
-from clipretrieval.stores.local.table import RecordTable, write_records
+from clipretrieval.stores.local.folder import STORE_FILE, TEMPORARY_FILE, BitArray, find_manifest, names_in
+from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, MOST_LISTED, FileEntry, FolderManifest
+from clipretrieval.stores.local.held import Held
+from clipretrieval.stores.local.segment import Segment, open_segment, write_segment
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
+from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["discard_unlisted", "save_copy", "write_generation"]
+__all__ = [
+    *("FileDump", "Generation", "discard_unlisted", "require_whole", "save_copy", "telling_of_disks"),
+    *("write_generation", "write_rows"),
+]
 
 # Pieces, of up to 4 MB, that are written but not yet in the checksum.
 MOST_PENDING = 16
+# The most bytes of vectors, and rows, of a segment, and the rows that are copied at a time.
+LARGEST_SEGMENT, MOST_ROWS, PIECE_ROWS = 1 << 28, 1 << 18, 1 << 13
 
 
-def write_generation(
-    folder: Path,
-    layout: Layout,
-    snapshot: Snapshot,
-    previous: FolderManifest | None,
-    spoiled: Collection[str] = (),
-) -> FolderManifest:
-    """Write a snapshot as the next generation and put it in force; the caller holds the writer's lock.
+@dataclass(frozen=True)
+class FileDump:
+    """A file of an index that is to be written.
 
-    Blobs that are the same in `previous`, the generation in force, stay where they are, unless their file is
-    among those `spoiled`, which are not as they were written.
-
-    Raises
-    ------
-    StoreCorruptedError
-        If the snapshot is not whole, so that the folder could not be opened.
-    StoreUnavailableError
-        If it cannot be written. The generation before stays in force, unless the message says otherwise.
+    Attributes
+    ----------
+    suffix : str
+    dump : callable
+        Writes the content, piece by piece, through the function that it is given.
     """
+
+    suffix: str
+    dump: Callable[[Callable[[bytes], object]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What is to be in force next.
+
+    Attributes
+    ----------
+    kind : str
+    metric : Metric
+    dim : int or None
+    held : Held
+        All of it in segments that lie in the folder.
+    user : str
+        The user's manifest as JSON text.
+    blobs : mapping of str to Blob
+    index : str
+        The kind of index that was asked for.
+    files : mapping of str to FileDump or FileEntry
+        Those of the index: to be written, or there already.
+    state : dict, optional
+        What is known of the index; JSON values.
+    covered : int
+        So many rows the index is over.
+    """
+
+    kind: str
+    metric: Metric
+    dim: int | None
+    held: Held
+    user: str
+    blobs: Mapping[str, Blob]
+    index: str
+    files: Mapping[str, FileDump | FileEntry]
+    state: dict[str, Any] | None
+    covered: int
+
+
+@contextmanager
+def telling_of_disks(folder: Path) -> Iterator[None]:
+    """Say of the system's errors what has become of the store."""
     try:
-        return _write_generation(folder, layout, snapshot, previous, spoiled)
+        yield
     except NotDurableError as error:
         raise StoreUnavailableError(
             f"the store in {folder} was written but may not be on the disk: {error.strerror}, and bring back "
@@ -79,84 +116,129 @@ def write_generation(
         ) from error
 
 
-def _write_generation(
+@contextmanager
+def not_yet_in_force() -> Iterator[None]:
+    """Make of a file that may not be durable one that could not be written: no manifest names it yet."""
+    try:
+        yield
+    except NotDurableError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0)) from error
+
+
+def write_rows(
+    folder: Path, generation: int, held: Held, rows: IndexArray, dim: int, metric: Metric
+) -> list[Segment]:
+    """Write some rows into new segments of a generation, and return these, mapped.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written.
+    """
+    parts: list[Segment] = []
+    most = max(1, min(MOST_ROWS, LARGEST_SEGMENT // (4 * dim)))
+    number = 0
+    with not_yet_in_force():
+        for start in range(0, len(rows), most):
+            some = rows[start : start + most]
+            while (path := folder / f"segment-{generation}-{number}.bin").exists():
+                number += 1
+            entry = write_segment(path, _pieces(held, some), dim, held.columns(some))
+            part = open_segment(folder, entry, dim, metric)
+            part.trust()
+            parts.append(part)
+    return parts
+
+
+def _pieces(held: Held, rows: IndexArray) -> Iterator[FloatArray]:
+    for start in range(0, len(rows), PIECE_ROWS):
+        yield held.vectors(rows[start : start + PIECE_ROWS])
+
+
+def write_generation(
     folder: Path,
-    layout: Layout,
-    snapshot: Snapshot,
+    generation: int,
+    new: Generation,
     previous: FolderManifest | None,
+    removed: BitArray | None,
     spoiled: Collection[str] = (),
 ) -> FolderManifest:
-    """Do as `write_generation`, which tells what the errors of the system mean."""
-    _require_whole(folder, snapshot)
-    try:
-        manifest = _write_files(folder, layout, snapshot, previous, spoiled)
-        write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
-    except NotDurableError:
-        raise  # either generation may be the one that a power cut leaves: keep the files of both
-    except BaseException:
-        with suppress(OSError, StoreError):
-            discard_unlisted(folder)
-        raise
-    with suppress(OSError):  # what is left over goes with the next generation
-        discard_unlisted(folder)
+    """Write what is new beside the segments, and put it in force; the caller holds the writer's lock.
+
+    Blobs that are the same in `previous`, the generation in force, stay where they are, unless their file is
+    among those `spoiled`, which are not as they were written.
+
+    Parameters
+    ----------
+    removed : ndarray of bool, optional
+        What the file of removed rows holds, if there is one.
+    """
+    kept = {} if previous is None else previous.blobs
+    with not_yet_in_force():
+        blobs = {
+            name: _write_blob(folder, name, generation, blob, kept.get(name), spoiled)
+            for name, blob in new.blobs.items()
+        }
+        files = {
+            role: _write_file(folder / f"ann-{generation}{file.suffix}", file)
+            if isinstance(file, FileDump)
+            else file
+            for role, file in new.files.items()
+        }
+        segments = new.held.segments
+        gone = np.flatnonzero(segments.removed) if len(segments) < segments.total else np.empty(0, dtype=int)
+        listed: tuple[int, ...] = ()
+        if len(gone) <= MOST_LISTED:
+            listed = tuple(gone.tolist())
+        elif removed is not None and previous is not None and _is_same(removed, segments.removed):
+            files["removed"] = previous.files["removed"]
+        else:
+            bits = np.packbits(segments.removed, bitorder="little").tobytes()
+            dump = FileDump(".bin", lambda write: write(bits) and None)
+            files["removed"] = _write_file(folder / f"removed-{generation}.bin", dump)
+    manifest = FolderManifest(
+        kind=new.kind,
+        generation=generation,
+        metric=new.metric,
+        dim=new.dim,
+        index=new.index,
+        count=len(new.held),
+        files=files,
+        user=new.user,
+        state=new.state,
+        blobs=blobs,
+        segments=tuple(part.entry for part in segments.parts),
+        removed=listed,
+        covered=new.covered,
+    )
+    write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
     return manifest
 
 
-def _write_files(
-    folder: Path,
-    layout: Layout,
-    snapshot: Snapshot,
-    previous: FolderManifest | None,
-    spoiled: Collection[str],
-) -> FolderManifest:
-    """Write the files of the next generation, and return the manifest that will put it in force."""
-    generation = _next_generation(folder, previous)
-    kept = {} if previous is None else previous.blobs
-    manifest = FolderManifest(
-        kind=layout.kind,
-        generation=generation,
-        metric=snapshot.metric,
-        dim=snapshot.dim,
-        index=snapshot.index,
-        count=len(snapshot.table),
-        files={},
-        user=snapshot.manifest,
-        state=snapshot.state,
-    )
-    try:
-        blobs = {
-            name: _write_blob(folder, name, generation, blob, kept.get(name), spoiled)
-            for name, blob in snapshot.blobs.items()
-        }
-        manifest = replace(manifest, blobs=blobs)
-        if snapshot.rows is None or not len(snapshot.table):
-            return manifest
-        vectors = GenerationFile(layout.prefix, layout.suffix, snapshot.rows.dump)
-        with ThreadPoolExecutor(1) as pool:  # the disk need not wait for SQLite, nor SQLite for the disk
-            records = pool.submit(_write_records, folder / f"records-{generation}.sqlite", snapshot.table)
-            files = {
-                role: _write_file(folder / f"{file.prefix}-{generation}{file.suffix}", file)
-                for role, file in {"vectors": vectors, **snapshot.files}.items()
-            }
-            files["records"] = records.result()
-    except NotDurableError as error:  # nothing is in force before the manifest is
-        raise OSError(error.errno, os.strerror(error.errno or 0)) from error
-    return replace(manifest, files=files)
+def _is_same(kept: BitArray, removed: BitArray) -> bool:
+    return bool(np.array_equal(kept, removed[: len(kept)])) and not removed[len(kept) :].any()
 
 
-def discard_unlisted(folder: Path) -> None:
-    """Remove files of generations not in force; the caller holds the writer's lock."""
+def discard_unlisted(folder: Path, kept: Collection[str] = ()) -> None:
+    """Remove files that are not in force, nor `kept`; the caller holds the writer's lock."""
     manifest = find_manifest(folder)
     if manifest is None:
         return
-    listed = {entry.name for entry in (*manifest.files.values(), *manifest.blobs.values())}
+    listed = {*manifest.names, *kept}
     for name in names_in(folder):
-        if name not in listed and (GENERATION_FILE.fullmatch(name) or TEMPORARY_FILE.fullmatch(name)):
-            (folder / name).unlink(missing_ok=True)
+        if name not in listed and (STORE_FILE.fullmatch(name) or TEMPORARY_FILE.fullmatch(name)):
+            with suppress(PermissionError):  # Windows removes nothing that a reader has mapped
+                (folder / name).unlink(missing_ok=True)
 
 
-def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
-    """Write a snapshot into a new folder, an empty one, or one whose store it replaces.
+def save_copy(folder: Path, fill: Callable[[Path, FolderManifest | None], object]) -> None:
+    """Write a copy into a new folder, an empty one, or one whose store it replaces.
+
+    Parameters
+    ----------
+    folder : Path
+    fill : callable
+        Takes (folder, manifest in force or None) and writes the copy as the next generation there.
 
     Raises
     ------
@@ -170,7 +252,7 @@ def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     current = find_manifest(folder)
     try:
         if current is None and not (folder.is_dir() and os.listdir(folder)):
-            _save_new(folder, layout, snapshot)
+            _save_new(folder, fill)
             return
     except NotDurableError as error:
         raise StoreUnavailableError(
@@ -183,24 +265,34 @@ def save_copy(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     lock.acquire()
     try:
         held = find_manifest(folder)
-        # Nobody has verified the blobs that lie there, so none is taken over.
-        write_generation(folder, layout, snapshot, None if held is None else replace(held, blobs={}))
+        try:
+            with telling_of_disks(folder):
+                # Nobody has verified the blobs that lie there, so none is taken over.
+                fill(folder, None if held is None else replace(held, blobs={}))
+        finally:
+            with suppress(OSError, StoreError):
+                discard_unlisted(folder)
     finally:
         lock.release()
 
 
-def _require_whole(folder: Path, snapshot: Snapshot) -> None:
-    """Refuse what `read_generation` would refuse, before the generation in force is replaced by it."""
-    count, rows = len(snapshot.table), snapshot.rows
+def require_whole(folder: Path, held: Held) -> None:
+    """Refuse what could not be opened again, before the generation in force is replaced by it.
+
+    Raises
+    ------
+    StoreCorruptedError
+    """
+    count, rows = len(held.table), held.rows
     whole = not count if rows is None else rows.is_whole(count)
-    if not whole or len(snapshot.table.metadata_texts) != count:
+    if not whole or len(held.table.metadata_texts) != count:
         raise StoreCorruptedError(
             f"the vectors, the index and the {count} records in memory do not go together, so nothing was "
             f"written into {folder}; what was flushed before is intact. Open the store anew"
         )
 
 
-def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
+def _save_new(folder: Path, fill: Callable[[Path, FolderManifest | None], object]) -> None:
     """Write the copy beside `folder`, then give it its name."""
     folder = Path(os.path.realpath(folder))  # a link stays, and what it points to is replaced
     if _is_current(folder):  # putting another in its place would leave this process in a folder that is gone
@@ -214,10 +306,8 @@ def _save_new(folder: Path, layout: Layout, snapshot: Snapshot) -> None:
     lock = WriterLock(temporary)  # tells others that this copy is not abandoned
     try:
         lock.acquire()
-        try:
-            _write_generation(temporary, layout, snapshot, None)
-        except NotDurableError as error:  # it has not its name yet
-            raise OSError(error.errno, os.strerror(error.errno or 0)) from error
+        with not_yet_in_force():
+            fill(temporary, None)
         if folder.exists():
             temporary.chmod(stat.S_IMODE(folder.stat().st_mode))
         if os.name == "nt":  # where a folder with an open file cannot be renamed
@@ -256,7 +346,7 @@ def _remove_abandoned(folder: Path) -> None:
         lock.release()
 
 
-def _write_file(path: Path, content: GenerationFile) -> FileEntry:
+def _write_file(path: Path, content: FileDump) -> FileEntry:
     """Write a file while a thread computes its checksum, for which hashlib frees the interpreter."""
     digest, size = hashlib.sha256(), 0
     pending: deque[Future[None]] = deque()
@@ -278,12 +368,6 @@ def _write_file(path: Path, content: GenerationFile) -> FileEntry:
     return FileEntry(path.name, size, digest.hexdigest())
 
 
-def _write_records(path: Path, table: RecordTable) -> FileEntry:
-    with replacing(path, follow=False, mode_of=path.with_name(MANIFEST_NAME)) as temporary:
-        write_records(temporary, table)
-        return FileEntry(path.name, temporary.stat().st_size, file_sha256(temporary))
-
-
 def _write_blob(
     folder: Path,
     name: str,
@@ -296,9 +380,3 @@ def _write_blob(
     if held is not None and blob.lies_in(folder, held) and (blob.damage or held.name not in spoiled):
         return held
     return blob.write_file(folder / f"blob-{name}-{generation}.bin")
-
-
-def _next_generation(folder: Path, previous: FolderManifest | None) -> int:
-    """Return a number above every one in use, those of a half-finished generation included."""
-    numbers = [int(found[1]) for found in map(GENERATION_FILE.fullmatch, names_in(folder)) if found]
-    return 1 + max([*numbers, previous.generation if previous else -1])

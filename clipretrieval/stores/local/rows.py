@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.files import open_file
 from clipretrieval.stores.exact import IndexArray, Shortlist
 from clipretrieval.stores.local.folder_manifest import damaged
+from clipretrieval.stores.local.segment import MappedFile
 from clipretrieval.stores.local.table import Moves, grown, shrunk
 from clipretrieval.types import AnyArray, FloatArray
 
@@ -65,10 +63,6 @@ class VectorRows(Protocol):
         """
         ...
 
-    def dump(self, write: Callable[[bytes], object]) -> None:
-        """Write all rows to a file, piece by piece."""
-        ...
-
 
 class ArrayRows:
     """Rows in a NumPy array that doubles when it is full."""
@@ -76,13 +70,6 @@ class ArrayRows:
     def __init__(self, dim: int) -> None:
         self._count = 0
         self._array: FloatArray = np.empty((0, dim), dtype=np.float32)
-
-    @classmethod
-    def from_array(cls, array: FloatArray) -> ArrayRows:
-        """Return rows that take over a float32 array of shape (n, dim)."""
-        rows = cls(array.shape[1])
-        rows._count, rows._array = len(array), array
-        return rows
 
     @property
     def dim(self) -> int:
@@ -122,16 +109,13 @@ class ArrayRows:
     def candidates(self, queries: FloatArray, k: int) -> None:
         """Return None: searches are exact."""
 
-    def dump(self, write: Callable[[bytes], object]) -> None:
-        dump_array(self.view(), write)
-
 
 def dump_array(array: AnyArray, write: Callable[[bytes], object]) -> None:
     """Write an array in NumPy's format, piece by piece."""
     np.lib.format.write_array(_Sink(write), array, version=(1, 0), allow_pickle=False)
 
 
-def read_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
+def read_array(file: MappedFile, dtype: str, shape: tuple[int, ...]) -> Any:
     """Read an array that `dump_array` wrote.
 
     Raises
@@ -139,23 +123,18 @@ def read_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> A
     StoreCorruptedError
         If it has another type or shape, or is none.
     """
-    descr, sizes = np.lib.format.dtype_to_descr(np.dtype(dtype)), repr(shape)
-    wanted = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {sizes}, }}"
-    with open_file(path) as file:
-        start = file.read(len(NPY_START) + 2)
-        length = int.from_bytes(start[len(NPY_START) :], "little")
-        header = file.read(length).decode("latin-1")
-        # NumPy's own parser takes headers that it never writes, and raises much of those that it does not.
-        if not start.startswith(NPY_START) or header.rstrip(" \n") != wanted:
-            raise damaged(path, f"its header is {shown(header.rstrip())}, not {wanted}")
-        held, size = (
-            os.fstat(file.fileno()).st_size - file.tell(),
-            math.prod(shape) * np.dtype(dtype).itemsize,
-        )
-        if held != size:
-            raise damaged(path, f"it holds {held} bytes of values, not {size}")
-        array = np.fromfile(file, dtype=dtype)
-    return array.reshape(shape)
+    wanted = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    start = len(NPY_START) + 2
+    length = int.from_bytes(file.content[len(NPY_START) : start].tobytes(), "little")
+    header = file.content[start : start + length].tobytes().decode("latin-1")
+    # NumPy's own parser takes headers that it never writes, and raises much of those that it does not.
+    if file.content[: len(NPY_START)].tobytes() != NPY_START or header.rstrip(" \n") != wanted:
+        raise damaged(file.path, f"its header is {shown(header.rstrip())}, not {wanted}")
+    values = file.content[start + length :]
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(values) != size:
+        raise damaged(file.path, f"it holds {len(values)} bytes of values, not {size}")
+    return np.frombuffer(values.tobytes(), dtype=dtype).reshape(shape).copy()
 
 
 class _Sink:

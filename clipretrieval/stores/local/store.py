@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -13,7 +14,6 @@ import numpy as np
 
 from clipretrieval._util.repr import safe_repr
 from clipretrieval.errors import InvalidInputError, StoreError
-from clipretrieval.stores.base import listings
 from clipretrieval.stores.checks import (
     check_batch,
     check_blob,
@@ -25,13 +25,16 @@ from clipretrieval.stores.checks import (
     check_lookup_ids,
     check_queries,
 )
-from clipretrieval.stores.exact import DoubleArray, IndexArray, nearest_rows
+from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, nearest_rows
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import Snapshot
-from clipretrieval.stores.local.folder_manifest import LARGEST_BLOBS, LARGEST_MANIFEST
+from clipretrieval.stores.local.folder_manifest import LARGEST_BLOBS, LARGEST_MANIFEST, FolderManifest
+from clipretrieval.stores.local.folder_write import Generation, write_generation, write_rows
+from clipretrieval.stores.local.held import Held, JoinedRows
 from clipretrieval.stores.local.locks import Guard, Recovery
 from clipretrieval.stores.local.manifest_view import ManifestView
 from clipretrieval.stores.local.rows import VectorRows
+from clipretrieval.stores.local.segments import Segments
 from clipretrieval.stores.local.table import Moves, RecordTable
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
@@ -41,9 +44,11 @@ Self = TypeVar("Self", bound="LocalStore")
 
 
 class LocalStore:
-    """The five verbs over a `RecordTable` and `VectorRows`; threads may search while one writes.
+    """The five verbs over what is `Held`; threads may search while one writes.
 
-    Subclasses say where the rows lie (`_new_rows`) and may act before each write and at the close.
+    What is written lies in memory, in a `RecordTable` and `VectorRows`; a subclass with a folder has segments
+    beneath them, of which records are only removed. Subclasses say where the rows lie (`_new_rows`) and may
+    act before each write and at the close.
     """
 
     _viewed: ManifestView | None = None
@@ -56,8 +61,8 @@ class LocalStore:
 
     def _clear(self) -> None:
         self._dim: int | None = None
-        self._table = RecordTable()
-        self._rows: VectorRows | None = None
+        # Replaced as a whole: whoever has taken it goes on with what was held then.
+        self._held = Held(Segments(), RecordTable(), None)
         self._manifest, self._viewed = "{}", None
         self._blobs: Mapping[str, Blob] = {}
         self._changed = False
@@ -91,7 +96,7 @@ class LocalStore:
 
     @safe_repr
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"count={len(self._table)}"
+        state = "closed" if self._closed else f"count={len(self._held)}"
         return f"{type(self).__name__}(metric={str(self._metric)!r}, dim={self._dim}, {state})"
 
     @property
@@ -117,15 +122,18 @@ class LocalStore:
             self._begin_write()
             dim = batch.vectors.shape[1]
             check_dim(dim, self._dim)
-            check_label_kind(batch.labels, self._table.labels)
-            rows = self._new_rows(dim) if self._rows is None else self._rows
-            places = self._table.places(batch.ids)
+            held = self._held
+            check_label_kind(batch.labels, held.some_label)
+            rows = self._new_rows(dim) if held.rows is None else held.rows
+            segments = _without(held.segments, batch.ids)
+            places = held.table.places(batch.ids)
             vectors = self._stored(batch.vectors, batch.norms)
-            self._guard.recovery = _undo_write(rows, self._table, batch.ids, places)
-            self._table.reserve(batch, places)
+            self._guard.recovery = self._undo_write(rows, batch.ids, places)
+            held.table.reserve(batch, places)
             rows.write(vectors, places)
-            self._table.write(batch, places)
-            self._dim, self._rows, self._changed, self._guard.recovery = dim, rows, True, None
+            held.table.write(batch, places)
+            self._held = Held(segments, held.table, rows, held.index)
+            self._dim, self._changed, self._guard.recovery = dim, True, None
             self._wrote()
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
@@ -139,17 +147,19 @@ class LocalStore:
         with self._guard.read():
             self._require_open()
             check_dim(queries.shape[1], self._dim)
-            if self._rows is None or not len(self._table):
+            held = self._held
+            if len(held):
+                queries = self._stored(queries, norms)
+                view = held.view()
+                shortlist, candidates = self._aids(held, view, queries, reach)
+                # Ids are looked at where distances tie.
+                positions, distances = nearest_rows(
+                    queries, view, held, reach, self._metric, shortlist, candidates
+                )
+            else:
                 positions = np.full((len(queries), reach), -1, dtype=np.int64)
                 distances = np.full((len(queries), reach), np.inf, dtype=np.float32)
-            else:
-                shortlist = self._rows.shortlist(float(self._table.norms.max()))
-                queries = self._stored(queries, norms)
-                candidates = self._rows.candidates(queries, reach)
-                positions, distances = nearest_rows(
-                    queries, self._rows.view(), self._table.ids, reach, self._metric, shortlist, candidates
-                )
-            ids, labels = self._table.take(positions)
+            ids, labels = held.take(held.number(positions))
         return Neighbors(ids, distances, labels)
 
     def get(self, ids: Sequence[str]) -> Records:
@@ -157,46 +167,51 @@ class LocalStore:
         names = check_lookup_ids(ids)
         with self._guard.read():
             self._require_open()
-            found = self._table.find(names)
+            held = self._held
+            found = held.find(names)
             found = found[found >= 0]
-            if self._rows is None:
+            vectors = held.vectors(found)
+            if not len(found):
                 vectors = np.empty((0, self._dim or 0), dtype=np.float32)
-            else:
-                vectors = self._original(self._rows.view()[found], self._table.norms[found])
-            names_found, labels = self._table.take(found)
-            return Records(names_found, vectors, labels, self._table.metadata(found))
+            vectors = self._original(vectors, held.norms(found))
+            names_found, labels = held.take(found)
+            return Records(names_found, vectors, labels, held.metadata(found))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the records of `ids` and return how many of them were there."""
         names = check_lookup_ids(ids)
         with self._guard.write():
             self._begin_write()
-            moves = self._table.plan_removal(names)
-            if moves.removed and self._rows is not None:
-                self._guard.recovery = _finish_removal(self._rows, self._table, moves)
+            held = self._held
+            segments, moves = _without(held.segments, names), held.table.plan_removal(names)
+            count = len(held.segments) - len(segments) + moves.removed
+            if count:
+                self._guard.recovery = self._finish_removal(segments, moves)
                 self._changed = True
-                self._rows.remove(moves)
-                self._table.remove(moves)
+                if moves.removed and held.rows is not None:
+                    held.rows.remove(moves)
+                    held.table.remove(moves)
+                self._held = Held(segments, held.table, held.rows, held.index)
                 self._guard.recovery = None
                 self._wrote()
-            return moves.removed
+            return count
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
         """Go through all ids and labels, or those of one label, as they are when this is called."""
         wanted = check_label(label)
         with self._guard.read():
             self._require_open()
-            return listings(self._table.ids.copy(), self._table.labels.copy(), wanted)
+            return self._held.listings(wanted)
 
     def count(self, label: Label | None = None) -> int:
         """Return the number of stored vectors, or of those with one label."""
         wanted = check_label(label)
         self._require_open()
         if wanted is None:
-            return len(self._table)
+            return len(self._held)
         with self._guard.read():
             self._require_open()
-            return self._table.count(wanted)
+            return self._held.count(wanted)
 
     def read_manifest(self) -> dict[str, Any]:
         """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""
@@ -293,6 +308,10 @@ class LocalStore:
         """Return empty rows for vectors of dimension `dim`."""
         raise NotImplementedError
 
+    def _rows_alone(self, dim: int) -> VectorRows:
+        """Return empty rows that no segments lie beneath."""
+        return self._new_rows(dim)
+
     def _stored(self, vectors: FloatArray, norms: DoubleArray) -> FloatArray:
         """Return vectors as they lie in the rows."""
         return vectors
@@ -301,35 +320,84 @@ class LocalStore:
         """Return vectors as they were given, undoing `_stored`."""
         return rows
 
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(self._metric, self._dim, self._table, self._rows, self._manifest, blobs=self._blobs)
+    def _aids(
+        self, held: Held, view: FloatArray | JoinedRows, queries: FloatArray, k: int
+    ) -> tuple[Shortlist | None, IndexArray | None]:
+        """Return a fast source of candidates and candidates, if there are any; see `nearest_rows`."""
+        if held.rows is None or len(held.segments):
+            return None, None
+        return held.rows.shortlist(held.longest), held.rows.candidates(queries, k)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         """Take over what a folder holds."""
-        self._metric, self._dim, self._manifest = snapshot.metric, snapshot.dim, snapshot.manifest
-        self._table, self._rows, self._changed = snapshot.table, snapshot.rows, False
-        self._blobs = snapshot.blobs
+        manifest = snapshot.manifest
+        self._metric, self._dim, self._manifest = manifest.metric, manifest.dim, manifest.user
+        self._changed, self._blobs = False, snapshot.blobs
+        rows = None if snapshot.vectors is None else self._new_rows(snapshot.vectors.shape[1])
+        if rows is not None and snapshot.vectors is not None:
+            rows.write(snapshot.vectors, np.arange(len(snapshot.vectors)))
+        self._held = Held(snapshot.segments, snapshot.table, rows)
+
+    def _take_into_memory(self) -> None:
+        """Copy what lies in segments, so that the folder can be left."""
+        held = self._held
+        if not held.segments.total:
+            return
+        view = held.view()
+        numbers = held.number(np.arange(len(view)))
+        table = RecordTable.from_columns(*held.columns(numbers))
+        rows = self._rows_alone(view.shape[1])
+        if len(view):
+            rows.write(view[:], np.arange(len(view)))
+        self._held = Held(Segments(), table, rows)
+
+    def _generation(self, held: Held, *, elsewhere: bool = False) -> Generation:
+        """Return what a folder, its own or one `elsewhere`, is to hold; all of it is in segments."""
+        return Generation(
+            type(self).__name__, self._metric, self._dim, held, self._manifest, self._blobs, "Flat", {}, None, 0
+        )
+
+    def _fill(self, folder: Path, previous: FolderManifest | None) -> None:
+        """Write all that is held into a folder, as the generation after `previous`."""
+        held, number = self._held, 0 if previous is None else previous.generation + 1
+        numbers = held.number(np.arange(len(held)))
+        parts = write_rows(folder, number, held, numbers, self._dim or 1, self._metric)
+        new = self._generation(Held(Segments(parts), RecordTable(), None, self._kept_index()), elsewhere=True)
+        write_generation(folder, number, new, previous, None)
+
+    def _kept_index(self) -> Any:
+        """Return the index over what is held, as it is numbered without removed records."""
+        return None
+
+    def _undo_write(self, rows: VectorRows, ids: list[str], places: IndexArray) -> Recovery:
+        """Return what takes back a write of `ids` into `places`; to be called before anything has changed."""
+        held = self._held
+        table, count = held.table, len(held.table)
+        old = places[places < count]
+        vectors, records = rows.view()[old], table.excerpt(old)
+
+        def undo() -> None:
+            rows.restore(vectors, old, count)
+            table.restore(records, old, ids, count)
+            self._held = held
+
+        return undo
+
+    def _finish_removal(self, segments: Segments, moves: Moves) -> Recovery:
+        """Return what carries a removal through: its moves may be made again, and take no copy of what goes."""
+        held = self._held
+
+        def finish() -> None:
+            if moves.removed and held.rows is not None:
+                held.rows.drop_index()
+                held.rows.remove(moves)
+                held.table.remove(moves)
+            self._held = Held(segments, held.table, held.rows, held.index)
+
+        return finish
 
 
-def _undo_write(rows: VectorRows, table: RecordTable, ids: list[str], places: IndexArray) -> Recovery:
-    """Return what takes back a write of `ids` into `places`; to be called before either has changed."""
-    count = len(table)
-    old = places[places < count]
-    vectors, records = rows.view()[old], table.excerpt(old)
-
-    def undo() -> None:
-        rows.restore(vectors, old, count)
-        table.restore(records, old, ids, count)
-
-    return undo
-
-
-def _finish_removal(rows: VectorRows, table: RecordTable, moves: Moves) -> Recovery:
-    """Return what carries a removal through: its moves may be made again, and take no copy of what goes."""
-
-    def finish() -> None:
-        rows.drop_index()
-        rows.remove(moves)
-        table.remove(moves)
-
-    return finish
+def _without(segments: Segments, names: list[str]) -> Segments:
+    """Return segments without the records of some ids."""
+    found = segments.find(names)
+    return segments.without(found[found >= 0])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clipretrieval._util.files import reason
+from clipretrieval._util.files import NotDurableError, reason
 from clipretrieval._util.forks import renew_after_fork
 from clipretrieval.errors import (
     FingerprintMismatchError,
@@ -15,9 +15,15 @@ from clipretrieval.errors import (
     StoreLockedError,
     StoreUnavailableError,
 )
-from clipretrieval.stores.local.folder import Layout, Snapshot, find_manifest, read_generation
+from clipretrieval.stores.local.folder import BitArray, Kind, Snapshot, find_manifest, read_folder
 from clipretrieval.stores.local.folder_manifest import FolderManifest
-from clipretrieval.stores.local.folder_write import discard_unlisted, write_generation
+from clipretrieval.stores.local.folder_write import (
+    Generation,
+    discard_unlisted,
+    telling_of_disks,
+    write_generation,
+)
+from clipretrieval.stores.local.held import Held
 from clipretrieval.stores.local.writer_lock import WriterLock
 from clipretrieval.types import Metric
 
@@ -33,7 +39,7 @@ class StoreFolder:
     Parameters
     ----------
     path : Path
-    layout : Layout
+    kind : Kind
     metric : Metric
         The store's, which has to be the folder's.
     read_only : bool
@@ -44,6 +50,8 @@ class StoreFolder:
         Whether the store goes on in memory from its first write on.
     loaded : FolderManifest or None
         That of the generation which the store holds, but for its own changes.
+    removed : ndarray of bool or None
+        What the file of removed rows of that generation holds, if it has one.
     spoiled : frozenset of str
         The files of its blobs that are not as they were written.
     writer : WriterLock or None
@@ -52,11 +60,12 @@ class StoreFolder:
         For one reading or writing of the folder at a time; searches do not wait for it.
     """
 
-    def __init__(self, path: Path, layout: Layout, metric: Metric, *, read_only: bool) -> None:
+    def __init__(self, path: Path, kind: Kind, metric: Metric, *, read_only: bool) -> None:
         self.path, self.read_only = path, read_only
-        self._layout, self._metric = layout, metric
+        self._kind, self._metric = kind, metric
         self.left_when_written = False
         self.loaded: FolderManifest | None = None
+        self.removed: BitArray | None = None
         self.spoiled: frozenset[str] = frozenset()
         self.writer: WriterLock | None = None
         self._after_fork()
@@ -65,8 +74,8 @@ class StoreFolder:
     def _after_fork(self) -> None:
         self.flushing = threading.Lock()
 
-    def open(self, empty: Snapshot, adopt: Callable[[Snapshot], None], *, create: bool) -> None:
-        """Read the store, or make one of the `empty` snapshot and hold it for writing."""
+    def open(self, empty: Generation, adopt: Callable[[Snapshot], None], *, create: bool) -> None:
+        """Read the store, or make an `empty` one and hold it for writing."""
         if find_manifest(self.path) is not None:
             self._read(adopt)
             return
@@ -82,7 +91,8 @@ class StoreFolder:
         lock.acquire()
         try:
             if find_manifest(self.path) is None:
-                self.loaded = write_generation(self.path, self._layout, empty, None)
+                with telling_of_disks(self.path):
+                    self.loaded = write_generation(self.path, 0, empty, None, None)
             else:  # another writer made it in between
                 self._read(adopt)
         except BaseException:
@@ -91,15 +101,17 @@ class StoreFolder:
         self.writer = lock
 
     def _read(self, adopt: Callable[[Snapshot], None]) -> None:
-        manifest, snapshot = read_generation(self.path, self._layout)
-        if snapshot.metric is not self._metric:
-            held, asked = str(snapshot.metric), str(self._metric)
+        snapshot = read_folder(self.path, self._kind)
+        manifest = snapshot.manifest
+        if manifest.metric is not self._metric:
+            held, asked = str(manifest.metric), str(self._metric)
             raise FingerprintMismatchError(
                 f"the store in {self.path} was made with metric {held!r}; found metric={asked!r}. "
                 f"Open it with metric={held!r}, or fill a new folder"
             )
         adopt(snapshot)
-        self.loaded, self.spoiled = manifest, _spoiled(manifest, snapshot)
+        self.loaded, self.removed = manifest, snapshot.removed
+        self.spoiled = frozenset(manifest.blobs[name].name for name, blob in snapshot.blobs.items() if blob.damage)
 
     def hold(self, adopt: Callable[[Snapshot], None]) -> None:
         """Keep other writers out until `release`, and take up what they have flushed before."""
@@ -122,23 +134,63 @@ class StoreFolder:
             raise
         self.writer = lock
 
-    def write(self, snapshot: Snapshot) -> None:
-        """Put a snapshot into the folder as its next generation."""
+    @property
+    def next_generation(self) -> int:
+        """The number of the generation that is written next."""
+        return 0 if self.loaded is None else self.loaded.generation + 1
+
+    @contextmanager
+    def writing(self, held: Held, *, finished: bool = True) -> Iterator[None]:
+        """Write the next generation in a block; where it fails, leave only the files that are in force or held.
+
+        Parameters
+        ----------
+        held : Held
+            What the store holds if the block fails.
+        finished : bool
+            Whether the generation is in force at the end, so that what it does not name can go.
+
+        Raises
+        ------
+        StoreLockedError
+            If the folder is not this store's to write.
+        StoreUnavailableError
+            If it cannot be written. The generation before stays in force, unless the message says otherwise.
+        """
         if self.writer is not None:
             self.writer.check()
-        before = self.loaded
-        if find_manifest(self.path) != before:
+        if find_manifest(self.path) != self.loaded:
             raise StoreLockedError(
                 f"another writer has put a newer generation into {self.path}, which this store would "
                 "overwrite; save(path) keeps what is in memory elsewhere"
             )
+        with telling_of_disks(self.path):
+            try:
+                yield
+            except NotDurableError:
+                raise  # either generation may be the one that a power cut leaves: keep the files of both
+            except BaseException:
+                with suppress(OSError, StoreError):
+                    discard_unlisted(self.path, _files_of(held))
+                raise
+        if finished:
+            with suppress(OSError):  # what is left over goes with the next generation
+                discard_unlisted(self.path)
+
+    def put(self, new: Generation) -> None:
+        """Put a generation in force, within `writing`."""
+        before, number = self.loaded, self.next_generation
+        damaged_blobs = {name for name, blob in new.blobs.items() if blob.damage}
         try:
-            self.loaded = write_generation(self.path, self._layout, snapshot, before, self.spoiled)
-            self.spoiled = _spoiled(self.loaded, snapshot)
+            self.loaded = write_generation(self.path, number, new, before, self.removed, self.spoiled)
         except BaseException:
             with suppress(StoreError):  # interrupted after the new generation came into force
                 self.loaded = find_manifest(self.path) or before
             raise
+        finally:
+            if self.loaded is not before and self.loaded is not None and self.loaded != before:
+                self.removed = new.held.segments.removed if "removed" in self.loaded.files else None
+                self.spoiled = frozenset(self.loaded.blobs[name].name for name in damaged_blobs)
 
     def release(self) -> None:
         """Let other writers in."""
@@ -147,6 +199,5 @@ class StoreFolder:
             self.writer = None
 
 
-def _spoiled(manifest: FolderManifest, snapshot: Snapshot) -> frozenset[str]:
-    """Return the names of the files of damaged blobs."""
-    return frozenset(manifest.blobs[name].name for name, blob in snapshot.blobs.items() if blob.damage)
+def _files_of(held: Held) -> set[str]:
+    return {part.entry.name for part in held.segments.parts}

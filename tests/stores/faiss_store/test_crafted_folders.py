@@ -17,6 +17,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from format1_folders import write_format1
 
 from clipretrieval._util import files as _atomic
 from clipretrieval.errors import (
@@ -56,9 +57,9 @@ def seal(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A store that searches exactly."""
-    with FaissStore(tmp_path / "s") as store:
-        fill(store, 30)
+    """A store of format 1 that searches exactly."""
+    ids, labels = [f"id {place}" for place in range(30)], [f"label {place % 3}" for place in range(30)]
+    write_format1(tmp_path / "s", ids, normal(0, 30), labels)
     return tmp_path / "s"
 
 
@@ -69,10 +70,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuse(folder: Path, match: str) -> None:
-    """Check that neither a reader nor a writer opens the folder, mapped or not."""
+    """Check that neither a reader nor a writer opens the folder, mapped or not, and finds it whole."""
     for options in ({"read_only": True}, {"read_only": True, "mmap": True}, {}):
         with pytest.raises(StoreCorruptedError, match=match) as caught:
-            FaissStore(folder, **options)
+            FaissStore(folder, **options).verify()
         assert "Restore the folder" in str(caught.value)
 
 
@@ -133,7 +134,7 @@ def test_a_manifest_is_no_larger_than_can_be_read_again() -> None:
 def test_a_lock_that_is_a_link_is_not_emptied(folder: Path, tmp_path: Path) -> None:
     """A crafted LOCK does not lead a writer to another file."""
     (tmp_path / "precious").write_text("kept")
-    (folder / "LOCK").unlink()
+    (folder / "LOCK").unlink(missing_ok=True)
     (folder / "LOCK").symlink_to(tmp_path / "precious")
     with FaissStore(folder, read_only=True) as store:
         assert store.count() == 30
@@ -264,12 +265,12 @@ def test_the_head_of_the_vectors_is_checked(folder: Path, place: int, form: str,
 )
 def test_the_header_of_an_array_is_compared(tmp_path: Path, header: bytes) -> None:
     """Nothing of a copy's vectors is parsed, by NumPy or by Python."""
-    fill(MemoryStore(), 30).save(tmp_path / "s")
-    path = tmp_path / "s" / "vectors-0.npy"
+    write_format1(tmp_path / "s", [str(place) for place in range(30)], normal(0, 30), [0] * 30, kind="MemoryStore")
+    path = tmp_path / "s" / "vectors-1.npy"
     data = path.read_bytes()
     path.write_bytes(data[:8] + len(header).to_bytes(2, "little") + header + data[128:])
     seal(tmp_path / "s")
-    with pytest.raises(StoreCorruptedError, match=r"vectors-0.npy is damaged: its header is"):
+    with pytest.raises(StoreCorruptedError, match=r"vectors-1.npy is damaged: its header is"):
         MemoryStore.load(tmp_path / "s")
 
 
@@ -379,21 +380,23 @@ def test_an_index_is_the_one_that_is_named(tmp_path: Path, factory: str) -> None
         return
     with pytest.warns(ClipRetrievalWarning, match=r"cannot be checked .* Searches are exact until") as caught:
         store = FaissStore(path.parent, read_only=True)
+        assert store.search(normal(0, 5), 1).valid.all()
     assert caught[0].filename == __file__
     assert store.search(normal(0, 5), 1).ids[:, 0].tolist() == [f"id {place}" for place in range(5)]
 
 
 @pytest.mark.usefixtures("small")
 def test_an_index_that_cannot_be_checked_is_built_anew(tmp_path: Path) -> None:
-    """An index of a kind whose files are not checked is not kept, and serves again after the next write."""
+    """An index of a kind whose files are not checked is not kept, and serves again after the next flush."""
     with FaissStore(tmp_path / "s", index="RQ2x4", recall=0.1) as store:
         fill(store)
         assert store.index_info.factory == "RQ2x4"
-    assert sorted(path.name for path in (tmp_path / "s").glob("*-*")) == ["index-1.faiss", "records-1.sqlite"]
+    assert sorted(path.name for path in (tmp_path / "s").glob("*-*")) == ["segment-1-0.bin"]
     with FaissStore(tmp_path / "s", read_only=True) as store:
         assert store.index_info.factory == "Flat"
     with FaissStore(tmp_path / "s") as store:
         store.delete(["id 1"])
+        store.flush()
         assert store.index_info.factory == "RQ2x4"
 
 
@@ -420,7 +423,7 @@ def test_a_private_store_stays_private(folder: Path) -> None:
     with FaissStore(folder) as store:
         store.delete(["id 1"])
     found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.name != "LOCK"}
-    assert found == dict.fromkeys(["MANIFEST.json", "index-2.faiss", "records-2.sqlite"], 0o600)
+    assert found == dict.fromkeys(["MANIFEST.json", "segment-2-0.bin"], 0o600)
 
 
 @pytest.mark.parametrize("path", ["", ".", "missing/.."])
@@ -458,7 +461,7 @@ def test_a_folder_that_cannot_be_synced_is_told_truly(
 
     def failing(path: Path) -> None:
         calls.append(path)
-        if len(calls) > (0 if victim == "the parts" else 2):
+        if len(calls) > (0 if victim == "the parts" else 1):
             raise OSError(5, "Input/output error")
         sync(path)
 

@@ -107,14 +107,20 @@ def test_label_types_survive(tmp_path: Path, labels: list[Any]) -> None:
 
 
 def test_a_folder_holds_one_generation(folder: Path) -> None:
-    """After each flush only the files of the last generation remain."""
-    assert data_files(folder) == ["MANIFEST.json", "index-1.faiss", "records-1.sqlite"]
+    """After each flush only the files that its manifest names remain: what was written before, and what came."""
+    assert data_files(folder) == ["MANIFEST.json", "segment-1-0.bin"]
+    before = (folder / "segment-1-0.bin").read_bytes()
     with FaissStore(folder) as store:
         store.delete(["é0"])
-    assert data_files(folder) == ["MANIFEST.json", "index-2.faiss", "records-2.sqlite"]
+        store.flush()
+        assert data_files(folder) == ["MANIFEST.json", "segment-1-0.bin"]
+        fill(store, 2, seed=1)
+    assert data_files(folder) == ["MANIFEST.json", "segment-1-0.bin", "segment-3-0.bin"]
+    assert (folder / "segment-1-0.bin").read_bytes() == before
     manifest = json.loads((folder / "MANIFEST.json").read_text())
-    expected = {"format_version": 1, "generation": 2, "metric": "l2", "dim": 6, "count": 29, "index": "auto"}
+    expected = {"format_version": 2, "generation": 3, "metric": "l2", "dim": 6, "count": 30, "index": "auto"}
     assert {name: manifest[name] for name in expected} == expected
+    assert manifest["removed"] == [0, 1]
 
 
 def test_flush_writes_only_what_changed(folder: Path) -> None:
@@ -229,7 +235,7 @@ def test_what_belongs_to_others_is_left_alone(tmp_path: Path) -> None:
     assert snapshot(other) == {"thesis.txt": b"years of work"}
 
 
-DAMAGED = ["MANIFEST.json", "index-1.faiss", "records-1.sqlite"]
+DAMAGED = ["MANIFEST.json", "segment-1-0.bin"]
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -245,14 +251,14 @@ def test_a_truncated_file_is_reported(folder: Path, name: str, keep: float) -> N
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_flipped_bit_is_reported(folder: Path, name: str) -> None:
-    """A flipped bit anywhere in a file, in 60 places tried, is noticed on opening."""
+    """A flipped bit anywhere in a file, in 60 places tried, is noticed on opening or by `verify`."""
     content = (folder / name).read_bytes()
     for place in np.linspace(0, len(content) - 2, 60).astype(int).tolist():
         damaged = bytearray(content)
         damaged[place] ^= 1
         (folder / name).write_bytes(damaged)
         with pytest.raises(StoreCorruptedError, match=name):
-            FaissStore(folder, read_only=True)
+            FaissStore(folder, read_only=True).verify()
     (folder / name).write_bytes(content)
     assert FaissStore.load(folder).count() == 30
 
@@ -268,7 +274,7 @@ def test_a_missing_file_is_reported(folder: Path, name: str) -> None:
     assert snapshot(folder) == before
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [3, "1", None])
 def test_an_unknown_format_version_is_reported(folder: Path, version: Any) -> None:
     """A folder of a later format says which version it needs."""
     path = folder / "MANIFEST.json"
@@ -280,9 +286,9 @@ def test_an_unknown_format_version_is_reported(folder: Path, version: Any) -> No
 def test_leftovers_of_a_killed_writer_go_with_the_next(folder: Path) -> None:
     """Files of an unfinished generation stay while only readers come, and the next writer removes them."""
     strays = [
-        "index-2.faiss",
-        "records-2.sqlite",
-        ".index-3.faiss.0a1b2c3d4e5f6071.tmp",
+        "segment-2-0.bin",
+        "removed-2.bin",
+        ".segment-3-0.bin.0a1b2c3d4e5f6071.tmp",
         ".MANIFEST.json.00ff.tmp",
     ]
     for name in strays:
@@ -293,7 +299,7 @@ def test_leftovers_of_a_killed_writer_go_with_the_next(folder: Path) -> None:
     assert set(strays) < set(data_files(folder))
     with FaissStore(folder) as store:
         store.delete(["é0"])
-    assert data_files(folder) == ["MANIFEST.json", "index-2.faiss", "notes.txt", "records-2.sqlite"]
+    assert data_files(folder) == ["MANIFEST.json", "notes.txt", "segment-1-0.bin"]
     assert FaissStore.load(folder).count() == 29
 
 
@@ -387,7 +393,7 @@ def test_kill_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
             assert np.array_equal(records.vectors, np.tile(np.array(numbers, np.float32)[:, None], 64))
 
 
-@pytest.mark.parametrize("victim", ["index-", "records-", "MANIFEST"])
+@pytest.mark.parametrize("victim", ["segment-", "MANIFEST"])
 def test_a_failed_flush_keeps_both_states(folder: Path, victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a file cannot be put in place, the folder stays at the last flush and memory at the change."""
     replace = os.replace
@@ -469,7 +475,7 @@ def test_a_copy_replaces_the_copy_before(tmp_path: Path, kind: Any) -> None:
     store.delete(["é1"])
     store.save(tmp_path / "copy")
     assert kind.load(tmp_path / "copy").count() == 29
-    assert len(data_files(tmp_path / "copy")) == 3
+    assert len(data_files(tmp_path / "copy")) == 2
 
 
 def test_saving_into_its_own_folder_flushes(folder: Path) -> None:
@@ -523,7 +529,7 @@ def test_a_damaged_copy_of_a_memory_store_is_reported(tmp_path: Path) -> None:
     memory = MemoryStore()
     fill(memory)
     memory.save(tmp_path / "copy")
-    for name in ("vectors-0.npy", "records-0.sqlite", "MANIFEST.json"):
+    for name in ("segment-0-0.bin", "MANIFEST.json"):
         content = (tmp_path / "copy" / name).read_bytes()
         (tmp_path / "copy" / name).write_bytes(content[:-9] + b"?" + content[-8:])
         with pytest.raises(StoreCorruptedError, match=name):

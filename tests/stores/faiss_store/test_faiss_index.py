@@ -26,7 +26,7 @@ from clipretrieval.errors import (
 from clipretrieval.stores import FaissStore, MemoryStore
 from clipretrieval.stores.faiss import IndexInfo
 from clipretrieval.stores.faiss import factory as _factory
-from clipretrieval.stores.faiss import files as _ann_files
+from clipretrieval.stores.local import folder as _folder
 
 METRICS = ["l2", "cosine", "ip"]
 EXACT = IndexInfo("Flat")
@@ -331,33 +331,38 @@ def test_a_reopened_store_has_its_index(tmp_path: Path, factory: str, metric: st
 
 
 def test_the_files_of_an_index(tmp_path: Path) -> None:
-    """The index and its labels are files of the generation, listed with size and checksum."""
+    """The index and its labels are files, listed with size and checksum, which stay when little is added."""
     with FaissStore(tmp_path / "s", index="HNSW16") as store:
         fill(store, clustered(0, 1500))
         store.flush()
         fill(store, clustered(1, 10), start=1500)
     found = sorted(path.name for path in (tmp_path / "s").iterdir() if path.name != "LOCK")
-    assert found == ["MANIFEST.json", "ann-2.faiss", "ann-2.npy", "index-2.faiss", "records-2.sqlite"]
+    assert found == ["MANIFEST.json", "ann-1.faiss", "ann-1.npy", "segment-1-0.bin", "segment-2-0.bin"]
     manifest = json.loads((tmp_path / "s" / "MANIFEST.json").read_text())
     assert manifest["index"] == "HNSW16"
-    assert manifest["files"]["ann"]["size"] == (tmp_path / "s" / "ann-2.faiss").stat().st_size
+    assert manifest["files"]["ann"]["size"] == (tmp_path / "s" / "ann-1.faiss").stat().st_size
+    assert manifest["covered"] == 1500
     assert manifest["index_state"]["built"]["built_with"] == 1500
 
 
 @pytest.mark.parametrize("name", ["ann-1.faiss", "ann-1.npy"])
 @pytest.mark.parametrize("mmap", [False, True])
 def test_a_damaged_index_is_reported(tmp_path: Path, name: str, mmap: bool) -> None:
-    """A flipped bit and a missing file are found when the folder is opened."""
+    """A flipped bit is found when the index is first asked, a missing file when the folder is opened."""
     with FaissStore(tmp_path / "s", index="HNSW16") as store:
         fill(store, clustered(0, 1500))
     path = tmp_path / "s" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    for _ in range(2):
-        with pytest.raises(StoreCorruptedError, match=name):
-            FaissStore(tmp_path / "s", read_only=True, mmap=mmap)
-        path.unlink(missing_ok=True)
+    with FaissStore(tmp_path / "s", read_only=True, mmap=mmap) as store:
+        for ask in (lambda: store.search(clustered(1, 1), 1), store.verify):
+            with pytest.raises(StoreCorruptedError, match=name):
+                ask()
+        assert store.get(["00003"]).labels.tolist() == [3]
+    path.unlink()
+    with pytest.raises(StoreCorruptedError, match=name):
+        FaissStore(tmp_path / "s", read_only=True, mmap=mmap)
 
 
 @pytest.mark.parametrize("victim", ["ann-2.faiss", "ann-2.npy", "MANIFEST.json"])
@@ -370,8 +375,8 @@ def test_a_failed_flush_keeps_the_index_before(
     store = FaissStore(tmp_path / "s", index="HNSW16")
     fill(store, clustered(0, 1500))
     store.flush()
-    info, fresh = store.index_info, clustered(1, 100)
-    fill(store, fresh, start=1500)
+    info, fresh = store.index_info, clustered(1, 1100)
+    fill(store, fresh, start=1500)  # so many that the index is extended
     replace = _atomic.os.replace
 
     def failing(source: Any, target: Any) -> None:
@@ -387,7 +392,7 @@ def test_a_failed_flush_keeps_the_index_before(
         assert (reader.count(), reader.index_info) == (1500, info)
     store.close()
     with FaissStore(tmp_path / "s", read_only=True) as reader:
-        assert reader.search(fresh, 1).labels[:, 0].tolist() == list(range(1500, 1600))
+        assert reader.search(fresh, 1).labels[:, 0].tolist() == list(range(1500, 2600))
 
 
 def test_a_folder_takes_another_index(tmp_path: Path) -> None:
@@ -413,7 +418,7 @@ def test_a_folder_takes_another_index(tmp_path: Path) -> None:
     with FaissStore(path, index="Flat"):
         pass
     assert FaissStore.load(path).index_info == EXACT
-    assert sorted(each.name[:5] for each in path.iterdir()) == ["LOCK", "MANIF", "index", "recor"]
+    assert sorted(each.name[:5] for each in path.iterdir()) == ["LOCK", "MANIF", "segme"]
 
 
 def test_a_folder_of_the_exact_store_stays_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +457,7 @@ def test_mapped_vectors_are_pages_of_the_files(tmp_path: Path) -> None:
     reader = FaissStore(tmp_path / "s", read_only=True, mmap=True)
     if sys.platform == "linux":
         maps = Path("/proc/self/maps").read_text()
-        assert "index-1.faiss" in maps
+        assert "segment-1-0.bin" in maps
         assert "ann-1.faiss" in maps
     near = reader.search(queries, 5)
     with FaissStore(tmp_path / "s") as writer:
@@ -692,21 +697,21 @@ def test_the_recall_outlives_removals(factory: str) -> None:
 
 
 def test_a_reader_opens_beside_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a flush takes the index away between two steps of the reading, the next generation is read."""
+    """Where a flush takes a segment away between two steps of the reading, the next generation is read."""
     rows = clustered(0, 1200)
     writer = FaissStore(tmp_path, index="HNSW8", recall=0.5)
     fill(writer, rows)
     writer.flush()
-    read, times = _ann_files._read_labels, []
+    read, times = _folder.open_segment, []
 
     def flush_first(*arguments: Any) -> Any:
         times.append(1)
         if len(times) == 1:
             writer.upsert(["new"], rows[:1], [1])
-            writer.flush()
+            writer.compact()
         return read(*arguments)
 
-    monkeypatch.setattr(_ann_files, "_read_labels", flush_first)
+    monkeypatch.setattr(_folder, "open_segment", flush_first)
     assert FaissStore(tmp_path, read_only=True).count() == 1201
     assert len(times) == 2
 

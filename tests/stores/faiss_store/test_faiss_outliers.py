@@ -5,17 +5,18 @@ from __future__ import annotations
 import pickle
 import warnings
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from format1_folders import write_format1
 from test_faiss_index import FACTORIES
 
 from clipretrieval.errors import ClipRetrievalWarning
 from clipretrieval.stores import FaissStore
 from clipretrieval.stores.faiss import factory as _factory
-from clipretrieval.stores.faiss import files as _ann_files
 
 KIT = ["IVF4,Flat", "IVF4,SQ8", "HNSW16", "HNSW16,SQfp16", "SQfp16"]
 MORE = ["SQ4", "SQ6", "LSH", "IVF16,PQ8x4", "PCAW8,SQ8", "RQ2x4", "ITQ8,LSH", "L2norm,SQ8", "auto"]
@@ -200,25 +201,22 @@ def test_an_old_folder_whose_codes_tell_nothing_is_searched_exactly(tmp_path: Pa
 def write_without_outliers(folder: Path, index: str, centers: Any) -> Path:
     """Write a folder whose index holds all vectors, and whose manifest does not speak of outliers."""
     later = ("measured_on", "outliers", "code_limit", "list_limit")
-    parts = _ann_files.index_files
     rows, numbers = around(centers, 200, seed=1)
-
-    def without(held: Any) -> Any:
-        files, state = parts(held)
-        state["built"] = {name: value for name, value in state["built"].items() if name not in later}
-        return files, state
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "clipretrieval.stores.faiss.index.Limits.fits", lambda _, lost: np.ones(len(lost), bool)
         )
         patch.setattr("clipretrieval.stores.faiss.approximate.finds_again", lambda *_: True)
-        patch.setattr("clipretrieval.stores.faiss.store.index_files", without)
         with pytest.warns(ClipRetrievalWarning) if index == "LSH" else nullcontext():
-            store = filled(index, path=folder / "s")
+            store = filled(index)
         add(store, "new", rows, 2 + numbers)
         store.delete([f"old{place}" for place in range(1950, 2000)])
-        store.close()
+    held: Any = store._held
+    state = {name: value for name, value in asdict(held.rows.state).items() if name not in later}
+    ids, labels = held.table.ids.tolist(), held.table.labels.tolist()
+    write_format1(
+        folder / "s", ids, held.rows.view(), labels, index=index, ann=held.rows.index, built=state
+    )
     return folder / "s"
 
 

@@ -24,6 +24,8 @@ CHANGING = {
         "local/store",
         "local/rows",
         "local/table",
+        "local/held",
+        "local/segments",
         "faiss/flat",
         "faiss/approximate",
         "faiss/index",
@@ -161,11 +163,11 @@ def test_a_store_that_is_not_whole_is_not_written(tmp_path: Path) -> None:
     store.upsert(IDS, ROWS[:24], [1] * 24)
     store.flush()
     before = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
-    rows: Any = store._rows
-    rows.write(ROWS[:1], np.array([24]))
-    store.write_manifest({"changed": True})
+    store.upsert(["more", "and more"], ROWS[:2], [1] * 2)
+    rows: Any = store._held.rows
+    rows.write(ROWS[:1], np.array([2]))
     for write in (store.flush, store.close, lambda: store.save(tmp_path / "copy")):
-        with pytest.raises(StoreCorruptedError, match="24 records in memory do not go together"):
+        with pytest.raises(StoreCorruptedError, match="2 records in memory do not go together"):
             write()
     assert {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
@@ -186,7 +188,7 @@ def test_a_flush_that_is_interrupted_leaves_no_files(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("clipretrieval.stores.local.folder_write.write_records", stop)
+        patch.setattr("clipretrieval.stores.local.folder_write.write_segment", stop)
         with pytest.raises(error):
             store.flush()
     assert sorted(path.name for path in tmp_path.iterdir()) == before

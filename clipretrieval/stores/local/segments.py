@@ -1,0 +1,285 @@
+"""The segments of a folder: their rows numbered through, and those of them that were removed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.errors import StoreCorruptedError
+from clipretrieval.stores.base import LISTED
+from clipretrieval.stores.exact import DoubleArray, IndexArray
+from clipretrieval.stores.local.folder_manifest import damaged
+from clipretrieval.stores.local.segment import Segment, id_hashes
+from clipretrieval.types import AnyArray, FloatArray, Label, Listing
+
+__all__ = ["Segments", "first_to_join", "to_rewrite"]
+
+# Segments are joined when so many of one size have come, a size being within a factor of as many. None with
+# more values is: 64 MB.
+TOGETHER, LARGEST_JOINED = 8, 1 << 24
+# Whatever their sizes, no more than so many of those that may be joined are left.
+MOST_APART = 32
+
+NOTHING: IndexArray = np.empty(0, dtype=np.int64)
+
+
+class Segments:
+    """Rows in files, which never change; a row that is removed stays, and is marked.
+
+    A row's number is its place in all segments, one after the other. Nothing is read before it is asked for.
+
+    Parameters
+    ----------
+    parts : sequence of Segment
+    removed : ndarray of bool, shape (total,), optional
+        Which rows were removed; none if left out.
+
+    Attributes
+    ----------
+    parts : tuple of Segment
+    total : int
+        The number of rows, removed ones included.
+    removed : ndarray of bool, shape (total,)
+    """
+
+    def __init__(
+        self, parts: Sequence[Segment] = (), removed: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        self.parts = tuple(parts)
+        self._ends: IndexArray = np.cumsum([0, *map(len, self.parts)], dtype=np.int64)
+        self.total = int(self._ends[-1])
+        self.removed = np.zeros(self.total, dtype=bool) if removed is None else removed
+        self._gone = int(np.count_nonzero(self.removed)) if removed is not None else 0
+
+    def __len__(self) -> int:
+        return self.total - self._gone
+
+    @cached_property
+    def numbers(self) -> IndexArray | None:
+        """The rows that are left, ascending; None where none was removed."""
+        return np.flatnonzero(~self.removed) if self._gone else None
+
+    @property
+    def longest(self) -> float:
+        """A bound on the norms of the vectors."""
+        return max((part.entry.longest for part in self.parts), default=0.0)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether labels are str; they are of one type, but for segments of which nothing is left."""
+        part = next(part for start, part in self._placed() if not self.removed[start : start + len(part)].all())
+        return part.has_texts
+
+    def start(self, place: int) -> int:
+        """Return the number of the first row of the segment at `place`; of the last, the total."""
+        return int(self._ends[place])
+
+    def without(self, rows: IndexArray) -> Segments:
+        """Return these segments with some more rows removed."""
+        if not len(rows):
+            return self
+        removed = self.removed.copy()
+        removed[rows] = True
+        return Segments(self.parts, removed)
+
+    def with_part(self, part: Segment) -> Segments:
+        """Return these segments and one more."""
+        removed = np.concatenate([self.removed, np.zeros(len(part), dtype=bool)]) if self._gone else None
+        return Segments((*self.parts, part), removed)
+
+    def find(self, names: Sequence[str]) -> IndexArray:
+        """Return the row of each id, -1 where it is not there or was removed."""
+        found = np.full(len(names), -1, dtype=np.int64)
+        if not self.total or not len(names):
+            return found
+        hashes = id_hashes(names)
+        for start, part in self._placed():
+            rows = part.find(names, hashes)
+            here = np.flatnonzero(rows >= 0)
+            here = here[~self.removed[start + rows[here]]]
+            found[here] = start + rows[here]
+        return found
+
+    def vectors(self, rows: IndexArray) -> FloatArray:
+        """Return a copy of some rows, in any order, shape (n, dim)."""
+        dim = self.parts[0].dim if self.parts else 0
+        out: FloatArray = np.empty((len(rows), dim), dtype=np.float32)
+        for part, chosen, local in self._split(rows):
+            out[chosen] = part.vectors(local)
+        return out
+
+    def blocks(self, start: int, stop: int, most: int) -> Iterator[FloatArray]:
+        """Go through the rows that are left, from one of them to another, at most so many at a time.
+
+        `start` and `stop` count what is left; see `numbers`.
+        """
+        if self.numbers is not None:
+            for first in range(start, stop, most):
+                yield self._gathered(self.numbers[first : min(first + most, stop)])
+            return
+        for begin, part in self._placed():
+            low, high = max(start - begin, 0), min(stop - begin, len(part))
+            for first in range(low, high, most):
+                yield part.part(first, min(first + most, high))
+
+    def _gathered(self, rows: IndexArray) -> FloatArray:
+        """Return ascending rows; neighbors that nothing is missing between are not copied."""
+        first, last = int(rows[0]), int(rows[-1])
+        place = int(np.searchsorted(self._ends, first, side="right")) - 1
+        if last - first == len(rows) - 1 and last < self._ends[place + 1]:
+            start = self.start(place)
+            return self.parts[place].part(first - start, last + 1 - start)
+        return self.vectors(rows)
+
+    def norms(self, rows: IndexArray) -> DoubleArray:
+        """Return the norms of some rows."""
+        out: DoubleArray = np.empty(len(rows))
+        for part, chosen, local in self._split(rows):
+            out[chosen] = part.norms(local)
+        return out
+
+    def ids(self, rows: IndexArray) -> AnyArray:
+        """Return the ids of some rows, of object (str)."""
+        out: AnyArray = np.empty(len(rows), dtype=object)
+        for part, chosen, local in self._split(rows):
+            out[chosen] = part.ids(local)
+        return out
+
+    def labels(self, rows: IndexArray) -> AnyArray:
+        """Return the labels of some rows, of int64 or of object (str)."""
+        out: AnyArray = np.empty(len(rows), dtype=object if self.has_texts else np.int64)
+        for part, chosen, local in self._split(rows):
+            out[chosen] = part.labels(local)
+        return out
+
+    def verify(self) -> None:
+        """Read and check everything.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If anything is not as it was written, or two records have one id.
+        """
+        seen: set[str] = set()
+        for start, part in self._placed():
+            row = start
+            for ids in part.verify():
+                left = [name for name, gone in zip(ids, self.removed[row : row + len(ids)], strict=True) if not gone]
+                if not seen.isdisjoint(left):
+                    raise damaged(part.path, "it holds an id that another segment holds too")
+                seen.update(left)
+                row += len(ids)
+
+    def texts(self, rows: IndexArray) -> list[str]:
+        """Return the metadata of some rows as JSON."""
+        out = [""] * len(rows)
+        for part, chosen, local in self._split(rows):
+            for place, text in zip(chosen.tolist(), part.texts(local), strict=True):
+                out[place] = text
+        return out
+
+    def metadata(self, rows: IndexArray) -> list[dict[str, Any]]:
+        """Return fresh copies of the metadata of some rows."""
+        out: list[dict[str, Any]] = [{} for _ in range(len(rows))]
+        for part, chosen, local in self._split(rows):
+            for place, text in zip(chosen.tolist(), part.texts(local), strict=True):
+                out[place] = part.metadata_of(text)
+        return out
+
+    def listings(self, label: Label | None) -> Iterator[Listing]:
+        """Go through ids and labels; what of them is damaged is told at the end, after all the others.
+
+        Raises
+        ------
+        StoreCorruptedError
+        """
+        failed: StoreCorruptedError | None = None
+        for start, part in self._placed():
+            try:
+                rows = np.arange(len(part))
+                if label is not None:
+                    rows = part.rows_with(label) if part.has_texts == isinstance(label, str) else NOTHING
+            except StoreCorruptedError as error:
+                failed = error
+                continue
+            rows = rows[~self.removed[start + rows]]
+            for first in range(0, len(rows), LISTED):
+                some = rows[first : first + LISTED]
+                try:
+                    ids: AnyArray = np.empty(len(some), dtype=object)
+                    ids[:] = part.ids(some)
+                    listing = Listing(ids, part.labels(some))
+                except StoreCorruptedError as error:
+                    failed = error
+                    continue
+                yield listing
+        if failed is not None:
+            raise failed
+
+    def _placed(self) -> Iterator[tuple[int, Segment]]:
+        return zip(self._ends.tolist(), self.parts, strict=False)
+
+    def _split(self, rows: IndexArray) -> Iterator[tuple[Segment, IndexArray, IndexArray]]:
+        """Yield each segment with the places in `rows` that are its own, and its own numbers of them."""
+        places = np.searchsorted(self._ends, rows, side="right") - 1
+        for place in np.unique(places).tolist():
+            chosen = np.flatnonzero(places == place)
+            yield self.parts[place], chosen, rows[chosen] - self._ends[place]
+
+
+def first_to_join(segments: Segments, covered: int) -> int | None:
+    """Return the place of the first segment of those at the end that are to be one; None if they may stay.
+
+    The cost of a flush stays that of what it adds: a record is written again once for each size, and sizes
+    grow by a factor.
+
+    Parameters
+    ----------
+    segments : Segments
+    covered : int
+        What begins before this row stays: an index is over it.
+    """
+    sizes = [len(part) * part.dim for part in segments.parts]
+    first = len(sizes)
+    while first and segments.start(first - 1) >= covered and sizes[first - 1] <= LARGEST_JOINED:
+        first -= 1
+    tiers = [int(math.log(size, TOGETHER)) for size in sizes]
+    for tier in sorted(set(tiers[first:])):
+        start = len(sizes)
+        while start > first and tiers[start - 1] <= tier:
+            start -= 1
+        if tiers[start:].count(tier) >= TOGETHER or len(sizes) - start >= MOST_APART:
+            return start
+    return None
+
+
+def to_rewrite(segments: Segments, *, joined: bool) -> list[tuple[int, int]]:
+    """Return the runs of segments, from one to another, that removed records lie in.
+
+    Parameters
+    ----------
+    joined : bool
+        Whether to take small neighbors too, where there are two at least.
+    """
+    wanted = []
+    for place, part in enumerate(segments.parts):
+        rows = slice(segments.start(place), segments.start(place + 1))
+        wanted.append(bool(segments.removed[rows].any()))
+        if joined and not wanted[-1] and len(part) * part.dim <= LARGEST_JOINED:
+            small = [
+                0 <= near < len(segments.parts) and len(segments.parts[near]) * part.dim <= LARGEST_JOINED
+                for near in (place - 1, place + 1)
+            ]
+            wanted[-1] = any(small)
+    runs: list[tuple[int, int]] = []
+    for place, chosen in enumerate(wanted):
+        if chosen and runs and runs[-1][1] == place:
+            runs[-1] = runs[-1][0], place + 1
+        elif chosen:
+            runs.append((place, place + 1))
+    return runs
