@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 import re
-import sqlite3
 import stat
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from clipretrieval.stores.local import segment
+from clipretrieval.stores.local.folder_manifest import SegmentEntry
 
 __all__ = ["damage", "rewrite_checksums"]
 
@@ -27,30 +28,6 @@ VALUES = (
     "[]", "[[]]", "{}", '{"a":1}', "[" * 5000 + "]" * 5000,
 )  # fmt: skip
 """JSON texts to put in the place of any value."""
-CELLS = ("NULL", "0", "-1", "1.5", "9e999", "''", "'x'", "'[]'", "'{'", "'{\"a\": NaN}'", "x'00ff'", "'NaN'",
-         "9223372036854775807", "zeroblob(100000)", f"'{'[' * 5000}'", "CAST(x'ff' AS TEXT)")  # fmt: skip
-"""SQL expressions to put in the place of any cell."""
-SCHEMAS = (
-    "CREATE VIEW more AS SELECT 1",
-    "CREATE INDEX more ON records (label)",
-    "CREATE TABLE more (x)",
-    "CREATE TRIGGER more AFTER INSERT ON records BEGIN SELECT 1; END",
-    "ALTER TABLE records ADD COLUMN more TEXT",
-    "ALTER TABLE records RENAME COLUMN norm TO length",
-    "ALTER TABLE records RENAME TO kept; CREATE VIEW records AS WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL "
-    "SELECT i + 1 FROM n) SELECT i AS row, 'a' || i AS id, 1 AS label, '{}' AS metadata, 1.0 AS norm FROM n",
-    "CREATE TABLE copy AS SELECT * FROM records; DROP TABLE records; ALTER TABLE copy RENAME TO records",
-    "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')",
-    "PRAGMA writable_schema = ON; UPDATE sqlite_master SET rootpage = 1",
-    "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = 'CREATE TABLE records(x'",
-    "DELETE FROM records WHERE row = 3",
-    "DELETE FROM records",
-    "INSERT INTO records SELECT row + 1000, id, label, metadata, norm FROM records WHERE row = 3",
-    "INSERT INTO records SELECT row + 1000, id || 'x', label, metadata, norm FROM records",
-    "UPDATE records SET id = 'same'",
-    "PRAGMA user_version = 7",
-    "PRAGMA encoding = 'UTF-16le'; VACUUM",
-)
 STARTS = rb"I[HNPwx][A-Za-z0-9]{2}|il[a-z]{2}|full|sprs"
 """The letters with which parts of a FAISS file begin."""
 NUMBERS = (0, 1, 2, 7, 255, 2**15, 2**20, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -1, -2, -(2**31))
@@ -58,8 +35,10 @@ NUMBERS = (0, 1, 2, 7, 255, 2**15, 2**20, 2**31 - 1, 2**31, 2**32, 2**40, 2**62,
 
 def damage(path: Path, rng: Random) -> str:
     """Damage a file as its kind allows, and return how."""
-    own = {".json": _DAMAGE_JSON, ".sqlite": _DAMAGE_RECORDS, ".npy": _DAMAGE_ARRAY, ".faiss": _DAMAGE_INDEX}
-    ways = own[path.suffix] if rng.random() < 0.7 else _DAMAGE_ANY
+    own = {".json": _DAMAGE_JSON, ".npy": _DAMAGE_ARRAY, ".faiss": _DAMAGE_INDEX}
+    if path.name.startswith("segment-"):
+        own[".bin"] = (_change_part,)
+    ways = own.get(path.suffix, _DAMAGE_ANY) if rng.random() < 0.7 else _DAMAGE_ANY
     return ways[rng.integers(len(ways))](path, rng)
 
 
@@ -73,6 +52,9 @@ def rewrite_checksums(folder: Path) -> None:
             for entry in content.get("files", {}).values() if path.name == "MANIFEST.json" else ():
                 data = (path.parent / entry["name"]).read_bytes() if _is_plain(path.parent, entry) else b""
                 entry.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for entry in content.get("segments", []) if path.name == "MANIFEST.json" else ():
+                if _is_plain(path.parent, entry):
+                    _seal_segment(path.parent / entry["name"], entry, content["dim"])
             if "sha256" in content:
                 del content["sha256"]
                 canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -80,6 +62,19 @@ def rewrite_checksums(folder: Path) -> None:
             path.write_text(json.dumps(content, indent=2))
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError, OSError):
             continue
+
+
+def _seal_segment(path: Path, entry: dict[str, Any], dim: int) -> None:
+    """Make the checksums of a segment right for what it holds."""
+    parts, data = segment._parts(SegmentEntry(**entry), dim), path.read_bytes()
+    end = segment._footer_start(parts)
+    hashes = np.frombuffer(data[parts["hashes"].start :][: parts["hashes"].size], dtype="<u8")
+    digests = [hashes[:: segment.FENCE].tobytes()]
+    for part in parts.values():
+        segment._write_part(lambda _: None, [data[part.start :][: part.size]], part.block, digests)
+    footer = b"".join(digests)
+    path.write_bytes(data[:end].ljust(end, b"\0") + footer)
+    entry["sha256"] = hashlib.sha256(footer).hexdigest()
 
 
 def _is_plain(folder: Path, entry: dict[str, Any]) -> bool:
@@ -177,25 +172,18 @@ def _drop_field(path: Path, rng: Random) -> str:
     return "field dropped or renamed"
 
 
-def _change_cell(path: Path, rng: Random) -> str:
-    column = ("row", "id", "label", "metadata", "norm")[rng.integers(5)]
-    where = f"WHERE row = {rng.integers(300)}" if rng.random() < 0.8 else ""
-    cell = CELLS[rng.integers(len(CELLS))]
-    _execute(path, f"UPDATE OR IGNORE records SET {column} = {cell} {where}")  # noqa: S608  all of it is ours
-    return f"cell of {column}"
-
-
-def _change_schema(path: Path, rng: Random) -> str:
-    _execute(path, SCHEMAS[rng.integers(len(SCHEMAS))])
-    return "schema or rows"
-
-
-def _execute(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        try:
-            connection.executescript(script)
-        except sqlite3.Error:  # a constraint forbids it: damage it all the same
-            connection.execute("PRAGMA user_version = 9")
+def _change_part(path: Path, rng: Random) -> str:
+    """Put a number into a part of a segment, of which the vectors are but one."""
+    entries = json.loads(path.with_name("MANIFEST.json").read_text())
+    entry = next(each for each in entries["segments"] if each["name"] == path.name)
+    parts = segment._parts(SegmentEntry(**entry), entries["dim"])
+    name = [name for name, part in parts.items() if part.size][rng.integers(len(parts) - 2)]
+    width, data = (4 if name in ("vectors", "order") else 8), bytearray(path.read_bytes())
+    place = parts[name].start + width * int(rng.integers(max(1, parts[name].size // width)))
+    number = NUMBERS[rng.integers(len(NUMBERS))] % 2 ** (8 * width)
+    data[place : place + width] = number.to_bytes(width, "little")
+    path.write_bytes(data)
+    return f"{name} of a segment"
 
 
 def _change_header(path: Path, rng: Random) -> str:
@@ -259,7 +247,6 @@ _DAMAGE_ANY: tuple[Damage, ...] = (
     _flip_bit, _flip_bit, _set_bytes, _truncate, _extend, _cut_out, _replace_file,
 )  # fmt: skip
 _DAMAGE_JSON: tuple[Damage, ...] = (_change_value, _change_value, _change_a_little, _drop_field)
-_DAMAGE_RECORDS: tuple[Damage, ...] = (_change_cell, _change_cell, _change_schema, _flip_bit)
 _DAMAGE_ARRAY: tuple[Damage, ...] = (_change_header, _change_header, _change_version, _set_bytes)
 _DAMAGE_INDEX: tuple[Damage, ...] = (
     _change_number, _change_number, _change_number, _change_letters, _set_bytes, _flip_bit, _nest,

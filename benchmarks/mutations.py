@@ -5,7 +5,8 @@
 Small stores (flat, lists, graph, codes) and a saved classifier are written once. Each mutation takes a copy
 of one, damages one file as its kind allows (see `_damage`), opens the copy and asks it everything; what opens
 is also written to, flushed and opened again. Half of the mutations leave the checksums alone, as a failing
-disk does; the other half makes them right again, as an attacker would. What can come of it:
+disk does; the other half makes them right again, as an attacker would, and the folder is verified before it
+is asked. What can come of it:
 
 - an error of ours, by class;
 - the right answer: all that was asked is as it was before the damage;
@@ -113,11 +114,13 @@ def ask_classifier(folder: Path) -> dict[str, Any]:
     }
 
 
-def ask(folder: Path, name: str) -> dict[str, Any]:
-    """Open what is in a folder, and return all that it answers."""
+def ask(folder: Path, name: str, verified: bool = False) -> dict[str, Any]:
+    """Open what is in a folder, verify it where that is wanted, and return all that it answers."""
     if name == "classifier":
         return ask_classifier(folder)
     with FaissStore.load(folder) as store:
+        if verified:
+            store.verify()
         return ask_store(store)
 
 
@@ -145,7 +148,7 @@ def examine(folder: Path, name: str, before: dict[str, Any], rewritten: bool) ->
         warnings.simplefilter("ignore", ClipRetrievalWarning)
         warnings.filterwarnings("ignore", "X does not have valid feature names")  # of names that were made up
         try:
-            after = ask(folder, name)
+            after = ask(folder, name, rewritten)  # who does not trust a folder verifies it
             same = after == before
             write(folder, name)
         except ClipRetrievalError as error:

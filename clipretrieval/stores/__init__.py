@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         VectorStore,
     )
     from clipretrieval.stores.chroma.store import ChromaStore
-    from clipretrieval.stores.faiss.approximate import IndexInfo
+    from clipretrieval.stores.faiss.state import IndexInfo
     from clipretrieval.stores.faiss.store import FaissStore
     from clipretrieval.stores.memory import MemoryStore
     from clipretrieval.stores.pinecone.store import (

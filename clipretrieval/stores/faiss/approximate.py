@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -117,7 +117,7 @@ class IndexUpkeep:
         return outdated or state.written >= state.measure_at or state.target != self.target
 
     def extend(self, start: int) -> None:
-        """Write the rows from `start` on into an index that ends there, unless it is built anew in any case."""
+        """Write the rows from `start` on into an index that ends there, unless it is built anew anyway."""
         rows = self.flat.view()
         for first in range(start, len(rows), PIECE_ROWS):
             if self.index is None or self._is_stale():
@@ -207,9 +207,7 @@ class IndexUpkeep:
         if index is None or state is None or not len(before) or state.recall < self.target:
             return
         some = np.random.default_rng(SEED).choice(before, min(RECENT, len(before)), replace=False)
-        if not finds_again(
-            index, self.flat, self.metric, state.knobs, some, min(state.recall, state.target)
-        ):
+        if not finds_again(index, self.flat, self.metric, state.knobs, some, min(state.recall, state.target)):
             self._complaint = (
                 f"index={factory!r} does not find vectors that were added lately as well as the others: they "
                 "lie closer together than its codes resolve, or apart from its graph; give a finer index"

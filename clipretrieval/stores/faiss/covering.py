@@ -26,8 +26,8 @@ __all__ = ["Covering", "SeenIndex"]
 class Covering:
     """An index that never changes, over the rows that were there when it was written.
 
-    Rows that were removed since are not returned, and rows that came since are compared exactly. Its files are
-    verified and read when it is first asked.
+    Rows that were removed since are not returned, and rows that came since are compared exactly. Its files
+    are verified and read when it is first asked.
 
     Parameters
     ----------
@@ -87,6 +87,13 @@ class Covering:
             index.number_through(removed[: self.covered])
         return index
 
+    def without(self, removed: BitArray) -> Covering | None:
+        """Return the index over those of its rows that were not removed, as they are then numbered."""
+        index, gone = self.writable(removed), int(np.count_nonzero(removed[: self.covered]))
+        if index is None:
+            return None
+        return Covering(self.state, self.covered - gone, self._metric, self._dim, index)
+
     def known(self) -> AnnState:
         """Return what the manifest is to say of the index."""
         index, state = self._index if self._known else None, self.state
@@ -100,7 +107,9 @@ class Covering:
     def to_write(self, *, elsewhere: bool = False) -> dict[str, FileDump | FileEntry]:
         """Return the files that a folder is to hold: those that are there, unless it is another folder."""
         if self._files:
-            return {role: copied(file) for role, file in self._files.items()} if elsewhere else {**self._entries}
+            if elsewhere:
+                return {role: copied(file) for role, file in self._files.items()}
+            return {**self._entries}
         return {**index_files(self._index)} if self._index is not None else {}
 
     def written(self, files: Mapping[str, MappedFile], entries: Mapping[str, FileEntry]) -> Covering:
@@ -130,7 +139,7 @@ class Covering:
         return IndexInfo(**known, tombstones=index.tombstones + seen.gone, outliers=len(seen.outliers))
 
     def candidates(self, held: Held, queries: FloatArray, k: int) -> IndexArray | None:
-        """Return places in what is held that are probably among the `k` nearest; None where all are compared."""
+        """Return places that are probably among the `k` nearest; None where all are to be compared."""
         if self.index is None:
             return None
         seen, knobs = self.seen(held), self.state.knobs
@@ -220,7 +229,12 @@ class _Others:
         return left_out + len(self._held) - self._first
 
     def join(
-        self, found: IndexArray, queries: FloatArray, k: int, flat: Flat | None = None, metric: Metric | None = None
+        self,
+        found: IndexArray,
+        queries: FloatArray,
+        k: int,
+        flat: Flat | None = None,
+        metric: Metric | None = None,
     ) -> IndexArray:
         """Return candidates and the `k` nearest of these rows; see `AnnIndex.outliers`."""
         index, held = self._covering.index, self._held
@@ -228,7 +242,8 @@ class _Others:
             removed, rows = self._seen.removed, index.outliers.rows
             more = 0 if removed is None else int(np.count_nonzero(removed[rows]))
             nothing = np.empty((len(queries), 0), dtype=np.int64)
-            near = index.outliers.join(nothing, queries, k + more, _Numbered(held, self._metric), self._metric)
+            numbered = _Numbered(held, self._metric)
+            near = index.outliers.join(nothing, queries, k + more, numbered, self._metric)
             found = np.concatenate([found, self._seen.places(near)], axis=1)
         rest = JoinedRows(held.segments, None if held.rows is None else held.rows.view(), self._first)
         if len(rest):

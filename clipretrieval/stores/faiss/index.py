@@ -538,9 +538,7 @@ class _Outliers:
         stay = self.rows[(self.rows < moves.kept) & ~np.isin(self.rows, moves.targets)]
         self._set(np.union1d(stay, moves.targets[np.isin(moves.sources, self.rows)]))
 
-    def join(
-        self, found: IndexArray, queries: FloatArray, k: int, flat: Flat, metric: Metric
-    ) -> IndexArray:
+    def join(self, found: IndexArray, queries: FloatArray, k: int, flat: Flat, metric: Metric) -> IndexArray:
         """Return candidates and the `k` nearest outliers of each query.
 
         Parameters

@@ -21,23 +21,19 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores.base import unclonable
 from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, unit_rows
-from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows, IndexUpkeep
+from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows
 from clipretrieval.stores.faiss.covering import Covering
 from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, make_index
 from clipretrieval.stores.faiss.files import check_index_state, kept_target, read_ann
-from clipretrieval.stores.faiss.flat import FlatRows, HeldRows, faiss_alone, shortlist_of
-from clipretrieval.stores.faiss.index import BitArray
+from clipretrieval.stores.faiss.flat import FlatRows, faiss_alone, shortlist_of
+from clipretrieval.stores.faiss.keeper import FolderKeeper
 from clipretrieval.stores.faiss.state import AnnState, IndexInfo
 from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest
-from clipretrieval.stores.local.folder_manifest import FolderManifest
-from clipretrieval.stores.local.folder_write import Generation, require_whole, save_copy, write_rows
+from clipretrieval.stores.local.folder_write import Generation, require_whole, save_copy
 from clipretrieval.stores.local.held import Held, JoinedRows
 from clipretrieval.stores.local.rows import VectorRows
-from clipretrieval.stores.local.segment import MappedFile, Segment
-from clipretrieval.stores.local.segments import Segments, first_to_join, to_rewrite
 from clipretrieval.stores.local.store import LocalStore
 from clipretrieval.stores.local.store_folder import StoreFolder
-from clipretrieval.stores.local.table import RecordTable
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["FaissStore", "IndexInfo"]
@@ -143,7 +139,7 @@ class FaissStore(LocalStore):
         if self._mmap and not read_only:
             raise InvalidInputError("mmap=True is for reading: give read_only=True too")
         self._folder: StoreFolder | None = None
-        self._upkeep: IndexUpkeep | None = None
+        self._kept_by: FolderKeeper | None = None
         if place is None:
             return
         self._folder = StoreFolder(place, KIND, self._metric, read_only=read_only)
@@ -310,7 +306,7 @@ class FaissStore(LocalStore):
                 self._require_open()
                 if self._is_ahead(folder):  # this store's first write has read the folder meanwhile
                     return folder.loaded != before
-                self._dim, self._held, self._upkeep = newest._dim, newest._held, None
+                self._dim, self._held, self._kept_by = newest._dim, newest._held, None
                 self._manifest, self._blobs = newest._manifest, newest._blobs
                 read = cast("StoreFolder", newest._folder)
                 folder.loaded, folder.removed, folder.spoiled = read.loaded, read.removed, read.spoiled
@@ -438,8 +434,9 @@ class FaissStore(LocalStore):
             rows.maintain()
         if folder is None or rows is None or len(self._held.table) * rows.dim < SEALED_VALUES:
             return
-        with suppress(StoreError), folder.writing(self._held, finished=False):  # a flush tells what hinders it
-            self._held = self._sealed(self._held, folder)
+        # What hinders it is told by a flush.
+        with suppress(StoreError), folder.writing(self._held, finished=False):
+            self._held = self._keeper(folder).sealed(self._held)
 
     def _prepare(self) -> None:
         """Build the index of a store in memory, before it is written; called without the lock."""
@@ -460,137 +457,24 @@ class FaissStore(LocalStore):
         folder, held = self._folder, self._held
         if folder is None or (folder.writer is None and not self._changed):
             return
-        if not (self._changed or whole or self._is_unfinished() or self._is_due(held)):
+        keeper = self._keeper(folder)
+        if not (self._changed or whole or self._is_unfinished() or keeper.is_due(held)):
             return
         require_whole(folder.path, held)
         with folder.writing(held):
-            new, number = self._settled(held, folder, whole), folder.next_generation
+            new, number = keeper.settled(held, whole=whole), folder.next_generation
             try:
                 folder.put(self._generation(new))
             finally:
                 loaded = folder.loaded
                 if loaded is not None and loaded.generation == number:
-                    self._held = self._in_files(new, folder, loaded)
+                    self._held = keeper.in_files(new)
         self._changed = False
 
-    def _settled(self, held: Held, folder: StoreFolder, whole: bool) -> Held:
-        """Return what is held with all of it in segments, of which there are not too many, and its index."""
-        loaded, segments, index = folder.loaded, held.segments, held.index
-        before = (0, 0) if loaded is None else (loaded.rows, loaded.count)
-        came = segments.total - before[0] + len(held.table)
-        went = segments.total - len(segments) - (before[0] - before[1])
-        if index is not None:
-            changes = max(0, came) + max(0, went)
-            held = Held(segments, held.table, held.rows, index.changed(written=index.state.written + changes))
-        held = self._sealed(held, folder)
-        segments = held.segments
-        covered = held.index.covered if held.index is not None else 0
-        if whole or 2 * len(segments) < segments.total:
-            held = self._compacted(held, folder, whole)
-        elif (start := first_to_join(segments, covered)) is not None:
-            held = self._rewritten(held, folder, [(start, len(segments.parts))], None)
-        return self._indexed(held, folder)
-
-    def _sealed(self, held: Held, folder: StoreFolder) -> Held:
-        """Return what is held with the records in memory written into segments."""
-        count, rows, segments = len(held.table), held.rows, held.segments
-        if not count or rows is None:
-            return Held(segments, RecordTable(), None, held.index)
-        numbers = np.arange(count) + segments.total
-        parts = write_rows(folder.path, folder.next_generation, held, numbers, rows.dim, self._metric)
-        index = held.index
-        if isinstance(rows, AnnRows):
-            self._upkeep = rows
-            if rows.index is not None and rows.state is not None and not segments.total:
-                index = Covering(rows.state, count, self._metric, rows.dim, rows.index)
-        for part in parts:
-            segments = segments.with_part(part)
-        return Held(segments, RecordTable(), None, index)
-
-    def _compacted(self, held: Held, folder: StoreFolder, whole: bool = False) -> Held:
-        """Return what is held without removed records, their segments written anew."""
-        segments = held.segments
-        return self._rewritten(held, folder, to_rewrite(segments, joined=whole), segments.removed)
-
-    def _rewritten(
-        self, held: Held, folder: StoreFolder, runs: list[tuple[int, int]], removed: BitArray | None
-    ) -> Held:
-        """Write runs of segments, from one to another, anew without removed records.
-
-        Parameters
-        ----------
-        runs : list of (int, int)
-        removed : ndarray of bool, optional
-            Those that are then gone from below the index; None where the runs lie behind it.
-        """
-        old, index, dim = held.segments, held.index, self._dim or 1
-        parts: list[Segment] = []
-        kept: list[BitArray] = []
-        done = 0
-        for start, stop in [*runs, (len(old.parts), len(old.parts))]:
-            parts += old.parts[done:start]
-            kept.append(old.removed[old.start(done) : old.start(start)])
-            numbers = np.flatnonzero(~old.removed[old.start(start) : old.start(stop)]) + old.start(start)
-            new = write_rows(folder.path, folder.next_generation, held, numbers, dim, self._metric)
-            parts += new
-            kept.append(np.zeros(len(numbers), dtype=bool))
-            done = stop
-        if index is not None and removed is not None and removed[: index.covered].any():
-            left = index.covered - int(np.count_nonzero(removed[: index.covered]))
-            inner = index.writable(removed)
-            index = None if inner is None else Covering(index.state, left, self._metric, dim, inner)
-        gone = np.concatenate(kept)
-        return Held(Segments(parts, gone if gone.any() else None), held.table, held.rows, index)
-
-    def _indexed(self, held: Held, folder: StoreFolder) -> Held:
-        """Return what is held with its index built, extended or measured, where it is time to."""
-        if self._index == FLAT or not held.segments.total:
-            return Held(held.segments, held.table, held.rows)
-        if not self._is_due(held):
-            return held
-        upkeep = self._upkeep_of(held)
-        covering: Covering | None = held.index
-        if len(held.segments) < held.segments.total:
-            held = self._compacted(held, folder)
-            covering = held.index
-        upkeep.flat = HeldRows(held, self._metric)
-        nothing = np.zeros(held.segments.total, dtype=bool)
-        upkeep.index = None if covering is None else covering.writable(nothing)
-        if covering is not None:
-            upkeep.extend(covering.covered)
-        try:
-            upkeep.maintain()
-        finally:  # a warning may be raised as an error, when all is done
-            index, state = upkeep.index, upkeep.state
-            upkeep.index = None
-            new = None
-            if index is not None and state is not None:
-                new = Covering(state, held.segments.total, self._metric, upkeep.flat.dim, index)
-            held = Held(held.segments, held.table, held.rows, new)
-        return held
-
-    def _is_due(self, held: Held) -> bool:
-        """Tell whether the index over the segments is to be built, extended or measured."""
-        return self._index != FLAT and bool(held.segments.total) and self._upkeep_of(held).due
-
-    def _upkeep_of(self, held: Held) -> IndexUpkeep:
-        """Return what keeps the index over what is held."""
-        flat, covering = HeldRows(held, self._metric), held.index
-        upkeep = self._upkeep
-        if upkeep is None:
-            upkeep = self._upkeep = IndexUpkeep(flat, self._metric, self._index, self._recall)
-        upkeep.flat = flat
-        upkeep.index = None if covering is None else covering.seen(held)
-        upkeep.state = None if covering is None else covering.state
-        return upkeep
-
-    def _in_files(self, held: Held, folder: StoreFolder, loaded: FolderManifest) -> Held:
-        """Return what is held with its index in the files that were just written."""
-        if held.index is None:
-            return held
-        entries = {role: entry for role, entry in loaded.files.items() if role != "removed"}
-        files = {role: MappedFile(folder.path / entry.name, entry.size) for role, entry in entries.items()}
-        return Held(held.segments, held.table, held.rows, held.index.written(files, entries))
+    def _keeper(self, folder: StoreFolder) -> FolderKeeper:
+        if self._kept_by is None:
+            self._kept_by = FolderKeeper(folder, self._metric, self._index, self._recall)
+        return self._kept_by
 
     def _finish(self) -> None:
         folder = self._folder
@@ -616,7 +500,7 @@ class FaissStore(LocalStore):
         manifest = snapshot.manifest
         self._index = manifest.index
         self._recall = self._asked_recall or kept_target(manifest.state)
-        self._upkeep = None
+        self._kept_by = None
         super()._adopt(snapshot)
         if self._asked_index not in (AUTO, manifest.index):
             self._reindex(manifest.index)
@@ -636,8 +520,8 @@ class FaissStore(LocalStore):
             entries = {role: manifest.files[role] for role in files}
             covering = Covering(state, manifest.covered, self._metric, manifest.dim, None, files, entries)
             self._held = Held(self._held.segments, self._held.table, rows, covering)
-            if state.target != self._recall:
-                self._measure(covering)
+            if state.target != self._recall and self._folder is not None:
+                self._held = self._keeper(self._folder).measured(self._held)
             return
         index = read_ann(files, state, manifest.dim, self._metric, manifest.count, mmap=False)
         if index is None:
@@ -651,17 +535,6 @@ class FaissStore(LocalStore):
             return
         rows.index, rows.state = index, state
         rows.measure()
-
-    def _measure(self, covering: Covering) -> None:
-        """Measure the recall of a folder's index for another target."""
-        if covering.index is None:
-            return
-        upkeep = self._upkeep_of(self._held)
-        upkeep.measure()
-        if upkeep.state is None:
-            self._held = Held(self._held.segments, self._held.table, self._held.rows)
-        else:
-            covering.state = upkeep.state
 
     def _reindex(self, held: str) -> None:
         """Take the rows of a folder with another index."""
@@ -696,9 +569,7 @@ class FaissStore(LocalStore):
         covering: Covering | None = held.index
         if covering is None or not held.segments.removed[: covering.covered].any():
             return covering
-        index = covering.writable(held.segments.removed)
-        left = covering.covered - int(np.count_nonzero(held.segments.removed[: covering.covered]))
-        return None if index is None else Covering(covering.state, left, self._metric, self._dim or 1, index)
+        return covering.without(held.segments.removed)
 
     def _aids(
         self, held: Held, view: FloatArray | JoinedRows, queries: FloatArray, k: int

@@ -143,7 +143,8 @@ class FolderManifest:
     @property
     def names(self) -> set[str]:
         """The names of all files that are in force beside the manifest."""
-        return {entry.name for entry in (*self.files.values(), *self.blobs.values(), *self.segments)}
+        files = {entry.name for entry in (*self.files.values(), *self.blobs.values())}
+        return files | {entry.name for entry in self.segments}
 
     @property
     def rows(self) -> int:
@@ -220,7 +221,8 @@ class FolderManifest:
         blobs = {name: _blob_entry(name, generation, entry) for name, entry in found.get("blobs", {}).items()}
         check_int(sum(entry.size for entry in blobs.values()), "all blobs' size", least=0, most=LARGEST_BLOBS)
         text = json.dumps(user, separators=(",", ":"))
-        manifest = cls(kind, generation, Metric(found["metric"]), dim, index, count, files, text, state, blobs)
+        metric = Metric(found["metric"])
+        manifest = cls(kind, generation, metric, dim, index, count, files, text, state, blobs)
         if version == 1:
             if bool(count) != bool(files) or (files and not files.keys() >= {"vectors", "records"}):
                 raise InvalidInputError(f"{count} records do not go with the files {shown(sorted(files))}")

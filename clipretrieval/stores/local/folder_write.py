@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ class FileDump:
     Attributes
     ----------
     suffix : str
-    dump : callable
-        Writes the content, piece by piece, through the function that it is given.
+    dump : callable or bytes
+        Writes the content, piece by piece, through the function that it is given; or the content.
     """
 
     suffix: str
-    dump: Callable[[Callable[[bytes], object]], None]
+    dump: Callable[[Callable[[bytes], object]], None] | bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +93,10 @@ class Generation:
     held: Held
     user: str
     blobs: Mapping[str, Blob]
-    index: str
-    files: Mapping[str, FileDump | FileEntry]
-    state: dict[str, Any] | None
-    covered: int
+    index: str = "Flat"
+    files: Mapping[str, FileDump | FileEntry] = field(default_factory=dict)
+    state: dict[str, Any] | None = None
+    covered: int = 0
 
 
 @contextmanager
@@ -194,8 +194,7 @@ def write_generation(
             files["removed"] = previous.files["removed"]
         else:
             bits = np.packbits(segments.removed, bitorder="little").tobytes()
-            dump = FileDump(".bin", lambda write: write(bits) and None)
-            files["removed"] = _write_file(folder / f"removed-{generation}.bin", dump)
+            files["removed"] = _write_file(folder / f"removed-{generation}.bin", FileDump(".bin", bits))
     manifest = FolderManifest(
         kind=new.kind,
         generation=generation,
@@ -361,7 +360,10 @@ def _write_file(path: Path, content: FileDump) -> FileEntry:
                 if len(pending) > MOST_PENDING:
                     pending.popleft().result()
 
-            content.dump(write)
+            if isinstance(content.dump, bytes):
+                write(content.dump)
+            else:
+                content.dump(write)
             file.flush()
         for each in pending:
             each.result()

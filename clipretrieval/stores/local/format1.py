@@ -86,7 +86,7 @@ def _read_vectors(file: MappedFile, manifest: FolderManifest) -> FloatArray:
     kind, metric = (b"IxF2", 1) if manifest.metric is Metric.L2 else (b"IxFI", 0)
     size, wanted = FAISS_HEAD.size, FAISS_HEAD.pack(kind, dim, count, True, metric, count * dim)
     # FAISS writes anything into the sixteen bytes that it does not use.
-    head = content[:RESERVED.start].tobytes() + bytes(16) + content[RESERVED.stop : size].tobytes()
+    head = content[: RESERVED.start].tobytes() + bytes(16) + content[RESERVED.stop : size].tobytes()
     if head != wanted:
         raise damaged(file.path, f"it is no flat index of {count} vectors of dimension {dim}")
     if len(content) - size != 4 * count * dim:

@@ -12,7 +12,7 @@ from clipretrieval.stores.base import listings
 from clipretrieval.stores.exact import IndexArray
 from clipretrieval.stores.local.rows import VectorRows
 from clipretrieval.stores.local.segment import Columns
-from clipretrieval.stores.local.segments import Segments
+from clipretrieval.stores.local.segments import BitArray, Segments
 from clipretrieval.stores.local.table import RecordTable
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing
 
@@ -112,10 +112,10 @@ class Held:
         """Return ids and labels of `rows`, of any shape; ``""`` and ``-1`` or ``""`` where a row is -1."""
         if not len(self.segments):
             return self.table.take(np.where(rows < 0, -1, rows - self.segments.total))
-        dtype = self.label_dtype
+        dtype, padding = self.label_dtype, "" if self.segments.has_texts else -1
         different, back = np.unique(rows, return_inverse=True)
         ids: AnyArray = np.full(len(different), "", dtype=object)
-        labels: AnyArray = np.full(len(different), "" if dtype == object else -1, dtype=dtype)
+        labels: AnyArray = np.full(len(different), padding, dtype=dtype)
         here, there = self._apart(different)
         ids[here], labels[here] = self.table.take(different[here] - self.segments.total)
         there = there[different[there] >= 0]
@@ -197,7 +197,8 @@ class JoinedRows:
         if isinstance(key, slice):
             start, stop, _ = key.indices(self._count)
             found = list(self._between(start, stop, max(1, stop - start)))
-            return found[0] if len(found) == 1 else np.concatenate([np.empty((0, self.shape[1]), "f4"), *found])
+            nothing: FloatArray = np.empty((0, self.shape[1]), dtype=np.float32)
+            return found[0] if len(found) == 1 else np.concatenate([nothing, *found])
         places = np.asarray(key)
         inside = places < self._left
         if self._pending is not None and not inside.any():
@@ -209,9 +210,11 @@ class JoinedRows:
             out[~inside] = self._pending[places[~inside] - self._left]
         return out
 
-    def blocks(self) -> Iterator[FloatArray]:
-        """Go through all rows, in order, as arrays of up to `PIECE` values."""
-        return self._between(0, self._count, max(1, PIECE // max(1, self.shape[1])))
+    def blocks(self) -> Iterator[tuple[FloatArray, BitArray | None]]:
+        """Go through arrays of up to `PIECE` values in which all rows lie, and tell which are rows."""
+        yield from self._segments.whole_blocks(self._first, max(1, PIECE // max(1, self.shape[1])))
+        if self._pending is not None and len(self._pending):
+            yield self._pending, None
 
     def _between(self, start: int, stop: int, most: int) -> Iterator[FloatArray]:
         if start < self._left:

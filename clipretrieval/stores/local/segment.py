@@ -120,7 +120,7 @@ class MappedFile:
         """Compare the whole content with its checksum, without keeping it in memory."""
         digest = hashlib.sha256()
         for start in range(0, len(self.content), 1 << 20):
-            digest.update(self.content[start : start + (1 << 20)])
+            digest.update(self.content[start : start + (1 << 20)].data)
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
         if digest.hexdigest() != sha256:
@@ -174,16 +174,19 @@ class Segment:
 
     def norms(self, rows: IndexArray) -> DoubleArray:
         """Return the norms of some rows."""
-        return self._values("norms", "<f8", rows)
+        found: DoubleArray = self._values("norms", "<f8", rows)
+        return found
 
     def labels(self, rows: IndexArray) -> AnyArray:
         """Return the labels of some rows, int64 or object (str)."""
         if not self.has_texts:
-            return self._values("labels", "<i8", rows)
+            whole: AnyArray = self._values("labels", "<i8", rows)
+            return whole
         codes = self._values("labels", "<i4", rows)
         if codes.size and not (codes.min() >= 0 and codes.max() < len(self._names)):
             raise self._damaged("a label is none of its names")
-        return self._names[codes]
+        labels: AnyArray = self._names[codes]
+        return labels
 
     def rows_with(self, label: object) -> IndexArray:
         """Return the rows with a label, which is of the type that the labels have."""
@@ -269,13 +272,14 @@ class Segment:
 
     @cached_property
     def _vectors(self) -> FloatArray:
-        return self._view("vectors", "<f4").reshape(self.rows, self.dim)
+        vectors: FloatArray = self._view("vectors", "<f4").reshape(self.rows, self.dim)
+        return vectors
 
     @cached_property
     def _footer(self) -> AnyArray:
         start = _footer_start(self._parts)
         footer = self._file.content[start:]
-        if hashlib.sha256(footer).hexdigest() != self.entry.sha256:
+        if hashlib.sha256(footer.data).hexdigest() != self.entry.sha256:
             raise self._damaged("its list of checksums does not match its checksum")
         return footer
 
@@ -312,7 +316,7 @@ class Segment:
         if not (np.all(starts >= 0) and np.all(starts <= stops) and np.all(stops <= part.size)):
             raise self._damaged("its texts overlap")
         self._require(name, starts, stops)
-        content = memoryview(self._file.content)[part.start : part.start + part.size]
+        content = self._file.content.data[part.start : part.start + part.size]
         try:
             found = [
                 str(content[start:stop], "utf-8")
@@ -347,10 +351,11 @@ class Segment:
             start = part.start + block * part.block
             held = content[start : min(start + part.block, part.start + part.size)]
             place = DIGEST * (part.first + block)
-            if hashlib.sha256(held).digest() != digests[place : place + DIGEST].tobytes():
-                raise self._damaged(f"{len(held)} bytes at {start}, of its {name}, do not match their checksum")
+            if hashlib.sha256(held.data).digest() != digests[place : place + DIGEST].tobytes():
+                raise self._damaged(f"its {name} do not match their checksum ({len(held)} bytes at {start})")
             if name == "vectors":
-                self._check_lengths(block * part.block // (4 * self.dim), held.view("<f4").reshape(-1, self.dim))
+                vectors = held.view("<f4").reshape(-1, self.dim)
+                self._check_lengths(block * part.block // (4 * self.dim), vectors)
             self._verified[part.first + block] = True
 
     def _check_lengths(self, start: int, vectors: FloatArray) -> None:
@@ -429,7 +434,8 @@ def write_segment(path: Path, vectors: Iterable[FloatArray], dim: int, columns: 
     names, labels = None, columns.labels.astype("<i8") if columns.labels.dtype != object else None
     if labels is None:
         codes: dict[str, int] = {}
-        labels = np.array([codes.setdefault(each, len(codes)) for each in columns.labels.tolist()], dtype="<i4")
+        held = [codes.setdefault(each, len(codes)) for each in columns.labels.tolist()]
+        labels = np.array(held, dtype="<i4")
         names = json.dumps(list(codes), separators=(",", ":")).encode()
     id_ends, ids = _packed(columns.ids)
     has_metadata = any(text != NO_METADATA for text in columns.texts)

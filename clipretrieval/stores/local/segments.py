@@ -25,6 +25,7 @@ TOGETHER, LARGEST_JOINED = 8, 1 << 24
 # Whatever their sizes, no more than so many of those that may be joined are left.
 MOST_APART = 32
 
+BitArray = npt.NDArray[np.bool_]
 NOTHING: IndexArray = np.empty(0, dtype=np.int64)
 
 
@@ -47,9 +48,7 @@ class Segments:
     removed : ndarray of bool, shape (total,)
     """
 
-    def __init__(
-        self, parts: Sequence[Segment] = (), removed: npt.NDArray[np.bool_] | None = None
-    ) -> None:
+    def __init__(self, parts: Sequence[Segment] = (), removed: BitArray | None = None) -> None:
         self.parts = tuple(parts)
         self._ends: IndexArray = np.cumsum([0, *map(len, self.parts)], dtype=np.int64)
         self.total = int(self._ends[-1])
@@ -72,8 +71,8 @@ class Segments:
     @property
     def has_texts(self) -> bool:
         """Whether labels are str; they are of one type, but for segments of which nothing is left."""
-        part = next(part for start, part in self._placed() if not self.removed[start : start + len(part)].all())
-        return part.has_texts
+        left = (part for start, part in self._placed() if not self.removed[start : start + len(part)].all())
+        return next(left).has_texts
 
     def start(self, place: int) -> int:
         """Return the number of the first row of the segment at `place`; of the last, the total."""
@@ -127,14 +126,34 @@ class Segments:
             for first in range(low, high, most):
                 yield part.part(first, min(first + most, high))
 
+    def whole_blocks(self, start: int, most: int) -> Iterator[tuple[FloatArray, BitArray | None]]:
+        """Go through rows as they lie in the files, from one that is left on, at most so many at a time.
+
+        Yields
+        ------
+        vectors : ndarray of float32, shape (n, dim)
+        left : ndarray of bool, shape (n,), or None
+            Which of them were not removed; None where all are left.
+        """
+        if start >= len(self):
+            return
+        row = start if self.numbers is None else int(self.numbers[start])
+        for begin, part in self._placed():
+            for first in range(max(row - begin, 0), len(part), most):
+                last = min(first + most, len(part))
+                left = ~self.removed[begin + first : begin + last]
+                if left.any():
+                    yield part.part(first, last), None if left.all() else left
+
     def _gathered(self, rows: IndexArray) -> FloatArray:
         """Return ascending rows; neighbors that nothing is missing between are not copied."""
         first, last = int(rows[0]), int(rows[-1])
         place = int(np.searchsorted(self._ends, first, side="right")) - 1
-        if last - first == len(rows) - 1 and last < self._ends[place + 1]:
-            start = self.start(place)
-            return self.parts[place].part(first - start, last + 1 - start)
-        return self.vectors(rows)
+        if last >= self._ends[place + 1] or last - first > 2 * len(rows):
+            return self.vectors(rows)
+        start = self.start(place)
+        held = self.parts[place].part(first - start, last + 1 - start)
+        return held if len(held) == len(rows) else held[rows - first]
 
     def norms(self, rows: IndexArray) -> DoubleArray:
         """Return the norms of some rows."""
@@ -169,7 +188,8 @@ class Segments:
         for start, part in self._placed():
             row = start
             for ids in part.verify():
-                left = [name for name, gone in zip(ids, self.removed[row : row + len(ids)], strict=True) if not gone]
+                removed = self.removed[row : row + len(ids)].tolist()
+                left = [name for name, gone in zip(ids, removed, strict=True) if not gone]
                 if not seen.isdisjoint(left):
                     raise damaged(part.path, "it holds an id that another segment holds too")
                 seen.update(left)

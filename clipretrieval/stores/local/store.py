@@ -343,6 +343,7 @@ class LocalStore:
         held = self._held
         if not held.segments.total:
             return
+        held.segments.verify()
         view = held.view()
         numbers = held.number(np.arange(len(view)))
         table = RecordTable.from_columns(*held.columns(numbers))
@@ -353,9 +354,7 @@ class LocalStore:
 
     def _generation(self, held: Held, *, elsewhere: bool = False) -> Generation:
         """Return what a folder, its own or one `elsewhere`, is to hold; all of it is in segments."""
-        return Generation(
-            type(self).__name__, self._metric, self._dim, held, self._manifest, self._blobs, "Flat", {}, None, 0
-        )
+        return Generation(type(self).__name__, self._metric, self._dim, held, self._manifest, self._blobs)
 
     def _fill(self, folder: Path, previous: FolderManifest | None) -> None:
         """Write all that is held into a folder, as the generation after `previous`."""
@@ -384,7 +383,7 @@ class LocalStore:
         return undo
 
     def _finish_removal(self, segments: Segments, moves: Moves) -> Recovery:
-        """Return what carries a removal through: its moves may be made again, and take no copy of what goes."""
+        """Return what carries a removal through: moves may be made again, and take no copy of what goes."""
         held = self._held
 
         def finish() -> None:

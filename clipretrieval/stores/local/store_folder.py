@@ -111,7 +111,8 @@ class StoreFolder:
             )
         adopt(snapshot)
         self.loaded, self.removed = manifest, snapshot.removed
-        self.spoiled = frozenset(manifest.blobs[name].name for name, blob in snapshot.blobs.items() if blob.damage)
+        spoiled = (name for name, blob in snapshot.blobs.items() if blob.damage)
+        self.spoiled = frozenset(manifest.blobs[name].name for name in spoiled)
 
     def hold(self, adopt: Callable[[Snapshot], None]) -> None:
         """Keep other writers out until `release`, and take up what they have flushed before."""
@@ -141,7 +142,7 @@ class StoreFolder:
 
     @contextmanager
     def writing(self, held: Held, *, finished: bool = True) -> Iterator[None]:
-        """Write the next generation in a block; where it fails, leave only the files that are in force or held.
+        """Write the next generation in a block; where it fails, leave only files that are in force or held.
 
         Parameters
         ----------

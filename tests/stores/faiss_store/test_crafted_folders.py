@@ -265,7 +265,9 @@ def test_the_head_of_the_vectors_is_checked(folder: Path, place: int, form: str,
 )
 def test_the_header_of_an_array_is_compared(tmp_path: Path, header: bytes) -> None:
     """Nothing of a copy's vectors is parsed, by NumPy or by Python."""
-    write_format1(tmp_path / "s", [str(place) for place in range(30)], normal(0, 30), [0] * 30, kind="MemoryStore")
+    write_format1(
+        tmp_path / "s", [str(place) for place in range(30)], normal(0, 30), [0] * 30, kind="MemoryStore"
+    )
     path = tmp_path / "s" / "vectors-1.npy"
     data = path.read_bytes()
     path.write_bytes(data[:8] + len(header).to_bytes(2, "little") + header + data[128:])
@@ -378,9 +380,9 @@ def test_an_index_is_the_one_that_is_named(tmp_path: Path, factory: str) -> None
     if factory == "IVF8,SQ4":  # the same form with other contents
         refuse(path.parent, f"{path.name} is damaged: the type of codes is 1, not 0")
         return
+    store = FaissStore(path.parent, read_only=True)
     with pytest.warns(ClipRetrievalWarning, match=r"cannot be checked .* Searches are exact until") as caught:
-        store = FaissStore(path.parent, read_only=True)
-        assert store.search(normal(0, 5), 1).valid.all()
+        store.search(normal(0, 5), 1)
     assert caught[0].filename == __file__
     assert store.search(normal(0, 5), 1).ids[:, 0].tolist() == [f"id {place}" for place in range(5)]
 

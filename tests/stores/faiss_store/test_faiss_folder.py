@@ -107,7 +107,7 @@ def test_label_types_survive(tmp_path: Path, labels: list[Any]) -> None:
 
 
 def test_a_folder_holds_one_generation(folder: Path) -> None:
-    """After each flush only the files that its manifest names remain: what was written before, and what came."""
+    """After each flush only the files that its manifest names remain: those of before, and what came."""
     assert data_files(folder) == ["MANIFEST.json", "segment-1-0.bin"]
     before = (folder / "segment-1-0.bin").read_bytes()
     with FaissStore(folder) as store:

@@ -214,9 +214,7 @@ def write_without_outliers(folder: Path, index: str, centers: Any) -> Path:
     held: Any = store._held
     state = {name: value for name, value in asdict(held.rows.state).items() if name not in later}
     ids, labels = held.table.ids.tolist(), held.table.labels.tolist()
-    write_format1(
-        folder / "s", ids, held.rows.view(), labels, index=index, ann=held.rows.index, built=state
-    )
+    write_format1(folder / "s", ids, held.rows.view(), labels, index=index, ann=held.rows.index, built=state)
     return folder / "s"
 
 

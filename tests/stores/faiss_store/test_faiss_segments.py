@@ -1,0 +1,654 @@
+"""A folder's segments: what a flush writes, how they are joined and cleared, what damage leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from format1_folders import write_format1
+from warm_process import run_warm
+
+from clipretrieval.errors import (
+    StoreCorruptedError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
+from clipretrieval.stores import FaissStore, MemoryStore
+from clipretrieval.stores.faiss import factory as _factory
+from clipretrieval.stores.faiss import store as _store
+from clipretrieval.stores.local import folder_manifest as _manifest
+from clipretrieval.stores.local import folder_write as _folder_write
+from clipretrieval.stores.local import segment as _segment
+from clipretrieval.stores.local import segments as _segments
+
+DIM = 8
+
+
+def normal(seed: int, count: int, dim: int = DIM) -> Any:
+    return np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
+
+
+def names(count: int, start: int = 0) -> list[str]:
+    return [f"é{place}" for place in range(start, start + count)]
+
+
+def fill(store: Any, count: int, start: int = 0, seed: int = 0, label: Any = "x") -> None:
+    metadata = [{"place": place} if place % 3 else {} for place in range(count)]
+    store.upsert(names(count, start), normal(seed, count), [label] * count, metadata)
+
+
+def contents(store: Any, ids: list[str]) -> Any:
+    """All that a store tells of some ids, and by a scan, and by an exact search."""
+    records = store.get(ids)
+    columns = [each.tolist() for each in (records.ids, records.vectors, records.labels)]
+    listed = sorted(pair for each in store.scan() for pair in zip(each.ids, each.labels, strict=True))
+    near = store.search(normal(9, 3), 7) if store.count() else None
+    found = None if near is None else [each.tolist() for each in (near.ids, near.distances, near.labels)]
+    return store.count(), records.metadata, columns, listed, found
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.name != "LOCK"}
+
+
+def segments_of(folder: Path) -> list[str]:
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    return [each["name"] for each in manifest["segments"]]
+
+
+def bytes_written(folder: Path, change: Callable[[], object]) -> int:
+    """Return the bytes of files that a change has made, and of the manifest, which it has replaced."""
+    before = sizes(folder)
+    change()
+    return sum(size for name, size in sizes(folder).items() if name not in before or name == "MANIFEST.json")
+
+
+@pytest.fixture
+def tight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make blocks and segments small, so that a few records lie in many."""
+    for module, name, value in (
+        (_segment, "BLOCK", 64),
+        (_segment, "FENCE", 4),
+        (_segments, "TOGETHER", 2),
+        (_folder_write, "MOST_ROWS", 16),
+        (_folder_write, "MOST_LISTED", 3),
+        (_store, "SEALED_VALUES", 20 * DIM),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build indexes from the first vectors on."""
+    monkeypatch.setattr(_factory, "SMALLEST", 4)
+    monkeypatch.setattr(_factory, "CENTROID_LEAST", 4)
+
+
+def test_a_flush_writes_what_changed_however_much_there_is(tmp_path: Path) -> None:
+    """One more vector, and one less, take as many bytes beside four thousand as beside two hundred."""
+    written = []
+    for count in (200, 4000):
+        with FaissStore(tmp_path / str(count), index="Flat") as store:
+            fill(store, count)
+            store.flush()
+
+            def add(store: FaissStore = store) -> None:
+                store.upsert(["one"], normal(1, 1), ["x"])
+                store.flush()
+
+            def drop(store: FaissStore = store) -> None:
+                store.delete(["é7"])
+                store.flush()
+
+            written.append([bytes_written(tmp_path / str(count), each) for each in (add, drop)])
+    assert np.abs(np.diff(written, axis=0)).max() < 20  # digits in the manifest
+    assert written[1][0] < 3000
+    assert written[1][1] < 2000
+
+
+def test_many_flushes_leave_few_segments_and_write_little(tmp_path: Path) -> None:
+    """Two hundred flushes of one vector leave few files, and write each vector a few times."""
+    store, memory, total = FaissStore(tmp_path / "s"), MemoryStore(), 0
+    for place in range(200):
+        for each in (store, memory):
+            each.upsert([f"é{place}"], normal(place, 1), [place])
+        before = sizes(tmp_path / "s")
+        store.flush()
+        total += sum(size for name, size in sizes(tmp_path / "s").items() if name not in before)
+        assert len(segments_of(tmp_path / "s")) <= 3 * (_segments.TOGETHER - 1) + 1
+    one = 512 + 64 * 10  # parts begin at multiples of 64 bytes
+    assert total < 200 * one * 4
+    store.close()
+    assert contents(FaissStore.load(tmp_path / "s"), names(200)) == contents(memory, names(200))
+
+
+@pytest.mark.usefixtures("tight")
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("kind", [str, int])
+@pytest.mark.parametrize("seed", range(6))
+def test_any_sequence_of_writes_and_flushes_is_answered_as_in_memory(
+    tmp_path: Path, seed: int, kind: type, metric: str
+) -> None:
+    """Upserts, deletions, flushes, compactions, reopenings and copies, in any order, change no answer."""
+    rng, memory = np.random.default_rng(seed), MemoryStore(metric)
+    store, reader = FaissStore(tmp_path / "s", metric=metric), None
+    for step in range(30):
+        verb = rng.choice(["upsert", "upsert", "delete", "flush", "compact", "reopen", "copy", "refresh"])
+        chosen = [f"é{place}" for place in rng.choice(60, rng.integers(1, 25), replace=False)]
+        if verb == "upsert":
+            labels = [kind(place) for place in rng.integers(0, 3, len(chosen))]
+            metadata = [{"step": step}] * len(chosen)
+            for each in (store, memory):
+                each.upsert(chosen, normal(step, len(chosen)), labels, metadata)
+        elif verb == "delete":
+            assert store.delete(chosen) == memory.delete(chosen)
+        elif verb == "flush":
+            store.flush()
+        elif verb == "compact":
+            store.compact()
+            assert json.loads((tmp_path / "s" / "MANIFEST.json").read_text())["removed"] == []
+        elif verb == "reopen":
+            store.close()
+            store = FaissStore(tmp_path / "s", metric=metric)
+        elif verb == "copy":
+            shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+            store.save(tmp_path / "copy")
+            with FaissStore.load(tmp_path / "copy") as copy:
+                assert contents(copy, names(60)) == contents(memory, names(60))
+        else:
+            store.flush()
+            reader = FaissStore.load(tmp_path / "s") if reader is None else reader
+            reader.refresh()
+            assert contents(reader, names(60)) == contents(memory, names(60))
+            reader.verify()
+        assert contents(store, names(60)) == contents(memory, names(60)), f"after {verb}, step {step}"
+    store.leave_when_written()
+    store.close()
+
+
+@pytest.mark.usefixtures("tight", "small")
+@pytest.mark.parametrize("index", ["IVF2,Flat", "IVF2,SQ8", "HNSW8", "SQfp16", "PCA4,IVF2,Flat"])
+def test_an_index_follows_any_sequence_of_flushes(tmp_path: Path, index: str) -> None:
+    """Hits are stored, as many as asked for, none twice, at true distances, whatever came and went."""
+    rng, memory = np.random.default_rng(3), MemoryStore()
+    store = FaissStore(tmp_path / "s", index=index, recall=0.01)
+    for each in (store, memory):
+        fill(each, 60)
+    for step in range(40):
+        verb = rng.choice(["upsert", "delete", "flush", "compact", "reopen"], p=[0.35, 0.25, 0.2, 0.05, 0.15])
+        chosen = [f"é{place}" for place in rng.choice(120, rng.integers(1, 12), replace=False)]
+        if verb == "upsert":
+            for each in (store, memory):
+                each.upsert(chosen, normal(step, len(chosen)), ["x"] * len(chosen))
+        elif verb == "delete":
+            assert store.delete(chosen) == memory.delete(chosen)
+        elif verb == "reopen":
+            store.close()
+            store = FaissStore(tmp_path / "s")
+        else:
+            (store.flush if verb == "flush" else store.compact)()
+            assert store.index_info.factory == index
+            store.verify()
+        queries, k = normal(step + 1, 3), int(rng.integers(1, 9))
+        near, everything = store.search(queries, k), memory.search(queries, memory.count())
+        assert near.valid.sum(axis=1).tolist() == [min(k, memory.count())] * 3
+        for row in range(3):
+            known = dict(zip(everything.ids[row], everything.distances[row], strict=True))
+            found = near.ids[row][near.valid[row]].tolist()
+            assert len(set(found)) == len(found)
+            assert near.distances[row][near.valid[row]].tolist() == [known[name] for name in found]
+    store.close()
+
+
+@pytest.mark.parametrize("index", ["IVF16,SQ8", "HNSW16"])
+def test_an_index_stays_while_little_comes_and_goes(tmp_path: Path, index: str) -> None:
+    """Its file is the same after small flushes, which are found exactly; many vectors are written into it."""
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.standard_normal((40, 16))
+    rows = (centres[np.arange(4000) % 40] + rng.standard_normal((4000, 16))).astype(np.float32)
+    ids = [str(place) for place in range(4000)]
+    with FaissStore(tmp_path / "s", index=index) as store:
+        store.upsert(ids[:2500], rows[:2500], [0] * 2500)
+        store.flush()
+        before = (tmp_path / "s" / "ann-1.faiss").read_bytes()
+        for place in range(2500, 2560, 20):
+            store.upsert(ids[place : place + 20], rows[place : place + 20], [1] * 20)
+            store.delete(ids[place - 2500 : place - 2500 + 5])
+            store.flush()
+        assert (tmp_path / "s" / "ann-1.faiss").read_bytes() == before
+        assert store.search(rows[2500:2560], 1).ids[:, 0].tolist() == ids[2500:2560]
+        assert not set(store.search(rows[:45], 5).ids.ravel()) & {*ids[:5], *ids[20:25], *ids[40:45]}
+        info = store.index_info
+        assert (info.outliers >= 60, info.tombstones, info.measured_on) == (True, 15, 2500)
+        store.upsert(ids[2560:], rows[2560:], [2] * 1440)
+        store.flush()
+        assert not (tmp_path / "s" / "ann-1.faiss").exists()
+        info = store.index_info
+        assert info.outliers < 300
+        assert info.measured_on == 3985
+    with FaissStore.load(tmp_path / "s") as store:
+        assert store.index_info == info
+        found = store.search(rows[60::50], 1).ids[:, 0].tolist()
+        assert np.mean([left == right for left, right in zip(found, ids[60::50], strict=True)]) > 0.95
+
+
+@pytest.mark.usefixtures("tight")
+def test_a_store_that_was_emptied_takes_labels_of_another_type(tmp_path: Path) -> None:
+    """Records that were removed bind nobody, flushed or not."""
+    with FaissStore(tmp_path / "s") as store:
+        fill(store, 30)
+        store.flush()
+        store.delete(names(30))
+        fill(store, 25, label=7)
+        assert store.get(["é3"]).labels.tolist() == [7]
+        store.flush()
+        assert len(segments_of(tmp_path / "s")) == 2
+    with FaissStore.load(tmp_path / "s") as store:
+        assert {label for each in store.scan(7) for label in each.labels.tolist()} == {7}
+        assert list(store.scan("7")) == []
+
+
+def test_more_than_half_removed_is_cleared_by_a_flush(tmp_path: Path) -> None:
+    """Segments are written anew without what was removed; a reader that has mapped them goes on."""
+    with FaissStore(tmp_path / "s") as store:
+        fill(store, 100)
+        store.flush()
+        fill(store, 50, start=100)
+        store.flush()
+        reader = FaissStore.load(tmp_path / "s")
+        store.delete(names(70))
+        store.flush()
+        assert segments_of(tmp_path / "s") == ["segment-1-0.bin", "segment-2-0.bin"]
+        store.delete(names(10, 70))
+        store.flush()
+        assert segments_of(tmp_path / "s") == ["segment-4-0.bin", "segment-2-0.bin"]
+        assert reader.get(names(150)).ids.tolist() == names(150)
+        assert reader.refresh()
+        assert reader.get(names(150)).ids.tolist() == names(70, 80)
+        store.compact()
+        assert segments_of(tmp_path / "s") == ["segment-5-0.bin"]
+
+
+def test_compact_is_for_who_may_write(tmp_path: Path) -> None:
+    """A read-only store refuses, a closed one too, and one in memory has nothing to do."""
+    with FaissStore(tmp_path / "s") as store:
+        fill(store, 10)
+    reader = FaissStore.load(tmp_path / "s")
+    with pytest.raises(UnsupportedOperationError, match="read-only"):
+        reader.compact()
+    for call in (store.compact, store.verify):
+        with pytest.raises(StoreError, match="closed"):
+            call()
+    with FaissStore() as memory:
+        fill(memory, 10)
+        memory.compact()
+        memory.verify()
+        assert memory.count() == 10
+
+
+class TestDamage:
+    """A segment that is not as it was written is named to whoever needs it; all others can be read."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Three segments, of which the second is damaged in the vector of é110."""
+        path = tmp_path / "s"
+        with FaissStore(path, index="Flat") as store:
+            for start in (0, 100, 200):
+                fill(store, 100, start=start, seed=start)
+                store.flush()
+        damaged = path / "segment-2-0.bin"
+        content = bytearray(damaged.read_bytes())
+        content[10 * 4 * DIM] ^= 1
+        damaged.write_bytes(content)
+        return path
+
+    def test_the_rest_can_be_read(self, folder: Path) -> None:
+        """Look-ups and scans of the others go on; searches, which compare all, and `verify` name the file."""
+        with FaissStore(folder, read_only=True) as store:
+            assert store.get(names(100)).vectors.tolist() == normal(0, 100).tolist()
+            assert store.get(names(100, 200)).vectors.tolist() == normal(200, 100).tolist()
+            assert sorted(name for each in store.scan() for name in each.ids) == sorted(names(300))
+            asks: list[Callable[[], Any]] = [
+                lambda: store.get(["é110"]),
+                lambda: store.search(normal(0, 1), 1),
+                store.verify,
+            ]
+            for ask in asks:
+                with pytest.raises(StoreCorruptedError, match=r"segment-2-0.bin is damaged: its vectors do"):
+                    ask()
+
+    def test_a_damaged_list_of_ids_hides_no_others(self, folder: Path) -> None:
+        """A scan lists what it can read, and tells at its end what it could not."""
+        path = folder / "segment-3-0.bin"
+        content = path.read_bytes()
+        path.write_bytes(content.replace("é250".encode(), "é25x".encode()))
+        listed: list[str] = []
+        with FaissStore(folder, read_only=True) as store:
+            listing = store.scan()
+            with pytest.raises(StoreCorruptedError, match=r"segment-3-0.bin is damaged: its ids do not"):
+                listed.extend(name for each in listing for name in each.ids.tolist())
+            assert sorted(listed) == sorted(names(200))
+
+    def test_a_writer_goes_on_beside_it(self, folder: Path) -> None:
+        """New records are flushed, and the damage stays where it is and is told."""
+        with FaissStore(folder) as store:
+            fill(store, 5, start=500)
+            store.delete(["é110"])
+            store.flush()
+            assert store.get(names(5, 500)).ids.tolist() == names(5, 500)
+            with pytest.raises(StoreCorruptedError, match=r"segment-2-0.bin"):
+                store.compact()
+        with FaissStore(folder, read_only=True) as store:
+            assert store.count() == 304
+            with pytest.raises(StoreCorruptedError, match=r"segment-2-0.bin"):
+                store.verify()
+
+
+def crafted(folder: Path, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
+    """Write a store of thirty records with other parts than it would have, whose checksums are right."""
+    write = _segment._write_part
+
+    def writing(target: Any, pieces: Any, block: int, digests: Any) -> int:
+        name = list(ORDER)[len(seen)]
+        seen.append(name)
+        if name in parts:
+            pieces = [parts[name](np.concatenate([np.asarray(each) for each in pieces]))]
+        return write(target, pieces, block, digests)
+
+    seen: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(_segment, "_write_part", writing)
+        with FaissStore(folder, index="Flat") as store:
+            labels = [f"label {place % 3}" for place in range(30)]
+            store.upsert(names(30), normal(0, 30), labels, [{"a": 1}] * 30)
+
+
+ORDER = ("vectors", "norms", "labels", "names", "id_ends", "ids", "text_ends", "texts", "hashes", "order")
+
+
+def put(place: int, value: Any) -> Callable[[Any], Any]:
+    def change(values: Any) -> Any:
+        values = values.copy()
+        values.reshape(-1)[place] = value
+        return values
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "why"),
+    [
+        ("vectors", put(9, np.nan), "the vector in row 1 has the length nan"),
+        ("vectors", put(9, np.inf), "the vector in row 1 has the length inf"),
+        ("vectors", put(9, 50.0), "the vector in row 1 has the length 50"),
+        ("norms", put(3, np.nan), "the vector in row 3 has the length"),
+        ("norms", put(3, 1e9), "the vector in row 3 has the length"),
+        ("labels", put(2, 3), "a label is none of its names"),
+        ("labels", put(2, -1), "a label is none of its names"),
+        ("id_ends", put(4, 2**40), "its texts overlap"),
+        ("id_ends", put(4, -1), "its texts overlap"),
+        ("text_ends", put(4, 2**62), "its texts overlap"),
+        ("hashes", lambda values: values[::-1].copy(), "its hashes do not ascend|an id is not found"),
+        ("order", put(5, 31), "an id is that of no row"),
+        ("order", lambda values: np.roll(values, 1), "an id is not found by its hash"),
+    ],
+)
+def test_every_value_of_a_crafted_segment_is_checked(
+    tmp_path: Path, part: str, change: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a store cannot have written is told by `verify`, and by whatever asks for it."""
+    crafted(tmp_path / "s", monkeypatch, **{part: change})
+    with FaissStore(tmp_path / "s", read_only=True) as store:
+        for ask in (store.verify, lambda: (store.get(names(30)), store.search(normal(0, 2), 30))):
+            if part not in ("hashes", "order") or ask == store.verify:
+                with pytest.raises(StoreCorruptedError, match=f"segment-1-0.bin is damaged: .*({why})"):
+                    ask()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": 31},
+        {"rows": 0},
+        {"rows": 2**40},
+        {"longest": 0.1},
+        {"longest": float("nan")},
+        {"names": None},
+        {"ids": 0},
+        {"texts": -1},
+        {"name": "../segment-1-0.bin"},
+        {"name": "segment-9-0.bin"},
+        {"sha256": "0" * 64},
+    ],
+)
+def test_every_field_of_a_segments_entry_is_checked(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A manifest with a right checksum, but of another segment, is told or opens no file."""
+    with FaissStore(tmp_path / "s", index="Flat") as store:
+        fill(store, 30)
+    path = tmp_path / "s" / "MANIFEST.json"
+    content = json.loads(path.read_text())
+    content["segments"][0].update(changes)
+    del content["sha256"]
+    path.write_text(json.dumps({**content, "sha256": _manifest._checksum(content)}))
+    with pytest.raises(StoreCorruptedError, match=r"(MANIFEST.json|segment-\S*.bin) is damaged: "):
+        FaissStore(tmp_path / "s", read_only=True).verify()
+
+
+@pytest.mark.parametrize("removed", [[30], [-1], [0, 0], ["x"], [True], list(range(31)), {"a": 1}])
+def test_removed_rows_are_rows(tmp_path: Path, removed: Any) -> None:
+    """A crafted list of removed rows is refused."""
+    with FaissStore(tmp_path / "s", index="Flat") as store:
+        fill(store, 30)
+        store.flush()
+        store.delete(["é1"])
+    path = tmp_path / "s" / "MANIFEST.json"
+    content = {**json.loads(path.read_text()), "removed": removed}
+    del content["sha256"]
+    path.write_text(json.dumps({**content, "sha256": _manifest._checksum(content)}))
+    with pytest.raises(StoreCorruptedError, match=r"MANIFEST.json is damaged: "):
+        FaissStore(tmp_path / "s", read_only=True)
+
+
+@pytest.mark.usefixtures("tight")
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "more"])
+def test_the_file_of_removed_rows_is_verified(tmp_path: Path, damage: str) -> None:
+    """Which records are gone is told by the checksum that the manifest has."""
+    with FaissStore(tmp_path / "s", index="Flat") as store:
+        fill(store, 18)
+        store.flush()
+        store.delete(names(5))
+    (path,) = (tmp_path / "s").glob("removed-*.bin")
+    content = path.read_bytes()
+    changed = {"flip": bytes([content[0] ^ 1]) + content[1:], "cut": content[:-1], "more": content + b"\1"}
+    path.unlink()
+    if damage in changed:
+        path.write_bytes(changed[damage])
+    with pytest.raises(StoreCorruptedError, match=path.name):
+        FaissStore(tmp_path / "s", read_only=True)
+
+
+@pytest.mark.parametrize("step", ["compact", "flush"])
+def test_a_disk_that_fills_leaves_the_last_flush(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of an unfinished flush or compaction stays, and it can be done again."""
+    with FaissStore(tmp_path / "s") as store:
+        for start in (0, 50):
+            fill(store, 50, start=start)
+            store.flush()
+        store.delete(names(20))
+        store.flush()
+        fill(store, 10, start=200)
+        before, replaced = {path: path.read_bytes() for path in (tmp_path / "s").iterdir()}, []
+        after, replace = contents(store, names(300)), os.replace
+
+        def failing(source: Any, target: Any) -> None:
+            replaced.append(target)
+            if len(replaced) == 2:  # something of it is written
+                raise OSError(28, "No space left on device")
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", failing)
+            with pytest.raises(StoreUnavailableError, match="flushed before is intact"):
+                getattr(store, step)()
+        assert {path: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
+        assert contents(store, names(300)) == after
+        getattr(store, step)()
+    assert contents(FaissStore.load(tmp_path / "s"), names(300)) == after
+
+
+@pytest.mark.usefixtures("tight")
+def test_what_is_written_ahead_of_a_flush_is_not_in_force(tmp_path: Path) -> None:
+    """Records that no longer fit the memory lie in the folder, and belong to nobody else until the flush."""
+    store = FaissStore(tmp_path / "s")
+    fill(store, 10, start=100)
+    store.flush()
+    fill(store, 40)
+    ahead = {path.name for path in (tmp_path / "s").glob("segment-2-*.bin")}
+    assert ahead
+    assert FaissStore.load(tmp_path / "s").count() == 10
+    store.delete(names(3))
+    fill(store, 3, start=4, seed=5)
+    assert {path.name for path in (tmp_path / "s").glob("segment-2-*.bin")} == ahead
+    found = contents(store, names(150))
+    store.flush()
+    assert contents(store, names(150)) == found
+    assert contents(FaissStore.load(tmp_path / "s"), names(150)) == found
+    store.close()
+
+
+def test_labels_and_ids_may_be_anything(tmp_path: Path) -> None:
+    """Odd characters, empty labels and long texts come back as they were given."""
+    ids = ["\0", "a\0b", "'; --", "🐈" * 50, "é", "e\u0301", " ", "\n"]
+    labels = ["", "\0", '"', "\\", "é", "🐈", "[]", "null"]
+    metadata = [{"text": label * 100, "": None} for label in labels]
+    with FaissStore(tmp_path / "s") as store:
+        store.upsert(ids, normal(0, 8), labels, metadata)
+    with FaissStore.load(tmp_path / "s") as store:
+        records = store.get(ids)
+        assert (records.ids.tolist(), records.labels.tolist(), records.metadata) == (ids, labels, metadata)
+        assert [name for each in store.scan("") for name in each.ids] == ["\0"]
+        store.verify()
+
+
+# Does to a folder what its first argument says, and is killed at the step of that number: a step is each time
+# that a file is synced, put in place or removed. Tells how many steps there are when it is not killed.
+KILLED = """
+import os, signal, sys
+import numpy as np
+from clipretrieval.stores import FaissStore
+
+folder, what, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+steps = 0
+
+def killing(function):
+    def call(*arguments, **options):
+        global steps
+        steps += 1
+        if steps == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+with FaissStore(folder) as store:
+    for name in ("fsync", "replace", "unlink"):
+        setattr(os, name, killing(getattr(os, name)))
+    if what == "carry-over":
+        store.upsert(["new"], np.ones((1, 8)), ["x"])
+        store.flush()
+    elif what == "compact":
+        store.compact()
+    else:
+        store.upsert(["new"], np.ones((1, 8)), ["x"])
+        store.flush()
+print(steps)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("what", ["carry-over", "compact", "join"])
+def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, what: str) -> None:
+    """Killed at any step of a compaction, a flush that joins segments, or the first to a format-1 folder."""
+    first = tmp_path / "first"
+    if what == "carry-over":
+        write_format1(first, names(30), normal(0, 30), ["x"] * 30, user={"a": 1}, blobs={"b": b"x"})
+    else:
+        with FaissStore(first) as store:
+            for start in range(9 if what == "join" else 3):
+                fill(store, 5, start=5 * start)
+                if start < 7:
+                    store.flush()
+                store.write_manifest({"a": 1})
+                store.write_blob("b", b"x")
+            store.delete(names(4))
+    before = contents(FaissStore.load(first), [*names(60), "new"])
+    memory = MemoryStore()
+    records = FaissStore.load(first).get(names(60))
+    memory.upsert(records.ids.tolist(), records.vectors, records.labels, records.metadata)
+    if what != "compact":
+        memory.upsert(["new"], np.ones((1, DIM)), ["x"])
+    after = contents(memory, [*names(60), "new"])
+
+    def killed_at(step: int) -> Any:
+        shutil.copytree(first, tmp_path / str(step))
+        return run_warm(["-c", KILLED, tmp_path / str(step), what, step])
+
+    whole = killed_at(0)
+    assert whole.returncode == 0, whole.stderr
+    steps, seen = int(whole.stdout), []
+    for step in sorted({*range(1, steps + 1, 2), steps}):
+        done = killed_at(step)
+        assert done.returncode == -9, done.stderr
+        with FaissStore.load(tmp_path / str(step)) as store:
+            found = contents(store, [*names(60), "new"])
+            assert found in (before, after)
+            assert (store.read_manifest(), store.read_blob("b")) == ({"a": 1}, b"x")
+            seen.append(found == after)
+        with FaissStore(tmp_path / str(step)) as store:  # the next writer clears up
+            store.upsert(["more"], np.ones((1, DIM)), ["x"])
+        listed = json.loads((tmp_path / str(step) / "MANIFEST.json").read_text())
+        kept = {each["name"] for each in [*listed["segments"], listed["blobs"]["b"]]}
+        assert {path.name for path in (tmp_path / str(step)).iterdir()} == kept | {"MANIFEST.json", "LOCK"}
+    assert seen == sorted(seen)
+    assert len(seen) > 3
+
+
+def test_a_folder_of_format_1_is_carried_over_by_the_first_flush(tmp_path: Path) -> None:
+    """It opens as it was; the first flush of a change puts segments in its files' place, and answers stay."""
+    for metric in ("l2", "cosine", "ip"):
+        folder = tmp_path / metric
+        write_format1(folder, names(30), normal(0, 30), list(range(30)), metric=metric, blobs={"b": b"x"})
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with FaissStore.load(folder) as store:
+            held = contents(store, names(60))
+            assert store.get(["é3"]).metadata == [{"place": 3}]
+        with FaissStore(folder, metric=metric) as store:
+            assert contents(store, names(60)) == held
+            store.flush()
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "LOCK"} == before
+        with FaissStore(folder, metric=metric) as store:
+            store.write_manifest({"changed": True})
+        assert sorted(sizes(folder)) == ["MANIFEST.json", "blob-b-1.bin", "segment-2-0.bin"]
+        with FaissStore.load(folder) as store:
+            assert contents(store, names(60)) == held
+            assert (store.read_manifest(), store.read_blob("b")) == ({"changed": True}, b"x")
+            store.verify()
+
+
+def test_a_copy_of_a_memory_store_of_format_1_opens(tmp_path: Path) -> None:
+    """What an older version saved is loaded, and saved again in the present format."""
+    write_format1(tmp_path / "old", names(20), normal(0, 20), ["x"] * 20, kind="MemoryStore")
+    store = MemoryStore.load(tmp_path / "old")
+    assert store.get(names(20)).vectors.tolist() == normal(0, 20).tolist()
+    store.save(tmp_path / "old")
+    assert sorted(sizes(tmp_path / "old")) == ["MANIFEST.json", "segment-2-0.bin"]
+    assert contents(MemoryStore.load(tmp_path / "old"), names(20)) == contents(store, names(20))
