@@ -30,6 +30,8 @@ ROWS, DIM = 20, 16
 LATEST = "latest"
 # The blob that every batch replaces, by one of so many bytes more than the last.
 BLOB, GROWTH = "latest", 1000
+# A store that can be compacted is, after each so many batches.
+COMPACTED = 2
 # How many batches are awaited before a kill, and the seconds within which it then comes.
 MOST_BATCHES = 6
 MOST_SECONDS = 0.1
@@ -58,9 +60,9 @@ def kill_writers(store: str, options: Mapping[str, Any], *, times: int, seed: in
     """Let a process fill a store and kill it with SIGKILL, time after time, at random moments.
 
     Each process goes on where the last one was killed: it upserts a batch, writes the manifest and, where the
-    store keeps blobs, a blob, flushes, tells that the flush has returned, and begins the next. Moments are
-    drawn among those of opening and of writing. After each kill the store is opened, and everything flushed
-    so far by all processes is looked up.
+    store keeps blobs, a blob, flushes, tells that the flush has returned, and begins the next; a store with
+    `compact` is compacted now and then. Moments are drawn among those of opening and of writing. After each
+    kill the store is opened, and everything flushed so far by all processes is looked up.
 
     Parameters
     ----------
@@ -229,6 +231,9 @@ def _fill(store: str, options: str, first: str) -> None:
             opened.flush()
             number += 1
             print(number, flush=True)
+            compact = getattr(opened, "compact", None)
+            if compact is not None and number % COMPACTED == 0:
+                compact()
 
 
 def _fill_at_once(store: str, options: str) -> None:

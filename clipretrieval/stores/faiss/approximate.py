@@ -75,6 +75,12 @@ class IndexUpkeep:
         self._complaint: str | None = None
         self._recent: IndexArray = np.empty(0, dtype=np.int64)
 
+    def heir(self) -> IndexUpkeep:
+        """Return what keeps the index of other rows, and has warned of what this one has warned of."""
+        new = IndexUpkeep.__new__(IndexUpkeep)
+        vars(new).update(vars(self), index=None, state=None)
+        return new
+
     @property
     def info(self) -> IndexInfo:
         """What serves the searches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -81,8 +82,8 @@ class Covering:
         return read_ann(self._files, self.state, self._dim, self._metric, self.covered, mmap=mmap)
 
     def writable(self, removed: BitArray) -> AnnIndex | None:
-        """Return the index, to be changed by whoever asks, without the removed of its rows."""
-        index = self._read(mmap=False) if self._files else self._index
+        """Return the index anew, to be changed by whoever asks, without the removed of its rows."""
+        index = self._read(mmap=False) if self._files else copy.deepcopy(self._index)
         if index is not None and removed[: self.covered].any():
             index.number_through(removed[: self.covered])
         return index

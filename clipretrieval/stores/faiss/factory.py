@@ -13,7 +13,7 @@ from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 from clipretrieval.types import Metric
 
 __all__ = [
-    *("AUTO", "FLAT", "auto_factory", "check_factory", "inner_index", "make_index", "sizes"),
+    *("AUTO", "FLAT", "auto_factory", "check_factory", "check_form", "inner_index", "make_index", "sizes"),
     "transforms",
 ]
 
@@ -74,6 +74,21 @@ def check_factory(text: str) -> str:
     UnsupportedOperationError
         If the store cannot use such an index.
     """
+    factory = check_form(text)
+    if factory == AUTO:
+        return AUTO
+    reason = ""
+    parts = {int(number) for number in re.findall(r"\d+", factory) if int(number) <= 256}
+    for dim in (*TRIAL_DIMS, *(16 * number for number in sorted(parts))):
+        index, reason = _try_to_make(factory, dim, Metric.L2)
+        if index is not None:
+            _check_kind(factory, index)
+            return factory
+    raise InvalidInputError(f"index={text!r} is not an index that FAISS can make ({reason}); {KNOWN}")
+
+
+def check_form(text: str) -> str:
+    """Return a factory string as `check_factory` does, having made no index from it."""
     if not isinstance(text, str):
         raise InvalidInputError(
             f"index must be a FAISS factory string; found {shown(text)}. {KNOWN.capitalize()}"
@@ -92,14 +107,7 @@ def check_factory(text: str) -> str:
             raise UnsupportedOperationError(_cannot_use("such an index", factory))
         raise InvalidInputError(f"index={shown(text)} is not an index that FAISS can make; {KNOWN}")
     _check_sizes(text, factory)
-    reason = ""
-    parts = {int(number) for number in re.findall(r"\d+", factory) if int(number) <= 256}
-    for dim in (*TRIAL_DIMS, *(16 * number for number in sorted(parts))):
-        index, reason = _try_to_make(factory, dim, Metric.L2)
-        if index is not None:
-            _check_kind(factory, index)
-            return factory
-    raise InvalidInputError(f"index={text!r} is not an index that FAISS can make ({reason}); {KNOWN}")
+    return factory
 
 
 def make_index(factory: str, dim: int, metric: Metric) -> Any:

@@ -75,7 +75,7 @@ class FolderKeeper:
         parts = self._write(held, numbers)
         index = held.index
         if isinstance(rows, AnnRows):
-            self._upkeep = rows
+            self._upkeep = rows.heir()
             if rows.index is not None and rows.state is not None and not segments.total:
                 index = Covering(rows.state, count, self._metric, rows.dim, rows.index)
         for part in parts:
@@ -120,10 +120,9 @@ class FolderKeeper:
         if not self.is_due(held):
             return held
         upkeep = self._upkeep_of(held)
+        # An index is over rows without holes; and small segments below it are not joined later.
+        held = self._compacted(held, joined=True)
         covering: Covering | None = held.index
-        if len(held.segments) < held.segments.total:
-            held = self._compacted(held)
-            covering = held.index
         upkeep.flat = HeldRows(held, self._metric)
         nothing = np.zeros(held.segments.total, dtype=bool)
         upkeep.index = None if covering is None else covering.writable(nothing)

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipretrieval._util.checks import check_int, check_number, shown
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.stores.faiss.factory import check_factory
+from clipretrieval.stores.faiss.factory import check_form
 from clipretrieval.stores.faiss.index import Knobs, Limits
 
 __all__ = ["AnnState", "IndexInfo"]
@@ -111,7 +111,7 @@ class AnnState:
                 f"what is known of an index must have {sorted(names)}; got {shown(found)}"
             )
         found = {**later, **found}
-        if check_factory(found["factory"]) != found["factory"]:
+        if check_form(found["factory"]) != found["factory"]:
             raise InvalidInputError(f"{shown(found['factory'])} is no factory string that a store keeps")
 
         def count(name: str) -> int:

@@ -52,11 +52,11 @@ class FaissStore(LocalStore):
     them the distances of what the index proposes. An approximate index can miss a neighbor, but every
     distance is the true one.
 
-    With a path, the folder is read when the store is opened; writes stay in memory until `flush` or `close`
-    put a complete new generation in the place of the one before, so the folder always opens at the last
-    flush. One store at a time may write to a folder, from its first write until it is closed (a classifier's
-    `fit` or `partial_fit` holds it while the images are encoded, too); any number may read, and `refresh`
-    takes up what the writer has flushed since.
+    With a path, what the folder holds is mapped, and read and verified when it is asked for. Writes belong to
+    this store alone until `flush` or `close` write what has changed, in one step, so the folder always opens
+    at the last flush. One store at a time may write to a folder, from its first write until it is closed (a
+    classifier's `fit` or `partial_fit` holds it while the images are encoded, too); any number may read, and
+    `refresh` takes up what the writer has flushed since.
 
     Threads may search while one writes. Without a path the store can be pickled and copied.
 
@@ -78,8 +78,8 @@ class FaissStore(LocalStore):
         The recall@10, in (0, 1], that an approximate index is to reach on the stored vectors. None is that of
         the folder; 0.99 in a new store. Where it cannot be reached a ClipRetrievalWarning says so.
     mmap : bool
-        Map the folder's vectors and index into memory instead of reading them; needs `read_only`. Processes
-        that map one folder share the pages.
+        Changes nothing any more, and needs `read_only`: a folder's vectors and index are always mapped, and
+        processes share the pages.
     create : bool
         Make the folder where there is no store. False is for one that must be there: a mistyped path is then
         an error, and nothing is made.
@@ -93,7 +93,8 @@ class FaissStore(LocalStore):
     FingerprintMismatchError
         If the folder holds another metric.
     StoreCorruptedError
-        If a file in the folder is missing or damaged.
+        If a file in the folder is missing, of a wrong size, or its manifest damaged; other damage is told by
+        whatever reads it, and by `verify`.
     StoreLockedError
         If the store is new, or to have another index, and another writer holds it.
     StoreUnavailableError
@@ -158,7 +159,7 @@ class FaissStore(LocalStore):
         read_only : bool
             Refuse every write.
         mmap : bool
-            Map the vectors and the index into memory instead of reading them.
+            Changes nothing any more.
 
         Raises
         ------
@@ -208,6 +209,9 @@ class FaissStore(LocalStore):
 
     def flush(self) -> None:
         """Put everything written so far durably into the folder; without a path, nothing.
+
+        What is written is what has changed. An approximate index is built, or extended, where it is time to;
+        searches go on meanwhile.
 
         Raises
         ------
@@ -263,9 +267,9 @@ class FaissStore(LocalStore):
         """
         with self._guard.hold():
             self._require_open()
-            held = self._held
-            for name in sorted(self._blobs):
-                self._blobs[name].read()
+            held, folder = self._held, self._folder
+            if folder is not None:
+                folder.verify(self._blobs)
             held.segments.verify()
             if held.index is not None:
                 held.index.verify()

@@ -133,10 +133,17 @@ def find_manifest(folder: Path) -> FolderManifest | None:
     return None
 
 
-def read_folder(folder: Path, kind: Kind) -> Snapshot:
-    """Read the store in a folder: its manifest and blobs; segments and an index are mapped, and read later.
+def read_folder(folder: Path, kind: Kind, found: FolderManifest | None = None) -> Snapshot:
+    """Read the store in a folder: its manifest and blobs; segments and an index are opened, and read later.
 
     A blob that is missing or damaged keeps nobody from the vectors: whoever reads it is told.
+
+    Parameters
+    ----------
+    folder : Path
+    kind : Kind
+    found : FolderManifest, optional
+        The manifest, where it has just been read.
 
     Raises
     ------
@@ -148,7 +155,7 @@ def read_folder(folder: Path, kind: Kind) -> Snapshot:
         If another class of store wrote it.
     """
     for _ in range(ATTEMPTS - 1):
-        manifest = _existing_manifest(folder, kind)
+        manifest, found = _existing_manifest(folder, kind, found), None
         # A writer may have replaced the generation between reading the manifest and the files.
         try:
             snapshot = _read_files(folder, manifest, kind)
@@ -162,8 +169,8 @@ def read_folder(folder: Path, kind: Kind) -> Snapshot:
     return _read_files(folder, _existing_manifest(folder, kind), kind)
 
 
-def _existing_manifest(folder: Path, kind: Kind) -> FolderManifest:
-    manifest = find_manifest(folder)
+def _existing_manifest(folder: Path, kind: Kind, found: FolderManifest | None = None) -> FolderManifest:
+    manifest = find_manifest(folder) if found is None else found
     if manifest is None:
         raise StoreUnavailableError(f"there is no store in {folder}; check the path")
     if manifest.kind != kind.name:
@@ -200,15 +207,18 @@ def _read_removed(
     kept: BitArray | None = None
     if file is None and not manifest.removed:
         return None, None
-    removed: BitArray = np.zeros(manifest.rows, dtype=bool)
     if file is not None:
         file.verify(manifest.files["removed"].sha256)
-        kept = np.unpackbits(file.content, bitorder="little").astype(bool)
+        kept = np.unpackbits(file.content, bitorder="little").view(bool)
         if kept[manifest.rows :].any():
             raise damaged(file.path, f"there are only {manifest.rows} rows")
         kept = kept[: manifest.rows]
-        removed[: len(kept)] = kept
-    removed[list(manifest.removed)] = True
+    if kept is not None and len(kept) == manifest.rows and not manifest.removed:
+        removed = kept
+    else:
+        removed = np.zeros(manifest.rows, dtype=bool)
+        removed[: 0 if kept is None else len(kept)] = False if kept is None else kept
+        removed[list(manifest.removed)] = True
     left = manifest.rows - int(np.count_nonzero(removed))
     if left != manifest.count:
         path = folder / MANIFEST_NAME if file is None else file.path

@@ -12,7 +12,7 @@
     texts       JSON in UTF-8; nothing where no record has metadata
     hashes      uint64, ascending: of the ids
     order       uint32: the row of each hash
-    footer      every `FENCE`-th hash, then the SHA-256 of each block of each part, in this order
+    footer      the SHA-256 of each block of each part, in this order
 
 Each part begins at a multiple of 64 bytes. A folder's manifest has the SHA-256 of the footer, so that a block
 can be verified by itself when something in it is first asked for.
@@ -25,6 +25,7 @@ import json
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ from clipretrieval.types import AnyArray, FloatArray, Metric, as_label_array
 
 __all__ = ["Columns", "MappedFile", "Segment", "id_hashes", "lengths_agree", "open_segment", "write_segment"]
 
-BLOCK, FENCE, ALIGNMENT, DIGEST = 1 << 16, 1 << 13, 64, 32
+BLOCK, ALIGNMENT, DIGEST = 1 << 16, 64, 32
 # The length of a vector as it lies in the rows may differ so much, relatively, from the one kept beside it:
 # normalised vectors are rounded to float32.
 LENGTH_TOLERANCE = 1e-5
@@ -92,7 +93,7 @@ def id_hashes(ids: Sequence[str]) -> HashArray:
 
 
 class MappedFile:
-    """A regular file of a certain size, mapped into memory: it may be removed while it is held.
+    """A regular file of a certain size, which may be removed while it is held; mapped when it is looked into.
 
     Raises
     ------
@@ -108,13 +109,37 @@ class MappedFile:
                 if found.st_size != size:
                     raise damaged(path, f"it has {found.st_size} bytes, not {size}")
                 refuse_empty_space(file)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+                self._descriptor = os.dup(file.fileno())
         except FileNotFoundError:
             raise damaged(path, "it is missing") from None
         except IrregularFileError as error:
             raise damaged(path, str(error)) from error
+        self.size = size
         self.identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
-        self.content = np.frombuffer(self._map or b"", dtype=np.uint8)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # it could not be opened
+            os.close(self._descriptor)
+
+    @cached_property
+    def _map(self) -> mmap.mmap | None:
+        return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) if self.size else None
+
+    @cached_property
+    def content(self) -> npt.NDArray[np.uint8]:
+        """All bytes, shape (size,)."""
+        return np.frombuffer(self._map or b"", dtype=np.uint8)
+
+    def read_into(self, start: int, target: memoryview) -> None:
+        """Read bytes from a place on; unlike `content`, this takes no more of the file into this process."""
+        if not hasattr(os, "preadv"):
+            target[:] = self.content.data[start : start + len(target)]
+            return
+        while len(target):
+            count = os.preadv(self._descriptor, [target], start)
+            if not count:
+                raise damaged(self.path, "it was cut off while it was open")
+            start, target = start + count, target[count:]
 
     def verify(self, sha256: str) -> None:
         """Compare the whole content with its checksum, without keeping it in memory."""
@@ -136,6 +161,8 @@ class Segment:
     entry : SegmentEntry
     dim : int
     metric : Metric
+    parts : dict of str to _Part
+        Where they lie in the file.
 
     Raises
     ------
@@ -143,10 +170,12 @@ class Segment:
         From every method, if what it reads is not as it was written.
     """
 
-    def __init__(self, file: MappedFile, entry: SegmentEntry, dim: int, metric: Metric) -> None:
+    def __init__(
+        self, file: MappedFile, entry: SegmentEntry, dim: int, metric: Metric, parts: dict[str, _Part]
+    ) -> None:
         self.path, self.entry, self.rows, self.dim = file.path, entry, entry.rows, dim
         self._file, self._metric = file, metric
-        self._parts = _parts(entry, dim)
+        self._parts = parts
         self._blocks = sum(part.blocks for part in self._parts.values())
         self._verified = np.zeros(self._blocks, dtype=bool)
 
@@ -164,8 +193,21 @@ class Segment:
 
     def vectors(self, rows: IndexArray) -> FloatArray:
         """Return a copy of some rows, shape (n, dim)."""
-        self._require("vectors", rows * (4 * self.dim), (rows + 1) * (4 * self.dim))
-        return self._vectors[rows]
+        width, part = 4 * self.dim, self._parts["vectors"]
+        blocks = np.unique(rows // (part.block // width))
+        for block in blocks[~self._verified[part.first + blocks]].tolist():
+            start = block * part.block
+            content: npt.NDArray[np.uint8] = np.empty(min(part.block, part.size - start), dtype=np.uint8)
+            self._file.read_into(start, content.data)
+            self._check_block("vectors", part, block, content)
+        out: FloatArray = np.empty((len(rows), self.dim), dtype="<f4")
+        target = out.reshape(-1).view(np.uint8).data
+        # Each run of neighbors is read at once, and nothing around it.
+        begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        ends = np.append(begins[1:], len(rows))
+        for begin, end, row in zip(begins.tolist(), ends.tolist(), rows[begins].tolist(), strict=True):
+            self._file.read_into(row * width, target[begin * width : end * width])
+        return out
 
     def part(self, start: int, stop: int) -> FloatArray:
         """Return neighboring rows as they lie in the file, shape (stop - start, dim)."""
@@ -212,13 +254,13 @@ class Segment:
     def find(self, names: Sequence[str], hashes: HashArray) -> IndexArray:
         """Return the row of each id, -1 where it is not here; `hashes` are those of `names`."""
         found, held = np.full(len(names), -1, dtype=np.int64), self._view("hashes", "<u8")
-        fence = np.maximum(np.searchsorted(self._fence, hashes) - 1, 0)
-        # The hash, if it is there, is in this block or the first of the next.
-        self._require("hashes", fence * 8 * FENCE, np.minimum((fence + 2) * FENCE, self.rows) * 8)
         places = np.searchsorted(held, hashes)
-        before = (places == 0) | (held[places - 1] < hashes)
-        behind = (places == self.rows) | (held[np.minimum(places, self.rows - 1)] >= hashes)
-        if not (before & behind).all():
+        # What damage may have led to is no place between a lesser hash and one that is not.
+        low, high = np.maximum(places - 1, 0), np.minimum(places, self.rows - 1)
+        self._require("hashes", low * 8, high * 8 + 8)
+        if not (
+            ((places == 0) | (held[low] < hashes)) & ((places == self.rows) | (held[high] >= hashes))
+        ).all():
             self._require_range("hashes", 0, 8 * self.rows)
             raise self._damaged("its hashes do not ascend")
         open_ = np.flatnonzero(places < self.rows)
@@ -239,7 +281,8 @@ class Segment:
         return found
 
     def verify(self) -> Iterator[list[str]]:
-        """Read and check everything; yield the ids piece by piece."""
+        """Read and check everything, verified or not; yield the ids piece by piece."""
+        self._verified[:] = False
         end = 0
         for name, part in self._parts.items():
             self._require_range(name, 0, part.size)
@@ -282,10 +325,6 @@ class Segment:
         if hashlib.sha256(footer.data).hexdigest() != self.entry.sha256:
             raise self._damaged("its list of checksums does not match its checksum")
         return footer
-
-    @cached_property
-    def _fence(self) -> HashArray:
-        return self._footer[: -DIGEST * self._blocks].view("<u8")
 
     @cached_property
     def _names(self) -> AnyArray:
@@ -331,6 +370,8 @@ class Segment:
     def _require(self, name: str, starts: IndexArray, stops: IndexArray) -> None:
         """Verify the blocks of a part that hold these ranges of bytes."""
         part = self._parts[name]
+        if self._verified[part.first : part.first + part.blocks].all():
+            return
         full = starts < stops
         first, last = starts[full] // part.block, (stops[full] - 1) // part.block
         if not len(first):
@@ -346,17 +387,21 @@ class Segment:
         self._verify(name, part, np.arange(start // part.block, -(-stop // part.block)))
 
     def _verify(self, name: str, part: _Part, blocks: IndexArray) -> None:
-        content, digests = self._file.content, self._footer[-DIGEST * self._blocks :]
         for block in blocks[~self._verified[part.first + blocks]].tolist():
             start = part.start + block * part.block
-            held = content[start : min(start + part.block, part.start + part.size)]
-            place = DIGEST * (part.first + block)
-            if hashlib.sha256(held.data).digest() != digests[place : place + DIGEST].tobytes():
-                raise self._damaged(f"its {name} do not match their checksum ({len(held)} bytes at {start})")
-            if name == "vectors":
-                vectors = held.view("<f4").reshape(-1, self.dim)
-                self._check_lengths(block * part.block // (4 * self.dim), vectors)
-            self._verified[part.first + block] = True
+            stop = min(start + part.block, part.start + part.size)
+            self._check_block(name, part, block, self._file.content[start:stop])
+
+    def _check_block(self, name: str, part: _Part, block: int, content: AnyArray) -> None:
+        place = DIGEST * (part.first + block)
+        digest = self._footer[place : place + DIGEST].tobytes()
+        if hashlib.sha256(content.data).digest() != digest:
+            start = part.start + block * part.block
+            raise self._damaged(f"its {name} do not match their checksum ({len(content)} bytes at {start})")
+        if name == "vectors":
+            vectors = content.view("<f4").reshape(-1, self.dim)
+            self._check_lengths(block * part.block // (4 * self.dim), vectors)
+        self._verified[part.first + block] = True
 
     def _check_lengths(self, start: int, vectors: FloatArray) -> None:
         norms = self.norms(np.arange(start, start + len(vectors)))
@@ -405,11 +450,11 @@ def open_segment(folder: Path, entry: SegmentEntry, dim: int, metric: Metric) ->
     path = folder / entry.name
     parts = _parts(entry, dim)
     blocks = sum(part.blocks for part in parts.values())
-    file = MappedFile(path, _footer_start(parts) + 8 * -(-entry.rows // FENCE) + DIGEST * blocks)
+    file = MappedFile(path, _footer_start(parts) + DIGEST * blocks)
     key = (path, entry, dim, metric, file.identity)
     found = _opened.get(key)
     if found is None:
-        found = _opened[key] = Segment(file, entry, dim, metric)
+        found = _opened[key] = Segment(file, entry, dim, metric, parts)
     return found
 
 
@@ -459,7 +504,7 @@ def write_segment(path: Path, vectors: Iterable[FloatArray], dim: int, columns: 
         "hashes": [hashes],
         "order": [order.astype("<u4")],
     }
-    digests = [hashes[::FENCE].tobytes()]
+    digests: list[bytes] = []
     mode_of = path.with_name(MANIFEST_NAME)  # a private store stays private
     with replacing(path, follow=False, mode_of=mode_of) as temporary, open(temporary, "wb") as file:
         for name, part in parts.items():

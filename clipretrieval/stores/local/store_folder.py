@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from clipretrieval.errors import (
     StoreLockedError,
     StoreUnavailableError,
 )
+from clipretrieval.stores.local.blob import Blob, read_blob_file
 from clipretrieval.stores.local.folder import BitArray, Kind, Snapshot, find_manifest, read_folder
 from clipretrieval.stores.local.folder_manifest import FolderManifest
 from clipretrieval.stores.local.folder_write import (
@@ -24,6 +25,7 @@ from clipretrieval.stores.local.folder_write import (
     write_generation,
 )
 from clipretrieval.stores.local.held import Held
+from clipretrieval.stores.local.segment import MappedFile
 from clipretrieval.stores.local.writer_lock import WriterLock
 from clipretrieval.types import Metric
 
@@ -76,8 +78,9 @@ class StoreFolder:
 
     def open(self, empty: Generation, adopt: Callable[[Snapshot], None], *, create: bool) -> None:
         """Read the store, or make an `empty` one and hold it for writing."""
-        if find_manifest(self.path) is not None:
-            self._read(adopt)
+        found = find_manifest(self.path)
+        if found is not None:
+            self._read(adopt, found)
             return
         if not create:
             raise StoreUnavailableError(
@@ -100,8 +103,8 @@ class StoreFolder:
             raise
         self.writer = lock
 
-    def _read(self, adopt: Callable[[Snapshot], None]) -> None:
-        snapshot = read_folder(self.path, self._kind)
+    def _read(self, adopt: Callable[[Snapshot], None], found: FolderManifest | None = None) -> None:
+        snapshot = read_folder(self.path, self._kind, found)
         manifest = snapshot.manifest
         if manifest.metric is not self._metric:
             held, asked = str(manifest.metric), str(self._metric)
@@ -192,6 +195,22 @@ class StoreFolder:
             if self.loaded is not before and self.loaded is not None and self.loaded != before:
                 self.removed = new.held.segments.removed if "removed" in self.loaded.files else None
                 self.spoiled = frozenset(self.loaded.blobs[name].name for name in damaged_blobs)
+
+    def verify(self, blobs: Mapping[str, Blob]) -> None:
+        """Read what lies beside segments and the index; another generation's, only as far as it is held.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If it is not as it was written.
+        """
+        loaded = find_manifest(self.path)
+        if loaded is not None and loaded == self.loaded:
+            blobs = {name: read_blob_file(self.path, name, entry) for name, entry in loaded.blobs.items()}
+            for entry in loaded.files.values():
+                MappedFile(self.path / entry.name, entry.size).verify(entry.sha256)
+        for name in sorted(blobs):
+            blobs[name].read()
 
     def release(self) -> None:
         """Let other writers in."""

@@ -455,11 +455,11 @@ def test_mapped_vectors_are_pages_of_the_files(tmp_path: Path) -> None:
     with FaissStore(tmp_path / "s", index="IVF16,SQ8") as store:
         fill(store, rows)
     reader = FaissStore(tmp_path / "s", read_only=True, mmap=True)
+    near = reader.search(queries, 5)
     if sys.platform == "linux":
         maps = Path("/proc/self/maps").read_text()
         assert "segment-1-0.bin" in maps
         assert "ann-1.faiss" in maps
-    near = reader.search(queries, 5)
     with FaissStore(tmp_path / "s") as writer:
         writer.delete(names(1400))
     assert reader.search(queries, 5).ids.tolist() == near.ids.tolist()

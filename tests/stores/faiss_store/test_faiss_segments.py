@@ -75,7 +75,6 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make blocks and segments small, so that a few records lie in many."""
     for module, name, value in (
         (_segment, "BLOCK", 64),
-        (_segment, "FENCE", 4),
         (_segments, "TOGETHER", 2),
         (_folder_write, "MOST_ROWS", 16),
         (_folder_write, "MOST_LISTED", 3),
