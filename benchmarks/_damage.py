@@ -60,7 +60,7 @@ def rewrite_checksums(folder: Path) -> None:
                 canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
                 content["sha256"] = hashlib.sha256(canonical.encode("ascii")).hexdigest()
             path.write_text(json.dumps(content, indent=2))
-        except (ValueError, AttributeError, KeyError, TypeError, RecursionError, OSError):
+        except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError, OSError):
             continue
 
 
@@ -68,6 +68,8 @@ def _seal_segment(path: Path, entry: dict[str, Any], dim: int) -> None:
     """Make the checksums of a segment right for what it holds."""
     parts, data = segment._parts(SegmentEntry(**entry), dim), path.read_bytes()
     end = segment._footer_start(parts)
+    if end > len(data) + 1_000_000:  # the file cannot be made what the manifest says
+        return
     digests: list[bytes] = []
     for part in parts.values():
         segment._write_part(lambda _: None, [data[part.start :][: part.size]], part.block, digests)

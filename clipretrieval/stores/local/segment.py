@@ -420,8 +420,8 @@ def lengths_agree(
     str or None
         What is wrong; rows are counted from `start`.
     """
-    norms = row_norms(vectors)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # a signalling NaN, too
+        norms = row_norms(vectors)
         agree = np.abs(norms - kept) <= LENGTH_TOLERANCE * kept
         if metric is Metric.COSINE:  # some stores keep normalised vectors
             agree |= np.abs(norms - 1) <= LENGTH_TOLERANCE

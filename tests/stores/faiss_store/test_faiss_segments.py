@@ -373,6 +373,13 @@ def crafted(folder: Path, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None
 ORDER = ("vectors", "norms", "labels", "names", "id_ends", "ids", "text_ends", "texts", "hashes", "order")
 
 
+def signalling(values: Any) -> Any:
+    """Return vectors of which one holds a NaN that warns when it is converted."""
+    values = values.copy()
+    values.reshape(-1).view(np.uint32)[9] = 0x7FA00000
+    return values
+
+
 def put(place: int, value: Any) -> Callable[[Any], Any]:
     def change(values: Any) -> Any:
         values = values.copy()
@@ -386,6 +393,7 @@ def put(place: int, value: Any) -> Callable[[Any], Any]:
     ("part", "change", "why"),
     [
         ("vectors", put(9, np.nan), "the vector in row 1 has the length nan"),
+        ("vectors", signalling, "the vector in row 1 has the length nan"),
         ("vectors", put(9, np.inf), "the vector in row 1 has the length inf"),
         ("vectors", put(9, 50.0), "the vector in row 1 has the length 50"),
         ("norms", put(3, np.nan), "the vector in row 3 has the length"),
