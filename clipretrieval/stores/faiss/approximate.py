@@ -78,7 +78,7 @@ class IndexUpkeep:
     def heir(self) -> IndexUpkeep:
         """Return what keeps the index of other rows, and has warned of what this one has warned of."""
         new = IndexUpkeep.__new__(IndexUpkeep)
-        vars(new).update(vars(self), index=None, state=None)
+        vars(new).update(vars(self), index=None, state=None, _recent=self._recent[:0])
         return new
 
     @property

@@ -146,9 +146,9 @@ class FolderKeeper:
     def _upkeep_of(self, held: Held) -> IndexUpkeep:
         """Return what keeps the index over what is held."""
         flat, covering = HeldRows(held, self._metric), held.index
-        upkeep = self._upkeep
-        if upkeep is None:
-            upkeep = self._upkeep = IndexUpkeep(flat, self._metric, self._factory, self._target)
+        if self._upkeep is None:
+            self._upkeep = IndexUpkeep(flat, self._metric, self._factory, self._target)
+        upkeep = self._upkeep = self._upkeep.heir()  # what was written last had other numbers
         upkeep.flat = flat
         upkeep.index = None if covering is None else covering.seen(held)
         upkeep.state = None if covering is None else covering.state

@@ -155,7 +155,7 @@ class Held:
 
     def count(self, label: Label) -> int:
         """Return the number of records with one label; one of the other type is that of none."""
-        return self.table.count(label) + sum(map(len, self.segments.listings(label)))
+        return self.table.count(label) + self.segments.count(label)
 
     def listings(self, label: Label | None) -> Iterator[Listing]:
         """Go through ids and labels as they are now, in no certain order."""
@@ -200,6 +200,8 @@ class JoinedRows:
             nothing: FloatArray = np.empty((0, self.shape[1]), dtype=np.float32)
             return found[0] if len(found) == 1 else np.concatenate([nothing, *found])
         places = np.asarray(key)
+        if len(places) and not (places.min() >= 0 and places.max() < self._count):
+            raise IndexError(f"rows {places.min()} to {places.max()} of {self._count}")
         inside = places < self._left
         if self._pending is not None and not inside.any():
             return self._pending[places - self._left]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -48,6 +49,8 @@ class Segments:
     removed : ndarray of bool, shape (total,)
     """
 
+    _label_counts: Counter[Label] | None = None  # from the first time on that one is asked for
+
     def __init__(self, parts: Sequence[Segment] = (), removed: BitArray | None = None) -> None:
         self.parts = tuple(parts)
         self._ends: IndexArray = np.cumsum([0, *map(len, self.parts)], dtype=np.int64)
@@ -84,12 +87,27 @@ class Segments:
             return self
         removed = self.removed.copy()
         removed[rows] = True
-        return Segments(self.parts, removed)
+        new = Segments(self.parts, removed)
+        if self._label_counts is not None:
+            new._label_counts = self._label_counts.copy()
+            new._label_counts.subtract(self.labels(np.unique(rows)).tolist())
+        return new
 
     def with_part(self, part: Segment) -> Segments:
         """Return these segments and one more."""
         removed = np.concatenate([self.removed, np.zeros(len(part), dtype=bool)]) if self._gone else None
-        return Segments((*self.parts, part), removed)
+        new = Segments((*self.parts, part), removed)
+        if self._label_counts is not None:
+            new._label_counts = self._label_counts.copy()
+            new._label_counts.update(part.labels(np.arange(len(part))).tolist())
+        return new
+
+    def count(self, label: Label) -> int:
+        """Return the number of records with one label; one of the other type is that of none."""
+        if self._label_counts is None:
+            rows = np.arange(self.total) if self.numbers is None else self.numbers
+            self._label_counts = Counter(self.labels(rows).tolist() if len(rows) else ())
+        return self._label_counts[label]
 
     def find(self, names: Sequence[str]) -> IndexArray:
         """Return the row of each id, -1 where it is not there or was removed."""

@@ -238,6 +238,24 @@ def test_an_index_stays_while_little_comes_and_goes(tmp_path: Path, index: str) 
         assert np.mean([left == right for left, right in zip(found, ids[60::50], strict=True)]) > 0.95
 
 
+@pytest.mark.parametrize("index", ["HNSW8", "IVF16,SQ8"])
+def test_an_index_is_extended_after_a_compaction_that_moves_rows(tmp_path: Path, index: str) -> None:
+    """What was written last before is not looked up by the numbers that it had."""
+    rows = normal(0, 9310)
+    ids = [str(place) for place in range(len(rows))]
+    with FaissStore(tmp_path / "s", index=index, recall=0.5) as store:
+        for start, stop in ((0, 8000), (8000, 9300)):
+            store.upsert(ids[start:stop], rows[start:stop], [1] * (stop - start))
+            store.flush()
+        store.delete(ids[:2100])
+        store.upsert(ids[9300:], rows[9300:], [1] * 10)
+        store.flush()
+        assert (store.index_info.factory, store.index_info.measured_on) == (index, 7210)
+    with FaissStore.load(tmp_path / "s") as store:
+        assert store.search(rows[9000:], 1).ids[:, 0].tolist() == ids[9000:]
+        store.verify()
+
+
 @pytest.mark.usefixtures("tight")
 def test_a_store_that_was_emptied_takes_labels_of_another_type(tmp_path: Path) -> None:
     """Records that were removed bind nobody, flushed or not."""
