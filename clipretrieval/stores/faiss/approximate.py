@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from clipretrieval.stores.faiss.tuning import finds_again, tune
 from clipretrieval.stores.local.table import Moves
 from clipretrieval.types import FloatArray, Metric
 
-__all__ = ["DEFAULT_RECALL", "AnnRows", "IndexUpkeep"]
+__all__ = ["DEFAULT_RECALL", "AnnRows", "IndexUpkeep", "Past", "is_hollow"]
 
 # An index is built anew when this many times the vectors that it was built with have come or gone since.
 STALE_AFTER = 3
@@ -39,6 +39,36 @@ PIECE_ROWS = 1 << 14
 DEFAULT_RECALL = 0.99
 
 
+@dataclass
+class Past:
+    """What became of the indexes over some rows.
+
+    Attributes
+    ----------
+    failed_with : int
+        The number of rows with which the last could not be built; 0 where it could.
+    warned : bool
+        Whether a warning has told that the recall is not reached.
+    complaint : str or None
+        A warning to be given when all is done.
+    """
+
+    failed_with: int = 0
+    warned: bool = False
+    complaint: str | None = None
+
+    def complain(self) -> None:
+        """Give the warning that is due, where nothing is left to be done: it may be raised as an error."""
+        complaint, self.complaint = self.complaint, None
+        if complaint is not None:
+            warn_caller(complaint)
+
+
+def is_hollow(index: AnnIndex) -> bool:
+    """Tell whether so many vectors of an index were removed that it is to be built anew."""
+    return 4 * index.tombstones > index.total
+
+
 class IndexUpkeep:
     """Builds, extends and measures an approximate index over rows that change.
 
@@ -54,6 +84,8 @@ class IndexUpkeep:
         ``"auto"`` or a factory string that `make_index` takes.
     target : float
         The recall@10 to reach, in (0, 1].
+    past : Past, optional
+        What became of earlier indexes over the same rows.
 
     Attributes
     ----------
@@ -63,23 +95,15 @@ class IndexUpkeep:
         What is known of it.
     """
 
-    def __init__(self, flat: Flat, metric: Metric, factory: str, target: float) -> None:
+    def __init__(
+        self, flat: Flat, metric: Metric, factory: str, target: float, past: Past | None = None
+    ) -> None:
         self.flat, self.metric, self._factory, self.target = flat, metric, factory, target
-        self._least = self._most = 0
-        if factory not in (AUTO, FLAT):
-            self._least, self._most = sizes(make_index(factory, flat.dim, metric))
+        self._least = 0 if factory in (AUTO, FLAT) else sizes(make_index(factory, flat.dim, metric))[0]
         self.index: AnnIndex | None = None
         self.state: AnnState | None = None
-        self._failed_with = 0
-        self._warned = False
-        self._complaint: str | None = None
+        self.past = Past() if past is None else past
         self._recent: IndexArray = np.empty(0, dtype=np.int64)
-
-    def heir(self) -> IndexUpkeep:
-        """Return what keeps the index of other rows, and has warned of what this one has warned of."""
-        new = IndexUpkeep.__new__(IndexUpkeep)
-        vars(new).update(vars(self), index=None, state=None, _recent=self._recent[:0])
-        return new
 
     @property
     def info(self) -> IndexInfo:
@@ -133,7 +157,10 @@ class IndexUpkeep:
             self._try("extend", self._extend, vectors, places)
 
     def maintain(self) -> None:
-        """Build or measure the index where it is time to; called with the store's lock held alone."""
+        """Build or measure the index where it is time to; called with the store's lock held alone.
+
+        The caller has `past` complain when all is done.
+        """
         count, state = len(self.flat.view()), self.state
         wanted, outdated = self._wanted(), self._is_stale() or self._is_outgrown()
         if wanted is None:
@@ -147,32 +174,28 @@ class IndexUpkeep:
             else:
                 self._measure(self.index, state)
                 if self._has_fallen(state):
-                    self._complaint, self._warned = None, False
+                    self.past.complaint, self.past.warned = None, False
                     self._build(wanted)
-        self._complain()
 
     def measure(self) -> None:
         """Measure the recall for the target of now, if the index was tuned for another."""
         index, state = self.index, self.state
         if index is not None and state is not None and state.target != self.target:
             self._measure(index, state)
-            self._complain()
 
     def _wanted(self) -> str | None:
         """Return the factory string of the index that there should be; None where there are too few rows."""
         count = len(self.flat.view())
         if self._factory == AUTO:
             return auto_factory(count)
-        enough = count >= max(self._least, _factory.SMALLEST, 2 * self._failed_with)
+        enough = count >= max(self._least, _factory.SMALLEST, 2 * self.past.failed_with)
         return self._factory if enough or (self.index is not None and count) else None
 
     def _is_stale(self) -> bool:
         index, state = self.index, self.state
         if index is None or state is None:
             return False
-        if 4 * index.tombstones > index.total:
-            return True
-        return state.written >= STALE_AFTER * state.built_with
+        return is_hollow(index) or state.written >= STALE_AFTER * state.built_with
 
     def _is_outgrown(self) -> bool:
         """Tell whether the index leaves out too many vectors."""
@@ -189,7 +212,7 @@ class IndexUpkeep:
         rows = self.flat.view()
         empty = make_index(factory, self.flat.dim, self.metric)
         least, most = sizes(empty)
-        if len(rows) < max(least, 2 * self._failed_with) or (len(rows) < _factory.SMALLEST):
+        if len(rows) < max(least, 2 * self.past.failed_with) or (len(rows) < _factory.SMALLEST):
             self.drop_index()
             return
         built = AnnIndex(factory, empty)
@@ -205,7 +228,7 @@ class IndexUpkeep:
         except (RuntimeError, MemoryError) as error:
             self._give_up("build", str(error))
             return
-        self._failed_with = 0
+        self.past.failed_with = 0
         before = np.empty(0, dtype=np.int64) if self.index is None else self.index.outliers.rows
         self._measure(built, AnnState(factory, sample, len(rows), 0, 0, None, None, 1, 0.0, self.target))
         self._recent = self._recent[:0]
@@ -214,7 +237,7 @@ class IndexUpkeep:
             return
         some = np.random.default_rng(SEED).choice(before, min(RECENT, len(before)), replace=False)
         if not finds_again(index, self.flat, self.metric, state.knobs, some, min(state.recall, state.target)):
-            self._complaint = (
+            self.past.complaint = (
                 f"index={factory!r} does not find vectors that were added lately as well as the others: they "
                 "lie closer together than its codes resolve, or apart from its graph; give a finer index"
             )
@@ -237,9 +260,9 @@ class IndexUpkeep:
                 measure_at=state.written + int(MEASURED_AFTER * len(self.flat.view())) + 1,
             ),
         )
-        if recall < self.target and not self._warned:
-            self._warned = True
-            self._complaint = (
+        if recall < self.target and not self.past.warned:
+            self.past.warned = True
+            self.past.complaint = (
                 f"index={state.factory!r} reaches a recall@10 of {recall:.3f} on the stored vectors, below "
                 f"the {self.target:g} asked for, whatever a search may spend; give a finer index, "
                 "or a lower recall="
@@ -256,17 +279,11 @@ class IndexUpkeep:
 
     def _give_up(self, what: str, reason: str) -> None:
         self.drop_index()
-        self._failed_with = max(1, len(self.flat.view()))
-        self._complaint = (
+        self.past.failed_with = max(1, len(self.flat.view()))
+        self.past.complaint = (
             f"FAISS could not {what} the index {self._factory!r} ({reason}); no vector is lost, and searches "
             "are exact until there are twice as many vectors"
         )
-
-    def _complain(self) -> None:
-        """Give the warning that is due, where nothing is left to be done: it may be raised as an error."""
-        complaint, self._complaint = self._complaint, None
-        if complaint is not None:
-            warn_caller(complaint)
 
 
 class AnnRows(IndexUpkeep):

@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipretrieval._util.forks import ForkLock
+from clipretrieval._util.warning import warn_caller
+from clipretrieval.errors import StoreCorruptedError
 from clipretrieval.stores.exact import IndexArray, nearest_rows
-from clipretrieval.stores.faiss.files import copied, index_files, read_ann
+from clipretrieval.stores.faiss.approximate import is_hollow
+from clipretrieval.stores.faiss.factory import FLAT
+from clipretrieval.stores.faiss.files import copy_file, read_ann, write_index
 from clipretrieval.stores.faiss.flat import HeldRows, shortlist_of
 from clipretrieval.stores.faiss.index import EXTRA, AnnIndex, BitArray, Flat, Knobs
 from clipretrieval.stores.faiss.state import AnnState, IndexInfo
-from clipretrieval.stores.local.folder_manifest import FileEntry
-from clipretrieval.stores.local.folder_write import FileDump
+from clipretrieval.stores.local.folder_manifest import FileEntry, fault_of
 from clipretrieval.stores.local.held import Held, JoinedRows
-from clipretrieval.stores.local.segment import MappedFile
+from clipretrieval.stores.local.mapped_file import MappedFile, lies_in
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["Covering", "SeenIndex"]
@@ -28,7 +32,8 @@ class Covering:
     """An index that never changes, over the rows that were there when it was written.
 
     Rows that were removed since are not returned, and rows that came since are compared exactly. Its files
-    are verified and read when it is first asked.
+    are verified and read when it is first asked. It is derived from the vectors: where its files are damaged
+    it is lost, of which a warning tells; searches are exact then, and the next flush builds another.
 
     Parameters
     ----------
@@ -42,7 +47,7 @@ class Covering:
     files : mapping of str to MappedFile
         Its files otherwise, by their roles.
     entries : mapping of str to FileEntry
-        What the manifest says of them, where they are in the folder.
+        What the manifest says of them.
     """
 
     def __init__(
@@ -55,49 +60,102 @@ class Covering:
         files: Mapping[str, MappedFile] | None = None,
         entries: Mapping[str, FileEntry] | None = None,
     ) -> None:
-        self.state, self.covered = state, covered
+        self.state, self.covered, self.entries = state, covered, dict(entries or {})
         self._metric, self._dim = metric, dim
-        self._index, self._files, self._entries = index, dict(files or {}), dict(entries or {})
-        self._known = index is not None
+        self._files = dict(files or {})
+        # Shared by copies; one item, once it is known.
+        self._read_once: list[AnnIndex | None] = [] if self._files else [index]
         self._reading = ForkLock()
 
     @property
     def index(self) -> AnnIndex | None:
-        """The index, mapped where FAISS can; None where it is of a form that cannot be checked."""
-        if not self._known:
+        """The index, mapped where FAISS can; None where it is lost, or of a form that cannot be checked."""
+        if not self._read_once:
             with self._reading.current:
-                if not self._known:
-                    self._index = self._read(mmap=True)
-                    self._known = True
-        return self._index
+                if not self._read_once:
+                    index = None
+                    try:
+                        index = self._read(mmap=True)
+                    except StoreCorruptedError as error:
+                        warn_caller(
+                            f"{fault_of(error)}. No vector is lost: searches are exact until the store is "
+                            "next written to and flushed, which builds the index anew"
+                        )
+                    finally:  # a warning may be raised as an error
+                        self._read_once.append(index)
+        return self._read_once[0]
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is known that it cannot be used."""
+        if self._read_once:
+            return self._read_once[0] is None
+        return any(file.damage is not None for file in self._files.values())
+
+    def _read(self, *, mmap: bool) -> AnnIndex | None:
+        for role, file in self._files.items():
+            file.verify(self.entries[role].sha256)
+        return read_ann(self._files, self.state, self._dim, self._metric, self.covered, mmap=mmap)
+
+    def writable(self, removed: BitArray | None = None) -> AnnIndex | None:
+        """Return the index anew, to be changed by whoever asks, without the removed of its rows.
+
+        None where it is lost, or so many were removed that it is better built anew.
+        """
+        try:
+            index = self._read(mmap=False) if self._files else copy.deepcopy(self._read_once[0])
+        except StoreCorruptedError:
+            return None
+        if index is not None and removed is not None and removed[: self.covered].any():
+            index.number_through(removed[: self.covered])
+            if is_hollow(index):
+                return None
+        return index
+
+    def without(self, removed: BitArray) -> Covering | None:
+        """Return the index over those of its rows that were not removed, as they are then numbered."""
+        if not removed[: self.covered].any():
+            return self
+        index, gone = self.writable(removed), int(np.count_nonzero(removed[: self.covered]))
+        if index is None:
+            return None
+        return Covering(self.state, self.covered - gone, self._metric, self._dim, index)
+
+    def filed(self, folder: Path, generation: int) -> Covering | None:
+        """Return the same index in files of a folder; None where they, or those that it lies in, are lost.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written.
+        """
+        if not self._files:
+            index = self._read_once[0]
+            entries = {} if index is None else write_index(folder, generation, index, self.covered)
+            if not entries:
+                return None if index is None else self
+        elif all(file.path.parent == folder for file in self._files.values()):
+            there = all(lies_in(folder, entry.name, entry.size) for entry in self.entries.values())
+            return None if self.is_lost or not there else self
+        else:
+            try:
+                entries = {
+                    role: copy_file(folder, generation, file, self.entries[role])
+                    for role, file in self._files.items()
+                }
+            except StoreCorruptedError:
+                return None
+        files = {role: MappedFile(folder / entry.name, entry.size) for role, entry in entries.items()}
+        return Covering(self.known(), self.covered, self._metric, self._dim, None, files, entries)
 
     def verify(self) -> None:
         """Read the files and check them; raises StoreCorruptedError."""
         if self._files:
             self._read(mmap=True)
 
-    def _read(self, *, mmap: bool) -> AnnIndex | None:
-        for role, file in self._files.items():
-            file.verify(self._entries[role].sha256)
-        return read_ann(self._files, self.state, self._dim, self._metric, self.covered, mmap=mmap)
-
-    def writable(self, removed: BitArray) -> AnnIndex | None:
-        """Return the index anew, to be changed by whoever asks, without the removed of its rows."""
-        index = self._read(mmap=False) if self._files else copy.deepcopy(self._index)
-        if index is not None and removed[: self.covered].any():
-            index.number_through(removed[: self.covered])
-        return index
-
-    def without(self, removed: BitArray) -> Covering | None:
-        """Return the index over those of its rows that were not removed, as they are then numbered."""
-        index, gone = self.writable(removed), int(np.count_nonzero(removed[: self.covered]))
-        if index is None:
-            return None
-        return Covering(self.state, self.covered - gone, self._metric, self._dim, index)
-
     def known(self) -> AnnState:
         """Return what the manifest is to say of the index."""
-        index, state = self._index if self._known else None, self.state
+        index, state = self._read_once[0] if self._read_once else None, self.state
         if index is None:
             return state
         known = replace(state, outliers=len(index.outliers))
@@ -105,25 +163,10 @@ class Covering:
             known = replace(known, code_limit=index.limits.code, list_limit=index.limits.list)
         return known
 
-    def to_write(self, *, elsewhere: bool = False) -> dict[str, FileDump | FileEntry]:
-        """Return the files that a folder is to hold: those that are there, unless it is another folder."""
-        if self._files:
-            if elsewhere:
-                return {role: copied(file) for role, file in self._files.items()}
-            return {**self._entries}
-        return {**index_files(self._index)} if self._index is not None else {}
-
-    def written(self, files: Mapping[str, MappedFile], entries: Mapping[str, FileEntry]) -> Covering:
-        """Return the same index, once its files are in the folder; it is no more held in memory."""
-        if self._files or not files:
-            return self
-        return Covering(self.known(), self.covered, self._metric, self._dim, None, files, entries)
-
     def changed(self, **state: Any) -> Covering:
         """Return the same index with some fields of its state replaced."""
-        new = Covering(self.known(), self.covered, self._metric, self._dim, None, self._files, self._entries)
-        new._index, new._known = self._index, self._known
-        new.state = replace(new.state, **state)
+        new = copy.copy(self)
+        new.state = replace(self.known(), **state)
         return new
 
     def seen(self, held: Held) -> SeenIndex:
@@ -134,7 +177,7 @@ class Covering:
         """Return what serves the searches."""
         seen, index = self.seen(held), self.index
         if index is None:
-            return IndexInfo("Flat")
+            return IndexInfo(FLAT)
         names = ("factory", "trained_on", "nprobe", "ef_search", "over_fetch", "recall", "measured_on")
         known = {name: getattr(self.state, name) for name in names}
         return IndexInfo(**known, tombstones=index.tombstones + seen.gone, outliers=len(seen.outliers))
@@ -225,9 +268,7 @@ class _Others:
         self._first = covering.covered - seen.gone
 
     def __len__(self) -> int:
-        index = self._covering._index
-        left_out = self._covering.state.outliers if index is None else len(index.outliers)
-        return left_out + len(self._held) - self._first
+        return self._covering.known().outliers + len(self._held) - self._first
 
     def join(
         self,

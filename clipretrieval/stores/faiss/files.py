@@ -18,13 +18,12 @@ from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, inner_
 from clipretrieval.stores.faiss.format import MalformedIndexError, UnknownFormatError, check_index_file
 from clipretrieval.stores.faiss.index import PIECE_BYTES, AnnIndex
 from clipretrieval.stores.faiss.state import AnnState
-from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FolderManifest, damaged
-from clipretrieval.stores.local.folder_write import FileDump
+from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest, damaged
+from clipretrieval.stores.local.mapped_file import MappedFile, unused, write_file
 from clipretrieval.stores.local.rows import dump_array, read_array
-from clipretrieval.stores.local.segment import MappedFile
 from clipretrieval.types import Metric
 
-__all__ = ["CAN_MAP", "check_index_state", "copied", "index_files", "kept_target", "read_ann"]
+__all__ = ["CAN_MAP", "check_index_state", "copy_file", "kept_target", "read_ann", "write_index"]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
@@ -34,29 +33,45 @@ CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC") and hasattr(faiss, "ZeroCopyIOReade
 MOST_TOTAL = 2
 
 
-def index_files(index: AnnIndex) -> dict[str, FileDump]:
-    """Return the files of an approximate index, none where one could not be checked before FAISS reads it."""
-    if not index.is_checkable:
+def write_index(folder: Path, generation: int, index: AnnIndex, count: int) -> dict[str, FileEntry]:
+    """Write the files of an approximate index over so many rows, and return them by their roles.
+
+    There are none where it could not be checked before FAISS reads it, or would then be refused.
+
+    Raises
+    ------
+    OSError
+        If one cannot be written.
+    """
+    if not index.is_checkable or index.total > MOST_TOTAL * count:
         return {}
-    parts = {"ann": FileDump(".faiss", index.dump)}
-    labels = index.labels
+    path, labels = unused(folder, f"ann-{generation}", ".faiss"), index.labels
+    files = {"ann": write_file(path, index.dump)}
     if labels is not None:
-
-        def dump(write: Callable[[bytes], object]) -> None:
-            dump_array(labels, write)
-
-        parts["ann_labels"] = FileDump(".npy", dump)
-    return parts
+        beside = unused(folder, f"ann-{generation}", ".npy")
+        files["ann_labels"] = write_file(beside, lambda write: dump_array(labels, write))
+    return files
 
 
-def copied(file: MappedFile) -> FileDump:
-    """Return what writes a file's content anew."""
+def copy_file(folder: Path, generation: int, file: MappedFile, entry: FileEntry) -> FileEntry:
+    """Write the content of an index's file into another folder.
+
+    Raises
+    ------
+    StoreCorruptedError
+        If it is not as it was written.
+    OSError
+        If it cannot be written.
+    """
 
     def dump(write: Callable[[bytes], object]) -> None:
-        for start in range(0, len(file.content), PIECE_BYTES):
-            write(file.content[start : start + PIECE_BYTES].tobytes())
+        for piece in file.pieces():
+            write(piece.tobytes())
 
-    return FileDump(file.path.suffix, dump)
+    copied = write_file(unused(folder, f"ann-{generation}", file.path.suffix), dump)
+    if copied.sha256 != entry.sha256:
+        raise damaged(file.path, "its content does not match its checksum")
+    return copied
 
 
 def check_index_state(folder: Path, manifest: FolderManifest) -> None:

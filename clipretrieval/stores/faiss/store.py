@@ -39,8 +39,6 @@ from clipretrieval.types import FloatArray, Metric
 __all__ = ["FaissStore", "IndexInfo"]
 
 KIND = Kind("FaissStore", check_index_state)
-# With so many values in memory, records are written into the folder before they are flushed: 128 MB.
-SEALED_VALUES = 1 << 25
 
 Self = TypeVar("Self", bound="FaissStore")
 
@@ -114,6 +112,11 @@ class FaissStore(LocalStore):
 
     place_options = ("path",)
 
+    _kept_by: FolderKeeper | None = None
+    # With so many records, pieces could not be written ahead, or the folder not be tidied.
+    _unsealed: int | None = None
+    _untidied: int | None = None
+
     def __init__(
         self,
         path: str | Path | None = None,
@@ -140,7 +143,6 @@ class FaissStore(LocalStore):
         if self._mmap and not read_only:
             raise InvalidInputError("mmap=True is for reading: give read_only=True too")
         self._folder: StoreFolder | None = None
-        self._kept_by: FolderKeeper | None = None
         if place is None:
             return
         self._folder = StoreFolder(place, KIND, self._metric, read_only=read_only)
@@ -313,7 +315,7 @@ class FaissStore(LocalStore):
                 self._dim, self._held, self._kept_by = newest._dim, newest._held, None
                 self._manifest, self._blobs = newest._manifest, newest._blobs
                 read = cast("StoreFolder", newest._folder)
-                folder.loaded, folder.removed, folder.spoiled = read.loaded, read.removed, read.spoiled
+                folder.loaded, folder.spoiled = read.loaded, read.spoiled
                 self._index, self._recall = newest._index, newest._recall
                 if self._asked_index != newest._index:
                     self._asked_index = AUTO  # the writer chose another: that is the folder's now
@@ -426,21 +428,33 @@ class FaissStore(LocalStore):
             return
         if folder.left_when_written:
             self._take_into_memory()
-            self._folder = None
+            self._folder = self._kept_by = None
             return
         if folder.read_only:
             raise UnsupportedOperationError(f"{self!r} is read-only; open it with read_only=False to write")
         folder.hold(self._adopt)
 
     def _wrote(self) -> None:
-        rows, folder = self._held.rows, self._folder
+        rows, folder, held = self._held.rows, self._folder, self._held
         if isinstance(rows, AnnRows):
             rows.maintain()
-        if folder is None or rows is None or len(self._held.table) * rows.dim < SEALED_VALUES:
+            rows.past.complain()
+        if folder is None or not self._keeper(folder).is_full(held) or self._is_near(self._unsealed):
             return
-        # What hinders it is told by a flush.
-        with suppress(StoreError), folder.writing(self._held, finished=False):
-            self._held = self._keeper(folder).sealed(self._held)
+        self._unsealed = len(held)
+        with suppress(StoreError), folder.writing(self._names):  # what hinders it is told by a flush
+            self._held, self._unsealed = self._keeper(folder).sealed(held), None
+
+    def _is_near(self, count: int | None) -> bool:
+        """Tell whether what failed with so many records is not tried again: there are about as many."""
+        return count is not None and 4 * abs(len(self._held) - count) <= count
+
+    def _names(self) -> set[str]:
+        """Return the names of the folder's files that are held."""
+        held, index = self._held, self._held.index
+        entries = [part.entry for part in held.segments.parts]
+        names = {entry.name for entry in (*entries, *(() if index is None else index.entries.values()))}
+        return names if held.segments.listed is None else {*names, held.segments.listed.name}
 
     def _prepare(self) -> None:
         """Build the index of a store in memory, before it is written; called without the lock."""
@@ -453,27 +467,51 @@ class FaissStore(LocalStore):
         return isinstance(self._held.rows, AnnRows) and self._held.rows.unfinished
 
     def _build(self) -> None:
-        if isinstance(self._held.rows, AnnRows) and self._is_unfinished():
-            self._held.rows.maintain()
+        rows = self._held.rows
+        if isinstance(rows, AnnRows) and self._is_unfinished():
+            rows.maintain()
+            rows.past.complain()
 
     def _write_out(self, *, whole: bool = False) -> None:
         """Put what has changed into the folder; `whole` writes anew what removed records lie in."""
-        folder, held = self._folder, self._held
+        folder = self._folder
         if folder is None or (folder.writer is None and not self._changed):
             return
         keeper = self._keeper(folder)
-        if not (self._changed or whole or self._is_unfinished() or keeper.is_due(held)):
+        if not (self._changed or whole or self._is_unfinished() or keeper.is_due(self._held)):
             return
-        require_whole(folder.path, held)
-        with folder.writing(held):
-            new, number = keeper.settled(held, whole=whole), folder.next_generation
-            try:
-                folder.put(self._generation(new))
-            finally:
-                loaded = folder.loaded
-                if loaded is not None and loaded.generation == number:
-                    self._held = keeper.in_files(new)
-        self._changed = False
+        require_whole(folder.path, self._held)
+        with folder.writing(self._names):
+            # Held before it is in force: whatever interrupts this, no file goes that it lies in.
+            self._held = keeper.filed(self._held)
+            folder.put(self._generation(self._held))
+            self._changed = False
+        if whole or not self._is_near(self._untidied):
+            self._tidy(folder, keeper, whole)
+
+    def _tidy(self, folder: StoreFolder, keeper: FolderKeeper, whole: bool) -> None:
+        """Put what was flushed into fewer files, and its index in order.
+
+        Only who asked for it is told of errors; the others are warned: their records are safe.
+        """
+        held, self._untidied = self._held, len(self._held)
+        try:
+            with folder.writing(self._names):
+                new = keeper.tidied(held, whole=whole)
+                if new is not held:
+                    self._held = new
+                    folder.put(self._generation(new))
+        except (StoreError, RuntimeError, MemoryError) as error:
+            if whole:
+                raise
+            warn_caller(
+                f"all is flushed, but {folder.path} could not be cleared of removed records or small files, "
+                f"or its index not be kept up: {error}. compact() tries again, and so does a flush when there "
+                "are a quarter more records, or fewer"
+            )
+            return
+        self._untidied = None
+        keeper.past.complain()
 
     def _keeper(self, folder: StoreFolder) -> FolderKeeper:
         if self._kept_by is None:
@@ -488,17 +526,19 @@ class FaissStore(LocalStore):
             self._write_out()
         folder.release()
 
-    def _generation(self, held: Held, *, elsewhere: bool = False) -> Generation:
+    def _clear(self) -> None:
+        super()._clear()
+        self._kept_by = self._unsealed = self._untidied = None
+
+    def _generation(self, held: Held) -> Generation:
         new = replace(super()._generation(held), index=self._index)
+        covering: Covering | None = held.index
         if self._index == FLAT:
             return new
-        covering: Covering | None = held.index
-        if covering is None:
+        if covering is None or not covering.entries:
             return replace(new, state={"target": self._recall, "built": None})
-        files = covering.to_write(elsewhere=elsewhere)
-        built = asdict(covering.known()) if files else None
-        state = {"target": self._recall, "built": built}
-        return replace(new, files=files, state=state, covered=covering.covered if files else 0)
+        state = {"target": self._recall, "built": asdict(covering.known())}
+        return replace(new, files=covering.entries, state=state, covered=covering.covered)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         manifest = snapshot.manifest
@@ -526,6 +566,7 @@ class FaissStore(LocalStore):
             self._held = Held(self._held.segments, self._held.table, rows, covering)
             if state.target != self._recall and self._folder is not None:
                 self._held = self._keeper(self._folder).measured(self._held)
+                self._keeper(self._folder).past.complain()
             return
         index = read_ann(files, state, manifest.dim, self._metric, manifest.count, mmap=False)
         if index is None:
@@ -539,6 +580,7 @@ class FaissStore(LocalStore):
             return
         rows.index, rows.state = index, state
         rows.measure()
+        rows.past.complain()
 
     def _reindex(self, held: str) -> None:
         """Take the rows of a folder with another index."""
@@ -571,9 +613,7 @@ class FaissStore(LocalStore):
         if isinstance(rows, AnnRows) and rows.index is not None and rows.state is not None:
             return Covering(rows.state, len(held.table), self._metric, rows.dim, rows.index)
         covering: Covering | None = held.index
-        if covering is None or not held.segments.removed[: covering.covered].any():
-            return covering
-        return covering.without(held.segments.removed)
+        return None if covering is None else covering.without(held.segments.removed)
 
     def _aids(
         self, held: Held, view: FloatArray | JoinedRows, queries: FloatArray, k: int

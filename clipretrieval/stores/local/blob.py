@@ -10,6 +10,7 @@ from pathlib import Path
 from clipretrieval._util.files import IrregularFileError, read_file, replacing
 from clipretrieval.errors import StoreCorruptedError
 from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry
+from clipretrieval.stores.local.mapped_file import lies_in
 
 __all__ = ["Blob", "read_blob_file"]
 
@@ -59,12 +60,7 @@ class Blob:
         """Tell whether a file of a folder, verified when it was read or written, holds this content."""
         if entry is None or (entry.size, entry.sha256) != (self.size, self.sha256):
             return False
-        if self.damage is not None:
-            return True
-        try:
-            return (folder / entry.name).stat().st_size == entry.size
-        except OSError:  # somebody has removed it
-            return False
+        return self.damage is not None or lies_in(folder, entry.name, entry.size)
 
     def write_file(self, path: Path) -> FileEntry:
         """Write the content durably into a file."""

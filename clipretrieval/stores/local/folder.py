@@ -5,8 +5,8 @@
     MANIFEST.json              replaced last; names the other files with their sizes and SHA-256
     segment-5-0.bin            some rows: vectors, ids, labels, metadata; see `segment`
     segment-7-0.bin            those that came with generation 7
-    removed-6.bin              a bit for each row, set where it was removed
-    ann-6.faiss, ann-6.npy     an approximate index over the first rows, and which of its vectors is which row
+    removed-6-0.bin            a bit for each row up to some, set where it was removed
+    ann-6-0.faiss, .npy        an approximate index over the first rows, and which of its vectors is which row
     blob-NAME-5.bin            a blob, which has not changed since generation 5
     LOCK                       held by the writer
 
@@ -23,10 +23,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from clipretrieval._util.checks import shown
 from clipretrieval._util.files import TEMPORARY_SUFFIX, IrregularFileError, read_file, reason
@@ -35,20 +33,20 @@ from clipretrieval.stores.checks import BLOB_NAME
 from clipretrieval.stores.local import format1
 from clipretrieval.stores.local.blob import Blob, read_blob_file
 from clipretrieval.stores.local.folder_manifest import LARGEST_FILE, MANIFEST_NAME, FolderManifest, damaged
-from clipretrieval.stores.local.segment import MappedFile, open_segment
-from clipretrieval.stores.local.segments import Segments
+from clipretrieval.stores.local.mapped_file import MappedFile
+from clipretrieval.stores.local.segment import Segment, open_segment
+from clipretrieval.stores.local.segments import BitArray, Segments
 from clipretrieval.stores.local.table import RecordTable
 from clipretrieval.stores.local.writer_lock import LOCK_NAME
 from clipretrieval.types import FloatArray
 
 __all__ = [
-    *("STORE_FILE", "TEMPORARY_FILE", "BitArray", "Kind", "Snapshot"),
+    *("STORE_FILE", "TEMPORARY_FILE", "Kind", "Snapshot"),
     *("find_manifest", "names_in", "read_folder"),
 ]
 
-BitArray: TypeAlias = npt.NDArray[np.bool_]
 STORE_FILE = re.compile(
-    rf"(?:index|vectors|records|ann|removed|segment-\d+|blob-{BLOB_NAME})-(\d+)\.(?:faiss|npy|sqlite|bin)"
+    rf"(?:(?:ann|removed|segment)-\d+|index|vectors|records|ann|blob-{BLOB_NAME})-\d+\.(?:faiss|npy|sqlite|bin)"
 )
 TEMPORARY_FILE = re.compile(
     rf"\.(?:{re.escape(MANIFEST_NAME)}|{STORE_FILE.pattern})\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
@@ -87,8 +85,6 @@ class Snapshot:
         Those of the index, by their roles.
     blobs : mapping of str to Blob
         By their names.
-    removed : ndarray of bool, optional
-        What the file of removed rows holds, if there is one.
     """
 
     manifest: FolderManifest
@@ -97,7 +93,12 @@ class Snapshot:
     vectors: FloatArray | None
     files: Mapping[str, MappedFile] = field(default_factory=dict)
     blobs: Mapping[str, Blob] = field(default_factory=dict)
-    removed: BitArray | None = None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether a file is missing, or no such file as it should be."""
+        files: list[Segment | MappedFile | Blob] = [*self.segments.parts, *self.files.values()]
+        return any(each.damage is not None for each in [*files, *self.blobs.values()])
 
 
 def find_manifest(folder: Path) -> FolderManifest | None:
@@ -136,7 +137,7 @@ def find_manifest(folder: Path) -> FolderManifest | None:
 def read_folder(folder: Path, kind: Kind, found: FolderManifest | None = None) -> Snapshot:
     """Read the store in a folder: its manifest and blobs; segments and an index are opened, and read later.
 
-    A blob that is missing or damaged keeps nobody from the vectors: whoever reads it is told.
+    A segment or a blob that is missing or damaged keeps nobody from the others: whoever reads it is told.
 
     Parameters
     ----------
@@ -163,8 +164,7 @@ def read_folder(folder: Path, kind: Kind, found: FolderManifest | None = None) -
             if find_manifest(folder) == manifest:
                 raise
             continue
-        damaged_blobs = any(blob.damage is not None for blob in snapshot.blobs.values())
-        if not damaged_blobs or find_manifest(folder) == manifest:
+        if not snapshot.is_damaged or find_manifest(folder) == manifest:
             return snapshot
     return _read_files(folder, _existing_manifest(folder, kind), kind)
 
@@ -189,41 +189,29 @@ def _read_files(folder: Path, manifest: FolderManifest, kind: Kind) -> Snapshot:
         if manifest.version == 1 and manifest.count:
             table, vectors = format1.read_generation(folder, manifest, files)
             return Snapshot(manifest, Segments(), table, vectors, files, blobs)
-        parts = [
-            open_segment(folder, entry, manifest.dim or 1, manifest.metric) for entry in manifest.segments
-        ]
-        removed, kept = _read_removed(folder, manifest, files.pop("removed", None))
+        dim = manifest.dim or 1
+        parts = [open_segment(folder, entry, dim, manifest.metric) for entry in manifest.segments]
+        removed = _read_removed(manifest, files.pop("removed", None))
     except FileNotFoundError as error:  # after it was verified: a writer has put a new generation in force
         raise damaged(Path(error.filename or folder), "it is missing") from error
     except OSError as error:
         raise StoreUnavailableError(f"the store in {folder} cannot be read: {reason(error)}") from error
-    return Snapshot(manifest, Segments(parts, removed), RecordTable(), None, files, blobs, kept)
+    segments = Segments(parts, removed, manifest.files.get("removed"))
+    return Snapshot(manifest, segments, RecordTable(), None, files, blobs)
 
 
-def _read_removed(
-    folder: Path, manifest: FolderManifest, file: MappedFile | None
-) -> tuple[BitArray | None, BitArray | None]:
-    """Return which rows were removed, None where none was; and what the file of them holds."""
-    kept: BitArray | None = None
-    if file is None and not manifest.removed:
-        return None, None
-    if file is not None:
-        file.verify(manifest.files["removed"].sha256)
-        kept = np.unpackbits(file.content, bitorder="little").view(bool)
-        if kept[manifest.rows :].any():
-            raise damaged(file.path, f"there are only {manifest.rows} rows")
-        kept = kept[: manifest.rows]
-    if kept is not None and len(kept) == manifest.rows and not manifest.removed:
-        removed = kept
-    else:
-        removed = np.zeros(manifest.rows, dtype=bool)
-        removed[: 0 if kept is None else len(kept)] = False if kept is None else kept
-        removed[list(manifest.removed)] = True
+def _read_removed(manifest: FolderManifest, file: MappedFile | None) -> BitArray | None:
+    """Return which rows were removed, None where none was; those behind the last that is listed were not."""
+    if file is None:
+        return None
+    file.verify(manifest.files["removed"].sha256)
+    listed = np.unpackbits(file.content[: -(-manifest.rows // 8)], bitorder="little").view(bool)
+    removed = np.zeros(manifest.rows, dtype=bool)
+    removed[: len(listed)] = listed[: manifest.rows]
     left = manifest.rows - int(np.count_nonzero(removed))
     if left != manifest.count:
-        path = folder / MANIFEST_NAME if file is None else file.path
-        raise damaged(path, f"of {manifest.rows} rows it leaves {left}, not {manifest.count}")
-    return removed, kept
+        raise damaged(file.path, f"of {manifest.rows} rows it leaves {left}, not {manifest.count}")
+    return removed
 
 
 def names_in(folder: Path) -> list[str]:

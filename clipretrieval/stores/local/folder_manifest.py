@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from clipretrieval._util.checks import check_int, check_number, shown
 from clipretrieval._util.text import parse_json
@@ -16,8 +19,8 @@ from clipretrieval.stores.checks import BLOB_NAME, LARGEST_BLOB
 from clipretrieval.types import Metric
 
 __all__ = [
-    *("LARGEST_BLOBS", "LARGEST_FILE", "LARGEST_MANIFEST", "MANIFEST_NAME", "MOST_LISTED"),
-    *("FileEntry", "FolderManifest", "SegmentEntry", "damaged"),
+    *("LARGEST_BLOBS", "LARGEST_FILE", "LARGEST_MANIFEST", "MANIFEST_NAME"),
+    *("FileEntry", "FolderManifest", "SegmentEntry", "damaged", "fault_of"),
 ]
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -29,8 +32,7 @@ LARGEST_BLOBS = LARGEST_BLOB
 """The most bytes that all blobs of a store may have together: they are held in memory."""
 INDENTED = 1 << 20
 """A user's manifest of more characters is written without indentation."""
-MOST_LISTED = 1000
-"""So many removed rows are listed in the manifest itself, beside those in their file."""
+ADVICE = ". Restore the folder"
 FORMAT = "clipretrieval-store"
 FORMAT_VERSION = 2
 FILE_NAMES = {
@@ -41,17 +43,19 @@ FILE_NAMES = {
         "ann_labels": r"ann-{0}\.npy",
     },
     2: {
-        "ann": r"ann-([0-9]{{1,18}})\.faiss",
-        "ann_labels": r"ann-([0-9]{{1,18}})\.npy",
-        "removed": r"removed-([0-9]{{1,18}})\.bin",
+        "ann": r"ann-([0-9]{{1,18}})-[0-9]{{1,9}}\.faiss",
+        "ann_labels": r"ann-([0-9]{{1,18}})-[0-9]{{1,9}}\.npy",
+        "removed": r"removed-([0-9]{{1,18}})-[0-9]{{1,9}}\.bin",
     },
 }
 """What a file is called, by the version of the format and its role; {0} is the generation."""
 BLOB_FILE = r"blob-{0}-([0-9]{{1,18}})\.bin"
 """What the file of the blob {0} is called; its number is the generation that wrote it."""
 SEGMENT_FILE = r"segment-([0-9]{1,18})-[0-9]{1,9}\.bin"
-MOST_ROWS = 1 << 24
-"""The most rows of a segment."""
+MOST_ROWS, MOST_ROWS_IN_ALL = 1 << 24, 1 << 31
+"""The most rows of a segment, and of all."""
+LONGEST = 1.000001 * float(np.finfo(np.float32).max)
+"""What no value of a vector exceeds, with some room for rounding."""
 LONGEST_TEXTS = 1 << 40
 
 
@@ -117,8 +121,6 @@ class FolderManifest:
         By their names; each lies in a file of this generation or of an earlier one.
     segments : tuple of SegmentEntry
         In the order of their rows, which are numbered through.
-    removed : tuple of int
-        The rows that were removed, beside those in their file.
     covered : int
         So many rows, from the first on, were there when the index was written.
     version : int
@@ -136,7 +138,6 @@ class FolderManifest:
     state: dict[str, Any] | None = None
     blobs: dict[str, FileEntry] = field(default_factory=dict)
     segments: tuple[SegmentEntry, ...] = ()
-    removed: tuple[int, ...] = ()
     covered: int = 0
     version: int = FORMAT_VERSION
 
@@ -163,7 +164,6 @@ class FolderManifest:
             "index": self.index,
             "count": self.count,
             "segments": [entry._asdict() for entry in self.segments],
-            "removed": list(self.removed),
             "files": {role: asdict(entry) for role, entry in self.files.items()},
             "covered": self.covered,
             "manifest": json.loads(self.user),
@@ -228,23 +228,27 @@ class FolderManifest:
                 raise InvalidInputError(f"{count} records do not go with the files {shown(sorted(files))}")
             return replace(manifest, version=1)
         segments = tuple(_segment_entry(generation, each) for each in found["segments"])
-        rows = sum(entry.rows for entry in segments)
+        rows = check_int(sum(entry.rows for entry in segments), "all rows", least=0, most=MOST_ROWS_IN_ALL)
         covered = check_int(found["covered"], "covered", least=0, most=rows)
-        removed = found["removed"]
-        if not isinstance(removed, list) or len(removed) > MOST_LISTED or bool(count) != bool(segments):
-            raise InvalidInputError(f"{count} records do not go with {len(segments)} segments")
-        checked = tuple(check_int(row, "a removed row", least=0, most=rows - 1) for row in removed)
-        if not count + len(checked) <= rows or ("removed" not in files and count + len(checked) != rows):
-            raise InvalidInputError(f"{count} records do not go with {rows} rows, {len(checked)} removed")
-        return replace(manifest, segments=segments, removed=checked, covered=covered)
+        if len({entry.name for entry in segments}) < len(segments):
+            raise InvalidInputError("it names a segment more than once")
+        if count > rows or ("removed" not in files and count < rows):
+            raise InvalidInputError(f"{count} records do not go with {rows} rows")
+        if segments and not all(entry.longest <= LONGEST * math.sqrt(dim or 0) for entry in segments):
+            raise InvalidInputError("a vector is longer than any of float32")
+        return replace(manifest, segments=segments, covered=covered)
 
 
 def damaged(path: Path, why: str) -> StoreCorruptedError:
     """Return the error for a file that is not as it was written."""
     return StoreCorruptedError(
-        f"{path} is damaged: {why}. Restore the folder {path.parent} from a copy, or delete it and fill it "
-        "anew"
+        f"{path} is damaged: {why}{ADVICE} {path.parent} from a copy, or delete it and fill it anew"
     )
+
+
+def fault_of(error: StoreCorruptedError) -> str:
+    """Return what an error for a file says, without the advice."""
+    return str(error).partition(ADVICE)[0]
 
 
 def _entry(role: str, version: int, generation: int, entry: dict[str, Any]) -> FileEntry:

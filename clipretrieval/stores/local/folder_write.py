@@ -2,65 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from clipretrieval._util.files import (
     TEMPORARY_SUFFIX,
     NotDurableError,
     reason,
     remedy,
-    replacing,
     sync_rename,
     write_text,
 )
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores.exact import IndexArray
 from clipretrieval.stores.local.blob import Blob
-from clipretrieval.stores.local.folder import STORE_FILE, TEMPORARY_FILE, BitArray, find_manifest, names_in
-from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, MOST_LISTED, FileEntry, FolderManifest
+from clipretrieval.stores.local.folder import STORE_FILE, TEMPORARY_FILE, find_manifest, names_in
+from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest, damaged
 from clipretrieval.stores.local.held import Held
+from clipretrieval.stores.local.mapped_file import lies_in, not_yet_in_force, unused
 from clipretrieval.stores.local.segment import Segment, open_segment, write_segment
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = [
-    *("FileDump", "Generation", "discard_unlisted", "require_whole", "save_copy", "telling_of_disks"),
+    *("Generation", "clearing", "discard_unlisted", "require_whole", "save_copy", "telling_of_disks"),
     *("write_generation", "write_rows"),
 ]
 
-# Pieces, of up to 4 MB, that are written but not yet in the checksum.
-MOST_PENDING = 16
 # The most bytes of vectors, and rows, of a segment, and the rows that are copied at a time.
-LARGEST_SEGMENT, MOST_ROWS, PIECE_ROWS = 1 << 28, 1 << 18, 1 << 13
-
-
-@dataclass(frozen=True)
-class FileDump:
-    """A file of an index that is to be written.
-
-    Attributes
-    ----------
-    suffix : str
-    dump : callable or bytes
-        Writes the content, piece by piece, through the function that it is given; or the content.
-    """
-
-    suffix: str
-    dump: Callable[[Callable[[bytes], object]], None] | bytes
+LARGEST_SEGMENT, MOST_ROWS, PIECE_ROWS = 1 << 29, 1 << 19, 1 << 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +51,14 @@ class Generation:
     metric : Metric
     dim : int or None
     held : Held
-        All of it in segments that lie in the folder.
+        All of it in files of the folder; see `Held.filed`.
     user : str
         The user's manifest as JSON text.
     blobs : mapping of str to Blob
     index : str
         The kind of index that was asked for.
-    files : mapping of str to FileDump or FileEntry
-        Those of the index: to be written, or there already.
+    files : mapping of str to FileEntry
+        Those of the index.
     state : dict, optional
         What is known of the index; JSON values.
     covered : int
@@ -94,7 +72,7 @@ class Generation:
     user: str
     blobs: Mapping[str, Blob]
     index: str = "Flat"
-    files: Mapping[str, FileDump | FileEntry] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
     state: dict[str, Any] | None = None
     covered: int = 0
 
@@ -116,15 +94,6 @@ def telling_of_disks(folder: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def not_yet_in_force() -> Iterator[None]:
-    """Make of a file that may not be durable one that could not be written: no manifest names it yet."""
-    try:
-        yield
-    except NotDurableError as error:
-        raise OSError(error.errno, os.strerror(error.errno or 0)) from error
-
-
 def write_rows(
     folder: Path, generation: int, held: Held, rows: IndexArray, dim: int, metric: Metric
 ) -> list[Segment]:
@@ -137,16 +106,12 @@ def write_rows(
     """
     parts: list[Segment] = []
     most = max(1, min(MOST_ROWS, LARGEST_SEGMENT // (4 * dim)))
-    number = 0
-    with not_yet_in_force():
-        for start in range(0, len(rows), most):
-            some = rows[start : start + most]
-            while (path := folder / f"segment-{generation}-{number}.bin").exists():
-                number += 1
-            entry = write_segment(path, _pieces(held, some), dim, held.columns(some))
-            part = open_segment(folder, entry, dim, metric)
-            part.trust()
-            parts.append(part)
+    for start in range(0, len(rows), most):
+        some, path = rows[start : start + most], unused(folder, f"segment-{generation}", ".bin")
+        entry = write_segment(path, _pieces(held, some), dim, held.columns(some))
+        part = open_segment(folder, entry, dim, metric)
+        part.trust()
+        parts.append(part)
     return parts
 
 
@@ -160,41 +125,31 @@ def write_generation(
     generation: int,
     new: Generation,
     previous: FolderManifest | None,
-    removed: BitArray | None,
     spoiled: Collection[str] = (),
 ) -> FolderManifest:
-    """Write what is new beside the segments, and put it in force; the caller holds the writer's lock.
+    """Write what is new of blobs, and put a generation in force; the caller holds the writer's lock.
 
     Blobs that are the same in `previous`, the generation in force, stay where they are, unless their file is
     among those `spoiled`, which are not as they were written.
 
-    Parameters
-    ----------
-    removed : ndarray of bool, optional
-        What the file of removed rows holds, if there is one.
+    Raises
+    ------
+    StoreCorruptedError
+        If a file that it names is not there: it could not be opened again.
+    OSError
+        If it cannot be written.
     """
-    kept = {} if previous is None else previous.blobs
+    kept, segments = {} if previous is None else previous.blobs, new.held.segments
     with not_yet_in_force():
         blobs = {
             name: _write_blob(folder, name, generation, blob, kept.get(name), spoiled)
             for name, blob in new.blobs.items()
         }
-        files = {
-            role: _write_file(folder / f"ann-{generation}{file.suffix}", file)
-            if isinstance(file, FileDump)
-            else file
-            for role, file in new.files.items()
-        }
-        segments = new.held.segments
-        gone = np.flatnonzero(segments.removed) if len(segments) < segments.total else np.empty(0, dtype=int)
-        listed: tuple[int, ...] = ()
-        if len(gone) <= MOST_LISTED:
-            listed = tuple(gone.tolist())
-        elif removed is not None and previous is not None and _is_same(removed, segments.removed):
-            files["removed"] = previous.files["removed"]
-        else:
-            bits = np.packbits(segments.removed, bitorder="little").tobytes()
-            files["removed"] = _write_file(folder / f"removed-{generation}.bin", FileDump(".bin", bits))
+    files = {**new.files, **({} if segments.listed is None else {"removed": segments.listed})}
+    named = [(part.entry.name, part.size) for part in segments.parts]
+    for name, size in [*named, *((entry.name, entry.size) for entry in files.values())]:
+        if not lies_in(folder, name, size):
+            raise damaged(folder / name, "it is missing, or was cut off")
     manifest = FolderManifest(
         kind=new.kind,
         generation=generation,
@@ -207,15 +162,10 @@ def write_generation(
         state=new.state,
         blobs=blobs,
         segments=tuple(part.entry for part in segments.parts),
-        removed=listed,
         covered=new.covered,
     )
     write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
     return manifest
-
-
-def _is_same(kept: BitArray, removed: BitArray) -> bool:
-    return bool(np.array_equal(kept, removed[: len(kept)])) and not removed[len(kept) :].any()
 
 
 def discard_unlisted(folder: Path, kept: Collection[str] = ()) -> None:
@@ -228,6 +178,24 @@ def discard_unlisted(folder: Path, kept: Collection[str] = ()) -> None:
         if name not in listed and (STORE_FILE.fullmatch(name) or TEMPORARY_FILE.fullmatch(name)):
             with suppress(PermissionError):  # Windows removes nothing that a reader has mapped
                 (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def clearing(folder: Path, kept: Callable[[], Collection[str]] = tuple) -> Iterator[None]:
+    """Remove at the end of a block, however it ends, what is not in force, nor `kept` as things are then.
+
+    Where either generation may be the one that a power cut leaves, the files of both stay.
+    """
+    try:
+        yield
+    except NotDurableError:
+        raise
+    except BaseException:
+        with suppress(OSError, StoreError):
+            discard_unlisted(folder, kept())
+        raise
+    with suppress(OSError, StoreError):  # what is left over goes with the next generation
+        discard_unlisted(folder, kept())
 
 
 def save_copy(folder: Path, fill: Callable[[Path, FolderManifest | None], object]) -> None:
@@ -264,13 +232,9 @@ def save_copy(folder: Path, fill: Callable[[Path, FolderManifest | None], object
     lock.acquire()
     try:
         held = find_manifest(folder)
-        try:
-            with telling_of_disks(folder):
-                # Nobody has verified the blobs that lie there, so none is taken over.
-                fill(folder, None if held is None else replace(held, blobs={}))
-        finally:
-            with suppress(OSError, StoreError):
-                discard_unlisted(folder)
+        with telling_of_disks(folder), clearing(folder):
+            # Nobody has verified the blobs that lie there, so none is taken over.
+            fill(folder, None if held is None else replace(held, blobs={}))
     finally:
         lock.release()
 
@@ -343,31 +307,6 @@ def _remove_abandoned(folder: Path) -> None:
             continue
         shutil.rmtree(folder.parent / name, ignore_errors=True)
         lock.release()
-
-
-def _write_file(path: Path, content: FileDump) -> FileEntry:
-    """Write a file while a thread computes its checksum, for which hashlib frees the interpreter."""
-    digest, size = hashlib.sha256(), 0
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        mode_of = path.with_name(MANIFEST_NAME)  # a private store stays private
-        with replacing(path, follow=False, mode_of=mode_of) as temporary, open(temporary, "wb") as file:
-
-            def write(piece: bytes) -> None:
-                nonlocal size
-                pending.append(pool.submit(digest.update, piece))
-                size += file.write(piece)
-                if len(pending) > MOST_PENDING:
-                    pending.popleft().result()
-
-            if isinstance(content.dump, bytes):
-                write(content.dump)
-            else:
-                content.dump(write)
-            file.flush()
-        for each in pending:
-            each.result()
-    return FileEntry(path.name, size, digest.hexdigest())
 
 
 def _write_blob(

@@ -26,8 +26,9 @@ from clipretrieval._util.files import REMEDY
 from clipretrieval._util.text import parse_json
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.local.folder_manifest import FolderManifest, damaged
+from clipretrieval.stores.local.mapped_file import MappedFile
 from clipretrieval.stores.local.rows import read_array
-from clipretrieval.stores.local.segment import MappedFile, lengths_agree
+from clipretrieval.stores.local.segment import lengths_agree
 from clipretrieval.stores.local.table import RecordTable
 from clipretrieval.types import FloatArray, Metric, as_label_array
 

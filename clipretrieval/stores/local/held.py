@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Held:
     rows : VectorRows or None
         Of the records in `table`; None only where it is empty.
     index : object, optional
-        What a subclass of `LocalStore` knows of an index over the segments.
+        What a subclass of `LocalStore` knows of an index over the segments; has `filed`, as this has.
     """
 
     def __init__(
@@ -62,6 +63,18 @@ class Held:
     def longest(self) -> float:
         """A bound on the norms of the vectors."""
         return max(self.segments.longest, float(self.table.norms.max()) if len(self.table) else 0.0)
+
+    def filed(self, folder: Path, generation: int) -> Held:
+        """Return what is held with all that is known of segments in files of a folder, ready to be named.
+
+        Raises
+        ------
+        OSError
+            If one cannot be written.
+        """
+        segments = self.segments.filed(folder, generation)
+        index = None if self.index is None else self.index.filed(folder, generation)
+        return Held(segments, self.table, self.rows, index)
 
     def find(self, names: Sequence[str]) -> IndexArray:
         """Return the row of each id, -1 where it is not stored."""

@@ -11,7 +11,7 @@ import numpy as np
 from clipretrieval._util.checks import shown
 from clipretrieval.stores.exact import IndexArray, Shortlist
 from clipretrieval.stores.local.folder_manifest import damaged
-from clipretrieval.stores.local.segment import MappedFile
+from clipretrieval.stores.local.mapped_file import MappedFile
 from clipretrieval.stores.local.table import Moves, grown, shrunk
 from clipretrieval.types import AnyArray, FloatArray
 

@@ -22,10 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,15 +32,16 @@ import numpy as np
 import numpy.typing as npt
 
 from clipretrieval._util.checks import shown
-from clipretrieval._util.files import IrregularFileError, open_file, refuse_empty_space, replacing
+from clipretrieval._util.files import replacing
 from clipretrieval._util.text import parse_json
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.stores.checks import NO_METADATA
 from clipretrieval.stores.exact import DoubleArray, IndexArray, row_norms
 from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, SegmentEntry, damaged
+from clipretrieval.stores.local.mapped_file import MappedFile, not_yet_in_force
 from clipretrieval.types import AnyArray, FloatArray, Metric, as_label_array
 
-__all__ = ["Columns", "MappedFile", "Segment", "id_hashes", "lengths_agree", "open_segment", "write_segment"]
+__all__ = ["Columns", "Segment", "id_hashes", "lengths_agree", "open_segment", "write_segment"]
 
 BLOCK, ALIGNMENT, DIGEST = 1 << 16, 64, 32
 # The length of a vector as it lies in the rows may differ so much, relatively, from the one kept beside it:
@@ -92,66 +90,6 @@ def id_hashes(ids: Sequence[str]) -> HashArray:
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
-class MappedFile:
-    """A regular file of a certain size, which may be removed while it is held; mapped when it is looked into.
-
-    Raises
-    ------
-    StoreCorruptedError
-        If it is missing, or no such file.
-    """
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        try:
-            with open_file(path) as file:
-                found = os.fstat(file.fileno())
-                if found.st_size != size:
-                    raise damaged(path, f"it has {found.st_size} bytes, not {size}")
-                refuse_empty_space(file)
-                self._descriptor = os.dup(file.fileno())
-        except FileNotFoundError:
-            raise damaged(path, "it is missing") from None
-        except IrregularFileError as error:
-            raise damaged(path, str(error)) from error
-        self.size = size
-        self.identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # it could not be opened
-            os.close(self._descriptor)
-
-    @cached_property
-    def _map(self) -> mmap.mmap | None:
-        return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) if self.size else None
-
-    @cached_property
-    def content(self) -> npt.NDArray[np.uint8]:
-        """All bytes, shape (size,)."""
-        return np.frombuffer(self._map or b"", dtype=np.uint8)
-
-    def read_into(self, start: int, target: memoryview) -> None:
-        """Read bytes from a place on; unlike `content`, this takes no more of the file into this process."""
-        if not hasattr(os, "preadv"):
-            target[:] = self.content.data[start : start + len(target)]
-            return
-        while len(target):
-            count = os.preadv(self._descriptor, [target], start)
-            if not count:
-                raise damaged(self.path, "it was cut off while it was open")
-            start, target = start + count, target[count:]
-
-    def verify(self, sha256: str) -> None:
-        """Compare the whole content with its checksum, without keeping it in memory."""
-        digest = hashlib.sha256()
-        for start in range(0, len(self.content), 1 << 20):
-            digest.update(self.content[start : start + (1 << 20)].data)
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-        if digest.hexdigest() != sha256:
-            raise damaged(self.path, "its content does not match its checksum")
-
-
 class Segment:
     """The rows of one file.
 
@@ -173,7 +111,8 @@ class Segment:
     def __init__(
         self, file: MappedFile, entry: SegmentEntry, dim: int, metric: Metric, parts: dict[str, _Part]
     ) -> None:
-        self.path, self.entry, self.rows, self.dim = file.path, entry, entry.rows, dim
+        self.path, self.size = file.path, file.size
+        self.entry, self.rows, self.dim = entry, entry.rows, dim
         self._file, self._metric = file, metric
         self._parts = parts
         self._blocks = sum(part.blocks for part in self._parts.values())
@@ -181,6 +120,11 @@ class Segment:
 
     def __len__(self) -> int:
         return self.rows
+
+    @property
+    def damage(self) -> StoreCorruptedError | None:
+        """The error for a file that is missing, or no such file."""
+        return self._file.damage
 
     def trust(self) -> None:
         """Take for verified what this process has just written."""
@@ -194,15 +138,11 @@ class Segment:
     def vectors(self, rows: IndexArray) -> FloatArray:
         """Return a copy of some rows, shape (n, dim)."""
         width, part = 4 * self.dim, self._parts["vectors"]
-        blocks = np.unique(rows // (part.block // width))
-        for block in blocks[~self._verified[part.first + blocks]].tolist():
-            start = block * part.block
-            content: npt.NDArray[np.uint8] = np.empty(min(part.block, part.size - start), dtype=np.uint8)
-            self._file.read_into(start, content.data)
-            self._check_block("vectors", part, block, content)
+        self._verify("vectors", part, np.unique(rows // (part.block // width)))
         out: FloatArray = np.empty((len(rows), self.dim), dtype="<f4")
         target = out.reshape(-1).view(np.uint8).data
-        # Each run of neighbors is read at once, and nothing around it.
+        # Each run of neighbors is read at once, and nothing around it: through the map, all pages around it
+        # would be taken into this process.
         begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         ends = np.append(begins[1:], len(rows))
         for begin, end, row in zip(begins.tolist(), ends.tolist(), rows[begins].tolist(), strict=True):
@@ -251,6 +191,26 @@ class Segment:
         """Return all that is kept beside some vectors."""
         return Columns(self.ids(rows), self.labels(rows), self.norms(rows), self.texts(rows))
 
+    def find_at_once(self, names: Sequence[str], hashes: HashArray) -> IndexArray:
+        """Return the row of each id, as far as it is there and easily found, -1 otherwise.
+
+        Nothing is verified: that an id lies in the row to which its hash leads is proof enough.
+        """
+        found, held = np.full(len(names), -1, dtype=np.int64), self._view("hashes", "<u8")
+        places = np.searchsorted(held, hashes)
+        there = np.flatnonzero(held[np.minimum(places, self.rows - 1)] == hashes)
+        rows = self._view("order", "<u4")[places[there]].astype(np.int64)
+        there, rows = there[rows < self.rows], rows[rows < self.rows]
+        ends, part = self._view("id_ends", "<i8"), self._parts["ids"]
+        stops = ends[rows].tolist()
+        starts = np.where(rows > 0, ends[rows - 1], 0).tolist()
+        content = self._file.content.data[part.start : part.start + part.size]
+        for at, row, start, stop in zip(there.tolist(), rows.tolist(), starts, stops, strict=True):
+            name = names[at].encode("utf-8", "surrogatepass")
+            if stop - start == len(name) and content[start:stop] == name:
+                found[at] = row
+        return found
+
     def find(self, names: Sequence[str], hashes: HashArray) -> IndexArray:
         """Return the row of each id, -1 where it is not here; `hashes` are those of `names`."""
         found, held = np.full(len(names), -1, dtype=np.int64), self._view("hashes", "<u8")
@@ -280,8 +240,8 @@ class Segment:
             open_ = open_[held[places[open_]] == hashes[open_]]
         return found
 
-    def verify(self) -> Iterator[list[str]]:
-        """Read and check everything, verified or not; yield the ids piece by piece."""
+    def verify(self) -> Iterator[HashArray]:
+        """Read and check everything, verified or not; yield the ids' hashes piece by piece, by their rows."""
         self._verified[:] = False
         end = 0
         for name, part in self._parts.items():
@@ -294,11 +254,12 @@ class Segment:
         for start in range(0, self.rows, PIECE_ROWS):
             rows = np.arange(start, min(start + PIECE_ROWS, self.rows))
             columns = self.columns(rows)
-            if not np.array_equal(self.find(columns.ids, id_hashes(columns.ids)), rows):
+            hashes = id_hashes(columns.ids)
+            if not np.array_equal(self.find(columns.ids, hashes), rows):
                 raise self._damaged("an id is not found by its hash, or is there more than once")
             for text in set(columns.texts):
                 self.metadata_of(text)
-            yield columns.ids
+            yield hashes
 
     def metadata_of(self, text: str) -> dict[str, Any]:
         """Return the metadata that a text stands for."""
@@ -310,7 +271,7 @@ class Segment:
             raise self._damaged(f"metadata must be an object; it holds {shown(text)}")
         return found
 
-    def _damaged(self, why: str) -> Exception:
+    def _damaged(self, why: str) -> StoreCorruptedError:
         return damaged(self.path, why)
 
     @cached_property
@@ -320,8 +281,7 @@ class Segment:
 
     @cached_property
     def _footer(self) -> AnyArray:
-        start = _footer_start(self._parts)
-        footer = self._file.content[start:]
+        footer = self._file.read(_footer_start(self._parts), self._file.size)
         if hashlib.sha256(footer.data).hexdigest() != self.entry.sha256:
             raise self._damaged("its list of checksums does not match its checksum")
         return footer
@@ -388,20 +348,16 @@ class Segment:
 
     def _verify(self, name: str, part: _Part, blocks: IndexArray) -> None:
         for block in blocks[~self._verified[part.first + blocks]].tolist():
-            start = part.start + block * part.block
-            stop = min(start + part.block, part.start + part.size)
-            self._check_block(name, part, block, self._file.content[start:stop])
-
-    def _check_block(self, name: str, part: _Part, block: int, content: AnyArray) -> None:
-        place = DIGEST * (part.first + block)
-        digest = self._footer[place : place + DIGEST].tobytes()
-        if hashlib.sha256(content.data).digest() != digest:
-            start = part.start + block * part.block
-            raise self._damaged(f"its {name} do not match their checksum ({len(content)} bytes at {start})")
-        if name == "vectors":
-            vectors = content.view("<f4").reshape(-1, self.dim)
-            self._check_lengths(block * part.block // (4 * self.dim), vectors)
-        self._verified[part.first + block] = True
+            start, place = part.start + block * part.block, DIGEST * (part.first + block)
+            content = self._file.read(start, min(start + part.block, part.start + part.size))
+            if hashlib.sha256(content.data).digest() != self._footer[place : place + DIGEST].tobytes():
+                raise self._damaged(
+                    f"its {name} do not match their checksum ({len(content)} bytes at {start})"
+                )
+            if name == "vectors":
+                vectors = content.view("<f4").reshape(-1, self.dim)
+                self._check_lengths(block * part.block // (4 * self.dim), vectors)
+            self._verified[part.first + block] = True
 
     def _check_lengths(self, start: int, vectors: FloatArray) -> None:
         norms = self.norms(np.arange(start, start + len(vectors)))
@@ -438,12 +394,10 @@ _opened: WeakValueDictionary[Any, Segment] = WeakValueDictionary()
 
 
 def open_segment(folder: Path, entry: SegmentEntry, dim: int, metric: Metric) -> Segment:
-    """Map a segment's file, without reading anything of it.
+    """Map a segment's file, without reading anything of it; one that is missing is told of when it is read.
 
     Raises
     ------
-    StoreCorruptedError
-        If it is missing, or has another size.
     OSError
         If it cannot be opened.
     """
@@ -506,7 +460,11 @@ def write_segment(path: Path, vectors: Iterable[FloatArray], dim: int, columns: 
     }
     digests: list[bytes] = []
     mode_of = path.with_name(MANIFEST_NAME)  # a private store stays private
-    with replacing(path, follow=False, mode_of=mode_of) as temporary, open(temporary, "wb") as file:
+    with (
+        not_yet_in_force(),
+        replacing(path, follow=False, mode_of=mode_of) as temporary,
+        open(temporary, "wb") as file,
+    ):
         for name, part in parts.items():
             file.write(bytes(part.start - file.tell()))
             size = _write_part(file.write, contents[name], part.block, digests)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,15 @@ import numpy.typing as npt
 from clipretrieval.errors import StoreCorruptedError
 from clipretrieval.stores.base import LISTED
 from clipretrieval.stores.exact import DoubleArray, IndexArray
-from clipretrieval.stores.local.folder_manifest import damaged
+from clipretrieval.stores.local.folder_manifest import FileEntry, damaged
+from clipretrieval.stores.local.mapped_file import unused, write_file
 from clipretrieval.stores.local.segment import Segment, id_hashes
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing
 
 __all__ = ["Segments", "first_to_join", "to_rewrite"]
 
-# Segments are joined when so many of one size have come, a size being within a factor of as many. None with
-# more values is: 64 MB.
+# So many segments at least are joined at once, none of them with more values: 64 MB.
 TOGETHER, LARGEST_JOINED = 8, 1 << 24
-# Whatever their sizes, no more than so many of those that may be joined are left.
-MOST_APART = 32
 
 BitArray = npt.NDArray[np.bool_]
 NOTHING: IndexArray = np.empty(0, dtype=np.int64)
@@ -40,6 +38,8 @@ class Segments:
     parts : sequence of Segment
     removed : ndarray of bool, shape (total,), optional
         Which rows were removed; none if left out.
+    listed : FileEntry, optional
+        The file of the folder that says so; see `filed`.
 
     Attributes
     ----------
@@ -51,8 +51,13 @@ class Segments:
 
     _label_counts: Counter[Label] | None = None  # from the first time on that one is asked for
 
-    def __init__(self, parts: Sequence[Segment] = (), removed: BitArray | None = None) -> None:
-        self.parts = tuple(parts)
+    def __init__(
+        self,
+        parts: Sequence[Segment] = (),
+        removed: BitArray | None = None,
+        listed: FileEntry | None = None,
+    ) -> None:
+        self.parts, self.listed = tuple(parts), listed
         self._ends: IndexArray = np.cumsum([0, *map(len, self.parts)], dtype=np.int64)
         self.total = int(self._ends[-1])
         self.removed = np.zeros(self.total, dtype=bool) if removed is None else removed
@@ -96,10 +101,26 @@ class Segments:
     def with_part(self, part: Segment) -> Segments:
         """Return these segments and one more."""
         removed = np.concatenate([self.removed, np.zeros(len(part), dtype=bool)]) if self._gone else None
-        new = Segments((*self.parts, part), removed)
+        new = Segments((*self.parts, part), removed, self.listed)
         if self._label_counts is not None:
             new._label_counts = self._label_counts.copy()
             new._label_counts.update(part.labels(np.arange(len(part))).tolist())
+        return new
+
+    def filed(self, folder: Path, generation: int) -> Segments:
+        """Return these segments with what was removed of them in a file: a bit for each row up to the last.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if not self._gone or self.listed is not None:
+            return self
+        bits = np.packbits(self.removed, bitorder="little").tobytes()
+        path = unused(folder, f"removed-{generation}", ".bin")
+        new = Segments(self.parts, self.removed, write_file(path, lambda write: write(bits)))
+        new._label_counts = self._label_counts
         return new
 
     def count(self, label: Label) -> int:
@@ -110,16 +131,30 @@ class Segments:
         return self._label_counts[label]
 
     def find(self, names: Sequence[str]) -> IndexArray:
-        """Return the row of each id, -1 where it is not there or was removed."""
+        """Return the row of each id, -1 where it is not there or was removed.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If one of them may be in a segment that cannot be read.
+        """
         found = np.full(len(names), -1, dtype=np.int64)
         if not self.total or not len(names):
             return found
         hashes = id_hashes(names)
-        for start, part in self._placed():
-            rows = part.find(names, hashes)
-            here = np.flatnonzero(rows >= 0)
-            here = here[~self.removed[start + rows[here]]]
-            found[here] = start + rows[here]
+        for search in (Segment.find_at_once, Segment.find):
+            sought = np.flatnonzero(found < 0)
+            some = [names[at] for at in sought.tolist()]
+            for start, part in self._placed() if len(sought) else ():
+                try:
+                    rows = search(part, some, hashes[sought])
+                except StoreCorruptedError:
+                    if search is Segment.find:
+                        raise
+                    continue
+                here = np.flatnonzero(rows >= 0)
+                here = here[~self.removed[start + rows[here]]]
+                found[sought[here]] = start + rows[here]
         return found
 
     def vectors(self, rows: IndexArray) -> FloatArray:
@@ -202,16 +237,15 @@ class Segments:
         StoreCorruptedError
             If anything is not as it was written, or two records have one id.
         """
-        seen: set[str] = set()
-        for start, part in self._placed():
-            row = start
-            for ids in part.verify():
-                removed = self.removed[row : row + len(ids)].tolist()
-                left = [name for name, gone in zip(ids, removed, strict=True) if not gone]
-                if not seen.isdisjoint(left):
-                    raise damaged(part.path, "it holds an id that another segment holds too")
-                seen.update(left)
-                row += len(ids)
+        numbers = np.arange(self.total) if self.numbers is None else self.numbers
+        pieces = [piece for part in self.parts for piece in part.verify()]
+        hashes = np.concatenate([np.empty(0, dtype=np.uint64), *pieces])[numbers]
+        order = np.argsort(hashes)
+        same = np.flatnonzero(np.diff(hashes[order]) == 0)
+        rows = numbers[np.union1d(order[same], order[same + 1])]
+        if len(rows) and len(np.unique(ids := self.ids(rows))) < len(ids):
+            path = self.parts[int(np.searchsorted(self._ends, rows[-1], side="right")) - 1].path
+            raise damaged(path, "it holds an id that another segment holds too")
 
     def texts(self, rows: IndexArray) -> list[str]:
         """Return the metadata of some rows as JSON."""
@@ -273,8 +307,8 @@ class Segments:
 def first_to_join(segments: Segments, covered: int) -> int | None:
     """Return the place of the first segment of those at the end that are to be one; None if they may stay.
 
-    The cost of a flush stays that of what it adds: a record is written again once for each size, and sizes
-    grow by a factor.
+    Segments are joined with all that came after them once these are as large together, so that a record is
+    written again as often as what it lies in doubles, and segments are few: each is larger than all after it.
 
     Parameters
     ----------
@@ -286,38 +320,23 @@ def first_to_join(segments: Segments, covered: int) -> int | None:
     first = len(sizes)
     while first and segments.start(first - 1) >= covered and sizes[first - 1] <= LARGEST_JOINED:
         first -= 1
-    tiers = [int(math.log(size, TOGETHER)) for size in sizes]
-    for tier in sorted(set(tiers[first:])):
-        start = len(sizes)
-        while start > first and tiers[start - 1] <= tier:
-            start -= 1
-        if tiers[start:].count(tier) >= TOGETHER or len(sizes) - start >= MOST_APART:
+    for start in range(first, len(sizes) - TOGETHER + 1):
+        if sizes[start] <= sum(sizes[start + 1 :]):
             return start
     return None
 
 
-def to_rewrite(segments: Segments, *, joined: bool) -> list[tuple[int, int]]:
-    """Return the runs of segments, from one to another, that removed records lie in.
+def to_rewrite(segments: Segments, largest: int) -> list[tuple[int, int]]:
+    """Return the runs of segments, from one to another, that are to be written anew.
 
-    Parameters
-    ----------
-    joined : bool
-        Whether to take small neighbors too, where there are two at least.
+    Those are the ones that removed records lie in, and neighbors that have at most `largest` values each.
     """
-    wanted = []
-    for place, part in enumerate(segments.parts):
-        rows = slice(segments.start(place), segments.start(place + 1))
-        wanted.append(bool(segments.removed[rows].any()))
-        if joined and not wanted[-1] and len(part) * part.dim <= LARGEST_JOINED:
-            small = [
-                0 <= near < len(segments.parts) and len(segments.parts[near]) * part.dim <= LARGEST_JOINED
-                for near in (place - 1, place + 1)
-            ]
-            wanted[-1] = any(small)
+    small = [len(part) * part.dim <= largest for part in segments.parts]
     runs: list[tuple[int, int]] = []
-    for place, chosen in enumerate(wanted):
-        if chosen and runs and runs[-1][1] == place:
-            runs[-1] = runs[-1][0], place + 1
-        elif chosen:
-            runs.append((place, place + 1))
+    for place, part in enumerate(segments.parts):
+        start = segments.start(place)
+        beside = small[max(0, place - 1) : place] + small[place + 1 : place + 2]
+        if (small[place] and any(beside)) or segments.removed[start : start + len(part)].any():
+            first = runs.pop()[0] if runs and runs[-1][1] == place else place
+            runs.append((first, place + 1))
     return runs

@@ -352,8 +352,8 @@ class LocalStore:
             rows.write(view[:], np.arange(len(view)))
         self._held = Held(Segments(), table, rows)
 
-    def _generation(self, held: Held, *, elsewhere: bool = False) -> Generation:
-        """Return what a folder, its own or one `elsewhere`, is to hold; all of it is in segments."""
+    def _generation(self, held: Held) -> Generation:
+        """Return what a folder is to hold; all of it is in files there."""
         return Generation(type(self).__name__, self._metric, self._dim, held, self._manifest, self._blobs)
 
     def _fill(self, folder: Path, previous: FolderManifest | None) -> None:
@@ -361,8 +361,8 @@ class LocalStore:
         held, number = self._held, 0 if previous is None else previous.generation + 1
         numbers = held.number(np.arange(len(held)))
         parts = write_rows(folder, number, held, numbers, self._dim or 1, self._metric)
-        new = self._generation(Held(Segments(parts), RecordTable(), None, self._kept_index()), elsewhere=True)
-        write_generation(folder, number, new, previous, None)
+        new = Held(Segments(parts), RecordTable(), None, self._kept_index()).filed(folder, number)
+        write_generation(folder, number, self._generation(new), previous)
 
     def _kept_index(self) -> Any:
         """Return the index over what is held, as it is numbered without removed records."""

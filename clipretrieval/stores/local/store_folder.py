@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clipretrieval._util.files import NotDurableError, reason
+from clipretrieval._util.files import reason, sync_folder
 from clipretrieval._util.forks import renew_after_fork
 from clipretrieval.errors import (
     FingerprintMismatchError,
@@ -16,16 +16,16 @@ from clipretrieval.errors import (
     StoreUnavailableError,
 )
 from clipretrieval.stores.local.blob import Blob, read_blob_file
-from clipretrieval.stores.local.folder import BitArray, Kind, Snapshot, find_manifest, read_folder
+from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest, read_folder
 from clipretrieval.stores.local.folder_manifest import FolderManifest
 from clipretrieval.stores.local.folder_write import (
     Generation,
+    clearing,
     discard_unlisted,
     telling_of_disks,
     write_generation,
 )
-from clipretrieval.stores.local.held import Held
-from clipretrieval.stores.local.segment import MappedFile
+from clipretrieval.stores.local.mapped_file import MappedFile
 from clipretrieval.stores.local.writer_lock import WriterLock
 from clipretrieval.types import Metric
 
@@ -52,8 +52,6 @@ class StoreFolder:
         Whether the store goes on in memory from its first write on.
     loaded : FolderManifest or None
         That of the generation which the store holds, but for its own changes.
-    removed : ndarray of bool or None
-        What the file of removed rows of that generation holds, if it has one.
     spoiled : frozenset of str
         The files of its blobs that are not as they were written.
     writer : WriterLock or None
@@ -67,7 +65,6 @@ class StoreFolder:
         self._kind, self._metric = kind, metric
         self.left_when_written = False
         self.loaded: FolderManifest | None = None
-        self.removed: BitArray | None = None
         self.spoiled: frozenset[str] = frozenset()
         self.writer: WriterLock | None = None
         self._after_fork()
@@ -88,6 +85,8 @@ class StoreFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # some may not look into it
+                sync_folder(self.path.parent)
         except OSError as error:
             raise StoreUnavailableError(f"the folder {self.path} cannot be made: {error}") from error
         lock = WriterLock(self.path)
@@ -95,7 +94,7 @@ class StoreFolder:
         try:
             if find_manifest(self.path) is None:
                 with telling_of_disks(self.path):
-                    self.loaded = write_generation(self.path, 0, empty, None, None)
+                    self.loaded = write_generation(self.path, 0, empty, None)
             else:  # another writer made it in between
                 self._read(adopt)
         except BaseException:
@@ -113,7 +112,7 @@ class StoreFolder:
                 f"Open it with metric={held!r}, or fill a new folder"
             )
         adopt(snapshot)
-        self.loaded, self.removed = manifest, snapshot.removed
+        self.loaded = manifest
         spoiled = (name for name, blob in snapshot.blobs.items() if blob.damage)
         self.spoiled = frozenset(manifest.blobs[name].name for name in spoiled)
 
@@ -144,15 +143,13 @@ class StoreFolder:
         return 0 if self.loaded is None else self.loaded.generation + 1
 
     @contextmanager
-    def writing(self, held: Held, *, finished: bool = True) -> Iterator[None]:
-        """Write the next generation in a block; where it fails, leave only files that are in force or held.
+    def writing(self, kept: Callable[[], Collection[str]]) -> Iterator[None]:
+        """Write files of the next generation in a block, which leaves only those in force and those kept.
 
         Parameters
         ----------
-        held : Held
-            What the store holds if the block fails.
-        finished : bool
-            Whether the generation is in force at the end, so that what it does not name can go.
+        kept : callable
+            Returns the names of the files that the store holds, when it is called.
 
         Raises
         ------
@@ -168,32 +165,21 @@ class StoreFolder:
                 f"another writer has put a newer generation into {self.path}, which this store would "
                 "overwrite; save(path) keeps what is in memory elsewhere"
             )
-        with telling_of_disks(self.path):
-            try:
-                yield
-            except NotDurableError:
-                raise  # either generation may be the one that a power cut leaves: keep the files of both
-            except BaseException:
-                with suppress(OSError, StoreError):
-                    discard_unlisted(self.path, _files_of(held))
-                raise
-        if finished:
-            with suppress(OSError):  # what is left over goes with the next generation
-                discard_unlisted(self.path)
+        with telling_of_disks(self.path), clearing(self.path, kept):
+            yield
 
     def put(self, new: Generation) -> None:
         """Put a generation in force, within `writing`."""
         before, number = self.loaded, self.next_generation
         damaged_blobs = {name for name, blob in new.blobs.items() if blob.damage}
         try:
-            self.loaded = write_generation(self.path, number, new, before, self.removed, self.spoiled)
+            self.loaded = write_generation(self.path, number, new, before, self.spoiled)
         except BaseException:
             with suppress(StoreError):  # interrupted after the new generation came into force
                 self.loaded = find_manifest(self.path) or before
             raise
         finally:
             if self.loaded is not before and self.loaded is not None and self.loaded != before:
-                self.removed = new.held.segments.removed if "removed" in self.loaded.files else None
                 self.spoiled = frozenset(self.loaded.blobs[name].name for name in damaged_blobs)
 
     def verify(self, blobs: Mapping[str, Blob]) -> None:
@@ -217,7 +203,3 @@ class StoreFolder:
         if self.writer is not None:
             self.writer.release()
             self.writer = None
-
-
-def _files_of(held: Held) -> set[str]:
-    return {part.entry.name for part in held.segments.parts}

@@ -47,7 +47,13 @@ class Excerpt:
 
 
 class RecordTable:
-    """Ids, labels, metadata and norms in rows 0 to ``len(table) - 1``, in the order of the vectors' rows."""
+    """Ids, labels, metadata and norms in rows 0 to ``len(table) - 1``, in the order of the vectors' rows.
+
+    Attributes
+    ----------
+    metadata_size : int
+        So many characters of metadata were written.
+    """
 
     def __init__(self) -> None:
         self._count = 0
@@ -56,6 +62,7 @@ class RecordTable:
         self._labels: AnyArray = np.empty(0, dtype=object)
         self._norms: DoubleArray = np.empty(0)
         self._metadata: list[str] = []
+        self.metadata_size = 0
         self._label_counts: Counter[Label] | None = None  # from the first time on that one is asked for
 
     @classmethod
@@ -143,6 +150,7 @@ class RecordTable:
         for row, text in zip(rows, batch.metadata, strict=True):
             self._metadata[row] = text
         self._count = count
+        self.metadata_size += sum(map(len, batch.metadata))
         self._recount(counts, gone, batch.labels.tolist())
 
     def excerpt(self, rows: IndexArray) -> Excerpt:
