@@ -506,8 +506,8 @@ class FaissStore(LocalStore):
                 raise
             warn_caller(
                 f"all is flushed, but {folder.path} could not be cleared of removed records or small files, "
-                f"or its index not be kept up: {error}. compact() tries again, and so does a flush when there "
-                "are a quarter more records, or fewer"
+                f"or its index not be kept up: {error}. compact() tries again, and so does a flush when "
+                "there are a quarter more records, or fewer"
             )
             return
         self._untidied = None

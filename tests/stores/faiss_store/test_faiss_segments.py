@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from format1_folders import write_format1
+from segment_parts import DIM, bytes_written, contents, fill, named, names, normal, segments_of, sizes
 from warm_process import run_warm
 
 from clipretrieval.errors import (
     ClipRetrievalWarning,
-    StoreCorruptedError,
     StoreError,
     StoreUnavailableError,
     UnsupportedOperationError,
@@ -24,51 +23,9 @@ from clipretrieval.errors import (
 from clipretrieval.stores import FaissStore, MemoryStore
 from clipretrieval.stores.faiss import factory as _factory
 from clipretrieval.stores.faiss import keeper as _keeper
-from clipretrieval.stores.local import folder_manifest as _manifest
 from clipretrieval.stores.local import folder_write as _folder_write
 from clipretrieval.stores.local import segment as _segment
 from clipretrieval.stores.local import segments as _segments
-
-DIM = 8
-
-
-def normal(seed: int, count: int, dim: int = DIM) -> Any:
-    return np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
-
-
-def names(count: int, start: int = 0) -> list[str]:
-    return [f"é{place}" for place in range(start, start + count)]
-
-
-def fill(store: Any, count: int, start: int = 0, seed: int = 0, label: Any = "x") -> None:
-    metadata = [{"place": place} if place % 3 else {} for place in range(count)]
-    store.upsert(names(count, start), normal(seed, count), [label] * count, metadata)
-
-
-def contents(store: Any, ids: list[str]) -> Any:
-    """All that a store tells of some ids, and by a scan, and by an exact search."""
-    records = store.get(ids)
-    columns = [each.tolist() for each in (records.ids, records.vectors, records.labels)]
-    listed = sorted(pair for each in store.scan() for pair in zip(each.ids, each.labels, strict=True))
-    near = store.search(normal(9, 3), 7) if store.count() else None
-    found = None if near is None else [each.tolist() for each in (near.ids, near.distances, near.labels)]
-    return store.count(), records.metadata, columns, listed, found
-
-
-def sizes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in folder.iterdir() if path.name != "LOCK"}
-
-
-def segments_of(folder: Path) -> list[str]:
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
-    return [each["name"] for each in manifest["segments"]]
-
-
-def bytes_written(folder: Path, change: Callable[[], object]) -> int:
-    """Return the bytes of files that a change has made, and of the manifest, which it has replaced."""
-    before = sizes(folder)
-    change()
-    return sum(size for name, size in sizes(folder).items() if name not in before or name == "MANIFEST.json")
 
 
 @pytest.fixture
@@ -311,181 +268,6 @@ def test_compact_is_for_who_may_write(tmp_path: Path) -> None:
         assert memory.count() == 10
 
 
-class TestDamage:
-    """A segment that is not as it was written is named to whoever needs it; all others can be read."""
-
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        """Three segments, of which the second is damaged in the vector of é110."""
-        path = tmp_path / "s"
-        with FaissStore(path, index="Flat") as store:
-            for start in (0, 100, 200):
-                fill(store, 100, start=start, seed=start)
-                store.flush()
-        damaged = path / "segment-2-0.bin"
-        content = bytearray(damaged.read_bytes())
-        content[10 * 4 * DIM] ^= 1
-        damaged.write_bytes(content)
-        return path
-
-    def test_the_rest_can_be_read(self, folder: Path) -> None:
-        """Look-ups and scans of the others go on; searches, which compare all, and `verify` name the file."""
-        with FaissStore(folder, read_only=True) as store:
-            assert store.get(names(100)).vectors.tolist() == normal(0, 100).tolist()
-            assert store.get(names(100, 200)).vectors.tolist() == normal(200, 100).tolist()
-            assert sorted(name for each in store.scan() for name in each.ids) == sorted(names(300))
-            asks: list[Callable[[], Any]] = [
-                lambda: store.get(["é110"]),
-                lambda: store.search(normal(0, 1), 1),
-                store.verify,
-            ]
-            for ask in asks:
-                with pytest.raises(StoreCorruptedError, match=r"segment-2-0.bin is damaged: its vectors do"):
-                    ask()
-
-    def test_a_damaged_list_of_ids_hides_no_others(self, folder: Path) -> None:
-        """A scan lists what it can read, and tells at its end what it could not."""
-        path = folder / "segment-3-0.bin"
-        content = path.read_bytes()
-        path.write_bytes(content.replace("é250".encode(), "é25x".encode()))
-        listed: list[str] = []
-        with FaissStore(folder, read_only=True) as store:
-            listing = store.scan()
-            with pytest.raises(StoreCorruptedError, match=r"segment-3-0.bin is damaged: its ids do not"):
-                listed.extend(name for each in listing for name in each.ids.tolist())
-            assert sorted(listed) == sorted(names(200))
-
-    def test_a_writer_goes_on_beside_it(self, folder: Path) -> None:
-        """New records are flushed, and the damage stays where it is and is told."""
-        with FaissStore(folder) as store:
-            fill(store, 5, start=500)
-            store.delete(["é110"])
-            store.flush()
-            assert store.get(names(5, 500)).ids.tolist() == names(5, 500)
-            with pytest.raises(StoreCorruptedError, match=r"segment-2-0.bin"):
-                store.compact()
-        with FaissStore(folder, read_only=True) as store:
-            assert store.count() == 304
-            with pytest.raises(StoreCorruptedError, match=r"segment-2-0.bin"):
-                store.verify()
-
-
-def crafted(folder: Path, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
-    """Write a store of thirty records with other parts than it would have, whose checksums are right."""
-    write = _segment._write_part
-
-    def writing(target: Any, pieces: Any, block: int, digests: Any) -> int:
-        name = list(ORDER)[len(seen)]
-        seen.append(name)
-        if name in parts:
-            pieces = [parts[name](np.concatenate([np.asarray(each) for each in pieces]))]
-        return write(target, pieces, block, digests)
-
-    seen: list[str] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(_segment, "_write_part", writing)
-        with FaissStore(folder, index="Flat") as store:
-            labels = [f"label {place % 3}" for place in range(30)]
-            store.upsert(names(30), normal(0, 30), labels, [{"a": 1}] * 30)
-
-
-ORDER = ("vectors", "norms", "labels", "names", "id_ends", "ids", "text_ends", "texts", "hashes", "order")
-
-
-def signalling(values: Any) -> Any:
-    """Return vectors of which one holds a NaN that warns when it is converted."""
-    values = values.copy()
-    values.reshape(-1).view(np.uint32)[9] = 0x7FA00000
-    return values
-
-
-def put(place: int, value: Any) -> Callable[[Any], Any]:
-    def change(values: Any) -> Any:
-        values = values.copy()
-        values.reshape(-1)[place] = value
-        return values
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("part", "change", "why"),
-    [
-        ("vectors", put(9, np.nan), "the vector in row 1 has the length nan"),
-        ("vectors", signalling, "the vector in row 1 has the length nan"),
-        ("vectors", put(9, np.inf), "the vector in row 1 has the length inf"),
-        ("vectors", put(9, 50.0), "the vector in row 1 has the length 50"),
-        ("norms", put(3, np.nan), "the vector in row 3 has the length"),
-        ("norms", put(3, 1e9), "the vector in row 3 has the length"),
-        ("labels", put(2, 3), "a label is none of its names"),
-        ("labels", put(2, -1), "a label is none of its names"),
-        ("id_ends", put(4, 2**40), "its texts overlap"),
-        ("id_ends", put(4, -1), "its texts overlap"),
-        ("text_ends", put(4, 2**62), "its texts overlap"),
-        ("hashes", lambda values: values[::-1].copy(), "its hashes do not ascend|an id is not found"),
-        ("order", put(5, 31), "an id is that of no row"),
-        ("order", lambda values: np.roll(values, 1), "an id is not found by its hash"),
-    ],
-)
-def test_every_value_of_a_crafted_segment_is_checked(
-    tmp_path: Path, part: str, change: Any, why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a store cannot have written is told by `verify`, and by whatever asks for it."""
-    crafted(tmp_path / "s", monkeypatch, **{part: change})
-    with FaissStore(tmp_path / "s", read_only=True) as store:
-        for ask in (store.verify, lambda: (store.get(names(30)), store.search(normal(0, 2), 30))):
-            if part not in ("hashes", "order") or ask == store.verify:
-                with pytest.raises(StoreCorruptedError, match=f"segment-1-0.bin is damaged: .*({why})"):
-                    ask()
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"rows": 31},
-        {"rows": 0},
-        {"rows": 2**40},
-        {"longest": 0.1},
-        {"longest": float("nan")},
-        {"names": None},
-        {"ids": 0},
-        {"texts": -1},
-        {"name": "../segment-1-0.bin"},
-        {"name": "segment-9-0.bin"},
-        {"sha256": "0" * 64},
-    ],
-)
-def test_every_field_of_a_segments_entry_is_checked(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """A manifest with a right checksum, but of another segment, is told or opens no file."""
-    with FaissStore(tmp_path / "s", index="Flat") as store:
-        fill(store, 30)
-    path = tmp_path / "s" / "MANIFEST.json"
-    content = json.loads(path.read_text())
-    content["segments"][0].update(changes)
-    del content["sha256"]
-    path.write_text(json.dumps({**content, "sha256": _manifest._checksum(content)}))
-    with pytest.raises(StoreCorruptedError, match=r"(MANIFEST.json|segment-\S*.bin) is damaged: "):
-        FaissStore(tmp_path / "s", read_only=True).verify()
-
-
-@pytest.mark.usefixtures("tight")
-@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "more"])
-def test_the_file_of_removed_rows_is_verified(tmp_path: Path, damage: str) -> None:
-    """Which records are gone is told by the checksum that the manifest has."""
-    with FaissStore(tmp_path / "s", index="Flat") as store:
-        fill(store, 18)
-        store.flush()
-        store.delete(names(5))
-    (path,) = (tmp_path / "s").glob("removed-*.bin")
-    content = path.read_bytes()
-    changed = {"flip": bytes([content[0] ^ 1]) + content[1:], "cut": content[:-1], "more": content + b"\1"}
-    path.unlink()
-    if damage in changed:
-        path.write_bytes(changed[damage])
-    with pytest.raises(StoreCorruptedError, match=path.name):
-        FaissStore(tmp_path / "s", read_only=True)
-
-
 @pytest.mark.parametrize("step", ["compact", "flush"])
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_a_disk_that_fills_leaves_the_last_flush(
@@ -550,13 +332,6 @@ def test_a_flush_does_not_need_the_space_to_tidy(
         store.compact()
         assert store.search(rows[1900:], 1).ids[:, 0].tolist() == names(100, 1900)
         assert {*sizes(folder)} == named(folder)
-
-
-def named(folder: Path) -> set[str]:
-    """Return the names of the files that a folder's manifest names, and its own."""
-    listed = json.loads((folder / "MANIFEST.json").read_text())
-    parts = [*listed["segments"], *listed["files"].values(), *listed.get("blobs", {}).values()]
-    return {"MANIFEST.json", *(each["name"] for each in parts)}
 
 
 @pytest.mark.usefixtures("tight")
