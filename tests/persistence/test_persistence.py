@@ -352,7 +352,7 @@ def test_a_store_that_has_gone_is_not_made_anew(tmp_path):
 @pytest.mark.parametrize("file", ["classifier.json", "MANIFEST.json", ".bin"])
 @pytest.mark.parametrize("damage", ["truncated", "missing", "emptied"])
 def test_a_damaged_folder_is_refused(tmp_path, file, damage):
-    """Whichever file was truncated or lost, loading says so and names it or its folder."""
+    """Whichever file was truncated or lost, loading or answering says so and names it or its folder."""
     RetrievalClassifier().fit(POINTS, LABELS).save(tmp_path / "saved")
     path = next(path for path in (tmp_path / "saved").rglob("*") if path.name.endswith(file))
     if damage == "missing":
@@ -361,7 +361,7 @@ def test_a_damaged_folder_is_refused(tmp_path, file, damage):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if damage == "truncated" else 0])
     expected = InvalidInputError if (file, damage) == ("classifier.json", "missing") else StoreCorruptedError
     with pytest.raises(expected, match=str(tmp_path / "saved")):
-        RetrievalClassifier.load(tmp_path / "saved")
+        RetrievalClassifier.load(tmp_path / "saved").predict(POINTS)
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ class FaissStore(LocalStore):
     FingerprintMismatchError
         If the folder holds another metric.
     StoreCorruptedError
-        If a file in the folder is missing, of a wrong size, or its manifest damaged; other damage is told by
-        whatever reads it, and by `verify`.
+        If the manifest is damaged or, where it is opened to write, a file of records missing or of another
+        size. Other damage is told by whatever reads it, and by `verify`; the rest can be read.
     StoreLockedError
         If the store is new, or to have another index, and another writer holds it.
     StoreUnavailableError
@@ -166,7 +166,7 @@ class FaissStore(LocalStore):
         Raises
         ------
         StoreCorruptedError
-            If a file is missing or damaged.
+            As for a new store; see there.
         StoreError
             If there is no store or another class of store wrote it.
         """
@@ -308,6 +308,7 @@ class FaissStore(LocalStore):
             newest = type(self)(
                 folder.path, metric=self._metric, read_only=True, recall=self._asked_recall, mmap=self._mmap
             )
+            newest._held.segments.require_whole()
             with self._guard.lock.write():
                 self._require_open()
                 if self._is_ahead(folder):  # this store's first write has read the folder meanwhile

@@ -107,6 +107,12 @@ class Segments:
             new._label_counts.update(part.labels(np.arange(len(part))).tolist())
         return new
 
+    def require_whole(self) -> None:
+        """Raise StoreCorruptedError if a file is missing, or no such file."""
+        for part in self.parts:
+            if (damage := part.damage) is not None:
+                raise damage
+
     def filed(self, folder: Path, generation: int) -> Segments:
         """Return these segments with what was removed of them in a file: a bit for each row up to the last.
 

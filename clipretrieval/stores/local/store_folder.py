@@ -111,6 +111,8 @@ class StoreFolder:
                 f"the store in {self.path} was made with metric {held!r}; found metric={asked!r}. "
                 f"Open it with metric={held!r}, or fill a new folder"
             )
+        if not self.read_only:  # nothing could be flushed
+            snapshot.segments.require_whole()
         adopt(snapshot)
         self.loaded = manifest
         spoiled = (name for name, blob in snapshot.blobs.items() if blob.damage)

@@ -113,14 +113,15 @@ def test_a_folder_holds_one_generation(folder: Path) -> None:
     with FaissStore(folder) as store:
         store.delete(["é0"])
         store.flush()
-        assert data_files(folder) == ["MANIFEST.json", "segment-1-0.bin"]
+        assert data_files(folder) == ["MANIFEST.json", "removed-2-0.bin", "segment-1-0.bin"]
         fill(store, 2, seed=1)
-    assert data_files(folder) == ["MANIFEST.json", "segment-1-0.bin", "segment-3-0.bin"]
+    files = ["MANIFEST.json", "removed-3-0.bin", "segment-1-0.bin", "segment-3-0.bin"]
+    assert data_files(folder) == files
     assert (folder / "segment-1-0.bin").read_bytes() == before
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     expected = {"format_version": 2, "generation": 3, "metric": "l2", "dim": 6, "count": 30, "index": "auto"}
     assert {name: manifest[name] for name in expected} == expected
-    assert manifest["removed"] == [0, 1]
+    assert (folder / files[1]).read_bytes() == bytes([3, 0, 0, 0])
 
 
 def test_flush_writes_only_what_changed(folder: Path) -> None:
@@ -268,9 +269,10 @@ def test_a_missing_file_is_reported(folder: Path, name: str) -> None:
     """A store whose file is gone is damaged, not new."""
     (folder / name).unlink()
     before = snapshot(folder)
-    for read_only in (True, False):
-        with pytest.raises(StoreCorruptedError, match=name):
-            FaissStore(folder, read_only=read_only)
+    with pytest.raises(StoreCorruptedError, match=name):
+        FaissStore(folder)
+    with pytest.raises(StoreCorruptedError, match=name):
+        FaissStore(folder, read_only=True).search(normal(1, 1, 6), 1)
     assert snapshot(folder) == before
 
 
@@ -287,7 +289,7 @@ def test_leftovers_of_a_killed_writer_go_with_the_next(folder: Path) -> None:
     """Files of an unfinished generation stay while only readers come, and the next writer removes them."""
     strays = [
         "segment-2-0.bin",
-        "removed-2.bin",
+        "removed-2-1.bin",
         ".segment-3-0.bin.0a1b2c3d4e5f6071.tmp",
         ".MANIFEST.json.00ff.tmp",
     ]
@@ -299,7 +301,7 @@ def test_leftovers_of_a_killed_writer_go_with_the_next(folder: Path) -> None:
     assert set(strays) < set(data_files(folder))
     with FaissStore(folder) as store:
         store.delete(["é0"])
-    assert data_files(folder) == ["MANIFEST.json", "notes.txt", "segment-1-0.bin"]
+    assert data_files(folder) == ["MANIFEST.json", "notes.txt", "removed-2-0.bin", "segment-1-0.bin"]
     assert FaissStore.load(folder).count() == 29
 
 
@@ -411,7 +413,7 @@ def test_a_failed_flush_keeps_both_states(folder: Path, victim: str, monkeypatch
         for call in (store.flush, store.close):
             with pytest.raises(StoreUnavailableError, match="No space left"):
                 call()
-        assert snapshot(folder) == before
+        assert before.items() <= snapshot(folder).items()
         assert FaissStore.load(folder).count() == 30
         assert contents(store) == after
         monkeypatch.undo()
