@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 from segment_parts import named
+from sklearn.base import clone
 from warm_process import run_warm
 
 from clipretrieval.errors import (
