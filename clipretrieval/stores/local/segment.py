@@ -164,11 +164,24 @@ class Segment:
         if not self.has_texts:
             whole: AnyArray = self._values("labels", "<i8", rows)
             return whole
-        codes = self._values("labels", "<i4", rows)
+        labels: AnyArray = self._names[self._checked(self._values("labels", "<i4", rows))]
+        return labels
+
+    def label_counts(self, chosen: npt.NDArray[np.bool_]) -> dict[Any, int]:
+        """Return how many of the chosen rows have each label; `chosen` has the shape (rows,)."""
+        self._require_range("labels", 0, self._parts["labels"].size)
+        if not self.has_texts:
+            values, counts = np.unique(self._view("labels", "<i8")[chosen], return_counts=True)
+            return dict(zip(values.tolist(), counts.tolist(), strict=True))
+        codes = self._checked(self._view("labels", "<i4")[chosen])
+        counts = np.bincount(codes, minlength=len(self._names))
+        return {name: count for name, count in zip(self._names, counts.tolist(), strict=True) if count}
+
+    def _checked(self, codes: IndexArray) -> IndexArray:
+        """Return labels by their places in the names, which they must have."""
         if codes.size and not (codes.min() >= 0 and codes.max() < len(self._names)):
             raise self._damaged("a label is none of its names")
-        labels: AnyArray = self._names[codes]
-        return labels
+        return codes
 
     def rows_with(self, label: object) -> IndexArray:
         """Return the rows with a label, which is of the type that the labels have."""

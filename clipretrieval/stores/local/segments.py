@@ -104,7 +104,7 @@ class Segments:
         new = Segments((*self.parts, part), removed, self.listed)
         if self._label_counts is not None:
             new._label_counts = self._label_counts.copy()
-            new._label_counts.update(part.labels(np.arange(len(part))).tolist())
+            new._label_counts.update(part.label_counts(np.ones(len(part), dtype=bool)))
         return new
 
     def require_whole(self) -> None:
@@ -132,8 +132,10 @@ class Segments:
     def count(self, label: Label) -> int:
         """Return the number of records with one label; one of the other type is that of none."""
         if self._label_counts is None:
-            rows = np.arange(self.total) if self.numbers is None else self.numbers
-            self._label_counts = Counter(self.labels(rows).tolist() if len(rows) else ())
+            counts = Counter[Label]()
+            for start, part in self._placed():
+                counts.update(part.label_counts(~self.removed[start : start + len(part)]))
+            self._label_counts = counts
         return self._label_counts[label]
 
     def find(self, names: Sequence[str]) -> IndexArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def contents(store: Any, ids: list[str]) -> Any:
     records = store.get(ids)
     columns = [each.tolist() for each in (records.ids, records.vectors, records.labels)]
     listed = sorted(pair for each in store.scan() for pair in zip(each.ids, each.labels, strict=True))
+    counted = Counter(label for _, label in listed)
+    assert {label: store.count(label) for label in counted} == counted
     near = store.search(normal(9, 3), 7) if store.count() else None
     found = None if near is None else [each.tolist() for each in (near.ids, near.distances, near.labels)]
     return store.count(), records.metadata, columns, listed, found

@@ -70,9 +70,9 @@ def test_a_flush_writes_what_changed_however_much_there_is(tmp_path: Path) -> No
 
 
 def test_many_flushes_leave_few_segments_and_write_little(tmp_path: Path) -> None:
-    """Two hundred flushes of one vector leave few files, and write each vector a few times."""
+    """A hundred flushes of one vector leave few files, and write each vector a few times."""
     store, memory, total = FaissStore(tmp_path / "s"), MemoryStore(), 0
-    for place in range(200):
+    for place in range(100):
         for each in (store, memory):
             each.upsert([f"é{place}"], normal(place, 1), [place])
         before = sizes(tmp_path / "s")
@@ -80,15 +80,14 @@ def test_many_flushes_leave_few_segments_and_write_little(tmp_path: Path) -> Non
         total += sum(size for name, size in sizes(tmp_path / "s").items() if name not in before)
         assert len(segments_of(tmp_path / "s")) <= 3 * (_segments.TOGETHER - 1) + 1
     one = 512 + 64 * 10  # parts begin at multiples of 64 bytes
-    assert total < 200 * one * 4
+    assert total < 100 * one * 4
     store.close()
-    assert contents(FaissStore.load(tmp_path / "s"), names(200)) == contents(memory, names(200))
+    assert contents(FaissStore.load(tmp_path / "s"), names(100)) == contents(memory, names(100))
 
 
 @pytest.mark.usefixtures("tight")
-@pytest.mark.parametrize("metric", ["l2", "ip"])
-@pytest.mark.parametrize("kind", [str, int])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("kind", "metric"), [(str, "l2"), (int, "ip")])
+@pytest.mark.parametrize("seed", range(4))
 def test_any_sequence_of_writes_and_flushes_is_answered_as_in_memory(
     tmp_path: Path, seed: int, kind: type, metric: str
 ) -> None:
@@ -137,7 +136,7 @@ def test_an_index_follows_any_sequence_of_flushes(tmp_path: Path, index: str) ->
     store = FaissStore(tmp_path / "s", index=index, recall=0.01)
     for each in (store, memory):
         fill(each, 60)
-    for step in range(40):
+    for step in range(25):
         verb = rng.choice(["upsert", "delete", "flush", "compact", "reopen"], p=[0.35, 0.25, 0.2, 0.05, 0.15])
         chosen = [f"é{place}" for place in rng.choice(120, rng.integers(1, 12), replace=False)]
         if verb == "upsert":
@@ -433,7 +432,7 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, what: str) -> None:
     whole = killed_at(0)
     assert whole.returncode == 0, whole.stderr
     steps, seen = int(whole.stdout), []
-    for step in sorted({*range(1, steps + 1, 2), steps}):
+    for step in sorted({*range(1, steps + 1, 3), steps}):
         done = killed_at(step)
         assert done.returncode == -9, done.stderr
         with FaissStore.load(tmp_path / str(step)) as store:
