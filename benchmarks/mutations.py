@@ -141,7 +141,7 @@ def write(folder: Path, name: str) -> None:
     """Write to what is in a folder, and ask again."""
     if name == "classifier":
         classifier = RetrievalClassifier.load(folder)
-        label = classifier.classes_[0]
+        label = next(iter(classifier.classes_.tolist()), "x")
         classifier.partial_fit(vectors(2, 5), [label] * 5)
         classifier.save(folder)
         ask_classifier(folder)
