@@ -318,6 +318,11 @@ class AnnRows(IndexUpkeep):
         found = index.search(queries, k, fetch, state.knobs)
         return index.outliers.join(found, queries, k + EXTRA, self.flat, self.metric)
 
+    def settle(self) -> None:
+        """Build or measure the index where it is time to, and warn of what became of it."""
+        self.maintain()
+        self.past.complain()
+
     def write(self, vectors: FloatArray, places: IndexArray) -> None:
         self.flat.write(vectors, places)
         if self.index is None or self.state is None:

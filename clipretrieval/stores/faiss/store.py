@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -438,13 +438,14 @@ class FaissStore(LocalStore):
     def _wrote(self) -> None:
         rows, folder, held = self._held.rows, self._folder, self._held
         if isinstance(rows, AnnRows):
-            rows.maintain()
-            rows.past.complain()
+            rows.settle()
         if folder is None or not self._keeper(folder).is_full(held) or self._is_near(self._unsealed):
             return
-        self._unsealed = len(held)
-        with suppress(StoreError), folder.writing(self._names):  # what hinders it is told by a flush
-            self._held, self._unsealed = self._keeper(folder).sealed(held), None
+        try:
+            with folder.writing(self._names):
+                self._held = self._keeper(folder).sealed(held)
+        except StoreError:  # a flush tells what hinders it
+            self._unsealed = len(held)
 
     def _is_near(self, count: int | None) -> bool:
         """Tell whether what failed with so many records is not tried again: there are about as many."""
@@ -462,16 +463,12 @@ class FaissStore(LocalStore):
         if self._folder is None and self._is_unfinished():
             with self._guard.write():
                 self._require_open()
-                self._build()
+                rows = self._held.rows
+                if isinstance(rows, AnnRows) and rows.unfinished:
+                    rows.settle()
 
     def _is_unfinished(self) -> bool:
         return isinstance(self._held.rows, AnnRows) and self._held.rows.unfinished
-
-    def _build(self) -> None:
-        rows = self._held.rows
-        if isinstance(rows, AnnRows) and self._is_unfinished():
-            rows.maintain()
-            rows.past.complain()
 
     def _write_out(self, *, whole: bool = False) -> None:
         """Put what has changed into the folder; `whole` writes anew what removed records lie in."""
@@ -495,7 +492,7 @@ class FaissStore(LocalStore):
 
         Only who asked for it is told of errors; the others are warned: their records are safe.
         """
-        held, self._untidied = self._held, len(self._held)
+        held, self._untidied = self._held, None
         try:
             with folder.writing(self._names):
                 new = keeper.tidied(held, whole=whole)
@@ -505,13 +502,13 @@ class FaissStore(LocalStore):
         except (StoreError, RuntimeError, MemoryError) as error:
             if whole:
                 raise
+            self._untidied = len(held)
             warn_caller(
                 f"all is flushed, but {folder.path} could not be cleared of removed records or small files, "
                 f"or its index not be kept up: {error}. compact() tries again, and so does a flush when "
                 "there are a quarter more records, or fewer"
             )
             return
-        self._untidied = None
         keeper.past.complain()
 
     def _keeper(self, folder: StoreFolder) -> FolderKeeper:
