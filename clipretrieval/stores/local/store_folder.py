@@ -11,7 +11,6 @@ from clipretrieval._util.files import reason, sync_folder
 from clipretrieval._util.forks import renew_after_fork
 from clipretrieval.errors import (
     FingerprintMismatchError,
-    StoreError,
     StoreLockedError,
     StoreUnavailableError,
 )
@@ -66,6 +65,7 @@ class StoreFolder:
         self.left_when_written = False
         self.loaded: FolderManifest | None = None
         self.spoiled: frozenset[str] = frozenset()
+        self._in_doubt = False  # whether a generation may be in force of which `loaded` does not tell
         self.writer: WriterLock | None = None
         self._after_fork()
         renew_after_fork(self)
@@ -162,7 +162,10 @@ class StoreFolder:
         """
         if self.writer is not None:
             self.writer.check()
-        if find_manifest(self.path) != self.loaded:
+        found = find_manifest(self.path)
+        if self._in_doubt:
+            self.loaded, self._in_doubt = found, False
+        if found != self.loaded:
             raise StoreLockedError(
                 f"another writer has put a newer generation into {self.path}, which this store would "
                 "overwrite; save(path) keeps what is in memory elsewhere"
@@ -172,17 +175,11 @@ class StoreFolder:
 
     def put(self, new: Generation) -> None:
         """Put a generation in force, within `writing`."""
-        before, number = self.loaded, self.next_generation
-        damaged_blobs = {name for name, blob in new.blobs.items() if blob.damage}
-        try:
-            self.loaded = write_generation(self.path, number, new, before, self.spoiled)
-        except BaseException:
-            with suppress(StoreError):  # interrupted after the new generation came into force
-                self.loaded = find_manifest(self.path) or before
-            raise
-        finally:
-            if self.loaded is not before and self.loaded is not None and self.loaded != before:
-                self.spoiled = frozenset(self.loaded.blobs[name].name for name in damaged_blobs)
+        self._in_doubt = True
+        loaded = write_generation(self.path, self.next_generation, new, self.loaded, self.spoiled)
+        damaged = (name for name, blob in new.blobs.items() if blob.damage)
+        self.spoiled = frozenset(loaded.blobs[name].name for name in damaged)
+        self.loaded, self._in_doubt = loaded, False
 
     def verify(self, blobs: Mapping[str, Blob]) -> None:
         """Read what lies beside segments and the index; another generation's, only as far as it is held.
