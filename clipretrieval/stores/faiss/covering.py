@@ -12,7 +12,7 @@ import numpy as np
 
 from clipretrieval._util.forks import ForkLock
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.errors import StoreCorruptedError
+from clipretrieval.errors import StoreError
 from clipretrieval.stores.exact import IndexArray, nearest_rows
 from clipretrieval.stores.faiss.approximate import is_hollow
 from clipretrieval.stores.faiss.factory import FLAT
@@ -73,17 +73,21 @@ class Covering:
         if not self._read_once:
             with self._reading.current:
                 if not self._read_once:
-                    index = None
-                    try:
-                        index = self._read(mmap=True)
-                    except StoreCorruptedError as error:
-                        warn_caller(
-                            f"{fault_of(error)}. No vector is lost: searches are exact until the store is "
-                            "next written to and flushed, which builds the index anew"
-                        )
-                    finally:  # a warning may be raised as an error
-                        self._read_once.append(index)
+                    self._read_or_lose()
         return self._read_once[0]
+
+    def _read_or_lose(self) -> None:
+        try:
+            self._read_once.append(self._read(mmap=True))
+        except StoreError as error:
+            self._read_once.append(None)  # before the warning, which may be raised as an error
+            warn_caller(
+                f"{fault_of(error)}. No vector is lost: searches are exact until the store is next written "
+                "to and flushed, which builds the index anew"
+            )
+        except Warning:
+            self._read_once.append(None)
+            raise
 
     @property
     def is_lost(self) -> bool:
@@ -104,7 +108,7 @@ class Covering:
         """
         try:
             index = self._read(mmap=False) if self._files else copy.deepcopy(self._read_once[0])
-        except StoreCorruptedError:
+        except StoreError:
             return None
         if index is not None and removed is not None and removed[: self.covered].any():
             index.number_through(removed[: self.covered])
@@ -143,7 +147,7 @@ class Covering:
                     role: copy_file(folder, generation, file, self.entries[role])
                     for role, file in self._files.items()
                 }
-            except StoreCorruptedError:
+            except StoreError:
                 return None
         files = {role: MappedFile(folder / entry.name, entry.size) for role, entry in entries.items()}
         return Covering(self.known(), self.covered, self._metric, self._dim, None, files, entries)

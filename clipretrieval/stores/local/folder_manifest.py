@@ -14,7 +14,7 @@ import numpy as np
 
 from clipretrieval._util.checks import check_int, check_number, shown
 from clipretrieval._util.text import parse_json
-from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError
 from clipretrieval.stores.checks import BLOB_NAME, LARGEST_BLOB
 from clipretrieval.types import Metric
 
@@ -246,7 +246,7 @@ def damaged(path: Path, why: str) -> StoreCorruptedError:
     )
 
 
-def fault_of(error: StoreCorruptedError) -> str:
+def fault_of(error: StoreError) -> str:
     """Return what an error for a file says, without the advice."""
     return str(error).partition(ADVICE)[0]
 
