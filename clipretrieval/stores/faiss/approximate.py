@@ -111,9 +111,7 @@ class IndexUpkeep:
         index, state = self.index, self.state
         if index is None or state is None:
             return IndexInfo(FLAT)
-        names = ("factory", "trained_on", "nprobe", "ef_search", "over_fetch", "recall", "measured_on")
-        known = {name: getattr(state, name) for name in names}
-        return IndexInfo(**known, tombstones=index.tombstones, outliers=len(index.outliers))
+        return state.info(index.tombstones, len(index.outliers))
 
     def _extend(self, index: AnnIndex, vectors: FloatArray, places: IndexArray) -> None:
         """Write rows into the index, but leave them out where a search would not find them."""

@@ -182,9 +182,7 @@ class Covering:
         seen, index = self.seen(held), self.index
         if index is None:
             return IndexInfo(FLAT)
-        names = ("factory", "trained_on", "nprobe", "ef_search", "over_fetch", "recall", "measured_on")
-        known = {name: getattr(self.state, name) for name in names}
-        return IndexInfo(**known, tombstones=index.tombstones + seen.gone, outliers=len(seen.outliers))
+        return self.state.info(index.tombstones + seen.gone, len(seen.outliers))
 
     def candidates(self, held: Held, queries: FloatArray, k: int) -> IndexArray | None:
         """Return places that are probably among the `k` nearest; None where all are to be compared."""

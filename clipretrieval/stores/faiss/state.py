@@ -140,6 +140,12 @@ class AnnState:
             list_limit=limit("list_limit"),
         )
 
+    def info(self, tombstones: int, outliers: int) -> IndexInfo:
+        """Return what is told of an index that has this state."""
+        names = ("factory", "trained_on", "nprobe", "ef_search", "over_fetch", "recall", "measured_on")
+        known = {name: getattr(self, name) for name in names}
+        return IndexInfo(**known, tombstones=tombstones, outliers=outliers)
+
     @property
     def limits(self) -> Limits | None:
         """What may be lost of a vector that is added."""

@@ -29,7 +29,8 @@ from clipretrieval.stores.faiss.flat import FlatRows, faiss_alone, shortlist_of
 from clipretrieval.stores.faiss.keeper import FolderKeeper
 from clipretrieval.stores.faiss.state import AnnState, IndexInfo
 from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest
-from clipretrieval.stores.local.folder_write import Generation, require_whole, save_copy
+from clipretrieval.stores.local.folder_manifest import FolderManifest
+from clipretrieval.stores.local.folder_write import require_whole, save_copy
 from clipretrieval.stores.local.held import Held, JoinedRows
 from clipretrieval.stores.local.rows import VectorRows
 from clipretrieval.stores.local.store import LocalStore
@@ -147,7 +148,8 @@ class FaissStore(LocalStore):
             return
         self._folder = StoreFolder(place, KIND, self._metric, read_only=read_only)
         with self._computing():  # a folder's index may be measured or built anew
-            self._folder.open(self._generation(self._held), self._adopt, create=create and not read_only)
+            held = self._held
+            self._folder.open(self._named(held, 0), held, self._adopt, create=create and not read_only)
             if self._changed:  # already it is to be other than it was read
                 self._begin_write()
 
@@ -453,10 +455,7 @@ class FaissStore(LocalStore):
 
     def _names(self) -> set[str]:
         """Return the names of the folder's files that are held."""
-        held, index = self._held, self._held.index
-        entries = [part.entry for part in held.segments.parts]
-        names = {entry.name for entry in (*entries, *(() if index is None else index.entries.values()))}
-        return names if held.segments.listed is None else {*names, held.segments.listed.name}
+        return self._named(self._held, 0).names
 
     def _prepare(self) -> None:
         """Build the index of a store in memory, before it is written; called without the lock."""
@@ -481,8 +480,8 @@ class FaissStore(LocalStore):
         require_whole(folder.path, self._held)
         with folder.writing(self._names):
             # Held before it is in force: whatever interrupts this, no file goes that it lies in.
-            self._held = keeper.filed(self._held)
-            folder.put(self._generation(self._held))
+            self._held = held = keeper.filed(self._held)
+            folder.put(self._named(held, folder.next_generation), held, self._blobs)
             self._changed = False
         if whole or not self._is_near(self._untidied):
             self._tidy(folder, keeper, whole)
@@ -498,7 +497,7 @@ class FaissStore(LocalStore):
                 new = keeper.tidied(held, whole=whole)
                 if new is not held:
                     self._held = new
-                    folder.put(self._generation(new))
+                    folder.put(self._named(new, folder.next_generation), new, self._blobs)
         except (StoreError, RuntimeError, MemoryError) as error:
             if whole:
                 raise
@@ -528,15 +527,16 @@ class FaissStore(LocalStore):
         super()._clear()
         self._kept_by = self._unsealed = self._untidied = None
 
-    def _generation(self, held: Held) -> Generation:
-        new = replace(super()._generation(held), index=self._index)
+    def _named(self, held: Held, generation: int) -> FolderManifest:
+        new = replace(super()._named(held, generation), index=self._index)
         covering: Covering | None = held.index
         if self._index == FLAT:
             return new
         if covering is None or not covering.entries:
             return replace(new, state={"target": self._recall, "built": None})
         state = {"target": self._recall, "built": asdict(covering.known())}
-        return replace(new, files=covering.entries, state=state, covered=covering.covered)
+        files = {**new.files, **covering.entries}
+        return replace(new, files=files, state=state, covered=covering.covered)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         manifest = snapshot.manifest

@@ -9,9 +9,8 @@ import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from clipretrieval._util.files import (
     TEMPORARY_SUFFIX,
@@ -33,48 +32,12 @@ from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = [
-    *("Generation", "clearing", "discard_unlisted", "require_whole", "save_copy", "telling_of_disks"),
+    *("clearing", "discard_unlisted", "require_whole", "save_copy", "telling_of_disks"),
     *("write_generation", "write_rows"),
 ]
 
 # The most bytes of vectors, and rows, of a segment, and the rows that are copied at a time.
 LARGEST_SEGMENT, MOST_ROWS, PIECE_ROWS = 1 << 29, 1 << 19, 1 << 13
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """What is to be in force next.
-
-    Attributes
-    ----------
-    kind : str
-    metric : Metric
-    dim : int or None
-    held : Held
-        All of it in files of the folder; see `Held.filed`.
-    user : str
-        The user's manifest as JSON text.
-    blobs : mapping of str to Blob
-    index : str
-        The kind of index that was asked for.
-    files : mapping of str to FileEntry
-        Those of the index.
-    state : dict, optional
-        What is known of the index; JSON values.
-    covered : int
-        So many rows the index is over.
-    """
-
-    kind: str
-    metric: Metric
-    dim: int | None
-    held: Held
-    user: str
-    blobs: Mapping[str, Blob]
-    index: str = "Flat"
-    files: Mapping[str, FileEntry] = field(default_factory=dict)
-    state: dict[str, Any] | None = None
-    covered: int = 0
 
 
 @contextmanager
@@ -122,15 +85,26 @@ def _pieces(held: Held, rows: IndexArray) -> Iterator[FloatArray]:
 
 def write_generation(
     folder: Path,
-    generation: int,
-    new: Generation,
+    new: FolderManifest,
+    held: Held,
+    blobs: Mapping[str, Blob],
     previous: FolderManifest | None,
     spoiled: Collection[str] = (),
 ) -> FolderManifest:
     """Write what is new of blobs, and put a generation in force; the caller holds the writer's lock.
 
-    Blobs that are the same in `previous`, the generation in force, stay where they are, unless their file is
-    among those `spoiled`, which are not as they were written.
+    Parameters
+    ----------
+    folder : Path
+    new : FolderManifest
+        Without blobs.
+    held : Held
+        What `new` names, all of it in files of the folder; see `Held.filed`.
+    blobs : mapping of str to Blob
+    previous : FolderManifest or None
+        The generation in force. Blobs that are the same in it stay where they are.
+    spoiled : collection of str
+        Its files of blobs that are not as they were written: those do not stay.
 
     Raises
     ------
@@ -139,31 +113,17 @@ def write_generation(
     OSError
         If it cannot be written.
     """
-    kept, segments = {} if previous is None else previous.blobs, new.held.segments
+    kept = {} if previous is None else previous.blobs
     with not_yet_in_force():
-        blobs = {
-            name: _write_blob(folder, name, generation, blob, kept.get(name), spoiled)
-            for name, blob in new.blobs.items()
+        entries = {
+            name: _write_blob(folder, name, new.generation, blob, kept.get(name), spoiled)
+            for name, blob in blobs.items()
         }
-    files = {**new.files, **({} if segments.listed is None else {"removed": segments.listed})}
-    named = [(part.entry.name, part.size) for part in segments.parts]
-    for name, size in [*named, *((entry.name, entry.size) for entry in files.values())]:
+    named = [(part.entry.name, part.size) for part in held.segments.parts]
+    for name, size in [*named, *((entry.name, entry.size) for entry in new.files.values())]:
         if not lies_in(folder, name, size):
             raise damaged(folder / name, "it is missing, or was cut off")
-    manifest = FolderManifest(
-        kind=new.kind,
-        generation=generation,
-        metric=new.metric,
-        dim=new.dim,
-        index=new.index,
-        count=len(new.held),
-        files=files,
-        user=new.user,
-        state=new.state,
-        blobs=blobs,
-        segments=tuple(part.entry for part in segments.parts),
-        covered=new.covered,
-    )
+    manifest = replace(new, blobs=entries)
     write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
     return manifest
 

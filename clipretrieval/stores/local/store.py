@@ -29,7 +29,7 @@ from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, neare
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import Snapshot
 from clipretrieval.stores.local.folder_manifest import LARGEST_BLOBS, LARGEST_MANIFEST, FolderManifest
-from clipretrieval.stores.local.folder_write import Generation, write_generation, write_rows
+from clipretrieval.stores.local.folder_write import write_generation, write_rows
 from clipretrieval.stores.local.held import Held, JoinedRows
 from clipretrieval.stores.local.locks import Guard, Recovery
 from clipretrieval.stores.local.manifest_view import ManifestView
@@ -352,9 +352,20 @@ class LocalStore:
             rows.write(view[:], np.arange(len(view)))
         self._held = Held(Segments(), table, rows)
 
-    def _generation(self, held: Held) -> Generation:
-        """Return what a folder is to hold; all of it is in files there."""
-        return Generation(type(self).__name__, self._metric, self._dim, held, self._manifest, self._blobs)
+    def _named(self, held: Held, generation: int) -> FolderManifest:
+        """Return the manifest, but for blobs, of a folder in whose files all that is held lies."""
+        listed = held.segments.listed
+        return FolderManifest(
+            kind=type(self).__name__,
+            generation=generation,
+            metric=self._metric,
+            dim=self._dim,
+            index="Flat",
+            count=len(held),
+            files={} if listed is None else {"removed": listed},
+            user=self._manifest,
+            segments=tuple(part.entry for part in held.segments.parts),
+        )
 
     def _fill(self, folder: Path, previous: FolderManifest | None) -> None:
         """Write all that is held into a folder, as the generation after `previous`."""
@@ -362,7 +373,7 @@ class LocalStore:
         numbers = held.number(np.arange(len(held)))
         parts = write_rows(folder, number, held, numbers, self._dim or 1, self._metric)
         new = Held(Segments(parts), RecordTable(), None, self._kept_index()).filed(folder, number)
-        write_generation(folder, number, self._generation(new), previous)
+        write_generation(folder, self._named(new, number), new, self._blobs, previous)
 
     def _kept_index(self) -> Any:
         """Return the index over what is held, as it is numbered without removed records."""

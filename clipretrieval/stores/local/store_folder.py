@@ -18,12 +18,12 @@ from clipretrieval.stores.local.blob import Blob, read_blob_file
 from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest, read_folder
 from clipretrieval.stores.local.folder_manifest import FolderManifest
 from clipretrieval.stores.local.folder_write import (
-    Generation,
     clearing,
     discard_unlisted,
     telling_of_disks,
     write_generation,
 )
+from clipretrieval.stores.local.held import Held
 from clipretrieval.stores.local.mapped_file import MappedFile
 from clipretrieval.stores.local.writer_lock import WriterLock
 from clipretrieval.types import Metric
@@ -73,8 +73,10 @@ class StoreFolder:
     def _after_fork(self) -> None:
         self.flushing = threading.Lock()
 
-    def open(self, empty: Generation, adopt: Callable[[Snapshot], None], *, create: bool) -> None:
-        """Read the store, or make an `empty` one and hold it for writing."""
+    def open(
+        self, empty: FolderManifest, held: Held, adopt: Callable[[Snapshot], None], *, create: bool
+    ) -> None:
+        """Read the store, or make an `empty` one, in which nothing is held, and hold it for writing."""
         found = find_manifest(self.path)
         if found is not None:
             self._read(adopt, found)
@@ -94,7 +96,7 @@ class StoreFolder:
         try:
             if find_manifest(self.path) is None:
                 with telling_of_disks(self.path):
-                    self.loaded = write_generation(self.path, 0, empty, None)
+                    self.loaded = write_generation(self.path, empty, held, {}, None)
             else:  # another writer made it in between
                 self._read(adopt)
         except BaseException:
@@ -173,11 +175,11 @@ class StoreFolder:
         with telling_of_disks(self.path), clearing(self.path, kept):
             yield
 
-    def put(self, new: Generation) -> None:
-        """Put a generation in force, within `writing`."""
+    def put(self, new: FolderManifest, held: Held, blobs: Mapping[str, Blob]) -> None:
+        """Put the next generation in force, within `writing`; see `write_generation`."""
         self._in_doubt = True
-        loaded = write_generation(self.path, self.next_generation, new, self.loaded, self.spoiled)
-        damaged = (name for name, blob in new.blobs.items() if blob.damage)
+        loaded = write_generation(self.path, new, held, blobs, self.loaded, self.spoiled)
+        damaged = (name for name, blob in blobs.items() if blob.damage)
         self.spoiled = frozenset(loaded.blobs[name].name for name in damaged)
         self.loaded, self._in_doubt = loaded, False
 
