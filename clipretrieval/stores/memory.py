@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipretrieval._util.checks import check_path
-from clipretrieval.stores.local.folder import Kind, read_folder
+from clipretrieval.stores.local.folder import Kind, read_store
 from clipretrieval.stores.local.folder_write import require_whole, save_copy
 from clipretrieval.stores.local.rows import ArrayRows, VectorRows
 from clipretrieval.stores.local.store import LocalStore
@@ -70,7 +70,7 @@ class MemoryStore(LocalStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        snapshot = read_folder(check_path(path, "path").absolute(), Kind("MemoryStore"))
+        snapshot = read_store(check_path(path, "path").absolute(), Kind("MemoryStore"))
         store = cls(snapshot.manifest.metric)
         store._adopt(snapshot)
         store._take_into_memory()

@@ -16,12 +16,12 @@ from clipretrieval.errors import StoreError
 from clipretrieval.stores.exact import IndexArray, nearest_rows
 from clipretrieval.stores.faiss.approximate import is_hollow
 from clipretrieval.stores.faiss.factory import FLAT
-from clipretrieval.stores.faiss.files import copy_file, read_ann, write_index
+from clipretrieval.stores.faiss.files import copy_file, read_ann, write_ann
 from clipretrieval.stores.faiss.flat import HeldRows, shortlist_of
 from clipretrieval.stores.faiss.index import EXTRA, AnnIndex, BitArray, Flat, Knobs
 from clipretrieval.stores.faiss.state import AnnState, IndexInfo
 from clipretrieval.stores.local.folder_manifest import FileEntry, fault_of
-from clipretrieval.stores.local.held import Held, JoinedRows
+from clipretrieval.stores.local.held import HeldRecords, JoinedRows
 from clipretrieval.stores.local.mapped_file import MappedFile, lies_in
 from clipretrieval.types import FloatArray, Metric
 
@@ -135,7 +135,7 @@ class Covering:
         """
         if not self._files:
             index = self._read_once[0]
-            entries = {} if index is None else write_index(folder, generation, index, self.covered)
+            entries = {} if index is None else write_ann(folder, generation, index, self.covered)
             if not entries:
                 return None if index is None else self
         elif all(file.path.parent == folder for file in self._files.values()):
@@ -173,18 +173,18 @@ class Covering:
         new.state = replace(self.known(), **state)
         return new
 
-    def seen(self, held: Held) -> SeenIndex:
+    def seen(self, held: HeldRecords) -> SeenIndex:
         """Return the index as one over all that is held."""
         return SeenIndex(self, held, self._metric)
 
-    def info(self, held: Held) -> IndexInfo:
+    def info(self, held: HeldRecords) -> IndexInfo:
         """Return what serves the searches."""
         seen, index = self.seen(held), self.index
         if index is None:
             return IndexInfo(FLAT)
         return self.state.info(index.tombstones + seen.gone, len(seen.outliers))
 
-    def candidates(self, held: Held, queries: FloatArray, k: int) -> IndexArray | None:
+    def candidates(self, held: HeldRecords, queries: FloatArray, k: int) -> IndexArray | None:
         """Return places that are probably among the `k` nearest; None where all are to be compared."""
         if self.index is None:
             return None
@@ -202,11 +202,11 @@ class SeenIndex:
     Parameters
     ----------
     covering : Covering
-    held : Held
+    held : HeldRecords
     metric : Metric
     """
 
-    def __init__(self, covering: Covering, held: Held, metric: Metric) -> None:
+    def __init__(self, covering: Covering, held: HeldRecords, metric: Metric) -> None:
         self._covering, self._held = covering, held
         segments = held.segments
         gone = len(segments) < segments.total
@@ -264,7 +264,7 @@ class SeenIndex:
 class _Others:
     """The rows that are not in the index: those that it left out, and those that came since."""
 
-    def __init__(self, covering: Covering, held: Held, metric: Metric, seen: SeenIndex) -> None:
+    def __init__(self, covering: Covering, held: HeldRecords, metric: Metric, seen: SeenIndex) -> None:
         self._covering, self._held, self._metric, self._seen = covering, held, metric, seen
         # Places in what is held begin with those of the rows in the index that are left.
         self._first = covering.covered - seen.gone

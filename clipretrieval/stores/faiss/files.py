@@ -23,7 +23,7 @@ from clipretrieval.stores.local.mapped_file import MappedFile, unused, write_fil
 from clipretrieval.stores.local.rows import dump_array, read_array
 from clipretrieval.types import Metric
 
-__all__ = ["CAN_MAP", "check_index_state", "copy_file", "kept_target", "read_ann", "write_index"]
+__all__ = ["CAN_MAP", "check_index_state", "copy_file", "kept_target", "read_ann", "write_ann"]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
@@ -33,7 +33,7 @@ CAN_MAP = hasattr(faiss, "IO_FLAG_MMAP_IFC") and hasattr(faiss, "ZeroCopyIOReade
 MOST_TOTAL = 2
 
 
-def write_index(folder: Path, generation: int, index: AnnIndex, count: int) -> dict[str, FileEntry]:
+def write_ann(folder: Path, generation: int, index: AnnIndex, count: int) -> dict[str, FileEntry]:
     """Write the files of an approximate index over so many rows, and return them by their roles.
 
     There are none where it could not be checked before FAISS reads it, or would then be refused.

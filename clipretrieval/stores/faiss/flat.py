@@ -9,7 +9,7 @@ import numpy as np
 
 from clipretrieval._util.forks import no_inherited_threads
 from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, row_norms
-from clipretrieval.stores.local.held import Held, JoinedRows
+from clipretrieval.stores.local.held import HeldRecords, JoinedRows
 from clipretrieval.stores.local.rows import ArrayRows
 from clipretrieval.stores.local.segments import BitArray
 from clipretrieval.types import FloatArray, Metric
@@ -55,11 +55,11 @@ class HeldRows:
 
     Parameters
     ----------
-    held : Held
+    held : HeldRecords
     metric : Metric
     """
 
-    def __init__(self, held: Held, metric: Metric) -> None:
+    def __init__(self, held: HeldRecords, metric: Metric) -> None:
         self._held, self._metric, self._view = held, metric, held.view()
 
     @property

@@ -12,7 +12,7 @@ from clipretrieval.stores.faiss.covering import Covering
 from clipretrieval.stores.faiss.factory import FLAT
 from clipretrieval.stores.faiss.flat import HeldRows
 from clipretrieval.stores.local.folder_write import write_rows
-from clipretrieval.stores.local.held import Held
+from clipretrieval.stores.local.held import HeldRecords
 from clipretrieval.stores.local.segment import Segment
 from clipretrieval.stores.local.segments import LARGEST_JOINED, BitArray, Segments, first_to_join, to_rewrite
 from clipretrieval.stores.local.store_folder import StoreFolder
@@ -50,7 +50,7 @@ class FolderKeeper:
         self._folder, self._metric, self._factory, self._target = folder, metric, factory, target
         self.past = Past()
 
-    def filed(self, held: Held) -> Held:
+    def filed(self, held: HeldRecords) -> HeldRecords:
         """Return what is held with all of it in files: what a flush has to put in force."""
         loaded, segments, index = self._folder.loaded, held.segments, held.index
         before = (0, 0) if loaded is None else (loaded.rows, loaded.count)
@@ -58,10 +58,12 @@ class FolderKeeper:
         went = segments.total - len(segments) - (before[0] - before[1])
         if index is not None:
             changes = max(0, came) + max(0, went)
-            held = Held(segments, held.table, held.rows, index.changed(written=index.state.written + changes))
+            held = HeldRecords(
+                segments, held.table, held.rows, index.changed(written=index.state.written + changes)
+            )
         return self.sealed(held).filed(self._folder.path, self._folder.next_generation)
 
-    def is_full(self, held: Held) -> bool:
+    def is_full(self, held: HeldRecords) -> bool:
         """Tell whether what is in memory is so much that it is to be `sealed`."""
         count, dim = len(held.table), 0 if held.rows is None else held.rows.dim
         return (
@@ -70,11 +72,11 @@ class FolderKeeper:
             or held.table.metadata_size >= SEALED_CHARACTERS
         )
 
-    def sealed(self, held: Held) -> Held:
+    def sealed(self, held: HeldRecords) -> HeldRecords:
         """Return what is held with the records in memory written into segments."""
         count, rows, segments = len(held.table), held.rows, held.segments
         if not count or rows is None:
-            return Held(segments, RecordTable(), None, held.index)
+            return HeldRecords(segments, RecordTable(), None, held.index)
         parts = self._write(held, np.arange(count) + segments.total)
         index = held.index
         if isinstance(rows, AnnRows):
@@ -83,21 +85,21 @@ class FolderKeeper:
                 index = Covering(rows.state, count, self._metric, rows.dim, rows.index)
         for part in parts:
             segments = segments.with_part(part)
-        return Held(segments, RecordTable(), None, index)
+        return HeldRecords(segments, RecordTable(), None, index)
 
-    def tidied(self, held: Held, *, whole: bool = False) -> Held:
+    def tidied(self, held: HeldRecords, *, whole: bool = False) -> HeldRecords:
         """Return what is held in fewer files, and its index built, extended or measured, where that is due.
 
         Parameters
         ----------
-        held : Held
+        held : HeldRecords
             All of it in files.
         whole : bool
             Whether to write anew all that removed records lie in, and small segments.
 
         Returns
         -------
-        Held
+        HeldRecords
             `held` itself where nothing is due.
         """
         segments, due = held.segments, self.is_due(held)
@@ -114,7 +116,9 @@ class FolderKeeper:
             new = self._indexed(new)
         return new.filed(self._folder.path, self._folder.next_generation)
 
-    def _rewritten(self, held: Held, runs: list[tuple[int, int]], removed: BitArray | None) -> Held:
+    def _rewritten(
+        self, held: HeldRecords, runs: list[tuple[int, int]], removed: BitArray | None
+    ) -> HeldRecords:
         """Write runs of segments, from one to another, anew without removed records.
 
         Parameters
@@ -139,12 +143,12 @@ class FolderKeeper:
         if index is not None and removed is not None:
             index = index.without(removed)
         gone = np.concatenate(kept)
-        return Held(Segments(parts, gone if gone.any() else None), held.table, held.rows, index)
+        return HeldRecords(Segments(parts, gone if gone.any() else None), held.table, held.rows, index)
 
-    def _indexed(self, held: Held) -> Held:
+    def _indexed(self, held: HeldRecords) -> HeldRecords:
         """Return what is held, which has no removed rows, with its index built, extended or measured."""
         if not held.segments.total:
-            return Held(held.segments, held.table, held.rows)
+            return HeldRecords(held.segments, held.table, held.rows)
         upkeep, covering = self._upkeep_of(held), held.index
         upkeep.index = None if covering is None else covering.writable()
         if covering is not None:
@@ -153,13 +157,13 @@ class FolderKeeper:
         new = None
         if upkeep.index is not None and upkeep.state is not None:
             new = Covering(upkeep.state, held.segments.total, self._metric, upkeep.flat.dim, upkeep.index)
-        return Held(held.segments, held.table, held.rows, new)
+        return HeldRecords(held.segments, held.table, held.rows, new)
 
-    def is_due(self, held: Held) -> bool:
+    def is_due(self, held: HeldRecords) -> bool:
         """Tell whether the index over the segments is to be built, extended or measured."""
         return self._factory != FLAT and bool(held.segments.total) and self._upkeep_of(held).due
 
-    def measured(self, held: Held) -> Held:
+    def measured(self, held: HeldRecords) -> HeldRecords:
         """Return what is held with the recall of its index measured for the target of now."""
         covering: Covering | None = held.index
         if covering is None or covering.index is None:
@@ -167,10 +171,10 @@ class FolderKeeper:
         upkeep = self._upkeep_of(held)
         upkeep.measure()
         if upkeep.state is None:
-            return Held(held.segments, held.table, held.rows)
-        return Held(held.segments, held.table, held.rows, covering.changed(**asdict(upkeep.state)))
+            return HeldRecords(held.segments, held.table, held.rows)
+        return HeldRecords(held.segments, held.table, held.rows, covering.changed(**asdict(upkeep.state)))
 
-    def _upkeep_of(self, held: Held) -> IndexUpkeep:
+    def _upkeep_of(self, held: HeldRecords) -> IndexUpkeep:
         """Return what keeps the index over what is held."""
         flat, covering = HeldRows(held, self._metric), held.index
         upkeep = IndexUpkeep(flat, self._metric, self._factory, self._target, self.past)
@@ -178,6 +182,6 @@ class FolderKeeper:
             upkeep.index, upkeep.state = covering.seen(held), covering.state
         return upkeep
 
-    def _write(self, held: Held, numbers: IndexArray) -> list[Segment]:
+    def _write(self, held: HeldRecords, numbers: IndexArray) -> list[Segment]:
         folder, dim = self._folder, held.view().shape[1] if len(held) else 1
         return write_rows(folder.path, folder.next_generation, held, numbers, dim, self._metric)

@@ -31,7 +31,7 @@ from clipretrieval.stores.faiss.state import AnnState, IndexInfo
 from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest
 from clipretrieval.stores.local.folder_manifest import FolderManifest
 from clipretrieval.stores.local.folder_write import require_whole, save_copy
-from clipretrieval.stores.local.held import Held, JoinedRows
+from clipretrieval.stores.local.held import HeldRecords, JoinedRows
 from clipretrieval.stores.local.rows import VectorRows
 from clipretrieval.stores.local.store import LocalStore
 from clipretrieval.stores.local.store_folder import StoreFolder
@@ -527,7 +527,7 @@ class FaissStore(LocalStore):
         super()._clear()
         self._kept_by = self._unsealed = self._untidied = None
 
-    def _named(self, held: Held, generation: int) -> FolderManifest:
+    def _named(self, held: HeldRecords, generation: int) -> FolderManifest:
         new = replace(super()._named(held, generation), index=self._index)
         covering: Covering | None = held.index
         if self._index == FLAT:
@@ -549,7 +549,7 @@ class FaissStore(LocalStore):
         else:
             self._adopt_index(snapshot)
         if self._held.rows is None and self._dim is not None and not self._held.segments.total:
-            self._held = Held(self._held.segments, self._held.table, self._new_rows(self._dim))
+            self._held = HeldRecords(self._held.segments, self._held.table, self._new_rows(self._dim))
 
     def _adopt_index(self, snapshot: Snapshot) -> None:
         manifest, rows = snapshot.manifest, self._held.rows
@@ -561,7 +561,7 @@ class FaissStore(LocalStore):
         if not isinstance(rows, AnnRows):
             entries = {role: manifest.files[role] for role in files}
             covering = Covering(state, manifest.covered, self._metric, manifest.dim, None, files, entries)
-            self._held = Held(self._held.segments, self._held.table, rows, covering)
+            self._held = HeldRecords(self._held.segments, self._held.table, rows, covering)
             if state.target != self._recall and self._folder is not None:
                 self._held = self._keeper(self._folder).measured(self._held)
                 self._keeper(self._folder).past.complain()
@@ -593,7 +593,7 @@ class FaissStore(LocalStore):
             make_index(self._index, self._dim, self._metric)  # refused before anything is written
         if self._held.rows is not None:
             flat = self._held.rows.flat if isinstance(self._held.rows, AnnRows) else self._held.rows
-            self._held = Held(self._held.segments, self._held.table, self._approximated(flat))
+            self._held = HeldRecords(self._held.segments, self._held.table, self._approximated(flat))
 
     def _take_into_memory(self) -> None:
         held = self._held
@@ -614,7 +614,7 @@ class FaissStore(LocalStore):
         return None if covering is None else covering.without(held.segments.removed)
 
     def _aids(
-        self, held: Held, view: FloatArray | JoinedRows, queries: FloatArray, k: int
+        self, held: HeldRecords, view: FloatArray | JoinedRows, queries: FloatArray, k: int
     ) -> tuple[Shortlist | None, IndexArray | None]:
         if not len(held.segments):
             return super()._aids(held, view, queries, k)

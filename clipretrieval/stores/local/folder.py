@@ -42,7 +42,7 @@ from clipretrieval.types import FloatArray
 
 __all__ = [
     *("STORE_FILE", "TEMPORARY_FILE", "Kind", "Snapshot"),
-    *("find_manifest", "names_in", "read_folder"),
+    *("find_manifest", "names_in", "read_store"),
 ]
 
 STORE_FILE = re.compile(
@@ -134,7 +134,7 @@ def find_manifest(folder: Path) -> FolderManifest | None:
     return None
 
 
-def read_folder(folder: Path, kind: Kind, found: FolderManifest | None = None) -> Snapshot:
+def read_store(folder: Path, kind: Kind, found: FolderManifest | None = None) -> Snapshot:
     """Read the store in a folder: its manifest and blobs; segments and an index are opened, and read later.
 
     A segment or a blob that is missing or damaged keeps nobody from the others: whoever reads it is told.

@@ -25,7 +25,7 @@ from clipretrieval.stores.exact import IndexArray
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import STORE_FILE, TEMPORARY_FILE, find_manifest, names_in
 from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest, damaged
-from clipretrieval.stores.local.held import Held
+from clipretrieval.stores.local.held import HeldRecords
 from clipretrieval.stores.local.mapped_file import lies_in, not_yet_in_force, unused
 from clipretrieval.stores.local.segment import Segment, open_segment, write_segment
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
@@ -58,7 +58,7 @@ def telling_of_disks(folder: Path) -> Iterator[None]:
 
 
 def write_rows(
-    folder: Path, generation: int, held: Held, rows: IndexArray, dim: int, metric: Metric
+    folder: Path, generation: int, held: HeldRecords, rows: IndexArray, dim: int, metric: Metric
 ) -> list[Segment]:
     """Write some rows into new segments of a generation, and return these, mapped.
 
@@ -78,7 +78,7 @@ def write_rows(
     return parts
 
 
-def _pieces(held: Held, rows: IndexArray) -> Iterator[FloatArray]:
+def _pieces(held: HeldRecords, rows: IndexArray) -> Iterator[FloatArray]:
     for start in range(0, len(rows), PIECE_ROWS):
         yield held.vectors(rows[start : start + PIECE_ROWS])
 
@@ -86,7 +86,7 @@ def _pieces(held: Held, rows: IndexArray) -> Iterator[FloatArray]:
 def write_generation(
     folder: Path,
     new: FolderManifest,
-    held: Held,
+    held: HeldRecords,
     blobs: Mapping[str, Blob],
     previous: FolderManifest | None,
     spoiled: Collection[str] = (),
@@ -98,8 +98,8 @@ def write_generation(
     folder : Path
     new : FolderManifest
         Without blobs.
-    held : Held
-        What `new` names, all of it in files of the folder; see `Held.filed`.
+    held : HeldRecords
+        What `new` names, all of it in files of the folder; see `HeldRecords.filed`.
     blobs : mapping of str to Blob
     previous : FolderManifest or None
         The generation in force. Blobs that are the same in it stay where they are.
@@ -199,7 +199,7 @@ def save_copy(folder: Path, fill: Callable[[Path, FolderManifest | None], object
         lock.release()
 
 
-def require_whole(folder: Path, held: Held) -> None:
+def require_whole(folder: Path, held: HeldRecords) -> None:
     """Refuse what could not be opened again, before the generation in force is replaced by it.
 
     Raises

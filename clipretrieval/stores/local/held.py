@@ -17,13 +17,13 @@ from clipretrieval.stores.local.segments import BitArray, Segments
 from clipretrieval.stores.local.table import RecordTable
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing
 
-__all__ = ["Held", "JoinedRows"]
+__all__ = ["HeldRecords", "JoinedRows"]
 
 # A part of a scan, in values: 32 MB.
 PIECE = 1 << 23
 
 
-class Held:
+class HeldRecords:
     """Rows in segments, and after them rows in memory.
 
     Each row has a number, by which it is asked for: those in memory come after all of the segments, removed
@@ -64,7 +64,7 @@ class Held:
         """A bound on the norms of the vectors."""
         return max(self.segments.longest, float(self.table.norms.max()) if len(self.table) else 0.0)
 
-    def filed(self, folder: Path, generation: int) -> Held:
+    def filed(self, folder: Path, generation: int) -> HeldRecords:
         """Return what is held with all that is known of segments in files of a folder, ready to be named.
 
         Raises
@@ -74,7 +74,7 @@ class Held:
         """
         segments = self.segments.filed(folder, generation)
         index = None if self.index is None else self.index.filed(folder, generation)
-        return Held(segments, self.table, self.rows, index)
+        return HeldRecords(segments, self.table, self.rows, index)
 
     def find(self, names: Sequence[str]) -> IndexArray:
         """Return the row of each id, -1 where it is not stored."""

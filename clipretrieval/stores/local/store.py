@@ -30,7 +30,7 @@ from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import Snapshot
 from clipretrieval.stores.local.folder_manifest import LARGEST_BLOBS, LARGEST_MANIFEST, FolderManifest
 from clipretrieval.stores.local.folder_write import write_generation, write_rows
-from clipretrieval.stores.local.held import Held, JoinedRows
+from clipretrieval.stores.local.held import HeldRecords, JoinedRows
 from clipretrieval.stores.local.locks import Guard, Recovery
 from clipretrieval.stores.local.manifest_view import ManifestView
 from clipretrieval.stores.local.rows import VectorRows
@@ -44,7 +44,7 @@ Self = TypeVar("Self", bound="LocalStore")
 
 
 class LocalStore:
-    """The five verbs over what is `Held`; threads may search while one writes.
+    """The five verbs over what is `HeldRecords`; threads may search while one writes.
 
     What is written lies in memory, in a `RecordTable` and `VectorRows`; a subclass with a folder has segments
     beneath them, of which records are only removed. Subclasses say where the rows lie (`_new_rows`) and may
@@ -62,7 +62,7 @@ class LocalStore:
     def _clear(self) -> None:
         self._dim: int | None = None
         # Replaced as a whole: whoever has taken it goes on with what was held then.
-        self._held = Held(Segments(), RecordTable(), None)
+        self._held = HeldRecords(Segments(), RecordTable(), None)
         self._manifest, self._viewed = "{}", None
         self._blobs: Mapping[str, Blob] = {}
         self._changed = False
@@ -132,7 +132,7 @@ class LocalStore:
             held.table.reserve(batch, places)
             rows.write(vectors, places)
             held.table.write(batch, places)
-            self._held = Held(segments, held.table, rows, held.index)
+            self._held = HeldRecords(segments, held.table, rows, held.index)
             self._dim, self._changed, self._guard.recovery = dim, True, None
             self._wrote()
 
@@ -191,7 +191,7 @@ class LocalStore:
                 if moves.removed and held.rows is not None:
                     held.rows.remove(moves)
                     held.table.remove(moves)
-                self._held = Held(segments, held.table, held.rows, held.index)
+                self._held = HeldRecords(segments, held.table, held.rows, held.index)
                 self._guard.recovery = None
                 self._wrote()
             return count
@@ -321,7 +321,7 @@ class LocalStore:
         return rows
 
     def _aids(
-        self, held: Held, view: FloatArray | JoinedRows, queries: FloatArray, k: int
+        self, held: HeldRecords, view: FloatArray | JoinedRows, queries: FloatArray, k: int
     ) -> tuple[Shortlist | None, IndexArray | None]:
         """Return a fast source of candidates and candidates, if there are any; see `nearest_rows`."""
         if held.rows is None or len(held.segments):
@@ -336,7 +336,7 @@ class LocalStore:
         rows = None if snapshot.vectors is None else self._new_rows(snapshot.vectors.shape[1])
         if rows is not None and snapshot.vectors is not None:
             rows.write(snapshot.vectors, np.arange(len(snapshot.vectors)))
-        self._held = Held(snapshot.segments, snapshot.table, rows)
+        self._held = HeldRecords(snapshot.segments, snapshot.table, rows)
 
     def _take_into_memory(self) -> None:
         """Copy what lies in segments, so that the folder can be left."""
@@ -350,9 +350,9 @@ class LocalStore:
         rows = self._rows_alone(view.shape[1])
         if len(view):
             rows.write(view[:], np.arange(len(view)))
-        self._held = Held(Segments(), table, rows)
+        self._held = HeldRecords(Segments(), table, rows)
 
-    def _named(self, held: Held, generation: int) -> FolderManifest:
+    def _named(self, held: HeldRecords, generation: int) -> FolderManifest:
         """Return the manifest, but for blobs, of a folder in whose files all that is held lies."""
         listed = held.segments.listed
         return FolderManifest(
@@ -372,7 +372,7 @@ class LocalStore:
         held, number = self._held, 0 if previous is None else previous.generation + 1
         numbers = held.number(np.arange(len(held)))
         parts = write_rows(folder, number, held, numbers, self._dim or 1, self._metric)
-        new = Held(Segments(parts), RecordTable(), None, self._kept_index()).filed(folder, number)
+        new = HeldRecords(Segments(parts), RecordTable(), None, self._kept_index()).filed(folder, number)
         write_generation(folder, self._named(new, number), new, self._blobs, previous)
 
     def _kept_index(self) -> Any:
@@ -402,7 +402,7 @@ class LocalStore:
                 held.rows.drop_index()
                 held.rows.remove(moves)
                 held.table.remove(moves)
-            self._held = Held(segments, held.table, held.rows, held.index)
+            self._held = HeldRecords(segments, held.table, held.rows, held.index)
 
         return finish
 

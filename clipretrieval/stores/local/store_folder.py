@@ -15,7 +15,7 @@ from clipretrieval.errors import (
     StoreUnavailableError,
 )
 from clipretrieval.stores.local.blob import Blob, read_blob_file
-from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest, read_folder
+from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest, read_store
 from clipretrieval.stores.local.folder_manifest import FolderManifest
 from clipretrieval.stores.local.folder_write import (
     clearing,
@@ -23,7 +23,7 @@ from clipretrieval.stores.local.folder_write import (
     telling_of_disks,
     write_generation,
 )
-from clipretrieval.stores.local.held import Held
+from clipretrieval.stores.local.held import HeldRecords
 from clipretrieval.stores.local.mapped_file import MappedFile
 from clipretrieval.stores.local.writer_lock import WriterLock
 from clipretrieval.types import Metric
@@ -74,7 +74,7 @@ class StoreFolder:
         self.flushing = threading.Lock()
 
     def open(
-        self, empty: FolderManifest, held: Held, adopt: Callable[[Snapshot], None], *, create: bool
+        self, empty: FolderManifest, held: HeldRecords, adopt: Callable[[Snapshot], None], *, create: bool
     ) -> None:
         """Read the store, or make an `empty` one, in which nothing is held, and hold it for writing."""
         found = find_manifest(self.path)
@@ -105,7 +105,7 @@ class StoreFolder:
         self.writer = lock
 
     def _read(self, adopt: Callable[[Snapshot], None], found: FolderManifest | None = None) -> None:
-        snapshot = read_folder(self.path, self._kind, found)
+        snapshot = read_store(self.path, self._kind, found)
         manifest = snapshot.manifest
         if manifest.metric is not self._metric:
             held, asked = str(manifest.metric), str(self._metric)
@@ -175,7 +175,7 @@ class StoreFolder:
         with telling_of_disks(self.path), clearing(self.path, kept):
             yield
 
-    def put(self, new: FolderManifest, held: Held, blobs: Mapping[str, Blob]) -> None:
+    def put(self, new: FolderManifest, held: HeldRecords, blobs: Mapping[str, Blob]) -> None:
         """Put the next generation in force, within `writing`; see `write_generation`."""
         self._in_doubt = True
         loaded = write_generation(self.path, new, held, blobs, self.loaded, self.spoiled)
