@@ -15,7 +15,7 @@ import pytest
 
 from clipretrieval import InvalidInputError, RetrievalClassifier, StagedEncoder
 from clipretrieval.stores import FaissStore
-from clipretrieval.stores.faiss.flat import CAN_MAP
+from clipretrieval.stores.faiss.files import CAN_MAP
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
 LABELS = (np.arange(2000) % 3).tolist()

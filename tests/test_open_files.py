@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.errors import StoreUnavailableError
 from clipretrieval.images import SkippedImage, iter_images
 from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore
-from clipretrieval.stores.local.table import RecordTable, read_records, write_records
+from clipretrieval.stores.local import format1 as _format1
 
 resource = pytest.importorskip("resource")
 
@@ -98,13 +99,12 @@ def test_a_folder_that_cannot_be_opened_now_is_not_damaged(tmp_path: Path) -> No
 def test_sqlite_which_does_not_say_why_may_have_met_the_limit(tmp_path: Path) -> None:
     """What SQLite alone cannot open, as other threads took the last file before it, names the limit."""
     path = tmp_path / "records.sqlite"
-    table = RecordTable.from_columns(["a"], np.array([1]), np.ones(1), ["{}"])
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(_format1.SCHEMA)
+        connection.execute("INSERT INTO records VALUES (0, 'a', 1, '{}', 1.0)")
     with open_files_left(0), pytest.raises(OSError, match="ulimit -n"):
-        write_records(path, table)
-    write_records(path, table)
-    with open_files_left(0), pytest.raises(OSError, match="ulimit -n"):
-        read_records(path, 1)
-    assert read_records(path, 1).ids.tolist() == ["a"]
+        _format1._read_records(path, 1)
+    assert _format1._read_records(path, 1).ids.tolist() == ["a"]
 
 
 def test_chroma_is_unavailable_then_and_not_damaged(tmp_path: Path, capfd: Any) -> None:

@@ -145,25 +145,18 @@ class HeldRecords:
         """Return all that is kept beside the vectors of some rows."""
         ids, labels = self.take(rows)
         here, there = self._apart(rows)
-        texts = [""] * len(rows)
-        for place, row in zip(here.tolist(), (rows[here] - self.segments.total).tolist(), strict=True):
-            texts[place] = self.table.metadata_texts[row]
-        for place, text in zip(there.tolist(), self.segments.texts(rows[there]), strict=True):
-            texts[place] = text
-        return Columns(ids.tolist(), labels, self.norms(rows), texts)
+        texts = np.empty(len(rows), dtype=object)
+        texts[here] = [self.table.metadata_texts[row] for row in (rows[here] - self.segments.total).tolist()]
+        texts[there] = self.segments.texts(rows[there])
+        return Columns(ids.tolist(), labels, self.norms(rows), texts.tolist())
 
     def metadata(self, rows: IndexArray) -> list[dict[str, Any]]:
         """Return fresh copies of the metadata of some rows."""
         here, there = self._apart(rows)
-        if not len(there):
-            return self.table.metadata(rows - self.segments.total)
-        out: list[dict[str, Any]] = [{} for _ in range(len(rows))]
-        for chosen, found in (
-            (here, self.table.metadata(rows[here] - self.segments.total)),
-            (there, self.segments.metadata(rows[there])),
-        ):
-            for place, each in zip(chosen.tolist(), found, strict=True):
-                out[place] = each
+        found = np.empty(len(rows), dtype=object)
+        found[here] = self.table.metadata(rows[here] - self.segments.total)
+        found[there] = self.segments.metadata(rows[there])
+        out: list[dict[str, Any]] = found.tolist()
         return out
 
     def count(self, label: Label) -> int:
@@ -207,12 +200,7 @@ class JoinedRows:
         return self._count, dim if self._pending is None else self._pending.shape[1]
 
     def __getitem__(self, key: slice | IndexArray) -> FloatArray:
-        if isinstance(key, slice):
-            start, stop, _ = key.indices(self._count)
-            found = list(self._between(start, stop, max(1, stop - start)))
-            nothing: FloatArray = np.empty((0, self.shape[1]), dtype=np.float32)
-            return found[0] if len(found) == 1 else np.concatenate([nothing, *found])
-        places = np.asarray(key)
+        places = np.arange(*key.indices(self._count)) if isinstance(key, slice) else np.asarray(key)
         if len(places) and not (places.min() >= 0 and places.max() < self._count):
             raise IndexError(f"rows {places.min()} to {places.max()} of {self._count}")
         inside = places < self._left
@@ -230,12 +218,6 @@ class JoinedRows:
         yield from self._segments.whole_blocks(self._first, max(1, PIECE // max(1, self.shape[1])))
         if self._pending is not None and len(self._pending):
             yield self._pending, None
-
-    def _between(self, start: int, stop: int, most: int) -> Iterator[FloatArray]:
-        if start < self._left:
-            yield from self._segments.blocks(self._first + start, self._first + min(stop, self._left), most)
-        if self._pending is not None and stop > self._left:
-            yield self._pending[max(start - self._left, 0) : stop - self._left]
 
 
 def _chained(*parts: Iterator[Listing]) -> Iterator[Listing]:

@@ -6,9 +6,7 @@ import hashlib
 import mmap
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MappedFile", "lies_in", "not_yet_in_force", "unused", "write_file"]
 
-# Pieces, of up to 4 MB, that are written but not yet in the checksum; bytes that are verified at a time.
-MOST_PENDING, PIECE = 16, 1 << 20
+# So many bytes are verified at a time.
+PIECE = 1 << 20
 
 
 class MappedFile:
@@ -177,7 +175,7 @@ def lies_in(folder: Path, name: str, size: int) -> bool:
 
 
 def write_file(path: Path, dump: Callable[[Callable[[bytes], object]], object]) -> FileEntry:
-    """Write a file durably, while a thread computes its checksum, for which hashlib frees the interpreter.
+    """Write a file durably.
 
     Parameters
     ----------
@@ -191,10 +189,8 @@ def write_file(path: Path, dump: Callable[[Callable[[bytes], object]], object]) 
         If it cannot be written; nothing is left of it.
     """
     digest, size = hashlib.sha256(), 0
-    pending: deque[Future[None]] = deque()
     mode_of = path.with_name(MANIFEST_NAME)  # a private store stays private
     with (
-        ThreadPoolExecutor(1) as pool,
         not_yet_in_force(),
         replacing(path, follow=False, mode_of=mode_of) as temporary,
         open(temporary, "wb") as file,
@@ -202,13 +198,8 @@ def write_file(path: Path, dump: Callable[[Callable[[bytes], object]], object]) 
 
         def write(piece: bytes) -> None:
             nonlocal size
-            pending.append(pool.submit(digest.update, piece))
+            digest.update(piece)
             size += file.write(piece)
-            if len(pending) > MOST_PENDING:
-                pending.popleft().result()
 
         dump(write)
-        file.flush()
-    for each in pending:
-        each.result()
     return FileEntry(path.name, size, digest.hexdigest())

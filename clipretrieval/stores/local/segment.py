@@ -274,6 +274,10 @@ class Segment:
                 self.metadata_of(text)
             yield hashes
 
+    def metadata(self, rows: IndexArray) -> list[dict[str, Any]]:
+        """Return fresh copies of the metadata of some rows."""
+        return [self.metadata_of(text) for text in self.texts(rows)]
+
     def metadata_of(self, text: str) -> dict[str, Any]:
         """Return the metadata that a text stands for."""
         try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ __all__ = ["Segments", "first_to_join", "to_rewrite"]
 TOGETHER, LARGEST_JOINED = 8, 1 << 24
 
 BitArray = npt.NDArray[np.bool_]
+Filled = TypeVar("Filled", bound=AnyArray)
 NOTHING: IndexArray = np.empty(0, dtype=np.int64)
 
 
@@ -168,24 +169,7 @@ class Segments:
     def vectors(self, rows: IndexArray) -> FloatArray:
         """Return a copy of some rows, in any order, shape (n, dim)."""
         dim = self.parts[0].dim if self.parts else 0
-        out: FloatArray = np.empty((len(rows), dim), dtype=np.float32)
-        for part, chosen, local in self._split(rows):
-            out[chosen] = part.vectors(local)
-        return out
-
-    def blocks(self, start: int, stop: int, most: int) -> Iterator[FloatArray]:
-        """Go through the rows that are left, from one of them to another, at most so many at a time.
-
-        `start` and `stop` count what is left; see `numbers`.
-        """
-        if self.numbers is not None:
-            for first in range(start, stop, most):
-                yield self._gathered(self.numbers[first : min(first + most, stop)])
-            return
-        for begin, part in self._placed():
-            low, high = max(start - begin, 0), min(stop - begin, len(part))
-            for first in range(low, high, most):
-                yield part.part(first, min(first + most, high))
+        return self._gathered(rows, Segment.vectors, np.empty((len(rows), dim), dtype=np.float32))
 
     def whole_blocks(self, start: int, most: int) -> Iterator[tuple[FloatArray, BitArray | None]]:
         """Go through rows as they lie in the files, from one that is left on, at most so many at a time.
@@ -206,35 +190,33 @@ class Segments:
                 if left.any():
                     yield part.part(first, last), None if left.all() else left
 
-    def _gathered(self, rows: IndexArray) -> FloatArray:
-        """Return ascending rows; neighbors that nothing is missing between are not copied."""
-        first, last = int(rows[0]), int(rows[-1])
-        place = int(np.searchsorted(self._ends, first, side="right")) - 1
-        if last >= self._ends[place + 1] or last - first > 2 * len(rows):
-            return self.vectors(rows)
-        start = self.start(place)
-        held = self.parts[place].part(first - start, last + 1 - start)
-        return held if len(held) == len(rows) else held[rows - first]
-
     def norms(self, rows: IndexArray) -> DoubleArray:
         """Return the norms of some rows."""
-        out: DoubleArray = np.empty(len(rows))
-        for part, chosen, local in self._split(rows):
-            out[chosen] = part.norms(local)
-        return out
+        return self._gathered(rows, Segment.norms, np.empty(len(rows)))
 
     def ids(self, rows: IndexArray) -> AnyArray:
         """Return the ids of some rows, of object (str)."""
-        out: AnyArray = np.empty(len(rows), dtype=object)
-        for part, chosen, local in self._split(rows):
-            out[chosen] = part.ids(local)
-        return out
+        return self._gathered(rows, Segment.ids, np.empty(len(rows), dtype=object))
 
     def labels(self, rows: IndexArray) -> AnyArray:
         """Return the labels of some rows, of int64 or of object (str)."""
-        out: AnyArray = np.empty(len(rows), dtype=object if self.has_texts else np.int64)
-        for part, chosen, local in self._split(rows):
-            out[chosen] = part.labels(local)
+        dtype = object if self.has_texts else np.int64
+        return self._gathered(rows, Segment.labels, np.empty(len(rows), dtype=dtype))
+
+    def texts(self, rows: IndexArray) -> AnyArray:
+        """Return the metadata of some rows as JSON, of object (str)."""
+        return self._gathered(rows, Segment.texts, np.empty(len(rows), dtype=object))
+
+    def metadata(self, rows: IndexArray) -> AnyArray:
+        """Return fresh copies of the metadata of some rows, of object (dict)."""
+        return self._gathered(rows, Segment.metadata, np.empty(len(rows), dtype=object))
+
+    def _gathered(self, rows: IndexArray, read: Callable[[Segment, IndexArray], Any], out: Filled) -> Filled:
+        """Return `out`, filled with what each segment reads of its own rows."""
+        places = np.searchsorted(self._ends, rows, side="right") - 1
+        for place in np.unique(places).tolist():
+            chosen = np.flatnonzero(places == place)
+            out[chosen] = read(self.parts[place], rows[chosen] - self._ends[place])
         return out
 
     def verify(self) -> None:
@@ -254,22 +236,6 @@ class Segments:
         if len(rows) and len(np.unique(ids := self.ids(rows))) < len(ids):
             path = self.parts[int(np.searchsorted(self._ends, rows[-1], side="right")) - 1].path
             raise damaged(path, "it holds an id that another segment holds too")
-
-    def texts(self, rows: IndexArray) -> list[str]:
-        """Return the metadata of some rows as JSON."""
-        out = [""] * len(rows)
-        for part, chosen, local in self._split(rows):
-            for place, text in zip(chosen.tolist(), part.texts(local), strict=True):
-                out[place] = text
-        return out
-
-    def metadata(self, rows: IndexArray) -> list[dict[str, Any]]:
-        """Return fresh copies of the metadata of some rows."""
-        out: list[dict[str, Any]] = [{} for _ in range(len(rows))]
-        for part, chosen, local in self._split(rows):
-            for place, text in zip(chosen.tolist(), part.texts(local), strict=True):
-                out[place] = part.metadata_of(text)
-        return out
 
     def listings(self, label: Label | None) -> Iterator[Listing]:
         """Go through ids and labels; what of them is damaged is told at the end, after all the others.
@@ -303,13 +269,6 @@ class Segments:
 
     def _placed(self) -> Iterator[tuple[int, Segment]]:
         return zip(self._ends.tolist(), self.parts, strict=False)
-
-    def _split(self, rows: IndexArray) -> Iterator[tuple[Segment, IndexArray, IndexArray]]:
-        """Yield each segment with the places in `rows` that are its own, and its own numbers of them."""
-        places = np.searchsorted(self._ends, rows, side="right") - 1
-        for place in np.unique(places).tolist():
-            chosen = np.flatnonzero(places == place)
-            yield self.parts[place], chosen, rows[chosen] - self._ends[place]
 
 
 def first_to_join(segments: Segments, covered: int) -> int | None:
