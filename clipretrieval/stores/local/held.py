@@ -206,11 +206,12 @@ class JoinedRows:
         inside = places < self._left
         if self._pending is not None and not inside.any():
             return self._pending[places - self._left]
-        out: FloatArray = np.empty((len(places), self.shape[1]), dtype=np.float32)
         numbers, rows = self._segments.numbers, places[inside] + self._first
-        out[inside] = self._segments.vectors(rows if numbers is None else numbers[rows])
-        if self._pending is not None:
-            out[~inside] = self._pending[places[~inside] - self._left]
+        found = self._segments.vectors(rows if numbers is None else numbers[rows])
+        if self._pending is None:
+            return found
+        out: FloatArray = np.empty((len(places), self.shape[1]), dtype=np.float32)
+        out[inside], out[~inside] = found, self._pending[places[~inside] - self._left]
         return out
 
     def blocks(self) -> Iterator[tuple[FloatArray, BitArray | None]]:
