@@ -110,6 +110,8 @@ class MappedFile:
         StoreUnavailableError
             If the disk does not give them.
         """
+        if stop > len(self.content):
+            raise damaged(self.path, f"it has no {stop} bytes")
         target: npt.NDArray[np.uint8] = np.empty(stop - start, dtype=np.uint8)
         self.read_into(start, target.data)
         return target
