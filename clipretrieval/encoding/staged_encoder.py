@@ -602,10 +602,10 @@ class StagedEncoder(ImageTransformer):
         view._output = find_output(self._stages, stage, pooling)
         return view
 
-    @safe_repr
     def _named_model(self) -> str:
         return self.model if isinstance(self.model, str) else type(self.model).__name__
 
+    @safe_repr
     def __repr__(self) -> str:
         model = self._named_model()
         return (
