@@ -12,9 +12,10 @@ from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import StoreError
 from clipretrieval.stores.exact import IndexArray, Shortlist, row_norms
 from clipretrieval.stores.faiss import factory as _factory
-from clipretrieval.stores.faiss.factory import AUTO, FLAT, auto_factory, make_index, sizes
+from clipretrieval.stores.faiss.factory import FLAT, WITHIN, auto_factory, is_auto, make_index, sizes
 from clipretrieval.stores.faiss.flat import FlatRows
 from clipretrieval.stores.faiss.index import EXTRA, AnnIndex, Flat
+from clipretrieval.stores.faiss.memory_budget import MemoryBudget
 from clipretrieval.stores.faiss.state import AnnState, IndexInfo
 from clipretrieval.stores.faiss.tuning import finds_again, tune
 from clipretrieval.stores.local.table import Moves
@@ -81,7 +82,7 @@ class IndexUpkeep:
     flat : Flat
     metric : Metric
     factory : str
-        ``"auto"`` or a factory string that `make_index` takes.
+        What `is_auto`, or a factory string that `make_index` takes.
     target : float
         The recall@10 to reach, in (0, 1].
     past : Past, optional
@@ -99,10 +100,14 @@ class IndexUpkeep:
         self, flat: Flat, metric: Metric, factory: str, target: float, past: Past | None = None
     ) -> None:
         self.flat, self.metric, self._factory, self.target = flat, metric, factory, target
-        self._least = 0 if factory in (AUTO, FLAT) else sizes(make_index(factory, flat.dim, metric))[0]
+        self._least = (
+            0 if factory == FLAT or is_auto(factory) else sizes(make_index(factory, flat.dim, metric))[0]
+        )
         self.index: AnnIndex | None = None
         self.state: AnnState | None = None
         self.past = Past() if past is None else past
+        within = WITHIN.fullmatch(factory)
+        self._budget = None if within is None else MemoryBudget(int(within[1]), flat.dim)
         self._recent: IndexArray = np.empty(0, dtype=np.int64)
 
     @property
@@ -139,7 +144,7 @@ class IndexUpkeep:
         count, state, wanted = len(self.flat.view()), self.state, self._wanted()
         outdated = self._is_stale() or self._is_outgrown()
         if self.index is None or state is None:
-            return wanted is not None
+            return wanted is not None or (self._lacks_memory() and not self.past.warned)
         if wanted is None:
             return outdated or 2 * count <= _factory.AUTO_LIMIT
         return outdated or state.written >= state.measure_at or state.target != self.target
@@ -164,6 +169,8 @@ class IndexUpkeep:
         if wanted is None:
             if outdated or 2 * count <= _factory.AUTO_LIMIT:
                 self.drop_index()
+            if self._lacks_memory():
+                self._tell_of_memory(count)
         elif self.index is None or state is None or outdated:
             self._build(wanted)
         elif state.written >= state.measure_at or state.target != self.target:
@@ -184,8 +191,8 @@ class IndexUpkeep:
     def _wanted(self) -> str | None:
         """Return the factory string of the index that there should be; None where there are too few rows."""
         count = len(self.flat.view())
-        if self._factory == AUTO:
-            return auto_factory(count)
+        if is_auto(self._factory):
+            return auto_factory(count, self.flat.dim, self._factory)
         enough = count >= max(self._least, _factory.SMALLEST, 2 * self.past.failed_with)
         return self._factory if enough or (self.index is not None and count) else None
 
@@ -196,10 +203,33 @@ class IndexUpkeep:
         return is_hollow(index) or state.written >= STALE_AFTER * state.built_with
 
     def _is_outgrown(self) -> bool:
-        """Tell whether the index leaves out too many vectors."""
+        """Tell whether the index leaves out too many vectors, or takes too much memory."""
         count = len(self.flat.view())
         outliers = 0 if self.index is None else len(self.index.outliers)
+        if self._budget and self.state and not self._budget.holds(self.state.factory, count):
+            return True
         return outliers > max(_factory.SMALLEST, MOST_OUTLIERS * count) or 2 * outliers > count
+
+    def _lacks_memory(self) -> bool:
+        """Tell whether there would be an index, were there the memory for one."""
+        return (
+            self._budget is not None
+            and len(self.flat.view()) > _factory.AUTO_LIMIT
+            and self._wanted() is None
+        )
+
+    def _tell_of_memory(self, count: int) -> None:
+        if self._budget is None or self.past.warned:
+            return
+        least = min(
+            self._budget.least(count, 1 << _factory.FEWEST_LISTS, each) for each in self._budget.codes
+        )
+        self.past.warned = True
+        self.past.complaint = (
+            f"memory={self._budget.size} bytes is too little for an index of {count} vectors of "
+            f"{self._budget.dim} dimensions, which takes {least} at least; searches are exact until the "
+            "store is opened with more"
+        )
 
     def _has_fallen(self, before: AnnState) -> bool:
         """Tell whether the recall has fallen below a target that it had reached."""

@@ -10,22 +10,27 @@ import faiss as _faiss
 
 from clipretrieval._util.checks import shown
 from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
+from clipretrieval.stores.faiss.memory_budget import MemoryBudget, most_trained_with
 from clipretrieval.types import Metric
 
 __all__ = [
-    *("AUTO", "FLAT", "auto_factory", "check_factory", "check_form", "inner_index", "make_index", "sizes"),
-    "transforms",
+    *("AUTO", "FLAT", "WITHIN", "auto_factory", "check_factory", "check_form", "inner_index", "is_auto"),
+    *("make_index", "sizes", "transforms"),
 ]
 
 # Much of what FAISS offers is missing in its type information.
 faiss: Any = _faiss
 AUTO, FLAT = "auto", "Flat"
+WITHIN = re.compile(r"auto,([1-9][0-9]{0,17})", re.ASCII)
+"""What "auto" is called within so many bytes."""
 # Up to this many vectors "auto" searches exactly.
 AUTO_LIMIT = 100_000
 # Fewer vectors than this are compared one by one, whatever the index.
 SMALLEST = 1000
-# FAISS asks for at least 39 training vectors a centroid, and uses no more than 256.
-CENTROID_LEAST, LIST_SAMPLE, CODE_SAMPLE = 39, 64, 256
+# A power of two: with fewer lists a search goes through more than one vector in a thousand.
+FEWEST_LISTS = 10
+# FAISS asks for at least so many training vectors a centroid.
+CENTROID_LEAST = 39
 LARGEST_NLIST = 1 << 22
 # The most floats that an empty index may take for the centroids of its codes, and its rotation.
 MOST_CENTROIDS, MOST_ROTATION = 1 << 26, 1 << 24
@@ -75,8 +80,8 @@ def check_factory(text: str) -> str:
         If the store cannot use such an index.
     """
     factory = check_form(text)
-    if factory == AUTO:
-        return AUTO
+    if is_auto(factory):
+        return factory
     reason = ""
     parts = {int(number) for number in re.findall(r"\d+", factory) if int(number) <= 256}
     for dim in (*TRIAL_DIMS, *(16 * number for number in sorted(parts))):
@@ -94,8 +99,8 @@ def check_form(text: str) -> str:
             f"index must be a FAISS factory string; found {shown(text)}. {KNOWN.capitalize()}"
         )
     factory = text.strip()
-    if factory == AUTO:
-        return AUTO
+    if is_auto(factory):
+        return factory
     if len(factory) > LONGEST:
         raise InvalidInputError(
             f"index must have {LONGEST} characters at most; found {len(factory)}, {shown(factory)}. "
@@ -138,18 +143,42 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
     )
 
 
-def auto_factory(count: int) -> str | None:
+def is_auto(factory: str) -> bool:
+    """Tell whether an index is chosen by the number of vectors."""
+    return factory == AUTO or WITHIN.fullmatch(factory) is not None
+
+
+def auto_factory(count: int, dim: int = 1, within: str = AUTO) -> str | None:
     """Return what "auto" stands for with `count` vectors; None for the exact index.
 
     Inverted lists remove natively, where a graph keeps tombstones; codes of a byte a value take a quarter of
     the vectors' memory. Clustered vectors, 120,000 of 256 dimensions, were indexed in 16 s on two busy cores
     (HNSW32: 22 s), and a query took 0.08 ms instead of 3.6 ms at a recall@10 of 0.997. The number of lists is
     the power of two nearest to 4·√n, or the greatest for which there are enough vectors to train.
+
+    Parameters
+    ----------
+    count, dim : int
+    within : str
+        ``"auto"``, or what `WITHIN` matches: then the finest codes with which the index takes no more, and if
+        there are none such, fewer lists.
     """
     if count <= AUTO_LIMIT:
         return None
     power = min(round(math.log2(count) / 2 + 2), int(math.log2(count / CENTROID_LEAST)))
-    return f"IVF{2**power},SQ8"
+    found = WITHIN.fullmatch(within)
+    if found is None:
+        return f"IVF{2**power},SQ8"
+    budget = MemoryBudget(int(found[1]), dim)
+    return next(
+        (
+            f"IVF{2**fewer},{codes}"
+            for fewer in range(power, FEWEST_LISTS - 1, -1)
+            for codes in budget.codes
+            if budget.least(count, 2**fewer, codes) <= budget.size
+        ),
+        None,
+    )
 
 
 def inner_index(index: Any) -> Any:
@@ -175,7 +204,7 @@ def sizes(index: Any) -> tuple[int, int]:
         codes = _code_centroids(faiss.downcast_index(inner.storage))
     codes = max(codes, _code_centroids(inner))
     least = max(SMALLEST, CENTROID_LEAST * max(lists, codes))
-    most = max(LIST_SAMPLE * lists, CODE_SAMPLE * codes, 65536)
+    most = most_trained_with(lists, codes)
     if isinstance(outer, faiss.IndexPreTransform):
         # A rotation needs as many vectors as dimensions; OPQ quantizes to bytes.
         by_products = any(isinstance(step, faiss.OPQMatrix) for step in transforms(outer))

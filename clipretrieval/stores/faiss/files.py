@@ -14,7 +14,7 @@ from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
 from clipretrieval.stores.exact import IndexArray
 from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL
-from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, inner_index, make_index
+from clipretrieval.stores.faiss.factory import FLAT, check_factory, inner_index, is_auto, make_index
 from clipretrieval.stores.faiss.format import MalformedIndexError, UnknownFormatError, check_index_file
 from clipretrieval.stores.faiss.index import PIECE_BYTES, AnnIndex
 from clipretrieval.stores.faiss.state import AnnState
@@ -86,7 +86,7 @@ def check_index_state(folder: Path, manifest: FolderManifest) -> None:
     try:
         if check_factory(manifest.index) != manifest.index:
             raise InvalidInputError("the index is not in the form that a store keeps")
-        if manifest.index not in (AUTO, FLAT) and manifest.dim is not None:
+        if manifest.index != FLAT and not is_auto(manifest.index) and manifest.dim is not None:
             make_index(manifest.index, manifest.dim, manifest.metric)
         check_number(state.get("target", DEFAULT_RECALL), "target", above=0, most=1)
         built = state.get("built")

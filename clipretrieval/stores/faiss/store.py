@@ -23,10 +23,11 @@ from clipretrieval.stores.base import unclonable
 from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, unit_rows
 from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows
 from clipretrieval.stores.faiss.covering import Covering
-from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, make_index
+from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, is_auto, make_index
 from clipretrieval.stores.faiss.files import check_index_state, kept_target, read_ann
 from clipretrieval.stores.faiss.flat import FlatRows, faiss_alone, shortlist_of
 from clipretrieval.stores.faiss.keeper import FolderKeeper
+from clipretrieval.stores.faiss.memory_budget import check_memory
 from clipretrieval.stores.faiss.state import AnnState, IndexInfo
 from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest
 from clipretrieval.stores.local.folder_manifest import FolderManifest
@@ -76,6 +77,12 @@ class FaissStore(LocalStore):
     recall : float, optional
         The recall@10, in (0, 1], that an approximate index is to reach on the stored vectors. None is that of
         the folder; 0.99 in a new store. Where it cannot be reached a ClipRetrievalWarning says so.
+    memory : int or str, optional
+        How much memory the store may take, in bytes or as ``"4 GB"``: at least 600 MB, and only with a path
+        and ``index="auto"``. The index then has the finest codes that fit, for as many vectors as there are;
+        the vectors stay in the folder, where searches compare what it proposes. `index_info` says which it is
+        and what recall it reaches; where none fits, a ClipRetrievalWarning says what it would take. Pages of
+        files that the system keeps in memory while there is room are not counted. None is that of the folder.
     mmap : bool
         Changes nothing any more, and needs `read_only`: a folder's vectors and index are always mapped, and
         processes share the pages.
@@ -126,6 +133,7 @@ class FaissStore(LocalStore):
         read_only: bool = False,
         index: str = AUTO,
         recall: float | None = None,
+        memory: int | str | None = None,
         mmap: bool = False,
         create: bool = True,
     ) -> None:
@@ -138,6 +146,8 @@ class FaissStore(LocalStore):
             raise InvalidInputError("read_only needs a path; a store in memory starts empty")
         place = None if path is None else check_path(path, "path").absolute()
         self._asked_index = check_factory(check_text(index, "index"))
+        if memory is not None:
+            self._asked_index = self._index_within(memory, place, read_only)
         self._asked_recall = None if recall is None else check_number(recall, "recall", above=0, most=1)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
         self._mmap = check_bool(mmap, "mmap")
@@ -152,6 +162,18 @@ class FaissStore(LocalStore):
             self._folder.open(self._named(held, 0), held, self._adopt, create=create and not read_only)
             if self._changed:  # already it is to be other than it was read
                 self._begin_write()
+
+    def _index_within(self, memory: int | str, place: Path | None, read_only: bool) -> str:
+        size = check_memory(memory)
+        if place is None:
+            raise InvalidInputError("memory= needs a path; a store in memory holds all its vectors there")
+        if self._asked_index != AUTO:
+            raise InvalidInputError(f"memory= chooses the index; leave index={self._asked_index!r} out")
+        if read_only:
+            raise InvalidInputError(
+                "memory= is for who builds the index; leave it out where the store is read_only"
+            )
+        return f"{AUTO},{size}"
 
     @classmethod
     def load(cls, path: str | Path, *, read_only: bool = True, mmap: bool = False) -> FaissStore:
@@ -544,10 +566,13 @@ class FaissStore(LocalStore):
         self._recall = self._asked_recall or kept_target(manifest.state)
         self._kept_by = None
         super()._adopt(snapshot)
-        if self._asked_index not in (AUTO, manifest.index):
-            self._reindex(manifest.index)
-        else:
+        if self._asked_index in (AUTO, manifest.index):
             self._adopt_index(snapshot)
+        elif is_auto(self._asked_index) and is_auto(manifest.index):
+            self._index, self._changed = self._asked_index, True
+            self._adopt_index(snapshot)  # which serves as long as it fits
+        else:
+            self._reindex(manifest.index)
         if self._held.rows is None and self._dim is not None and not self._held.segments.total:
             self._held = HeldRecords(self._held.segments, self._held.table, self._new_rows(self._dim))
 
@@ -589,7 +614,7 @@ class FaissStore(LocalStore):
                 "Leave index= out, or open it with read_only=False to build another"
             )
         self._index, self._changed = self._asked_index, True
-        if self._dim is not None and self._index not in (AUTO, FLAT):
+        if self._dim is not None and self._index != FLAT and not is_auto(self._index):
             make_index(self._index, self._dim, self._metric)  # refused before anything is written
         if self._held.rows is not None:
             flat = self._held.rows.flat if isinstance(self._held.rows, AnnRows) else self._held.rows
