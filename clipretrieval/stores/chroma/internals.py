@@ -3,9 +3,11 @@
 ======================================================  ==================================================
 `SharedSystemClient._identifier_to_system`              Only here does Chroma tell who holds a folder.
 `System`, `ServerAPI`, `Collection`                     Public, yet undocumented: a Chroma of one store alone.
+`ServerAPI._modify`                                     `Collection.modify` warns about what we do not use.
 `FastAPI._session`                                      Nothing else closes the connections to a server.
 `Client._server`, `RustBindingsAPI.bindings`            Whether a client has a Chroma in this process.
 The tables `collections` and `collection_metadata`      A look into a folder must not make what is missing.
+Other tables, and the files of the index                See `index.py`: nothing else tells a torn index.
 ======================================================  ==================================================
 """
 
@@ -106,6 +108,11 @@ class OwnClient:
     def delete_collection(self, name: str) -> None:
         """Delete a collection that is there."""
         self._server.delete_collection(name)
+
+    def set_sync_threshold(self, collection: Collection, records: int) -> None:
+        """Set after how many records Chroma writes the collection's index, from the next time it loads it."""
+        # Its `modify` also reads the configuration anew, and warns that it names no embedding function.
+        self._server._modify(id=collection.id, new_configuration={"hnsw": {"sync_threshold": records}})
 
     def get_max_batch_size(self) -> int:
         """Return how many records one request may write."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from clipretrieval.errors import (
 from clipretrieval.stores.checks import Batch
 from clipretrieval.stores.chroma.client import Connection
 from clipretrieval.stores.chroma.errors import translated
+from clipretrieval.stores.chroma.index import NEVER, ChromaIndex
 from clipretrieval.stores.exact import row_norms, unit_rows
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Records, as_label_array
 
@@ -36,8 +38,6 @@ NORM_KEY = "clipretrieval:norm"
 # A graph denser than Chroma's default (100, 16): that one lost sight of a sixth of 3,000 vectors with many
 # equal ones, this one of none.
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
-# Chroma then never writes its index files, which a killed process leaves torn; SQLite's log holds everything.
-NEVER = 10**9
 
 # The server refuses a body of 40 MiB.
 REQUEST_BYTES = 32 << 20
@@ -93,6 +93,9 @@ class ChromaRecords:
         self._connection = connection
         self._metric = metric
         self._collection = self._opened(create)
+        self._index = None
+        if connection.folder is not None:
+            self._index = ChromaIndex(connection.client, connection.folder, self._collection, self.where)
         with translated(self.where):
             self._most = int(connection.client.get_max_batch_size())
 
@@ -118,7 +121,7 @@ class ChromaRecords:
                     ) from error
                 graph: dict[str, Any] = {"space": str(self._metric), **GRAPH}
                 if self._connection.folder is not None or not self._connection.exclusive:
-                    graph["sync_threshold"] = NEVER
+                    graph["sync_threshold"] = NEVER  # a killed process leaves an index torn
                 collection = client.get_or_create_collection(
                     name,
                     configuration={"hnsw": graph},
@@ -180,7 +183,7 @@ class ChromaRecords:
         # Chroma normalizes in float32, where the squares of small values vanish.
         vectors = unit_rows(batch.vectors, batch.norms) if self._metric is Metric.COSINE else batch.vectors
         for part in plan:
-            with translated(self.where):
+            with self._changing(part.stop - part.start), translated(self.where):
                 self._collection.upsert(
                     ids=batch.ids[part],
                     embeddings=vectors[part],
@@ -193,9 +196,10 @@ class ChromaRecords:
         for chunk in id_chunks(list(dict.fromkeys(ids))):
             with translated(self.where):
                 there = self._collection.get(ids=chunk, include=[])["ids"]
-                for part in id_chunks(there, self._most):
+            for part in id_chunks(there, self._most):
+                with self._changing(len(part)), translated(self.where):
                     self._collection.delete(ids=part)
-                    removed += len(part)
+                removed += len(part)
         return removed
 
     def count(self) -> int:
@@ -274,6 +278,10 @@ class ChromaRecords:
         with translated(self.where):
             kept = dict(self._current().metadata or {})
             self._collection.modify(metadata={**kept, MANIFEST_KEY: text})
+
+    def _changing(self, records: int) -> AbstractContextManager[None]:
+        """Surround a request that changes so many records."""
+        return nullcontext() if self._index is None else self._index.changing(records)
 
     def _current(self) -> Any:
         """Return the collection as it is now: an object of it does not follow what others change."""
