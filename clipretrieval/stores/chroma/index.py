@@ -188,7 +188,7 @@ class ChromaIndex:
             marked = None
         if marked != self._times():
             return False
-        return self._has_its_size() if (self._files / IDS).exists() else not taken_in
+        return self._has_its_size() if marked else not taken_in
 
     def _has_its_size(self) -> bool:
         """Tell whether the files are as long as the first of them says, at least."""
@@ -205,12 +205,14 @@ class ChromaIndex:
         return ends and all(sizes.get(name, -1) >= bound for name, bound in least.items())
 
     def _times(self) -> dict[str, list[int]]:
-        """Return when each file was last written, in nanoseconds, and its size; nothing of missing ones."""
-        times = {}
+        """Return when each file was last written, in nanoseconds, and its size; none before the first time."""
+        times: dict[str, list[int]] = {}
         for name in (IDS, HEADER, VECTORS, LENGTHS, LINKS):
             try:
                 found = (self._files / name).stat()
             except FileNotFoundError:
+                if name == IDS:  # the others are there from the start, without content
+                    break
                 continue
             times[name] = [found.st_mtime_ns, found.st_size]
         return times
