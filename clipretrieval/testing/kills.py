@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from clipretrieval.errors import StoreError
+from clipretrieval.errors import ClipRetrievalWarning, StoreError
 from clipretrieval.stores.base import BlobStore, VectorStore
 from clipretrieval.stores.registry import create_store
 from clipretrieval.types import FloatArray
@@ -89,7 +90,7 @@ def kill_writers(store: str, options: Mapping[str, Any], *, times: int, seed: in
     flushed = 0
     for _ in range(times):
         flushed = _kill_one(store, options, flushed, moments)
-        with closing(create_store(store, **options)) as opened:
+        with closing(_opened(store, options)) as opened:
             lost = _missing(opened, flushed)
         yield Kill(flushed, lost)
 
@@ -125,8 +126,15 @@ def kill_first_upserts(
     took = _kill_upsert(store, options(0), None)
     for number in range(1, times + 1):
         _kill_upsert(store, options(number), took * moments.random() ** 5)
-        with closing(create_store(store, **options(number))) as opened:
+        with closing(_opened(store, options(number))) as opened:
             yield opened.count()
+
+
+def _opened(store: str, options: Mapping[str, Any]) -> VectorStore:
+    """Open a store, which may say that it mends what the kill has damaged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClipRetrievalWarning)
+        return create_store(store, **options)
 
 
 def _kill_upsert(store: str, options: Mapping[str, Any], wait: float | None) -> float:

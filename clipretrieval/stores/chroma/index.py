@@ -6,12 +6,13 @@
     1f0c…/                               the index, of what the log held when it was last written
     clipretrieval.1f0c….writing          there while Chroma may be writing the index
 
-Chroma takes each request into its log, then into the index in memory, and writes the index over the one before
-once `sync_threshold` records have come since. A process killed meanwhile leaves it torn, which Chroma does not
-notice: it answers wrongly, or ends the process. A file therefore marks each request in which the index may be
-written, with the times of the files as they were; where they have changed since, the index is discarded and Chroma
-builds it from its log, which is kept whole for that. At rest the threshold is one that is never reached, so that no
-other program writes the index; it is lowered while Chroma loads it, and so for this process alone.
+Chroma takes each request into its log, then into the index in memory, and writes the index over the one
+before once `sync_threshold` records have come since. A process killed meanwhile leaves it torn, which Chroma
+does not notice: it answers wrongly, or ends the process. A file therefore marks each request in which the
+index may be written, with the times of its files as they were; where those have changed, the index is
+discarded, and Chroma builds it from its log, which is kept whole for that. At rest the threshold is one that
+is never reached, so that no other program writes the index. It is lowered while Chroma loads the index, and
+so for this process alone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._util.files import read_file, sync_folder
+from clipretrieval._util.files import read_file, sync_folder, write_text
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores.chroma.errors import translated
@@ -38,9 +39,9 @@ __all__ = ["NEVER", "ChromaIndex"]
 NEVER = 10**9
 """The `sync_threshold` at rest."""
 RECORDS = 1000
-"""The one while a store is open, Chroma's default: each request reads as much of the log again."""
+"""The one while a store is open, Chroma's default. Each request reads so much of the log again."""
 FEW = 100
-"""Chroma may miss to write a vector that replaces the only one of an index: so small a one is built each time."""
+"""A smaller index is built at each opening: Chroma does not write a vector that replaces the only one."""
 
 IDS = "index_metadata.pickle"
 HEADER, VECTORS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
@@ -180,15 +181,22 @@ class ChromaIndex:
 
     def _is_whole(self, taken_in: int) -> bool:
         """Tell whether the index is as it was when Chroma had last written it, as far as can be seen."""
-        try:
-            marked = json.loads(read_file(self._mark, LONGEST_MARK))
-        except FileNotFoundError:
-            marked = self._times()
-        except ValueError:  # killed while it was made
-            marked = None
-        if marked != self._times():
+        times = self._times()
+        if self._marked() != times:
             return False
-        return self._has_its_size() if marked else not taken_in
+        return self._has_its_size() if times else not taken_in
+
+    def _marked(self) -> dict[str, list[int]] | None:
+        """Return the times that the mark tells, those of now if there is none, or None if it is settled."""
+        try:
+            times: dict[str, list[int]] | None = json.loads(read_file(self._mark, LONGEST_MARK))
+        except FileNotFoundError:
+            return self._times()
+        except ValueError:
+            return {}
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return times
 
     def _has_its_size(self) -> bool:
         """Tell whether the files are as long as the first of them says, at least."""
@@ -205,7 +213,7 @@ class ChromaIndex:
         return ends and all(sizes.get(name, -1) >= bound for name, bound in least.items())
 
     def _times(self) -> dict[str, list[int]]:
-        """Return when each file was last written, in nanoseconds, and its size; none before the first time."""
+        """Return when each file was last written, in nanoseconds, and its size; none before the first."""
         times: dict[str, list[int]] = {}
         for name in (IDS, HEADER, VECTORS, LENGTHS, LINKS):
             try:
@@ -218,36 +226,35 @@ class ChromaIndex:
         return times
 
     def _discard(self) -> None:
-        """Delete the index, whose content Chroma then takes from its log again."""
-        self._set_mark(None)
+        """Delete the index, whose content Chroma then takes from its log; say so unless it was settled."""
+        settled = self._marked() is None
         with self._database() as database:
             if database.execute(_CUT, (self._id,)).fetchone() is not None:
+                if settled:  # by this or an earlier store, not by a kill
+                    return
                 raise StoreCorruptedError(
-                    f"the index of {self._where} is damaged, and the log that it would be built from was cut, "
-                    "as `chroma vacuum` does. Restore the folder from a copy, or fill a new one"
+                    f"the index of {self._where} is damaged, and the log that it would be built from was "
+                    "cut, as `chroma vacuum` does. Restore the folder from a copy, or fill a new one"
                 )
+            self._set_mark(None)
             database.execute(_DELETE, (self._segment,))
         try:
             if self._files.exists():
                 shutil.rmtree(self._files)
+            self._mark.unlink()
         except OSError as error:
             raise self._unavailable(error) from error
         self._failed = False
-        self._mark.unlink()
-        warn_caller(
-            f"the index of {self._where} is damaged, as by a process that was killed while it wrote it. Nothing is "
-            "lost: it is built anew from Chroma's log, which may take a while"
-        )
+        if not settled:
+            warn_caller(
+                f"the index of {self._where} is damaged, as by a process that was killed while it wrote it. "
+                "Nothing is lost: it is built anew from Chroma's log, which may take a while"
+            )
 
     def _set_mark(self, times: dict[str, list[int]] | None) -> None:
-        """Say on the device that the index is not to be loaded if its files were written after these times."""
+        """Say on the device that the index must not be loaded if its files changed since, or at all."""
         try:
-            self._mark.unlink(missing_ok=True)
-            with self._mark.open("x") as file:
-                json.dump(times, file)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_folder(self._folder)
+            write_text(self._mark, json.dumps(times), follow=False)
         except OSError as error:
             raise self._unavailable(error) from error
 

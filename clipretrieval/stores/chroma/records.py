@@ -22,7 +22,7 @@ from clipretrieval.stores.chroma.client import Connection
 from clipretrieval.stores.chroma.errors import translated
 from clipretrieval.stores.chroma.index import NEVER, ChromaIndex
 from clipretrieval.stores.exact import row_norms, unit_rows
-from clipretrieval.types import FloatArray, Label, Listing, Metric, Records, as_label_array
+from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Records, as_label_array
 
 __all__ = ["FORMAT_KEY", "ChromaRecords", "Found", "id_chunks"]
 
@@ -213,10 +213,11 @@ class ChromaRecords:
             dim = self._current().get_model().dimension
         return None if dim is None else int(dim)
 
-    def first(self) -> Found:
-        """Return one record, whichever; none if there is none."""
+    def any_label(self) -> AnyArray:
+        """Return the label of one record, whichever; none if there is none."""
         with translated(self.where):
-            return self._found(self._collection.get(limit=1, include=["embeddings", "metadatas"]))
+            answer = self._collection.get(limit=1, include=["metadatas"])
+        return as_label_array([each[LABEL_KEY] for each in self._checked(answer)])
 
     def fetch(self, ids: list[str], dim: int) -> Iterator[Found]:
         """Yield the records of distinct ids, those that are there, one answer at a time."""

@@ -156,7 +156,7 @@ class ChromaStore:
             self._require_open()
             dim = batch.vectors.shape[1]
             check_dim(dim, self._held_dim())
-            check_label_kind(batch.labels, as_label_array(self._records.first().labels))
+            check_label_kind(batch.labels, self._records.any_label())
             plan = self._records.plan(batch)
             with self._search.changing() as copy:
                 self._records.upsert(batch, plan)
