@@ -4,15 +4,15 @@
 
     chroma.sqlite3                       the log, which holds every vector, and all else
     1f0c…/                               the index, of what the log held when it was last written
-    clipretrieval.1f0c….writing          there while Chroma may be writing the index
+    clipretrieval.1f0c….writing          its list of ids, while Chroma may be writing the index
 
 Chroma takes each request into its log, then into the index in memory, and writes the index over the one
 before once `sync_threshold` records have come since. A process killed meanwhile leaves it torn, which Chroma
-does not notice: it answers wrongly, or ends the process. A file therefore marks each request in which the
-index may be written, with the times of its files as they were; where those have changed, the index is
-discarded, and Chroma builds it from its log, which is kept whole for that. At rest the threshold is one that
-is never reached, so that no other program writes the index. It is lowered while Chroma loads the index, and
-so for this process alone.
+does not notice: it answers wrongly, or ends the process. So the list of ids, without which Chroma builds the
+index from its log, lies elsewhere during each request in which the index may be written. It goes back where
+none was: all files of an index have the list's time. The log is kept whole, and at rest the threshold is one
+that is never reached, so that no other program writes the index; it is lowered while Chroma loads the index,
+and so for this process alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._util.files import read_file, sync_folder, write_text
+from clipretrieval._util.files import sync_folder
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores.chroma.errors import translated
@@ -44,10 +44,12 @@ FEW = 100
 """A smaller index is built at each opening: Chroma does not write a vector that replaces the only one."""
 
 IDS = "index_metadata.pickle"
-HEADER, VECTORS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
+FILES = HEADER, VECTORS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
 # Version, offset, capacity, elements, bytes of an element.
 HEADER_FIELDS = struct.Struct("=iQQQQ")
-LONGEST_MARK = 4096
+SETTLED = 0
+"""The time of a list of ids that Chroma is not to have again."""
+SECONDS_BACK = 10
 
 _SEGMENT = "SELECT id FROM segments WHERE collection = ? AND scope = 'VECTOR'"
 _TAKEN_IN = "SELECT seq_id FROM max_seq_id WHERE segment_id = ?"
@@ -99,6 +101,7 @@ class ChromaIndex:
             if purging is None or json.loads(purging[0])["automatically_purge"] is not False:
                 database.execute(_NO_PURGING)
         self._files = folder / self._segment
+        self._ids = self._files / IDS
         self._mark = folder / f"clipretrieval.{self._segment}.writing"
         # How many more records Chroma takes in before it writes the index.
         self._due = RECORDS
@@ -106,7 +109,7 @@ class ChromaIndex:
         self._load(taken_in, beyond)
 
     @contextmanager
-    def changing(self, records: int) -> Iterator[None]:
+    def changing(self, records: int, *, loading: bool = False) -> Iterator[None]:
         """Surround a request that changes so many records, in which Chroma may write the index.
 
         Raises
@@ -114,27 +117,32 @@ class ChromaIndex:
         StoreUnavailableError
             If the folder cannot be written to.
         """
-        if records >= self._due and not self._mark.exists():
-            self._set_mark(self._times())
+        before = _time(self._ids)
+        if (records >= self._due or self._failed) and _time(self._mark) is None:
+            with self._reported():
+                self._set_aside(loading)
         self._due -= records
-        before = self._times()
         try:
             with self._lowered():
                 yield
+            with self._reported():
+                if _time(self._ids) not in (None, before):
+                    self._written()
+                elif not (self._failed or self._few):
+                    self._put_back()
         except Exception:
             # Chroma's index in memory may now lack what its log has, and it may write that yet.
             self._failed = True
             raise
-        if self._times() != before:
-            self._written()
-        if not (self._failed or self._few):
-            self._mark.unlink(missing_ok=True)
 
     def _load(self, taken_in: int, beyond: int) -> None:
         """Have Chroma load the index and take in what the log has beyond it; discard it if it is damaged."""
-        discarded = not self._is_whole(taken_in)
-        if discarded:
-            self._discard()
+        with self._reported():
+            discarded = not self._is_whole(taken_in)
+            if discarded:
+                self._discard()
+            else:
+                self._put_back()
         if self._collection.get_model().dimension is None:
             return
         try:
@@ -142,25 +150,52 @@ class ChromaIndex:
         except StoreError as error:
             if discarded or isinstance(error, StoreUnavailableError):
                 raise
-            self._discard()
+            with self._reported():
+                self._discard()
             self._read(RECORDS)
 
     def _read(self, records: int) -> None:
-        with self.changing(records), translated(self._where):
+        with self.changing(records, loading=True), translated(self._where):
             self._collection.count()
+
+    def _set_aside(self, loading: bool) -> None:
+        """Take the list of ids from Chroma, or a copy of it where Chroma has yet to read it."""
+        if not self._ids.exists():
+            self._mark.touch()
+        elif loading:
+            shutil.copy2(self._ids, self._mark)
+        else:
+            os.replace(self._ids, self._mark)
+            sync_folder(self._files)
+        sync_folder(self._folder)
+
+    def _put_back(self) -> None:
+        """Give Chroma its list of ids, where it has written none since."""
+        if _time(self._mark) is None:
+            return
+        if self._ids.exists() or not self._mark.stat().st_size:
+            self._mark.unlink()
+        else:
+            os.replace(self._mark, self._ids)
 
     def _written(self) -> None:
         """Put what Chroma has written on the device, and see whether it may be loaded one day."""
         self._due = RECORDS
+        # Earlier than any write to come, however coarse the clock.
+        time = self._ids.stat().st_mtime_ns - SECONDS_BACK * 10**9
         for path in self._files.iterdir():
+            os.utime(path, ns=(time, time))
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         sync_folder(self._files)
         with translated(self._where):
             self._few = self._collection.count() < FEW
         if self._few:
-            self._set_mark(None)
-        self._failed = self._failed or not self._has_its_size()
+            self._settle()
+        elif self._has_its_size() and not self._failed:
+            self._mark.unlink(missing_ok=True)
+        else:
+            self._failed = True
 
     @contextmanager
     def _lowered(self) -> Iterator[None]:
@@ -181,69 +216,43 @@ class ChromaIndex:
 
     def _is_whole(self, taken_in: int) -> bool:
         """Tell whether the index is as it was when Chroma had last written it, as far as can be seen."""
-        times = self._times()
-        if self._marked() != times:
-            return False
-        return self._has_its_size() if times else not taken_in
-
-    def _marked(self) -> dict[str, list[int]] | None:
-        """Return the times that the mark tells, those of now if there is none, or None if it is settled."""
-        try:
-            times: dict[str, list[int]] | None = json.loads(read_file(self._mark, LONGEST_MARK))
-        except FileNotFoundError:
-            return self._times()
-        except ValueError:
-            return {}
-        except OSError as error:
-            raise self._unavailable(error) from error
-        return times
+        marked, listed = _time(self._mark), _time(self._ids)
+        if marked is None and listed is not None:
+            return self._has_its_size()
+        if listed is None and (marked is None or not self._mark.lstat().st_size):
+            return not taken_in  # there was none
+        return {_time(self._files / name) for name in FILES} | {listed or marked} == {marked}
 
     def _has_its_size(self) -> bool:
         """Tell whether the files are as long as the first of them says, at least."""
-        sizes = {name: size for name, (_, size) in self._times().items()}
         try:
             with (self._files / HEADER).open("rb") as file:
                 *_, elements, size = HEADER_FIELDS.unpack(file.read(HEADER_FIELDS.size))
-            with (self._files / IDS).open("rb") as file:
+            with self._ids.open("rb") as file:
                 file.seek(-1, os.SEEK_END)
                 ends = file.read() == b"."
+            least = {VECTORS: elements * size, LENGTHS: 4 * elements, LINKS: 4 * elements}
+            return ends and all((self._files / name).stat().st_size >= least[name] for name in least)
         except (OSError, struct.error):
             return False
-        least = {VECTORS: elements * size, LENGTHS: 4 * elements, LINKS: 4 * elements}
-        return ends and all(sizes.get(name, -1) >= bound for name, bound in least.items())
-
-    def _times(self) -> dict[str, list[int]]:
-        """Return when each file was last written, in nanoseconds, and its size; none before the first."""
-        times: dict[str, list[int]] = {}
-        for name in (IDS, HEADER, VECTORS, LENGTHS, LINKS):
-            try:
-                found = (self._files / name).stat()
-            except FileNotFoundError:
-                if name == IDS:  # the others are there from the start, without content
-                    break
-                continue
-            times[name] = [found.st_mtime_ns, found.st_size]
-        return times
 
     def _discard(self) -> None:
         """Delete the index, whose content Chroma then takes from its log; say so unless it was settled."""
-        settled = self._marked() is None
+        settled = _time(self._mark) == SETTLED
         with self._database() as database:
             if database.execute(_CUT, (self._id,)).fetchone() is not None:
-                if settled:  # by this or an earlier store, not by a kill
+                if settled:  # by a store, not by a kill
+                    self._put_back()
                     return
                 raise StoreCorruptedError(
                     f"the index of {self._where} is damaged, and the log that it would be built from was "
                     "cut, as `chroma vacuum` does. Restore the folder from a copy, or fill a new one"
                 )
-            self._set_mark(None)
+            self._settle()
             database.execute(_DELETE, (self._segment,))
-        try:
-            if self._files.exists():
-                shutil.rmtree(self._files)
-            self._mark.unlink()
-        except OSError as error:
-            raise self._unavailable(error) from error
+        if self._files.exists():
+            shutil.rmtree(self._files)
+        self._mark.unlink()
         self._failed = False
         if not settled:
             warn_caller(
@@ -251,17 +260,24 @@ class ChromaIndex:
                 "Nothing is lost: it is built anew from Chroma's log, which may take a while"
             )
 
-    def _set_mark(self, times: dict[str, list[int]] | None) -> None:
-        """Say on the device that the index must not be loaded if its files changed since, or at all."""
-        try:
-            write_text(self._mark, json.dumps(times), follow=False)
-        except OSError as error:
-            raise self._unavailable(error) from error
+    def _settle(self) -> None:
+        """Keep the list of ids from Chroma for good, so that it builds the index from its log."""
+        if self._ids.exists():
+            os.replace(self._ids, self._mark)
+        else:
+            self._mark.touch()
+        os.utime(self._mark, ns=(SETTLED, SETTLED))
+        sync_folder(self._folder)
 
-    def _unavailable(self, error: OSError) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"{self._where} cannot be written: {error}. Check its permissions and the free space"
-        )
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turn the system's errors into one that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"{self._where} cannot be written: {error}. Check its permissions and the free space"
+            ) from error
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
@@ -270,3 +286,11 @@ class ChromaIndex:
         with translated(self._where), closing(sqlite3.connect(address, uri=True)) as database, database:
             database.execute("PRAGMA trusted_schema = OFF")
             yield database
+
+
+def _time(path: Path) -> int | None:
+    """Return when a file was last written, in nanoseconds since 1970; None if there is none."""
+    try:
+        return path.lstat().st_mtime_ns
+    except FileNotFoundError:
+        return None

@@ -35,9 +35,9 @@ LABEL_KEY = "clipretrieval:label"
 METADATA_KEY = "clipretrieval:metadata"
 NORM_KEY = "clipretrieval:norm"
 
-# A graph denser than Chroma's default (100, 16): that one lost sight of a sixth of 3,000 vectors with many
-# equal ones, this one of none.
-GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
+# Denser than Chroma's default (100, 16, 100) and searched more widely: of 10,000 Gaussian vectors of 512
+# dimensions it finds 99 of 100 neighbors, where the default of 5,000 finds 89, and takes a fourth longer.
+GRAPH = {"ef_construction": 100, "max_neighbors": 32, "ef_search": 300}
 
 # The server refuses a body of 40 MiB.
 REQUEST_BYTES = 32 << 20
