@@ -45,8 +45,8 @@ FEW = 100
 
 IDS = "index_metadata.pickle"
 FILES = HEADER, VECTORS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
-# Version, offset, capacity, elements, bytes of an element.
-HEADER_FIELDS = struct.Struct("=iQQQQ")
+# Of hnswlib, with how many elements there are, and the bytes of each, as the fourth and fifth.
+HEADER_FIELDS = struct.Struct("=iQQQQQQiIQQQdQ")
 SETTLED = 0
 """The time of a list of ids that Chroma is not to have again."""
 SECONDS_BACK = 10
@@ -227,7 +227,7 @@ class ChromaIndex:
         """Tell whether the files are as long as the first of them says, at least."""
         try:
             with (self._files / HEADER).open("rb") as file:
-                *_, elements, size = HEADER_FIELDS.unpack(file.read(HEADER_FIELDS.size))
+                _, _, _, elements, size, *_ = HEADER_FIELDS.unpack(file.read(HEADER_FIELDS.size))
             with self._ids.open("rb") as file:
                 file.seek(-1, os.SEEK_END)
                 ends = file.read() == b"."
