@@ -164,13 +164,13 @@ def test_the_only_vector_of_a_collection_may_be_replaced(
     """Chroma does not write a vector that replaces the only one: so small an index is built each time."""
     monkeypatch.setattr(index, "RECORDS", 10)
     with ChromaStore(tmp_path / "data") as store:
-        for number in range(25):
+        for number in range(20):
             store.upsert(["a"], np.full((1, 4), number), [number])
     with ChromaStore(tmp_path / "data") as store:
-        assert store.get(["a"]).vectors.tolist() == [[24.0] * 4]
+        assert store.get(["a"]).vectors.tolist() == [[19.0] * 4]
         ids = fill(store, ROWS)
     with ChromaStore(tmp_path / "data") as store:
-        assert store.get(["a"]).vectors.tolist() == [[24.0] * 4]
+        assert store.get(["a"]).vectors.tolist() == [[19.0] * 4]
         assert store.get(ids).vectors.tobytes() == ROWS.tobytes()
     assert not list((tmp_path / "data").glob("*.writing"))
 
