@@ -148,7 +148,8 @@ class ChromaIndex:
         try:
             self._read(RECORDS if discarded else beyond)
         except StoreError as error:
-            if discarded or isinstance(error, StoreUnavailableError):
+            # "Error creating hnsw segment reader", or writer
+            if discarded or isinstance(error, StoreUnavailableError) or "hnsw segment" not in str(error):
                 raise
             with self._reported():
                 self._discard()
@@ -217,10 +218,8 @@ class ChromaIndex:
     def _is_whole(self, taken_in: int) -> bool:
         """Tell whether the index is as it was when Chroma had last written it, as far as can be seen."""
         marked, listed = _time(self._mark), _time(self._ids)
-        if marked is None and listed is not None:
-            return self._has_its_size()
-        if listed is None and (marked is None or not self._mark.lstat().st_size):
-            return not taken_in  # there was none
+        if marked is None or not self._mark.lstat().st_size:  # no list was set aside
+            return not taken_in if listed is None else marked is None and self._has_its_size()
         return {_time(self._files / name) for name in FILES} | {listed or marked} == {marked}
 
     def _has_its_size(self) -> bool:
@@ -229,11 +228,11 @@ class ChromaIndex:
             with (self._files / HEADER).open("rb") as file:
                 _, _, _, elements, size, *_ = HEADER_FIELDS.unpack(file.read(HEADER_FIELDS.size))
             with self._ids.open("rb") as file:
-                file.seek(-1, os.SEEK_END)
+                file.seek(max(0, self._ids.stat().st_size - 1))
                 ends = file.read() == b"."
             least = {VECTORS: elements * size, LENGTHS: 4 * elements, LINKS: 4 * elements}
             return ends and all((self._files / name).stat().st_size >= least[name] for name in least)
-        except (OSError, struct.error):
+        except (FileNotFoundError, struct.error):
             return False
 
     def _discard(self) -> None:
