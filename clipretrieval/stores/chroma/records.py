@@ -93,6 +93,7 @@ class ChromaRecords:
         self._connection = connection
         self._metric = metric
         self._collection = self._opened(create)
+        self._label: AnyArray | None = None
         self._index = None
         if connection.folder is not None:
             self._index = ChromaIndex(connection.client, connection.folder, self._collection, self.where)
@@ -192,7 +193,7 @@ class ChromaRecords:
 
     def delete(self, ids: list[str]) -> int:
         """Delete the records of the ids and return how many of them were there."""
-        removed = 0
+        removed, self._label = 0, None
         for chunk in id_chunks(list(dict.fromkeys(ids))):
             with translated(self.where):
                 there = self._collection.get(ids=chunk, include=[])["ids"]
@@ -214,10 +215,18 @@ class ChromaRecords:
         return None if dim is None else int(dim)
 
     def any_label(self) -> AnyArray:
-        """Return the label of one record, whichever; none if there is none."""
+        """Return the label of a record, whichever; none if there is none.
+
+        Chroma goes through all records to return one, so it is asked once, where nobody else may delete it.
+        """
+        if self._label is not None:
+            return self._label
         with translated(self.where):
             answer = self._collection.get(limit=1, include=["metadatas"])
-        return as_label_array([each[LABEL_KEY] for each in self._checked(answer)])
+        found = as_label_array([each[LABEL_KEY] for each in self._checked(answer)])
+        if self._connection.exclusive and len(found):
+            self._label = found
+        return found
 
     def fetch(self, ids: list[str], dim: int) -> Iterator[Found]:
         """Yield the records of distinct ids, those that are there, one answer at a time."""
