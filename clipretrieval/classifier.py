@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -86,6 +87,9 @@ from clipretrieval.trust.trust import (
 )
 from clipretrieval.trust.trusted_rule import gate_of
 from clipretrieval.types import AnyArray, Label, Metric, Neighbors
+from clipretrieval.vectors.adoption import adopt
+from clipretrieval.vectors.exporting import export_index
+from clipretrieval.vectors.ready_vectors import ReadyVectors, joint_encoder
 
 if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
@@ -427,6 +431,147 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         warn_of_labels(self.fit_report_, self.classes_, known=known, vectors=self.encoder is None)
         return self
 
+    def fit_vectors(
+        self: Self,
+        vectors: Any,
+        labels: Any = None,
+        ids: Any = None,
+        *,
+        encoder: Encoder | None = None,
+        column: str | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        flush_every: int | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Store labelled vectors that exist already, as `fit` does with those of images.
+
+        Files are read a block at a time. One that says which encoder made its vectors, as `export` and
+        `clipretrieval.vectors.encode` write it, is compared with `encoder`; of any other, that they are the
+        encoder's is taken from the caller.
+
+        Parameters
+        ----------
+        vectors : array of shape (n, d), path, list of paths, or Arrow table or Hugging Face Dataset
+            A path is that of a file (``.npy``, ``.npz``, Parquet, Feather, Arrow), of a folder of such
+            tables, of one that Hugging Face's ``save_to_disk`` or clip-retrieval wrote, or a pattern:
+            ``"parts/*.parquet"``.
+        labels : sequence of int or of str, length n, or str, optional
+            Or the name of a column: when left out, ``"label"``. Of clip-retrieval's folders without one, the
+            folder of each image's path is its label.
+        ids : sequence of str or of int, length n, or str, optional
+            Or the name of a column: when left out, ``"id"``. Without one, an id is a hash of its vector. An
+            id that is stored keeps its vector.
+        encoder : Encoder, optional
+            The one that made the vectors: when left out, the classifier's. A classifier that has none gets
+            it.
+        column : str, optional
+            The column of vectors, where there are several.
+        overwrite, resume, flush_every, on_error, progress
+            As for `fit`.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself; ``fit_report_`` tells what was done.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `fit`, or if a file cannot be read, or has no such column; the message names it, and the
+            columns that are there.
+        DimensionMismatchError
+            If the vectors have another dimension than the encoder's.
+        FingerprintMismatchError
+            As for `fit`, or if a file says that a different encoder made its vectors, or two files do.
+        MissingDependencyError
+            If a file is read by pyarrow, and that is not installed.
+
+        Warns
+        -----
+        ClipRetrievalWarning
+            As for `fit`, or if vectors were scaled to length one and `normalize` is not set.
+        """
+        ready = ReadyVectors(vectors, labels, ids, column)
+        with one_at_a_time(self), restored_on_failure(self):
+            self.encoder = joint_encoder(self.encoder, encoder)
+            return self.fit(
+                ready,
+                overwrite=overwrite,
+                resume=resume,
+                flush_every=flush_every,
+                on_error=on_error,
+                progress=progress,
+            )
+
+    def partial_fit_vectors(
+        self: Self,
+        vectors: Any,
+        labels: Any = None,
+        ids: Any = None,
+        *,
+        encoder: Encoder | None = None,
+        column: str | None = None,
+        classes: Any = None,
+        flush_every: int | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Add labelled vectors that exist already, as `partial_fit` does with those of images.
+
+        Parameters
+        ----------
+        vectors, labels, ids, encoder, column
+            As for `fit_vectors`, as are the errors.
+        classes, flush_every, on_error, progress
+            As for `partial_fit`.
+
+        Returns
+        -------
+        RetrievalClassifier
+            Itself; ``fit_report_`` tells what was done.
+        """
+        ready = ReadyVectors(vectors, labels, ids, column)
+        with one_at_a_time(self), restored_on_failure(self):
+            self.encoder = joint_encoder(self.encoder, encoder)
+            return self.partial_fit(
+                ready, classes=classes, flush_every=flush_every, on_error=on_error, progress=progress
+            )
+
+    def export(self, path: str | Path, *, progress: Progress | bool | None = None) -> int:
+        """Write all that is stored into a Parquet file.
+
+        Its columns are ``id``, ``label`` (of the type that was fitted), ``source`` (the image's path),
+        ``metadata`` (what else is kept, as JSON) and ``vector`` (float32, as the encoder made it; where a
+        `transform` maps those that are stored, recovered to float32 precision). The encoder's fingerprint is
+        in the file's metadata. `fit_vectors` and `from_vectors` read it.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file there is replaced, once the new one is complete.
+        progress : callable or True, optional
+            As for `fit`.
+
+        Returns
+        -------
+        int
+            How many records were written.
+
+        Raises
+        ------
+        NotFittedError, FingerprintMismatchError
+            As for `predict`.
+        UnsupportedOperationError
+            If the store cannot list what it holds, or a `transform` has cut dimensions.
+        StoreUnavailableError
+            If the file cannot be written.
+        MissingDependencyError
+            If pyarrow is not installed.
+        """
+        return export_index(self._index(refresh=True), path, progress)
+
     def _learn(
         self,
         X: Any,
@@ -454,10 +599,9 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             known = getattr(self, "_class_names", {})
             check_class_names(known, names)
             names = {**known, **names}
-        source = open_fit_source(
+        read = X.fit_source if isinstance(X, ReadyVectors) else partial(open_fit_source, X=X, y=y)
+        source = read(
             self,
-            X,
-            y,
             encoder=self.encoder,
             metric=metric,
             normalize=bool(self.normalize),
@@ -1428,7 +1572,8 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             if not manifest:
                 raise InvalidInputError(
                     f"no classifier has filled this {type(opened).__name__}: it holds {opened.count()} "
-                    "vectors and no manifest. Fit one on it first, or check which store this is"
+                    "vectors and no manifest. Fit one on it first, or check which store this is; if you know "
+                    "which encoder made its vectors: RetrievalClassifier.adopt_store(store, encoder)"
                 )
             own = {"metric": opened.metric, "normalize": bool(manifest.get("normalize", False))}
             classifier = cls(encoder, store, **{**own, **params})
@@ -1444,6 +1589,91 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
                 opened.close()
             raise
         return classifier
+
+    @classmethod
+    def from_vectors(
+        cls,
+        store: str | VectorStore,
+        vectors: Any,
+        labels: Any = None,
+        ids: Any = None,
+        *,
+        encoder: Encoder | None = None,
+        column: str | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        flush_every: int | None = None,
+        on_error: str = "raise",
+        progress: Progress | bool | None = None,
+        **params: Any,
+    ) -> RetrievalClassifier:
+        """Fill a store with vectors that exist already, such as the parts that several machines encoded.
+
+        Parameters
+        ----------
+        store : str or VectorStore
+        vectors, labels, ids, encoder, column, overwrite, resume, flush_every, on_error, progress
+            As for `fit_vectors`, as are the errors.
+        **params
+            As for the constructor.
+
+        Returns
+        -------
+        RetrievalClassifier
+        """
+        params = MaskedDict(params)  # tracebacks may be printed with local variables
+        return cls(encoder, store, **params).fit_vectors(
+            vectors,
+            labels,
+            ids,
+            column=column,
+            overwrite=overwrite,
+            resume=resume,
+            flush_every=flush_every,
+            on_error=on_error,
+            progress=progress,
+        )
+
+    @classmethod
+    def adopt_store(
+        cls, store: VectorStore, encoder: Encoder | None = None, **params: Any
+    ) -> RetrievalClassifier:
+        """Attach to a store that something else has filled, by `VectorStore.upsert` alone.
+
+        That its vectors are the encoder's is taken from the caller. The store gets the manifest that a fit
+        would have written; what it holds stays as it is.
+
+        Parameters
+        ----------
+        store : VectorStore
+        encoder : Encoder, optional
+            The one that made the vectors; none where images are not to be asked for.
+        **params
+            As for the constructor. ``normalize=True`` says that all stored vectors have length one.
+
+        Returns
+        -------
+        RetrievalClassifier
+            As from `from_store`.
+
+        Raises
+        ------
+        InvalidInputError
+            If the store has a manifest already, holds nothing, or shows that what was said is wrong.
+        DimensionMismatchError
+            If its vectors have another dimension than the encoder's.
+        UnsupportedOperationError
+            If it cannot list what it holds.
+        StoreLockedError
+            If another process writes to it.
+        """
+        params = MaskedDict(params)
+        check_store(store)
+        probe = cls(encoder, store, **{"metric": store.metric, **params})
+        metric = probe._check_params()
+        make_store(store, probe.store_options, metric)  # whose metric has to be the store's
+        adopt(store, encoder, metric, bool(probe.normalize))
+        return cls.from_store(store, encoder, **params)
 
     @classmethod
     def load(

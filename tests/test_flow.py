@@ -36,7 +36,8 @@ FLOW: dict[str, list[str]] = {
     "evaluation": ["explanation"],
     "text_search": ["heads"],
     "persistence": ["evaluation", "text_search"],
-    "classifier": ["persistence"],
+    "vectors": ["heads"],
+    "classifier": ["persistence", "vectors"],
     "zeroshot": ["persistence"],
     "testing": ["classifier"],  # whose answers the contract of heads is about
     "cascade": ["classifier"],

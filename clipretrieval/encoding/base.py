@@ -93,6 +93,8 @@ class EncodedBatch:
         Time spent on this batch: ``"decode"`` (waiting for images) and ``"encode"``; see also `encoding_to`.
     known : list of KnownImage
         Images of the same part of the source that needed no encoding; not counted in the length.
+    metadata : list of dict, length n
+        What else is kept of each image, as JSON values; empty where nothing is of any.
     """
 
     ids: list[str]
@@ -102,6 +104,7 @@ class EncodedBatch:
     indices: list[int]
     seconds: dict[str, float] = field(default_factory=dict)
     known: list[KnownImage] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -128,6 +131,11 @@ def join_batches(batches: Sequence[EncodedBatch]) -> EncodedBatch:
         indices=[index for batch in batches for index in batch.indices],
         seconds={part: sum(batch.seconds.get(part, 0.0) for batch in batches) for part in parts},
         known=[image for batch in batches for image in batch.known],
+        metadata=(
+            [each for batch in batches for each in batch.metadata or [{} for _ in batch.ids]]
+            if any(batch.metadata for batch in batches)
+            else []
+        ),
     )
 
 
@@ -142,6 +150,7 @@ def select_images(batch: EncodedBatch, places: Sequence[int]) -> EncodedBatch:
         indices=[batch.indices[place] for place in places],
         seconds=batch.seconds,
         known=batch.known,
+        metadata=[batch.metadata[place] for place in places] if batch.metadata else [],
     )
 
 

@@ -83,6 +83,7 @@ class _GivenImage:
     label: Any
     source: str | None
     row: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -374,7 +375,10 @@ class IndexWriter:
             ]
         chosen = cast("FloatArray", vectors)[[rows[name] for name in due]]
         wanted = [label for _, label in due.values()]
-        sources = [{"source": image.source} if image.source else {} for image, _ in due.values()]
+        sources = [
+            {**image.metadata, "source": image.source} if image.source else dict(image.metadata)
+            for image, _ in due.values()
+        ]
         metadata = [{**own, **marks[rows[name]]} for own, name in zip(sources, due, strict=True)]
         self.write_manifest(state=CHANGING)
         self.unsure = True
@@ -569,7 +573,10 @@ def open_writer(
 
 def _given_images(batch: EncodedBatch) -> list[_GivenImage]:
     """List a batch's images in the order of the source: the last label of an image counts."""
-    columns = (batch.indices, batch.ids, batch.labels, map(_readable, batch.sources), range(len(batch)))
+    columns = (
+        *(batch.indices, batch.ids, batch.labels, map(_readable, batch.sources), range(len(batch))),
+        batch.metadata or [{}] * len(batch),
+    )
     encoded = map(_GivenImage, *columns)
     known = (
         _GivenImage(image.index, image.id, image.label, _readable(image.source), -1) for image in batch.known

@@ -87,6 +87,11 @@ class Origin:
         StoreCorruptedError
             If there is no manifest, or one of an unknown format.
         """
+        if isinstance(manifest, Mapping) and not manifest:
+            raise StoreCorruptedError(
+                "the store holds vectors and no manifest, so nobody knows which encoder made them. If "
+                "you do: RetrievalClassifier.adopt_store(store, encoder); else fill the store again"
+            )
         version = manifest.get("format_version") if isinstance(manifest, Mapping) else None
         if isinstance(version, bool) or version not in (FORMAT_VERSION, TRANSFORMED_VERSION):
             raise StoreCorruptedError(

@@ -40,7 +40,7 @@ from clipretrieval.types import AnyArray, FloatArray, Label, Records
 
 __all__ = [
     *("as_batches", "go_on_rewriting", "learn_counted", "learn_transform", "mapped_metadata"),
-    *("records_in_order", "refit_transform"),
+    *("records_in_order", "refit_transform", "stored_norms"),
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -257,7 +257,7 @@ def _before(store: VectorStore, old: LinearTransform) -> Batches:
     """Yield vectors as they were before a map; where it has cut them, as they were before the scaling."""
     undo = old.coordinates if old.is_cut else old.recover
     for records in records_in_order(store):
-        yield undo(records.vectors, _norms(records, range(len(records)))), records.labels.tolist()
+        yield undo(records.vectors, stored_norms(records, range(len(records)))), records.labels.tolist()
 
 
 class _Former:
@@ -290,7 +290,7 @@ def _rewritten(
     raw: AnyArray = records.vectors[due]
     old = former.transform
     if old is not None:
-        raw = old.recover(records.vectors[due], _norms(records, due))
+        raw = old.recover(records.vectors[due], stored_norms(records, due))
     metadata = [
         {key: value for key, value in records.metadata[row].items() if key not in (NORM, TRANSFORM)}
         for row in due
@@ -307,7 +307,7 @@ def _rewritten(
     return vectors
 
 
-def _norms(records: Records, rows: Sequence[int] | range) -> Floats:
+def stored_norms(records: Records, rows: Sequence[int] | range) -> Floats:
     found = [records.metadata[row].get(NORM) for row in rows]
     if any(not isinstance(norm, int | float) or isinstance(norm, bool) for norm in found):
         raise StoreCorruptedError(

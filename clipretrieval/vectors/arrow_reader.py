@@ -1,0 +1,166 @@
+"""Vectors in a table of Arrow's: Parquet, Feather, Arrow files, and Hugging Face's datasets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipretrieval.errors import DimensionMismatchError, InvalidInputError
+from clipretrieval.types import FloatArray
+from clipretrieval.vectors.arrow_content import ArrowContent, arrow, translated
+from clipretrieval.vectors.column_names import ColumnNames
+from clipretrieval.vectors.part_manifest import PartManifest
+from clipretrieval.vectors.vector_block import VectorBlock
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ArrowReader"]
+
+_HUGGING_FACE = b"huggingface"
+"""Under which key of a schema Hugging Face keeps what its columns mean."""
+
+
+class ArrowReader:
+    """Reads vectors, and what stands beside them, from columns of a table.
+
+    Parameters
+    ----------
+    content : ArrowContent
+    names : ColumnNames
+
+    Raises
+    ------
+    InvalidInputError
+        If a column is missing, or none is of vectors.
+    """
+
+    def __init__(self, content: ArrowContent, names: ColumnNames) -> None:
+        schema, where = content.schema, content.name
+        listed = list(schema.names)
+        if len(set(listed)) < len(listed):
+            raise InvalidInputError(f"{where} has two columns of one name: {', '.join(map(repr, listed))}")
+        self._content = content
+        possible = [each.name for each in schema if _is_of_vectors(each.type)]
+        self._vectors = names.find_vectors(listed, possible, where)
+        if self._vectors not in possible:
+            kind = schema.field(self._vectors).type
+            raise InvalidInputError(
+                f"the column {self._vectors!r} of {where} is of the type {kind}; vectors are lists of "
+                f"numbers. Its columns of such: {', '.join(map(repr, possible)) or 'none'}"
+            )
+        self._labels = names.find_labels(listed, where)
+        self._ids = names.find_ids(listed, where)
+        self._sources, self._metadata = names.find_sources(listed), names.find_metadata(listed)
+        self.manifest = PartManifest.read(schema.metadata, where)
+        if self.manifest is None:
+            self._metadata = None  # whose column of that name may hold anything
+        self.dim = self._find_dim()
+        if self.manifest is not None and self.manifest.dim != self.dim:
+            raise DimensionMismatchError(
+                f"{where} says that its vectors have {self.manifest.dim} dimensions, and they have "
+                f"{self.dim}; write it again"
+            )
+
+    @property
+    def name(self) -> str:
+        """The file's path, or what else errors call it."""
+        return self._content.name
+
+    @property
+    def count(self) -> int | None:
+        """Number of vectors, where it is known beforehand."""
+        return self._content.count
+
+    @property
+    def class_to_idx(self) -> Mapping[str, int]:
+        """The names of the classes, where Hugging Face's description of the labels has some."""
+        found = (self._content.schema.metadata or {}).get(_HUGGING_FACE)
+        try:
+            feature = json.loads(found)["info"]["features"][self._labels] if found else {}
+            names = feature["names"] if feature.get("_type") == "ClassLabel" else []
+            return {str(name): number for number, name in enumerate(names)}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def blocks(self) -> Iterator[VectorBlock]:
+        """Read the table from its beginning; see `VectorReader`."""
+        optional = (self._ids, self._labels, self._sources, self._metadata)
+        columns = list(dict.fromkeys([self._vectors, *(name for name in optional if name is not None)]))
+        start = 0
+        for batch in self._content.batches(columns):
+            if not len(batch):
+                continue
+            with translated(self.name, "a table of vectors"):
+                yield VectorBlock(
+                    vectors=self._vectors_of(batch.column(self._vectors), start),
+                    ids=self._values(batch, self._ids),
+                    labels=self._values(batch, self._labels),
+                    sources=self._texts(batch, self._sources),
+                    metadata=self._dicts(batch, start),
+                )
+            start += len(batch)
+
+    def _find_dim(self) -> int:
+        kind = self._content.schema.field(self._vectors).type
+        if arrow().types.is_fixed_size_list(kind):
+            return int(kind.list_size)
+        first = next((batch for batch in self._content.batches([self._vectors]) if len(batch)), None)
+        if first is None:
+            raise InvalidInputError(f"{self.name} holds no vectors")
+        return int(self._vectors_of(first.column(self._vectors).slice(0, 1), 0).shape[1])
+
+    def _vectors_of(self, column: Any, start: int) -> FloatArray:
+        """Return a column of lists as an array, shape (n, dim)."""
+        if column.null_count:
+            row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+            raise InvalidInputError(f"row {start + row} of {self.name} has no vector; leave it out")
+        dim = getattr(self, "dim", None)
+        if not arrow().types.is_fixed_size_list(column.type):
+            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+            dim = int(lengths[0]) if dim is None else dim
+            if (lengths != dim).any():
+                row = int(np.flatnonzero(lengths != dim)[0])
+                raise DimensionMismatchError(
+                    f"row {start + row} of {self.name} has {lengths[row]} dimensions, and the first row {dim}"
+                )
+        else:
+            dim = int(column.type.list_size)
+        values: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused as such
+            return np.ascontiguousarray(values.astype(np.float32)).reshape(len(column), int(dim or 0))
+
+    @staticmethod
+    def _values(batch: pa.RecordBatch, name: str | None) -> list[Any] | None:
+        return None if name is None else batch.column(name).to_pylist()
+
+    def _texts(self, batch: pa.RecordBatch, name: str | None) -> Sequence[str | None] | None:
+        values = self._values(batch, name)
+        return None if values is None else [each if isinstance(each, str) else None for each in values]
+
+    def _dicts(self, batch: pa.RecordBatch, start: int) -> list[dict[str, Any]] | None:
+        values = self._values(batch, self._metadata)
+        if values is None:
+            return None
+        found = []
+        for row, text in enumerate(values):
+            try:
+                each = {} if text is None else json.loads(text)
+            except (ValueError, TypeError, RecursionError):
+                each = None
+            if not isinstance(each, dict):
+                raise InvalidInputError(
+                    f"row {start + row} of {self.name} has metadata that are no JSON object; write it again"
+                )
+            found.append(each)
+        return found
+
+
+def _is_of_vectors(kind: pa.DataType) -> bool:
+    types = arrow().types
+    listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(listed and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)))
