@@ -21,10 +21,12 @@ from clipretrieval.cli.compare import compare_command, reproduce_command
 from clipretrieval.cli.conformalize import conformalize_command
 from clipretrieval.cli.console import guard_terminal, say, tell
 from clipretrieval.cli.demo import demo_command
+from clipretrieval.cli.encode import encode_command
 from clipretrieval.cli.evaluate import evaluate_command, sweep_command
 from clipretrieval.cli.export import export_command
 from clipretrieval.cli.index import forget_command, index_command
 from clipretrieval.cli.info import info_command
+from clipretrieval.cli.merge import merge_command
 from clipretrieval.cli.python_words import in_options
 from clipretrieval.cli.recommend import recommend_command
 from clipretrieval.cli.search import search_command
@@ -76,6 +78,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "info": info_command,
     "forget": forget_command,
     "export": export_command,
+    "encode": encode_command,
+    "merge": merge_command,
     "compare": compare_command,
     "recommend": recommend_command,
     "reproduce": reproduce_command,

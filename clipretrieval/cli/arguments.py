@@ -51,7 +51,7 @@ __all__ = [
     *("LimitTest", "LimitTrain", "PrecisionOption", "RuntimeOption"),
     *("MetricOption", "ModelOptions", "OnError", "OnnxOption", "OpenClip", "PrintJson", "ReportFiles"),
     *("HeadOptions", "PriorsOption", "SpaceOptions", "StoreOptions", "TableOptions", "TemplateOption"),
-    *("TextOptions", "TrainOption", "WeightsOptions"),
+    *("TextOptions", "TrainOption", "VectorOptions", "WeightsOptions"),
     *(
         "as_option",
         "check_head",
@@ -439,6 +439,66 @@ class TableOptions:
         return next(
             (option_of(field.name) for field in fields(self) if getattr(self, field.name) is not None), None
         )
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """Vectors that exist already, in the place of images."""
+
+    vectors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Parquet, Arrow, NumPy or folders of Hugging Face and clip-retrieval, in place of IMAGES.",
+        ),
+    ] = None
+    vector_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Their column of vectors, if not detected.")
+    ] = None
+    id_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Their column of ids, if it is not 'id'.")
+    ] = None
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Their labels, .npy, if they have no column of them.")
+    ] = None
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of all of them."""
+        return tuple(field.name for field in fields(cls))
+
+    def given(self, images: Path, classifier: Path | None) -> tuple[str | None, Path]:
+        """Return the path of the vectors, None where there are images, and the classifier's folder.
+
+        With vectors, the one positional argument is the classifier's.
+        """
+        if self.vectors is None:
+            other = next((name for name in self.names() if getattr(self, name) is not None), None)
+            if other is not None:
+                raise InvalidInputError(f"{option_of(other)} is for --vectors PATH, which is not given")
+            if classifier is None:
+                raise InvalidInputError("CLASSIFIER is missing: clipretrieval index IMAGES CLASSIFIER")
+            return None, classifier
+        if classifier is not None:
+            raise InvalidInputError(
+                f"IMAGES ({str(images)!r}) cannot be used with --vectors, which stand in their place; leave "
+                "one out"
+            )
+        if not self.vectors:
+            raise InvalidInputError("--vectors must not be empty; pass a path")
+        return self.vectors, images
+
+    def vectors_of(self, path: str, tables: TableOptions) -> tuple[str | None, str, Any, str | None]:
+        """Return the column of vectors, their path, their labels and the column of their ids."""
+        from clipretrieval.vectors.numpy_reader import read_numpy_column
+
+        for name in ("images_root", "image_column"):
+            if getattr(tables, name) is not None:
+                raise InvalidInputError(f"{option_of(name)} is for IMAGES, and --vectors are given")
+        if self.labels is not None and tables.label_column is not None:
+            raise InvalidInputError("--labels and --label-column exclude each other; pass one of them")
+        labels = tables.label_column if self.labels is None else read_numpy_column(self.labels)
+        return self.vector_column, path, labels, self.id_column
 
 
 KeptArgument = Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder written by index.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import typer
 
@@ -22,6 +22,7 @@ from clipretrieval.cli.arguments import (
     StoreOptions,
     TableOptions,
     TextOptions,
+    VectorOptions,
     check_runtime,
     exported_encoder,
     is_given,
@@ -38,9 +39,13 @@ from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from clipretrieval._util.progress import Progress
+    from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.cli.kept import Kept
     from clipretrieval.cli.settings import Settings
     from clipretrieval.images.folders import ImageFolder
+
+    Source: TypeAlias = ImageFolder | tuple[str | None, str, Any, str | None]
+    """Images, or the arguments of `fit_vectors`: the column, the files, labels and ids."""
 
 __all__ = ["forget_command", "index_command"]
 
@@ -64,8 +69,13 @@ def index_command(
         ),
     ],
     classifier: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER", help="Folder to save the classifier in.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="CLASSIFIER", help="Folder to save the classifier in; with --vectors, without IMAGES."
+        ),
+    ] = None,
+    *,
+    vectors: VectorOptions,
     encoder: EncoderOptions,
     cascade: CascadeOptions,
     space: SpaceOptions,
@@ -89,16 +99,22 @@ def index_command(
     from clipretrieval._util.progress import progress_bar
 
     with quiet_libraries():
+        given, classifier = vectors.given(images, classifier)
         if add and resume:
             raise InvalidInputError("--add and --resume exclude each other; pass one of them")
         if add:
             check_runtime(context, encoder.onnx)
             refuse_given(
                 context,
-                encoder.beside_kept(_FREE),
+                encoder.beside_kept((*_FREE, *VectorOptions.names())),
                 "--add: images are added with the settings that the classifier was made with",
             )
-        labelled = labelled_images(images, tables, None, "")
+        if given is not None:
+            labelled: Source = vectors.vectors_of(given, tables)
+            if cascade.cascade is not None:
+                raise InvalidInputError("--cascade cannot be used with --vectors, which are of one stage")
+        else:
+            labelled = labelled_images(images, tables, None, "")
         with interruptible():
             if add:
                 made = _add(classifier, labelled, encoder, flush_every, allow_remote)
@@ -112,7 +128,7 @@ def index_command(
                     indexing(
                         classifier,
                         Settings(encoder, space, head, texts, store, cascade),
-                        images,
+                        images if given is None else Path(given),
                         tables.images_root,
                         resume=resume,
                         is_given=partial(is_given, context),
@@ -152,7 +168,7 @@ def _check_exits(context: typer.Context, settings: Settings) -> None:
 def _fit(
     settings: Settings,
     folder: Path,
-    labelled: ImageFolder,
+    labelled: Source,
     resume: bool,
     flush_every: int | None,
     progress: Progress,
@@ -166,13 +182,12 @@ def _fit(
     else:
         made = make_cascade(*wanted, settings.cascade, settings.store, place)
     try:
-        made.fit(
-            labelled,
-            resume=resume,
-            flush_every=flush_every,
-            on_error="skip",
-            progress=progress,
-        )
+        fit: Any = made.fit
+        if isinstance(labelled, tuple):
+            fit = partial(cast("RetrievalClassifier", made).fit_vectors, *labelled[1:], column=labelled[0])
+        else:
+            fit = partial(made.fit, labelled)
+        fit(resume=resume, flush_every=flush_every, on_error="skip", progress=progress)
     except KeyboardInterrupt:
         store = settings.store.store
         tell(
@@ -188,7 +203,7 @@ def _fit(
 
 def _add(
     folder: Path,
-    labelled: ImageFolder,
+    labelled: Source,
     encoder: EncoderOptions,
     flush_every: int | None,
     allow_remote: bool,
@@ -198,12 +213,17 @@ def _add(
     made = load_for_images(folder, allow_remote, encoder.exported())
     with closing_stores(made), progress_bar("adding") as progress:
         try:
-            made.partial_fit(
-                *(labelled.paths, labels_by_name(made, labelled.labels or ())),
-                flush_every=flush_every,
-                on_error="skip",
-                progress=progress,
-            )
+            add: Any
+            if isinstance(labelled, tuple):
+                if not hasattr(made, "partial_fit_vectors"):
+                    raise InvalidInputError(
+                        f"{str(folder)!r} holds a cascade, whose exits have vectors of their own; --vectors "
+                        "are for a classifier of one stage"
+                    )
+                add = partial(made.partial_fit_vectors, *labelled[1:], column=labelled[0])
+            else:
+                add = partial(made.partial_fit, labelled.paths, labels_by_name(made, labelled.labels or ()))
+            add(flush_every=flush_every, on_error="skip", progress=progress)
         except KeyboardInterrupt:
             made.save(folder)  # a store in memory is kept as a copy, which lacks what was added until now
             tell("what was added is kept; run it again to add the rest")

@@ -10,17 +10,25 @@ from __future__ import annotations
 
 from clipretrieval._util.lazy import attach
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # as type checkers know it
 if TYPE_CHECKING:
+    from clipretrieval.vectors.encode_report import EncodeReport
+    from clipretrieval.vectors.encoding_parts import Runner, encode
     from clipretrieval.vectors.merge_report import MergeReport
     from clipretrieval.vectors.merging import merge_stores
+    from clipretrieval.vectors.part_report import PartReport
+    from clipretrieval.vectors.shard_job import ShardJob
 
-__all__ = ["MergeReport", "merge_stores"]
+__all__ = ["EncodeReport", "MergeReport", "PartReport", "Runner", "ShardJob", "encode", "merge_stores"]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "encode_report": ["EncodeReport"],
+        "encoding_parts": ["Runner", "encode"],
         "merge_report": ["MergeReport"],
         "merging": ["merge_stores"],
+        "part_report": ["PartReport"],
+        "shard_job": ["ShardJob"],
     },
 )

@@ -12,14 +12,17 @@ import numpy as np
 
 from clipretrieval._util.files import NotDurableError, remedy, replacing
 from clipretrieval.errors import StoreUnavailableError
+from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import FloatArray
 from clipretrieval.vectors.arrow_content import arrow
 from clipretrieval.vectors.part_manifest import ID, KEY, LABEL, METADATA, SOURCE, VECTOR, PartManifest
 
-__all__ = ["PartWriter", "write_part"]
+__all__ = ["PartWriter", "read_skipped", "write_part"]
 
 _ROWS = 8192
 """Of a row group."""
+_SKIPPED = b"clipretrieval.skipped"
+"""Under which key the file's metadata has the images that were skipped."""
 
 
 class PartWriter:
@@ -83,6 +86,12 @@ class PartWriter:
         if self._rows >= _ROWS:
             self._write_group()
 
+    def note_skipped(self, skipped: Sequence[SkippedImage]) -> None:
+        """Say in the file which images were skipped."""
+        if skipped:
+            content = json.dumps([[each.index, each.source, each.reason] for each in skipped])
+            self._writer.add_key_value_metadata({_SKIPPED: content.encode()})
+
     def close(self) -> None:
         """Write what is left, and the file's end."""
         if self._rows:
@@ -92,6 +101,18 @@ class PartWriter:
     def _write_group(self) -> None:
         self._writer.write_table(self._pa.Table.from_batches(self._waiting, schema=self._schema))
         self._waiting, self._rows = [], 0
+
+
+def read_skipped(metadata: Mapping[bytes, bytes] | None) -> tuple[SkippedImage, ...]:
+    """Return what `PartWriter.note_skipped` has said; nothing where that cannot be read."""
+    try:
+        listed = json.loads((metadata or {}).get(_SKIPPED, b"[]"))
+        return tuple(
+            SkippedImage(int(index), None if source is None else str(source), str(reason))
+            for index, source, reason in listed
+        )
+    except (ValueError, TypeError, RecursionError):
+        return ()
 
 
 @contextmanager

@@ -1,0 +1,334 @@
+"""Images encoded into files of vectors, a shard at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from clipretrieval._util.checks import check_int, check_path, check_sequence, shown
+from clipretrieval._util.files import TEMPORARY_SUFFIX
+from clipretrieval._util.labels import check_labelled, label_kind, stored_labels
+from clipretrieval._util.progress import Progress, open_progress
+from clipretrieval.encoding.base import Encoder
+from clipretrieval.encoding.fingerprint import differences
+from clipretrieval.errors import FingerprintMismatchError, InvalidInputError, StoreUnavailableError
+from clipretrieval.images.folders import ImageFolder, scan_folder
+from clipretrieval.images.sources import means_folder, open_labels
+from clipretrieval.images.stream import check_on_error
+from clipretrieval.images.tables import ImageTable, is_table, read_table
+from clipretrieval.retrieval.manifest import plain_fingerprint
+from clipretrieval.retrieval.parameters import check_encoder
+from clipretrieval.vectors.arrow_content import arrow, open_arrow_file
+from clipretrieval.vectors.encode_report import EncodeReport
+from clipretrieval.vectors.local_runner import run_locally
+from clipretrieval.vectors.part_manifest import PartManifest
+from clipretrieval.vectors.part_report import PartReport
+from clipretrieval.vectors.part_writer import read_skipped
+from clipretrieval.vectors.shard_job import ShardJob
+
+__all__ = ["IMAGES", "Runner", "encode"]
+
+Runner: TypeAlias = Callable[[Encoder, Sequence[ShardJob], int], Iterable[PartReport]]
+"""Given the encoder, shards and a number of workers, runs `ShardJob.run` for each and yields the results."""
+
+IMAGES = 4096
+"""Of a shard, at most, where their number is left open."""
+_RUNNERS = ("local", "ray")
+_PART = re.compile(r"part-(\d{5,})-of-(\d{5,})-[0-9a-f]{16}\.parquet")
+_OLD = 24 * 3600
+"""Seconds after which a temporary file is what a kill has left."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The files of a source, in its order."""
+
+    name: str
+    paths: Sequence[str]
+    labels: Sequence[Any] | None
+    kind: str | None
+
+
+def encode(
+    source: Any,
+    parts: str | Path,
+    encoder: Encoder,
+    *,
+    labels: Any = None,
+    workers: int = 1,
+    shards: int | None = None,
+    shard: int | None = None,
+    runner: str | Runner = "local",
+    on_error: str = "raise",
+    progress: Progress | bool | None = None,
+) -> EncodeReport:
+    """Encode images into Parquet files, which `RetrievalClassifier.from_vectors` reads.
+
+    The source is cut into shards, in its order. Each becomes one file, a part, in the form that
+    `RetrievalClassifier.export` writes. A part is named by its shard and by a hash of what decides it: the
+    encoder, and each image's path, size, time of change and label. It takes that name when it is complete. So
+    the same call, after a failure or a kill, encodes only what is missing; a part of a shard that has changed
+    is replaced.
+
+    Parameters
+    ----------
+    source : path of a folder or a CSV file, table of paths, or sequence of paths
+        See `clipretrieval.images`.
+    parts : str or Path
+        The folder of the parts; made if missing.
+    encoder : Encoder
+    labels : sequence of int or of str, optional
+        Where the source brings none. Images without are encoded, too.
+    workers : int
+        Processes that encode. Each has its share of the cores; with CUDA, each has one of the GPUs.
+    shards : int, optional
+        How many to cut into. When left out, so many that each has 4,096 images at most, or as many as the
+        folder's parts of this source were cut into.
+    shard : int, optional
+        The only one to encode, counted from 1: for schedulers, which run each by a command of its own. It
+        needs `shards`.
+    runner : {"local", "ray"} or callable
+        Who runs the shards: processes of this machine; or a Ray cluster, the one that this program is
+        connected to or that ``RAY_ADDRESS`` names, or else Ray on this machine. A callable is given the
+        encoder, a list of `ShardJob` and `workers`, and yields the results of their ``run(encoder)`` in any
+        order. Workers elsewhere need the images and `parts` under the same paths.
+    on_error : {"raise", "skip"}
+        What to do about an image that cannot be decoded, or whose vector cannot be used.
+    progress : callable or True, optional
+        Called with (images done, total) after every shard.
+
+    Returns
+    -------
+    EncodeReport
+
+    Raises
+    ------
+    InvalidInputError
+        If the source holds anything but files, an argument is wrong, or the parts in the folder are of
+        another cut of this source.
+    FingerprintMismatchError
+        If the folder holds parts of a different encoder; the message names one, and what differs.
+    ImageDecodeError
+        If an image cannot be decoded.
+    StoreUnavailableError
+        If the folder cannot be written to, or processes keep dying.
+    MissingDependencyError
+        If pyarrow, or what `runner` names, is not installed.
+
+    Examples
+    --------
+    >>> from clipretrieval import StagedEncoder
+    >>> from clipretrieval.vectors import encode
+    >>> report = encode("animals/train", "parts/", StagedEncoder(stage="pixel"))  # doctest: +SKIP
+    """
+    started = time.perf_counter()
+    arrow()
+    check_on_error(on_error)
+    check_encoder(encoder)
+    if encoder is None:
+        raise InvalidInputError("encoder is None; pass a StagedEncoder, or another encoder")
+    workers = check_int(workers, "workers")
+    run = _runner(runner)
+    listed = _list(source, labels)
+    folder = _made_folder(parts)
+    there = {path: match for path in folder.iterdir() if (match := _PART.fullmatch(path.name)) is not None}
+    cut = _number_of_shards(listed, shards, shard, there)
+    fingerprint = plain_fingerprint(encoder.fingerprint)
+    wanted = range(1, cut + 1) if shard is None else [check_int(shard, "shard", most=cut)]
+    jobs = [_job(listed, number, cut, encoder, fingerprint, folder, on_error) for number in wanted]
+    jobs = [job for job in jobs if job.paths]
+    older = _check_parts(there, listed.name, cut, fingerprint, jobs, every=shard is None)
+    reports = {job.number: _report_of(job) for job in jobs if job.path in there}
+    due = [job for job in jobs if job.number not in reports]
+    total = sum(len(job.paths) for job in jobs)
+    with open_progress(progress, "encoding") as tell:
+        tell(total - sum(len(job.paths) for job in due), total)
+        sizes = {job.number: len(job.paths) for job in due}
+        for report in run(encoder, due, workers) if due else ():
+            if not isinstance(report, PartReport) or report.number not in sizes:
+                raise InvalidInputError(
+                    f"the runner yielded {shown(report)}; it must yield what ShardJob.run returned, once each"
+                )
+            reports[report.number] = report
+            del sizes[report.number]
+            tell(total - sum(sizes.values()), total)
+    if sizes:
+        raise InvalidInputError(f"the runner has left out {len(sizes)} of {len(due)} shards")
+    for path in older:
+        path.unlink(missing_ok=True)
+    return EncodeReport(tuple(reports[number] for number in sorted(reports)), time.perf_counter() - started)
+
+
+def _runner(runner: Any) -> Runner:
+    if callable(runner) and not isinstance(runner, type):
+        own: Runner = runner
+        return own
+    if runner == "ray":
+        from clipretrieval.vectors.ray_runner import run_on_ray
+
+        return run_on_ray
+    if runner != "local":
+        raise InvalidInputError(
+            f"runner must be one of {', '.join(map(repr, _RUNNERS))}, or a function; got {shown(runner)}"
+        )
+    return run_locally
+
+
+def _list(source: Any, labels: Any) -> _Source:
+    """List the files of a source, with their labels."""
+    name = str(Path(source).resolve()) if isinstance(source, str | os.PathLike) and source else ""
+    if is_table(source):
+        source = read_table(source)
+    elif isinstance(source, str | os.PathLike):
+        check_path(source, "source")
+        if not means_folder(source):
+            raise InvalidInputError(
+                f"{shown(source)} is one image; pass a folder, a CSV file of paths, or a sequence of paths"
+            )
+        source = scan_folder(source)
+    own: Sequence[Any] | None = None
+    if isinstance(source, ImageFolder):
+        name, items, own = name or str(source.root.resolve()), list[Any](source.paths), source.labels
+    elif isinstance(source, ImageTable):
+        items, own = list(source.images), source.labels
+    else:
+        items = check_sequence(source, "source", "paths")
+    for place, item in enumerate(items):
+        if not isinstance(item, str | os.PathLike):
+            raise InvalidInputError(
+                f"item {place} of the source is {shown(item)}; encode takes files, which other processes can "
+                "open: a folder, a CSV file of paths, or a sequence of paths. To encode images in memory: "
+                "encoder.encode(images)"
+            )
+    if not items:
+        raise InvalidInputError("the source is empty; pass at least one image")
+    paths = [os.fsdecode(item) for item in items]
+    found = own if labels is None else list(open_labels(labels)[1])
+    if found is None:
+        return _Source(name, paths, None, None)
+    if len(found) != len(paths):
+        raise InvalidInputError(f"there are {len(paths)} images and {len(found)} labels; pass one each")
+    check_labelled(found)
+    kind = label_kind(found)
+    stored = stored_labels(found, kind)
+    return _Source(name, paths, [bool(each) for each in stored] if kind == "bool" else stored, kind)
+
+
+def _made_folder(parts: str | Path) -> Path:
+    folder = check_path(parts, "parts")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f".part-*{TEMPORARY_SUFFIX}"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _OLD:
+                    path.unlink()
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"the folder {str(folder)!r} cannot be made: {error.strerror or error}; pass another"
+        ) from error
+    return folder
+
+
+def _number_of_shards(listed: _Source, shards: Any, shard: Any, there: dict[Path, re.Match[str]]) -> int:
+    if shards is not None:
+        return check_int(shards, "shards")
+    if shard is not None:
+        raise InvalidInputError("shard needs shards, of how many it is one: shard=3, shards=128")
+    for path, match in sorted(there.items(), key=lambda item: item[0].name):
+        if _manifest(path).shard.get("source") == listed.name:
+            return int(match[2])
+    return math.ceil(len(listed.paths) / IMAGES)
+
+
+def _job(
+    listed: _Source,
+    number: int,
+    of: int,
+    encoder: Encoder,
+    fingerprint: dict[str, Any],
+    folder: Path,
+    on_error: str,
+) -> ShardJob:
+    """Take one of `of` runs of images, as long as one another."""
+    count = len(listed.paths)
+    part = slice((number - 1) * count // of, number * count // of)
+    return ShardJob(
+        number=number,
+        of=of,
+        source=listed.name,
+        paths=listed.paths[part],
+        labels=None if listed.labels is None else listed.labels[part],
+        kind=listed.kind,
+        fingerprint=fingerprint,
+        dim=int(encoder.dim),
+        folder=folder,
+        on_error=on_error,
+    )
+
+
+def _manifest(path: Path) -> PartManifest:
+    manifest = PartManifest.read(open_arrow_file(path).schema.metadata, repr(str(path)))
+    if manifest is None:
+        raise InvalidInputError(
+            f"{str(path)!r} is named as a part and is none; move it out of the folder of the parts"
+        )
+    return manifest
+
+
+def _check_parts(
+    there: dict[Path, re.Match[str]],
+    source: str,
+    cut: int,
+    fingerprint: dict[str, Any],
+    jobs: Sequence[ShardJob],
+    *,
+    every: bool,
+) -> list[Path]:
+    """Refuse a folder whose parts cannot be read beside those that come, and return what these replace.
+
+    All are looked at, or, of one shard, those of the same number and one more: shards are run side by side.
+    """
+    numbers = {job.number: job for job in jobs}
+    paths = sorted(there)
+    if not every:
+        paths = [path for place, path in enumerate(paths) if place == 0 or int(there[path][1]) in numbers]
+    older = []
+    for path in paths:
+        manifest = _manifest(path)
+        faults = differences(manifest.encoder, fingerprint)
+        if faults:
+            told = "; ".join(
+                each.replace(": stored ", ": the part has ", 1).replace(", given ", ", the encoder ", 1)
+                for each in faults
+            )
+            raise FingerprintMismatchError(
+                f"{str(path)!r} was made by a different encoder: {told}. Pass another folder for the parts"
+            )
+        if manifest.shard.get("source") != source:
+            continue
+        before = manifest.shard.get("of")
+        if before != cut:
+            raise InvalidInputError(
+                f"{str(path)!r} is of a cut of the same source into {before} shards, and now it is cut into "
+                f"{cut}: images would be there twice. Pass shards={before}, or another folder for the parts"
+            )
+        job = numbers.get(int(there[path][1]))
+        gone = job is None and every  # of a source that has become shorter than it has shards
+        if gone or (job is not None and path != job.path and job.is_of_same_shard(manifest.shard)):
+            older.append(path)
+    return older
+
+
+def _report_of(job: ShardJob) -> PartReport:
+    """Return the report of a part that is there."""
+    content = open_arrow_file(job.path)
+    return PartReport(
+        job.number, job.path, int(content.count or 0), read_skipped(content.schema.metadata), was_there=True
+    )

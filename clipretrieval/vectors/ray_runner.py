@@ -1,0 +1,126 @@
+"""Shards encoded by a Ray cluster, or by Ray on this machine."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from clipretrieval._util.dependencies import require
+from clipretrieval.encoding.base import Encoder
+from clipretrieval.errors import StoreUnavailableError
+from clipretrieval.vectors.local_runner import pickled
+from clipretrieval.vectors.part_report import PartReport
+from clipretrieval.vectors.shard_job import ShardJob
+
+__all__ = ["run_on_ray"]
+
+_DEADLINE_S = 10.0
+"""For a cluster to be reached."""
+_RETRIES = 5
+"""Times that a shard is begun again whose worker, or machine, has died."""
+_OBJECTS = 2**28
+"""Bytes of the shared memory of a Ray that is started here; only the encoder lies there."""
+
+
+def run_on_ray(encoder: Encoder, jobs: Sequence[ShardJob], workers: int) -> Iterator[PartReport]:
+    """Encode shards as tasks of Ray's, of which `workers` run at a time.
+
+    What a worker, or a machine, that dies has not done, another does.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If the cluster cannot be reached, or a shard's workers keep dying.
+    MissingDependencyError
+        If Ray is not installed.
+    """
+    ray = require("ray", "encoding with runner='ray'", 'run: pip install "clipretrieval[ray]"')
+    content = pickled(encoder)
+    with _connected(ray, workers):
+        share = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+        uses_gpu = getattr(getattr(encoder, "device", None), "type", None) == "cuda"
+        task = ray.remote(num_cpus=share, num_gpus=int(uses_gpu), max_retries=_RETRIES)(_run)
+        kept = ray.put(content)
+        waiting, running = list(reversed(jobs)), dict[Any, ShardJob]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = waiting.pop()
+                    running[task.remote(kept, job)] = job
+                for done in ray.wait(list(running))[0]:
+                    del running[done]
+                    yield _result(ray, done)
+        finally:
+            for reference in running:
+                ray.cancel(reference)
+
+
+def _run(content: bytes, job: ShardJob) -> PartReport:
+    return job.run(_unpickled(content))
+
+
+@lru_cache(maxsize=1)
+def _unpickled(content: bytes) -> Encoder:
+    """Return the encoder, which a process that runs several shards makes once."""
+    found: Encoder = pickle.loads(content)  # noqa: S301  what this program has sent
+    return found
+
+
+def _result(ray: Any, reference: Any) -> PartReport:
+    try:
+        found: PartReport = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        reason = str(error).splitlines()[0]
+        raise StoreUnavailableError(
+            f"Ray's workers keep dying ({reason:.300}): is there too little memory? What is done is kept; "
+            "call it again with fewer workers"
+        ) from error
+    return found
+
+
+@contextmanager
+def _connected(ray: Any, workers: int) -> Iterator[None]:
+    """Use the connection that is there, connect to the cluster that is named, or start Ray here."""
+    if ray.is_initialized():
+        yield
+        return
+    # Otherwise workers have the niceness 15, and starve beside anything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    own = {
+        "num_cpus": None,
+        "include_dashboard": False,
+        "object_store_memory": _OBJECTS,
+        "_node_ip_address": "127.0.0.1",  # nobody else is to connect to it
+    }
+    try:
+        if address:
+            _reach(address)
+        ray.init(
+            **({"address": address} if address else {**own, "address": "local"}),
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreUnavailableError(
+            f"Ray at {address or 'this machine'} cannot be reached: {str(error).splitlines()[0]:.300}; start "
+            "it, or set RAY_ADDRESS to where it is"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """See whether anybody listens; Ray itself would try for minutes."""
+    host, _, port = address.partition("//")[2].rpartition(":") if "//" in address else address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_DEADLINE_S).close()
