@@ -34,7 +34,7 @@ def merge_command(
         Path,
         typer.Argument(metavar="OUT", help="Folder to save the classifier in, or one to add the shards to."),
     ],
-    shards: Annotated[list[str], typer.Argument(metavar="SHARD...", help="Folders written by index.")],
+    shards: Annotated[list[str], typer.Argument(metavar="SHARD", help="Folders written by index.")],
     on_conflict: Annotated[
         str,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,7 +117,9 @@ class ReadyVectors:
         check_on_error(on_error)
         readers = self._readers
         if readers is None:
-            rows = read_vectors(estimator if encoder is None else None, self._given, reset=reset)
+            # An encoder's classifier has no features of its own, which a check would note.
+            checking = estimator if encoder is None else copy.copy(estimator)
+            rows = read_vectors(checking, self._given, reset=reset or encoder is not None)
             readers = [ArrayReader(rows)]
         _check_origin(readers, encoder, metric, normalize)
         _check_dim(readers, encoder, None if reset else getattr(estimator, "n_features_in_", None))
