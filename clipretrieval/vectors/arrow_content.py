@@ -138,7 +138,9 @@ def _open_parquet(path: Path, name: str) -> ArrowContent:
 
     with translated(name, "Parquet"), open_file(path) as file:
         opened = parquet.ParquetFile(file)
-        return ArrowContent(name, opened.schema_arrow, opened.metadata.num_rows, batches)
+        schema, added = opened.schema_arrow, opened.metadata.metadata or {}
+        schema = schema.with_metadata({**added, **(schema.metadata or {})})
+        return ArrowContent(name, schema, opened.metadata.num_rows, batches)
 
 
 def _open_ipc(path: Path, name: str, *, is_file: bool) -> ArrowContent:

@@ -52,6 +52,7 @@ class PartWriter:
         self._writer = parquet.ParquetWriter(
             path, self._schema, use_dictionary=[LABEL], write_statistics=[ID, LABEL]
         )
+        self._path = path
 
     def write(
         self,
@@ -99,7 +100,11 @@ class PartWriter:
         self._writer.close()
 
     def _write_group(self) -> None:
-        self._writer.write_table(self._pa.Table.from_batches(self._waiting, schema=self._schema))
+        rows = self._pa.Table.from_batches(self._waiting, schema=self._schema)
+        try:
+            self._writer.write_table(rows)
+        except OSError as error:
+            raise _unwritten(self._path, error) from error
         self._waiting, self._rows = [], 0
 
 
@@ -127,10 +132,15 @@ def write_part(path: Path, manifest: PartManifest, kind: str | None) -> Iterator
         If pyarrow is not installed.
     """
     arrow()
+    failure: BaseException | None = None  # of the block, which has its own reasons
     try:
         with replacing(path) as temporary:
             writer = PartWriter(temporary, manifest, kind)
-            yield writer
+            try:
+                yield writer
+            except BaseException as error:
+                failure = error
+                raise
             writer.close()
     except NotDurableError as error:
         raise StoreUnavailableError(
@@ -138,7 +148,13 @@ def write_part(path: Path, manifest: PartManifest, kind: str | None) -> Iterator
             "write it again"
         ) from error
     except OSError as error:
-        raise StoreUnavailableError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}; "
-            + remedy(error, "check that its folder exists and may be written to, and the free space")
-        ) from error
+        if error is failure:
+            raise
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"{str(path)!r} cannot be written: {error.strerror or error}; "
+        + remedy(error, "check that its folder exists and may be written to, and the free space")
+    )

@@ -46,7 +46,9 @@ def test_what_was_exported_answers_as_before(clouds, tmp_path, labels, head):
 def test_vectors_are_exported_as_they_were_before_a_transform(clouds, tmp_path):
     """To float32 precision; where dimensions were cut they are not there any more."""
     vectors, labels, _ = clouds
-    whitened = RetrievalClassifier(store="memory", transform="whiten").fit_vectors(vectors, labels, range(180))
+    whitened = RetrievalClassifier(store="memory", transform="whiten").fit_vectors(
+        vectors, labels, range(180)
+    )
     whitened.export(tmp_path / "out.parquet")
     frame = pd.read_parquet(tmp_path / "out.parquet")
     found = np.stack(frame["vector"])[np.argsort(frame["id"].astype(int))]
@@ -85,7 +87,7 @@ def test_a_file_that_cannot_be_written_leaves_what_was_there(fitted, tmp_path, m
     with pytest.raises(StoreUnavailableError, match=r"missing/out.parquet' cannot be written"):
         fitted.export(tmp_path / "missing" / "out.parquet")
     monkeypatch.setattr(fitted.store_, "get", lambda ids: (_ for _ in ()).throw(OSError("gone")))
-    with pytest.raises(StoreUnavailableError, match="gone"):
+    with pytest.raises(OSError, match="gone"):
         fitted.export(tmp_path / "out.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
     assert (tmp_path / "out.parquet").read_text() == "old"
@@ -111,7 +113,9 @@ def test_a_large_row_group_is_read_a_block_at_a_time(tmp_path):
     from clipretrieval.vectors.column_names import ColumnNames
 
     rows = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(20_000 * 512, dtype=np.float32)), 512)
-    pq.write_table(pa.table({"vector": rows}), tmp_path / "v.parquet", use_dictionary=False, compression="none")
+    pq.write_table(
+        pa.table({"vector": rows}), tmp_path / "v.parquet", use_dictionary=False, compression="none"
+    )
     del rows
     reader = ArrowReader(open_arrow_file(tmp_path / "v.parquet"), ColumnNames())
     before = pa.total_allocated_bytes()

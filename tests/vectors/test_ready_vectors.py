@@ -152,7 +152,9 @@ def write_clip_retrieval(folder, vectors, metadata, parts=2):
     (folder / "metadata").mkdir()
     for number, rows in enumerate(np.array_split(np.arange(len(vectors)), parts)):
         np.save(folder / "img_emb" / f"img_emb_{number}.npy", vectors[rows])
-        metadata.iloc[rows].reset_index(drop=True).to_parquet(folder / "metadata" / f"metadata_{number}.parquet")
+        metadata.iloc[rows].reset_index(drop=True).to_parquet(
+            folder / "metadata" / f"metadata_{number}.parquet"
+        )
 
 
 def test_the_folders_of_clip_retrieval_answer_as_the_files_do(class_folder, tmp_path):
@@ -229,7 +231,9 @@ def test_a_file_that_states_its_encoder_is_compared(encoder, fitted, tmp_path):
     fitted.export(tmp_path / "a.parquet")
     other = Quarters(2.0)
     RetrievalClassifier(other, "memory").fit_vectors(np.eye(12), [*"ab" * 6]).export(tmp_path / "b.parquet")
-    with pytest.raises(FingerprintMismatchError, match=r"a.parquet' were made .*scale: the file has 1.0, the"):
+    with pytest.raises(
+        FingerprintMismatchError, match=r"a.parquet' were made .*scale: the file has 1.0, the"
+    ):
         RetrievalClassifier.from_vectors("memory", tmp_path / "a.parquet", encoder=other)
     with pytest.raises(FingerprintMismatchError, match=r"a.parquet' and .*b.parquet' were made by different"):
         RetrievalClassifier.from_vectors("memory", tmp_path / "*.parquet", encoder=encoder)
@@ -243,8 +247,11 @@ def test_a_file_that_states_its_encoder_is_compared(encoder, fitted, tmp_path):
 
 BAD = {
     "no vectors": (lambda rows: rows.drop_columns("vector"), {}, r"no column of vectors; .* 'id', 'label'"),
-    "two": (lambda rows: rows.append_column("emb2", rows["vector"]).rename_columns(["id", "label", "e", "f"]),
-            {}, r"several columns .* 'e', 'f'"),
+    "two": (
+        lambda rows: rows.append_column("emb2", rows["vector"]).rename_columns(["id", "label", "e", "f"]),
+        {},
+        r"several columns .* 'e', 'f'",
+    ),
     "wrong name": (lambda rows: rows, {"column": "emb"}, r"no column 'emb' .* 'id', 'label', 'vector'"),
     "wrong label": (lambda rows: rows, {"labels": "kind"}, r"no column 'kind' for the labels; .* 'label'"),
     "wrong id": (lambda rows: rows, {"ids": "name"}, r"no column 'name' for the ids"),
@@ -317,9 +324,13 @@ def test_files_that_are_none_are_refused_by_name(clouds, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no Parquet")
     np.save(tmp_path / "other.npy", vectors[:, :4])
-    refused([tmp_path / "whole.npy", tmp_path / "other.npy"], "8 dimensions and .*other.npy' of 4", labels=labels)
+    refused(
+        [tmp_path / "whole.npy", tmp_path / "other.npy"], "8 dimensions and .*other.npy' of 4", labels=labels
+    )
     refused(vectors, "name of a column, and vectors have none", labels="label")
-    refused(vectors, "ids must be unique; 'x' is that of the rows 0 and 2", labels=labels, ids=["x", "y", "x"])
+    refused(
+        vectors, "ids must be unique; 'x' is that of the rows 0 and 2", labels=labels, ids=["x", "y", "x"]
+    )
 
 
 def test_what_came_before_a_bad_row_is_kept_and_gone_on_from(clouds, tmp_path):
