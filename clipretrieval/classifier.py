@@ -1672,6 +1672,11 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
         probe = cls(encoder, store, **{"metric": store.metric, **params})
         metric = probe._check_params()
         make_store(store, probe.store_options, metric)  # whose metric has to be the store's
+        if not probe._plan().auto and probe._plan().rule is not None:
+            raise InvalidInputError(
+                "the vectors of the store went through no transform; adopt it with transform='auto', and "
+                "set_params(transform='whiten').refit_transform() then"
+            )
         adopt(store, encoder, metric, bool(probe.normalize))
         return cls.from_store(store, encoder, **params)
 

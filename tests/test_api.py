@@ -37,6 +37,7 @@ DOORS = [
     "clipretrieval.testing",
     "clipretrieval.trust",
     "clipretrieval.types",
+    "clipretrieval.vectors",
 ]
 
 

@@ -37,6 +37,9 @@ def encode_command(
         str | None,
         typer.Option(metavar="I/N", help="Encode the part I of N alone, such as 3/128: for schedulers."),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make parts anew whose images have changed, or are more.")
+    ] = False,
     runner: Annotated[str, typer.Option(metavar="NAME", help="local or ray.")] = "local",
 ) -> None:
     """Encode images into Parquet files, for index --vectors; what is there already is not done again."""
@@ -56,6 +59,7 @@ def encode_command(
                     workers=workers,
                     shards=cut,
                     shard=number,
+                    replace=replace,
                     runner=runner,
                     on_error="skip",
                     progress=progress,

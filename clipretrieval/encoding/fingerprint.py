@@ -31,13 +31,22 @@ def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(
+    stored: Mapping[str, Any],
+    given: Mapping[str, Any],
+    prefix: str = "",
+    words: tuple[str, str] = ("stored", "given"),
+) -> list[str]:
     """Name every entry in which two fingerprints differ.
 
     Parameters
     ----------
     stored, given : mapping of str to JSON values
         Nested mappings are compared entry by entry.
+    prefix : str
+        What the entries' names begin with.
+    words : (str, str)
+        What the two are called.
 
     Returns
     -------
@@ -49,9 +58,9 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str
     for key in sorted({*stored, *given}, key=lambda key: (key not in _CHOSEN, key)):
         old, new = stored.get(key, _ABSENT), given.get(key, _ABSENT)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{prefix}{key}.")
+            found += differences(old, new, f"{prefix}{key}.", words)
         elif type(old) is not type(new) or old != new:
-            found.append(f"{prefix}{key}: stored {_short(old)}, given {_short(new)}")
+            found.append(f"{prefix}{key}: {words[0]} {_short(old)}, {words[1]} {_short(new)}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipretrieval._util.checks import check_int, check_path, check_sequence, shown
+from clipretrieval._util.checks import check_bool, check_int, check_path, check_sequence, shown
 from clipretrieval._util.files import TEMPORARY_SUFFIX
 from clipretrieval._util.labels import check_labelled, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, open_progress
@@ -65,6 +66,7 @@ def encode(
     workers: int = 1,
     shards: int | None = None,
     shard: int | None = None,
+    replace: bool = False,
     runner: str | Runner = "local",
     on_error: str = "raise",
     progress: Progress | bool | None = None,
@@ -74,8 +76,7 @@ def encode(
     The source is cut into shards, in its order. Each becomes one file, a part, in the form that
     `RetrievalClassifier.export` writes. A part is named by its shard and by a hash of what decides it: the
     encoder, and each image's path, size, time of change and label. It takes that name when it is complete. So
-    the same call, after a failure or a kill, encodes only what is missing; a part of a shard that has changed
-    is replaced.
+    the same call, after a failure or a kill, encodes only what is missing.
 
     Parameters
     ----------
@@ -94,6 +95,9 @@ def encode(
     shard : int, optional
         The only one to encode, counted from 1: for schedulers, which run each by a command of its own. It
         needs `shards`.
+    replace : bool
+        Whether parts of shards whose images have changed since, or have become more, are made anew. Otherwise
+        such are refused.
     runner : {"local", "ray"} or callable
         Who runs the shards: processes of this machine; or a Ray cluster, the one that this program is
         connected to or that ``RAY_ADDRESS`` names, or else Ray on this machine. A callable is given the
@@ -112,7 +116,7 @@ def encode(
     ------
     InvalidInputError
         If the source holds anything but files, an argument is wrong, or the parts in the folder are of
-        another cut of this source.
+        another cut of this source, or of images that have changed.
     FingerprintMismatchError
         If the folder holds parts of a different encoder; the message names one, and what differs.
     ImageDecodeError
@@ -131,6 +135,7 @@ def encode(
     started = time.perf_counter()
     arrow()
     check_on_error(on_error)
+    replace = check_bool(replace, "replace")
     check_encoder(encoder)
     if encoder is None:
         raise InvalidInputError("encoder is None; pass a StagedEncoder, or another encoder")
@@ -143,8 +148,7 @@ def encode(
     fingerprint = plain_fingerprint(encoder.fingerprint)
     wanted = range(1, cut + 1) if shard is None else [check_int(shard, "shard", most=cut)]
     jobs = [_job(listed, number, cut, encoder, fingerprint, folder, on_error) for number in wanted]
-    jobs = [job for job in jobs if job.paths]
-    older = _check_parts(there, listed.name, cut, fingerprint, jobs, every=shard is None)
+    older = _check_parts(there, listed.name, cut, fingerprint, jobs, every=shard is None, replace=replace)
     reports = {job.number: _report_of(job) for job in jobs if job.path in there}
     due = [job for job in jobs if job.number not in reports]
     total = sum(len(job.paths) for job in jobs)
@@ -210,6 +214,9 @@ def _list(source: Any, labels: Any) -> _Source:
     if not items:
         raise InvalidInputError("the source is empty; pass at least one image")
     paths = [os.fsdecode(item) for item in items]
+    if not name:  # lists are the same source if they name the same files
+        joined = "\n".join(paths).encode("utf-8", "surrogateescape")
+        name = f"list-{hashlib.sha256(joined).hexdigest()[:16]}"
     found = own if labels is None else list(open_labels(labels)[1])
     if found is None:
         return _Source(name, paths, None, None)
@@ -290,6 +297,7 @@ def _check_parts(
     jobs: Sequence[ShardJob],
     *,
     every: bool,
+    replace: bool,
 ) -> list[Path]:
     """Refuse a folder whose parts cannot be read beside those that come, and return what these replace.
 
@@ -302,14 +310,11 @@ def _check_parts(
     older = []
     for path in paths:
         manifest = _manifest(path)
-        faults = differences(manifest.encoder, fingerprint)
+        faults = differences(manifest.encoder, fingerprint, words=("the part has", "the encoder"))
         if faults:
-            told = "; ".join(
-                each.replace(": stored ", ": the part has ", 1).replace(", given ", ", the encoder ", 1)
-                for each in faults
-            )
             raise FingerprintMismatchError(
-                f"{str(path)!r} was made by a different encoder: {told}. Pass another folder for the parts"
+                f"{str(path)!r} was made by a different encoder: {'; '.join(faults)}. Pass another folder "
+                "for the parts"
             )
         if manifest.shard.get("source") != source:
             continue
@@ -320,9 +325,14 @@ def _check_parts(
                 f"{cut}: images would be there twice. Pass shards={before}, or another folder for the parts"
             )
         job = numbers.get(int(there[path][1]))
-        gone = job is None and every  # of a source that has become shorter than it has shards
-        if gone or (job is not None and path != job.path and job.is_of_same_shard(manifest.shard)):
+        if job is not None and path != job.path and job.is_of_same_shard(manifest.shard):
             older.append(path)
+    if older and not replace:
+        raise InvalidInputError(
+            f"{str(older[0])!r} is of the same shard of the same source, whose images have changed since; "
+            "or another machine has others under the same path. Pass replace=True to encode those that are "
+            "there now in its place, or another folder for the parts"
+        )
     return older
 
 

@@ -122,6 +122,10 @@ def merge_stores(
     """
     started, timing = time.perf_counter(), Timing()
     check_store(target)
+    if isinstance(target, VectorlessStore) or is_vectorless(target):
+        raise UnsupportedOperationError(
+            "the target keeps no vectors (keep_vectors=False), so nothing can be merged into it; pass another"
+        )
     listed = check_sequence(shards, "shards", "stores")
     check_choice(on_conflict, "on_conflict", _ON_CONFLICT)
     check_progress(progress)
@@ -261,14 +265,10 @@ def _check_alike(target: VectorStore, shards: Sequence[_Shard]) -> None:
 
 
 def _compare(name: str, one: Mapping[str, Any], other_name: str, other: Mapping[str, Any]) -> None:
-    found = differences(one, other)
+    found = differences(one, other, words=("the first has", "the second"))
     if found:
-        told = [
-            each.replace(": stored ", ": the first has ", 1).replace(", given ", ", the second ", 1)
-            for each in found
-        ]
         raise FingerprintMismatchError(
-            f"{name} and {other_name} were filled by different encoders or otherwise: {'; '.join(told)}. "
+            f"{name} and {other_name} were filled by different encoders or otherwise: {'; '.join(found)}. "
             "Merge stores that were filled alike"
         )
 

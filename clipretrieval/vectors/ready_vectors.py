@@ -201,12 +201,15 @@ def joint_encoder(own: Encoder | None, given: Any) -> Encoder | None:
     if own is None:
         found: Encoder = given
         return found
-    faults = differences(plain_fingerprint(own.fingerprint), plain_fingerprint(given.fingerprint))
+    faults = differences(
+        plain_fingerprint(own.fingerprint),
+        plain_fingerprint(given.fingerprint),
+        words=("the classifier has", "the vectors'"),
+    )
     if faults:
         raise FingerprintMismatchError(
-            "the classifier has another encoder than the one that made the vectors: "
-            f"{'; '.join(faults).replace('stored', 'the classifier’s').replace('given', 'theirs')}. Make the "
-            "classifier with theirs"
+            "the classifier has another encoder than the one that is said to have made the vectors: "
+            f"{'; '.join(faults)}. Make the classifier with that one"
         )
     return own
 
@@ -223,17 +226,39 @@ def _check_parts(readers: Sequence[VectorReader]) -> None:
     stated = next((each for each in readers if each.manifest is not None), None)
     for reader in readers:
         if stated is not None and reader.manifest is not None:
-            faults = differences(_said(stated), _said(reader))
+            faults = differences(_said(stated), _said(reader), words=("the first has", "the second"))
             if faults:
                 raise FingerprintMismatchError(
                     f"{stated.name} and {reader.name} were made by different encoders: "
-                    f"{'; '.join(_renamed(faults, 'the first', 'the second'))}. Their vectors cannot be "
-                    "compared; pass those of one encoder"
+                    f"{'; '.join(faults)}. Their vectors cannot be compared; pass those of one encoder"
                 )
         if reader.dim != first.dim:
             raise DimensionMismatchError(
                 f"{first.name} has vectors of {first.dim} dimensions and {reader.name} of {reader.dim}; pass "
                 "those of one encoder"
+            )
+    _warn_of_missing_parts(readers)
+
+
+def _warn_of_missing_parts(readers: Sequence[VectorReader]) -> None:
+    """Warn where some parts of a source that was encoded in parts are not among the files.
+
+    Warns
+    -----
+    ClipRetrievalWarning
+    """
+    there: dict[tuple[str, int], set[int]] = {}
+    for reader in readers:
+        shard = {} if reader.manifest is None else reader.manifest.shard
+        source, number, of = (shard.get(key) for key in ("source", "number", "of"))
+        if isinstance(source, str) and type(number) is int and type(of) is int:
+            there.setdefault((source, of), set()).add(number)
+    for (source, of), numbers in there.items():
+        if len(numbers) < of:
+            missing = next(number for number in range(1, of + 1) if number not in numbers)
+            warn_caller(
+                f"{of - len(numbers)} of the {of} parts of {source!r} are not among the files, part "
+                f"{missing} first; encode what is missing if the classifier is to have all images"
             )
 
 
@@ -242,13 +267,6 @@ def _said(reader: VectorReader) -> dict[str, Any]:
     if manifest is None:
         return {}
     return {**manifest.encoder, "normalize": manifest.normalize}
-
-
-def _renamed(faults: Sequence[str], stored: str, given: str) -> list[str]:
-    return [
-        each.replace(": stored ", f": {stored} has ", 1).replace(", given ", f", {given} ", 1)
-        for each in faults
-    ]
 
 
 def _check_origin(
@@ -273,11 +291,12 @@ def _check_origin(
                 f"an encoder made the vectors of {reader.name} ({what or 'one of your own'}); pass the same: "
                 "encoder=…"
             )
-        faults = differences(stated, plain_fingerprint(encoder.fingerprint))
+        own = plain_fingerprint(encoder.fingerprint)
+        faults = differences(stated, own, words=("the file has", "the encoder"))
         if faults:
             raise FingerprintMismatchError(
                 f"the vectors of {reader.name} were made by a different encoder: "
-                f"{'; '.join(_renamed(faults, 'the file', 'the encoder'))}. Pass the one that made them"
+                f"{'; '.join(faults)}. Pass the one that made them"
             )
 
 

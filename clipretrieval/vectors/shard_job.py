@@ -34,7 +34,7 @@ class ShardJob:
     number, of : int
         Which shard it is, counted from 1, of how many.
     source : str
-        What was cut: a folder's path, a table's, or empty for a list.
+        What was cut: a folder's path, a table's, or a hash of a list's paths.
     paths : sequence of str, length n
     labels : sequence, length n, or None
     kind : {"bool", "int", "float", "str"} or None

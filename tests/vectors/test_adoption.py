@@ -66,6 +66,8 @@ def test_what_cannot_be_true_of_the_vectors_is_refused():
         RetrievalClassifier.adopt_store(store, normalize=True)
     with pytest.raises(InvalidInputError, match="metric"):
         RetrievalClassifier.adopt_store(store, metric="cosine")
+    with pytest.raises(InvalidInputError, match="refit_transform"):
+        RetrievalClassifier.adopt_store(store, transform="whiten")
     assert store.read_manifest() == {}
     mapped = RetrievalClassifier(store="memory", transform="whiten").fit(np.eye(4), [*"abab"]).store_
     mapped.write_manifest({})

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from PIL import Image
 from warm_process import WarmProcess, run_warm
 
 from clipretrieval import (
+    ClipRetrievalWarning,
     FingerprintMismatchError,
     ImageDecodeError,
     InvalidInputError,
@@ -53,7 +55,7 @@ def test_parts_fill_a_classifier_as_the_images_do(encoder, fitted, class_folder,
     for shards in (1, 5, 40):
         parts = tmp_path / str(shards)
         report = encode(class_folder / "train", parts, encoder, shards=shards)
-        assert (report.images, report.new, len(report.parts)) == (24, 24, min(shards, 24))
+        assert (report.images, report.new, len(report.parts)) == (24, 24, shards)
         read = RetrievalClassifier.from_vectors("memory", parts / "*.parquet", encoder=encoder, k=3)
         assert contents(read.store_) == contents(fitted.store_)
     apart = tmp_path / "apart"
@@ -65,6 +67,8 @@ def test_parts_fill_a_classifier_as_the_images_do(encoder, fitted, class_folder,
     assert contents(read.store_) == contents(fitted.store_)
     asked = class_folder / "test"
     assert read.predict(asked).tolist() == fitted.predict(asked).tolist()
+    with pytest.warns(ClipRetrievalWarning, match="2 of the 3 parts of .* part 1 first"):
+        RetrievalClassifier.from_vectors("memory", apart / "part-00002-*", encoder=encoder)
 
 
 def test_two_processes_encode_what_one_does(encoder, class_folder, tmp_path):
@@ -92,7 +96,7 @@ def test_a_process_that_is_killed_is_replaced(fitted, class_folder, tmp_path):
 def test_a_run_that_is_killed_is_gone_on_with(encoder, fitted, class_folder, tmp_path):
     """What is done is not done again, and what was half done leaves nothing that is read."""
     parts = tmp_path / "parts"
-    tests = os.path.dirname(__file__)
+    tests = Path(__file__).parent
     killed = run_warm(["-c", ENCODE, tests, "Dying", tmp_path / "died", class_folder / "train", parts, 1])
     assert killed.returncode == -signal.SIGKILL
     done = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
@@ -108,7 +112,7 @@ def test_a_run_that_is_killed_is_gone_on_with(encoder, fitted, class_folder, tmp
 def test_processes_end_with_the_one_that_started_them(class_folder, tmp_path):
     """Nobody would ask them to, and they would hold memory for ever."""
     (tmp_path / "numbers").mkdir()
-    tests = os.path.dirname(__file__)
+    tests = Path(__file__).parent
     process = WarmProcess(
         ["-c", ENCODE, tests, "Waiting", tmp_path / "numbers", class_folder / "train", tmp_path / "parts", 2]
     )
@@ -136,18 +140,21 @@ def test_only_a_part_whose_images_have_changed_is_made_again(encoder, pictures, 
     parts = tmp_path / "parts"
     before = encode(pictures, parts, encoder, shards=4)
     Image.new("RGB", (30, 30), "red").save(pictures / "flower" / "03.png")
-    changed = encode(pictures, parts, encoder)
+    for options in ({}, {"shard": 1, "shards": 4}):
+        with pytest.raises(InvalidInputError, match=r"part-00001-.*replace=True"):
+            encode(pictures, parts, encoder, **options)
+    changed = encode(pictures, parts, encoder, replace=True)
     assert changed.new == 6
     assert sorted(parts.iterdir()) == changed.paths
     assert len({*before.paths} & {*changed.paths}) == 3
     Image.new("RGB", (30, 30), "blue").save(pictures / "temple" / "zz.png")
-    grown = encode(pictures, parts, encoder)
+    grown = encode(pictures, parts, encoder, replace=True)
     assert grown.images == 25
     assert sorted(parts.iterdir()) == grown.paths
     read = RetrievalClassifier.from_vectors("memory", parts, encoder=encoder)
     assert contents(read.store_) == contents(RetrievalClassifier(encoder, "memory").fit(pictures).store_)
     os.utime(pictures / "temple" / "zz.png", ns=(1, 1))
-    assert encode(pictures, parts, encoder).new == 7
+    assert encode(pictures, parts, encoder, replace=True).new == 7
 
 
 def test_images_that_cannot_be_decoded_are_named_or_skipped(encoder, pictures, tmp_path):
@@ -196,8 +203,10 @@ def test_lists_and_tables_of_paths_are_encoded(encoder, class_folder, tmp_path):
     assert read.classes_.tolist() == [False, True]
     frame.astype({"label": str}).to_csv(tmp_path / "table.csv", index=False)
     assert encode(tmp_path / "table.csv", tmp_path / "table", encoder).images == 24
+    assert encode(folder.paths[2:], tmp_path / "list", encoder).new == 22
+    assert len(list((tmp_path / "list").iterdir())) == 2
     encode(folder.paths[:2], tmp_path / "bare", encoder)
-    with pytest.raises(InvalidInputError, match="row 0 of .* has no label"):
+    with pytest.raises(InvalidInputError, match=r"row 0 of .* has no label"):
         RetrievalClassifier.from_vectors("memory", tmp_path / "bare", encoder=encoder)
     labelled = RetrievalClassifier.from_vectors("memory", tmp_path / "bare", ["a", "b"], encoder=encoder)
     assert labelled.store_.count() == 2

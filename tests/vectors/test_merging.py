@@ -264,13 +264,16 @@ def test_stores_that_cannot_be_merged_are_refused(clouds, tmp_path):
     ):
         with pytest.raises(kind, match=message):
             merge_stores(target, shards)
-    with pytest.raises(InvalidInputError, match="shard 0 .* is the same store as the target"):
+    with pytest.raises(InvalidInputError, match=r"shard 0 .* is the same store as the target"):
         merge_stores(one, [one])
     with pytest.raises(InvalidInputError, match="the target holds 1 vectors and no manifest"):
         merge_stores(bare, [one])
-    with FaissStore(tmp_path / "store") as left, FaissStore(tmp_path / "store") as right:
-        with pytest.raises(InvalidInputError, match="shard 1 .* is the same store as shard 0"):
-            merge_stores(target, [left, right])
+    with (
+        FaissStore(tmp_path / "store") as left,
+        FaissStore(tmp_path / "store") as right,
+        pytest.raises(InvalidInputError, match=r"shard 1 .* is the same store as shard 0"),
+    ):
+        merge_stores(target, [left, right])
     with pytest.raises(InvalidInputError, match="on_conflict must be one of"):
         merge_stores(target, [one], "newest")
     assert target.count() == 0

@@ -56,7 +56,7 @@ def test_an_array_with_ids_is_stored_under_them_and_answers_as_a_fit(clouds):
 
 def test_more_vectors_are_added_and_resumed_as_images_are(clouds):
     """Vectors may come in any number of calls; what is there is left as it is, but for its label."""
-    vectors, labels, asked = clouds
+    vectors, labels, _ = clouds
     whole = RetrievalClassifier(store="memory").fit_vectors(vectors, labels, NAMES)
     parts = RetrievalClassifier(store="memory").fit_vectors(vectors[:100], labels[:100], NAMES[:100])
     parts.partial_fit_vectors(vectors[80:], labels[80:], NAMES[80:])
@@ -126,7 +126,7 @@ def _write_dataset(rows, path):
 def test_a_dataset_of_hugging_face_is_read_from_memory_and_from_disk(clouds, tmp_path):
     """Its class labels stay the numbers that they are."""
     datasets = pytest.importorskip("datasets")
-    vectors, labels, asked = clouds
+    vectors, labels, _ = clouds
     numbers = [{"a": 0, "b": 1, "ü": 2}[label] for label in labels]
     features = datasets.Features(
         {
