@@ -36,6 +36,7 @@ from clipretrieval import (
     recommend,
     trust,
     types,
+    vectors,
 )
 from clipretrieval.auditing import Decisions, apply_decisions
 from clipretrieval.comparison import reproduction
@@ -271,6 +272,11 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
     def plain(called: Any, **given: Any) -> Any:
         return lambda: (called, dict(given))
 
+    def adopted() -> tuple[Any, dict[str, Any]]:
+        store = MemoryStore()
+        store.upsert(["x", "y"], [[0.0, 1.0], [1.0, 0.0]], ["a", "b"])
+        return RetrievalClassifier.adopt_store, {"store": store, "encoder": None}
+
     @cache
     def exported() -> Path:
         return tiny.export(folder / "tiny.onnx")
@@ -442,6 +448,74 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
             of_classifier("predict_set", promising, X=ROWS, coverage=0.5),
             asking,
             frozenset({"X"}),
+        ),
+        *(
+            Call(
+                name,
+                of_classifier(name, **{"vectors": ROWS, "labels": LABELS, "ids": ["x", "y", "z"], **more}),
+                {
+                    **learning,
+                    "vectors": TABLE,
+                    "labels": some_labels & NOTHING,
+                    "ids": NONE,
+                    "encoder": NONE,
+                    "column": NONE,
+                    "classes": NONE | WORDS | {"empty list"},
+                },
+            )
+            for name, more in (("fit_vectors", {"overwrite": True}), ("partial_fit_vectors", {}))
+        ),
+        Call(
+            "export",
+            of_classifier("export", path="vectors.parquet"),
+            {"path": WRITABLE, "progress": PROGRESS},
+        ),
+        Call(
+            "from_vectors",
+            plain(
+                RetrievalClassifier.from_vectors,
+                store="memory",
+                vectors=ROWS,
+                labels=LABELS,
+                ids=["x", "y", "z"],
+            ),
+            {
+                **{key: value for key, value in learning.items() if key not in "Xy"},
+                "vectors": TABLE,
+                "ids": NONE,
+                "encoder": NONE,
+                "column": NONE,
+            },
+        ),
+        Call("adopt_store", adopted, {"encoder": NONE}),
+        Call(
+            "merge_stores",
+            lambda: (
+                vectors.merge_stores,
+                {"target": MemoryStore(), "shards": [on_vectors.store_], "on_conflict": "last"},
+            ),
+            {"progress": PROGRESS},
+        ),
+        Call(
+            "encode",
+            plain(
+                vectors.encode,
+                source=sorted(pages.rglob("*.png")),
+                parts="parts",
+                encoder=pixel,
+                labels=LABELS,
+                shards=1,
+                shard=1,
+            ),
+            {
+                "parts": WRITABLE | {"no parent"},
+                "runner": frozenset({"function"}),  # the parts are there, so that it is not asked
+                "labels": NONE,
+                "shards": NONE,
+                "shard": NONE,
+                "replace": SWITCH,
+                "progress": PROGRESS,
+            },
         ),
         Call("set_predictor", of_classifier("set_predictor", promising, coverage=0.5)),
         Call("least_images", plain(trust.least_images, error=0.05)),

@@ -21,7 +21,7 @@ MODULES = [
         "clipretrieval.evaluation",
     ),
     *("clipretrieval.explanation", "clipretrieval.heads", "clipretrieval.images", "clipretrieval.prompts"),
-    *("clipretrieval.stores", "clipretrieval.trust", "clipretrieval.types"),
+    *("clipretrieval.stores", "clipretrieval.trust", "clipretrieval.types", "clipretrieval.vectors"),
 ]
 RECORDS = "a record that the library makes, which takes what it is given"
 PROTOCOL = "a protocol, which does nothing"
@@ -46,6 +46,7 @@ NOT_TRIED = {
             *("Queries", "StoredSample", "SweepResult"),
             *("Calibration", "CascadeExplanation", "CascadeReport", "ExitEvidence", "ExitFigures"),
             *("ExitPolicy", "ExitStep"),
+            *("EncodeReport", "MergeReport", "PartReport"),
             *("CalibrationReport", "ConformalReport", "PredictionSets", "UnknownFigures"),
         ),
         RECORDS,
@@ -75,6 +76,7 @@ NOT_TRIED = {
     "read_table": "tried with the tables that it reads",
     "demo_model": "takes nothing",
     "evaluate": "what the method of that name calls",
+    "ShardJob": "what encode makes",
 }
 
 

@@ -31,6 +31,11 @@ NEEDS = {
         "from clipretrieval.stores import PineconeStore; PineconeStore('i')",
     ),
     "matplotlib": ("plots", "report.plot_confusion()"),
+    "pyarrow": ("parquet", "RetrievalClassifier(k=1).fit(np.eye(2), ['a', 'b']).export('v.parquet')"),
+    "ray": (
+        "ray",
+        "from clipretrieval.vectors.ray_runner import run_on_ray; next(run_on_ray(None, [], 1))",
+    ),
 }
 WITHOUT = """
 import sys
@@ -67,8 +72,8 @@ def test_missing_extras_are_named(project: dict[str, Any]) -> None:
 
 
 def test_the_extra_all_is_all_that_users_need(project: dict[str, Any]) -> None:
-    """``clipretrieval[all]`` holds each extra but those for working on the package itself."""
-    extras = set(project["optional-dependencies"]) - {"all", "bench", "dev", "docs"}
+    """``clipretrieval[all]`` holds each extra but those for working on the package itself, and Ray."""
+    extras = set(project["optional-dependencies"]) - {"all", "bench", "dev", "docs", "ray"}
     assert project["optional-dependencies"]["all"] == [f"clipretrieval[{','.join(sorted(extras))}]"]
 
 

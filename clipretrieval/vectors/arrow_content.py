@@ -17,7 +17,7 @@ from clipretrieval.vectors.vector_block import ROWS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ArrowContent", "arrow", "is_arrow_table", "open_arrow_file", "open_arrow_table", "translated"]
+__all__ = ["ArrowContent", "arrow", "is_arrow_table", "naming_file", "open_arrow_file", "open_arrow_table"]
 
 _PARQUET, _FILE, _OLD_FEATHER = b"PAR1", b"ARROW1", b"FEA1"
 _BUFFER = 2**20
@@ -59,7 +59,7 @@ def arrow(module: str = "pyarrow") -> Any:
 
 
 @contextmanager
-def translated(name: str, what: str) -> Iterator[None]:
+def naming_file(name: str, what: str) -> Iterator[None]:
     """Have an error of pyarrow's, or of the system's, say which file cannot be read as what.
 
     Raises
@@ -132,11 +132,11 @@ def _open_parquet(path: Path, name: str) -> ArrowContent:
     parquet = arrow("pyarrow.parquet")
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with translated(name, "Parquet"), open_file(path) as file:
+        with naming_file(name, "Parquet"), open_file(path) as file:
             opened = parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
             yield from opened.iter_batches(batch_size=ROWS, columns=list(columns))
 
-    with translated(name, "Parquet"), open_file(path) as file:
+    with naming_file(name, "Parquet"), open_file(path) as file:
         opened = parquet.ParquetFile(file)
         schema, added = opened.schema_arrow, opened.metadata.metadata or {}
         schema = schema.with_metadata({**added, **(schema.metadata or {})})
@@ -149,7 +149,7 @@ def _open_ipc(path: Path, name: str, *, is_file: bool) -> ArrowContent:
     what = "an Arrow file" if is_file else "Parquet, Feather, Arrow or a NumPy file"
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with translated(name, what), open_file(path) as file:
+        with naming_file(name, what), open_file(path) as file:
             opened = ipc.open_file(file) if is_file else ipc.open_stream(file)
             whole = map(opened.get_batch, range(opened.num_record_batches)) if is_file else iter(opened)
             for batch in whole:
@@ -157,6 +157,6 @@ def _open_ipc(path: Path, name: str, *, is_file: bool) -> ArrowContent:
                 for start in range(0, len(chosen), ROWS):
                     yield chosen.slice(start, ROWS)
 
-    with translated(name, what), open_file(path) as file:
+    with naming_file(name, what), open_file(path) as file:
         opened = ipc.open_file(file) if is_file else ipc.open_stream(file)
         return ArrowContent(name, opened.schema, None, batches)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.types import FloatArray
-from clipretrieval.vectors.arrow_content import ArrowContent, arrow, translated
+from clipretrieval.vectors.arrow_content import ArrowContent, arrow, naming_file
 from clipretrieval.vectors.column_names import ColumnNames
 from clipretrieval.vectors.part_manifest import PartManifest
 from clipretrieval.vectors.vector_block import VectorBlock
@@ -95,7 +95,7 @@ class ArrowReader:
         for batch in self._content.batches(columns):
             if not len(batch):
                 continue
-            with translated(self.name, "a table of vectors"):
+            with naming_file(self.name, "a table of vectors"):
                 yield VectorBlock(
                     vectors=self._vectors_of(batch.column(self._vectors), start),
                     ids=self._values(batch, self._ids),

@@ -48,7 +48,7 @@ _OLD = 24 * 3600
 
 
 @dataclass(frozen=True, eq=False)
-class _Source:
+class _ListedFiles:
     """The files of a source, in its order."""
 
     name: str
@@ -155,7 +155,12 @@ def encode(
     with open_progress(progress, "encoding") as tell:
         tell(total - sum(len(job.paths) for job in due), total)
         sizes = {job.number: len(job.paths) for job in due}
-        for report in run(encoder, due, workers) if due else ():
+        found = run(encoder, due, workers) if due else ()
+        if not isinstance(found, Iterable):
+            raise InvalidInputError(
+                f"the runner returned {shown(found)}; it must yield what ShardJob.run returned"
+            )
+        for report in found:
             if not isinstance(report, PartReport) or report.number not in sizes:
                 raise InvalidInputError(
                     f"the runner yielded {shown(report)}; it must yield what ShardJob.run returned, once each"
@@ -174,24 +179,25 @@ def _runner(runner: Any) -> Runner:
     if callable(runner) and not isinstance(runner, type):
         own: Runner = runner
         return own
-    if runner == "ray":
+    if isinstance(runner, str) and runner == "ray":
         from clipretrieval.vectors.ray_runner import run_on_ray
 
         return run_on_ray
-    if runner != "local":
+    if not isinstance(runner, str) or runner != "local":
         raise InvalidInputError(
             f"runner must be one of {', '.join(map(repr, _RUNNERS))}, or a function; got {shown(runner)}"
         )
     return run_locally
 
 
-def _list(source: Any, labels: Any) -> _Source:
+def _list(source: Any, labels: Any) -> _ListedFiles:
     """List the files of a source, with their labels."""
-    name = str(Path(source).resolve()) if isinstance(source, str | os.PathLike) and source else ""
+    name = ""
+    if isinstance(source, str | os.PathLike):
+        name = str(check_path(source, "source").resolve())
     if is_table(source):
         source = read_table(source)
     elif isinstance(source, str | os.PathLike):
-        check_path(source, "source")
         if not means_folder(source):
             raise InvalidInputError(
                 f"{shown(source)} is one image; pass a folder, a CSV file of paths, or a sequence of paths"
@@ -219,13 +225,13 @@ def _list(source: Any, labels: Any) -> _Source:
         name = f"list-{hashlib.sha256(joined).hexdigest()[:16]}"
     found = own if labels is None else list(open_labels(labels)[1])
     if found is None:
-        return _Source(name, paths, None, None)
+        return _ListedFiles(name, paths, None, None)
     if len(found) != len(paths):
         raise InvalidInputError(f"there are {len(paths)} images and {len(found)} labels; pass one each")
     check_labelled(found)
     kind = label_kind(found)
     stored = stored_labels(found, kind)
-    return _Source(name, paths, [bool(each) for each in stored] if kind == "bool" else stored, kind)
+    return _ListedFiles(name, paths, [bool(each) for each in stored] if kind == "bool" else stored, kind)
 
 
 def _made_folder(parts: str | Path) -> Path:
@@ -243,7 +249,7 @@ def _made_folder(parts: str | Path) -> Path:
     return folder
 
 
-def _number_of_shards(listed: _Source, shards: Any, shard: Any, there: dict[Path, re.Match[str]]) -> int:
+def _number_of_shards(listed: _ListedFiles, shards: Any, shard: Any, there: dict[Path, re.Match[str]]) -> int:
     if shards is not None:
         return check_int(shards, "shards")
     if shard is not None:
@@ -255,7 +261,7 @@ def _number_of_shards(listed: _Source, shards: Any, shard: Any, there: dict[Path
 
 
 def _job(
-    listed: _Source,
+    listed: _ListedFiles,
     number: int,
     of: int,
     encoder: Encoder,

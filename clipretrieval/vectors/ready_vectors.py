@@ -119,7 +119,13 @@ class ReadyVectors:
         if readers is None:
             # An encoder's classifier has no features of its own, which a check would note.
             checking = estimator if encoder is None else copy.copy(estimator)
-            rows = read_vectors(checking, self._given, reset=reset or encoder is not None)
+            try:
+                rows = read_vectors(checking, self._given, reset=reset or encoder is not None)
+            except TypeError as error:  # which scikit-learn has for what is no number
+                raise InvalidInputError(
+                    f"vectors must be an array of numbers of shape (n, d), or files of such ({error}); got "
+                    f"{shown(self._given)}"
+                ) from error
             readers = [ArrayReader(rows)]
         _check_origin(readers, encoder, metric, normalize)
         _check_dim(readers, encoder, None if reset else getattr(estimator, "n_features_in_", None))

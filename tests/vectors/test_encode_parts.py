@@ -237,6 +237,7 @@ def test_a_runner_of_ones_own_runs_the_shards(encoder, fitted, class_folder, tmp
     for runner, message in (
         (lambda encoder, jobs, workers: [], "left out 2 of 2 shards"),
         (lambda encoder, jobs, workers: [1], "the runner yielded 1"),
+        (lambda encoder, jobs, workers: 1, "the runner returned 1"),
         ("slurm", "runner must be one of 'local', 'ray', or a function"),
     ):
         with pytest.raises(InvalidInputError, match=message):
