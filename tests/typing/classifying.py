@@ -43,6 +43,11 @@ print(encoder.dimension)  # E: attr-defined
 classifier = RetrievalClassifier(encoder, "faiss", k=3, weights="distance", metric=Metric.COSINE)
 assert_type(classifier.fit("pictures", resume=True), RetrievalClassifier)
 assert_type(classifier.partial_fit("pictures", ["a"]), RetrievalClassifier)
+assert_type(classifier.fit_vectors("parts/*.parquet", encoder=encoder), RetrievalClassifier)
+assert_type(classifier.partial_fit_vectors(np.eye(2), [0, 1], ["x", "y"]), RetrievalClassifier)
+assert_type(classifier.export("animals.parquet"), int)
+assert_type(RetrievalClassifier.from_vectors("faiss", "v.npz", encoder=encoder, k=3), RetrievalClassifier)
+RetrievalClassifier.adopt_store("faiss", encoder)  # E: arg-type
 assert_type(classifier.predict("pictures"), AnyArray)
 assert_type(classifier.predict_proba("pictures"), AnyArray)
 assert_type(classifier.predict_proba("pictures", sparse=False), AnyArray)

@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import assert_type
 
-from clipretrieval import Metric, Neighbors, Records, RetrievalClassifier
+from clipretrieval import LabelConflict, Metric, Neighbors, Records, RetrievalClassifier
 from clipretrieval.encoding import Encoder
 from clipretrieval.stores import (
     BlobStore,
@@ -24,8 +24,11 @@ from clipretrieval.stores import (
     create_store,
 )
 from clipretrieval.types import AnyArray, FloatArray
+from clipretrieval.vectors import merge_stores
 
 memory: VectorStore = MemoryStore()
+assert_type(merge_stores(memory, [memory], "last").conflicts, tuple[LabelConflict, ...])
+merge_stores("faiss", [memory])  # E: arg-type
 faiss: VectorStore = FaissStore("folder", index="auto")
 chroma: VectorStore = ChromaStore(host="127.0.0.1", port=8000)
 pinecone: VectorStore = PineconeStore("animals", namespace="cats")

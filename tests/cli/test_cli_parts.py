@@ -1,0 +1,129 @@
+"""``encode``, ``merge``, ``export`` of vectors and ``index --vectors``, as their users meet them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipretrieval import RetrievalClassifier
+
+PIXEL = ("--stage", "pixel")
+
+
+@pytest.fixture
+def parts(command, class_folder, tmp_path):
+    """Two parts, of which each was encoded by a command of its own."""
+    for number in (1, 2):
+        done = command("encode", class_folder / "train", tmp_path / "parts", *PIXEL, "--shard", f"{number}/2")
+        assert done[0] == 0, done
+    return tmp_path / "parts"
+
+
+def answers(kept, class_folder):
+    return RetrievalClassifier.load(kept).predict(class_folder / "test").tolist()
+
+
+def test_parts_are_indexed_as_images_are(command, parts, class_folder, tmp_path):
+    """What is there is not encoded again, and the index is that of the images."""
+    status, out, _ = command("encode", class_folder / "train", parts, *PIXEL)
+    assert (status, out.startswith("0 images encoded")) == (0, True)
+    assert command("index", class_folder / "train", tmp_path / "plain", *PIXEL, "--k", "3")[0] == 0
+    status, out, err = command("index", "--vectors", parts, tmp_path / "kept", *PIXEL, "--k", "3")
+    assert (status, err) == (0, "")
+    assert "24 new" in out
+    assert answers(tmp_path / "kept", class_folder) == answers(tmp_path / "plain", class_folder)
+
+
+def test_shards_are_merged_exported_and_added(command, parts, class_folder, tmp_path):
+    """Two classifiers of a part each become one, whose file makes, or adds to, a third."""
+    names = [path.name for path in sorted(parts.iterdir())]
+    for name in names:
+        assert command("index", "--vectors", parts / name, tmp_path / name, *PIXEL, "--k", "3")[0] == 0
+    shards = [tmp_path / name for name in names]
+    status, out, _ = command("merge", tmp_path / "whole", *shards)
+    assert status == 0
+    assert "24 records of 2 shards" in out
+    assert "2 classes" in out
+    assert "24 already there" in command("merge", tmp_path / "whole", *shards)[1]
+    assert command("index", class_folder / "train", tmp_path / "plain", *PIXEL, "--k", "3")[0] == 0
+    assert answers(tmp_path / "whole", class_folder) == answers(tmp_path / "plain", class_folder)
+    status, out, _ = command("export", tmp_path / "whole", tmp_path / "whole.parquet")
+    assert (status, out.startswith("24 vectors")) == (0, True)
+    assert len(pd.read_parquet(tmp_path / "whole.parquet")) == 24
+    status, out, _ = command("index", "--vectors", tmp_path / "whole.parquet", tmp_path / names[0], "--add")
+    assert (status, "12 new, 12 already there" in out) == (0, True)
+    assert answers(tmp_path / names[0], class_folder) == answers(tmp_path / "plain", class_folder)
+
+
+def test_an_image_under_two_labels_is_decided_on_the_command_line(command, tmp_path):
+    """By --on-conflict; the message names it in those words."""
+    for name, label in (("one", "a"), ("two", "b")):
+        RetrievalClassifier(store="memory").fit(np.eye(3), ["a", label, "b"]).save(tmp_path / name)
+    shards = [tmp_path / "one", tmp_path / "two"]
+    status, _, err = command("merge", tmp_path / "out", *shards)
+    assert status == 2
+    assert "'b' in shard 1" in err
+    assert "--on-conflict" in err
+    assert not (tmp_path / "out" / "classifier.json").exists()
+    assert command("merge", tmp_path / "out", *shards, "--on-conflict", "last")[0] == 0
+    assert RetrievalClassifier.load(tmp_path / "out").classes_.tolist() == ["a", "b"]
+
+
+def test_columns_and_labels_are_named_by_options(command, class_folder, tmp_path):
+    """Of NumPy's files and of tables; what is not there is listed."""
+    kept = RetrievalClassifier(store="memory").fit(np.eye(4), [*"abab"])
+    np.save(tmp_path / "v.npy", np.eye(3072)[:4])
+    np.save(tmp_path / "labels.npy", np.array([*"abab"]))
+    given = ("--labels", tmp_path / "labels.npy")
+    status, out, _ = command("index", "--vectors", tmp_path / "v.npy", tmp_path / "kept", *PIXEL, *given)
+    assert (status, "4 new" in out) == (0, True)
+    kept.export(tmp_path / "v.parquet")
+    options = ("--vectors", tmp_path / "v.parquet", tmp_path / "bad", *PIXEL, "--label-column", "kind")
+    status, _, err = command("index", *options)
+    assert status == 2
+    assert "no column 'kind' for the labels; its columns are 'id', 'label', 'source'" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("index", "x"), "CLASSIFIER is missing"),
+        (("index", "x", "y", "--vectors", "z"), "IMAGES ('x') cannot be used with --vectors"),
+        (("index", "x", "y", "--labels", "z"), "--labels is for --vectors PATH"),
+        (
+            ("index", "x", "--vectors", "z", "--cascade", "pixel,mid"),
+            "--cascade cannot be used with --vectors",
+        ),
+        (("index", "x", "--vectors", "z", *PIXEL), "no file or folder 'z'"),
+        (("encode", "x", "y", "--shard", "4/3"), "--shard must be a part of how many"),
+        (("encode", "x", "y", "--shard", "1/3", "--shards", "3"), "--shards cannot be used with --shard"),
+        (("merge", "x", "y"), "'y'"),
+    ],
+)
+def test_what_cannot_be_is_refused(command, tmp_path, monkeypatch, arguments, message):
+    """In one line, and nothing is left."""
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command(*arguments)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_things_are_not_exported_or_merged(command, tiny_model, class_folder, tmp_path):
+    """A cascade has vectors for each exit, and a folder with other things is left alone."""
+    cascade = ("--cascade", "pixel,stem", "--model", tiny_model, "--head", "discriminant")
+    assert command("index", class_folder / "test", tmp_path / "exits", *cascade)[0] == 0
+    for arguments in (
+        ("export", tmp_path / "exits", tmp_path / "x.parquet"),
+        ("merge", "x", tmp_path / "exits"),
+    ):
+        status, _, err = command(*arguments)
+        assert (status, "holds a cascade" in err) == (2, True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    RetrievalClassifier(store="memory").fit(np.eye(2), ["a", "b"]).save(tmp_path / "one")
+    status, _, err = command("merge", tmp_path / "mine", tmp_path / "one")
+    assert status == 2
+    assert "mine" in err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
