@@ -55,6 +55,7 @@ class _ListedFiles:
     paths: Sequence[str]
     labels: Sequence[Any] | None
     kind: str | None
+    root: str = ""
 
 
 def encode(
@@ -204,6 +205,7 @@ def _list(source: Any, labels: Any) -> _ListedFiles:
             )
         source = scan_folder(source)
     own: Sequence[Any] | None = None
+    root = str(source.root) if isinstance(source, ImageFolder) else ""
     if isinstance(source, ImageFolder):
         name, items, own = name or str(source.root.resolve()), list[Any](source.paths), source.labels
     elif isinstance(source, ImageTable):
@@ -225,13 +227,14 @@ def _list(source: Any, labels: Any) -> _ListedFiles:
         name = f"list-{hashlib.sha256(joined).hexdigest()[:16]}"
     found = own if labels is None else list(open_labels(labels)[1])
     if found is None:
-        return _ListedFiles(name, paths, None, None)
+        return _ListedFiles(name, paths, None, None, root)
     if len(found) != len(paths):
         raise InvalidInputError(f"there are {len(paths)} images and {len(found)} labels; pass one each")
     check_labelled(found)
     kind = label_kind(found)
     stored = stored_labels(found, kind)
-    return _ListedFiles(name, paths, [bool(each) for each in stored] if kind == "bool" else stored, kind)
+    labelled = [bool(each) for each in stored] if kind == "bool" else stored
+    return _ListedFiles(name, paths, labelled, kind, root)
 
 
 def _made_folder(parts: str | Path) -> Path:
@@ -276,6 +279,7 @@ def _job(
         number=number,
         of=of,
         source=listed.name,
+        root=listed.root,
         paths=listed.paths[part],
         labels=None if listed.labels is None else listed.labels[part],
         kind=listed.kind,

@@ -42,7 +42,13 @@ from clipretrieval.retrieval.transform_plan import (
     unfinished,
 )
 from clipretrieval.retrieval.vectorless_store import VectorlessStore, is_vectorless
-from clipretrieval.stores.base import LocatedStore, RefreshableStore, ScannableStore, VectorStore
+from clipretrieval.stores.base import (
+    LocatedStore,
+    RefreshableStore,
+    ScannableStore,
+    VectorStore,
+    view_manifest,
+)
 from clipretrieval.types import Label, Metric
 from clipretrieval.vectors.exporting import all_records, foreign_metadata, raw_vectors, refuse_cut
 from clipretrieval.vectors.merge_report import MergeReport, told_conflict
@@ -363,6 +369,10 @@ def _batches(
                 batch = _unknown(batch, come, target if filled else None)
             if len(batch):
                 yield batch
+        if view_manifest(shard.store) != shard.manifest:
+            raise StoreLockedError(
+                f"another process has changed {shard.name} while it was read; call it again when that is done"
+            )
 
 
 def _unknown(batch: EncodedBatch, come: GivenLabels, held: VectorStore | None) -> EncodedBatch:

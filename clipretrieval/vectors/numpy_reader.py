@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class NumpyReader:
     def __init__(self, path: Path, names: ColumnNames) -> None:
         self._path, self.name = path, repr(str(path))
         self._labels = self._ids = self._member = None
+        self._begins = 0  # the array, behind its header
         if path.suffix.lower() != _ENDING:
             headers = self._headers()
             listed = list(headers)
@@ -48,12 +50,14 @@ class NumpyReader:
             self._member = names.find_vectors(listed, possible, self.name)
             labels, ids = names.find_labels(listed, self.name), names.find_ids(listed, self.name)
             self._labels, self._ids = labels, ids
-        with self._opened() as (_, shape, dtype, _):
+        with self._opened() as (file, shape, dtype, _):
             if len(shape) != 2 or dtype.kind not in "fiu":
                 raise InvalidInputError(
                     f"{self._where()} holds {dtype} of the shape {shape}; vectors are real numbers of the "
                     "shape (n, dim)"
                 )
+            if file.seek(0, 2) < self._begins + math.prod(shape) * dtype.itemsize:
+                raise InvalidInputError(f"{self._where()} ends before its last row; write it again")
             self._shape = shape
         for each in (self._labels, self._ids):
             if each is not None and headers[each][0] != shape[:1]:
@@ -133,10 +137,12 @@ class NumpyReader:
         with _translated(self.name), open_file(self._path) as whole:
             if self._member is None:
                 shape, fortran, dtype = _header(whole)
+                self._begins = whole.tell()
                 yield whole, shape, dtype, fortran
                 return
             with zipfile.ZipFile(whole) as archive, archive.open(self._member + _ENDING) as file:
                 shape, fortran, dtype = _header(file)
+                self._begins = file.tell()
                 yield file, shape, dtype, fortran
 
     def _where(self) -> str:

@@ -243,22 +243,32 @@ def _check_parts(readers: Sequence[VectorReader]) -> None:
                 f"{first.name} has vectors of {first.dim} dimensions and {reader.name} of {reader.dim}; pass "
                 "those of one encoder"
             )
-    _warn_of_missing_parts(readers)
+    _check_shards(readers)
 
 
-def _warn_of_missing_parts(readers: Sequence[VectorReader]) -> None:
-    """Warn where some parts of a source that was encoded in parts are not among the files.
+def _check_shards(readers: Sequence[VectorReader]) -> None:
+    """Refuse two parts of one shard, and warn where some of a source are not among the files.
+
+    Raises
+    ------
+    InvalidInputError
 
     Warns
     -----
     ClipRetrievalWarning
     """
-    there: dict[tuple[str, int], set[int]] = {}
+    there: dict[tuple[str, int], dict[int, VectorReader]] = {}
     for reader in readers:
         shard = {} if reader.manifest is None else reader.manifest.shard
         source, number, of = (shard.get(key) for key in ("source", "number", "of"))
-        if isinstance(source, str) and type(number) is int and type(of) is int:
-            there.setdefault((source, of), set()).add(number)
+        if not isinstance(source, str) or type(number) is not int or type(of) is not int:
+            continue
+        other = there.setdefault((source, of), {}).setdefault(number, reader)
+        if other is not reader:
+            raise InvalidInputError(
+                f"{other.name} and {reader.name} are both of shard {number} of {source!r}, before and after "
+                "its images changed: encode(…, replace=True) leaves the one that is right"
+            )
     for (source, of), numbers in there.items():
         if len(numbers) < of:
             missing = next(number for number in range(1, of + 1) if number not in numbers)

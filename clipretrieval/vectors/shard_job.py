@@ -35,6 +35,8 @@ class ShardJob:
         Which shard it is, counted from 1, of how many.
     source : str
         What was cut: a folder's path, a table's, or a hash of a list's paths.
+    root : str
+        Of a folder, as it was given: how the paths begin.
     paths : sequence of str, length n
     labels : sequence, length n, or None
     kind : {"bool", "int", "float", "str"} or None
@@ -50,6 +52,7 @@ class ShardJob:
     number: int
     of: int
     source: str
+    root: str
     paths: Sequence[str]
     labels: Sequence[Any] | None
     kind: str | None
@@ -63,7 +66,8 @@ class ShardJob:
         """A hash of what decides the part: the encoder, and each image's path, size, time and label."""
         digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode())
         for path, label in zip(self.paths, self.labels or [None] * len(self.paths), strict=True):
-            digest.update(json.dumps([path, *_state(path), label]).encode() + b"\n")
+            name = path.removeprefix(self.root)
+            digest.update(json.dumps([name, *_state(path), label]).encode() + b"\n")
         return digest.hexdigest()[:_DIGITS]
 
     @property

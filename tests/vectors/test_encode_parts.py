@@ -62,7 +62,7 @@ def test_parts_fill_a_classifier_as_the_images_do(encoder, fitted, class_folder,
     for number in (3, 1, 2):
         one = encode(class_folder / "train", apart, encoder, shard=number, shards=3)
         assert [part.number for part in one.parts] == [number]
-    assert encode(class_folder / "train", apart, encoder).new == 0
+    assert encode(os.path.relpath(class_folder / "train"), apart, encoder).new == 0
     read = RetrievalClassifier.from_vectors("memory", apart, encoder=encoder, k=3)
     assert contents(read.store_) == contents(fitted.store_)
     asked = class_folder / "test"
@@ -153,8 +153,12 @@ def test_only_a_part_whose_images_have_changed_is_made_again(encoder, pictures, 
     assert sorted(parts.iterdir()) == grown.paths
     read = RetrievalClassifier.from_vectors("memory", parts, encoder=encoder)
     assert contents(read.store_) == contents(RetrievalClassifier(encoder, "memory").fit(pictures).store_)
+    old = grown.paths[3].read_bytes()
     os.utime(pictures / "temple" / "zz.png", ns=(1, 1))
     assert encode(pictures, parts, encoder, replace=True).new == 7
+    grown.paths[3].write_bytes(old)
+    with pytest.raises(InvalidInputError, match=r"both of shard 4 .*replace=True"):
+        RetrievalClassifier.from_vectors("memory", parts, encoder=encoder)
 
 
 def test_images_that_cannot_be_decoded_are_named_or_skipped(encoder, pictures, tmp_path):

@@ -277,4 +277,7 @@ def test_stores_that_cannot_be_merged_are_refused(clouds, tmp_path):
     with pytest.raises(InvalidInputError, match="on_conflict must be one of"):
         merge_stores(target, [one], "newest")
     assert target.count() == 0
+    one.scan = lambda: (one.write_manifest({**one.read_manifest(), "x": 1}), [*MemoryStore.scan(one)])[1]
+    with pytest.raises(StoreLockedError, match="another process has changed shard 0"):
+        merge_stores(MemoryStore(), [one])
     assert os.listdir(tmp_path) == ["store"]
