@@ -13,7 +13,6 @@ from clipretrieval.cli.arguments import AllowRemote
 from clipretrieval.cli.console import quiet_libraries, say
 from clipretrieval.cli.interrupt import interruptible
 from clipretrieval.cli.kept import is_cascade
-from clipretrieval.cli.settings import VECTORS
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -83,6 +82,7 @@ def _load(folder: Path, allow_remote: bool, closed: ExitStack) -> RetrievalClass
 
 def _existing(folder: Path, allow_remote: bool, closed: ExitStack) -> RetrievalClassifier | None:
     """Open the classifier that the shards are added to; None where the folder holds none yet."""
+    from clipretrieval.cli.settings import VECTORS
     from clipretrieval.persistence.saving import FILE, INDEXING, check_folder
 
     if (folder / FILE).exists():
@@ -98,6 +98,7 @@ def _existing(folder: Path, allow_remote: bool, closed: ExitStack) -> RetrievalC
 
 def _new_store(folder: Path, first: RetrievalClassifier, closed: ExitStack) -> VectorStore:
     """Open the store in the folder; what a merge that was interrupted has left is gone on with."""
+    from clipretrieval.cli.settings import VECTORS
     from clipretrieval.retrieval.parameters import make_store
     from clipretrieval.stores.registry import DEFAULT_STORE, options_within
     from clipretrieval.types import Metric
