@@ -462,7 +462,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             folder of each image's path is its label.
         ids : sequence of str or of int, length n, or str, optional
             Or the name of a column: when left out, ``"id"``. Without one, an id is a hash of its vector. An
-            id that is stored keeps its vector.
+            id that comes again, or is stored, has to have the same vector, but for rounding.
         encoder : Encoder, optional
             The one that made the vectors: when left out, the classifier's. A classifier that has none gets
             it.
@@ -654,6 +654,7 @@ class RetrievalClassifier(ClassifierMixin, BaseEstimator):
             plan=self._plan(),
             known=getattr(self, "_classes", None),
         ) as writer:
+            writer.on_other_vector = source.on_other_vector
             writer.list_classes(listed)
             yield writer
         with CLASSES_LOCK:  # others may be asking, and take up classes

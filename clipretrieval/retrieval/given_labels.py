@@ -9,7 +9,7 @@ from clipretrieval.retrieval.id_runs import IdRuns
 from clipretrieval.retrieval.reports import LabelConflict
 from clipretrieval.types import Label
 
-__all__ = ["RECENT", "GivenLabels"]
+__all__ = ["CONFLICTS", "RECENT", "GivenLabels"]
 
 RECENT = 2**17
 """Images of a fit that are held in memory by their ids."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, cast
@@ -44,6 +44,7 @@ from clipretrieval.retrieval.rewriting import (
     mapped_metadata,
     records_in_order,
 )
+from clipretrieval.retrieval.same_vectors import comparable, is_other
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.transform_plan import (
     DONE,
@@ -66,10 +67,11 @@ from clipretrieval.stores.base import (
     view_manifest,
 )
 from clipretrieval.stores.memory import MemoryStore
-from clipretrieval.types import FloatArray, Label, Metric
+from clipretrieval.types import FloatArray, Label, Metric, Records
 
 __all__ = ["Existing", "IndexWriter", "open_writer", "write_index"]
 
+OnOtherVector: TypeAlias = Callable[[str, int], None]
 Existing: TypeAlias = Literal["refuse", "resume", "add", "replace"]
 """What a fit does where the store holds vectors already."""
 
@@ -126,6 +128,10 @@ class IndexWriter:
         Whether it has changed any record since it last kept what it did.
     unsure : bool
         Whether it is not known what became of a record.
+    on_other_vector : callable, optional
+        Called with an id and a place in the source, where a vector comes that is another than the one that
+        the store, or the batch, has under the same id. It raises, or the vector takes the other's place.
+        When left out, ids are taken for hashes of images, which have one vector.
     """
 
     store: VectorStore
@@ -148,6 +154,7 @@ class IndexWriter:
     transform: LinearTransform | None = None
     changed: bool = False
     unsure: bool = False
+    on_other_vector: OnOtherVector | None = None
     _unlisted: set[Label] = field(default_factory=set)
 
     def advise(self, error: BaseException) -> None:
@@ -320,13 +327,19 @@ class IndexWriter:
         """Store each image once, under its last label; count all as if each came in a call of its own."""
         given, due, replaced = self.given, dict[str, tuple[_GivenImage, Label]](), set[str]()
         given.prepare(image.id for image in images)
-        asked = [] if self.fresh else [image.id for image in images if given.label(image.id) is None]
-        held = _labels_of(self.store, list(dict.fromkeys(asked))) if asked else {}
+        come = {image.id for image in images if given.label(image.id) is not None}
+        compared = self.on_other_vector is not None and vectors is not None
+        asked = [image.id for image in images if (compared if image.id in come else not self.fresh)]
+        records = self.store.get(list(dict.fromkeys(asked))) if asked else None
+        held = (
+            {} if records is None else dict(zip(records.ids.tolist(), records.labels.tolist(), strict=True))
+        )
+        others = self._with_other_vector(images, vectors, records) if compared else ()
         for image, label in zip(images, labels, strict=True):
             # A store need not show yet what this fit has put there.
             before = given.note(image.id, label, image.source)
             before = held.get(image.id) if before is None else before
-            if before == label:
+            if before == label and image.place not in others:
                 self.already_there += 1
             else:
                 if before is not None and image.id not in due:
@@ -344,6 +357,24 @@ class IndexWriter:
         files = {name: image.source for name, (image, _) in due.items() if image.source}
         with holding(self.store, sorted(replaced), files):
             self._upsert(images, due, replaced, vectors)
+
+    def _with_other_vector(
+        self, images: Sequence[_GivenImage], vectors: Any, records: Records | None
+    ) -> set[int]:
+        """Return the places of images that come with another vector than the one before of the same id."""
+        before: dict[str, FloatArray] = {}
+        if records is not None and len(records):
+            vectors, stored = comparable(vectors, records, self.transform)
+            before = dict(zip(records.ids.tolist(), stored, strict=True))
+        others = set[int]()
+        for image in images:
+            if image.row >= 0:
+                known = before.setdefault(image.id, vectors[image.row])
+                if is_other(vectors[image.row], known, self.origin.metric):
+                    cast("OnOtherVector", self.on_other_vector)(image.id, image.place)
+                    others.add(image.place)
+                    before[image.id] = vectors[image.row]
+        return others
 
     def _upsert(
         self,
@@ -582,11 +613,6 @@ def _given_images(batch: EncodedBatch) -> list[_GivenImage]:
         _GivenImage(image.index, image.id, image.label, _readable(image.source), -1) for image in batch.known
     )
     return sorted([*encoded, *known], key=lambda image: image.place)
-
-
-def _labels_of(store: VectorStore, ids: list[str]) -> dict[str, Label]:
-    records = store.get(ids)
-    return dict(zip(records.ids.tolist(), records.labels.tolist(), strict=True))
 
 
 def _readable(path: str | None) -> str | None:

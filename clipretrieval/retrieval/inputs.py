@@ -56,6 +56,8 @@ class FitSource:
         Of the vectors.
     labels : sequence
         As they were given; empty where they are not known beforehand.
+    on_other_vector : callable, optional
+        As for `IndexWriter`; where the ids are not the library's own.
     """
 
     open: Callable[[KnownIds | None], Iterator[EncodedBatch]]
@@ -65,6 +67,7 @@ class FitSource:
     named: bool = False
     dim: int = 0
     labels: Sequence[Any] = ()
+    on_other_vector: Callable[[str, int], None] | None = None
 
 
 def open_fit_source(

@@ -6,24 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clipretrieval._util.checks import check_path
 from clipretrieval._util.labels import fitted_labels
 from clipretrieval._util.progress import Progress, open_progress
 from clipretrieval.errors import UnsupportedOperationError
 from clipretrieval.retrieval.labelled_index import LabelledIndex
 from clipretrieval.retrieval.manifest import plain_fingerprint, vector_fingerprint
-from clipretrieval.retrieval.rewriting import stored_norms
+from clipretrieval.retrieval.same_vectors import raw_vectors
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.transform_plan import NORM, TRANSFORM
 from clipretrieval.stores.base import ScannableStore, VectorStore
-from clipretrieval.types import FloatArray, Records
+from clipretrieval.types import Records
 from clipretrieval.vectors.part_manifest import PartManifest
 from clipretrieval.vectors.part_writer import write_part
 from clipretrieval.vectors.vector_block import ROWS
 
-__all__ = ["all_records", "export_index", "foreign_metadata", "raw_vectors", "refuse_cut"]
+__all__ = ["all_records", "export_index", "foreign_metadata", "refuse_cut"]
 
 
 def export_index(index: LabelledIndex, path: str | Path, progress: Progress | bool | None) -> int:
@@ -70,14 +68,6 @@ def all_records(store: VectorStore) -> Iterator[Records]:
             records = store.get(listing.ids[start : start + ROWS].tolist())
             if len(records):  # others may have removed some
                 yield records
-
-
-def raw_vectors(records: Records, transform: LinearTransform | None) -> FloatArray:
-    """Return vectors as they were before a map, to float32 precision."""
-    if transform is None:
-        return records.vectors
-    norms = stored_norms(records, range(len(records)))
-    return transform.recover(records.vectors, norms).astype(np.float32)
 
 
 def refuse_cut(transform: LinearTransform | None, why: str) -> None:

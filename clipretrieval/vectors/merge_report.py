@@ -25,9 +25,9 @@ class MergeReport:
     already_there : int
         Records whose id the target already had, from another shard or from before, and that changed nothing.
     relabelled : int
-        Records that took the place of one with another label, under ``on_conflict="last"``.
+        Records that took the place of one with another label or vector, under ``on_conflict="last"``.
     n_conflicts : int
-        Ids that came under several labels.
+        Ids that came under several labels, or with several vectors.
     conflicts : tuple of LabelConflict
         The first 20 of them; ``sources`` are the stores.
     count : int
@@ -64,7 +64,7 @@ class MergeReport:
         lines = [f"{sum(self.read)} records of {shards}{time}: {told}; {self.count} in all"]
         if self.n_conflicts:
             ids = "1 id" if self.n_conflicts == 1 else f"{self.n_conflicts} ids"
-            lines.append(f"{ids} under several labels:")
+            lines.append(f"{ids} under several labels, or with several vectors:")
             lines += [f"  {told_conflict(each)}" for each in self.conflicts]
             if self.n_conflicts > len(self.conflicts):
                 lines.append(f"  … and {self.n_conflicts - len(self.conflicts)} more")

@@ -26,15 +26,17 @@ from clipretrieval.heads.statistics import Moments
 from clipretrieval.heads.whitening import Whitening
 from clipretrieval.retrieval.changes import STATISTICS_BLOBS
 from clipretrieval.retrieval.fill import store_images
-from clipretrieval.retrieval.given_labels import RECENT, GivenLabels
+from clipretrieval.retrieval.given_labels import CONFLICTS, RECENT, GivenLabels
 from clipretrieval.retrieval.index_writer import write_index
 from clipretrieval.retrieval.manifest import CLEARING, Origin, manifest_classes
 from clipretrieval.retrieval.parameters import check_store
 from clipretrieval.retrieval.reports import LabelConflict
+from clipretrieval.retrieval.same_vectors import is_other, raw_vectors
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.transform_plan import (
     DONE,
     STORED,
+    TRANSFORM,
     TransformPlan,
     read_entry,
     read_transform,
@@ -49,10 +51,11 @@ from clipretrieval.stores.base import (
     VectorStore,
     view_manifest,
 )
-from clipretrieval.types import Label, Metric
-from clipretrieval.vectors.exporting import all_records, foreign_metadata, raw_vectors, refuse_cut
+from clipretrieval.types import FloatArray, Label, Metric
+from clipretrieval.vectors.exporting import all_records, foreign_metadata, refuse_cut
 from clipretrieval.vectors.merge_report import MergeReport, told_conflict
 from clipretrieval.vectors.part_manifest import SOURCE
+from clipretrieval.vectors.vector_block import ROWS
 
 __all__ = ["merge_stores"]
 
@@ -105,8 +108,8 @@ def merge_stores(
         Each filled by a classifier with the same encoder, metric, normalization, `transform` and type of
         labels, of which `RetrievalClassifier.adopt_store` makes one that was filled otherwise.
     on_conflict : {"raise", "first", "last"}
-        What to do about an id that comes under several labels: refuse all, before anything is stored; keep
-        the label that came first, that of the target before all others; take the last.
+        What to do about an id that comes under several labels, or with several vectors: refuse all, before
+        anything is stored; keep what came first, that of the target before all others; take the last.
     progress : callable or True, optional
         Called with (records done, total).
 
@@ -118,7 +121,7 @@ def merge_stores(
     ------
     InvalidInputError
         If there are no shards, one is empty of a manifest, is given twice or is the target, or an id comes
-        under several labels; the message lists them.
+        under several labels or with several vectors; the message lists them.
     FingerprintMismatchError
         If stores were filled by different encoders or otherwise; the message names two, and what differs.
     StoreLockedError
@@ -140,9 +143,8 @@ def merge_stores(
     opened = [_open(store, f"shard {number} ({shown(store)})") for number, store in enumerate(listed)]
     _check_distinct(target, opened)
     _check_alike(target, opened)
-    given = _labels_of_all(target, opened)
     kind = str(opened[0].manifest["label_kind"])
-    n_conflicts, conflicts = given.count_and_list(kind)
+    n_conflicts, conflicts = _conflicts(target, opened, kind)
     if n_conflicts and on_conflict == "raise":
         raise _refused(n_conflicts, conflicts)
     first = opened[0].manifest
@@ -160,6 +162,8 @@ def merge_stores(
         ) as writer,
     ):
         writer.kind = writer.kind or kind
+        if on_conflict == "last":
+            writer.on_other_vector = _replace
         writer.list_classes(
             [_fitted(label, kind) for shard in opened for label in manifest_classes(shard.manifest)]
         )
@@ -279,23 +283,67 @@ def _compare(name: str, one: Mapping[str, Any], other_name: str, other: Mapping[
         )
 
 
-def _labels_of_all(target: VectorStore, shards: Sequence[_Shard]) -> GivenLabels:
-    """Read the labels of all, in the order in which they count."""
-    given = GivenLabels(RECENT)
-    for name, store in (("the target", target), *((shard.name, shard.store) for shard in shards)):
-        if store is target and not target.count():
-            continue
-        if not isinstance(store, ScannableStore):
+def _conflicts(
+    target: VectorStore, shards: Sequence[_Shard], kind: str
+) -> tuple[int, tuple[LabelConflict, ...]]:
+    """Count the ids that come under several labels or with several vectors, and list some."""
+    given, others = GivenLabels(RECENT), dict[str, LabelConflict]()
+    before: list[_Shard] = []
+    held = _held(target)
+    for shard in shards if held is None else (held, *shards):
+        if not isinstance(shard.store, ScannableStore):
             raise UnsupportedOperationError(
-                f"{name} cannot list what it holds (it has no scan method), so nothing can be merged into "
-                "it; pass an empty store"
+                f"{shard.name} cannot list what it holds (it has no scan method), so nothing can be merged "
+                "into it; pass an empty store"
             )
-        for listing in store.scan():
-            ids = listing.ids.tolist()
+        for listing in shard.store.scan():
+            ids, again = listing.ids.tolist(), dict[str, Label]()
             given.prepare(ids)
             for each, label in zip(ids, listing.labels.tolist(), strict=True):
-                given.note(each, label, name)
-    return given
+                if given.note(each, label, shard.name) == label:  # another label is a conflict anyway
+                    again[each] = label
+            for each, earlier in _with_other_vectors(shard, before, list(again)):
+                label = _fitted(again[each], kind)
+                others.setdefault(each, LabelConflict((each,) * 2, (label,) * 2, (earlier, shard.name)))
+        before.append(shard)
+    n_labels, conflicts = given.count_and_list(kind)
+    return n_labels + len(others), (*conflicts, *others.values())[:CONFLICTS]
+
+
+def _held(target: VectorStore) -> _Shard | None:
+    """Return what the target holds; None where it holds nothing."""
+    if not target.count():
+        return None
+    entry = read_entry(target.read_manifest())
+    done = entry is not None and entry["state"] == DONE
+    transform = read_transform(target, entry["digest"]) if entry is not None and done else None
+    return _Shard("the target", target, target.read_manifest(), transform)
+
+
+def _with_other_vectors(
+    shard: _Shard, before: Sequence[_Shard], ids: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield each id whose vector is another one in a store before, with that store's name."""
+    for start in range(0, len(ids), ROWS):
+        some = list(ids[start : start + ROWS])
+        own = _vectors(shard, some)
+        metric = Metric.parse(shard.store.metric)
+        for earlier in before:
+            for name, vector in _vectors(earlier, some).items():
+                if name in own and is_other(own[name], vector, metric):
+                    yield name, earlier.name
+
+
+def _vectors(shard: _Shard, ids: list[str]) -> dict[str, FloatArray]:
+    records = shard.store.get(ids)
+    if shard.transform is None:  # amid a rewriting, which goes on before anything is merged
+        rows = [row for row, each in enumerate(records.metadata) if TRANSFORM not in each]
+        return {str(records.ids[row]): records.vectors[row] for row in rows}
+    return dict(zip(records.ids.tolist(), raw_vectors(records, shard.transform), strict=True))
+
+
+def _replace(name: str, place: int) -> None:
+    """Let the last vector count, as the last label does."""
 
 
 def _refused(n_conflicts: int, conflicts: Sequence[LabelConflict]) -> InvalidInputError:
@@ -303,8 +351,9 @@ def _refused(n_conflicts: int, conflicts: Sequence[LabelConflict]) -> InvalidInp
     told = "; ".join(told_conflict(each) for each in conflicts[:5])
     more = f"; and {n_conflicts - 5} more" if n_conflicts > 5 else ""
     return InvalidInputError(
-        f"{what} under several labels ({told}{more}), so nothing was merged. Relabel them, or pass "
-        "on_conflict='first' or 'last'"
+        f"{what} under several labels, or with several vectors ({told}{more}), so nothing was "
+        "merged. Give each vector an id of its own, and each id one label; or pass on_conflict='first' or "
+        "'last'"
     )
 
 

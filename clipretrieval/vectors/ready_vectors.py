@@ -138,12 +138,29 @@ class ReadyVectors:
         found = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
         skipped: list[SkippedImage] = []
 
+        begun: list[tuple[int, str]] = []  # at which place of the source, and which file
+
         def batches(known: Any) -> Iterator[EncodedBatch]:
-            made = self._batches(readers, labels, metric, normalize, encoder, on_error, skipped)
+            begun.clear()
+            made = self._batches(readers, labels, metric, normalize, encoder, on_error, skipped, begun)
             return ready(made, None, metric, False, on_error, skipped, stored=True)
 
+        def refuse(name: str, place: int) -> None:
+            start, where = next(each for each in reversed(begun) if each[0] <= place)
+            raise InvalidInputError(
+                f"row {place - start} of {where} has the id {shown(name)}, under which another vector has "
+                "come, or is stored. Give each vector an id of its own; to give a stored id another vector, "
+                "forget it first"
+            )
+
         return FitSource(
-            batches, Origin(found, metric, normalize), total, skipped, dim=dim, labels=labels or ()
+            batches,
+            Origin(found, metric, normalize),
+            total,
+            skipped,
+            dim=dim,
+            labels=labels or (),
+            on_other_vector=refuse,
         )
 
     def _checked_labels(self, total: int | None) -> list[Any] | None:
@@ -165,9 +182,11 @@ class ReadyVectors:
         encoder: Encoder | None,
         on_error: str,
         skipped: list[SkippedImage],
+        begun: list[tuple[int, str]],
     ) -> Iterator[EncodedBatch]:
         start = 0
         for reader in readers:
+            begun.append((start, reader.name))
             scaled = reader.manifest is not None and reader.manifest.normalize
             own = 0  # rows of this file
             for block in reader.blocks():

@@ -180,6 +180,30 @@ def test_an_id_under_two_labels_is_refused_or_decided():
     assert report.to_dict()["read"] == [3, 4]
 
 
+def test_an_id_with_two_vectors_is_refused_or_decided():
+    """As with row numbers that two files share: nothing is lost in silence."""
+    rows = np.eye(4, dtype=np.float32)
+    for options in ({}, {"metric": "cosine"}, {"transform": "whiten"}):
+        store = [MemoryStore(options.get("metric", "l2")) for _ in range(3)]
+        for each, these in zip(store, (rows, rows[::-1]), strict=False):
+            RetrievalClassifier(store=each, **options).fit_vectors(these, [*"abab"], [*"wxyz"])
+        with pytest.raises(
+            InvalidInputError, match=r"4 ids come .* several vectors \(w: 'a' in shard 0 .*, 'a'"
+        ):
+            merge_stores(store[2], store[:2])
+        assert store[2].count() == 0
+        first, last = (MemoryStore(options.get("metric", "l2")) for _ in range(2))
+        report = merge_stores(first, store[:2], "first")
+        assert (report.new, report.already_there, report.n_conflicts) == (4, 4, 4)
+        report = merge_stores(last, store[:2], "last")
+        assert (report.new, report.relabelled, report.n_conflicts) == (4, 4, 4)
+        if "transform" not in options:
+            assert contents(first)[1] == contents(store[0])[1]
+            assert contents(last)[1] == contents(store[1])[1]
+        with pytest.raises(InvalidInputError, match="w: 'a' in the target"):
+            merge_stores(first, store[1:2])
+
+
 def test_statistics_follow_a_label_that_another_shard_changes(clouds):
     """They are those of the records that are there at last."""
     vectors, labels, asked = clouds

@@ -298,6 +298,28 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, row, message):
         assert skipping.store_.count() == 1
 
 
+def test_an_id_with_another_vector_is_refused_by_file_and_row(clouds, tmp_path):
+    """In one file, in two, and against the store; the same vector, but for rounding, is the same image."""
+    vectors, labels, _ = clouds
+    for name, rows in (("a", vectors[:10]), ("b", vectors[10:20]), ("c", vectors[:10].astype(np.float16))):
+        pq.write_table(table(rows.astype(np.float32), ["a", "b"] * 5), tmp_path / f"{name}.parquet")
+    twice = table(vectors[:10], ["a", "b"] * 5).set_column(0, "id", pa.array(["x", "y", *"xabcdefg"]))
+    pq.write_table(twice, tmp_path / "twice.parquet")
+
+    def refused(path, message, **options):
+        with pytest.raises(InvalidInputError, match=message):
+            RetrievalClassifier(store="memory", **options).fit_vectors(path)
+
+    for options in ({}, {"metric": "cosine"}, {"normalize": True}, {"transform": "whiten"}):
+        refused(tmp_path / "twice.parquet", "row 2 of .*twice.parquet' has the id 'x'", **options)
+        refused([tmp_path / "a.parquet", tmp_path / "b.parquet"], r"row 0 of .*b.parquet' .*'n0'", **options)
+        held = RetrievalClassifier(store="memory", **options).fit_vectors(tmp_path / "a.parquet")
+        with pytest.raises(InvalidInputError, match=r"row 0 of .*b.parquet' has the id 'n0'"):
+            held.partial_fit_vectors(tmp_path / "b.parquet")
+        held.partial_fit_vectors(tmp_path / "c.parquet")
+        assert held.fit_report_.already_there == 10
+
+
 def test_files_that_are_none_are_refused_by_name(clouds, tmp_path):
     """What is missing, damaged, of another dimension, or no file of vectors."""
     vectors, labels, _ = clouds
