@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy as np
 
+from clipretrieval._util.labels import stored_labels
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import (
     DimensionMismatchError,
@@ -26,7 +27,7 @@ __all__ = ["adopt"]
 _OURS = frozenset({"format_version", "encoder", "label_kind"})
 """Of which a manifest has one if a classifier has filled its store."""
 _LOOKED_AT = 2
-"""Batches of records that are looked at, to find what was stated wrongly of them."""
+"""Batches of records that are looked at for marks of a transform; for lengths, all are."""
 _UNIT = 1e-3
 
 
@@ -49,6 +50,7 @@ def adopt(store: VectorStore, encoder: Encoder | None, metric: Metric, normalize
             raise InvalidInputError("the store holds no vectors, so there is nothing to adopt; fit on it")
         _check_records(store, encoder, normalize)
         kind = "str" if isinstance(next(iter(classes)), str) else "int"
+        stored_labels(classes, kind)  # whether a fit could have stored them
         dim = int(store.dim or 0)
         fingerprint = vector_fingerprint(dim) if encoder is None else plain_fingerprint(encoder.fingerprint)
         own = Origin(fingerprint, metric, normalize).manifest(kind, classes)
@@ -63,7 +65,7 @@ def _check_records(store: VectorStore, encoder: Encoder | None, normalize: bool)
             f"the store holds vectors of dimension {store.dim}, and the encoder's have {encoder.dim}; pass "
             "the encoder that made them"
         )
-    for records in islice(all_records(store), _LOOKED_AT):
+    for records in islice(all_records(store), None if normalize else _LOOKED_AT):
         if any(TRANSFORM in each for each in records.metadata):
             raise InvalidInputError(
                 "the vectors went through a transform, which nothing but their lost manifest names; fit into "

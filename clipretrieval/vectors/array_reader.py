@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from clipretrieval.types import FloatArray
-from clipretrieval.vectors.part_manifest import PartManifest
 from clipretrieval.vectors.vector_block import ROWS, VectorBlock
+from clipretrieval.vectors.vector_reader import VectorReader
 
 __all__ = ["ArrayReader"]
 
 
-class ArrayReader:
+class ArrayReader(VectorReader):
     """Hands out an array of vectors a block at a time.
 
     Parameters
@@ -36,16 +36,6 @@ class ArrayReader:
     def count(self) -> int | None:
         """Number of vectors."""
         return len(self._vectors)
-
-    @property
-    def manifest(self) -> PartManifest | None:
-        """None: an array says nothing of what made it."""
-        return None
-
-    @property
-    def class_to_idx(self) -> Mapping[str, int]:
-        """Empty."""
-        return {}
 
     def blocks(self) -> Iterator[VectorBlock]:
         """Hand out the array from its beginning; see `VectorReader`."""

@@ -13,7 +13,7 @@ from clipretrieval.errors import DimensionMismatchError, InvalidInputError
 from clipretrieval.types import FloatArray
 from clipretrieval.vectors.arrow_content import ArrowContent, arrow, naming_file
 from clipretrieval.vectors.column_names import ColumnNames
-from clipretrieval.vectors.part_manifest import PartManifest
+from clipretrieval.vectors.part_manifest import METADATA, SOURCE, PartManifest
 from clipretrieval.vectors.vector_block import VectorBlock
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrowReader"]
 
+_SOURCES = (SOURCE, "image_path")
 _HUGGING_FACE = b"huggingface"
 """Under which key of a schema Hugging Face keeps what its columns mean."""
 
@@ -45,8 +46,10 @@ class ArrowReader:
         if len(set(listed)) < len(listed):
             raise InvalidInputError(f"{where} has two columns of one name: {', '.join(map(repr, listed))}")
         self._content = content
-        possible = [each.name for each in schema if _is_of_vectors(each.type)]
-        self._vectors = names.find_vectors(listed, possible, where)
+        possible = [each.name for each in schema if _is_of_vectors(_stored(schema, each.name))]
+        likely = [name for name in possible if arrow().types.is_floating(_stored(schema, name).value_type)]
+        types = ", ".join(str(each.type) for each in schema)
+        self._vectors = names.find_vectors(listed, possible, likely, where, types)
         if self._vectors not in possible:
             kind = schema.field(self._vectors).type
             raise InvalidInputError(
@@ -55,11 +58,14 @@ class ArrowReader:
             )
         self._labels = names.find_labels(listed, where)
         self._ids = names.find_ids(listed, where)
-        self._sources, self._metadata = names.find_sources(listed), names.find_metadata(listed)
+        self._sources = next((name for name in _SOURCES if name in listed), None)
+        self._metadata = METADATA if METADATA in listed else None
         self.manifest = PartManifest.read(schema.metadata, where)
         if self.manifest is None:
             self._metadata = None  # whose column of that name may hold anything
         self.dim = self._find_dim()
+        if not self.dim:
+            raise InvalidInputError(f"the vectors of {where} have no dimensions: its lists are empty")
         if self.manifest is not None and self.manifest.dim != self.dim:
             raise DimensionMismatchError(
                 f"{where} says that its vectors have {self.manifest.dim} dimensions, and they have "
@@ -87,6 +93,17 @@ class ArrowReader:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
+    @property
+    def label_type(self) -> str | None:
+        """Of the labels; None where there are none, or of another type."""
+        if self._labels is None:
+            return None
+        types, kind = arrow().types, self._content.schema.field(self._labels).type
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        tests = {"bool": types.is_boolean, "int": types.is_integer, "float": types.is_floating}
+        text = types.is_string(kind) or types.is_large_string(kind)
+        return "str" if text else next((name for name, test in tests.items() if test(kind)), None)
+
     def blocks(self) -> Iterator[VectorBlock]:
         """Read the table from its beginning; see `VectorReader`."""
         optional = (self._ids, self._labels, self._sources, self._metadata)
@@ -99,14 +116,14 @@ class ArrowReader:
                 yield VectorBlock(
                     vectors=self._vectors_of(batch.column(self._vectors), start),
                     ids=self._values(batch, self._ids),
-                    labels=self._values(batch, self._labels),
+                    labels=self._labels_of(batch),
                     sources=self._texts(batch, self._sources),
                     metadata=self._dicts(batch, start),
                 )
             start += len(batch)
 
     def _find_dim(self) -> int:
-        kind = self._content.schema.field(self._vectors).type
+        kind = _stored(self._content.schema, self._vectors)
         if arrow().types.is_fixed_size_list(kind):
             return int(kind.list_size)
         first = next((batch for batch in self._content.batches([self._vectors]) if len(batch)), None)
@@ -116,6 +133,7 @@ class ArrowReader:
 
     def _vectors_of(self, column: Any, start: int) -> FloatArray:
         """Return a column of lists as an array, shape (n, dim)."""
+        column = getattr(column, "storage", column)  # of a tensor of one dimension
         if column.null_count:
             row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise InvalidInputError(f"row {start + row} of {self.name} has no vector; leave it out")
@@ -138,6 +156,13 @@ class ArrowReader:
     def _values(batch: pa.RecordBatch, name: str | None) -> list[Any] | None:
         return None if name is None else batch.column(name).to_pylist()
 
+    def _labels_of(self, batch: pa.RecordBatch) -> list[Any] | None:
+        """Return labels; Hugging Face has -1 for what has none."""
+        values = self._values(batch, self._labels)
+        if values is None or not self.class_to_idx:
+            return values
+        return [None if each == -1 else each for each in values]
+
     def _texts(self, batch: pa.RecordBatch, name: str | None) -> Sequence[str | None] | None:
         values = self._values(batch, name)
         return None if values is None else [each if isinstance(each, str) else None for each in values]
@@ -158,6 +183,12 @@ class ArrowReader:
                 )
             found.append(each)
         return found
+
+
+def _stored(schema: pa.Schema, name: str) -> pa.DataType:
+    """Return a column's type, or what a tensor of one dimension is stored as."""
+    kind = schema.field(name).type
+    return kind.storage_type if len(getattr(kind, "shape", None) or ()) == 1 else kind
 
 
 def _is_of_vectors(kind: pa.DataType) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,8 +12,8 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.vectors.arrow_content import ArrowContent, open_arrow_file
 from clipretrieval.vectors.column_names import ColumnNames
 from clipretrieval.vectors.numpy_reader import NumpyReader
-from clipretrieval.vectors.part_manifest import PartManifest
 from clipretrieval.vectors.vector_block import VectorBlock
+from clipretrieval.vectors.vector_reader import VectorReader
 
 __all__ = ["ClipRetrievalReader", "clip_retrieval_readers", "is_clip_retrieval_folder"]
 
@@ -21,7 +21,7 @@ _VECTORS, _METADATA = "img_emb", "metadata"
 _PATHS = "image_path"
 
 
-class ClipRetrievalReader:
+class ClipRetrievalReader(VectorReader):
     """Reads one pair of files: ``img_emb/img_emb_N.npy`` and ``metadata/metadata_N.parquet``.
 
     Where the metadata have no labels and none are asked for, the name of the folder of each image path is its
@@ -66,23 +66,16 @@ class ClipRetrievalReader:
         """Number of vectors."""
         return self._array.count
 
-    @property
-    def manifest(self) -> PartManifest | None:
-        """None: such files say nothing of what made them."""
-        return None
-
-    @property
-    def class_to_idx(self) -> Mapping[str, int]:
-        """Empty."""
-        return {}
-
     def blocks(self) -> Iterator[VectorBlock]:
         """Read the files from their beginning; see `VectorReader`."""
         columns = {name: None for name in (self._labels, self._ids, self._paths) if name is not None}
         rows = self._rows(list(columns))
         for block in self._array.blocks():
             beside = list(islice(rows, len(block)))
-            paths = [row[self._paths] for row in beside] if self._paths else None
+            paths = None
+            if self._paths:
+                found = [row[self._paths] for row in beside]
+                paths = [each if isinstance(each, str) else None for each in found]
             labels = [row[self._labels] for row in beside] if self._labels else None
             if labels is None and paths is not None:
                 labels = [PurePath(path).parent.name or None if path else None for path in paths]

@@ -13,8 +13,6 @@ __all__ = ["ColumnNames"]
 _VECTORS = ("vector", "vectors", "embedding", "embeddings", "emb", "features")
 _LABELS = ("label", "labels")
 _IDS = ("id", "ids")
-_SOURCES = ("source", "image_path")
-_METADATA = ("metadata",)
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,14 @@ class ColumnNames:
             if value is not None:
                 check_text(value, f"{name}, the name of a column,")
 
-    def find_vectors(self, listed: Sequence[str], possible: Sequence[str], where: str) -> str:
+    def find_vectors(
+        self,
+        listed: Sequence[str],
+        possible: Sequence[str],
+        likely: Sequence[str],
+        where: str,
+        types: str = "",
+    ) -> str:
         """Return the column of vectors.
 
         Parameters
@@ -45,8 +50,12 @@ class ColumnNames:
             All columns.
         possible : sequence of str
             Those whose values can be vectors.
+        likely : sequence of str
+            Those of them that are taken for vectors whatever their name.
         where : str
             What has them, in an error's words.
+        types : str, optional
+            Of all columns, likewise.
 
         Raises
         ------
@@ -56,12 +65,13 @@ class ColumnNames:
         if self.vectors is not None:
             return _named(self.vectors, listed, where, "vectors")
         usual = [name for name in _VECTORS if name in possible]
-        found = usual[:1] or list(possible)
+        found = usual[:1] or list(likely)
         if len(found) == 1:
             return found[0]
         which = "several columns that may be vectors" if found else "no column of vectors"
         raise InvalidInputError(
-            f"{where} has {which}; its columns are {_list(listed)}. Name the right one: column='…'"
+            f"{where} has {which}; its columns are {_list(listed)}"
+            f"{types and f', of the types {types:.500}'}. Name the right one: column='…'"
         )
 
     def find_labels(self, listed: Sequence[str], where: str) -> str | None:
@@ -71,16 +81,6 @@ class ColumnNames:
     def find_ids(self, listed: Sequence[str], where: str) -> str | None:
         """Return the column of ids; None where none was asked for and none is there."""
         return _found(self.ids, _IDS, listed, where, "ids")
-
-    @staticmethod
-    def find_sources(listed: Sequence[str]) -> str | None:
-        """Return the column of the images' paths; None where none is there."""
-        return next((name for name in _SOURCES if name in listed), None)
-
-    @staticmethod
-    def find_metadata(listed: Sequence[str]) -> str | None:
-        """Return the column of what else is kept of each image; None where none is there."""
-        return next((name for name in _METADATA if name in listed), None)
 
 
 def _found(

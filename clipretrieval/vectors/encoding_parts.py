@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipretrieval._util.checks import check_bool, check_int, check_path, check_sequence, shown
+from clipretrieval._util.checks import check_bool, check_int, check_sequence, shown
 from clipretrieval._util.files import TEMPORARY_SUFFIX
 from clipretrieval._util.labels import check_labelled, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, open_progress
@@ -33,6 +33,7 @@ from clipretrieval.vectors.part_manifest import PartManifest
 from clipretrieval.vectors.part_report import PartReport
 from clipretrieval.vectors.part_writer import read_skipped
 from clipretrieval.vectors.shard_job import ShardJob
+from clipretrieval.vectors.vector_files import check_local_path
 
 __all__ = ["IMAGES", "Runner", "encode"]
 
@@ -77,7 +78,8 @@ def encode(
     The source is cut into shards, in its order. Each becomes one file, a part, in the form that
     `RetrievalClassifier.export` writes. A part is named by its shard and by a hash of what decides it: the
     encoder, and each image's path, size, time of change and label. It takes that name when it is complete. So
-    the same call, after a failure or a kill, encodes only what is missing.
+    the same call, after a failure or a kill, encodes only what is missing. Images that are added or removed
+    move those behind them to other shards.
 
     Parameters
     ----------
@@ -97,15 +99,16 @@ def encode(
         The only one to encode, counted from 1: for schedulers, which run each by a command of its own. It
         needs `shards`.
     replace : bool
-        Whether parts of shards whose images have changed since, or have become more, are made anew. Otherwise
-        such are refused.
+        Whether parts of shards whose images have changed since, or have become more, are made anew, those
+        that have skipped images too, and those of another source are removed. Otherwise such are refused.
     runner : {"local", "ray"} or callable
         Who runs the shards: processes of this machine; or a Ray cluster, the one that this program is
         connected to or that ``RAY_ADDRESS`` names, or else Ray on this machine. A callable is given the
         encoder, a list of `ShardJob` and `workers`, and yields the results of their ``run(encoder)`` in any
         order. Workers elsewhere need the images and `parts` under the same paths.
     on_error : {"raise", "skip"}
-        What to do about an image that cannot be decoded, or whose vector cannot be used.
+        What to do about an image that cannot be decoded, or whose vector cannot be used. A part that has
+        skipped some is made anew under ``"raise"``.
     progress : callable or True, optional
         Called with (images done, total) after every shard.
 
@@ -117,7 +120,7 @@ def encode(
     ------
     InvalidInputError
         If the source holds anything but files, an argument is wrong, or the parts in the folder are of
-        another cut of this source, or of images that have changed.
+        another source, or of another cut of this one, or of images that have changed.
     FingerprintMismatchError
         If the folder holds parts of a different encoder; the message names one, and what differs.
     ImageDecodeError
@@ -150,7 +153,9 @@ def encode(
     wanted = range(1, cut + 1) if shard is None else [check_int(shard, "shard", most=cut)]
     jobs = [_job(listed, number, cut, encoder, fingerprint, folder, on_error) for number in wanted]
     older = _check_parts(there, listed.name, cut, fingerprint, jobs, every=shard is None, replace=replace)
-    reports = {job.number: _report_of(job) for job in jobs if job.path in there}
+    found_there = {job.number: _report_of(job) for job in jobs if job.path in there}
+    again = replace or on_error == "raise"
+    reports = {number: each for number, each in found_there.items() if not (again and each.skipped)}
     due = [job for job in jobs if job.number not in reports]
     total = sum(len(job.paths) for job in jobs)
     with open_progress(progress, "encoding") as tell:
@@ -195,7 +200,7 @@ def _list(source: Any, labels: Any) -> _ListedFiles:
     """List the files of a source, with their labels."""
     name = ""
     if isinstance(source, str | os.PathLike):
-        name = str(check_path(source, "source").resolve())
+        name = str(check_local_path(source, "source").resolve())
     if is_table(source):
         source = read_table(source)
     elif isinstance(source, str | os.PathLike):
@@ -238,7 +243,7 @@ def _list(source: Any, labels: Any) -> _ListedFiles:
 
 
 def _made_folder(parts: str | Path) -> Path:
-    folder = check_path(parts, "parts")
+    folder = check_local_path(parts, "parts")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f".part-*{TEMPORARY_SUFFIX}"):
@@ -257,7 +262,7 @@ def _number_of_shards(listed: _ListedFiles, shards: Any, shard: Any, there: dict
         return check_int(shards, "shards")
     if shard is not None:
         raise InvalidInputError("shard needs shards, of how many it is one: shard=3, shards=128")
-    for path, match in sorted(there.items(), key=lambda item: item[0].name):
+    for path, match in sorted(there.items()):
         if _manifest(path).shard.get("source") == listed.name:
             return int(match[2])
     return math.ceil(len(listed.paths) / IMAGES)
@@ -315,19 +320,27 @@ def _check_parts(
     """
     numbers = {job.number: job for job in jobs}
     paths = sorted(there)
-    if not every:
+    if not every and not replace:
         paths = [path for place, path in enumerate(paths) if place == 0 or int(there[path][1]) in numbers]
     older = []
     for path in paths:
         manifest = _manifest(path)
+        other = manifest.shard.get("source")
+        if other != source:
+            if not replace:
+                raise InvalidInputError(
+                    f"{str(path)!r} is of another source ({shown(other)}), and a folder holds the parts of "
+                    "one: a list is another source once its paths change. Pass another folder for the parts, "
+                    "or replace=True to remove those that are there"
+                )
+            older.append(path)
+            continue
         faults = differences(manifest.encoder, fingerprint, words=("the part has", "the encoder"))
         if faults:
             raise FingerprintMismatchError(
                 f"{str(path)!r} was made by a different encoder: {'; '.join(faults)}. Pass another folder "
                 "for the parts"
             )
-        if manifest.shard.get("source") != source:
-            continue
         before = manifest.shard.get("of")
         if before != cut:
             raise InvalidInputError(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipretrieval._util.checks import check_path
 from clipretrieval._util.labels import fitted_labels
 from clipretrieval._util.progress import Progress, open_progress
 from clipretrieval.errors import UnsupportedOperationError
@@ -20,13 +19,14 @@ from clipretrieval.types import Records
 from clipretrieval.vectors.part_manifest import PartManifest
 from clipretrieval.vectors.part_writer import write_part
 from clipretrieval.vectors.vector_block import ROWS
+from clipretrieval.vectors.vector_files import check_local_path
 
 __all__ = ["all_records", "export_index", "foreign_metadata", "refuse_cut"]
 
 
 def export_index(index: LabelledIndex, path: str | Path, progress: Progress | bool | None) -> int:
     """Write an index into a file; see `RetrievalClassifier.export`."""
-    target, store = check_path(path, "path"), index.store
+    target, store = check_local_path(path, "path"), index.store
     _, count = index.look()
     encoder, kind = index.encoder, index.classes.kind
     refuse_cut(index.transform, "the whole vectors are not there any more and cannot be exported")

@@ -26,6 +26,8 @@ _DEATHS = 3
 """Times that processes may die without a shard done in between."""
 _encoder: Encoder | None = None
 """Of a process that encodes."""
+_failure: Exception | None = None
+"""Why such a process has none."""
 
 
 def run_locally(encoder: Encoder, jobs: Sequence[ShardJob], workers: int) -> Iterator[PartReport]:
@@ -111,7 +113,7 @@ def _run_in_pool(content: bytes, jobs: Sequence[ShardJob], workers: int, gpus: l
 
 def _begin(content: bytes, numbers: Any, workers: int, gpus: list[str]) -> None:
     """Prepare a process that encodes."""
-    global _encoder
+    global _encoder, _failure
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     number = numbers.get()
@@ -120,14 +122,20 @@ def _begin(content: bytes, numbers: Any, workers: int, gpus: list[str]) -> None:
     elif hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[number % len(cores) :: workers] or cores)
-    _encoder = pickle.loads(content)  # noqa: S301  what this process's own parent has sent
+    try:
+        _encoder = pickle.loads(content)  # noqa: S301  what this process's own parent has sent
+    except Exception as error:  # noqa: BLE001  whatever its parts raise; raised here, it would end the pool
+        _failure = error
     if "torch" in sys.modules and not gpus:
         sys.modules["torch"].set_num_threads(max(1, usable_cores()))
 
 
 def _run(job: ShardJob) -> PartReport:
     if _encoder is None:
-        raise RuntimeError("the process was not prepared")
+        raise InvalidInputError(
+            f"a process that encodes cannot load the encoder ({_failure!r:.300}); make it of what "
+            "processes can import and open, or pass workers=1"
+        )
     return job.run(_encoder)
 
 

@@ -97,7 +97,8 @@ def merge_stores(
 
     Records are known by their ids, which come from the images' contents: an image that several shards hold is
     stored once. Where the shards keep class statistics, the target gets those of all; where their vectors
-    went through a `transform`, it is learned anew of all of them. The shards are only read. What was merged
+    went through a `transform`, an empty target learns it anew of all of them, and a filled one keeps its own
+    (`RetrievalClassifier.refit_transform` learns it anew). The shards are only read. What was merged
     before a failure or a kill is kept, and the same call goes on from there.
 
     Parameters

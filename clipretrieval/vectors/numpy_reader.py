@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,15 +15,15 @@ from clipretrieval._util.files import open_file
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray
 from clipretrieval.vectors.column_names import ColumnNames
-from clipretrieval.vectors.part_manifest import PartManifest
 from clipretrieval.vectors.vector_block import ROWS, VectorBlock
+from clipretrieval.vectors.vector_reader import VectorReader
 
 __all__ = ["NumpyReader", "read_numpy_column"]
 
 _ENDING = ".npy"
 
 
-class NumpyReader:
+class NumpyReader(VectorReader):
     """Reads an array of vectors, and arrays of ids and labels where the file is an ``.npz``.
 
     Parameters
@@ -40,14 +40,15 @@ class NumpyReader:
     """
 
     def __init__(self, path: Path, names: ColumnNames) -> None:
-        self._path, self.name = path, repr(str(path))
+        self._path, self._name = path, repr(str(path))
         self._labels = self._ids = self._member = None
         self._begins = 0  # the array, behind its header
         if path.suffix.lower() != _ENDING:
             headers = self._headers()
             listed = list(headers)
             possible = [each for each, (shape, kind) in headers.items() if len(shape) == 2 and kind in "fiu"]
-            self._member = names.find_vectors(listed, possible, self.name)
+            likely = [each for each in possible if headers[each][1] == "f"]
+            self._member = names.find_vectors(listed, possible, likely, self.name)
             labels, ids = names.find_labels(listed, self.name), names.find_ids(listed, self.name)
             self._labels, self._ids = labels, ids
         with self._opened() as (file, shape, dtype, _):
@@ -67,6 +68,11 @@ class NumpyReader:
                 )
 
     @property
+    def name(self) -> str:
+        """The file's path."""
+        return self._name
+
+    @property
     def dim(self) -> int:
         """The vectors' dimension."""
         return int(self._shape[1])
@@ -75,16 +81,6 @@ class NumpyReader:
     def count(self) -> int | None:
         """Number of vectors."""
         return int(self._shape[0])
-
-    @property
-    def manifest(self) -> PartManifest | None:
-        """None: such files say nothing of what made them."""
-        return None
-
-    @property
-    def class_to_idx(self) -> Mapping[str, int]:
-        """Empty."""
-        return {}
 
     def blocks(self) -> Iterator[VectorBlock]:
         """Read the file from its beginning; see `VectorReader`."""

@@ -74,11 +74,15 @@ class PartWriter:
         """
         pa, schema = self._pa, self._schema
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1), type=pa.float32())
-        rest = [{key: value for key, value in each.items() if key != SOURCE} for each in metadata]
+        sources = [_path(each.get(SOURCE)) for each in metadata]
+        rest = [
+            {key: value for key, value in each.items() if key != SOURCE or source is None}
+            for each, source in zip(metadata, sources, strict=True)
+        ]
         arrays = [
             pa.array(list(ids), type=pa.string()),
             pa.array(list(labels), type=schema.field(LABEL).type),
-            pa.array([each.get(SOURCE) for each in metadata], type=pa.string()),
+            pa.array(sources, type=pa.string()),
             pa.array([json.dumps(each) if each else None for each in rest], type=pa.string()),
             pa.FixedSizeListArray.from_arrays(flat, type=schema.field(VECTOR).type),
         ]
@@ -106,6 +110,14 @@ class PartWriter:
         except OSError as error:
             raise _unwritten(self._path, error) from error
         self._waiting, self._rows = [], 0
+
+
+def _path(value: Any) -> str | None:
+    """Return an image's path, None where a store's owner keeps something else under that name.
+
+    Bytes that are not valid Unicode are written as escapes: Arrow takes nothing else.
+    """
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else None
 
 
 def read_skipped(metadata: Mapping[bytes, bytes] | None) -> tuple[SkippedImage, ...]:

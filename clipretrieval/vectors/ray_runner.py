@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -42,7 +42,7 @@ def run_on_ray(encoder: Encoder, jobs: Sequence[ShardJob], workers: int) -> Iter
     ray = require("ray", "encoding with runner='ray'", 'run: pip install "clipretrieval[ray]"')
     content = pickled(encoder)
     with _connected(ray, workers):
-        share = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+        share = _share(ray.nodes(), workers)
         uses_gpu = getattr(getattr(encoder, "device", None), "type", None) == "cuda"
         task = ray.remote(num_cpus=share, num_gpus=int(uses_gpu), max_retries=_RETRIES)(_run)
         kept = ray.put(content)
@@ -58,6 +58,13 @@ def run_on_ray(encoder: Encoder, jobs: Sequence[ShardJob], workers: int) -> Iter
         finally:
             for reference in running:
                 ray.cancel(reference)
+
+
+def _share(nodes: Sequence[Mapping[str, Any]], workers: int) -> int:
+    """Return the cores of a task: of all cores, but no more than the smallest machine has."""
+    cores = [int(each["Resources"].get("CPU", 0)) for each in nodes if each["Alive"]]
+    able = [each for each in cores if each >= 1] or [1]
+    return max(1, min(sum(able) // workers, *able))
 
 
 def _run(content: bytes, job: ShardJob) -> PartReport:
@@ -121,6 +128,6 @@ def _connected(ray: Any, workers: int) -> Iterator[None]:
 
 def _reach(address: str) -> None:
     """See whether anybody listens; Ray itself would try for minutes."""
-    host, _, port = address.partition("//")[2].rpartition(":") if "//" in address else address.rpartition(":")
+    host, _, port = address.rpartition("//")[2].rpartition("@")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=_DEADLINE_S).close()

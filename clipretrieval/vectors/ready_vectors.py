@@ -74,6 +74,7 @@ class ReadyVectors:
             self._readers = [ArrowReader(open_arrow_table(vectors), named)]
         else:
             self._readers = None
+            _check_not_table(vectors)
             for name, value in (("labels", named.labels), ("ids", named.ids), ("column", column)):
                 if value is not None:
                     raise InvalidInputError(
@@ -85,6 +86,8 @@ class ReadyVectors:
         self._ids = None if ids is None or isinstance(ids, str) else _checked_ids(ids)
         if self._readers is not None:
             _check_parts(self._readers)
+            if self._labels is None:
+                _check_labels(self._readers)
 
     @property
     def class_to_idx(self) -> Mapping[str, int]:
@@ -127,7 +130,7 @@ class ReadyVectors:
                     f"{shown(self._given)}"
                 ) from error
             readers = [ArrayReader(rows)]
-        _check_origin(readers, encoder, metric, normalize)
+        _check_origin(readers, encoder, normalize)
         _check_dim(readers, encoder, None if reset else getattr(estimator, "n_features_in_", None))
         counts = [reader.count for reader in readers]
         total = sum(counts) if None not in counts else None  # type: ignore[arg-type]
@@ -239,6 +242,28 @@ def joint_encoder(own: Encoder | None, given: Any) -> Encoder | None:
     return own
 
 
+def _check_not_table(vectors: Any) -> None:
+    """Refuse tables of kinds that are not read, and say what to pass.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if is_instance(vectors, "pandas", "DataFrame") and not all(
+        getattr(kind, "kind", "O") in "biuf" for kind in vectors.dtypes
+    ):
+        raise InvalidInputError(
+            "vectors is a DataFrame with columns that are no numbers; pass it as a table: "
+            "pyarrow.Table.from_pandas(frame)"
+        )
+    for kind, what in (
+        ("IterableDataset", "one that is not: load it without streaming=True"),
+        ("DatasetDict", "one split of it"),
+    ):
+        if is_instance(vectors, "datasets", kind):
+            raise InvalidInputError(f"vectors is a {kind} of Hugging Face's; pass {what}")
+
+
 def _check_parts(readers: Sequence[VectorReader]) -> None:
     """Refuse files that were made by different encoders, or have different dimensions.
 
@@ -265,6 +290,22 @@ def _check_parts(readers: Sequence[VectorReader]) -> None:
     _check_shards(readers)
 
 
+def _check_labels(readers: Sequence[VectorReader]) -> None:
+    """Refuse files whose labels are of several types, before anything is stored.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    known = [reader for reader in readers if reader.label_type is not None]
+    for reader in known:
+        if reader.label_type != known[0].label_type:
+            raise InvalidInputError(
+                f"the labels of {known[0].name} are {known[0].label_type}, and those of {reader.name} "
+                f"{reader.label_type}; write all of one type"
+            )
+
+
 def _check_shards(readers: Sequence[VectorReader]) -> None:
     """Refuse two parts of one shard, and warn where some of a source are not among the files.
 
@@ -276,19 +317,27 @@ def _check_shards(readers: Sequence[VectorReader]) -> None:
     -----
     ClipRetrievalWarning
     """
-    there: dict[tuple[str, int], dict[int, VectorReader]] = {}
+    there: dict[str, dict[int, VectorReader]] = {}
+    cuts: dict[str, tuple[int, VectorReader]] = {}
     for reader in readers:
         shard = {} if reader.manifest is None else reader.manifest.shard
         source, number, of = (shard.get(key) for key in ("source", "number", "of"))
         if not isinstance(source, str) or type(number) is not int or type(of) is not int:
             continue
-        other = there.setdefault((source, of), {}).setdefault(number, reader)
+        cut, first = cuts.setdefault(source, (of, reader))
+        if cut != of:
+            raise InvalidInputError(
+                f"{first.name} is of {source!r} cut into {cut} shards, and {reader.name} of the same cut "
+                f"into {of}: images would be read twice. Pass the parts of one cut"
+            )
+        other = there.setdefault(source, {}).setdefault(number, reader)
         if other is not reader:
             raise InvalidInputError(
                 f"{other.name} and {reader.name} are both of shard {number} of {source!r}, before and after "
                 "its images changed: encode(…, replace=True) leaves the one that is right"
             )
-    for (source, of), numbers in there.items():
+    for source, numbers in there.items():
+        of = cuts[source][0]
         if len(numbers) < of:
             missing = next(number for number in range(1, of + 1) if number not in numbers)
             warn_caller(
@@ -304,15 +353,13 @@ def _said(reader: VectorReader) -> dict[str, Any]:
     return {**manifest.encoder, "normalize": manifest.normalize}
 
 
-def _check_origin(
-    readers: Sequence[VectorReader], encoder: Encoder | None, metric: Metric, normalize: bool
-) -> None:
+def _check_origin(readers: Sequence[VectorReader], encoder: Encoder | None, normalize: bool) -> None:
     """Compare what files say of their vectors with what the classifier is to search among."""
     for reader in readers:
         manifest = reader.manifest
         if manifest is None:
             continue
-        if manifest.normalize and not normalize and metric is not Metric.COSINE:
+        if manifest.normalize and not normalize:
             raise FingerprintMismatchError(
                 f"the vectors of {reader.name} were scaled to length one, and the classifier's are not; pass "
                 "normalize=True"

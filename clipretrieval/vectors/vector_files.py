@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from clipretrieval.vectors.column_names import ColumnNames
 from clipretrieval.vectors.numpy_reader import NumpyReader
 from clipretrieval.vectors.vector_reader import VectorReader
 
-__all__ = ["find_parts", "means_files", "open_vector_files"]
+__all__ = ["check_local_path", "find_parts", "means_files", "open_vector_files"]
 
 _NUMPY = (".npy", ".npz")
 _TABLES = (".parquet", ".feather", ".arrow")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 """What Hugging Face's ``save_to_disk`` writes into a folder: of a dataset, and of several splits of one."""
 _LARGEST = 2**26
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How a URL begins, also one that a `Path` has taken a slash of; a Windows drive has one letter."""
 
 
 def means_files(vectors: Any) -> bool:
@@ -55,7 +58,25 @@ def open_vector_files(vectors: Any, names: ColumnNames) -> list[VectorReader]:
         If nothing is there, or it cannot be read; the message names the file.
     """
     given = [vectors] if isinstance(vectors, str | os.PathLike) else list(vectors)
-    return [reader for each in given for reader in _open(check_path(each, "vectors"), names)]
+    return [reader for each in given for reader in _open(check_local_path(each, "vectors"), names)]
+
+
+def check_local_path(value: Any, name: str) -> Path:
+    """Return a path of this machine; nothing of a URL is repeated, which may hold a password.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is a URL, or no path.
+    """
+    path = check_path(value, name)
+    begins = _URL.match(str(path))
+    if begins is not None and not os.path.lexists(path):
+        raise InvalidInputError(
+            f"{name} is a URL ({begins[0]}/…), and URLs are neither read nor written; pass a path, of a copy "
+            "or of where it is mounted"
+        )
+    return path
 
 
 def find_parts(folder: Path) -> list[Path]:

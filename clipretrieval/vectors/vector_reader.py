@@ -25,6 +25,8 @@ class VectorReader(Protocol):
         What it says of what made them.
     class_to_idx : mapping of str to int
         The names of its classes, where its labels are their numbers.
+    label_type : {"bool", "int", "float", "str"} or None
+        Of its labels, where it is known beforehand.
     """
 
     @property
@@ -37,10 +39,16 @@ class VectorReader(Protocol):
     def count(self) -> int | None: ...
 
     @property
-    def manifest(self) -> PartManifest | None: ...
+    def manifest(self) -> PartManifest | None:
+        return None
 
     @property
-    def class_to_idx(self) -> Mapping[str, int]: ...
+    def class_to_idx(self) -> Mapping[str, int]:
+        return {}
+
+    @property
+    def label_type(self) -> str | None:
+        return None
 
     def blocks(self) -> Iterator[VectorBlock]:
         """Read the file from its beginning.

@@ -68,6 +68,14 @@ def test_what_cannot_be_true_of_the_vectors_is_refused():
         RetrievalClassifier.adopt_store(store, metric="cosine")
     with pytest.raises(InvalidInputError, match="refit_transform"):
         RetrievalClassifier.adopt_store(store, transform="whiten")
+    many = MemoryStore()
+    many.upsert([f"{row:05}" for row in range(5000)], [[1, 0]] * 5000, ["a"] * 5000)
+    many.upsert(["04999"], [[0, 9]], ["a"])
+    with pytest.raises(InvalidInputError, match="'04999' has length 9"):
+        RetrievalClassifier.adopt_store(many, normalize=True)
+    store.upsert(["z"], np.eye(1, 2), ["a\0"])
+    with pytest.raises(InvalidInputError, match="NUL"):
+        RetrievalClassifier.adopt_store(store)
     assert store.read_manifest() == {}
     mapped = RetrievalClassifier(store="memory", transform="whiten").fit(np.eye(4), [*"abab"]).store_
     mapped.write_manifest({})

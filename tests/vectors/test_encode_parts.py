@@ -174,10 +174,13 @@ def test_images_that_cannot_be_decoded_are_named_or_skipped(encoder, pictures, t
     assert [image.source for image in again.skipped] == [str(pictures / "flower" / "bad.png")]
     assert again.skipped == report.skipped
     assert "3 of which were there" in str(again)
+    with pytest.raises(ImageDecodeError, match=r"bad\.png"):
+        encode(pictures, tmp_path / "parts", encoder)
+    assert encode(pictures, tmp_path / "parts", encoder, on_error="skip", replace=True).new == 7
 
 
 def test_a_folder_takes_parts_of_one_encoder_and_one_cut(encoder, class_folder, pictures, tmp_path):
-    """Those of several sources lie beside each other."""
+    """And of one source, unless those of another are to be removed."""
     parts = tmp_path / "parts"
     encode(class_folder / "train", parts, encoder, shards=2)
     with pytest.raises(
@@ -188,10 +191,22 @@ def test_a_folder_takes_parts_of_one_encoder_and_one_cut(encoder, class_folder, 
         encode(class_folder / "train", parts, Quarters(2.0), shard=2, shards=2)
     with pytest.raises(InvalidInputError, match=r"into 2 shards, and now .* into 3: .* shards=2"):
         encode(class_folder / "train", parts, encoder, shards=3)
-    encode(class_folder / "test", parts, encoder, shards=3)
-    assert len(list(parts.iterdir())) == 5
-    both = RetrievalClassifier.from_vectors("memory", parts, encoder=encoder)
-    assert both.store_.count() == 34
+    for options in ({}, {"shard": 1}, {"shard": 3}):
+        with pytest.raises(InvalidInputError, match=r"part-00001-.* another source .*train'.*replace=True"):
+            encode(class_folder / "test", parts, encoder, shards=3, **options)
+    three = encode(class_folder / "test", parts, encoder, shards=3, replace=True)
+    assert sorted(parts.iterdir()) == three.paths
+    encode(class_folder / "test", tmp_path / "two", encoder, shards=2)
+    with pytest.raises(InvalidInputError, match=r"cut into 3 shards, and .* cut into 2"):
+        RetrievalClassifier.from_vectors("memory", [parts, tmp_path / "two"], encoder=encoder)
+    paths = scan_folder(class_folder / "test").paths
+    encode(paths, tmp_path / "list", encoder, labels=["old"] * 10)
+    with pytest.raises(InvalidInputError, match=r"another source .*list-"):
+        encode(paths[1:], tmp_path / "list", encoder, labels=["new"] * 9)
+    labels = ["new", *["newer"] * 8]
+    encode(paths[1:], tmp_path / "list", encoder, labels=labels, replace=True)
+    listed = RetrievalClassifier.from_vectors("memory", tmp_path / "list", encoder=encoder)
+    assert (listed.classes_.tolist(), listed.store_.count()) == (["new", "newer"], 9)
 
 
 def test_lists_and_tables_of_paths_are_encoded(encoder, class_folder, tmp_path):
@@ -207,8 +222,6 @@ def test_lists_and_tables_of_paths_are_encoded(encoder, class_folder, tmp_path):
     assert read.classes_.tolist() == [False, True]
     frame.astype({"label": str}).to_csv(tmp_path / "table.csv", index=False)
     assert encode(tmp_path / "table.csv", tmp_path / "table", encoder).images == 24
-    assert encode(folder.paths[2:], tmp_path / "list", encoder).new == 22
-    assert len(list((tmp_path / "list").iterdir())) == 2
     encode(folder.paths[:2], tmp_path / "bare", encoder)
     with pytest.raises(InvalidInputError, match=r"row 0 of .* has no label"):
         RetrievalClassifier.from_vectors("memory", tmp_path / "bare", encoder=encoder)
@@ -245,7 +258,7 @@ def test_a_runner_of_ones_own_runs_the_shards(encoder, fitted, class_folder, tmp
         ("slurm", "runner must be one of 'local', 'ray', or a function"),
     ):
         with pytest.raises(InvalidInputError, match=message):
-            encode(class_folder / "test", tmp_path / "parts", encoder, shards=2, runner=runner)
+            encode(class_folder / "test", tmp_path / "none", encoder, shards=2, runner=runner)
 
 
 def test_arguments_that_cannot_be_are_refused(encoder, class_folder, tmp_path):
@@ -266,6 +279,13 @@ def test_arguments_that_cannot_be_are_refused(encoder, class_folder, tmp_path):
 
     with pytest.raises(InvalidInputError, match="cannot be handed to other processes"):
         encode(source, tmp_path / "parts", Local(), shards=2, workers=2)
+
+    class Unloadable(Quarters):
+        def __reduce__(self):
+            return int, ("no number",)
+
+    with pytest.raises(InvalidInputError, match=r"cannot load the encoder .*'no number'"):
+        encode(source, tmp_path / "parts", Unloadable(), shards=2, workers=2)
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailableError, match="cannot be made"):
         encode(source, tmp_path / "file", encoder)

@@ -130,3 +130,13 @@ def test_faiss_in_a_folder_is_exported_too(clouds, tmp_path):
         RetrievalClassifier(store=store).fit(vectors, labels)
     with FaissStore(tmp_path / "store") as store:
         assert RetrievalClassifier.from_store(store).export(tmp_path / "out.parquet") == 180
+
+
+def test_what_another_program_keeps_of_a_record_is_exported(tmp_path):
+    """A source that is no path stays in the metadata; what is no Unicode is written as escapes."""
+    store = MemoryStore()
+    store.upsert(["x", "y"], np.eye(2), ["a", "b"], [{"source": 5}, {"source": "\udce4.png"}])
+    assert RetrievalClassifier.adopt_store(store).export(tmp_path / "v.parquet") == 2
+    found = pq.read_table(tmp_path / "v.parquet").to_pydict()
+    assert found["source"] == [None, "\\udce4.png"]
+    assert found["metadata"] == ['{"source": 5}', None]

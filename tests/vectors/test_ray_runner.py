@@ -10,6 +10,7 @@ from dying_encoder import Dying
 
 from clipretrieval import ImageDecodeError, RetrievalClassifier, StoreUnavailableError
 from clipretrieval.vectors import encode
+from clipretrieval.vectors.ray_runner import _share
 
 ray = pytest.importorskip("ray")
 pytestmark = [
@@ -23,6 +24,7 @@ pytestmark = [
 def cluster():
     """Ray with two workers, which find what lies beside the tests."""
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=2**27,
@@ -55,12 +57,26 @@ def test_an_error_of_a_shard_is_its_own(cluster, encoder, tmp_path):
         encode(tmp_path / "a", tmp_path / "parts", encoder, runner="ray", workers=2)
 
 
+def test_a_task_fits_the_smallest_machine():
+    """Or it would wait for ever: several machines' cores are no one machine's."""
+    machines = [
+        {"Alive": alive, "Resources": {"memory": 1.0, **cores}}
+        for alive, cores in ((True, {"CPU": 8.0}), (True, {"CPU": 3.0}), (True, {}), (False, {"CPU": 1.0}))
+    ]
+    assert [_share(machines, workers) for workers in (1, 4, 5, 100)] == [3, 2, 2, 1]
+    assert (_share([], 1), _share(machines[:1], 1)) == (1, 8)
+
+
 def test_a_cluster_that_is_not_there_is_told_in_a_line(encoder, class_folder, tmp_path, monkeypatch):
     """Ray itself would try for minutes."""
     if ray.is_initialized():
         ray.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    with pytest.raises(StoreUnavailableError, match=rf"Ray at 127.0.0.1:{port} cannot be reached: [^\n]*$"):
-        encode(class_folder / "train", tmp_path / "parts", encoder, runner="ray")
+    for address, shown in (
+        (f"127.0.0.1:{port}", "127.0.0.1"),
+        (f"ray://me:SECRET@127.0.0.1:{port}", r"ray://\*\*\*@127.0.0.1"),
+    ):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(StoreUnavailableError, match=rf"Ray at {shown}:{port} cannot be reached: [^\n]*$"):
+            encode(class_folder / "train", tmp_path / "parts", encoder, runner="ray")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -141,6 +142,11 @@ def test_a_dataset_of_hugging_face_is_read_from_memory_and_from_disk(clouds, tmp
         read = RetrievalClassifier(store="memory").fit_vectors(source)
         assert contents(read.store_) == contents(wanted.store_)
         assert read._class_names == {0: "a", 1: "b", 2: "ü"}
+    unlabelled = datasets.Dataset.from_dict({"emb": vectors[:2], "label": [1, -1]}, features=features)
+    with pytest.raises(InvalidInputError, match="row 1 of the Dataset has no label"):
+        RetrievalClassifier(store="memory").fit_vectors(unlabelled)
+    with pytest.raises(InvalidInputError, match=r"DatasetDict .*one split"):
+        RetrievalClassifier(store="memory").fit_vectors(datasets.DatasetDict({"train": made}))
     datasets.DatasetDict({"train": made, "test": made}).save_to_disk(tmp_path / "splits")
     with pytest.raises(InvalidInputError, match=r"several splits .*'train', 'test'"):
         RetrievalClassifier(store="memory").fit_vectors(tmp_path / "splits")
@@ -241,8 +247,9 @@ def test_a_file_that_states_its_encoder_is_compared(encoder, fitted, tmp_path):
         RetrievalClassifier.from_vectors("memory", tmp_path / "a.parquet")
     scaled = RetrievalClassifier(encoder, "memory", normalize=True).fit_vectors(np.eye(12), [*"ab" * 6])
     scaled.export(tmp_path / "c.parquet")
-    with pytest.raises(FingerprintMismatchError, match="normalize=True"):
-        RetrievalClassifier.from_vectors("memory", tmp_path / "c.parquet", encoder=encoder)
+    for metric in ("l2", "cosine"):  # whose own export would say that they are raw
+        with pytest.raises(FingerprintMismatchError, match="normalize=True"):
+            RetrievalClassifier.from_vectors("memory", tmp_path / "c.parquet", encoder=encoder, metric=metric)
 
 
 BAD = {
@@ -300,7 +307,7 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, row, message):
 
 def test_an_id_with_another_vector_is_refused_by_file_and_row(clouds, tmp_path):
     """In one file, in two, and against the store; the same vector, but for rounding, is the same image."""
-    vectors, labels, _ = clouds
+    vectors = clouds[0]
     for name, rows in (("a", vectors[:10]), ("b", vectors[10:20]), ("c", vectors[:10].astype(np.float16))):
         pq.write_table(table(rows.astype(np.float32), ["a", "b"] * 5), tmp_path / f"{name}.parquet")
     twice = table(vectors[:10], ["a", "b"] * 5).set_column(0, "id", pa.array(["x", "y", *"xabcdefg"]))
@@ -318,6 +325,34 @@ def test_an_id_with_another_vector_is_refused_by_file_and_row(clouds, tmp_path):
             held.partial_fit_vectors(tmp_path / "b.parquet")
         held.partial_fit_vectors(tmp_path / "c.parquet")
         assert held.fit_report_.already_there == 10
+
+
+def test_columns_are_not_taken_for_what_they_are_not(clouds, tmp_path):
+    """Boxes are no vectors unless they are named; a tensor is one; labels are of one type in all files."""
+    vectors, labels, _ = clouds
+    rows = table(vectors, labels)
+    boxes = rows.drop_columns("vector").append_column("bbox", pa.array([[1, 2, 3, 4]] * 180))
+    classifier = RetrievalClassifier(store="memory")
+    with pytest.raises(InvalidInputError, match=r"no column of vectors; .*'bbox', of .*list<.*int64>"):
+        classifier.fit_vectors(boxes)
+    whole = boxes.append_column("found", rows["vector"])
+    assert contents(RetrievalClassifier(store="memory").fit_vectors(whole).store_) == contents(
+        RetrievalClassifier(store="memory").fit_vectors(rows).store_
+    )
+    named = RetrievalClassifier(store="memory").fit_vectors(boxes, column="bbox", ids=list(NAMES))
+    assert named.n_features_in_ == 4
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(vectors)
+    read = RetrievalClassifier(store="memory").fit_vectors(rows.set_column(2, "vector", tensor))
+    assert contents(read.store_) == contents(RetrievalClassifier(store="memory").fit_vectors(rows).store_)
+    pq.write_table(rows, tmp_path / "a.parquet")
+    pq.write_table(table(vectors, np.arange(180)), tmp_path / "b.parquet")
+    with pytest.raises(InvalidInputError, match=r"labels of .*a.parquet' are str, and .*b.parquet' int"):
+        classifier.fit_vectors(tmp_path / "*.parquet")
+    empty = pa.table({"vector": pa.array([[]] * 2, pa.list_(pa.float32())), "label": ["a", "b"]})
+    with pytest.raises(InvalidInputError, match="no dimensions: its lists are empty"):
+        classifier.fit_vectors(empty)
+    with pytest.raises(InvalidInputError, match=r"DataFrame .*from_pandas"):
+        classifier.fit_vectors(rows.to_pandas())
 
 
 def test_files_that_are_none_are_refused_by_name(clouds, tmp_path):
@@ -338,6 +373,8 @@ def test_files_that_are_none_are_refused_by_name(clouds, tmp_path):
     (tmp_path / "cut.npy").write_bytes((tmp_path / "whole.npy").read_bytes()[:-8])
     refused(tmp_path / "none.parquet", "no file or folder")
     refused(tmp_path / "*.feather", "no file matches")
+    for url in ("s3://u:SECRET@b/*.parquet", Path("s3://u:SECRET@b/x.parquet")):
+        refused(url, r"vectors is a URL \(s3://…\), and URLs are neither read nor written")
     refused(tmp_path / "cut.parquet", "cut.parquet' cannot be read as Parquet")
     refused(tmp_path / "text.parquet", "text.parquet' cannot be read")
     refused(tmp_path / "objects.npy", "Python objects")
