@@ -99,8 +99,9 @@ def encode(
         The only one to encode, counted from 1: for schedulers, which run each by a command of its own. It
         needs `shards`.
     replace : bool
-        Whether parts of shards whose images have changed since, or have become more, are made anew, those
-        that have skipped images too, and those of another source are removed. Otherwise such are refused.
+        Whether to make anew the parts of shards whose images have changed since, or have become more, and
+        those that have skipped images, and to remove the parts of another source. Otherwise, parts of changed
+        images or of another source are refused.
     runner : {"local", "ray"} or callable
         Who runs the shards: processes of this machine; or a Ray cluster, the one that this program is
         connected to or that ``RAY_ADDRESS`` names, or else Ray on this machine. A callable is given the
@@ -155,7 +156,11 @@ def encode(
     older = _check_parts(there, listed.name, cut, fingerprint, jobs, every=shard is None, replace=replace)
     found_there = {job.number: _report_of(job) for job in jobs if job.path in there}
     again = replace or on_error == "raise"
-    reports = {number: each for number, each in found_there.items() if not (again and each.skipped)}
+    reports = {
+        number: each
+        for number, each in found_there.items()
+        if each.path not in older and not (again and each.skipped)
+    }
     due = [job for job in jobs if job.number not in reports]
     total = sum(len(job.paths) for job in jobs)
     with open_progress(progress, "encoding") as tell:
@@ -176,7 +181,7 @@ def encode(
             tell(total - sum(sizes.values()), total)
     if sizes:
         raise InvalidInputError(f"the runner has left out {len(sizes)} of {len(due)} shards")
-    for path in older:
+    for path in {*older} - {job.path for job in jobs}:  # a copy of a source gives its parts the same names
         path.unlink(missing_ok=True)
     return EncodeReport(tuple(reports[number] for number in sorted(reports)), time.perf_counter() - started)
 
@@ -324,23 +329,28 @@ def _check_parts(
         paths = [path for place, path in enumerate(paths) if place == 0 or int(there[path][1]) in numbers]
     older = []
     for path in paths:
-        manifest = _manifest(path)
-        other = manifest.shard.get("source")
-        if other != source:
-            if not replace:
-                raise InvalidInputError(
-                    f"{str(path)!r} is of another source ({shown(other)}), and a folder holds the parts of "
-                    "one: a list is another source once its paths change. Pass another folder for the parts, "
-                    "or replace=True to remove those that are there"
-                )
-            older.append(path)
-            continue
+        try:
+            manifest = _manifest(path)
+        except InvalidInputError:
+            if path.exists():
+                raise
+            continue  # who encodes another shard has removed it
         faults = differences(manifest.encoder, fingerprint, words=("the part has", "the encoder"))
         if faults:
             raise FingerprintMismatchError(
                 f"{str(path)!r} was made by a different encoder: {'; '.join(faults)}. Pass another folder "
                 "for the parts"
             )
+        other = manifest.shard.get("source")
+        if other != source and not replace:
+            raise InvalidInputError(
+                f"{str(path)!r} is of another source ({shown(other)}), and a folder holds the parts of one: a "
+                "list is another source once its paths change. Pass another folder for the parts, or "
+                "replace=True to remove those that are there"
+            )
+        if other != source:
+            older.append(path)
+            continue
         before = manifest.shard.get("of")
         if before != cut:
             raise InvalidInputError(

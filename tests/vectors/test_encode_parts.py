@@ -196,7 +196,10 @@ def test_a_folder_takes_parts_of_one_encoder_and_one_cut(encoder, class_folder, 
             encode(class_folder / "test", parts, encoder, shards=3, **options)
     three = encode(class_folder / "test", parts, encoder, shards=3, replace=True)
     assert sorted(parts.iterdir()) == three.paths
-    encode(class_folder / "test", tmp_path / "two", encoder, shards=2)
+    copy = shutil.copytree(class_folder / "test", tmp_path / "copy")
+    moved = encode(copy, parts, encoder, shards=3, replace=True)  # whose parts have the same names
+    assert (moved.new, moved.paths, sorted(parts.iterdir())) == (10, three.paths, three.paths)
+    encode(copy, tmp_path / "two", encoder, shards=2)
     with pytest.raises(InvalidInputError, match=r"cut into 3 shards, and .* cut into 2"):
         RetrievalClassifier.from_vectors("memory", [parts, tmp_path / "two"], encoder=encoder)
     paths = scan_folder(class_folder / "test").paths
