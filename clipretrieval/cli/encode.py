@@ -38,7 +38,11 @@ def encode_command(
         typer.Option(metavar="I/N", help="Encode the part I of N alone, such as 3/128: for schedulers."),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Make parts anew whose images have changed, or are more.")
+        bool,
+        typer.Option(
+            "--replace",
+            help="Make parts anew whose images have changed, or are more; remove those of another source.",
+        ),
     ] = False,
     runner: Annotated[str, typer.Option(metavar="NAME", help="local or ray.")] = "local",
 ) -> None:

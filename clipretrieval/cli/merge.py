@@ -38,7 +38,7 @@ def merge_command(
         str,
         typer.Option(
             metavar="NAME",
-            help="raise, or the label to keep of equal images that have several: first or last.",
+            help="raise, or what to keep of ids with several labels or vectors: first or last.",
         ),
     ] = "raise",
     allow_remote: AllowRemote = False,

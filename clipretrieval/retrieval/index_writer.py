@@ -44,7 +44,7 @@ from clipretrieval.retrieval.rewriting import (
     mapped_metadata,
     records_in_order,
 )
-from clipretrieval.retrieval.same_vectors import comparable, is_other
+from clipretrieval.retrieval.same_vectors import with_other_vectors
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.retrieval.transform_plan import (
     DONE,
@@ -67,11 +67,10 @@ from clipretrieval.stores.base import (
     view_manifest,
 )
 from clipretrieval.stores.memory import MemoryStore
-from clipretrieval.types import FloatArray, Label, Metric, Records
+from clipretrieval.types import FloatArray, Label, Metric
 
 __all__ = ["Existing", "IndexWriter", "open_writer", "write_index"]
 
-OnOtherVector: TypeAlias = Callable[[str, int], None]
 Existing: TypeAlias = Literal["refuse", "resume", "add", "replace"]
 """What a fit does where the store holds vectors already."""
 
@@ -154,7 +153,7 @@ class IndexWriter:
     transform: LinearTransform | None = None
     changed: bool = False
     unsure: bool = False
-    on_other_vector: OnOtherVector | None = None
+    on_other_vector: Callable[[str, int], None] | None = None
     _unlisted: set[Label] = field(default_factory=set)
 
     def advise(self, error: BaseException) -> None:
@@ -334,7 +333,13 @@ class IndexWriter:
         held = (
             {} if records is None else dict(zip(records.ids.tolist(), records.labels.tolist(), strict=True))
         )
-        others = self._with_other_vector(images, vectors, records) if compared else ()
+        others = set[int]()
+        if self.on_other_vector is not None and vectors is not None:
+            given_rows = [(image.id, image.place, image.row) for image in images if image.row >= 0]
+            others = with_other_vectors(given_rows, vectors, records, self.transform, self.origin.metric)
+            for image in images:
+                if image.place in others:
+                    self.on_other_vector(image.id, image.place)
         for image, label in zip(images, labels, strict=True):
             # A store need not show yet what this fit has put there.
             before = given.note(image.id, label, image.source)
@@ -357,24 +362,6 @@ class IndexWriter:
         files = {name: image.source for name, (image, _) in due.items() if image.source}
         with holding(self.store, sorted(replaced), files):
             self._upsert(images, due, replaced, vectors)
-
-    def _with_other_vector(
-        self, images: Sequence[_GivenImage], vectors: Any, records: Records | None
-    ) -> set[int]:
-        """Return the places of images that come with another vector than the one before of the same id."""
-        before: dict[str, FloatArray] = {}
-        if records is not None and len(records):
-            vectors, stored = comparable(vectors, records, self.transform)
-            before = dict(zip(records.ids.tolist(), stored, strict=True))
-        others = set[int]()
-        for image in images:
-            if image.row >= 0:
-                known = before.setdefault(image.id, vectors[image.row])
-                if is_other(vectors[image.row], known, self.origin.metric):
-                    cast("OnOtherVector", self.on_other_vector)(image.id, image.place)
-                    others.add(image.place)
-                    before[image.id] = vectors[image.row]
-        return others
 
     def _upsert(
         self,

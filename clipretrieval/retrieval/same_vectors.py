@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from clipretrieval.retrieval.rewriting import stored_norms
 from clipretrieval.retrieval.transform import LinearTransform
 from clipretrieval.types import FloatArray, Metric, Records
 
-__all__ = ["comparable", "is_other", "raw_vectors"]
+__all__ = ["is_other", "raw_vectors", "with_other_vectors"]
 
 _NEAR = 0.05
 """Of their length, by which vectors of one image may differ: other devices, batches and precisions round
@@ -37,13 +39,38 @@ def raw_vectors(records: Records, transform: LinearTransform | None) -> FloatArr
     return transform.recover(records.vectors, norms).astype(np.float32)
 
 
-def comparable(
-    vectors: FloatArray, records: Records, transform: LinearTransform | None
-) -> tuple[FloatArray, FloatArray]:
-    """Return raw vectors and those of records so that they can be compared.
+def with_other_vectors(
+    rows: Iterable[tuple[str, int, int]],
+    vectors: FloatArray,
+    records: Records | None,
+    transform: LinearTransform | None,
+    metric: Metric,
+) -> set[int]:
+    """Return which places of a source come with another vector than the one before of the same id.
 
-    Before the map, which makes small differences great; where that cannot be undone, behind it.
+    Parameters
+    ----------
+    rows : iterable of (id, place in the source, row of `vectors`)
+    vectors : ndarray of float32, shape (n, dim)
+        Before any map.
+    records : Records or None
+        What a store holds under some of the ids.
+    transform : LinearTransform or None
+        The map that these went through. Vectors are compared before it, as it makes small differences great;
+        behind it where it has cut dimensions.
+    metric : Metric
     """
-    if transform is None or not transform.is_cut:
-        return vectors, raw_vectors(records, transform)
-    return transform.apply(vectors)[0], records.vectors
+    before: dict[str, FloatArray] = {}
+    if records is not None and len(records):
+        if transform is not None and transform.is_cut:
+            vectors, stored = transform.apply(vectors)[0], records.vectors
+        else:
+            stored = raw_vectors(records, transform)
+        before = dict(zip(records.ids.tolist(), stored, strict=True))
+    others = set[int]()
+    for name, place, row in rows:
+        vector = vectors[row]
+        if is_other(vector, before.setdefault(name, vector), metric):
+            others.add(place)
+            before[name] = vector
+    return others

@@ -344,8 +344,8 @@ def _check_parts(
         other = manifest.shard.get("source")
         if other != source and not replace:
             raise InvalidInputError(
-                f"{str(path)!r} is of another source ({shown(other)}), and a folder holds the parts of one: a "
-                "list is another source once its paths change. Pass another folder for the parts, or "
+                f"{str(path)!r} is of another source ({shown(other)}), and a folder holds the parts of one: "
+                "a list is another source once its paths change. Pass another folder for the parts, or "
                 "replace=True to remove those that are there"
             )
         if other != source:
