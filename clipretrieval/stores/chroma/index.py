@@ -41,7 +41,7 @@ NEVER = 10**9
 RECORDS = 1000
 """The one while a store is open, Chroma's default. Each request reads so much of the log again."""
 FEW = 100
-"""A smaller index is built at each opening: Chroma does not write a vector that replaces the only one."""
+"""A smaller index is built at each opening, as Chroma fails to write a vector that replaces the only one."""
 
 IDS = "index_metadata.pickle"
 FILES = HEADER, VECTORS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
