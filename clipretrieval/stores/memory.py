@@ -34,6 +34,8 @@ class MemoryStore(LocalStore):
     ([[1.0, 18.0]], [['cat', 'dog']])
     """
 
+    _kind = Kind("MemoryStore")
+
     def __init__(self, metric: Metric | str = Metric.L2) -> None:
         super().__init__(metric)
 
@@ -70,7 +72,7 @@ class MemoryStore(LocalStore):
         StoreError
             If there is no store or another class of store wrote it.
         """
-        snapshot = read_store(check_path(path, "path").absolute(), Kind("MemoryStore"))
+        snapshot = read_store(check_path(path, "path").absolute(), cls._kind)
         store = cls(snapshot.manifest.metric)
         store._adopt(snapshot)
         store._take_into_memory()

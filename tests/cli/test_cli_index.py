@@ -186,7 +186,7 @@ def test_a_killed_index_is_resumed(command, digits_folder, tmp_path):
     process = WarmProcess(["-m", "clipretrieval", *arguments])
     deadline = time.monotonic() + 120
     # A second generation is begun when the first is durable.
-    while not list((tmp_path / "kept").glob("vectors/index-[2-9]*")) and time.monotonic() < deadline:
+    while not list((tmp_path / "kept").glob("vectors/segment-[2-9]*")) and time.monotonic() < deadline:
         time.sleep(0.001)
     process.kill()
     process.communicate(timeout=60)

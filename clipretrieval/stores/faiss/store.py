@@ -40,7 +40,6 @@ from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["FaissStore", "IndexInfo"]
 
-KIND = Kind("FaissStore", check_index_state)
 
 Self = TypeVar("Self", bound="FaissStore")
 
@@ -120,6 +119,7 @@ class FaissStore(LocalStore):
 
     place_options = ("path",)
 
+    _kind = Kind("FaissStore", check_index_state)
     _kept_by: FolderKeeper | None = None
     # With so many records, pieces could not be written ahead, or the folder not be tidied.
     _unsealed: int | None = None
@@ -156,7 +156,7 @@ class FaissStore(LocalStore):
         self._folder: StoreFolder | None = None
         if place is None:
             return
-        self._folder = StoreFolder(place, KIND, self._metric, read_only=read_only)
+        self._folder = StoreFolder(place, self._kind, self._metric, read_only=read_only)
         with self._computing():  # a folder's index may be measured or built anew
             held = self._held
             self._folder.open(self._named(held, 0), held, self._adopt, create=create and not read_only)

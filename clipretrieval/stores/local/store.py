@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from clipretrieval.stores.checks import (
 )
 from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, nearest_rows
 from clipretrieval.stores.local.blob import Blob
-from clipretrieval.stores.local.folder import Snapshot
+from clipretrieval.stores.local.folder import Kind, Snapshot
 from clipretrieval.stores.local.folder_manifest import LARGEST_BLOBS, LARGEST_MANIFEST, FolderManifest
 from clipretrieval.stores.local.folder_write import write_generation, write_rows
 from clipretrieval.stores.local.held import HeldRecords, JoinedRows
@@ -51,6 +51,8 @@ class LocalStore:
     act before each write and at the close.
     """
 
+    _kind: ClassVar[Kind]
+    """Whose folders are read and written; also those of a subclass."""
     _viewed: ManifestView | None = None
 
     def __init__(self, metric: Metric | str) -> None:
@@ -356,7 +358,7 @@ class LocalStore:
         """Return the manifest, but for blobs, of a folder in whose files all that is held lies."""
         listed = held.segments.listed
         return FolderManifest(
-            kind=type(self).__name__,
+            kind=self._kind.name,
             generation=generation,
             metric=self._metric,
             dim=self._dim,
