@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from clipretrieval.evaluation.report import EvaluationReport
     from clipretrieval.images.folders import ImageFolder
     from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
+    from clipretrieval.vectors.ready_vectors import ReadyVectors
 
 __all__ = [
     *(
@@ -488,9 +489,10 @@ class VectorOptions:
             raise InvalidInputError("--vectors must not be empty; pass a path")
         return self.vectors, images
 
-    def vectors_of(self, path: str, tables: TableOptions) -> tuple[str | None, str, Any, str | None]:
-        """Return the column of vectors, their path, their labels and the column of their ids."""
+    def opened(self, path: str, tables: TableOptions) -> ReadyVectors:
+        """Return the vectors in files, with their labels and ids."""
         from clipretrieval.vectors.numpy_reader import read_numpy_column
+        from clipretrieval.vectors.ready_vectors import ReadyVectors
 
         for name in ("images_root", "image_column"):
             if getattr(tables, name) is not None:
@@ -498,7 +500,7 @@ class VectorOptions:
         if self.labels is not None and tables.label_column is not None:
             raise InvalidInputError("--labels and --label-column exclude each other; pass one of them")
         labels = tables.label_column if self.labels is None else read_numpy_column(self.labels)
-        return self.vector_column, path, labels, self.id_column
+        return ReadyVectors(path, labels, self.id_column, self.vector_column)
 
 
 KeptArgument = Annotated[Path, typer.Argument(metavar="CLASSIFIER", help="Folder written by index.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -39,13 +39,12 @@ from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from clipretrieval._util.progress import Progress
-    from clipretrieval.classifier import RetrievalClassifier
     from clipretrieval.cli.kept import Kept
     from clipretrieval.cli.settings import Settings
     from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.vectors.ready_vectors import ReadyVectors
 
-    Source: TypeAlias = ImageFolder | tuple[str | None, str, Any, str | None]
-    """Images, or the arguments of `fit_vectors`: the column, the files, labels and ids."""
+    Source: TypeAlias = ImageFolder | ReadyVectors
 
 __all__ = ["forget_command", "index_command"]
 
@@ -110,9 +109,9 @@ def index_command(
                 "--add: images are added with the settings that the classifier was made with",
             )
         if given is not None:
-            labelled: Source = vectors.vectors_of(given, tables)
             if cascade.cascade is not None:
                 raise InvalidInputError("--cascade cannot be used with --vectors, which are of one stage")
+            labelled: Source = vectors.opened(given, tables)
         else:
             labelled = labelled_images(images, tables, None, "")
         with interruptible():
@@ -182,12 +181,7 @@ def _fit(
     else:
         made = make_cascade(*wanted, settings.cascade, settings.store, place)
     try:
-        fit: Any = made.fit
-        if isinstance(labelled, tuple):
-            fit = partial(cast("RetrievalClassifier", made).fit_vectors, *labelled[1:], column=labelled[0])
-        else:
-            fit = partial(made.fit, labelled)
-        fit(resume=resume, flush_every=flush_every, on_error="skip", progress=progress)
+        made.fit(labelled, resume=resume, flush_every=flush_every, on_error="skip", progress=progress)
     except KeyboardInterrupt:
         store = settings.store.store
         tell(
@@ -209,21 +203,20 @@ def _add(
     allow_remote: bool,
 ) -> Kept:
     from clipretrieval._util.progress import progress_bar
+    from clipretrieval.images.folders import ImageFolder
 
     made = load_for_images(folder, allow_remote, encoder.exported())
     with closing_stores(made), progress_bar("adding") as progress:
         try:
-            add: Any
-            if isinstance(labelled, tuple):
-                if not hasattr(made, "partial_fit_vectors"):
-                    raise InvalidInputError(
-                        f"{str(folder)!r} holds a cascade, whose exits have vectors of their own; --vectors "
-                        "are for a classifier of one stage"
-                    )
-                add = partial(made.partial_fit_vectors, *labelled[1:], column=labelled[0])
-            else:
-                add = partial(made.partial_fit, labelled.paths, labels_by_name(made, labelled.labels or ()))
-            add(flush_every=flush_every, on_error="skip", progress=progress)
+            given: tuple[Any, ...] = (labelled,)
+            if isinstance(labelled, ImageFolder):
+                given = labelled.paths, labels_by_name(made, labelled.labels or ())
+            elif not hasattr(made, "partial_fit_vectors"):
+                raise InvalidInputError(
+                    f"{str(folder)!r} holds a cascade, whose exits have vectors of their own; --vectors "
+                    "are for a classifier of one stage"
+                )
+            made.partial_fit(*given, flush_every=flush_every, on_error="skip", progress=progress)
         except KeyboardInterrupt:
             made.save(folder)  # a store in memory is kept as a copy, which lacks what was added until now
             tell("what was added is kept; run it again to add the rest")

@@ -94,6 +94,11 @@ class ArrowReader:
             return {}
 
     @property
+    def has_labels(self) -> bool:
+        """Whether there is a column of labels."""
+        return self._labels is not None
+
+    @property
     def label_type(self) -> str | None:
         """Of the labels; None where there are none, or of another type."""
         if self._labels is None:

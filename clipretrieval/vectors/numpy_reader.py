@@ -68,6 +68,11 @@ class NumpyReader(VectorReader):
                 )
 
     @property
+    def has_labels(self) -> bool:
+        """Whether there is a column of labels."""
+        return self._labels is not None
+
+    @property
     def name(self) -> str:
         """The file's path."""
         return self._name

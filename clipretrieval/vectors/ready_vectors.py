@@ -291,12 +291,15 @@ def _check_parts(readers: Sequence[VectorReader]) -> None:
 
 
 def _check_labels(readers: Sequence[VectorReader]) -> None:
-    """Refuse files whose labels are of several types, before anything is stored.
+    """Refuse files without labels, or whose labels are of several types, before anything is stored.
 
     Raises
     ------
     InvalidInputError
     """
+    unlabelled = next((reader for reader in readers if not reader.has_labels), None)
+    if unlabelled is not None:
+        raise _without_labels(unlabelled.name)
     known = [reader for reader in readers if reader.label_type is not None]
     for reader in known:
         if reader.label_type != known[0].label_type:
@@ -433,13 +436,17 @@ def _labels(block: VectorBlock, given: Sequence[Any] | None, name: str, row: int
     if given is not None:
         return [*given, *[None] * (len(block) - len(given))]
     if block.labels is None:
-        raise InvalidInputError(
-            f"{name} has no labels; pass labels, one for each vector, or labels='…', the name of a column"
-        )
+        raise _without_labels(name)
     missing = next((place for place, each in enumerate(block.labels) if _is_none(each)), None)
     if missing is not None:
         raise InvalidInputError(f"row {row + missing} of {name} has no label; give it one, or leave it out")
     return list(block.labels)
+
+
+def _without_labels(name: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{name} has no labels; pass labels, one for each vector, or labels='…', the name of a column"
+    )
 
 
 def _is_none(label: Any) -> bool:

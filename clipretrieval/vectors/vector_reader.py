@@ -25,6 +25,7 @@ class VectorReader(Protocol):
         What it says of what made them.
     class_to_idx : mapping of str to int
         The names of its classes, where its labels are their numbers.
+    has_labels : bool
     label_type : {"bool", "int", "float", "str"} or None
         Of its labels, where it is known beforehand.
     """
@@ -45,6 +46,10 @@ class VectorReader(Protocol):
     @property
     def class_to_idx(self) -> Mapping[str, int]:
         return {}
+
+    @property
+    def has_labels(self) -> bool:
+        return True
 
     @property
     def label_type(self) -> str | None:

@@ -127,3 +127,14 @@ def test_other_things_are_not_exported_or_merged(command, tiny_model, class_fold
     assert status == 2
     assert "mine" in err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_vectors_are_looked_at_before_a_model(command, tmp_path, monkeypatch):
+    """What is wrong with a file is told, and not that the default model's weights cannot be fetched."""
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", np.eye(3, dtype=np.float32))
+    status, _, err = command("index", "kept", "--vectors", "rows.npy")
+    assert status == 2
+    assert "label" in err
+    assert "weights" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
