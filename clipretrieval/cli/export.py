@@ -16,7 +16,7 @@ from clipretrieval.errors import InvalidInputError
 
 __all__ = ["export_command"]
 
-_PARQUET = ".parquet"
+_ONNX, _PARQUET = ".onnx", ".parquet"
 
 
 def export_command(
@@ -33,6 +33,11 @@ def export_command(
     """Write a classifier's encoder as an ONNX file (see --onnx), or its vectors as a Parquet file."""
     with quiet_libraries(), interruptible():
         target = checked_outputs({"FILE": file}, classifier)["FILE"]
+        if file.suffix.lower() not in (_ONNX, _PARQUET):
+            raise InvalidInputError(
+                f"the ending of FILE says what is written: {_ONNX} for the encoder, or {_PARQUET} for the "
+                f"vectors; got {str(file)!r}"
+            )
         if file.suffix.lower() == _PARQUET:
             if int8 is not None:
                 raise InvalidInputError("--int8 is for an encoder, an ONNX file, and not for vectors")

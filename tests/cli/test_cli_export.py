@@ -143,6 +143,8 @@ def test_8_bits_need_an_index_of_their_own(command, tiny_model, class_folder, tm
         (("export", "KEPT", "KEPT/classifier.json"), "is a part of"),
         (("export", "KEPT", "gone/mid.onnx"), "'gone/mid.onnx' cannot be written: No such file"),
         (("export", "TRAIN", "FILE"), "is no saved classifier"),
+        (("export", "KEPT", "vectors.csv"), ".onnx for the encoder, or .parquet for the vectors; got"),
+        (("export", "KEPT", "mid"), ".onnx for the encoder, or .parquet for the vectors; got"),
     ],
 )
 def test_what_does_not_go_together(command, kept, class_folder, tmp_path, monkeypatch, arguments, message):
