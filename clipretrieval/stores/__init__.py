@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from clipretrieval.stores.chroma.store import ChromaStore
     from clipretrieval.stores.faiss.state import IndexInfo
     from clipretrieval.stores.faiss.store import FaissStore
+    from clipretrieval.stores.lance.store import LanceStore
     from clipretrieval.stores.memory import MemoryStore
+    from clipretrieval.stores.pgvector.store import PgVectorStore
     from clipretrieval.stores.pinecone.store import (
         IncompleteDeleteError,
         IncompleteUpsertError,
@@ -40,11 +42,13 @@ __all__ = [
     "IncompleteDeleteError",
     "IncompleteUpsertError",
     "IndexInfo",
+    "LanceStore",
     "Listing",
     "LocalFilesStore",
     "LocatedStore",
     "MemoryStore",
     "Neighbors",
+    "PgVectorStore",
     "PineconeStore",
     "PortableStore",
     "Records",
@@ -65,7 +69,9 @@ __getattr__, __dir__ = attach(
         ],
         "chroma": ["ChromaStore"],
         "faiss": ["FaissStore", "IndexInfo"],
+        "lance": ["LanceStore"],
         "memory": ["MemoryStore"],
+        "pgvector": ["PgVectorStore"],
         "pinecone": ["IncompleteDeleteError", "IncompleteUpsertError", "PineconeStore"],
         "registry": ["available_stores", "create_store", "register_store"],
         ".types": ["Listing", "Neighbors", "Records"],

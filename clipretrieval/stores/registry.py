@@ -76,6 +76,8 @@ _BUILT_IN = {
     "memory": _Entry("clipretrieval.stores.memory:MemoryStore"),
     "faiss": _Entry("clipretrieval.stores.faiss:FaissStore"),
     "chroma": _Entry("clipretrieval.stores.chroma:ChromaStore", extra="chroma"),
+    "lance": _Entry("clipretrieval.stores.lance:LanceStore", extra="lance"),
+    "pgvector": _Entry("clipretrieval.stores.pgvector:PgVectorStore", extra="pgvector"),
     "pinecone": _Entry("clipretrieval.stores.pinecone:PineconeStore", extra="pinecone"),
 }
 _registered: dict[str, _Entry] = {}

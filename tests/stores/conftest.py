@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from chroma_server import chroma_server
+from postgres_server import PASSWORD, PostgresServer, postgres_server
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +14,16 @@ def chroma_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a Chroma server that all tests share."""
     with chroma_server(tmp_path_factory.mktemp("chroma") / "data") as (_, port):
         yield port
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
+    """A PostgreSQL server that all tests share, none of which may end it; its password is in the environment."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    return _postgres

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from postgres_server import PostgresServer
 
-from clipretrieval.stores import ChromaStore, MemoryStore, PineconeStore, VectorStore
+from clipretrieval.stores import ChromaStore, MemoryStore, PgVectorStore, PineconeStore, VectorStore
 from clipretrieval.stores.chroma import records
 from clipretrieval.testing import PineconeEmulator, VectorStoreTests
 
@@ -91,3 +92,19 @@ class TestPineconeStore(VectorStoreTests):
 
     def open_store(self, metric: str, folder: Path) -> VectorStore:
         return PineconeStore(folder.name, metric=metric, dim=self.dim, host=self.host)
+
+
+class TestPgVectorStore(VectorStoreTests):
+    """The PgVectorStore conforms at a PostgreSQL server."""
+
+    machine_settings: ClassVar[dict[str, Any]] = {"max_examples": 5}
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres: PostgresServer) -> None:
+        self.conninfo = postgres.conninfo
+
+    def settle(self, store: VectorStore) -> None:
+        """Need nothing: a write that returned is durable and seen."""
+
+    def open_store(self, metric: str, folder: Path) -> VectorStore:
+        return PgVectorStore(self.conninfo, table=folder.name, metric=metric)

@@ -1,0 +1,264 @@
+"""How the table of a `PgVectorStore` is searched: by comparing all of it, or through pgvector's graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from clipretrieval._util.warning import warn_caller
+from clipretrieval.errors import UnsupportedOperationError
+from clipretrieval.stores.checks import check_dim
+from clipretrieval.stores.exact import nearest_rows, row_norms
+from clipretrieval.stores.memory import MemoryStore
+from clipretrieval.stores.pgvector.tables import Found, Tables, found_in
+from clipretrieval.types import FloatArray, Metric, Neighbors, as_label_array
+
+__all__ = ["PgVectorSearch"]
+
+MANY = 16
+"""From so many queries on, to read all records once costs less than a scan in the server for each."""
+BLOCK_VALUES = 1 << 23
+"""Values of vectors that are compared here at a time: 32 MiB."""
+# Between these lengths squares and products stay within float32, in which the server computes.
+SHORTEST, LONGEST = 1e-15, 1e15
+FUNCTIONS = {
+    Metric.L2: "vector_l2_squared_distance",
+    Metric.COSINE: "cosine_distance",
+    Metric.IP: "vector_negative_inner_product",
+}
+# The order by one of these alone can follow the graph.
+OPERATORS = {Metric.L2: ("<->", "l2"), Metric.COSINE: ("<=>", "cosine"), Metric.IP: ("<#>", "ip")}
+INDEXED_DIMENSIONS = 2000
+"""The most that pgvector's graph takes."""
+EFFORTS = (40, 80, 160, 320, 640, 1000)
+"""Settings of ``hnsw.ef_search``, of which 1000 is the greatest."""
+SAMPLE, NEAREST, WANTED_RECALL = 100, 10, 0.99
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What decides how the table is searched."""
+
+    dim: int
+    shortest: float
+    longest: float
+    records: float
+    """As PostgreSQL's statistics have it; counted where there are none yet."""
+    effort: int | None
+    """Of a search in the graph; None where there is no graph."""
+
+
+class PgVectorSearch:
+    """Searches in one table.
+
+    Parameters
+    ----------
+    tables : Tables
+    exact_up_to : int
+        The most records that are always compared; more are searched through the graph, where there is one.
+    """
+
+    def __init__(self, tables: Tables, exact_up_to: int) -> None:
+        self._tables, self._metric, self._limit = tables, tables.metric, exact_up_to
+        self._warned = False
+
+    def search(self, connection: Connection, queries: FloatArray, k: int) -> Neighbors:
+        """Return the `k` nearest records of each query."""
+        facts = self._facts(connection)
+        if facts is None:
+            return MemoryStore(self._metric).search(queries, k)
+        check_dim(queries.shape[1], facts.dim)
+        length = k + k // 4 + 32
+        if facts.records > self._limit:
+            if facts.effort is not None and length <= EFFORTS[-1]:
+                return self._through_graph(connection, queries, k, max(length, facts.effort), facts)
+            self._warn(facts)
+        return self._comparing_all(connection, queries, k, facts)
+
+    def build(self, connection: Connection, m: int, ef_construction: int) -> float:
+        """Build the graph while others go on, choose how wide searches look, and return their recall@10.
+
+        The connection must commit each statement.
+        """
+        facts = self._facts(connection)
+        if facts is None or facts.dim > INDEXED_DIMENSIONS:
+            raise UnsupportedOperationError(
+                f"pgvector builds its graph over 1 to {INDEXED_DIMENSIONS:,} dimensions; the table "
+                f"{self._tables.name!r} has {'none yet' if facts is None else f'{facts.dim:,}'}. Searches "
+                "compare all records"
+            )
+        _, operators = OPERATORS[self._metric]
+        run = lambda text: connection.execute(self._tables.statement(text))  # noqa: E731
+        connection.execute("SELECT set_config('lock_timeout', '0', false)")
+        run("DROP INDEX CONCURRENTLY IF EXISTS {graph}")
+        run(
+            "CREATE INDEX CONCURRENTLY {graph} ON {records} USING hnsw "
+            f"(embedding vector_{operators}_ops) WITH (m = {m}, ef_construction = {ef_construction})"
+        )
+        run("ANALYZE {records}")
+        effort, recall = self._tuned(connection, facts)
+        connection.execute(
+            self._tables.statement("UPDATE {about} SET ef_search = %s, recall = %s"), [effort, recall]
+        )
+        return recall
+
+    def _tuned(self, connection: Connection, facts: _Facts) -> tuple[int, float]:
+        """Return the least effort whose recall is enough, as measured on stored vectors, and the recall."""
+        text = "SELECT id, embedding, label, number FROM {records} ORDER BY random() LIMIT %s"
+        rows = connection.cursor(binary=True).execute(self._tables.statement(text), [SAMPLE]).fetchall()
+        names, queries, _ = found_in(rows)
+        if not names:
+            return EFFORTS[0], 1.0
+        with connection.transaction():
+            true = self._by_reading(connection, queries, NEAREST + 1, facts).ids
+        recall = 0.0
+        for effort in EFFORTS:
+            near = self._through_graph(connection, queries, NEAREST + 1, effort, facts).ids
+            shares = [
+                len({*a} & {*b} - {name, ""}) / max(1, len({*b} - {name, ""}))
+                for a, b, name in zip(near, true, names, strict=True)
+            ]
+            recall = float(np.mean(shares))
+            if recall >= WANTED_RECALL:
+                break
+        return effort, recall
+
+    def _facts(self, connection: Connection) -> _Facts | None:
+        """Return what decides about a search; None where no vector was ever stored."""
+        text = """
+            SELECT atttypmod, shortest, longest,
+                CASE WHEN reltuples < 0 THEN (SELECT count(*) FROM {records}) ELSE reltuples END,
+                (SELECT coalesce(ef_search, 40) FROM pg_index
+                    WHERE indexrelid = to_regclass(%s) AND indisvalid)
+            FROM {about}, pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+            WHERE pg_class.oid = {column}::regclass AND attname = 'embedding'
+            """
+        row = connection.execute(self._tables.statement(text), [f'"{self._tables.name}_graph"']).fetchone()
+        return None if row is None or row[0] < 1 else _Facts(*row)
+
+    def _warn(self, facts: _Facts) -> None:
+        if not self._warned and facts.effort is None and facts.dim <= INDEXED_DIMENSIONS:
+            self._warned = True
+            warn_caller(
+                f"the table {self._tables.name!r} holds more than exact_up_to={self._limit:,} records and has no "
+                "graph, so every search compares all of them. Call build_index() once, or raise exact_up_to"
+            )
+
+    def _comparing_all(
+        self, connection: Connection, queries: FloatArray, k: int, facts: _Facts
+    ) -> Neighbors:
+        lengths = row_norms(queries)
+        lengths = lengths[lengths > 0]
+        within = (
+            facts.shortest >= SHORTEST
+            and facts.longest <= LONGEST
+            and lengths.min(initial=1) >= SHORTEST
+            and lengths.max(initial=1) <= LONGEST
+        )
+        if not within or len(queries) >= MANY:
+            return self._by_reading(connection, queries, k, facts)
+        return _together(
+            [self._by_scan(connection, queries[row : row + 1], k, facts) for row in range(len(queries))]
+        )
+
+    def _by_scan(self, connection: Connection, query: FloatArray, k: int, facts: _Facts) -> Neighbors:
+        """Let the server compare one query with all records, and settle here what its rounding left open."""
+        length, far = k + k // 4 + 32, f"{FUNCTIONS[self._metric]}(embedding, %(query)b)"
+        columns = f"SELECT id, embedding, label, number, {far} AS far FROM {{records}}"
+        cursor, values = connection.cursor(binary=True), {"query": query[0], "length": length}
+        text = f"{columns} ORDER BY far LIMIT %(length)s"
+        rows = cursor.execute(self._tables.statement(text), values).fetchall()
+        near = self._nearest(query, found_in(rows), k)
+        if len(rows) == length:
+            error = self._error(query, float(near.distances[0, -1]), facts)
+            # Distances tie that are rounded to one float32.
+            kth = np.float32(near.distances[0, -1] + error)
+            limit = float(np.nextafter(kth, np.float32(np.inf))) + error
+            if rows[-1][4] <= limit:
+                text = f"{columns} WHERE {far} <= %(limit)s"
+                rows = cursor.execute(self._tables.statement(text), {**values, "limit": limit}).fetchall()
+                near = self._nearest(query, found_in(rows), k)
+        return near
+
+    def _error(self, query: FloatArray, distance: float, facts: _Facts) -> float:
+        """Bound the error of a distance that the server adds up in float32."""
+        relative = 2 * (facts.dim + 8) * float(np.finfo(np.float32).eps)
+        if self._metric is Metric.L2:
+            return relative * distance
+        return relative * (1.0 if self._metric is Metric.COSINE else float(row_norms(query)[0]) * facts.longest)
+
+    def _by_reading(self, connection: Connection, queries: FloatArray, k: int, facts: _Facts) -> Neighbors:
+        """Read all records, block by block, and keep the nearest of each query."""
+        near = MemoryStore(self._metric).search(queries, k)
+        for names, vectors, labels in self._tables.everything(connection, facts.dim, BLOCK_VALUES):
+            block = MemoryStore(self._metric)
+            block.upsert(names, vectors, labels)
+            near = _nearer(near, block.search(queries, min(k, len(names))), k)
+        return near
+
+    def _through_graph(
+        self, connection: Connection, queries: FloatArray, k: int, effort: int, facts: _Facts
+    ) -> Neighbors:
+        """Compare exactly what the graph leads to; where that is too little, all records."""
+        text = self._tables.statement(
+            "SELECT id, embedding, label, number FROM {records} "
+            f"ORDER BY embedding {OPERATORS[self._metric][0]} %b LIMIT %s"
+        )
+        answers = []
+        with connection.transaction():
+            connection.execute(
+                "SELECT set_config('hnsw.ef_search', %s, true), set_config('enable_seqscan', 'off', true)",
+                [str(effort)],
+            )
+            for row in range(len(queries)):
+                query = queries[row : row + 1]
+                rows = connection.cursor(binary=True).execute(text, [query[0], effort]).fetchall()
+                if len(rows) < k:
+                    answers.append(self._comparing_all(connection, query, k, facts))
+                else:
+                    answers.append(self._nearest(query, found_in(rows), k))
+        return _together(answers)
+
+    def _nearest(self, query: FloatArray, found: Found, k: int) -> Neighbors:
+        names, vectors, labels = found
+        if not names:
+            return MemoryStore(self._metric).search(query, k)
+        ids, packed = np.array(names, dtype=object), as_label_array(labels)
+        places, distances = nearest_rows(query, vectors, ids, k, self._metric)
+        padded = places[0] < 0
+        ids, packed = ids[places], packed[places]
+        ids[0, padded], packed[0, padded] = "", "" if packed.dtype == object else -1
+        return Neighbors(ids, distances, packed)
+
+
+def _nearer(near: Neighbors, more: Neighbors, k: int) -> Neighbors:
+    """Return the `k` nearest of two answers to the same queries."""
+    distances = np.hstack([near.distances, more.distances])
+    ids, labels = np.hstack([near.ids, more.ids]), np.hstack([near.labels.astype(object), more.labels])
+    order = np.array(
+        [
+            sorted(range(len(row)), key=lambda place, row=row, own=own: (row[place], own[place]))[:k]  # type: ignore[misc]
+            for row, own in zip(distances.tolist(), ids.tolist(), strict=True)
+        ]
+    )
+    ids, distances, labels = (np.take_along_axis(each, order, axis=1) for each in (ids, distances, labels))
+    labels[~np.isfinite(distances)] = "" if more.labels.dtype == object else -1
+    return Neighbors(ids, distances, labels.astype(more.labels.dtype))
+
+
+def _together(answers: list[Neighbors]) -> Neighbors:
+    """Return the answers to several queries as one; padding beside labels of either type takes theirs."""
+    kinds = [each.labels.dtype for each in answers if each.valid.any()] or [answers[0].labels.dtype]
+    labels = np.vstack([each.labels if each.valid.any() else _padding(each, kinds[0]) for each in answers])
+    return Neighbors(
+        np.vstack([each.ids for each in answers]), np.vstack([each.distances for each in answers]), labels
+    )
+
+
+def _padding(near: Neighbors, kind: Any) -> Any:
+    return np.full(near.labels.shape, "" if kind == object else -1, dtype=kind)
