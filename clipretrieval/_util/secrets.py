@@ -29,6 +29,10 @@ _PUBLIC_KEY = re.compile(
 )
 
 _USER_INFO = re.compile(r"(?<=://)(?:[^\s'\"/]*|[^\s'\"/:]*:[^\s'\"]*)@")
+# The passwords of a connection string of libpq, as psycopg takes it: a value in quotes may hold \'.
+_CONNINFO_PASSWORD = re.compile(
+    r"(?<![A-Za-z0-9_?&-])(?P<name>(?:ssl)?password)\s*=\s*(?:'(?:[^'\\]|\\.)*'?|[^\s'\"&,;)}\]]\S*)"
+)
 # A word up to its last @, behind which is no user. Looked for first: in a long word without one, which a file
 # of a stranger may hold, each :// would have all the rest searched.
 _BEFORE_AT = re.compile(r"(?<![^\s'\"])[^\s'\"]*@")
@@ -60,8 +64,8 @@ def is_secret(name: Any, value: Any = MASK) -> bool:
 
 
 def masked_urls(text: str) -> str:
-    """Return a text in which ``***`` stands for the users and passwords of URLs."""
-    return _replace_user_info(text, f"{MASK}@")
+    """Return a text in which ``***`` stands for the users and passwords of URLs and connection strings."""
+    return _CONNINFO_PASSWORD.sub(rf"\g<name>={MASK}", _replace_user_info(text, f"{MASK}@"))
 
 
 def masked_text(text: str) -> str:
@@ -114,9 +118,10 @@ def _hide(value: Any, hide_in_text: Callable[[str], str], stand_in: str | None, 
 
 
 def _without_url_secrets(text: str) -> str:
-    return _QUERY.sub(
+    text = _QUERY.sub(
         lambda found: "" if is_secret(found["name"]) else found[0], _replace_user_info(text, "")
     )
+    return _CONNINFO_PASSWORD.sub("", text)
 
 
 def _replace_user_info(text: str, by: str) -> str:

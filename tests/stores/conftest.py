@@ -24,6 +24,6 @@ def _postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres(_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
-    """A PostgreSQL server that all tests share, none of which may end it; its password is in the environment."""
+    """A PostgreSQL server of which no test may end; its password is in the environment."""
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     return _postgres

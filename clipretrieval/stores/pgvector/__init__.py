@@ -10,7 +10,8 @@ except ImportError as error:  # psycopg without libpq raises an ImportError of i
     if isinstance(error, MissingDependencyError) or "psycopg" not in f"{error.name} {error}":
         raise
     raise MissingDependencyError(
-        'PgVectorStore needs psycopg, which is not installed whole; run: pip install "clipretrieval[pgvector]"',
+        "PgVectorStore needs psycopg, which is not installed whole; run: "
+        'pip install "clipretrieval[pgvector]"',
         name=error.name,
     ) from error
 

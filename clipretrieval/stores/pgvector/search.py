@@ -1,5 +1,7 @@
 """How the table of a `PgVectorStore` is searched: by comparing all of it, or through pgvector's graph."""
 
+# ruff: noqa: S608  names are quoted, and values are parameters
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -73,7 +75,7 @@ class PgVectorSearch:
         if facts is None:
             return MemoryStore(self._metric).search(queries, k)
         check_dim(queries.shape[1], facts.dim)
-        length = k + k // 4 + 32
+        length = _length(k)
         if facts.records > self._limit:
             if facts.effort is not None and length <= EFFORTS[-1]:
                 return self._through_graph(connection, queries, k, max(length, facts.effort), facts)
@@ -93,14 +95,14 @@ class PgVectorSearch:
                 "compare all records"
             )
         _, operators = OPERATORS[self._metric]
-        run = lambda text: connection.execute(self._tables.statement(text))  # noqa: E731
-        connection.execute("SELECT set_config('lock_timeout', '0', false)")
-        run("DROP INDEX CONCURRENTLY IF EXISTS {graph}")
-        run(
+        for text in (
+            "SET lock_timeout = 0",
+            "DROP INDEX CONCURRENTLY IF EXISTS {graph}",
             "CREATE INDEX CONCURRENTLY {graph} ON {records} USING hnsw "
-            f"(embedding vector_{operators}_ops) WITH (m = {m}, ef_construction = {ef_construction})"
-        )
-        run("ANALYZE {records}")
+            f"(embedding vector_{operators}_ops) WITH (m = {m}, ef_construction = {ef_construction})",
+            "ANALYZE {records}",
+        ):
+            connection.execute(self._tables.statement(text))
         effort, recall = self._tuned(connection, facts)
         connection.execute(
             self._tables.statement("UPDATE {about} SET ef_search = %s, recall = %s"), [effort, recall]
@@ -145,13 +147,12 @@ class PgVectorSearch:
         if not self._warned and facts.effort is None and facts.dim <= INDEXED_DIMENSIONS:
             self._warned = True
             warn_caller(
-                f"the table {self._tables.name!r} holds more than exact_up_to={self._limit:,} records and has no "
-                "graph, so every search compares all of them. Call build_index() once, or raise exact_up_to"
+                f"the table {self._tables.name!r} holds more than exact_up_to={self._limit:,} records and "
+                "has no graph, so every search compares all of them. Call build_index() once, or raise "
+                "exact_up_to"
             )
 
-    def _comparing_all(
-        self, connection: Connection, queries: FloatArray, k: int, facts: _Facts
-    ) -> Neighbors:
+    def _comparing_all(self, connection: Connection, queries: FloatArray, k: int, facts: _Facts) -> Neighbors:
         lengths = row_norms(queries)
         lengths = lengths[lengths > 0]
         within = (
@@ -168,7 +169,7 @@ class PgVectorSearch:
 
     def _by_scan(self, connection: Connection, query: FloatArray, k: int, facts: _Facts) -> Neighbors:
         """Let the server compare one query with all records, and settle here what its rounding left open."""
-        length, far = k + k // 4 + 32, f"{FUNCTIONS[self._metric]}(embedding, %(query)b)"
+        length, far = _length(k), f"{FUNCTIONS[self._metric]}(embedding, %(query)b)"
         columns = f"SELECT id, embedding, label, number, {far} AS far FROM {{records}}"
         cursor, values = connection.cursor(binary=True), {"query": query[0], "length": length}
         text = f"{columns} ORDER BY far LIMIT %(length)s"
@@ -190,7 +191,9 @@ class PgVectorSearch:
         relative = 2 * (facts.dim + 8) * float(np.finfo(np.float32).eps)
         if self._metric is Metric.L2:
             return relative * distance
-        return relative * (1.0 if self._metric is Metric.COSINE else float(row_norms(query)[0]) * facts.longest)
+        return relative * (
+            1.0 if self._metric is Metric.COSINE else float(row_norms(query)[0]) * facts.longest
+        )
 
     def _by_reading(self, connection: Connection, queries: FloatArray, k: int, facts: _Facts) -> Neighbors:
         """Read all records, block by block, and keep the nearest of each query."""
@@ -217,7 +220,7 @@ class PgVectorSearch:
             )
             for row in range(len(queries)):
                 query = queries[row : row + 1]
-                rows = connection.cursor(binary=True).execute(text, [query[0], effort]).fetchall()
+                rows = connection.cursor(binary=True).execute(text, [query[0], _length(k)]).fetchall()
                 if len(rows) < k:
                     answers.append(self._comparing_all(connection, query, k, facts))
                 else:
@@ -234,6 +237,11 @@ class PgVectorSearch:
         ids, packed = ids[places], packed[places]
         ids[0, padded], packed[0, padded] = "", "" if packed.dtype == object else -1
         return Neighbors(ids, distances, packed)
+
+
+def _length(k: int) -> int:
+    """Return how many records are asked for where the `k` nearest are wanted, by exact distances."""
+    return k + k // 4 + 32
 
 
 def _nearer(near: Neighbors, more: Neighbors, k: int) -> Neighbors:
@@ -253,12 +261,10 @@ def _nearer(near: Neighbors, more: Neighbors, k: int) -> Neighbors:
 
 def _together(answers: list[Neighbors]) -> Neighbors:
     """Return the answers to several queries as one; padding beside labels of either type takes theirs."""
-    kinds = [each.labels.dtype for each in answers if each.valid.any()] or [answers[0].labels.dtype]
-    labels = np.vstack([each.labels if each.valid.any() else _padding(each, kinds[0]) for each in answers])
+    kind = next((each.labels.dtype for each in answers if each.valid.any()), answers[0].labels.dtype)
+    padding = np.full(answers[0].labels.shape, "" if kind.hasobject else -1, dtype=kind)
     return Neighbors(
-        np.vstack([each.ids for each in answers]), np.vstack([each.distances for each in answers]), labels
+        np.vstack([each.ids for each in answers]),
+        np.vstack([each.distances for each in answers]),
+        np.vstack([each.labels if each.valid.any() else padding for each in answers]),
     )
-
-
-def _padding(near: Neighbors, kind: Any) -> Any:
-    return np.full(near.labels.shape, "" if kind == object else -1, dtype=kind)

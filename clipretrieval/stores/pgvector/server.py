@@ -16,6 +16,7 @@ from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format
 from psycopg.pq import version as libpq_version
 
+from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.secrets import MASK
 from clipretrieval.errors import (
     InvalidInputError,
@@ -26,7 +27,7 @@ from clipretrieval.errors import (
 )
 from clipretrieval.types import FloatArray
 
-__all__ = ["Server"]
+__all__ = ["Secret", "Server"]
 
 SECRETS = ("password", "sslpassword")
 NO_EXTENSION = (
@@ -35,20 +36,23 @@ NO_EXTENSION = (
 )
 
 
-class _Secrets:
-    """Passwords that debuggers and tracebacks with local variables may print."""
+class Secret:
+    """A value that debuggers and tracebacks with local variables may print."""
 
-    __slots__ = ("_texts",)
+    __slots__ = ("_value",)
 
-    def __init__(self, texts: dict[str, str]) -> None:
-        self._texts = texts
+    def __init__(self, value: Any) -> None:
+        self._value = value
 
     def __repr__(self) -> str:
         return MASK
 
-    def reveal(self) -> dict[str, str]:
-        """Return them; to be handed on at once, and kept in no variable."""
-        return self._texts
+    def __reduce__(self) -> str:
+        raise UnsupportedOperationError("a password cannot be pickled or copied")
+
+    def reveal(self) -> Any:
+        """Return it; to be handed on at once, and kept in no variable of what may raise."""
+        return self._value
 
 
 class Server:
@@ -56,10 +60,10 @@ class Server:
 
     Parameters
     ----------
-    conninfo : str
+    conninfo : Secret of str
         As libpq takes it: ``"host=… dbname=…"`` or a URL. What it leaves out is libpq's to find, in the
         environment and the file of passwords.
-    password : str or None
+    password : Secret of str or None
         If `conninfo` has none.
     timeout : float
         Seconds for a connection, and to wait for a lock.
@@ -70,25 +74,11 @@ class Server:
         If they are anything else, or contradict each other.
     """
 
-    def __init__(self, conninfo: str, password: str | None, timeout: float) -> None:
-        secrets = {} if password is None else {"password": password}
-        if not all(isinstance(each, str) for each in (conninfo, *secrets.values())):
-            raise InvalidInputError(
-                "conninfo and password must be str, such as 'host=db.example.com dbname=animals'"
-            )
-        del password  # tracebacks may be printed with local variables
-        parsed = _parsed(conninfo)
-        if parsed is None:
-            raise InvalidInputError(
-                "conninfo must be a connection string of libpq, such as 'host=db.example.com dbname=animals "
-                "user=me' or 'postgresql://me@db.example.com/animals'; it cannot be read. It is not shown, as "
-                "it may hold a password"
-            )
-        found = {name: str(parsed.pop(name)) for name in SECRETS if name in parsed}
-        if found.keys() & secrets.keys():
-            raise InvalidInputError("conninfo holds a password, and password= gives another; give one")
-        self._secrets = _Secrets({**found, **secrets})
-        self._public = {name: str(value) for name, value in parsed.items()}
+    def __init__(self, conninfo: Secret, password: Secret, timeout: float) -> None:
+        read = _read(conninfo, password)
+        if isinstance(read, str):
+            raise InvalidInputError(read)
+        self._public, self._secrets = read
         self._timeout = timeout
 
     @property
@@ -111,18 +101,23 @@ class Server:
         StoreUnavailableError
             If there is none within the time, or the database lacks the extension.
         """
-        options = {"connect_timeout": str(max(2, round(self._timeout))), **_defaults(), **self._public}
-        connection, reason = None, ""
+        options: dict[str, Any] = {
+            "connect_timeout": str(max(2, round(self._timeout))),
+            **_defaults(),
+            **self._public,
+        }
+        connection: psycopg.Connection[Any] | None = None
+        reason = ""
         try:
-            connection = psycopg.connect(autocommit=True, **options, **self._secrets.reveal())
+            connection = psycopg.connect("", autocommit=True, **options, **self._secrets.reveal())
         except psycopg.Error as error:
             reason = " ".join(str(error).split())
         if connection is None:
             # Raised here, and without a cause: the frames and the connection of psycopg's own error have the
             # password.
             raise StoreUnavailableError(
-                f"the {self.where} cannot be reached: {reason or 'no answer'}. Check that the server runs, its "
-                "address, user and password (as password=, in PGPASSWORD or in ~/.pgpass)"
+                f"the {self.where} cannot be reached: {reason or 'no answer'}. Check that the server runs, "
+                "its address, user and password (as password=, in PGPASSWORD or in ~/.pgpass)"
             )
         try:
             self._prepare(connection)
@@ -149,7 +144,8 @@ class Server:
             raise StoreUnavailableError(f"the {self.where} {NO_EXTENSION}")
         if encoding != "UTF8":
             raise StoreUnavailableError(
-                f"the {self.where} has the encoding {encoding}; PgVectorStore needs one made with ENCODING 'UTF8'"
+                f"the {self.where} has the encoding {encoding}; PgVectorStore needs one made with ENCODING "
+                "'UTF8'"
             )
         dumper = type("VectorDumper", (_VectorDumper,), {"oid": oid})
         connection.adapters.register_dumper(np.ndarray, dumper)
@@ -162,13 +158,13 @@ class Server:
             yield
         except pg.LockNotAvailable as error:
             raise StoreLockedError(
-                f"another writer has held the table in the {self.where} for {self._timeout:g} s; try again, or "
-                "look into pg_stat_activity for who holds it"
+                f"another writer has held the table in the {self.where} for {self._timeout:g} s; try again, "
+                "or look into pg_stat_activity for who holds it"
             ) from error
         except (pg.ReadOnlySqlTransaction, pg.InsufficientPrivilege) as error:
             raise UnsupportedOperationError(
-                f"the {self.where} lets this user not do that: {_line(error)}. Use another server or user, or "
-                "GRANT the right"
+                f"the {self.where} lets this user not do that: {_line(error)}. Use another server or user, "
+                "or GRANT the right"
             ) from error
         except (pg.UndefinedTable, pg.UndefinedColumn) as error:
             raise StoreUnavailableError(
@@ -182,15 +178,33 @@ class Server:
         except psycopg.Error as error:
             raise StoreError(f"the {self.where} failed: {_line(error)}") from error
 
+    @safe_repr
     def __repr__(self) -> str:
         return f"Server({self.where})"
 
 
-def _parsed(conninfo: str) -> dict[str, Any] | None:
+def _read(conninfo: Secret, password: Secret) -> tuple[dict[str, str], Secret] | str:
+    """Return the parameters of a connection and, apart, its passwords; or, in words, what is wrong.
+
+    Nothing is raised, as a traceback would have them.
+    """
+    given, extra = conninfo.reveal(), password.reveal()
+    if not isinstance(given, str) or not isinstance(extra, str | None):
+        return "conninfo and password must be str, such as 'host=db.example.com dbname=animals'"
     try:
-        return dict(_conninfo.conninfo_to_dict(conninfo))
-    except (psycopg.Error, UnicodeError):  # which may quote it
-        return None
+        found = {name: str(value) for name, value in _conninfo.conninfo_to_dict(given).items()}
+    except (psycopg.Error, UnicodeError):
+        return (
+            "conninfo must be a connection string of libpq, such as 'host=db.example.com dbname=animals "
+            "user=me' or 'postgresql://me@db.example.com/animals'; it cannot be read. It is not "
+            "shown, as it may hold a password"
+        )
+    secrets = {name: found.pop(name) for name in SECRETS if name in found}
+    if extra is not None:
+        if "password" in secrets:
+            return "conninfo holds a password, and the argument password is another; give one of them"
+        secrets["password"] = extra
+    return found, Secret(secrets)
 
 
 def _defaults() -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 from clipretrieval._util.checks import check_bool, check_int, check_number, shown
@@ -26,7 +27,7 @@ from clipretrieval.stores.checks import (
 )
 from clipretrieval.stores.pgvector.connections import Connections
 from clipretrieval.stores.pgvector.search import PgVectorSearch
-from clipretrieval.stores.pgvector.server import Server
+from clipretrieval.stores.pgvector.server import Secret, Server
 from clipretrieval.stores.pgvector.tables import LONGEST_ID, MOST_DIMENSIONS, Tables
 from clipretrieval.stores.release import release_of
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
@@ -56,12 +57,13 @@ class PgVectorStore:
         ``"postgresql://me@db.example.com/animals"``. What it leaves out is found in the environment
         (``PGHOST``, ``PGPASSWORD``, …) and in ``~/.pgpass``.
     table : str
-        The table's name, made if it is not there: a letter or ``_``, then letters, digits, ``_`` and ``-``, at
-        most 50. Others begin with it: ``TABLE_store`` and ``TABLE_blobs``.
+        The table's name, made if it is not there: a letter or ``_``, then letters, digits, ``_`` and ``-``,
+        at most 50. Others begin with it: ``TABLE_store`` and ``TABLE_blobs``.
     metric : {"l2", "cosine", "ip"} or Metric
         Must be that of the table.
     password : str, optional
-        If `conninfo` has none. It is in no message, no representation of the store and nothing that it writes.
+        If `conninfo` has none. It is in no message, no representation of the store and nothing that it
+        writes.
     exact_up_to : int
         The most records that are always compared; 0 searches the graph wherever there is one.
     create : bool
@@ -81,8 +83,8 @@ class PgVectorStore:
 
     Notes
     -----
-    A vector may have up to 16,000 dimensions, and an id 2,048 bytes. Waiting longer than `timeout` for another
-    writer is a StoreLockedError.
+    A vector may have up to 16,000 dimensions, and an id 2,048 bytes. Waiting longer than `timeout` for
+    another writer is a StoreLockedError.
     """
 
     part_option = "table"
@@ -98,13 +100,13 @@ class PgVectorStore:
         create: bool = True,
         timeout: float = 30.0,
     ) -> None:
-        timeout = check_number(timeout, "timeout", above=0, most=1_000_000)
-        server = Server(conninfo, password, timeout)
+        known = Secret(conninfo), Secret(password)
         del conninfo, password  # tracebacks may be printed with local variables
+        server = Server(*known, check_number(timeout, "timeout", above=0, most=1_000_000))
         if not isinstance(table, str) or not re.fullmatch(TABLE_NAME, table):
             raise InvalidInputError(
-                "table must be 1 to 50 of the characters a-z, A-Z, 0-9, '_' and '-', the first of them a letter "
-                f"or '_'; got {shown(table)}"
+                "table must be 1 to 50 of the characters a-z, A-Z, 0-9, '_' and '-', the first of them a "
+                f"letter or '_'; got {shown(table)}"
             )
         create = check_bool(create, "create")
         self._exact_up_to = check_int(exact_up_to, "exact_up_to", least=0)
@@ -170,18 +172,17 @@ class PgVectorStore:
         return self._connections.run(lambda connection: self._tables.delete(connection, names))
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
-        """Go through all ids and labels, or those of one label, in the order of the ids; see `ScannableStore`."""
+        """Go through all ids and labels, or those of one label; see `ScannableStore.scan`."""
         wanted = check_label(label)
         self._require_open()
         return self._listings(wanted)
 
     def _listings(self, label: Label | None) -> Iterator[Listing]:
-        after: str | None = None
+        after = ""  # which is no id
         while True:
             self._require_open()
             listing = self._connections.run(
-                lambda connection, after=after: self._tables.listing(connection, label, after),  # type: ignore[misc]
-                atomic=False,
+                partial(self._tables.listing, label=label, after=after), atomic=False
             )
             if not len(listing):
                 return
@@ -208,7 +209,9 @@ class PgVectorStore:
         """Return the blob that `write_blob` last kept under this name; None if there is none."""
         name = check_blob_name(name)
         self._require_open()
-        return self._connections.run(lambda connection: self._tables.read_blob(connection, name), atomic=False)
+        return self._connections.run(
+            lambda connection: self._tables.read_blob(connection, name), atomic=False
+        )
 
     def write_blob(self, name: str, content: bytes | None) -> None:
         """Keep bytes beside the records, or with None no more; see `BlobStore.write_blob`."""

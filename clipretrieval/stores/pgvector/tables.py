@@ -1,5 +1,7 @@
 """The tables of one store: records, blobs, and one row that says what they are."""
 
+# ruff: noqa: S608  names are quoted, and values are parameters
+
 from __future__ import annotations
 
 import json
@@ -64,7 +66,7 @@ class Tables:
 
     def statement(self, text: str) -> sql.Composed:
         """Return a statement with the tables' names in it."""
-        return sql.SQL(text).format(**self._names)  # type: ignore[arg-type]
+        return sql.SQL(text).format(**self._names)
 
     def open(self, connection: Connection, create: bool) -> None:
         """Make the tables, or make sure that they are this store's.
@@ -80,19 +82,19 @@ class Tables:
         """
         found = self._about(connection)
         if found is None and create:
-            # Of two that make the same tables one would fail: PostgreSQL looks whether they are there first.
+            # Of two that make the same tables at once, one would fail.
             connection.execute("SELECT pg_advisory_xact_lock(hashtext('clipretrieval'))")
             found = self._about(connection) or self._made(connection)
         if found is None:
             raise StoreUnavailableError(
-                f"there is no table {self.name!r} in the database; check the names, or leave out create=False "
-                "to make it"
+                f"there is no table {self.name!r} in the database; check the names, or leave out "
+                "create=False to make it"
             )
         version, metric = found
         if version != FORMAT:
             raise StoreCorruptedError(
-                f"the table {self.name!r} is of format version {version!r}; this version of clipretrieval reads "
-                f"version {FORMAT}. Install one that reads version {version!r}"
+                f"the table {self.name!r} is of format version {version!r}; this version of clipretrieval "
+                f"reads version {FORMAT}. Install one that reads version {version!r}"
             )
         if metric != str(self.metric):
             raise FingerprintMismatchError(
@@ -101,16 +103,17 @@ class Tables:
             )
 
     def _about(self, connection: Connection) -> tuple[int, str] | None:
-        names = [f'"{self.name}"', f'"{self.name}_store"']
-        records, about = _row(connection.execute("SELECT to_regclass(%s), to_regclass(%s)", names))
-        if records is not None and about is None:
+        # Asked of the catalogue itself: names that were looked up before stay unknown for a transaction.
+        text = "SELECT relname FROM pg_class WHERE relname = ANY(%s) AND pg_table_is_visible(oid)"
+        found = connection.execute(text, [[self.name, f"{self.name}_store"]]).fetchall()
+        if not found:
+            return None
+        if len(found) < 2:
             raise InvalidInputError(
                 f"the table {self.name!r} was not made by PgVectorStore; give another name as table="
             )
-        if records is None:
-            return None
-        found = connection.execute(self.statement("SELECT format, metric FROM {about}")).fetchone()
-        return None if found is None else (int(found[0]), str(found[1]))
+        version, metric = _row(connection.execute(self.statement("SELECT format, metric FROM {about}")))
+        return int(version), str(metric)
 
     def _made(self, connection: Connection) -> tuple[int, str]:
         connection.execute(
@@ -138,7 +141,9 @@ class Tables:
 
     def dim(self, connection: Connection) -> int | None:
         """Return the dimension that the column is held to."""
-        text = "SELECT atttypmod FROM pg_attribute WHERE attrelid = {column}::regclass AND attname = 'embedding'"
+        text = (
+            "SELECT atttypmod FROM pg_attribute WHERE attrelid = {column}::regclass AND attname = 'embedding'"
+        )
         (found,) = _row(connection.execute(self.statement(text)))
         return int(found) if found > 0 else None
 
@@ -155,10 +160,12 @@ class Tables:
         check_label_kind(batch.labels, as_label_array(["" if row[0] is None else row[0] for row in held]))
         if dim is None:
             kind = "PLAIN" if width <= INLINE_DIMENSIONS else "EXTERNAL"
-            text = (
-                f"ALTER TABLE {{records}} ALTER embedding TYPE vector({width}), ALTER embedding SET STORAGE {kind}"
+            connection.execute(
+                self.statement(
+                    f"ALTER TABLE {{records}} ALTER embedding TYPE vector({width}), "
+                    f"ALTER embedding SET STORAGE {kind}"
+                )
             )
-            connection.execute(self.statement(text))
         self._widen(connection, batch)
         text = (
             "INSERT INTO {records} (id, embedding, label, number, metadata) VALUES (%s, %b, %s, %s, %s) "
@@ -227,15 +234,14 @@ class Tables:
             while rows := cursor.fetchmany(max(1, values // dim)):
                 yield found_in(rows)
 
-    def listing(self, connection: Connection, label: Label | None, after: str | None) -> Listing:
-        """Return the ids and labels of the next records behind an id, by which they are ordered."""
+    def listing(self, connection: Connection, label: Label | None, after: str) -> Listing:
+        """Return the ids and labels of the next records behind an id, in the order of ids."""
         condition, values = _with_label(label)
         text = (
-            f"SELECT id, label, number FROM {{records}} WHERE {condition} AND (id > %(after)s OR %(after)s IS "
-            f"NULL) ORDER BY id LIMIT {LISTED}"
+            f"SELECT id, label, number FROM {{records}} WHERE {condition} AND id > %(after)s "
+            f"ORDER BY id LIMIT {LISTED}"
         )
-        after = None if after is None else _written(after)
-        rows = connection.execute(self.statement(text), {**values, "after": after}).fetchall()
+        rows = connection.execute(self.statement(text), {**values, "after": _written(after)}).fetchall()
         labels = as_label_array([_label(*row[1:]) for row in rows])
         return Listing(np.array([_read(row[0]) for row in rows], dtype=object), labels)
 

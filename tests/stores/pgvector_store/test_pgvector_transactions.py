@@ -1,0 +1,97 @@
+"""PgVectorStore with many writers, in transactions, and when writers and servers are killed."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from database_writers import check_two_writers, kill_servers
+from postgres_server import PASSWORD, PostgresServer, postgres_server
+
+from clipretrieval.errors import InvalidInputError
+from clipretrieval.testing import kill_writers
+
+ROWS = np.eye(3, 4, dtype=np.float32)
+
+
+def test_a_transaction_is_stored_whole_or_not_at_all(make: Any) -> None:
+    """Vectors, manifest and blobs come together, and an error in the block takes all of them back."""
+    store = make()
+    other = make(table=store.location()["table"])
+    store.upsert(["a"], ROWS[:1], [1])
+    with store.transaction(), store.transaction():
+        store.upsert(["b"], ROWS[1:2], [2])
+        store.write_manifest({"a": 1})
+        store.write_blob("a", b"x")
+        assert (store.count(), other.count(), other.read_manifest()) == (2, 1, {})
+    assert (other.count(), other.read_manifest(), other.read_blob("a")) == (2, {"a": 1}, b"x")
+
+    def fail() -> None:
+        with store.transaction():
+            store.delete(["a"])
+            store.write_manifest({})
+            store.upsert(["a", "a"], ROWS[:2], [1, 1])
+
+    with pytest.raises(InvalidInputError):
+        fail()
+    assert (store.count(), store.read_manifest()) == (2, {"a": 1})
+
+
+def test_first_writers_do_not_stand_in_each_others_way(make: Any) -> None:
+    """Eight make the same tables and settle the dimension at once; one type of labels wins."""
+    table, ready = make().location()["table"] + "-x", threading.Barrier(8)
+
+    def write(number: int) -> bool:
+        ready.wait()
+        store = make(table=table)
+        try:
+            store.upsert([str(number), "both"], ROWS[:2], [number, 7] if number % 2 else ["x", "y"])
+        except InvalidInputError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        wrote = list(pool.map(write, range(8)))
+    assert sum(wrote) == 4
+    assert make(table=table).count() == sum(wrote) + 1
+
+
+def test_a_broken_connection_is_made_anew(make: Any, postgres: PostgresServer) -> None:
+    """After the server ended all sessions, each verb goes on at once, in a scan too."""
+    store = make()
+    store.upsert(["a", "b"], ROWS[:2], [1, 2])
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'clipretrieval'"
+    listings = store.scan()
+    for call in (
+        lambda: next(listings),
+        lambda: store.upsert(["c"], ROWS[2:], [3]),
+        lambda: store.search(ROWS, 1),
+        lambda: store.delete(["a"]),
+    ):
+        postgres.execute(end)
+        call()  # type: ignore[no-untyped-call]
+    assert store.get(["a", "b", "c"]).labels.tolist() == [2, 3]
+
+
+def test_killed_writers_lose_nothing(make: Any) -> None:
+    """After each of two kills all that was flushed is there, and nothing twice."""
+    options = make().location()
+    kills = list(kill_writers("pgvector", options, times=2, seed=1))
+    assert [kill.lost for kill in kills] == [[], []]
+    assert kills[-1].flushed
+
+
+def test_two_writers_lose_and_double_nothing(make: Any) -> None:
+    """Two processes write other and the same ids into one new table."""
+    options = make().location()
+    check_two_writers("pgvector", {**options, "table": options["table"] + "-y"}, rounds=5)
+
+
+def test_a_killed_server_has_all_that_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the midst of writes and started again, it holds every call that returned, and no half one."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    with postgres_server() as server:
+        assert kill_servers(server, times=1) > 0
