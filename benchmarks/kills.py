@@ -1,7 +1,8 @@
-"""How often a store in a folder survives SIGKILL amid its writes with all that was flushed.
+"""How often a store survives SIGKILL amid its writes with all that was flushed.
 
     python benchmarks/kills.py --store chroma --times 50
     python benchmarks/kills.py --store chroma --times 50 --first
+    PGPASSWORD=… python benchmarks/kills.py --store pgvector --conninfo "host=… user=… dbname=…"
 
 Prints what each kill left, and at the end how many of them left nothing lost. With ``--first``, each process
 is killed amid the first upsert into a store of its own, which must leave all of its records or none.
@@ -13,6 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 from clipretrieval.testing.kills import GREAT, kill_first_upserts, kill_writers
@@ -21,17 +23,24 @@ from clipretrieval.testing.kills import GREAT, kill_first_upserts, kill_writers
 def main() -> int:
     """Kill as often as asked; return 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", choices=["faiss", "chroma"], required=True)
+    parser.add_argument("--store", choices=["faiss", "chroma", "lance", "pgvector"], required=True)
+    parser.add_argument("--conninfo", default="", help="of a database for pgvector, where tables are left")
     parser.add_argument("--times", type=int, default=50, help="kills (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--first", action="store_true", help="kill first upserts into empty stores")
     arguments = parser.parse_args()
-    start, survived = time.monotonic(), 0
+    start, survived, run = time.monotonic(), 0, uuid.uuid4().hex[:12]
     with tempfile.TemporaryDirectory() as folder:
+
+        def options(number: int) -> dict[str, str]:
+            if arguments.store == "pgvector":
+                return {"conninfo": arguments.conninfo, "table": f"kills-{run}-{number}"}
+            return {"path": str(Path(folder) / str(number))}
+
         if arguments.first:
             left = kill_first_upserts(
                 arguments.store,
-                lambda number: {"path": str(Path(folder) / str(number))},
+                options,
                 times=arguments.times,
                 seed=arguments.seed,
             )
@@ -40,8 +49,7 @@ def main() -> int:
                 print(f"kill {number}: {count} of {GREAT} records", flush=True)
             print(f"{survived}/{arguments.times} in {time.monotonic() - start:.0f} s")
             return int(survived < arguments.times)
-        options = {"path": str(Path(folder) / "store")}
-        kills = kill_writers(arguments.store, options, times=arguments.times, seed=arguments.seed)
+        kills = kill_writers(arguments.store, options(0), times=arguments.times, seed=arguments.seed)
         for number, kill in enumerate(kills, start=1):
             survived += not kill.lost
             print(f"kill {number}: {kill.flushed} batches flushed, {len(kill.lost)} faults", flush=True)

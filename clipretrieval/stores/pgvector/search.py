@@ -12,11 +12,20 @@ import psycopg
 
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import UnsupportedOperationError
+from clipretrieval.stores.candidates import (
+    NEAREST,
+    SAMPLE,
+    candidate_count,
+    least_effort,
+    nearest_of,
+    nearest_of_blocks,
+    together,
+)
 from clipretrieval.stores.checks import check_dim
-from clipretrieval.stores.exact import nearest_rows, row_norms
+from clipretrieval.stores.exact import row_norms
 from clipretrieval.stores.memory import MemoryStore
-from clipretrieval.stores.pgvector.tables import Found, Tables, found_in
-from clipretrieval.types import FloatArray, Metric, Neighbors, as_label_array
+from clipretrieval.stores.pgvector.tables import Tables, found_in
+from clipretrieval.types import FloatArray, Metric, Neighbors
 
 __all__ = ["PgVectorSearch"]
 
@@ -37,7 +46,6 @@ INDEXED_DIMENSIONS = 2000
 """The most that pgvector's graph takes."""
 EFFORTS = (40, 80, 160, 320, 640, 1000)
 """Settings of ``hnsw.ef_search``, of which 1000 is the greatest."""
-SAMPLE, NEAREST, WANTED_RECALL = 100, 10, 0.99
 
 Connection = psycopg.Connection[Any]
 
@@ -62,7 +70,8 @@ class PgVectorSearch:
     ----------
     tables : Tables
     exact_up_to : int
-        The most records that are always compared; more are searched through the graph, where there is one.
+        The most values (records × dimension) that are always compared; more are searched through the graph,
+        where there is one.
     """
 
     def __init__(self, tables: Tables, exact_up_to: int) -> None:
@@ -75,8 +84,8 @@ class PgVectorSearch:
         if facts is None:
             return MemoryStore(self._metric).search(queries, k)
         check_dim(queries.shape[1], facts.dim)
-        length = _length(k)
-        if facts.records > self._limit:
+        length = candidate_count(k)
+        if facts.records * facts.dim > self._limit:
             if facts.effort is not None and length <= EFFORTS[-1]:
                 return self._through_graph(connection, queries, k, max(length, facts.effort), facts)
             self._warn(facts)
@@ -113,22 +122,17 @@ class PgVectorSearch:
         """Return the least effort whose recall is enough, as measured on stored vectors, and the recall."""
         text = "SELECT id, embedding, label, number FROM {records} ORDER BY random() LIMIT %s"
         rows = connection.cursor(binary=True).execute(self._tables.statement(text), [SAMPLE]).fetchall()
-        names, queries, _ = found_in(rows)
-        if not names:
+        found, asked = found_in(rows), NEAREST + 1
+        if not len(found):
             return EFFORTS[0], 1.0
         with connection.transaction():
-            true = self._by_reading(connection, queries, NEAREST + 1, facts).ids
-        recall = 0.0
-        for effort in EFFORTS:
-            near = self._through_graph(connection, queries, NEAREST + 1, effort, facts).ids
-            shares = [
-                len({*a} & {*b} - {name, ""}) / max(1, len({*b} - {name, ""}))
-                for a, b, name in zip(near, true, names, strict=True)
-            ]
-            recall = float(np.mean(shares))
-            if recall >= WANTED_RECALL:
-                break
-        return effort, recall
+            true = self._by_reading(connection, found.vectors, asked, facts)
+        return least_effort(
+            EFFORTS,
+            found.ids,
+            true,
+            lambda effort: self._through_graph(connection, found.vectors, asked, effort, facts),
+        )
 
     def _facts(self, connection: Connection) -> _Facts | None:
         """Return what decides about a search; None where no vector was ever stored."""
@@ -147,8 +151,8 @@ class PgVectorSearch:
         if not self._warned and facts.effort is None and facts.dim <= INDEXED_DIMENSIONS:
             self._warned = True
             warn_caller(
-                f"the table {self._tables.name!r} holds more than exact_up_to={self._limit:,} records and "
-                "has no graph, so every search compares all of them. Call build_index() once, or raise "
+                f"the table {self._tables.name!r} holds more values than exact_up_to={self._limit} and has "
+                "no graph, so every search compares all of them. Call build_index() once, or raise "
                 "exact_up_to"
             )
 
@@ -163,18 +167,18 @@ class PgVectorSearch:
         )
         if not within or len(queries) >= MANY:
             return self._by_reading(connection, queries, k, facts)
-        return _together(
+        return together(
             [self._by_scan(connection, queries[row : row + 1], k, facts) for row in range(len(queries))]
         )
 
     def _by_scan(self, connection: Connection, query: FloatArray, k: int, facts: _Facts) -> Neighbors:
         """Let the server compare one query with all records, and settle here what its rounding left open."""
-        length, far = _length(k), f"{FUNCTIONS[self._metric]}(embedding, %(query)b)"
+        length, far = candidate_count(k), f"{FUNCTIONS[self._metric]}(embedding, %(query)b)"
         columns = f"SELECT id, embedding, label, number, {far} AS far FROM {{records}}"
         cursor, values = connection.cursor(binary=True), {"query": query[0], "length": length}
         text = f"{columns} ORDER BY far LIMIT %(length)s"
         rows = cursor.execute(self._tables.statement(text), values).fetchall()
-        near = self._nearest(query, found_in(rows), k)
+        near = nearest_of(found_in(rows), query, k, self._metric)
         if len(rows) == length:
             error = self._error(query, float(near.distances[0, -1]), facts)
             # Distances tie that are rounded to one float32.
@@ -183,7 +187,7 @@ class PgVectorSearch:
             if rows[-1][4] <= limit:
                 text = f"{columns} WHERE {far} <= %(limit)s"
                 rows = cursor.execute(self._tables.statement(text), {**values, "limit": limit}).fetchall()
-                near = self._nearest(query, found_in(rows), k)
+                near = nearest_of(found_in(rows), query, k, self._metric)
         return near
 
     def _error(self, query: FloatArray, distance: float, facts: _Facts) -> float:
@@ -197,12 +201,8 @@ class PgVectorSearch:
 
     def _by_reading(self, connection: Connection, queries: FloatArray, k: int, facts: _Facts) -> Neighbors:
         """Read all records, block by block, and keep the nearest of each query."""
-        near = MemoryStore(self._metric).search(queries, k)
-        for names, vectors, labels in self._tables.everything(connection, facts.dim, BLOCK_VALUES):
-            block = MemoryStore(self._metric)
-            block.upsert(names, vectors, labels)
-            near = _nearer(near, block.search(queries, min(k, len(names))), k)
-        return near
+        blocks = self._tables.everything(connection, facts.dim, BLOCK_VALUES)
+        return nearest_of_blocks(blocks, queries, k, self._metric)
 
     def _through_graph(
         self, connection: Connection, queries: FloatArray, k: int, effort: int, facts: _Facts
@@ -220,51 +220,9 @@ class PgVectorSearch:
             )
             for row in range(len(queries)):
                 query = queries[row : row + 1]
-                rows = connection.cursor(binary=True).execute(text, [query[0], _length(k)]).fetchall()
+                rows = connection.cursor(binary=True).execute(text, [query[0], candidate_count(k)]).fetchall()
                 if len(rows) < k:
                     answers.append(self._comparing_all(connection, query, k, facts))
                 else:
-                    answers.append(self._nearest(query, found_in(rows), k))
-        return _together(answers)
-
-    def _nearest(self, query: FloatArray, found: Found, k: int) -> Neighbors:
-        names, vectors, labels = found
-        if not names:
-            return MemoryStore(self._metric).search(query, k)
-        ids, packed = np.array(names, dtype=object), as_label_array(labels)
-        places, distances = nearest_rows(query, vectors, ids, k, self._metric)
-        padded = places[0] < 0
-        ids, packed = ids[places], packed[places]
-        ids[0, padded], packed[0, padded] = "", "" if packed.dtype == object else -1
-        return Neighbors(ids, distances, packed)
-
-
-def _length(k: int) -> int:
-    """Return how many records are asked for where the `k` nearest are wanted, by exact distances."""
-    return k + k // 4 + 32
-
-
-def _nearer(near: Neighbors, more: Neighbors, k: int) -> Neighbors:
-    """Return the `k` nearest of two answers to the same queries."""
-    distances = np.hstack([near.distances, more.distances])
-    ids, labels = np.hstack([near.ids, more.ids]), np.hstack([near.labels.astype(object), more.labels])
-    order = np.array(
-        [
-            sorted(range(len(row)), key=lambda place, row=row, own=own: (row[place], own[place]))[:k]  # type: ignore[misc]
-            for row, own in zip(distances.tolist(), ids.tolist(), strict=True)
-        ]
-    )
-    ids, distances, labels = (np.take_along_axis(each, order, axis=1) for each in (ids, distances, labels))
-    labels[~np.isfinite(distances)] = "" if more.labels.dtype == object else -1
-    return Neighbors(ids, distances, labels.astype(more.labels.dtype))
-
-
-def _together(answers: list[Neighbors]) -> Neighbors:
-    """Return the answers to several queries as one; padding beside labels of either type takes theirs."""
-    kind = next((each.labels.dtype for each in answers if each.valid.any()), answers[0].labels.dtype)
-    padding = np.full(answers[0].labels.shape, "" if kind.hasobject else -1, dtype=kind)
-    return Neighbors(
-        np.vstack([each.ids for each in answers]),
-        np.vstack([each.distances for each in answers]),
-        np.vstack([each.labels if each.valid.any() else padding for each in answers]),
-    )
+                    answers.append(nearest_of(found_in(rows), query, k, self._metric))
+        return together(answers)

@@ -34,6 +34,7 @@ from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, R
 
 __all__ = ["PgVectorStore"]
 
+EXACT_VALUES = 1 << 27
 TABLE_NAME = "[A-Za-z_][A-Za-z0-9_-]{0,49}"
 
 Self = TypeVar("Self", bound="PgVectorStore")
@@ -46,9 +47,9 @@ class PgVectorStore:
     and seen by all when it returns; writers of one table wait for each other. A connection that broke is made
     anew. Its verbs are those of `~clipretrieval.stores.VectorStore`, and it is a context manager.
 
-    Up to `exact_up_to` records a search compares all of them, with the answers of `MemoryStore`. Beyond, it
-    goes through pgvector's HNSW graph, once `build_index` has built one; the distances of what that leads to
-    are computed exactly.
+    Up to a size a search compares all records, with the answers of `MemoryStore`. Beyond, it goes through
+    pgvector's HNSW graph, once `build_index` has built one; the distances of what that leads to are computed
+    exactly.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ class PgVectorStore:
         If `conninfo` has none. It is in no message, no representation of the store and nothing that it
         writes.
     exact_up_to : int
-        The most records that are always compared; 0 searches the graph wherever there is one.
+        The most values (records × dimension) that are always compared, by default 2²⁷, which is 131,072
+        vectors of 1,024 dimensions; 0 searches the graph wherever there is one.
     create : bool
         Make the tables where they are not there.
     timeout : float
@@ -96,7 +98,7 @@ class PgVectorStore:
         table: str = "clipretrieval",
         metric: Metric | str = Metric.L2,
         password: str | None = None,
-        exact_up_to: int = 100_000,
+        exact_up_to: int = EXACT_VALUES,
         create: bool = True,
         timeout: float = 30.0,
     ) -> None:
@@ -229,7 +231,7 @@ class PgVectorStore:
         return self._connections.together()
 
     def build_index(self, *, m: int = 16, ef_construction: int = 64) -> float:
-        """Build the HNSW graph that more than `exact_up_to` records are searched through, or build it anew.
+        """Build the HNSW graph that larger tables than `exact_up_to` are searched through, or build it anew.
 
         Others may read and write meanwhile. The graph follows later writes by itself, which it makes slower;
         after many deletions, build it anew. It needs memory: set PostgreSQL's ``maintenance_work_mem`` to

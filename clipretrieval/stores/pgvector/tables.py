@@ -18,10 +18,11 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreUnavailableError,
 )
+from clipretrieval.stores.candidates import Found
 from clipretrieval.stores.checks import Batch, check_dim, check_label_kind
-from clipretrieval.types import FloatArray, Label, Listing, Metric, Records, as_label_array
+from clipretrieval.types import Label, Listing, Metric, Records, as_label_array
 
-__all__ = ["LONGEST_ID", "MOST_DIMENSIONS", "Found", "Tables", "found_in"]
+__all__ = ["LONGEST_ID", "MOST_DIMENSIONS", "Tables", "found_in"]
 
 FORMAT = 1
 MOST_DIMENSIONS = 16_000
@@ -38,8 +39,6 @@ LONGEST_ID = 2048
 NUL, ESCAPE = "\0", "\x1a"
 
 Connection = psycopg.Connection[Any]
-Found = tuple[list[str], FloatArray, list[Label]]
-"""Ids, vectors of shape (n, dim) and labels of some records."""
 
 
 class Tables:
@@ -270,9 +269,10 @@ class Tables:
 
 
 def found_in(rows: list[tuple[Any, ...]]) -> Found:
-    """Return ids, vectors and labels from rows that begin with id, embedding, label, number."""
+    """Return records from rows that begin with id, embedding, label, number."""
     vectors = np.stack([row[1] for row in rows]) if rows else np.empty((0, 0), dtype=np.float32)
-    return [_read(row[0]) for row in rows], vectors, [_label(row[2], row[3]) for row in rows]
+    ids = np.array([_read(row[0]) for row in rows], dtype=object)
+    return Found(ids, vectors, as_label_array([_label(row[2], row[3]) for row in rows]))
 
 
 def _row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:

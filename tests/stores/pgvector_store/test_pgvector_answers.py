@@ -59,7 +59,7 @@ def test_the_graph_finds_most_and_is_exact_in_distances(make: Any) -> None:
     """Its recall is measured when it is built, ties go by id within a row, and later records are in it."""
     rows = np.vstack([normal(5, 900, 16), np.repeat(normal(6, 1, 16), 5, axis=0)])
     store, memory = both(make, "l2", rows)
-    with make(table=store.location()["table"], exact_up_to=100) as graph:
+    with make(table=store.location()["table"], exact_up_to=100 * 16) as graph:
         with pytest.warns(ClipRetrievalWarning, match="build_index"):
             graph.search(rows[:1], 1)
         recall = graph.build_index(m=4, ef_construction=20)
