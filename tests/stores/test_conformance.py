@@ -9,7 +9,14 @@ from typing import Any, ClassVar
 import pytest
 from postgres_server import PostgresServer
 
-from clipretrieval.stores import ChromaStore, MemoryStore, PgVectorStore, PineconeStore, VectorStore
+from clipretrieval.stores import (
+    ChromaStore,
+    LanceStore,
+    MemoryStore,
+    PgVectorStore,
+    PineconeStore,
+    VectorStore,
+)
 from clipretrieval.stores.chroma import records
 from clipretrieval.testing import PineconeEmulator, VectorStoreTests
 
@@ -108,3 +115,16 @@ class TestPgVectorStore(VectorStoreTests):
 
     def open_store(self, metric: str, folder: Path) -> VectorStore:
         return PgVectorStore(self.conninfo, table=folder.name, metric=metric)
+
+
+class TestLanceStore(VectorStoreTests):
+    """The LanceStore conforms in a folder."""
+
+    machine_settings: ClassVar[dict[str, Any]] = {"max_examples": 4}
+
+    def settle(self, store: VectorStore) -> None:
+        """Need nothing: a write that returned is durable and seen."""
+
+    def open_store(self, metric: str, folder: Path) -> VectorStore:
+        pytest.importorskip("lancedb")
+        return LanceStore(folder, metric=metric)

@@ -1,0 +1,360 @@
+"""The tables of one `LanceStore`: records, and beside them one of what is said about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from clipretrieval.errors import (
+    FingerprintMismatchError,
+    InvalidInputError,
+    StoreCorruptedError,
+    StoreError,
+    StoreLockedError,
+    StoreUnavailableError,
+)
+from clipretrieval.stores.candidates import Found
+from clipretrieval.stores.checks import Batch, check_dim, check_label_kind
+from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Records, as_label_array
+
+__all__ = ["BLOB", "FOUND", "INDEX", "MANIFEST", "METRICS", "Tables", "found_in"]
+
+FORMAT = 1
+FORMAT_KEY, METRIC_KEY = b"clipretrieval:format", b"clipretrieval:metric"
+# Keys in the table of what is said about the records.
+MANIFEST, INDEX, BLOB = "manifest", "index", "blob:"
+# The same id, inserted by two writers at once, would otherwise be there twice.
+ID = pa.field("id", pa.string(), nullable=False)
+ABOUT = pa.schema([ID, pa.field("content", pa.large_binary(), nullable=False)])
+FOUND = ["id", "vector", "label", "number"]
+BLOCK_VALUES = 1 << 23
+"""Values of vectors that are read at a time."""
+LOOKUP_IDS = 5000
+TIDIED_AFTER = 50
+"""Writes after which small files are put together and old versions let go."""
+KEPT = timedelta(hours=1)
+"""How long the files of an old version stay, which another process may be reading."""
+METRICS = {Metric.L2: "l2", Metric.COSINE: "cosine", Metric.IP: "dot"}
+
+
+class Tables:
+    """Two tables of a database, which are opened, or made if they are not there and may be made.
+
+    Parameters
+    ----------
+    place : Path or str
+        A folder, or a URI of object storage.
+    options : mapping
+        Of the object storage.
+    name : str
+        Of the table of records.
+    metric : Metric
+    create : bool
+    timeout : float
+        Seconds to wait for another writer of the folder.
+    """
+
+    def __init__(
+        self,
+        place: Path | str,
+        options: Mapping[str, Any],
+        name: str,
+        metric: Metric,
+        create: bool,
+        timeout: float,
+    ) -> None:
+        self.place, self.name, self.metric = place, name, metric
+        self._options, self._timeout = options, timeout
+        self._records: Any = None
+        self._written = 0
+        if isinstance(place, Path):
+            try:
+                if create:
+                    place.mkdir(parents=True, exist_ok=True)
+                there = place.is_dir()
+            except OSError as error:
+                raise StoreUnavailableError(f"the folder {str(place)!r} cannot be made: {error}") from error
+            if not there:
+                raise self._absent()
+        with self.translated():
+            self._database = lancedb.connect(str(place), storage_options=dict(options) or None)
+        about = self._opened(f"{name}-about")  # whose truth is whether it holds anything
+        self._about = self._made(create) if about is None else about
+        self._check()
+
+    @property
+    def where(self) -> str:
+        """The table in words."""
+        return f"table {self.name!r} in {str(self.place)!r}"
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raise this library's errors in the place of Lance's, which are those of Python."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            text = " ".join(str(error).split())[:500]
+            if "onflict" in text or "contention" in text:
+                raise StoreLockedError(
+                    f"other writers got in the way of this one too often: {text}"
+                ) from error
+            if isinstance(error, OSError) or "not found" in text.lower():
+                raise StoreUnavailableError(
+                    f"the {self.where} cannot be read or written: {text}. Look whether it is there, and who "
+                    "may use it"
+                ) from error
+            raise StoreError(f"the {self.where} failed: {text}") from error
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers of a folder out; in object storage Lance settles who was first.
+
+        Raises
+        ------
+        StoreLockedError
+            If one of them holds it for too long.
+        """
+        lock: Any = nullcontext()
+        if isinstance(self.place, Path):
+            lock = FileLock(self.place / f".{self.name}.lock", timeout=self._timeout)
+        try:
+            with lock, self.translated():
+                yield
+        except Timeout as error:
+            raise StoreLockedError(
+                f"another writer has held the {self.where} for {self._timeout:g} s; try again"
+            ) from error
+
+    def _opened(self, name: str) -> Any:
+        """Return a table as it is now, or None where there is none of that name."""
+        with self.translated():
+            try:
+                return self._database.open_table(name)
+            except ValueError as error:
+                if "not found" not in str(error):
+                    raise
+        return None
+
+    def _absent(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"there is no {self.where}; check the path and the name, or leave out create=False to make it"
+        )
+
+    def _made(self, create: bool) -> Any:
+        if self._opened(self.name) is not None:
+            raise InvalidInputError(f"the {self.where} was not made by LanceStore; give another as table=")
+        if not create:
+            raise self._absent()
+        kept = {FORMAT_KEY: str(FORMAT).encode(), METRIC_KEY: str(self.metric).encode()}
+        with self.writing():
+            return self._make(f"{self.name}-about", ABOUT.with_metadata(kept))
+
+    def _make(self, name: str, schema: pa.Schema) -> Any:
+        table: Any = self._database.create_table(name, schema=schema, exist_ok=True)
+        table.set_unenforced_primary_key(["id"])
+        return table
+
+    def _check(self) -> None:
+        kept = self._about.schema.metadata or {}
+        version, metric = (kept.get(key, b"").decode() for key in (FORMAT_KEY, METRIC_KEY))
+        if version != str(FORMAT):
+            raise StoreCorruptedError(
+                f"the {self.where} is of format version {version!r}; this version of clipretrieval reads "
+                f"version {FORMAT}. Install one that reads version {version!r}"
+            )
+        if metric != str(self.metric):
+            raise FingerprintMismatchError(
+                f"the {self.where} was made with metric {metric!r}; found metric={str(self.metric)!r}. Open "
+                f"it with metric={metric!r}, or give another table"
+            )
+
+    def records(self) -> Any:
+        """Return the table of records as it is now; None before the first."""
+        if self._records is None:
+            self._records = self._opened(self.name)
+        else:
+            with self.translated():
+                self._records.checkout_latest()
+        return self._records
+
+    def dim(self) -> int | None:
+        """Return the dimension that the table holds vectors to."""
+        records = self._records if self._records is not None else self.records()
+        return None if records is None else int(records.schema.field("vector").type.list_size)
+
+    def upsert(self, batch: Batch) -> tuple[int, int]:
+        """Add or replace the records of a batch, in one step; return the version before and the one after."""
+        width = batch.vectors.shape[1]
+        with self.writing():
+            records = self.records()
+            if records is None:
+                values = pa.list_(pa.float32(), width)
+                columns = [pa.field("label", pa.string()), pa.field("number", pa.int64())]
+                texts = pa.field("metadata", pa.string(), nullable=False)
+                fields = [ID, pa.field("vector", values, nullable=False), *columns, texts]
+                records = self._records = self._make(self.name, pa.schema(fields))
+            check_dim(width, self.dim())
+            first = records.search().select(FOUND).limit(1).to_arrow()
+            check_label_kind(batch.labels, _labels(first))
+            before, text = records.version, batch.labels.dtype == object
+            none = pa.nulls(len(batch.ids))
+            content = [
+                pa.array(batch.ids, pa.string()),
+                pa.FixedSizeListArray.from_arrays(pa.array(batch.vectors.ravel()), width),
+                pa.array(batch.labels.tolist(), pa.string()) if text else none.cast(pa.string()),
+                none.cast(pa.int64()) if text else pa.array(batch.labels),
+                pa.array(batch.metadata, pa.string()),
+            ]
+            after = _merge(records, pa.table(content, schema=records.schema))
+            self._tidy(records)
+        return before, after
+
+    def delete(self, ids: list[str]) -> tuple[int, int, int]:
+        """Delete the records of the ids; return how many were there, and the versions before and after."""
+        with self.writing():
+            records = self.records()
+            if records is None or not ids:
+                return 0, 0, 0
+            before, removed, after = records.version, 0, records.version
+            for part in _parts(list(dict.fromkeys(ids))):
+                done = records.delete(f"id IN ({part})")
+                removed, after = removed + done.num_deleted_rows, done.version
+            self._tidy(records)
+        return removed, before, after
+
+    def count(self, label: Label | None) -> int:
+        """Return the number of records, or of those with a label."""
+        records = self.records()
+        with self.translated():
+            return 0 if records is None else int(records.count_rows(_with_label(label)))
+
+    def get(self, ids: list[str]) -> Records:
+        """Return the records of the ids, in their order, without those that are not there."""
+        records = self.records()
+        found: dict[str, Any] = {}
+        with self.translated():
+            for part in _parts(list(dict.fromkeys(ids))) if records is not None else ():
+                rows = records.search().where(f"id IN ({part})").to_arrow()
+                parts = (_vectors(rows), _labels(rows).tolist(), rows["metadata"].to_pylist())
+                found.update(zip(rows["id"].to_pylist(), zip(*parts, strict=True), strict=True))
+        kept = [name for name in ids if name in found]
+        vectors = np.empty((len(kept), self.dim() or 0), dtype=np.float32)
+        for place, name in enumerate(kept):
+            vectors[place] = found[name][0]
+        labels = as_label_array([found[name][1] for name in kept])
+        metadata = [json.loads(found[name][2]) for name in kept]
+        return Records(np.array(kept, dtype=object), vectors, labels, metadata)
+
+    def blocks(self, records: Any) -> Iterator[Found]:
+        """Yield all records of a version, some at a time."""
+        size = max(1, BLOCK_VALUES // (self.dim() or 1))
+        with self.translated():
+            for rows in records.search().select(FOUND).to_batches(size):
+                if len(rows):
+                    yield found_in(rows)
+
+    def listings(self, label: Label | None) -> Iterator[Listing]:
+        """Go through the ids and labels of the records as they are now."""
+        records = self.records()
+        if records is None:
+            return iter(())
+        with self.translated():
+            query = records.search().select(["id", "label", "number"])
+            condition = _with_label(label)
+            rows = (query if condition is None else query.where(condition)).to_batches(4096)
+        return (Listing(_ids(each), _labels(each)) for each in self._read(rows) if len(each))
+
+    def _read(self, batches: Any) -> Iterator[pa.RecordBatch]:
+        with self.translated():
+            yield from batches
+
+    def read(self, key: str) -> bytes | None:
+        """Return what is kept under a key."""
+        with self.translated():
+            self._about.checkout_latest()
+            rows = self._about.search().where(f"id = {_quoted(key)}").to_arrow()
+        return rows["content"][0].as_py() if len(rows) else None
+
+    def write(self, key: str, content: bytes | None) -> None:
+        """Keep something under a key, or with None nothing any more."""
+        with self.writing():
+            self._about.checkout_latest()
+            if content is None:
+                self._about.delete(f"id = {_quoted(key)}")
+            else:
+                rows = [pa.array([key]), pa.array([content], pa.large_binary())]
+                _merge(self._about, pa.table(rows, schema=self._about.schema))
+            self._tidy(self._about)
+
+    def tidy(self) -> None:
+        """Put small files together, take new records into the index, and let old versions go."""
+        records = self.records()
+        with self.writing():
+            for table in (records, self._about):
+                if table is not None:
+                    table.checkout_latest()
+                    table.optimize(cleanup_older_than=KEPT)
+
+    def _tidy(self, table: Any) -> None:
+        self._written += 1
+        if self._written % TIDIED_AFTER == 0:
+            # Another writer's change may have come between; the next time will do.
+            with suppress(OSError, RuntimeError):
+                table.optimize(cleanup_older_than=KEPT)
+
+
+def found_in(rows: Any) -> Found:
+    """Return records from the columns id, vector, label and number."""
+    return Found(_ids(rows), _vectors(rows), _labels(rows))
+
+
+def _merge(table: Any, rows: pa.Table) -> int:
+    """Add or replace rows by their ids, and return the version after it."""
+    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+    return int(merge.execute(rows).version)
+
+
+def _ids(rows: Any) -> AnyArray:
+    return np.array(rows["id"].to_pylist(), dtype=object)
+
+
+def _vectors(rows: Any) -> FloatArray:
+    column = rows["vector"]
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    values: FloatArray = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1) if len(column) else np.empty((0, 0), dtype=np.float32)
+
+
+def _labels(rows: Any) -> AnyArray:
+    numbers, texts = rows["number"].to_pylist(), rows["label"].to_pylist()
+    return as_label_array(
+        [text if number is None else number for number, text in zip(numbers, texts, strict=True)]
+    )
+
+
+def _with_label(label: Label | None) -> str | None:
+    if label is None:
+        return None
+    if isinstance(label, str):
+        return f"label = {_quoted(label)}"
+    return f"number = CAST('{label}' AS BIGINT)"  # the least of all is not read as a number
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _parts(ids: list[str]) -> Iterator[str]:
+    for start in range(0, len(ids), LOOKUP_IDS):
+        yield ", ".join(map(_quoted, ids[start : start + LOOKUP_IDS]))
