@@ -6,12 +6,15 @@ import json
 import threading
 from typing import Any
 
+from lancedb.index import BTree, IvfSq
+
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import UnsupportedOperationError
 from clipretrieval.stores.candidates import (
     NEAREST,
     SAMPLE,
     candidate_count,
+    exact_copy,
     least_effort,
     nearest_of,
     nearest_of_blocks,
@@ -19,12 +22,13 @@ from clipretrieval.stores.candidates import (
 )
 from clipretrieval.stores.checks import check_dim
 from clipretrieval.stores.lance.tables import FOUND, INDEX, METRICS, Tables, found_in
+from clipretrieval.stores.local.store import LocalStore
 from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.types import FloatArray, Neighbors
 
 __all__ = ["LanceSearch"]
 
-EFFORTS = (8, 16, 32, 64, 128, 256)
+EFFORTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Numbers of lists that a search of the index looks into."""
 SMALLEST = 1000
 """Records from which an index can be trained."""
@@ -43,12 +47,12 @@ class LanceSearch:
     def __init__(self, tables: Tables, exact_up_to: int) -> None:
         self._tables, self._metric, self._limit = tables, tables.metric, exact_up_to
         self._reading = threading.Lock()
-        self._copy: MemoryStore | None = None
+        self._copy: LocalStore | None = None
         self._version = -1
         self._effort: int | None = None
         self._warned = False
 
-    def current(self, before: int, after: int) -> MemoryStore | None:
+    def current(self, before: int, after: int) -> LocalStore | None:
         """Return the copy, to be changed as one write has changed the table; None where it is older."""
         if self._copy is None or (self._version, before + 1) != (before, after):
             return None
@@ -92,13 +96,8 @@ class LanceSearch:
             )
         with self._tables.writing():
             records.checkout_latest()
-            records.create_index(
-                metric=METRICS[self._metric],
-                vector_column_name="vector",
-                index_type="IVF_SQ",
-                num_partitions=max(1, round(count**0.5)),
-            )
-            records.create_scalar_index("id")  # by which later upserts find what they replace
+            records.create_index("vector", config=IvfSq(distance_type=METRICS[self._metric]))
+            records.create_index("id", config=BTree())  # by which later upserts find what they replace
         sampled = next(self._tables.blocks(records))
         step = max(1, len(sampled) // SAMPLE)
         queries, asked = sampled.vectors[::step][:SAMPLE], NEAREST + 1
@@ -119,7 +118,7 @@ class LanceSearch:
             self._effort = None if kept is None else int(json.loads(kept)["nprobes"])
         return self._effort
 
-    def _read_all(self) -> MemoryStore:
+    def _read_all(self) -> LocalStore:
         """Return a copy of the newest version."""
         with self._reading:
             while True:
@@ -127,7 +126,7 @@ class LanceSearch:
                 version = records.version
                 if self._copy is not None and self._version == version:
                     return self._copy
-                copy = MemoryStore(self._metric)
+                copy = exact_copy(self._metric)
                 for block in self._tables.blocks(records):
                     copy.upsert(block.ids.tolist(), block.vectors, block.labels.tolist())
                 self._copy, self._version = copy, version
@@ -149,7 +148,7 @@ class LanceSearch:
                     .nprobes(effort)
                     .refine_factor(2)
                     .limit(candidate_count(k))
-                    .select(FOUND)
+                    .select([*FOUND, "_distance"])
                     .to_arrow()
                 )
             if len(rows) < k:

@@ -32,8 +32,8 @@ FORMAT = 1
 FORMAT_KEY, METRIC_KEY = b"clipretrieval:format", b"clipretrieval:metric"
 # Keys in the table of what is said about the records.
 MANIFEST, INDEX, BLOB = "manifest", "index", "blob:"
-# The same id, inserted by two writers at once, would otherwise be there twice.
-ID = pa.field("id", pa.string(), nullable=False)
+# An id that two writers insert at once, without a lock between them, would otherwise be there twice.
+ID = pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"})
 ABOUT = pa.schema([ID, pa.field("content", pa.large_binary(), nullable=False)])
 FOUND = ["id", "vector", "label", "number"]
 BLOCK_VALUES = 1 << 23
@@ -43,7 +43,7 @@ TIDIED_AFTER = 50
 """Writes after which small files are put together and old versions let go."""
 KEPT = timedelta(hours=1)
 """How long the files of an old version stay, which another process may be reading."""
-METRICS = {Metric.L2: "l2", Metric.COSINE: "cosine", Metric.IP: "dot"}
+METRICS: dict[Metric, Any] = {Metric.L2: "l2", Metric.COSINE: "cosine", Metric.IP: "dot"}
 
 
 class Tables:
@@ -127,7 +127,7 @@ class Tables:
         """
         lock: Any = nullcontext()
         if isinstance(self.place, Path):
-            lock = FileLock(self.place / f".{self.name}.lock", timeout=self._timeout)
+            lock = FileLock(self.place / f".{self.name}.lock", timeout=self._timeout, poll_interval=0.01)
         try:
             with lock, self.translated():
                 yield
@@ -161,9 +161,13 @@ class Tables:
             return self._make(f"{self.name}-about", ABOUT.with_metadata(kept))
 
     def _make(self, name: str, schema: pa.Schema) -> Any:
-        table: Any = self._database.create_table(name, schema=schema, exist_ok=True)
-        table.set_unenforced_primary_key(["id"])
-        return table
+        """Return a new table, or the one that another has made meanwhile."""
+        try:
+            return self._database.create_table(name, schema=schema)
+        except ValueError as error:
+            if "already exists" not in str(error):
+                raise
+        return self._database.open_table(name)
 
     def _check(self) -> None:
         kept = self._about.schema.metadata or {}
