@@ -43,7 +43,7 @@ from clipretrieval.comparison import reproduction
 from clipretrieval.evaluation.page import render as page
 from clipretrieval.heads import weighting
 from clipretrieval.persistence import saving
-from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, registry
+from clipretrieval.stores import ChromaStore, FaissStore, LanceStore, MemoryStore, registry
 
 LONG = "long" * 1100
 
@@ -655,6 +655,19 @@ def calls(tiny_model: str, folder: Path) -> list[Call]:
                 "client": NONE,
                 "exact": SWITCH,
                 "exact_up_to": NONE | NATURAL | {"10**30", "10**400"},
+            },
+        ),
+        Call(
+            "LanceStore",
+            opened(LanceStore),
+            {
+                "path": WRITABLE | {"no parent"},
+                "uri": NONE,
+                "storage_options": NONE | {"empty dict"},
+                "table": frozenset({"word"}),
+                "create": SWITCH,
+                "exact_up_to": NATURAL,
+                "timeout": frozenset({"1.5"}),
             },
         ),
         Call("create_store", plain(registry.create_store, name="memory", metric="l2")),

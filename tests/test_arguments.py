@@ -71,6 +71,7 @@ NOT_TRIED = {
     ),
     **dict.fromkeys(("PartialPass", "TextEncoder"), "what a StagedEncoder makes and returns"),
     "Metric": "tried as Metric.parse",
+    "PgVectorStore": "tried at a server",
     "PineconeStore": "tried against its emulator",
     "available_stores": "takes nothing",
     "read_table": "tried with the tables that it reads",

@@ -17,6 +17,7 @@ else:
 ROOT = Path(__file__).parents[1]
 NEEDS = {
     "chromadb": ("chroma", "from clipretrieval.stores import ChromaStore; ChromaStore()"),
+    "lancedb": ("lance", "from clipretrieval.stores import LanceStore; LanceStore('folder')"),
     "onnx": (
         "onnx",
         "from clipretrieval.demo import demo_model; "
@@ -30,6 +31,7 @@ NEEDS = {
         "pinecone",
         "from clipretrieval.stores import PineconeStore; PineconeStore('i')",
     ),
+    "psycopg": ("pgvector", "from clipretrieval.stores import PgVectorStore; PgVectorStore()"),
     "matplotlib": ("plots", "report.plot_confusion()"),
     "pyarrow": ("parquet", "RetrievalClassifier(k=1).fit(np.eye(2), ['a', 'b']).export('v.parquet')"),
     "ray": (

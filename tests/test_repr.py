@@ -20,7 +20,14 @@ from clipretrieval.evaluation import (
     distance_histogram,
 )
 from clipretrieval.images import iter_raw, scan_folder
-from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, PineconeStore
+from clipretrieval.stores import (
+    ChromaStore,
+    FaissStore,
+    LanceStore,
+    MemoryStore,
+    PgVectorStore,
+    PineconeStore,
+)
 from clipretrieval.testing import PineconeEmulator
 
 LONG = (
@@ -110,7 +117,11 @@ def test_neighbours_of_one_query_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [MemoryStore, FaissStore, ChromaStore, PineconeStore, StagedEncoder, PineconeEmulator]
+    "kind",
+    [
+        *(MemoryStore, FaissStore, ChromaStore, LanceStore, PgVectorStore, PineconeStore),
+        *(StagedEncoder, PineconeEmulator),
+    ],
 )
 def test_an_object_whose_constructor_never_ran_has_a_repr(kind: Any) -> None:
     """A debugger may show it at any moment."""
@@ -126,6 +137,8 @@ def test_an_object_whose_constructor_never_ran_has_a_repr(kind: Any) -> None:
         lambda: FaissStore(create=False),
         lambda: ChromaStore(metric="hamming"),
         lambda: ChromaStore(host="http://chroma.invalid"),
+        lambda: LanceStore("folder", metric="hamming"),
+        lambda: PgVectorStore("host=a", metric="hamming"),
         lambda: PineconeStore("No Index", api_key="key"),
         lambda: StagedEncoder("RN999"),
         lambda: StagedEncoder(stage="nowhere"),

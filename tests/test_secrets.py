@@ -29,6 +29,7 @@ OPTIONS = {
     "api_key": SECRET,
     "headers": {"X-Custom": SECRET},
     "settings": [{"dbPassword": SECRET}],
+    "conninfo": f"host=db password={SECRET}",
     "url": f"https://me:{SECRET}@example.com/x?token={SECRET}&page=2",
 }
 
@@ -71,6 +72,8 @@ def test_names_of_what_is_no_secret(name):
         ('{"authorization": "Bearer x"}', '{"authorization": "***"}'),
         ("Authorization: Bearer abc.def, more", "Authorization: ***, more"),
         ("PineconeStore('x', api_key='abc')", "PineconeStore('x', api_key='***')"),
+        ("host=db password=pw user=me", "host=db password=*** user=me"),
+        (r"host=db password = 'p w\'x' user=me", "host=db password=*** user=me"),
         ("author: api_key=abc", "author: api_key=***"),
         ("host:8080 k=3, https://example.com/a@b", "host:8080 k=3, https://example.com/a@b"),
     ],
@@ -95,11 +98,13 @@ def test_values_are_masked_and_saved_without(tmp_path):
         "api_key": "***",
         "headers": "***",
         "settings": [{"dbPassword": "***"}],
+        "conninfo": "host=db password=***",
         "url": "https://***@example.com/x?token=***&page=2",
     }
     assert without_secrets(OPTIONS) == {
         "index": "animals",
         "settings": [{}],
+        "conninfo": "host=db ",
         "url": "https://example.com/x?page=2",
     }
     cyclic: dict[str, object] = {}

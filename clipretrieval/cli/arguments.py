@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import typer
 
+from clipretrieval._util.secrets import masked_text
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.stores.registry import DEFAULT_STORE, options_within, store_class
 
@@ -371,7 +372,9 @@ class StoreOptions:
 
     store: Annotated[
         str,
-        typer.Option(metavar="NAME", help="faiss, memory, chroma, pinecone, or one registered by a package."),
+        typer.Option(
+            metavar="NAME", help="faiss, memory, chroma, lance, pgvector, pinecone, or a package's."
+        ),
     ] = DEFAULT_STORE
     store_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument for the store; may be repeated.")
@@ -394,6 +397,11 @@ class StoreOptions:
                 raise InvalidInputError(
                     "--store-option api_key is not taken: whoever lists this machine's processes could read "
                     "the key. Set the environment variable PINECONE_API_KEY instead"
+                )
+            if key == "password" or (key == "conninfo" and masked_text(text) != text):
+                raise InvalidInputError(
+                    "--store-option takes no password: whoever lists this machine's processes could read it. "
+                    "Set the environment variable PGPASSWORD, or use ~/.pgpass"
                 )
             options[key] = _option_value(key, text, hints.get(key, Any))
         return options

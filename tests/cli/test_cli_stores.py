@@ -116,6 +116,15 @@ def test_pinecone_without_a_key(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("option", [{"password": KEY}, {"conninfo": f"host=db password={KEY}"}])
+def test_a_password_is_not_taken_as_an_option(evaluate: Any, option: dict[str, str]) -> None:
+    """Neither by itself nor in a connection string."""
+    status, out, err = evaluate("pgvector", *given(**option))
+    assert (status, out) == (2, "")
+    assert "PGPASSWORD" in err
+    assert KEY not in err
+
+
 def test_a_key_is_not_taken_as_an_option(evaluate: Any) -> None:
     """A key that the list of processes would show is refused, and not repeated."""
     status, out, err = evaluate("pinecone", *given(index="crops", api_key=KEY))

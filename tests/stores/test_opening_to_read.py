@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from postgres_server import PostgresServer
 
 from clipretrieval import RetrievalClassifier
 from clipretrieval.errors import InvalidInputError, StoreUnavailableError
@@ -17,7 +18,7 @@ from clipretrieval.testing import PineconeEmulator
 POINTS, SIDES = np.eye(2, dtype=np.float32), ["left", "right"]
 
 
-@pytest.mark.parametrize("name", ["faiss", "chroma"])
+@pytest.mark.parametrize("name", ["faiss", "chroma", "lance"])
 def test_a_mistyped_path_makes_nothing(name: str, tmp_path: Path) -> None:
     """from_store, load and create=False refuse a folder that is not there, or is empty, and leave it so."""
     (tmp_path / "empty").mkdir()
@@ -53,6 +54,14 @@ def test_a_mistyped_collection_is_not_made(tmp_path: Path, chroma_port: int) -> 
             RetrievalClassifier.from_store("chroma", store_options={**place, "collection": name})
     with ChromaStore(tmp_path / "data", collection="right", create=False) as store:
         assert store.count() == 1
+
+
+def test_a_mistyped_table_is_not_made(postgres: PostgresServer) -> None:
+    """At a PostgreSQL server too, when a classifier attaches to it."""
+    options = {"conninfo": postgres.conninfo, "table": f"wrong-{uuid4().hex}"}
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError, match="no table 'wrong-"):
+            RetrievalClassifier.from_store("pgvector", store_options=options)
 
 
 def test_a_mistyped_index_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

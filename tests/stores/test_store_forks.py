@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ import numpy as np
 import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
 from forked import FORKS, GETS, ended_well, fork
+from postgres_server import PostgresServer
 
 from clipretrieval.errors import StoreLockedError, UnsupportedOperationError
-from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, PineconeStore
+from clipretrieval.stores import (
+    ChromaStore,
+    FaissStore,
+    LanceStore,
+    MemoryStore,
+    PgVectorStore,
+    PineconeStore,
+)
 from clipretrieval.testing import PineconeEmulator
 
 pytestmark = [
@@ -117,21 +126,40 @@ def test_forked_processes_read_their_own_records_at_a_chroma_server(chroma_port:
         read_beside(filled(store))
 
 
+def test_forked_processes_read_their_own_records_in_postgresql(postgres: PostgresServer) -> None:
+    """No process reads an answer to another, nor does a child end its parent's session."""
+    with PgVectorStore(postgres.conninfo, table="forked") as store:
+        read_beside(filled(store))
+
+
+def test_forked_processes_read_lance_by_threads_of_their_own(tmp_path: Path) -> None:
+    """Lance's own threads, which a child lacks, are started anew there."""
+    pytest.importorskip("lancedb")
+    with warnings.catch_warnings(), LanceStore(tmp_path / "store") as store:
+        warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
+        read_beside(filled(store))
+
+
 def test_forked_processes_read_their_own_records_at_pinecone(pinecone: Any) -> None:
     """No process reads an answer to another, nor is the parent's connection closed by a child."""
     with pinecone("forked") as store:
         read_beside(filled(store))
 
 
-@pytest.mark.parametrize("place", ["chroma", "pinecone"])
-def test_a_forked_process_goes_on_with_a_scan_and_writes(place: str, chroma_port: int, pinecone: Any) -> None:
+@pytest.mark.parametrize("place", ["chroma", "pgvector", "pinecone"])
+def test_a_forked_process_goes_on_with_a_scan_and_writes(
+    place: str, request: pytest.FixtureRequest, pinecone: Any
+) -> None:
     """A listing begun in the parent ends in the child by a connection of the child's, which also writes."""
     name = f"scanned-{place}"
-    store = (
-        pinecone(name)
-        if place == "pinecone"
-        else ChromaStore(host="127.0.0.1", port=chroma_port, collection=name)
-    )
+    store: Any
+    if place == "pinecone":
+        store = pinecone(name)
+    elif place == "pgvector":
+        store = PgVectorStore(request.getfixturevalue("postgres").conninfo, table=name)
+    else:
+        port = request.getfixturevalue("chroma_port")
+        store = ChromaStore(host="127.0.0.1", port=port, collection=name)
     listings = filled(store).scan()
 
     def scan() -> None:

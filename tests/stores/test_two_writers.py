@@ -30,12 +30,19 @@ def folder_store(tmp_path: Path) -> tuple[str, dict[str, Any]]:
     return "faiss", {"path": str(tmp_path / "store")}
 
 
-@pytest.fixture(params=["chroma", "pinecone"])
+@pytest.fixture(params=["chroma", "pgvector", "pinecone"])
 def shared_store(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name of a store at a server, which has no lock, and options for it."""
+    """The name of a store which others may write too, and options for it."""
     name = f"writers-{uuid4().hex[:12]}"
+    if request.param == "lance":
+        pytest.importorskip("lancedb")
+        yield "lance", {"path": str(tmp_path / name)}
+        return
+    if request.param == "pgvector":
+        yield "pgvector", {"conninfo": request.getfixturevalue("postgres").conninfo, "table": name}
+        return
     if request.param == "chroma":
         port = request.getfixturevalue("chroma_port")
         yield "chroma", {"host": "127.0.0.1", "port": port, "collection": name}
@@ -134,6 +141,7 @@ with create_store(sys.argv[1], **json.loads(sys.argv[2])) as store:
 """
 
 
+@pytest.mark.parametrize("shared_store", ["chroma", "lance", "pgvector", "pinecone"], indirect=True)
 def test_labels_that_a_voting_process_exchanges_are_noticed_at_a_server(shared_store: Any) -> None:
     """All counts are what they were; the statistics that another process holds are not."""
     rows = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)

@@ -14,8 +14,10 @@ from clipretrieval.stores import (
     ChromaStore,
     ExclusiveStore,
     FaissStore,
+    LanceStore,
     LocatedStore,
     MemoryStore,
+    PgVectorStore,
     PineconeStore,
     PortableStore,
     RefreshableStore,
@@ -31,10 +33,13 @@ assert_type(merge_stores(memory, [memory], "last").conflicts, tuple[LabelConflic
 merge_stores("faiss", [memory])  # E: arg-type
 faiss: VectorStore = FaissStore("folder", index="auto")
 chroma: VectorStore = ChromaStore(host="127.0.0.1", port=8000)
+lance: VectorStore = LanceStore("folder", timeout=5)
+pgvector: VectorStore = PgVectorStore("host=localhost", table="animals")
 pinecone: VectorStore = PineconeStore("animals", namespace="cats")
 scannable: list[ScannableStore] = [MemoryStore(), FaissStore(), ChromaStore(), PineconeStore("animals")]
 keeping: list[BlobStore] = [MemoryStore(), FaissStore(), ChromaStore(), PineconeStore("animals")]
 located: list[LocatedStore] = [FaissStore(), ChromaStore(), PineconeStore("animals")]
+databases: list[ScannableStore | BlobStore | LocatedStore] = [LanceStore("folder"), PgVectorStore()]
 portable: list[PortableStore] = [MemoryStore(), FaissStore()]
 refreshable: RefreshableStore = FaissStore()
 not_refreshable: RefreshableStore = MemoryStore()  # E: assignment
@@ -43,6 +48,8 @@ not_exclusive: ExclusiveStore = ChromaStore()  # E: assignment
 assert_type(create_store("memory"), VectorStore)
 assert_type(MemoryStore().count(label="cat") + FaissStore().count(label=3) + ChromaStore().count("cat"), int)
 PineconeStore()  # E: call-arg
+PgVectorStore(5)  # E: arg-type
+assert_type(PgVectorStore().build_index(m=8), float)
 FaissStore("folder", index=4)  # E: arg-type
 MemoryStore().search([[0.0]], k="1")  # E: arg-type
 
