@@ -11,6 +11,8 @@
 
 The summary of a run tells how many blocks of each language ran.
 
+The page on PostgreSQL finds a server's database in the environment.
+
 A page runs in a temporary folder that holds ``pictures/train/<class>/*.png``,
 ``pictures/test/<class>/*.png`` and a copy of ``examples``.
 """
@@ -33,6 +35,7 @@ from pathlib import Path
 
 import hypothesis  # noqa: F401  it looks up who refers to whom when it is imported, which `gc.freeze` would hide
 import pytest
+from postgres_server import PostgresServer, postgres_server
 from sybil import Document, Example, Region, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.region import Lexeme
@@ -212,8 +215,17 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def postgres_at_large() -> Iterator[PostgresServer]:
+    """A PostgreSQL server with pgvector, which all tests and pages share."""
+    with postgres_server() as server:
+        yield server
+
+
 @pytest.fixture(scope="module")
-def documentation_folder(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def documentation_folder(
+    request: pytest.FixtureRequest, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """Work in a fresh folder with pictures of its own while one page runs."""
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(digits_folder, folder / "pictures", ignore=shutil.ignore_patterns("*.json"))
@@ -222,4 +234,8 @@ def documentation_folder(digits_folder: Path, tmp_path_factory: pytest.TempPathF
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        if request.path.name == "stores-pgvector.md":
+            server: PostgresServer = request.getfixturevalue("postgres_at_large")
+            for name, value in server.environment("animals").items():
+                patch.setenv(name, value)
         yield folder

@@ -21,7 +21,15 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.neighbors import NearestNeighbors
 
-from clipretrieval.stores import ChromaStore, FaissStore, MemoryStore, PineconeStore, VectorStore
+from clipretrieval.stores import (
+    ChromaStore,
+    FaissStore,
+    LanceStore,
+    MemoryStore,
+    PgVectorStore,
+    PineconeStore,
+    VectorStore,
+)
 from clipretrieval.testing import PineconeEmulator
 
 Array = npt.NDArray[np.float32]
@@ -57,6 +65,8 @@ class Side:
     open: Callable[[], VectorStore]
     folder: Path | None = None
     remote: bool = False
+    indexed: bool = False
+    """Whether an index is to be built once the store is filled."""
 
 
 def all_sides(
@@ -81,6 +91,26 @@ def all_sides(
     sides.append(
         Side("chroma, folder, graph", lambda: ChromaStore(folder / "graph", exact=False), folder / "graph")
     )
+    for label, bound in (("copy", 1 << 62), ("index", 0)):
+        place = folder / f"lance-{label}"
+        sides.append(
+            Side(
+                f"lance, {label}",
+                lambda p=place, b=bound: LanceStore(p, exact_up_to=b),  # type: ignore[misc]
+                place,
+                indexed=not bound,
+            )
+        )
+    for label, bound in (("exact", 1 << 62), ("HNSW", 0)):
+        sides.append(
+            Side(
+                f"pgvector, {label}",
+                # A database that the environment names: PGHOST, PGDATABASE, …
+                lambda t=label, b=bound: PgVectorStore(table=f"bench-{t}-{os.getpid()}", exact_up_to=b),  # type: ignore[misc]
+                remote=True,
+                indexed=not bound,
+            )
+        )
     sides = [side for side in sides if wanted(side.name)]
     if wanted("chroma, server, graph"):
         port = stack.enter_context(_chroma_server(folder / "served"))

@@ -38,7 +38,8 @@ from clipretrieval import ClipRetrievalWarning
 from clipretrieval.stores import VectorStore
 
 BARE, BRUTE = "bare FAISS", "scikit-learn"
-SIDES = ("memory", "faiss", "chroma", "pinecone")
+SIDES = ("memory", "faiss", "chroma", "lance", "pinecone")
+"""What needs no server of the user's; add pgvector where the environment names one."""
 SINGLE = 50
 """Queries asked one by one."""
 
@@ -98,7 +99,17 @@ def _fill_side(side: Side, rows: Array, folder: Path, count: int) -> tuple[Vecto
     started = time.perf_counter()
     fill(store, rows)
     seconds = time.perf_counter() - started
-    figures: dict[str, Any] = {
+    figures: dict[str, Any] = {}
+    if side.indexed:
+        started = time.perf_counter()
+        store.build_index()  # type: ignore[attr-defined]
+        figures["index_s"] = time.perf_counter() - started
+    started = time.perf_counter()
+    store.upsert(["one more"], rows[:1] + 9, [0])
+    store.flush()
+    figures["one_upsert_ms"] = 1e3 * (time.perf_counter() - started)
+    store.delete(["one more"])
+    figures |= {
         "upserts_per_s": len(rows) / seconds,
         "fill_time_over_bare": seconds / bare_seconds,
         "disk_bytes": None,
@@ -180,6 +191,8 @@ def _search_in_turns(
 COLUMNS = {
     "upserts_per_s": ("upserts/s", 1.0, ".0f"),
     "fill_time_over_bare": ("fill/bare", 1.0, ".2f"),
+    "index_s": ("index s", 1.0, ".1f"),
+    "one_upsert_ms": ("1 more ms", 1.0, ".1f"),
     "batch1_ms": ("k=1 ms", 1.0, ".2f"),
     f"batch1 / {BARE}": ("/bare", 1.0, ".2f"),
     f"batch1 / {BRUTE}": ("/sklearn", 1.0, ".2f"),
@@ -216,7 +229,7 @@ def render(found: dict[str, Any]) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    packages = ("faiss-cpu", "chromadb", "pinecone", "scikit-learn")
+    packages = ("faiss-cpu", "chromadb", "lancedb", "pinecone", "psycopg", "scikit-learn")
     processor = platform.processor()
     with contextlib.suppress(OSError):
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]

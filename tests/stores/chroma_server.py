@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from free_port import free_port
+
 
 @contextmanager
 def chroma_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
@@ -32,9 +34,3 @@ def chroma_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]
     finally:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

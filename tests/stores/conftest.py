@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from chroma_server import chroma_server
-from postgres_server import PASSWORD, PostgresServer, postgres_server
+from postgres_server import PASSWORD, PostgresServer
 
 
 @pytest.fixture(scope="session")
@@ -16,14 +16,8 @@ def chroma_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(scope="session")
-def _postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as server:
-        yield server
-
-
 @pytest.fixture
-def postgres(_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
+def postgres(postgres_at_large: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
     """A PostgreSQL server of which no test may end; its password is in the environment."""
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    return _postgres
+    return postgres_at_large

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chroma_server import free_port
+from free_port import free_port
 
 PASSWORD = "pgpw-SECRET-0123"  # noqa: S105  nobody's
 
@@ -87,6 +87,13 @@ class PostgresServer:
     @property
     def conninfo(self) -> str:
         return f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
+
+    def environment(self, database: str) -> dict[str, str]:
+        """Make a database with pgvector; return the environment in which libpq finds it."""
+        self.execute(f"CREATE DATABASE {database}")
+        self.execute("CREATE EXTENSION vector", database)
+        place = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGDATABASE": database}
+        return {**place, "PGUSER": "postgres", "PGPASSWORD": PASSWORD}
 
     def execute(self, statement: str, database: str = "postgres") -> list[Any]:
         """Run a statement as the database's owner."""
