@@ -260,16 +260,25 @@ class LanceStore:
             self._tables.tidy()
 
     def flush(self) -> None:
-        """Do nothing: what a call wrote that returned is in files, and seen by all."""
-        self._require_open()
+        """Return when everything written so far is on the device, if it is in a folder.
+
+        What a call wrote that returned is in files, outlives this process, and is seen by all; a flush makes
+        it outlast a loss of power too.
+        """
+        with self._lock.write():
+            self._require_open()
+            self._tables.sync()
 
     def close(self) -> None:
-        """Free what the store holds; calling it again does nothing."""
+        """Flush and free what the store holds; calling it again does nothing."""
         with self._lock.write():
-            if not self._closed:
-                self._dim = self._tables.dim() if not self._inherited else None
-                self._closed = True
-                self._search.forget()
+            if self._closed:
+                return
+            self._closed = True
+            self._search.forget()
+            if not self._inherited:
+                self._dim = self._tables.dim()
+                self._tables.sync()
 
     def location(self) -> dict[str, Any]:
         """Return the options that open the same table elsewhere, without keys of the object storage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from clipretrieval._util.files import sync_folder
 from clipretrieval.errors import (
     FingerprintMismatchError,
     InvalidInputError,
@@ -76,6 +78,7 @@ class Tables:
         self._options, self._timeout = options, timeout
         self._records: Any = None
         self._written = 0
+        self._synced: set[str] = set()
         if isinstance(place, Path):
             try:
                 if create:
@@ -301,6 +304,25 @@ class Tables:
                 _merge(self._about, pa.table(rows, schema=self._about.schema))
             self._tidy(self._about)
 
+    def sync(self) -> None:
+        """Have the system put on the device what has come into a folder since the last time."""
+        if not isinstance(self.place, Path):
+            return
+        there: set[str] = set()
+        with self.translated():
+            for name in (self.name, f"{self.name}-about"):
+                for folder, _, files in os.walk(self.place / f"{name}.lance"):
+                    paths = {os.path.join(folder, file) for file in files}
+                    for path in paths - self._synced:  # no file changes once it is written
+                        with suppress(FileNotFoundError):  # of an old version, which went meanwhile
+                            _sync(path)
+                    if not paths <= self._synced:
+                        sync_folder(folder)
+                    there |= paths
+            if there - self._synced:
+                sync_folder(self.place)
+        self._synced = there
+
     def tidy(self) -> None:
         """Put small files together, take new records into the index, and let old versions go."""
         records = self.records()
@@ -321,6 +343,14 @@ class Tables:
 def found_in(rows: Any) -> Found:
     """Return records from the columns id, vector, label and number."""
     return Found(_ids(rows), _vectors(rows), _labels(rows))
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR)  # as Windows needs it
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _merge(table: Any, rows: pa.Table) -> int:
