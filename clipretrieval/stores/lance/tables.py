@@ -41,6 +41,8 @@ FOUND = ["id", "vector", "label", "number"]
 BLOCK_VALUES = 1 << 23
 """Values of vectors that are read at a time."""
 LOOKUP_IDS = 5000
+MOST_ATTEMPTS = 5
+"""How often a write begins anew where another changed the table under it; Lance repeats most by itself."""
 TIDIED_AFTER = 50
 """Writes after which small files are put together and old versions let go."""
 KEPT = timedelta(hours=1)
@@ -166,11 +168,15 @@ class Tables:
     def _make(self, name: str, schema: pa.Schema) -> Any:
         """Return a new table, or the one that another has made meanwhile."""
         try:
-            return self._database.create_table(name, schema=schema)
+            table: Any = self._database.create_table(name, schema=schema)
         except ValueError as error:
             if "already exists" not in str(error):
                 raise
-        return self._database.open_table(name)
+            return self._database.open_table(name)
+        if table.version > 1:  # without a lock: another made it at the same moment, and this replaced theirs
+            table.checkout(table.version - 1)
+            table.restore()
+        return table
 
     def _check(self) -> None:
         kept = self._about.schema.metadata or {}
@@ -312,7 +318,7 @@ class Tables:
         with self.translated():
             for name in (self.name, f"{self.name}-about"):
                 for folder, _, files in os.walk(self.place / f"{name}.lance"):
-                    paths = {os.path.join(folder, file) for file in files}
+                    paths = {f"{folder}{os.sep}{file}" for file in files}
                     for path in paths - self._synced:  # no file changes once it is written
                         with suppress(FileNotFoundError):  # of an old version, which went meanwhile
                             _sync(path)
@@ -356,7 +362,14 @@ def _sync(path: str) -> None:
 def _merge(table: Any, rows: pa.Table) -> int:
     """Add or replace rows by their ids, and return the version after it."""
     merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-    return int(merge.execute(rows).version)
+    for attempt in range(MOST_ATTEMPTS):
+        try:
+            return int(merge.execute(rows).version)
+        except (OSError, RuntimeError, ValueError) as error:
+            if "ncompatible transaction" not in str(error) or attempt == MOST_ATTEMPTS - 1:
+                raise
+        table.checkout_latest()
+    raise AssertionError("unreachable")
 
 
 def _ids(rows: Any) -> AnyArray:

@@ -111,7 +111,7 @@ def test_without_a_lock_nothing_is_doubled(tmp_path: Path) -> None:
         store = LanceStore(uri=f"file-object-store://{tmp_path}")
         for each in range(4):
             names = [f"{each}-{row}" for row in range(20)][:: 1 - 2 * number]
-            ready.wait()
+            ready.wait(60)
             store.upsert(names, np.full((20, 4), number), [number] * 20)
 
     with ThreadPoolExecutor(2) as pool:
