@@ -14,7 +14,7 @@ from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.types import AnyArray, FloatArray, Metric, Neighbors
 
 __all__ = [
-    *("NEAREST", "SAMPLE", "Found", "candidate_count", "exact_copy", "least_effort"),
+    *("NEAREST", "SAMPLE", "CandidateRecords", "candidate_count", "exact_copy", "least_effort"),
     *("nearest_of", "nearest_of_blocks", "together"),
 ]
 
@@ -23,7 +23,7 @@ SAMPLE, NEAREST, WANTED_RECALL = 100, 10, 0.99
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class CandidateRecords:
     """Some records as a database returned them.
 
     Attributes
@@ -46,12 +46,12 @@ def candidate_count(k: int) -> int:
     return k + k // 4 + 32
 
 
-def nearest_of(found: Found, query: FloatArray, k: int, metric: Metric) -> Neighbors:
+def nearest_of(found: CandidateRecords, query: FloatArray, k: int, metric: Metric) -> Neighbors:
     """Return the `k` nearest candidates of one query, padded.
 
     Parameters
     ----------
-    found : Found
+    found : CandidateRecords
     query : ndarray of float32, shape (1, dim)
     k : int
     metric : Metric
@@ -72,7 +72,9 @@ def exact_copy(metric: Metric) -> LocalStore:
     return MemoryStore(metric) if metric is Metric.COSINE else FaissStore(metric=metric, index="Flat")
 
 
-def nearest_of_blocks(blocks: Iterable[Found], queries: FloatArray, k: int, metric: Metric) -> Neighbors:
+def nearest_of_blocks(
+    blocks: Iterable[CandidateRecords], queries: FloatArray, k: int, metric: Metric
+) -> Neighbors:
     """Return the `k` nearest of all records, of which one block at a time is in memory."""
     near = MemoryStore(metric).search(queries, k)
     for block in blocks:

@@ -21,7 +21,7 @@ from clipretrieval.stores.candidates import (
     together,
 )
 from clipretrieval.stores.checks import check_dim
-from clipretrieval.stores.lance.tables import FOUND, INDEX, METRICS, Tables, found_in
+from clipretrieval.stores.lance.tables import FOUND, INDEX, METRICS, LanceTables, candidates_in
 from clipretrieval.stores.local.store import LocalStore
 from clipretrieval.stores.memory import MemoryStore
 from clipretrieval.types import FloatArray, Neighbors
@@ -39,12 +39,12 @@ class LanceSearch:
 
     Parameters
     ----------
-    tables : Tables
+    tables : LanceTables
     exact_up_to : int
         The most values (records × dimension) of a copy in memory.
     """
 
-    def __init__(self, tables: Tables, exact_up_to: int) -> None:
+    def __init__(self, tables: LanceTables, exact_up_to: int) -> None:
         self._tables, self._metric, self._limit = tables, tables.metric, exact_up_to
         self._reading = threading.Lock()
         self._copy: LocalStore | None = None
@@ -154,5 +154,5 @@ class LanceSearch:
             if len(rows) < k:
                 answers.append(self._reading_blocks(query, k))
             else:
-                answers.append(nearest_of(found_in(rows), query, k, self._metric))
+                answers.append(nearest_of(candidates_in(rows), query, k, self._metric))
         return together(answers)

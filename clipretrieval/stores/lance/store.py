@@ -36,7 +36,7 @@ from clipretrieval.stores.checks import (
     storable_ids,
 )
 from clipretrieval.stores.lance.search import LanceSearch
-from clipretrieval.stores.lance.tables import BLOB, MANIFEST, Tables
+from clipretrieval.stores.lance.tables import BLOB, MANIFEST, LanceTables
 from clipretrieval.stores.local.locks import ReadWriteLock
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
@@ -317,7 +317,9 @@ class LanceStore:
         raise unclonable(self)
 
     def _attach(self, create: bool) -> None:
-        self._tables = Tables(self._place, self._options, self._table, self._metric, create, self._timeout)
+        self._tables = LanceTables(
+            self._place, self._options, self._table, self._metric, create, self._timeout
+        )
         self._search = LanceSearch(self._tables, self._exact_up_to)
         self._dim, self._inherited = None, False
 

@@ -24,11 +24,11 @@ from clipretrieval.errors import (
     StoreLockedError,
     StoreUnavailableError,
 )
-from clipretrieval.stores.candidates import Found
+from clipretrieval.stores.candidates import CandidateRecords
 from clipretrieval.stores.checks import Batch, check_dim, check_label_kind
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing, Metric, Records, as_label_array
 
-__all__ = ["BLOB", "FOUND", "INDEX", "MANIFEST", "METRICS", "Tables", "found_in"]
+__all__ = ["BLOB", "FOUND", "INDEX", "MANIFEST", "METRICS", "LanceTables", "candidates_in"]
 
 FORMAT = 1
 FORMAT_KEY, METRIC_KEY = b"clipretrieval:format", b"clipretrieval:metric"
@@ -50,7 +50,7 @@ KEPT = timedelta(hours=1)
 METRICS: dict[Metric, Any] = {Metric.L2: "l2", Metric.COSINE: "cosine", Metric.IP: "dot"}
 
 
-class Tables:
+class LanceTables:
     """Two tables of a database, which are opened, or made if they are not there and may be made.
 
     Parameters
@@ -269,13 +269,13 @@ class Tables:
         metadata = [json.loads(found[name][2]) for name in kept]
         return Records(np.array(kept, dtype=object), vectors, labels, metadata)
 
-    def blocks(self, records: Any) -> Iterator[Found]:
+    def blocks(self, records: Any) -> Iterator[CandidateRecords]:
         """Yield all records of a version, some at a time."""
         size = max(1, BLOCK_VALUES // (self.dim() or 1))
         with self.translated():
             for rows in records.search().select(FOUND).to_batches(size):
                 if len(rows):
-                    yield found_in(rows)
+                    yield candidates_in(rows)
 
     def listings(self, label: Label | None) -> Iterator[Listing]:
         """Go through the ids and labels of the records as they are now."""
@@ -346,9 +346,9 @@ class Tables:
                 table.optimize(cleanup_older_than=KEPT)
 
 
-def found_in(rows: Any) -> Found:
+def candidates_in(rows: Any) -> CandidateRecords:
     """Return records from the columns id, vector, label and number."""
-    return Found(_ids(rows), _vectors(rows), _labels(rows))
+    return CandidateRecords(_ids(rows), _vectors(rows), _labels(rows))
 
 
 def _sync(path: str) -> None:

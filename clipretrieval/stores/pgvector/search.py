@@ -24,7 +24,7 @@ from clipretrieval.stores.candidates import (
 from clipretrieval.stores.checks import check_dim
 from clipretrieval.stores.exact import row_norms
 from clipretrieval.stores.memory import MemoryStore
-from clipretrieval.stores.pgvector.tables import Tables, found_in
+from clipretrieval.stores.pgvector.tables import PgVectorTables, candidates_from
 from clipretrieval.types import FloatArray, Metric, Neighbors
 
 __all__ = ["PgVectorSearch"]
@@ -68,13 +68,13 @@ class PgVectorSearch:
 
     Parameters
     ----------
-    tables : Tables
+    tables : PgVectorTables
     exact_up_to : int
         The most values (records × dimension) that are always compared; more are searched through the graph,
         where there is one.
     """
 
-    def __init__(self, tables: Tables, exact_up_to: int) -> None:
+    def __init__(self, tables: PgVectorTables, exact_up_to: int) -> None:
         self._tables, self._metric, self._limit = tables, tables.metric, exact_up_to
         self._warned = False
 
@@ -122,7 +122,7 @@ class PgVectorSearch:
         """Return the least effort whose recall is enough, as measured on stored vectors, and the recall."""
         text = "SELECT id, embedding, label, number FROM {records} ORDER BY random() LIMIT %s"
         rows = connection.cursor(binary=True).execute(self._tables.statement(text), [SAMPLE]).fetchall()
-        found, asked = found_in(rows), NEAREST + 1
+        found, asked = candidates_from(rows), NEAREST + 1
         if not len(found):
             return EFFORTS[0], 1.0
         with connection.transaction():
@@ -178,7 +178,7 @@ class PgVectorSearch:
         cursor, values = connection.cursor(binary=True), {"query": query[0], "length": length}
         text = f"{columns} ORDER BY far LIMIT %(length)s"
         rows = cursor.execute(self._tables.statement(text), values).fetchall()
-        near = nearest_of(found_in(rows), query, k, self._metric)
+        near = nearest_of(candidates_from(rows), query, k, self._metric)
         if len(rows) == length:
             error = self._error(query, float(near.distances[0, -1]), facts)
             # Distances tie that are rounded to one float32.
@@ -187,7 +187,7 @@ class PgVectorSearch:
             if rows[-1][4] <= limit:
                 text = f"{columns} WHERE {far} <= %(limit)s"
                 rows = cursor.execute(self._tables.statement(text), {**values, "limit": limit}).fetchall()
-                near = nearest_of(found_in(rows), query, k, self._metric)
+                near = nearest_of(candidates_from(rows), query, k, self._metric)
         return near
 
     def _error(self, query: FloatArray, distance: float, facts: _Facts) -> float:
@@ -224,5 +224,5 @@ class PgVectorSearch:
                 if len(rows) < k:
                     answers.append(self._comparing_all(connection, query, k, facts))
                 else:
-                    answers.append(nearest_of(found_in(rows), query, k, self._metric))
+                    answers.append(nearest_of(candidates_from(rows), query, k, self._metric))
         return together(answers)

@@ -28,7 +28,7 @@ from clipretrieval.stores.checks import (
 from clipretrieval.stores.pgvector.connections import Connections
 from clipretrieval.stores.pgvector.search import PgVectorSearch
 from clipretrieval.stores.pgvector.server import Secret, Server
-from clipretrieval.stores.pgvector.tables import LONGEST_ID, MOST_DIMENSIONS, Tables
+from clipretrieval.stores.pgvector.tables import LONGEST_ID, MOST_DIMENSIONS, PgVectorTables
 from clipretrieval.stores.release import release_of
 from clipretrieval.types import FloatArray, Label, Listing, Metric, Neighbors, Records
 
@@ -112,7 +112,7 @@ class PgVectorStore:
             )
         create = check_bool(create, "create")
         self._exact_up_to = check_int(exact_up_to, "exact_up_to", least=0)
-        self._tables = Tables(table, Metric.parse(metric))
+        self._tables = PgVectorTables(table, Metric.parse(metric))
         self._search = PgVectorSearch(self._tables, self._exact_up_to)
         self._server, self._connections, self._closed = server, Connections(server), False
         self._dim: int | None = None
@@ -242,7 +242,7 @@ class PgVectorStore:
         m : int
             Links of a record, 2 to 100.
         ef_construction : int
-            Candidates for them, from 2 × `m` to 1000.
+            CandidateRecords for them, from 2 × `m` to 1000.
 
         Returns
         -------

@@ -18,11 +18,11 @@ from clipretrieval.errors import (
     StoreCorruptedError,
     StoreUnavailableError,
 )
-from clipretrieval.stores.candidates import Found
+from clipretrieval.stores.candidates import CandidateRecords
 from clipretrieval.stores.checks import Batch, check_dim, check_label_kind
 from clipretrieval.types import Label, Listing, Metric, Records, as_label_array
 
-__all__ = ["LONGEST_ID", "MOST_DIMENSIONS", "Tables", "found_in"]
+__all__ = ["LONGEST_ID", "MOST_DIMENSIONS", "PgVectorTables", "candidates_from"]
 
 FORMAT = 1
 MOST_DIMENSIONS = 16_000
@@ -41,7 +41,7 @@ NUL, ESCAPE = "\0", "\x1a"
 Connection = psycopg.Connection[Any]
 
 
-class Tables:
+class PgVectorTables:
     """The statements of one store.
 
     Parameters
@@ -223,7 +223,7 @@ class Tables:
             np.array(kept, dtype=object), vectors, labels, [json.loads(found[name][3]) for name in kept]
         )
 
-    def everything(self, connection: Connection, dim: int, values: int) -> Iterator[Found]:
+    def everything(self, connection: Connection, dim: int, values: int) -> Iterator[CandidateRecords]:
         """Yield all records as they are at one moment, about so many values of vectors at a time.
 
         The connection must be in a transaction.
@@ -231,7 +231,7 @@ class Tables:
         with connection.cursor("clipretrieval", binary=True) as cursor:
             cursor.execute(self.statement("SELECT id, embedding, label, number FROM {records}"))
             while rows := cursor.fetchmany(max(1, values // dim)):
-                yield found_in(rows)
+                yield candidates_from(rows)
 
     def listing(self, connection: Connection, label: Label | None, after: str) -> Listing:
         """Return the ids and labels of the next records behind an id, in the order of ids."""
@@ -268,11 +268,11 @@ class Tables:
             connection.execute(text, [name, part, piece])
 
 
-def found_in(rows: list[tuple[Any, ...]]) -> Found:
+def candidates_from(rows: list[tuple[Any, ...]]) -> CandidateRecords:
     """Return records from rows that begin with id, embedding, label, number."""
     vectors = np.stack([row[1] for row in rows]) if rows else np.empty((0, 0), dtype=np.float32)
     ids = np.array([_read(row[0]) for row in rows], dtype=object)
-    return Found(ids, vectors, as_label_array([_label(row[2], row[3]) for row in rows]))
+    return CandidateRecords(ids, vectors, as_label_array([_label(row[2], row[3]) for row in rows]))
 
 
 def _row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
