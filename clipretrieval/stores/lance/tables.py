@@ -140,6 +140,10 @@ class LanceTables:
             raise StoreLockedError(
                 f"another writer has held the {self.where} for {self._timeout:g} s; try again"
             ) from error
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"the {self.where} cannot be written: {error}; check the folder's permissions"
+            ) from error
 
     def _opened(self, name: str) -> Any:
         """Return a table as it is now, or None where there is none of that name."""

@@ -60,7 +60,7 @@ class Connections:
             with self._server.translated():
                 return work(held)
         for again in (True, False):
-            connection, committing = self._idle.pop() if self._idle else self._server.connect(), False
+            connection, committing = self._lent(), False
             try:
                 with self._server.translated(), connection.transaction() if atomic else nullcontext():
                     result = work(connection)
@@ -81,7 +81,13 @@ class Connections:
         if getattr(self._own, "connection", None) is not None:
             yield
             return
-        connection = self._idle.pop() if self._idle else self._server.connect()
+        connection = self._lent()
+        try:
+            connection.execute("SELECT 1")
+        except psycopg.Error:  # the server has ended it since it was last used, and all others
+            connection.close()
+            self._close_idle()
+            connection = self._server.connect()
         self._own.connection = connection
         try:
             with self._server.translated(), connection.transaction():
@@ -94,6 +100,12 @@ class Connections:
         """Close what is idle now, and what is given back later."""
         self._closed = True
         self._close_idle()
+
+    def _lent(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._server.connect()
 
     def _give_back(self, connection: Connection) -> None:
         whole = connection.info.transaction_status == TransactionStatus.IDLE

@@ -112,6 +112,8 @@ class Server:
             connection = psycopg.connect("", autocommit=True, **options, **self._secrets.reveal())
         except psycopg.Error as error:
             reason = " ".join(str(error).split())
+        except ValueError:  # characters that no connection can have
+            reason = "a parameter holds characters that cannot be sent"
         if connection is None:
             # Raised here, and without a cause: the frames and the connection of psycopg's own error have the
             # password.

@@ -65,15 +65,22 @@ def test_a_broken_connection_is_made_anew(make: Any, postgres: PostgresServer) -
     store.upsert(["a", "b"], ROWS[:2], [1, 2])
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'clipretrieval'"
     listings = store.scan()
+
+    def rename() -> None:
+        with store.transaction():
+            store.write_manifest({"renamed": True})
+
     for call in (
         lambda: next(listings),
         lambda: store.upsert(["c"], ROWS[2:], [3]),
         lambda: store.search(ROWS, 1),
         lambda: store.delete(["a"]),
+        rename,
     ):
         postgres.execute(end)
         call()  # type: ignore[no-untyped-call]
     assert store.get(["a", "b", "c"]).labels.tolist() == [2, 3]
+    assert store.read_manifest() == {"renamed": True}
 
 
 def test_killed_writers_lose_nothing(make: Any) -> None:
