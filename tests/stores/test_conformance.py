@@ -120,7 +120,7 @@ class TestPgVectorStore(VectorStoreTests):
 class TestLanceStore(VectorStoreTests):
     """The LanceStore conforms in a folder."""
 
-    machine_settings: ClassVar[dict[str, Any]] = {"max_examples": 4}
+    machine_settings: ClassVar[dict[str, Any]] = {"max_examples": 2}
 
     def settle(self, store: VectorStore) -> None:
         """Need nothing: a write that returned is durable and seen."""

@@ -102,10 +102,9 @@ class Connections:
         self._close_idle()
 
     def _lent(self) -> Connection:
-        try:
+        with suppress(IndexError):  # which another thread may have emptied
             return self._idle.pop()
-        except IndexError:
-            return self._server.connect()
+        return self._server.connect()
 
     def _give_back(self, connection: Connection) -> None:
         whole = connection.info.transaction_status == TransactionStatus.IDLE
