@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,33 @@ def test_forked_processes_read_their_own_records_in_postgresql(postgres: Postgre
     """No process reads an answer to another, nor does a child end its parent's session."""
     with PgVectorStore(postgres.conninfo, table="forked") as store:
         read_beside(filled(store))
+
+
+def test_a_process_forked_in_a_transaction_leaves_it_to_its_parent(postgres: PostgresServer) -> None:
+    """However the child leaves the block, what the parent does in it is stored."""
+    parent = os.getpid()
+
+    def write(number: int) -> None:
+        with store.transaction(), store.transaction():
+            store.upsert([str(number)], np.ones((1, 2)), [number])
+            child = os.fork()
+            if child:
+                assert ended_well(child)
+                store.write_manifest({"number": number})
+            elif number == 0:
+                raise KeyError
+
+    with PgVectorStore(postgres.conninfo, table="forked-in-block") as store:
+        for number in range(2):
+            status = 1
+            try:
+                with suppress(KeyError):
+                    write(number)
+                status = store.count() - number  # to a child, the parent's block has not ended
+            finally:
+                if os.getpid() != parent:
+                    os._exit(status)
+        assert (store.count(), store.read_manifest()) == (2, {"number": 1})
 
 
 def test_forked_processes_read_lance_by_threads_of_their_own(tmp_path: Path) -> None:

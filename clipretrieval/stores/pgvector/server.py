@@ -158,10 +158,15 @@ class Server:
         """Raise this library's errors in the place of psycopg's."""
         try:
             yield
-        except pg.LockNotAvailable as error:
+        except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:
             raise StoreLockedError(
-                f"another writer has held the table in the {self.where} for {self._timeout:g} s; try again, "
-                "or look into pg_stat_activity for who holds it"
+                f"another writer holds the table in the {self.where} ({_line(error)}); try again, or look into "
+                "pg_stat_activity for who holds it"
+            ) from error
+        except pg.QueryCanceled as error:
+            raise StoreError(
+                f"the {self.where} stopped a statement, which did nothing: {_line(error)}. Give it more time, "
+                "say by options='-c statement_timeout=60s' in conninfo"
             ) from error
         except (pg.ReadOnlySqlTransaction, pg.InsufficientPrivilege) as error:
             raise UnsupportedOperationError(

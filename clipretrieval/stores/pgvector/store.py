@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -131,9 +131,12 @@ class PgVectorStore:
     @property
     def dim(self) -> int | None:
         """The vectors' dimension; None until the first upsert."""
-        if self._dim is None and not self._closed:
-            self._dim = self._connections.run(self._tables.dim, atomic=False)
-        return self._dim
+        if self._dim is not None or self._closed:
+            return self._dim
+        dim = self._connections.run(self._tables.dim, reading=True)
+        if not self._connections.in_block:  # whose end may take it back
+            self._dim = dim
+        return dim
 
     def upsert(
         self,
@@ -161,12 +164,14 @@ class PgVectorStore:
         reach = check_k(k)
         self._require_open()
         with without_range_warnings():  # the copies in memory have a check of their own
-            return self._connections.run(lambda connection: self._search.search(connection, queries, reach))
+            return self._connections.run(
+                lambda connection: self._search.search(connection, queries, reach), reading=True
+            )
 
     def get(self, ids: Sequence[str]) -> Records:
         names = storable_ids(check_lookup_ids(ids))
         self._require_open()
-        return self._connections.run(lambda connection: self._tables.get(connection, names), atomic=False)
+        return self._connections.run(lambda connection: self._tables.get(connection, names), reading=True)
 
     def delete(self, ids: Sequence[str]) -> int:
         names = storable_ids(check_lookup_ids(ids))
@@ -184,7 +189,7 @@ class PgVectorStore:
         while True:
             self._require_open()
             listing = self._connections.run(
-                partial(self._tables.listing, label=label, after=after), atomic=False
+                partial(self._tables.listing, label=label, after=after), reading=True
             )
             if not len(listing):
                 return
@@ -195,11 +200,11 @@ class PgVectorStore:
         """Return the number of stored vectors, or of those with one label."""
         wanted = check_label(label)
         self._require_open()
-        return self._connections.run(lambda connection: self._tables.count(connection, wanted), atomic=False)
+        return self._connections.run(lambda connection: self._tables.count(connection, wanted), reading=True)
 
     def read_manifest(self) -> dict[str, Any]:
         self._require_open()
-        found: dict[str, Any] = json.loads(self._connections.run(self._tables.read_manifest, atomic=False))
+        found: dict[str, Any] = json.loads(self._connections.run(self._tables.read_manifest, reading=True))
         return found
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -212,7 +217,7 @@ class PgVectorStore:
         name = check_blob_name(name)
         self._require_open()
         return self._connections.run(
-            lambda connection: self._tables.read_blob(connection, name), atomic=False
+            lambda connection: self._tables.read_blob(connection, name), reading=True
         )
 
     def write_blob(self, name: str, content: bytes | None) -> None:
@@ -221,14 +226,18 @@ class PgVectorStore:
         self._require_open()
         self._connections.run(lambda connection: self._tables.write_blob(connection, name, content))
 
-    def transaction(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
         """Make one transaction of all that this thread does in a block.
 
         At its end everything is stored, or, where it raises or the process dies, nothing: vectors and the
-        manifest that belongs to them, say. Other writers of the table wait from the first write on.
+        manifest that belongs to them, say. A call whose error is caught in the block has stored nothing; so
+        has a block within it. Other writers of the table wait from the first write on. A process that is
+        forked in the block is not in it.
         """
         self._require_open()
-        return self._connections.together()
+        with self._connections.together():
+            yield
 
     def build_index(self, *, m: int = 16, ef_construction: int = 64) -> float:
         """Build the HNSW graph that larger tables than `exact_up_to` are searched through, or build it anew.
@@ -242,7 +251,7 @@ class PgVectorStore:
         m : int
             Links of a record, 2 to 100.
         ef_construction : int
-            CandidateRecords for them, from 2 × `m` to 1000.
+            Candidates for them, from 2 × `m` to 1000.
 
         Returns
         -------
@@ -253,11 +262,13 @@ class PgVectorStore:
         Raises
         ------
         UnsupportedOperationError
-            If the vectors have more than 2,000 dimensions, or there are none yet.
+            If the vectors have more than 2,000 dimensions, there are none yet, or in a block of `transaction`.
         """
         m = check_int(m, "m", least=2, most=100)
         ef_construction = check_int(ef_construction, "ef_construction", least=2 * m, most=1000)
         self._require_open()
+        if self._connections.in_block:  # for whose end the build would wait
+            raise UnsupportedOperationError("build_index() cannot run in a block of transaction()")
         with self._server.translated(), self._server.connect() as connection, without_range_warnings():
             return self._search.build(connection, m, ef_construction)
 

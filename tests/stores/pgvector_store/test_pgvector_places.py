@@ -219,7 +219,7 @@ def test_a_closed_store_refuses_everything(make: Any) -> None:
         lambda: store.get(["a"]),
         lambda: store.delete(["a"]),
         lambda: next(listings),
-        store.transaction,
+        lambda: store.transaction().__enter__(),
     ):
         with pytest.raises(StoreError, match="closed"):
             call()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from database_writers import check_two_writers, kill_servers
 from postgres_server import PASSWORD, PostgresServer, postgres_server
 
-from clipretrieval.errors import InvalidInputError
+from clipretrieval.errors import InvalidInputError, StoreLockedError, UnsupportedOperationError
 from clipretrieval.testing import kill_writers
 
 ROWS = np.eye(3, 4, dtype=np.float32)
@@ -38,6 +40,72 @@ def test_a_transaction_is_stored_whole_or_not_at_all(make: Any) -> None:
     with pytest.raises(InvalidInputError):
         fail()
     assert (store.count(), store.read_manifest()) == (2, {"a": 1})
+
+
+def test_an_error_that_a_block_catches_undoes_its_call_alone(make: Any, postgres: PostgresServer) -> None:
+    """The rest of the block is stored; inner blocks are parts of it."""
+    store = make(timeout=0.05)
+    table = store.location()["table"]
+    store.upsert(["a", "b"], ROWS[:2], [1, 2])
+    with psycopg.connect(postgres.conninfo) as theirs, store.transaction():
+        theirs.execute(f"SELECT 1 FROM \"{table}\" WHERE id = 'a' FOR UPDATE")  # noqa: S608
+        store.upsert(["c"], ROWS[2:], [3])
+        with pytest.raises(StoreLockedError, match="another writer"):
+            store.delete(["b", "a"])
+        with suppress(KeyError), store.transaction():
+            store.write_manifest({"a": 1})
+            raise KeyError
+        with pytest.raises(UnsupportedOperationError, match="block"):
+            store.build_index()
+    assert store.get(["a", "b", "c"]).labels.tolist() == [1, 2, 3]
+    assert store.read_manifest() == {}
+
+
+def test_a_dimension_that_was_taken_back_is_none(make: Any) -> None:
+    """A block that fails leaves the store without one."""
+    store = make()
+    with suppress(KeyError), store.transaction():
+        store.upsert(["a"], ROWS[:1], [1])
+        assert store.dim == 4
+        raise KeyError
+    assert store.dim is None
+    store.upsert(["a"], ROWS[:1, :2], [1])
+    assert store.dim == 2
+
+
+def test_a_search_sees_the_table_at_one_moment(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another's deletion between two statements of a search takes nothing from its answer."""
+    store = make()
+    other = make(table=store.location()["table"])
+    names = [f"{number:03}" for number in range(100)]
+    store.upsert(names, np.ones((100, 4)), [1] * 100)
+    real = store._tables.statement
+
+    def delete_first(text: str) -> Any:
+        if "<= %(limit)s" in text:
+            assert other.delete(names[:95]) == 95
+        return real(text)
+
+    monkeypatch.setattr(store._tables, "statement", delete_first)
+    assert store.search(ROWS[:1], 10).ids.tolist() == [names[:10]]
+    assert store.count() == 5
+
+
+def test_a_database_may_isolate_transactions_by_default(make: Any, postgres: PostgresServer) -> None:
+    """Two writers go on where the database would have one of them fail."""
+    name = "isolated"
+    postgres.execute(f"CREATE DATABASE {name}")
+    postgres.execute("CREATE EXTENSION vector", name)
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    stores = [make(conninfo=f"{postgres.conninfo} dbname={name}", table="a") for _ in range(2)]
+
+    def write(number: int) -> None:
+        for each in range(10):
+            stores[number].upsert([f"{number}-{each}", "both"], ROWS[:2], [each, each])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(2)))
+    assert stores[0].count() == 21
 
 
 def test_first_writers_do_not_stand_in_each_others_way(make: Any) -> None:
