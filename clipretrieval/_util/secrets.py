@@ -15,7 +15,7 @@ _DEEPEST = 20
 
 _NOUN = (
     "keys?|tokens?|secrets?|pass|passwords?|passwd|passphrases?|pwd|credentials?|creds?|"
-    "auth|oauth|authorization|authentication|bearer|cookies?|headers?|jwt|sas|dsn"
+    "auth|oauth|authorization|authentication|bearer|cookies?|headers?|jwt|sas|sig|signatures?|dsn"
 )
 _OWNER = (
     "access|account|admin|api|app|auth|aws|bearer|client|db|encryption|id|license|master|my|private|refresh|"
@@ -29,9 +29,9 @@ _PUBLIC_KEY = re.compile(
 )
 
 _USER_INFO = re.compile(r"(?<=://)(?:[^\s'\"/]*|[^\s'\"/:]*:[^\s'\"]*)@")
-# The passwords of a connection string of libpq, as psycopg takes it: a value in quotes may hold \'.
+# The passwords of a connection string of libpq, as psycopg takes it: \ keeps a quote or a space in the value.
 _CONNINFO_PASSWORD = re.compile(
-    r"(?<![A-Za-z0-9_?&-])(?P<name>(?:ssl)?password)\s*=\s*(?:'(?:[^'\\]|\\.)*'?|[^\s'\"&,;)}\]]\S*)"
+    r"(?<![A-Za-z0-9_?&-])(?P<name>(?:ssl)?password)\s*=\s*(?:'(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)+)"
 )
 # A word up to its last @, behind which is no user. Looked for first: in a long word without one, which a file
 # of a stranger may hold, each :// would have all the rest searched.

@@ -398,13 +398,28 @@ class StoreOptions:
                     "--store-option api_key is not taken: whoever lists this machine's processes could read "
                     "the key. Set the environment variable PINECONE_API_KEY instead"
                 )
-            if key == "password" or (key == "conninfo" and masked_text(text) != text):
+            if key == "password" or (key == "conninfo" and _holds_password(text)):
                 raise InvalidInputError(
                     "--store-option takes no password: whoever lists this machine's processes could read it. "
                     "Set the environment variable PGPASSWORD, or use ~/.pgpass"
                 )
             options[key] = _option_value(key, text, hints.get(key, Any))
         return options
+
+
+def _holds_password(conninfo: str) -> bool:
+    """Tell whether libpq finds a password in a connection string, however it is spelt."""
+    try:
+        from psycopg import Error
+        from psycopg.conninfo import conninfo_to_dict
+
+        from clipretrieval.stores.pgvector.server import SECRETS
+    except ImportError:
+        return masked_text(conninfo) != conninfo
+    try:
+        return not conninfo_to_dict(conninfo).keys().isdisjoint(SECRETS)
+    except (Error, UnicodeError):  # the store says so, and shows nothing
+        return False
 
 
 def _option_value(key: str, text: str, hint: Any) -> Any:

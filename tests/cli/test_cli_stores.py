@@ -116,7 +116,14 @@ def test_pinecone_without_a_key(
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("option", [{"password": KEY}, {"conninfo": f"host=db password={KEY}"}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"password": KEY},
+        {"conninfo": f"host=db password={KEY}"},
+        {"conninfo": f"postgresql://db/animals?p%61ssword={KEY}"},
+    ],
+)
 def test_a_password_is_not_taken_as_an_option(evaluate: Any, option: dict[str, str]) -> None:
     """Neither by itself nor in a connection string."""
     status, out, err = evaluate("pgvector", *given(**option))
