@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.errors import UnsupportedOperationError
+from clipretrieval.errors import StoreLockedError, UnsupportedOperationError
 from clipretrieval.stores.candidates import (
     NEAREST,
     SAMPLE,
@@ -31,8 +31,8 @@ __all__ = ["PgVectorSearch"]
 
 MANY = 16
 """From so many queries on, to read all records once costs less than a scan in the server for each."""
-BLOCK_VALUES = 1 << 23
-"""Values of vectors that are compared here at a time: 32 MiB."""
+MOST_TIES = 10_000
+"""Records that may be as near as the farthest wanted one, for the server to send them."""
 # Between these lengths squares and products stay within float32, in which the server computes.
 SHORTEST, LONGEST = 1e-15, 1e15
 FUNCTIONS = {
@@ -60,7 +60,7 @@ class _Facts:
     records: float
     """As PostgreSQL's statistics have it; counted where there are none yet."""
     effort: int | None
-    """Of a search in the graph; None where there is no graph."""
+    """Of a search in the graph; None where there is none, or it is being measured."""
 
 
 class PgVectorSearch:
@@ -103,20 +103,29 @@ class PgVectorSearch:
                 f"{self._tables.name!r} has {'none yet' if facts is None else f'{facts.dim:,}'}. Searches "
                 "compare all records"
             )
-        _, operators = OPERATORS[self._metric]
+        operators = OPERATORS[self._metric][1]
+        text = "SELECT pg_try_advisory_lock(hashtext('clipretrieval:' || %s))"  # until the connection closes
+        if connection.execute(text, [self._tables.name]).fetchone() != (True,):
+            raise StoreLockedError(f"another build_index() of the table {self._tables.name!r} is under way")
         for text in (
             "SET lock_timeout = 0",
+            "DROP INDEX CONCURRENTLY IF EXISTS {made}",  # of a build that did not end
+            f"CREATE INDEX CONCURRENTLY {{made}} ON {{records}} USING hnsw ({self._column(facts)} "
+            f"vector_{operators}_ops) WITH (m = {m}, ef_construction = {ef_construction})",
+            "UPDATE {about} SET ef_search = NULL",
             "DROP INDEX CONCURRENTLY IF EXISTS {graph}",
-            "CREATE INDEX CONCURRENTLY {graph} ON {records} USING hnsw "
-            f"(embedding vector_{operators}_ops) WITH (m = {m}, ef_construction = {ef_construction})",
+            "ALTER INDEX {made} RENAME TO {graph}",
             "ANALYZE {records}",
         ):
             connection.execute(self._tables.statement(text))
         effort, recall = self._tuned(connection, facts)
-        connection.execute(
-            self._tables.statement("UPDATE {about} SET ef_search = %s, recall = %s"), [effort, recall]
-        )
+        connection.execute(self._tables.statement("UPDATE {about} SET ef_search = %s"), [effort])
         return recall
+
+    @staticmethod
+    def _column(facts: _Facts) -> str:
+        """Return what the graph is built over: pgvector wants the dimension in the type."""
+        return f"(embedding::vector({facts.dim}))"
 
     def _tuned(self, connection: Connection, facts: _Facts) -> tuple[int, float]:
         """Return the least effort whose recall is enough, as measured on stored vectors, and the recall."""
@@ -137,15 +146,12 @@ class PgVectorSearch:
     def _facts(self, connection: Connection) -> _Facts | None:
         """Return what decides about a search; None where no vector was ever stored."""
         text = """
-            SELECT atttypmod, shortest, longest,
-                CASE WHEN reltuples < 0 THEN (SELECT count(*) FROM {records}) ELSE reltuples END,
-                (SELECT coalesce(ef_search, 40) FROM pg_index
-                    WHERE indexrelid = to_regclass(%s) AND indisvalid)
-            FROM {about}, pg_class JOIN pg_attribute ON attrelid = pg_class.oid
-            WHERE pg_class.oid = {column}::regclass AND attname = 'embedding'
+            SELECT dim, shortest, longest,
+                CASE WHEN reltuples < 0 THEN (SELECT count(*) FROM {records}) ELSE reltuples END, ef_search
+            FROM {about}, pg_class WHERE pg_class.oid = to_regclass(%s)
             """
-        row = connection.execute(self._tables.statement(text), [f'"{self._tables.name}_graph"']).fetchone()
-        return None if row is None or row[0] < 1 else _Facts(*row)
+        row = connection.execute(self._tables.statement(text), [f'"{self._tables.name}"']).fetchone()
+        return None if row is None or row[0] is None else _Facts(*row)
 
     def _warn(self, facts: _Facts) -> None:
         if not self._warned and facts.effort is None and facts.dim <= INDEXED_DIMENSIONS:
@@ -175,7 +181,8 @@ class PgVectorSearch:
         """Let the server compare one query with all records, and settle here what its rounding left open."""
         length, far = candidate_count(k), f"{FUNCTIONS[self._metric]}(embedding, %(query)b)"
         columns = f"SELECT id, embedding, label, number, {far} AS far FROM {{records}}"
-        cursor, values = connection.cursor(binary=True), {"query": query[0], "length": length}
+        cursor = connection.cursor(binary=True)
+        values: dict[str, Any] = {"query": query[0], "length": length}
         text = f"{columns} ORDER BY far LIMIT %(length)s"
         rows = cursor.execute(self._tables.statement(text), values).fetchall()
         near = nearest_of(candidates_from(rows), query, k, self._metric)
@@ -185,8 +192,11 @@ class PgVectorSearch:
             kth = np.float32(near.distances[0, -1] + error)
             limit = float(np.nextafter(kth, np.float32(np.inf))) + error
             if rows[-1][4] <= limit:
-                text = f"{columns} WHERE {far} <= %(limit)s"
-                rows = cursor.execute(self._tables.statement(text), {**values, "limit": limit}).fetchall()
+                text, most = f"{columns} WHERE {far} <= %(limit)s LIMIT %(length)s", length + MOST_TIES
+                values |= {"length": most, "limit": limit}
+                rows = cursor.execute(self._tables.statement(text), values).fetchall()
+                if len(rows) == most:
+                    return self._by_reading(connection, query, k, facts)
                 near = nearest_of(candidates_from(rows), query, k, self._metric)
         return near
 
@@ -201,7 +211,7 @@ class PgVectorSearch:
 
     def _by_reading(self, connection: Connection, queries: FloatArray, k: int, facts: _Facts) -> Neighbors:
         """Read all records, block by block, and keep the nearest of each query."""
-        blocks = self._tables.everything(connection, facts.dim, BLOCK_VALUES)
+        blocks = self._tables.everything(connection, facts.dim)
         return nearest_of_blocks(blocks, queries, k, self._metric)
 
     def _through_graph(
@@ -210,7 +220,7 @@ class PgVectorSearch:
         """Compare exactly what the graph leads to; where that is too little, all records."""
         text = self._tables.statement(
             "SELECT id, embedding, label, number FROM {records} "
-            f"ORDER BY embedding {OPERATORS[self._metric][0]} %b LIMIT %s"
+            f"ORDER BY {self._column(facts)} {OPERATORS[self._metric][0]} %b LIMIT %s"
         )
         answers = []
         with connection.transaction():

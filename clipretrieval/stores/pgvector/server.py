@@ -27,9 +27,9 @@ from clipretrieval.errors import (
 )
 from clipretrieval.types import FloatArray
 
-__all__ = ["Secret", "Server"]
+__all__ = ["SECRETS", "Secret", "Server"]
 
-SECRETS = ("password", "sslpassword")
+SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 NO_EXTENSION = (
     "has no extension pgvector; install it on the server (https://github.com/pgvector/pgvector), and have a "
     "user who may run in the database: CREATE EXTENSION vector"
@@ -119,7 +119,7 @@ class Server:
             # password.
             raise StoreUnavailableError(
                 f"the {self.where} cannot be reached: {reason or 'no answer'}. Check that the server runs, "
-                "its address, user and password (as password=, in PGPASSWORD or in ~/.pgpass)"
+                "its address, user and password (the argument, PGPASSWORD or ~/.pgpass)"
             )
         try:
             self._prepare(connection)
@@ -135,20 +135,14 @@ class Server:
         self._public = {**{name: value for name, value in resolved.items() if value}, **self._public}
         with self.translated():
             # A commit that returned is on the device, whatever the database's own default.
-            oid, encoding, *_ = connection.execute(
-                "SELECT to_regtype('vector')::oid::int8, current_setting('server_encoding'), "
+            oid, *_ = connection.execute(
+                "SELECT to_regtype('vector')::oid::int8, set_config('lock_timeout', %s, false), "
                 "CASE current_setting('synchronous_commit') WHEN 'off' "
-                "THEN set_config('synchronous_commit', 'on', false) END, "
-                "set_config('lock_timeout', %s, false)",
+                "THEN set_config('synchronous_commit', 'on', false) END",
                 [f"{max(1, round(1000 * self._timeout))}ms"],
-            ).fetchone() or (None, "")
+            ).fetchone() or (None,)
         if oid is None:
             raise StoreUnavailableError(f"the {self.where} {NO_EXTENSION}")
-        if encoding != "UTF8":
-            raise StoreUnavailableError(
-                f"the {self.where} has the encoding {encoding}; PgVectorStore needs one made with ENCODING "
-                "'UTF8'"
-            )
         dumper = type("VectorDumper", (_VectorDumper,), {"oid": oid})
         connection.adapters.register_dumper(np.ndarray, dumper)
         connection.adapters.register_loader(oid, _VectorLoader)
@@ -160,13 +154,13 @@ class Server:
             yield
         except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:
             raise StoreLockedError(
-                f"another writer holds the table in the {self.where} ({_line(error)}); try again, or look into "
-                "pg_stat_activity for who holds it"
+                f"another writer holds the table in the {self.where} ({_line(error)}); try again, or look "
+                "into pg_stat_activity for who holds it"
             ) from error
         except pg.QueryCanceled as error:
             raise StoreError(
-                f"the {self.where} stopped a statement, which did nothing: {_line(error)}. Give it more time, "
-                "say by options='-c statement_timeout=60s' in conninfo"
+                f"the {self.where} stopped a statement, which did nothing: {_line(error)}. Give it more "
+                "time, say by options='-c statement_timeout=60s' in conninfo"
             ) from error
         except (pg.ReadOnlySqlTransaction, pg.InsufficientPrivilege) as error:
             raise UnsupportedOperationError(

@@ -262,7 +262,9 @@ class PgVectorStore:
         Raises
         ------
         UnsupportedOperationError
-            If the vectors have more than 2,000 dimensions, there are none yet, or in a block of `transaction`.
+            If the vectors have more than 2,000 dimensions, there are none, or in a block of `transaction`.
+        StoreLockedError
+            If another build is under way.
         """
         m = check_int(m, "m", least=2, most=100)
         ef_construction = check_int(ef_construction, "ef_construction", least=2 * m, most=1000)

@@ -27,12 +27,9 @@ __all__ = ["LONGEST_ID", "MOST_DIMENSIONS", "PgVectorTables", "candidates_from"]
 FORMAT = 1
 MOST_DIMENSIONS = 16_000
 """The most that pgvector stores."""
-INLINE_DIMENSIONS = 1500
-"""The largest vectors that are kept in the row, where a search need not fetch them from elsewhere."""
-ANSWER_VALUES = 1 << 20
-"""Values of vectors that are read at a time."""
+BLOCK_VALUES, BLOCK_RECORDS = 1 << 23, 1 << 14
+"""The most that is read at a time where all records are: 32 MiB of vectors."""
 LISTED = 4096
-BLOB_PART = 8 << 20
 LONGEST_ID = 2048
 """Bytes of an id: an index of PostgreSQL takes a third of a page."""
 # A column of text takes all characters but one.
@@ -60,7 +57,7 @@ class PgVectorTables:
             "about": sql.Identifier(f"{name}_store"),
             "blobs": sql.Identifier(f"{name}_blobs"),
             "graph": sql.Identifier(f"{name}_graph"),
-            "column": sql.Literal(f'"{name}"'),
+            "made": sql.Identifier(f"{name}_graph_made"),
         }
 
     def statement(self, text: str) -> sql.Composed:
@@ -103,11 +100,11 @@ class PgVectorTables:
 
     def _about(self, connection: Connection) -> tuple[int, str] | None:
         # Asked of the catalogue itself: names that were looked up before stay unknown for a transaction.
-        text = "SELECT relname FROM pg_class WHERE relname = ANY(%s) AND pg_table_is_visible(oid)"
+        text = "SELECT relnamespace FROM pg_class WHERE relname = ANY(%s) AND pg_table_is_visible(oid)"
         found = connection.execute(text, [[self.name, f"{self.name}_store"]]).fetchall()
         if not found:
             return None
-        if len(found) < 2:
+        if len(found) < 2 or found[0] != found[1]:
             raise InvalidInputError(
                 f"the table {self.name!r} was not made by PgVectorStore; give another name as table="
             )
@@ -119,32 +116,26 @@ class PgVectorTables:
             self.statement(
                 """
                 CREATE TABLE {about} (
-                    format int NOT NULL, metric text NOT NULL, manifest text NOT NULL,
-                    shortest float8 NOT NULL, longest float8 NOT NULL, ef_search int, recall float8);
+                    format int NOT NULL, metric text NOT NULL, manifest text NOT NULL, dim int,
+                    shortest float8 NOT NULL, longest float8 NOT NULL, ef_search int);
+                -- Rows that fit into a page stay in one piece: a search need not fetch their vectors.
                 CREATE TABLE {records} (
                     id text COLLATE "C" PRIMARY KEY, embedding vector NOT NULL, label text, number bigint,
-                    metadata json NOT NULL);
+                    metadata json NOT NULL) WITH (toast_tuple_target = 8160);
                 CREATE INDEX {by_label} ON {records} (left(label, 200)) WHERE label IS NOT NULL;
                 CREATE INDEX {by_number} ON {records} (number) WHERE number IS NOT NULL;
-                CREATE TABLE {blobs} (
-                    name text, part int, content bytea NOT NULL, PRIMARY KEY (name, part));
-                ALTER TABLE {blobs} ALTER content SET STORAGE EXTERNAL;
+                CREATE TABLE {blobs} (name text PRIMARY KEY, content bytea NOT NULL);
                 """
             )
         )
-        connection.execute(
-            self.statement("INSERT INTO {about} VALUES (%s, %s, '{{}}', 'infinity', 0, NULL, NULL)"),
-            [FORMAT, str(self.metric)],
-        )
+        text = "INSERT INTO {about} VALUES (%s, %s, '{{}}', NULL, 'infinity', 0, NULL)"
+        connection.execute(self.statement(text), [FORMAT, str(self.metric)])
         return FORMAT, str(self.metric)
 
     def dim(self, connection: Connection) -> int | None:
-        """Return the dimension that the column is held to."""
-        text = (
-            "SELECT atttypmod FROM pg_attribute WHERE attrelid = {column}::regclass AND attname = 'embedding'"
-        )
-        (found,) = _row(connection.execute(self.statement(text)))
-        return int(found) if found > 0 else None
+        """Return the dimension that vectors are held to."""
+        (found,) = _row(connection.execute(self.statement("SELECT dim FROM {about}")))
+        return None if found is None else int(found)
 
     def lock(self, connection: Connection) -> None:
         """Wait until no other writer is in a transaction, and keep the next ones out of this one."""
@@ -153,18 +144,9 @@ class PgVectorTables:
     def upsert(self, connection: Connection, batch: Batch) -> None:
         """Add or replace the records of a batch."""
         self.lock(connection)
-        width, dim = batch.vectors.shape[1], self.dim(connection)
-        check_dim(width, dim)
+        check_dim(batch.vectors.shape[1], self.dim(connection))
         held = connection.execute(self.statement("SELECT number FROM {records} LIMIT 1")).fetchall()
         check_label_kind(batch.labels, as_label_array(["" if row[0] is None else row[0] for row in held]))
-        if dim is None:
-            kind = "PLAIN" if width <= INLINE_DIMENSIONS else "EXTERNAL"
-            connection.execute(
-                self.statement(
-                    f"ALTER TABLE {{records}} ALTER embedding TYPE vector({width}), "
-                    f"ALTER embedding SET STORAGE {kind}"
-                )
-            )
         self._widen(connection, batch)
         text = (
             "INSERT INTO {records} (id, embedding, label, number, metadata) VALUES (%s, %b, %s, %s, %s) "
@@ -181,15 +163,18 @@ class PgVectorTables:
         connection.cursor().executemany(self.statement(text), rows)
 
     def _widen(self, connection: Connection, batch: Batch) -> None:
-        """Keep how long the shortest and the longest vector ever were, by which float32 can be trusted."""
+        """Keep the dimension, and how long the shortest and the longest vector ever were.
+
+        By these float32 can be trusted or not.
+        """
         lengths = batch.norms[batch.norms > 0]
-        if len(lengths):
-            text = (
-                "UPDATE {about} SET shortest = least(shortest, %(shortest)s), longest = greatest(longest, "
-                "%(longest)s) WHERE shortest > %(shortest)s OR longest < %(longest)s"
-            )
-            bounds = {"shortest": float(lengths.min()), "longest": float(lengths.max())}
-            connection.execute(self.statement(text), bounds)
+        text = (
+            "UPDATE {about} SET dim = %(dim)s, shortest = least(shortest, %(shortest)s), "
+            "longest = greatest(longest, %(longest)s) "
+            "WHERE dim IS NULL OR shortest > %(shortest)s OR longest < %(longest)s"
+        )
+        bounds = {"shortest": float(lengths.min(initial=np.inf)), "longest": float(lengths.max(initial=0))}
+        connection.execute(self.statement(text), {"dim": batch.vectors.shape[1], **bounds})
 
     def delete(self, connection: Connection, ids: list[str]) -> int:
         """Delete the records of the ids and return how many of them were there."""
@@ -205,17 +190,12 @@ class PgVectorTables:
 
     def get(self, connection: Connection, ids: list[str]) -> Records:
         """Return the records of the ids, in their order, without those that are not there."""
-        dim = self.dim(connection) or 0
-        step, found = max(1, ANSWER_VALUES // max(1, dim)), {}
+        text = "SELECT id, embedding, label, number, metadata::text FROM {records} WHERE id = ANY(%s)"
         keys = list(dict.fromkeys(map(_written, ids)))
-        text = self.statement(
-            "SELECT id, embedding, label, number, metadata::text FROM {records} WHERE id = ANY(%s)"
-        )
-        for start in range(0, len(keys), step):
-            rows = connection.cursor(binary=True).execute(text, [keys[start : start + step]])
-            found.update({_read(row[0]): row[1:] for row in rows})
+        rows = connection.cursor(binary=True).execute(self.statement(text), [keys])
+        found = {_read(row[0]): row[1:] for row in rows}
         kept = [name for name in ids if name in found]
-        vectors = np.empty((len(kept), dim), dtype=np.float32)
+        vectors = np.empty((len(kept), self.dim(connection) or 0), dtype=np.float32)
         for place, name in enumerate(kept):
             vectors[place] = found[name][0]
         labels = as_label_array([_label(*found[name][1:3]) for name in kept])
@@ -223,14 +203,14 @@ class PgVectorTables:
             np.array(kept, dtype=object), vectors, labels, [json.loads(found[name][3]) for name in kept]
         )
 
-    def everything(self, connection: Connection, dim: int, values: int) -> Iterator[CandidateRecords]:
-        """Yield all records as they are at one moment, about so many values of vectors at a time.
+    def everything(self, connection: Connection, dim: int) -> Iterator[CandidateRecords]:
+        """Yield all records as they are at one moment, some at a time.
 
         The connection must be in a transaction.
         """
         with connection.cursor("clipretrieval", binary=True) as cursor:
             cursor.execute(self.statement("SELECT id, embedding, label, number FROM {records}"))
-            while rows := cursor.fetchmany(max(1, values // dim)):
+            while rows := cursor.fetchmany(min(BLOCK_RECORDS, max(1, BLOCK_VALUES // dim))):
                 yield candidates_from(rows)
 
     def listing(self, connection: Connection, label: Label | None, after: str) -> Listing:
@@ -253,19 +233,17 @@ class PgVectorTables:
         connection.execute(self.statement("UPDATE {about} SET manifest = %s"), [text])
 
     def read_blob(self, connection: Connection, name: str) -> bytes | None:
-        """Return a blob, put together from its parts."""
-        text = "SELECT content FROM {blobs} WHERE name = %s ORDER BY part"
-        rows = connection.cursor(binary=True).execute(self.statement(text), [name]).fetchall()
-        return b"".join(row[0] for row in rows) if rows else None
+        """Return a blob."""
+        text = "SELECT content FROM {blobs} WHERE name = %s"
+        found = connection.cursor(binary=True).execute(self.statement(text), [name]).fetchone()
+        return None if found is None else bytes(found[0])
 
     def write_blob(self, connection: Connection, name: str, content: bytes | None) -> None:
         """Replace a blob, or remove it."""
         self.lock(connection)
         connection.execute(self.statement("DELETE FROM {blobs} WHERE name = %s"), [name])
-        text = self.statement("INSERT INTO {blobs} VALUES (%s, %s, %b)")
-        for part in [] if content is None else range(-(-len(content) // BLOB_PART) or 1):
-            piece = (content or b"")[part * BLOB_PART : (part + 1) * BLOB_PART]
-            connection.execute(text, [name, part, piece])
+        if content is not None:
+            connection.execute(self.statement("INSERT INTO {blobs} VALUES (%s, %b)"), [name, content])
 
 
 def candidates_from(rows: list[tuple[Any, ...]]) -> CandidateRecords:

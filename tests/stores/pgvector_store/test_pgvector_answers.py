@@ -6,8 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from postgres_server import PostgresServer
 
-from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError, UnsupportedOperationError
+from clipretrieval.errors import (
+    ClipRetrievalWarning,
+    InvalidInputError,
+    StoreLockedError,
+    UnsupportedOperationError,
+)
 from clipretrieval.stores import MemoryStore, PgVectorStore
 from clipretrieval.stores.pgvector.search import MANY
 
@@ -81,10 +87,50 @@ def test_the_graph_finds_most_and_is_exact_in_distances(make: Any) -> None:
         assert graph.build_index() > 0.98
 
 
+def test_a_graph_is_built_once_at_a_time(
+    make: Any, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second build meanwhile is refused, and one that did not end leaves the graph before it in use."""
+    rows = normal(8, 200, 8)
+    store, _ = both(make, "l2", rows)
+    graph = make(table=store.location()["table"], exact_up_to=0)
+    assert graph.build_index() == 1
+
+    def interrupted(*_: Any) -> Any:
+        with pytest.raises(StoreLockedError, match="under way"):
+            store.build_index()
+        raise KeyboardInterrupt
+
+    for place, used in (("_column", True), ("_tuned", False)):
+        with monkeypatch.context() as patched:
+            patched.setattr(graph._search, place, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                graph.build_index()
+        facts = graph._connections.run(graph._search._facts)
+        assert (facts.effort is not None) is used, "a graph whose recall is unknown is not used"
+    assert graph.build_index() == 1
+    names = f"'{store.location()['table']}_graph%'"
+    found = postgres.execute(f"SELECT count(*) FROM pg_class WHERE relname LIKE {names}")  # noqa: S608
+    assert found == [(1,)]
+
+
+def test_more_ties_than_the_server_is_to_send_are_compared_here(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one long vector, of which nothing is left, all products may tie."""
+    monkeypatch.setattr("clipretrieval.stores.pgvector.search.MOST_TIES", 20)
+    monkeypatch.setattr("clipretrieval.stores.pgvector.tables.BLOCK_RECORDS", 30)
+    rows = normal(10, 200, 8)
+    store, memory = both(make, "ip", rows)
+    store.upsert(["long"], 1e9 * rows[:1], ["x"])
+    store.delete(["long"])
+    check_same(store, memory, rows[:MANY], 5)
+
+
 def plan_of(store: PgVectorStore, connection: Any) -> Any:
     """Return how the server would follow the graph for one query."""
     connection.execute("SET LOCAL enable_seqscan = off")
-    text = "EXPLAIN SELECT id FROM {records} ORDER BY embedding <-> %b LIMIT 10"
+    text = "EXPLAIN SELECT id FROM {records} ORDER BY (embedding::vector(16)) <-> %b LIMIT 10"
     return connection.execute(store._tables.statement(text), [normal(7, 16)]).fetchall()
 
 

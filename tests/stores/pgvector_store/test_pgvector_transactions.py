@@ -108,6 +108,24 @@ def test_a_database_may_isolate_transactions_by_default(make: Any, postgres: Pos
     assert stores[0].count() == 21
 
 
+def test_a_first_upsert_in_a_block_keeps_no_reader_out(make: Any, postgres: PostgresServer) -> None:
+    """Nor does it change the table, which one who was granted it may not."""
+    store = make()
+    table = store.location()["table"]
+    postgres.execute(f"DROP ROLE IF EXISTS writer; CREATE ROLE writer LOGIN PASSWORD '{PASSWORD}'")
+    for name in (table, f"{table}_store", f"{table}_blobs"):
+        postgres.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON "{name}" TO writer')
+    with make(conninfo=f"{postgres.conninfo} user=writer", table=table, timeout=0.5) as other:
+        for _ in range(8):
+            assert len(store.get(["a"])) == 0
+        with other.transaction():
+            assert other.count() == 0
+            other.upsert(["a"], ROWS[:1], [1])
+            assert (store.count(), store.dim, other.dim) == (0, None, 4)
+            assert store.search(ROWS[:1], 1).ids.tolist() == [[""]]
+        assert store.get(["a"]).labels.tolist() == [1]
+
+
 def test_first_writers_do_not_stand_in_each_others_way(make: Any) -> None:
     """Eight make the same tables and settle the dimension at once; one type of labels wins."""
     table, ready = make().location()["table"] + "-x", threading.Barrier(8)
