@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any
+from collections.abc import Callable
 
 from lancedb.index import BTree, IvfSq
 
+from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import UnsupportedOperationError
 from clipretrieval.stores.candidates import (
@@ -52,12 +53,13 @@ class LanceSearch:
         self._effort: int | None = None
         self._warned = False
 
-    def current(self, before: int, after: int) -> LocalStore | None:
-        """Return the copy, to be changed as one write has changed the table; None where it is older."""
-        if self._copy is None or (self._version, before + 1) != (before, after):
-            return None
-        self._version = after
-        return self._copy
+    def follow(self, before: int, after: int, change: Callable[[LocalStore], object]) -> None:
+        """Change the copy as one write has changed the table, if it is of the version before that."""
+        copy, self._copy = self._copy, None  # to be read anew if this is interrupted
+        if copy is not None and (self._version, before + 1) == (before, after):
+            with without_range_warnings():
+                change(copy)
+            self._version, self._copy = after, copy
 
     def forget(self) -> None:
         """Free the copy."""
@@ -75,8 +77,9 @@ class LanceSearch:
         if count * dim <= self._limit:
             return self._read_all().search(queries, k)
         self.forget()
-        if self._index_effort(records) is not None:
-            return self._through_index(queries, k, self._effort or EFFORTS[-1])
+        effort = self._index_effort()
+        if effort is not None:
+            return self._through_index(queries, k, effort)
         if not self._warned:
             self._warned = True
             warn_caller(
@@ -94,10 +97,8 @@ class LanceSearch:
                 f"an index is trained from {SMALLEST:,} records on; the {self._tables.where} holds "
                 f"{count:,}. Searches compare all of them"
             )
-        with self._tables.writing():
-            records.checkout_latest()
-            records.create_index("vector", config=IvfSq(distance_type=METRICS[self._metric]))
-            records.create_index("id", config=BTree())  # by which later upserts find what they replace
+        records.create_index("vector", config=IvfSq(distance_type=METRICS[self._metric]))
+        records.create_index("id", config=BTree())  # by which later upserts find what they replace
         sampled = next(self._tables.blocks(records))
         step = max(1, len(sampled) // SAMPLE)
         queries, asked = sampled.vectors[::step][:SAMPLE], NEAREST + 1
@@ -107,11 +108,11 @@ class LanceSearch:
             self._reading_blocks(queries, asked),
             lambda effort: self._through_index(queries, asked, effort),
         )
-        self._tables.write(INDEX, json.dumps({"nprobes": effort, "recall": recall}).encode())
+        self._tables.write(INDEX, json.dumps({"nprobes": effort}).encode())
         self._effort = effort
         return recall
 
-    def _index_effort(self, records: Any) -> int | None:
+    def _index_effort(self) -> int | None:
         """Return how many lists to look into; None where no index was built."""
         if self._effort is None:
             kept = self._tables.read(INDEX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,14 +21,13 @@ from clipretrieval._util.checks import (
 from clipretrieval._util.forks import ForkLock, renew_after_fork
 from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.rounding import without_range_warnings
-from clipretrieval._util.secrets import MaskedDict, without_secrets
+from clipretrieval._util.secrets import MaskedDict, masked_text, without_secrets
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
 from clipretrieval.stores.base import unclonable
 from clipretrieval.stores.checks import (
     check_batch,
     check_blob,
     check_blob_name,
-    check_dim,
     check_k,
     check_label,
     check_lookup_ids,
@@ -44,6 +44,7 @@ __all__ = ["LanceStore"]
 
 DEFAULT_TABLE = "clipretrieval"
 TABLE_NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
+ABOUT = "-about"
 EXACT_VALUES = 1 << 27
 
 Self = TypeVar("Self", bound="LanceStore")
@@ -122,12 +123,19 @@ class LanceStore:
                 raise InvalidInputError(f"path must be a folder; give object storage as uri={shown(path)}")
             self._place = check_path(path, "path").absolute()
         else:
-            self._place = check_text(uri, "uri")
+            self._place = uri = check_text(uri, "uri")
+            if masked_text(uri) != uri:
+                self._place = uri = ""  # tracebacks may be printed with local variables
+                raise InvalidInputError(
+                    "uri holds a key or a password; give it in the environment (AWS_ACCESS_KEY_ID, …) or in "
+                    "storage_options"
+                )
             if "://" not in self._place:
                 raise InvalidInputError(f"uri must be such as 's3://bucket/animals'; got {shown(uri)}")
-        if not isinstance(table, str) or not re.fullmatch(TABLE_NAME, table):
+        if not isinstance(table, str) or not re.fullmatch(TABLE_NAME, table) or table.endswith(ABOUT):
             raise InvalidInputError(
-                f"table must be 1 to 100 of the characters a-z, A-Z, 0-9, '_' and '-'; got {shown(table)}"
+                f"table must be 1 to 100 of the characters a-z, A-Z, 0-9, '_' and '-', but not "
+                f"{ABOUT!r} at the end; got {shown(table)}"
             )
         self._exact_up_to = check_int(exact_up_to, "exact_up_to", least=0)
         self._options, self._table, self._metric = storage_options, table, Metric.parse(metric)
@@ -145,7 +153,10 @@ class LanceStore:
     @property
     def dim(self) -> int | None:
         """The vectors' dimension; None until the first upsert."""
-        return self._dim if self._closed else self._held_dim()
+        if self._dim is None and not self._closed:
+            self._require_open()
+            self._dim = self._tables.dim()
+        return self._dim
 
     def upsert(
         self,
@@ -155,20 +166,17 @@ class LanceStore:
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         batch = check_batch(ids, vectors, labels, metadata, self._metric)
-        with self._lock.write():
-            self._require_open()
+        with self._writing():
             before, after = self._tables.upsert(batch)
-            copy = self._search.current(before, after)
-            if copy is not None:
-                with without_range_warnings():
-                    copy.upsert(batch.ids, batch.vectors, batch.labels.tolist())
+            self._search.follow(
+                before, after, lambda copy: copy.upsert(batch.ids, batch.vectors, batch.labels.tolist())
+            )
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
         queries, _ = check_queries(vectors, self._metric)
         reach = check_k(k)
         with self._lock.read():
             self._require_open()
-            check_dim(queries.shape[1], self._held_dim())
             with without_range_warnings():  # the copy in memory has a check of its own
                 return self._search.search(queries, reach)
 
@@ -180,12 +188,9 @@ class LanceStore:
 
     def delete(self, ids: Sequence[str]) -> int:
         names = storable_ids(check_lookup_ids(ids))
-        with self._lock.write():
-            self._require_open()
+        with self._writing():
             removed, before, after = self._tables.delete(names)
-            copy = self._search.current(before, after)
-            if copy is not None:
-                copy.delete(names)
+            self._search.follow(before, after, lambda copy: copy.delete(names))
             return removed
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
@@ -210,8 +215,7 @@ class LanceStore:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         text = json_text(manifest, "the manifest")
-        with self._lock.write():
-            self._require_open()
+        with self._writing():
             self._tables.write(MANIFEST, text.encode())
 
     def read_blob(self, name: str) -> bytes | None:
@@ -224,8 +228,7 @@ class LanceStore:
     def write_blob(self, name: str, content: bytes | None) -> None:
         """Keep bytes beside the records, or with None no more; see `BlobStore.write_blob`."""
         name, content = check_blob(name, content)
-        with self._lock.write():
-            self._require_open()
+        with self._writing():
             self._tables.write(BLOB + name, content)
 
     def build_index(self) -> float:
@@ -245,18 +248,15 @@ class LanceStore:
         UnsupportedOperationError
             If there are fewer than 1,000 records.
         """
-        with self._lock.write():
-            self._require_open()
-            with without_range_warnings():
-                return self._search.build()
+        with self._writing(alone=False), without_range_warnings():
+            return self._search.build()
 
     def compact(self) -> None:
         """Put small files together, take new records into the index, and remove versions older than an hour.
 
         Every fiftieth write of a store does the first and the last by itself.
         """
-        with self._lock.write():
-            self._require_open()
+        with self._writing(alone=False):
             self._tables.tidy()
 
     def flush(self) -> None:
@@ -265,7 +265,7 @@ class LanceStore:
         What a call wrote that returned is in files, outlives this process, and is seen by all; a flush makes
         it outlast a loss of power too.
         """
-        with self._lock.write():
+        with self._lock.hold():
             self._require_open()
             self._tables.sync()
 
@@ -323,11 +323,18 @@ class LanceStore:
         self._search = LanceSearch(self._tables, self._exact_up_to)
         self._dim, self._inherited = None, False
 
-    def _held_dim(self) -> int | None:
-        if self._dim is None:
-            self._require_open()
-            self._dim = self._tables.dim()
-        return self._dim
+    @contextmanager
+    def _writing(self, alone: bool = True) -> Iterator[None]:
+        """Keep other writers out and, where the copy changes too, this process's searches."""
+        self._require_open()
+        with self._tables.writing():
+            try:
+                with self._lock.write() if alone else self._lock.hold():
+                    self._require_open()
+                    yield
+                self._tables.tidy_at_times()
+            finally:
+                self._tables.unsynced = True
 
     def _require_open(self) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -16,7 +17,9 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from clipretrieval._util.files import sync_folder
+from clipretrieval._util.secrets import masked_text
 from clipretrieval.errors import (
+    ClipRetrievalError,
     FingerprintMismatchError,
     InvalidInputError,
     StoreCorruptedError,
@@ -37,9 +40,9 @@ MANIFEST, INDEX, BLOB = "manifest", "index", "blob:"
 # An id that two writers insert at once, without a lock between them, would otherwise be there twice.
 ID = pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"})
 ABOUT = pa.schema([ID, pa.field("content", pa.large_binary(), nullable=False)])
-FOUND = ["id", "vector", "label", "number"]
-BLOCK_VALUES = 1 << 23
-"""Values of vectors that are read at a time."""
+FOUND = ["id", "vector", "label"]
+BLOCK_VALUES, BLOCK_RECORDS = 1 << 23, 1 << 14
+"""The most that is read at a time where all records are: 32 MiB of vectors."""
 LOOKUP_IDS = 5000
 MOST_ATTEMPTS = 5
 """How often a write begins anew where another changed the table under it; Lance repeats most by itself."""
@@ -47,6 +50,12 @@ TIDIED_AFTER = 50
 """Writes after which small files are put together and old versions let go."""
 KEPT = timedelta(hours=1)
 """How long the files of an old version stay, which another process may be reading."""
+CONTENDED = re.compile(
+    "commit conflict for|too many concurrent|manifest contention|ncompatible transaction", re.I
+)
+"""What Lance says where other writers were in the way."""
+FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
+"""What Lance raises."""
 METRICS: dict[Metric, Any] = {Metric.L2: "l2", Metric.COSINE: "cosine", Metric.IP: "dot"}
 
 
@@ -79,8 +88,8 @@ class LanceTables:
         self.place, self.name, self.metric = place, name, metric
         self._options, self._timeout = options, timeout
         self._records: Any = None
-        self._written = 0
-        self._synced: set[str] = set()
+        self._written, self._synced = 0, set[str]()
+        self.unsynced = False
         if isinstance(place, Path):
             try:
                 if create:
@@ -92,7 +101,7 @@ class LanceTables:
                 raise self._absent()
         with self.translated():
             self._database = lancedb.connect(str(place), storage_options=dict(options) or None)
-        about = self._opened(f"{name}-about")  # whose truth is whether it holds anything
+        about = self._opened(f"{name}-about")
         self._about = self._made(create) if about is None else about
         self._check()
 
@@ -106,15 +115,15 @@ class LanceTables:
         """Raise this library's errors in the place of Lance's, which are those of Python."""
         try:
             yield
-        except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
-            if isinstance(error, InvalidInputError):
-                raise
-            text = " ".join(str(error).split())[:500]
-            if "onflict" in text or "contention" in text:
+        except ClipRetrievalError:
+            raise
+        except FAILURES as error:
+            text = masked_text(" ".join(str(error).split())[:500])
+            if CONTENDED.search(text):
                 raise StoreLockedError(
                     f"other writers got in the way of this one too often: {text}"
                 ) from error
-            if isinstance(error, OSError) or "not found" in text.lower():
+            if isinstance(error, OSError) or "was not found" in text:
                 raise StoreUnavailableError(
                     f"the {self.where} cannot be read or written: {text}. Look whether it is there, and who "
                     "may use it"
@@ -132,7 +141,8 @@ class LanceTables:
         """
         lock: Any = nullcontext()
         if isinstance(self.place, Path):
-            lock = FileLock(self.place / f".{self.name}.lock", timeout=self._timeout, poll_interval=0.01)
+            path, mode = self.place / f".{self.name}.lock", self.place.stat().st_mode & 0o666
+            lock = FileLock(path, timeout=self._timeout, mode=mode, poll_interval=0.01)
         try:
             with lock, self.translated():
                 yield
@@ -151,7 +161,7 @@ class LanceTables:
             try:
                 return self._database.open_table(name)
             except ValueError as error:
-                if "not found" not in str(error):
+                if "was not found" not in str(error):
                     raise
         return None
 
@@ -166,21 +176,10 @@ class LanceTables:
         if not create:
             raise self._absent()
         kept = {FORMAT_KEY: str(FORMAT).encode(), METRIC_KEY: str(self.metric).encode()}
+        schema = ABOUT.with_metadata(kept)
         with self.writing():
-            return self._make(f"{self.name}-about", ABOUT.with_metadata(kept))
-
-    def _make(self, name: str, schema: pa.Schema) -> Any:
-        """Return a new table, or the one that another has made meanwhile."""
-        try:
-            table: Any = self._database.create_table(name, schema=schema)
-        except ValueError as error:
-            if "already exists" not in str(error):
-                raise
-            return self._database.open_table(name)
-        if table.version > 1:  # without a lock: another made it at the same moment, and this replaced theirs
-            table.checkout(table.version - 1)
-            table.restore()
-        return table
+            self.unsynced = True
+            return self._database.create_table(f"{self.name}-about", schema=schema, exist_ok=True)
 
     def _check(self) -> None:
         kept = self._about.schema.metadata or {}
@@ -211,50 +210,51 @@ class LanceTables:
         return None if records is None else int(records.schema.field("vector").type.list_size)
 
     def upsert(self, batch: Batch) -> tuple[int, int]:
-        """Add or replace the records of a batch, in one step; return the version before and the one after."""
-        width = batch.vectors.shape[1]
-        with self.writing():
-            records = self.records()
-            if records is None:
-                values = pa.list_(pa.float32(), width)
-                columns = [pa.field("label", pa.string()), pa.field("number", pa.int64())]
-                texts = pa.field("metadata", pa.string(), nullable=False)
-                fields = [ID, pa.field("vector", values, nullable=False), *columns, texts]
-                records = self._records = self._make(self.name, pa.schema(fields))
-            check_dim(width, self.dim())
-            first = records.search().select(FOUND).limit(1).to_arrow()
-            check_label_kind(batch.labels, _labels(first))
-            before, text = records.version, batch.labels.dtype == object
-            none = pa.nulls(len(batch.ids))
-            content = [
-                pa.array(batch.ids, pa.string()),
-                pa.FixedSizeListArray.from_arrays(pa.array(batch.vectors.ravel()), width),
-                pa.array(batch.labels.tolist(), pa.string()) if text else none.cast(pa.string()),
-                none.cast(pa.int64()) if text else pa.array(batch.labels),
-                pa.array(batch.metadata, pa.string()),
-            ]
-            after = _merge(records, pa.table(content, schema=records.schema))
-            self._tidy(records)
-        return before, after
+        """Add or replace the records of a batch, in one step.
+
+        Returns
+        -------
+        int, int
+            The version before and the one after; the same one where the table was made.
+        """
+        rows = _rows(batch)
+        records = self.records()
+        if records is None:
+            try:
+                self._records = self._database.create_table(self.name, data=rows, schema=rows.schema)
+            except ValueError as error:
+                if "already exists" not in str(error):
+                    raise
+                records = self.records()  # without a lock, another has made it meanwhile
+            else:
+                return 0, 0
+        check_dim(batch.vectors.shape[1], self.dim())
+        kind = records.schema.field("label").type
+        if kind != rows.schema.field("label").type:
+            held = np.empty(records.count_rows(), dtype=object if kind == pa.string() else np.int64)
+            check_label_kind(batch.labels, held)
+            self._records = self._database.create_table(
+                self.name, data=rows, schema=rows.schema, mode="overwrite"
+            )
+            return 0, 0
+        return records.version, _merge(records, rows)
 
     def delete(self, ids: list[str]) -> tuple[int, int, int]:
         """Delete the records of the ids; return how many were there, and the versions before and after."""
-        with self.writing():
-            records = self.records()
-            if records is None or not ids:
-                return 0, 0, 0
-            before, removed, after = records.version, 0, records.version
-            for part in _parts(list(dict.fromkeys(ids))):
-                done = records.delete(f"id IN ({part})")
-                removed, after = removed + done.num_deleted_rows, done.version
-            self._tidy(records)
+        records = self.records()
+        if records is None or not ids:
+            return 0, 0, 0
+        before, removed, after = records.version, 0, records.version
+        for part in _parts(list(dict.fromkeys(ids))):
+            done = records.delete(f"id IN ({part})")
+            removed, after = removed + done.num_deleted_rows, done.version
         return removed, before, after
 
     def count(self, label: Label | None) -> int:
         """Return the number of records, or of those with a label."""
         records = self.records()
         with self.translated():
-            return 0 if records is None else int(records.count_rows(_with_label(label)))
+            return 0 if records is None else int(records.count_rows(_with_label(records, label)))
 
     def get(self, ids: list[str]) -> Records:
         """Return the records of the ids, in their order, without those that are not there."""
@@ -275,7 +275,7 @@ class LanceTables:
 
     def blocks(self, records: Any) -> Iterator[CandidateRecords]:
         """Yield all records of a version, some at a time."""
-        size = max(1, BLOCK_VALUES // (self.dim() or 1))
+        size = min(BLOCK_RECORDS, max(1, BLOCK_VALUES // (self.dim() or 1)))
         with self.translated():
             for rows in records.search().select(FOUND).to_batches(size):
                 if len(rows):
@@ -287,8 +287,7 @@ class LanceTables:
         if records is None:
             return iter(())
         with self.translated():
-            query = records.search().select(["id", "label", "number"])
-            condition = _with_label(label)
+            query, condition = records.search().select(["id", "label"]), _with_label(records, label)
             rows = (query if condition is None else query.where(condition)).to_batches(4096)
         return (Listing(_ids(each), _labels(each)) for each in self._read(rows) if len(each))
 
@@ -305,58 +304,65 @@ class LanceTables:
 
     def write(self, key: str, content: bytes | None) -> None:
         """Keep something under a key, or with None nothing any more."""
-        with self.writing():
-            self._about.checkout_latest()
-            if content is None:
-                self._about.delete(f"id = {_quoted(key)}")
-            else:
-                rows = [pa.array([key]), pa.array([content], pa.large_binary())]
-                _merge(self._about, pa.table(rows, schema=self._about.schema))
-            self._tidy(self._about)
+        self._about.checkout_latest()
+        if content is None:
+            self._about.delete(f"id = {_quoted(key)}")
+        else:
+            rows = [pa.array([key]), pa.array([content], pa.large_binary())]
+            _merge(self._about, pa.table(rows, schema=self._about.schema))
 
     def sync(self) -> None:
         """Have the system put on the device what has come into a folder since the last time."""
-        if not isinstance(self.place, Path):
+        if not isinstance(self.place, Path) or not self.unsynced:
             return
-        there: set[str] = set()
-        with self.translated():
-            for name in (self.name, f"{self.name}-about"):
-                for folder, _, files in os.walk(self.place / f"{name}.lance"):
-                    paths = {f"{folder}{os.sep}{file}" for file in files}
-                    for path in paths - self._synced:  # no file changes once it is written
-                        with suppress(FileNotFoundError):  # of an old version, which went meanwhile
-                            _sync(path)
-                    if not paths <= self._synced:
+        self.unsynced, there = False, set[str]()
+        try:
+            with self.translated():
+                for name in (self.name, f"{self.name}-about"):
+                    for folder, _, files in os.walk(self.place / f"{name}.lance"):
+                        paths = {f"{folder}{os.sep}{file}" for file in files}
+                        for path in paths - self._synced:  # no file changes once it is written
+                            with suppress(FileNotFoundError):  # of an old version, which went meanwhile
+                                _sync(path)
                         sync_folder(folder)
-                    there |= paths
-            if there - self._synced:
+                        there |= paths
                 sync_folder(self.place)
+        except BaseException:
+            self.unsynced = True
+            raise
         self._synced = there
 
     def tidy(self) -> None:
         """Put small files together, take new records into the index, and let old versions go."""
-        records = self.records()
-        with self.writing():
-            for table in (records, self._about):
-                if table is not None:
-                    table.checkout_latest()
-                    table.optimize(cleanup_older_than=KEPT)
+        for table in (self.records(), self._about):
+            if table is not None:
+                table.checkout_latest()
+                table.optimize(cleanup_older_than=KEPT)
 
-    def _tidy(self, table: Any) -> None:
+    def tidy_at_times(self) -> None:
+        """Tidy after many writes; another writer's may come between, and the next time will do."""
         self._written += 1
         if self._written % TIDIED_AFTER == 0:
-            # Another writer's change may have come between; the next time will do.
-            with suppress(OSError, RuntimeError):
-                table.optimize(cleanup_older_than=KEPT)
+            with suppress(*FAILURES, StoreError):
+                self.tidy()
 
 
 def candidates_in(rows: Any) -> CandidateRecords:
-    """Return records from the columns id, vector, label and number."""
+    """Return records from the columns id, vector and label."""
     return CandidateRecords(_ids(rows), _vectors(rows), _labels(rows))
 
 
+def _rows(batch: Batch) -> pa.Table:
+    width, texts = batch.vectors.shape[1], batch.labels.dtype == object
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(batch.vectors.ravel()), width)
+    labels = pa.array(batch.labels.tolist(), pa.string() if texts else pa.int64())
+    columns = {"vector": vectors, "label": labels, "metadata": pa.array(batch.metadata, pa.string())}
+    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    return pa.table([pa.array(batch.ids, pa.string()), *columns.values()], schema=pa.schema([ID, *fields]))
+
+
 def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDWR)  # as Windows needs it
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -369,7 +375,7 @@ def _merge(table: Any, rows: pa.Table) -> int:
     for attempt in range(MOST_ATTEMPTS):
         try:
             return int(merge.execute(rows).version)
-        except (OSError, RuntimeError, ValueError) as error:
+        except FAILURES as error:
             if "ncompatible transaction" not in str(error) or attempt == MOST_ATTEMPTS - 1:
                 raise
         table.checkout_latest()
@@ -388,18 +394,19 @@ def _vectors(rows: Any) -> FloatArray:
 
 
 def _labels(rows: Any) -> AnyArray:
-    numbers, texts = rows["number"].to_pylist(), rows["label"].to_pylist()
-    return as_label_array(
-        [text if number is None else number for number, text in zip(numbers, texts, strict=True)]
-    )
+    return as_label_array(rows["label"].to_pylist())
 
 
-def _with_label(label: Label | None) -> str | None:
+def _with_label(records: Any, label: Label | None) -> str | None:
     if label is None:
         return None
-    if isinstance(label, str):
-        return f"label = {_quoted(label)}"
-    return f"number = CAST('{label}' AS BIGINT)"  # the least of all is not read as a number
+    if isinstance(label, str) != (records.schema.field("label").type == pa.string()):
+        return "false"
+    return f"label = {_quoted(label) if isinstance(label, str) else _number(label)}"
+
+
+def _number(label: int) -> str:
+    return f"CAST('{label}' AS BIGINT)"  # the least of all is not read as a number
 
 
 def _quoted(text: str) -> str:

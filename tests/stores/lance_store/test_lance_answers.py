@@ -70,6 +70,22 @@ def test_a_copy_follows_the_stores_own_writes(tmp_path: Path) -> None:
     assert store._search._copy is not copy
 
 
+def test_a_copy_whose_change_is_interrupted_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored is found."""
+    store, _ = both(tmp_path, "l2", normal(3, 50, 4))
+    store.search(normal(4, 1, 4), 1)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._search._copy, "upsert", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.upsert(["mine"], normal(5, 1, 4), ["x"])
+    assert store.search(normal(5, 1, 4), 1).ids.tolist() == [["mine"]]
+
+
 def test_the_index_finds_most_and_is_exact_in_distances(tmp_path: Path) -> None:
     """Its recall is measured when it is built, and later records are found before and after `compact`."""
     rows = normal(7, 1000, 16)
@@ -106,11 +122,19 @@ def test_an_index_needs_a_thousand_records(tmp_path: Path) -> None:
 
 
 def test_many_writes_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small files do not pile up, and what others see stays whole."""
+    """Small files do not pile up, what others see stays whole, and a failure is that of no write."""
     monkeypatch.setattr("clipretrieval.stores.lance.tables.TIDIED_AFTER", 10)
     store = LanceStore(tmp_path)
     for number in range(15):
         store.upsert([str(number)], normal(number, 1, 4), [number])
-    fragments = store._tables.records().stats()["fragment_stats"]["num_fragments"]
-    assert fragments < 10
+        store.write_manifest({"number": number})
+    for table in (store._tables.records(), store._tables._about):
+        assert table.stats()["fragment_stats"]["num_fragments"] < 10
+
+    def fail() -> None:
+        raise ValueError("conflict")
+
+    monkeypatch.setattr(store._tables, "tidy", fail)
+    for _ in range(10):
+        store.write_manifest({})
     assert LanceStore(tmp_path).get([str(number) for number in range(15)]).labels.tolist() == [*range(15)]

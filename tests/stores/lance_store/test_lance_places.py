@@ -40,6 +40,8 @@ SECRET = "aws-SECRET-0123"  # noqa: S105  nobody's
         ({"path": "s3://bucket/a"}, "as uri="),
         ({"uri": "folder"}, "s3://bucket/animals"),
         ({"path": "a", "table": "../b"}, "table must be"),
+        ({"path": "a", "table": "b-about"}, "'-about'"),
+        ({"uri": f"az://box/a?sig={SECRET}"}, "in the environment"),
         ({"path": "a", "metric": "l1"}, "metric"),
         ({"path": "a", "storage_options": "x"}, "mapping"),
         ({"path": "a", "timeout": 0}, "timeout"),
@@ -50,8 +52,9 @@ def test_malformed_options_are_refused(
 ) -> None:
     """Before anything is made."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidInputError, match=expected):
+    with pytest.raises(InvalidInputError, match=expected) as caught:
         create_store("lance", **options)
+    assert SECRET not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -91,11 +94,16 @@ def test_nobody_waits_for_ever_for_another_writer(tmp_path: Path) -> None:
     """A writer that holds the folder keeps others out, who are told after their time; readers go on."""
     store = LanceStore(tmp_path, timeout=0.05)
     store.upsert(["a"], ROWS[:1], [1])
-    with FileLock(tmp_path / ".clipretrieval.lock"):
+    with FileLock(tmp_path / ".clipretrieval.lock") as lock:
         with pytest.raises(StoreLockedError, match="another writer"):
             store.upsert(["b"], ROWS[:1], [1])
         assert store.search(ROWS[:1], 2).ids.tolist() == [["a", ""]]
-    assert store.delete(["a"]) == 1
+        with LanceStore(tmp_path, timeout=60) as patient, ThreadPoolExecutor(2) as pool:
+            waiting = pool.submit(patient.upsert, ["b"], ROWS[1:2], [1])
+            assert pool.submit(patient.search, ROWS[:1], 2).result(30).ids.tolist() == [["a", ""]]
+            lock.release()
+            waiting.result(30)
+    assert store.delete(["a", "b"]) == 2
 
 
 def test_two_writers_lose_and_double_nothing(tmp_path: Path) -> None:
@@ -106,6 +114,8 @@ def test_two_writers_lose_and_double_nothing(tmp_path: Path) -> None:
 def test_without_a_lock_nothing_is_doubled(tmp_path: Path) -> None:
     """As in object storage, where nobody can lock: Lance sees that two insert the same ids."""
     ready = threading.Barrier(2)
+    with LanceStore(uri=f"file-object-store://{tmp_path}") as first:
+        first.upsert(["first"], np.zeros((1, 4)), [0])
 
     def fill(number: int) -> None:
         store = LanceStore(uri=f"file-object-store://{tmp_path}")
@@ -119,8 +129,43 @@ def test_without_a_lock_nothing_is_doubled(tmp_path: Path) -> None:
     with LanceStore(uri=f"file-object-store://{tmp_path}") as store:
         names = [f"{each}-{row}" for each in range(4) for row in range(20)]
         found = store.get(names)
-        assert (store.count(), found.ids.tolist()) == (80, names)
+        assert (store.count(), found.ids.tolist()) == (81, names)
         assert found.vectors[:, 0].tolist() == found.labels.tolist()
+
+
+def test_labels_are_of_the_type_that_the_table_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another makes it meanwhile too; an emptied one takes the other type, which all see."""
+    store, other = (LanceStore(uri=f"file-object-store://{tmp_path}") for _ in range(2))
+
+    def made_meanwhile() -> None:
+        monkeypatch.undo()
+        other.upsert(["a"], ROWS[:1], ["text"])
+
+    monkeypatch.setattr(store._tables, "records", made_meanwhile)
+    with pytest.raises(InvalidInputError, match="holds str labels"):
+        store.upsert(["b"], ROWS[:1], [5])
+    assert store.count() == store.count(label="text") == 1
+    assert store.count(label=5) == 0
+    store.delete(["a"])
+    store.upsert(["b"], ROWS[:1], [5])
+    assert other.search(ROWS[:1], 1).labels.tolist() == [[5]]
+    assert other.count(label=5) == 1
+
+
+def test_who_reads_syncs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor waits for a device, nor needs files that may be written."""
+    LanceStore(tmp_path).upsert(["a"], ROWS[:1], [1])
+    synced: list[str] = []
+    monkeypatch.setattr("clipretrieval.stores.lance.tables._sync", synced.append)
+    with LanceStore(tmp_path) as reader:
+        assert reader.count() == 1
+        reader.flush()
+    assert not synced
+    with LanceStore(tmp_path) as writer:
+        writer.write_manifest({"a": 1})
+    assert synced
 
 
 def test_object_storage_is_told_without_its_keys(tmp_path: Path) -> None:
