@@ -49,7 +49,7 @@ assert_type(create_store("memory"), VectorStore)
 assert_type(MemoryStore().count(label="cat") + FaissStore().count(label=3) + ChromaStore().count("cat"), int)
 PineconeStore()  # E: call-arg
 PgVectorStore(5)  # E: arg-type
-assert_type(PgVectorStore().build_index(m=8), float)
+assert_type(PgVectorStore().build_index(), float)
 FaissStore("folder", index=4)  # E: arg-type
 MemoryStore().search([[0.0]], k="1")  # E: arg-type
 

@@ -56,7 +56,7 @@ class LanceSearch:
     def follow(self, before: int, after: int, change: Callable[[LocalStore], object]) -> None:
         """Change the copy as one write has changed the table, if it is of the version before that."""
         copy, self._copy = self._copy, None  # to be read anew if this is interrupted
-        if copy is not None and (self._version, before + 1) == (before, after):
+        if copy is not None and self._version == before and after <= before + 1:
             with without_range_warnings():
                 change(copy)
             self._version, self._copy = after, copy

@@ -242,7 +242,7 @@ class LanceTables:
     def delete(self, ids: list[str]) -> tuple[int, int, int]:
         """Delete the records of the ids; return how many were there, and the versions before and after."""
         records = self.records()
-        if records is None or not ids:
+        if records is None:
             return 0, 0, 0
         before, removed, after = records.version, 0, records.version
         for part in _parts(list(dict.fromkeys(ids))):

@@ -91,7 +91,7 @@ class PgVectorSearch:
             self._warn(facts)
         return self._comparing_all(connection, queries, k, facts)
 
-    def build(self, connection: Connection, m: int, ef_construction: int) -> float:
+    def build(self, connection: Connection) -> float:
         """Build the graph while others go on, choose how wide searches look, and return their recall@10.
 
         The connection must commit each statement.
@@ -110,8 +110,8 @@ class PgVectorSearch:
         for text in (
             "SET lock_timeout = 0",
             "DROP INDEX CONCURRENTLY IF EXISTS {made}",  # of a build that did not end
-            f"CREATE INDEX CONCURRENTLY {{made}} ON {{records}} USING hnsw ({self._column(facts)} "
-            f"vector_{operators}_ops) WITH (m = {m}, ef_construction = {ef_construction})",
+            "CREATE INDEX CONCURRENTLY {made} ON {records} USING hnsw "
+            f"({self._column(facts)} vector_{operators}_ops)",
             "UPDATE {about} SET ef_search = NULL",
             "DROP INDEX CONCURRENTLY IF EXISTS {graph}",
             "ALTER INDEX {made} RENAME TO {graph}",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 from clipretrieval._util.checks import check_bool, check_int, check_number, shown
@@ -38,6 +37,7 @@ EXACT_VALUES = 1 << 27
 TABLE_NAME = "[A-Za-z_][A-Za-z0-9_-]{0,49}"
 
 Self = TypeVar("Self", bound="PgVectorStore")
+Result = TypeVar("Result")
 
 
 class PgVectorStore:
@@ -156,27 +156,21 @@ class PgVectorStore:
                 f"an id must have at most {LONGEST_ID:,} bytes in UTF-8; {shown(long)} has "
                 f"{len(long.encode()):,}"
             )
-        self._require_open()
-        self._connections.run(lambda connection: self._tables.upsert(connection, batch))
+        self._run(self._tables.upsert, batch)
 
     def search(self, vectors: FloatArray, k: int) -> Neighbors:
         queries, _ = check_queries(vectors, self.metric)
         reach = check_k(k)
-        self._require_open()
         with without_range_warnings():  # the copies in memory have a check of their own
-            return self._connections.run(
-                lambda connection: self._search.search(connection, queries, reach), reading=True
-            )
+            return self._run(self._search.search, queries, reach, reading=True)
 
     def get(self, ids: Sequence[str]) -> Records:
         names = storable_ids(check_lookup_ids(ids))
-        self._require_open()
-        return self._connections.run(lambda connection: self._tables.get(connection, names), reading=True)
+        return self._run(self._tables.get, names, reading=True)
 
     def delete(self, ids: Sequence[str]) -> int:
         names = storable_ids(check_lookup_ids(ids))
-        self._require_open()
-        return self._connections.run(lambda connection: self._tables.delete(connection, names))
+        return self._run(self._tables.delete, names)
 
     def scan(self, label: Label | None = None) -> Iterator[Listing]:
         """Go through all ids and labels, or those of one label; see `ScannableStore.scan`."""
@@ -186,45 +180,28 @@ class PgVectorStore:
 
     def _listings(self, label: Label | None) -> Iterator[Listing]:
         after = ""  # which is no id
-        while True:
-            self._require_open()
-            listing = self._connections.run(
-                partial(self._tables.listing, label=label, after=after), reading=True
-            )
-            if not len(listing):
-                return
+        while len(listing := self._run(self._tables.listing, label, after, reading=True)):
             after = listing.ids[-1]
             yield listing
 
     def count(self, label: Label | None = None) -> int:
         """Return the number of stored vectors, or of those with one label."""
-        wanted = check_label(label)
-        self._require_open()
-        return self._connections.run(lambda connection: self._tables.count(connection, wanted), reading=True)
+        return self._run(self._tables.count, check_label(label), reading=True)
 
     def read_manifest(self) -> dict[str, Any]:
-        self._require_open()
-        found: dict[str, Any] = json.loads(self._connections.run(self._tables.read_manifest, reading=True))
+        found: dict[str, Any] = json.loads(self._run(self._tables.read_manifest, reading=True))
         return found
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        text = json_text(manifest, "the manifest")
-        self._require_open()
-        self._connections.run(lambda connection: self._tables.write_manifest(connection, text))
+        self._run(self._tables.write_manifest, json_text(manifest, "the manifest"))
 
     def read_blob(self, name: str) -> bytes | None:
         """Return the blob that `write_blob` last kept under this name; None if there is none."""
-        name = check_blob_name(name)
-        self._require_open()
-        return self._connections.run(
-            lambda connection: self._tables.read_blob(connection, name), reading=True
-        )
+        return self._run(self._tables.read_blob, check_blob_name(name), reading=True)
 
     def write_blob(self, name: str, content: bytes | None) -> None:
         """Keep bytes beside the records, or with None no more; see `BlobStore.write_blob`."""
-        name, content = check_blob(name, content)
-        self._require_open()
-        self._connections.run(lambda connection: self._tables.write_blob(connection, name, content))
+        self._run(self._tables.write_blob, *check_blob(name, content))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -239,19 +216,12 @@ class PgVectorStore:
         with self._connections.together():
             yield
 
-    def build_index(self, *, m: int = 16, ef_construction: int = 64) -> float:
+    def build_index(self) -> float:
         """Build the HNSW graph that larger tables than `exact_up_to` are searched through, or build it anew.
 
         Others may read and write meanwhile. The graph follows later writes by itself, which it makes slower;
         after many deletions, build it anew. It needs memory: set PostgreSQL's ``maintenance_work_mem`` to
         about 6 bytes × records × dimension, or it takes many times as long.
-
-        Parameters
-        ----------
-        m : int
-            Links of a record, 2 to 100.
-        ef_construction : int
-            Candidates for them, from 2 × `m` to 1000.
 
         Returns
         -------
@@ -266,13 +236,11 @@ class PgVectorStore:
         StoreLockedError
             If another build is under way.
         """
-        m = check_int(m, "m", least=2, most=100)
-        ef_construction = check_int(ef_construction, "ef_construction", least=2 * m, most=1000)
         self._require_open()
         if self._connections.in_block:  # for whose end the build would wait
             raise UnsupportedOperationError("build_index() cannot run in a block of transaction()")
         with self._server.translated(), self._server.connect() as connection, without_range_warnings():
-            return self._search.build(connection, m, ef_construction)
+            return self._search.build(connection)
 
     def flush(self) -> None:
         """Do nothing: what a call wrote that returned is durable, and seen by all."""
@@ -313,6 +281,10 @@ class PgVectorStore:
 
     def __sklearn_clone__(self) -> PgVectorStore:
         raise unclonable(self)
+
+    def _run(self, work: Callable[..., Result], *arguments: Any, reading: bool = False) -> Result:
+        self._require_open()
+        return self._connections.run(lambda connection: work(connection, *arguments), reading=reading)
 
     def _require_open(self) -> None:
         if self._closed:

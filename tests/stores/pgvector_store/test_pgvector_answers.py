@@ -68,7 +68,7 @@ def test_the_graph_finds_most_and_is_exact_in_distances(make: Any) -> None:
     with make(table=store.location()["table"], exact_up_to=100 * 16) as graph:
         with pytest.warns(ClipRetrievalWarning, match="build_index"):
             graph.search(rows[:1], 1)
-        recall = graph.build_index(m=4, ef_construction=20)
+        recall = graph.build_index()
         assert 0.9 < recall <= 1
         plan = str(graph._connections.run(lambda c: plan_of(graph, c)))
         assert "Index Scan" in plan
