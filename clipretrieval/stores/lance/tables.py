@@ -140,10 +140,10 @@ class LanceTables:
             If one of them holds it for too long.
         """
         lock: Any = nullcontext()
-        if isinstance(self.place, Path):
-            path, mode = self.place / f".{self.name}.lock", self.place.stat().st_mode & 0o666
-            lock = FileLock(path, timeout=self._timeout, mode=mode, poll_interval=0.01)
         try:
+            if isinstance(self.place, Path):  # who may write the folder may lock it
+                path, mode = self.place / f".{self.name}.lock", self.place.stat().st_mode & 0o666
+                lock = FileLock(path, timeout=self._timeout, mode=mode, poll_interval=0.01)
             with lock, self.translated():
                 yield
         except Timeout as error:

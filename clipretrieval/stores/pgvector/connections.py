@@ -80,6 +80,8 @@ class Connections:
             # A process that was forked in the block is to leave the transaction to its parent.
             ending.push(lambda *raised: os.getpid() == owner and transaction.__exit__(*raised))
             yield connection
+            if os.getpid() == owner and connection.closed:  # which psycopg lets pass
+                raise psycopg.OperationalError("the connection broke before the end of the transaction")
 
     def close(self) -> None:
         """Close what is idle now, and what is given back later."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import threading
 import traceback
@@ -86,8 +87,10 @@ def test_a_folder_that_goes_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"tmp|pytest"):
         store.get(["a"])
     (tmp_path / "a").rename(tmp_path / "b")
-    with pytest.raises(StoreError, match=r"'clipretrieval' in"):
-        store.count()
+    for call in (store.count, lambda: store.write_manifest({})):
+        with pytest.raises(StoreError, match=r"'clipretrieval' in"):
+            call()
+    assert not (tmp_path / "a").exists()
 
 
 def test_nobody_waits_for_ever_for_another_writer(tmp_path: Path) -> None:
@@ -152,6 +155,14 @@ def test_labels_are_of_the_type_that_the_table_was_made_with(
     store.upsert(["b"], ROWS[:1], [5])
     assert other.search(ROWS[:1], 1).labels.tolist() == [[5]]
     assert other.count(label=5) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+def test_who_may_write_the_folder_may_lock_it(tmp_path: Path) -> None:
+    """A folder that a group shares is written by all of it."""
+    tmp_path.chmod(0o770)
+    LanceStore(tmp_path).upsert(["a"], ROWS[:1], [1])
+    assert (tmp_path / ".clipretrieval.lock").stat().st_mode & 0o777 == 0o660
 
 
 def test_who_reads_syncs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

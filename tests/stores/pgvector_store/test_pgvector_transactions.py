@@ -13,7 +13,12 @@ import pytest
 from database_writers import check_two_writers, kill_servers
 from postgres_server import PASSWORD, PostgresServer, postgres_server
 
-from clipretrieval.errors import InvalidInputError, StoreLockedError, UnsupportedOperationError
+from clipretrieval.errors import (
+    InvalidInputError,
+    StoreLockedError,
+    StoreUnavailableError,
+    UnsupportedOperationError,
+)
 from clipretrieval.testing import kill_writers
 
 ROWS = np.eye(3, 4, dtype=np.float32)
@@ -167,6 +172,17 @@ def test_a_broken_connection_is_made_anew(make: Any, postgres: PostgresServer) -
         call()  # type: ignore[no-untyped-call]
     assert store.get(["a", "b", "c"]).labels.tolist() == [2, 3]
     assert store.read_manifest() == {"renamed": True}
+
+    def go_on() -> None:
+        with store.transaction():
+            store.delete(["b"])
+            postgres.execute(end)
+            with suppress(StoreUnavailableError):
+                store.delete(["c"])
+
+    with pytest.raises(StoreUnavailableError, match="broke"):
+        go_on()
+    assert store.count() == 2
 
 
 def test_killed_writers_lose_nothing(make: Any) -> None:
