@@ -118,7 +118,8 @@ def _connected(ray: Any, workers: int) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreUnavailableError(
             f"Ray at {address or 'this machine'} cannot be reached: {str(error).splitlines()[0]:.300}; start "
-            "it, or set RAY_ADDRESS to where it is"
+            "it, or set RAY_ADDRESS to where it is. If it asks for a token, as clusters do that Ray 2.59 or "
+            "later has started, set RAY_AUTH_MODE=token"
         ) from error
     try:
         yield
