@@ -491,7 +491,7 @@ class VectorOptions:
         """Return the names of all of them."""
         return tuple(field.name for field in fields(cls))
 
-    def given(self, images: Path, classifier: Path | None) -> tuple[str | None, Path]:
+    def given(self, images: str, classifier: Path | None) -> tuple[str | None, Path]:
         """Return the path of the vectors, None where there are images, and the classifier's folder.
 
         With vectors, the one positional argument is the classifier's.
@@ -505,12 +505,12 @@ class VectorOptions:
             return None, classifier
         if classifier is not None:
             raise InvalidInputError(
-                f"IMAGES ({str(images)!r}) cannot be used with --vectors, which stand in their place; leave "
+                f"IMAGES ({images!r}) cannot be used with --vectors, which stand in their place; leave "
                 "one out"
             )
         if not self.vectors:
             raise InvalidInputError("--vectors must not be empty; pass a path")
-        return self.vectors, images
+        return self.vectors, Path(images)
 
     def opened(self, path: str, tables: TableOptions) -> ReadyVectors:
         """Return the vectors in files, with their labels and ids."""
@@ -776,6 +776,34 @@ def labelled_images(path: Path, tables: TableOptions, limit: int | None, option:
             f"no sub-folder of {str(path)!r} holds images; put each class's into one that is named after it"
         )
     return _limited(folder, limit)
+
+
+def image_source(given: str, tables: TableOptions) -> Any:
+    """Open labeled images by path or URL: as `labelled_images` does, or tars, a saved dataset, or a URL.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none, or they have no labels; those of tars show when they are read.
+    """
+    from clipretrieval.images.listing import listed
+    from clipretrieval.images.tables import is_saved_dataset, labelled_source, read_table
+    from clipretrieval.images.tars import is_tars, read_tars
+    from clipretrieval.images.urls import is_url, url_name
+
+    if is_tars(given):
+        option = next((each for each in ("images_root", "image_column") if getattr(tables, each)), None)
+        if option is not None:
+            raise InvalidInputError(f"{option_of(option)} is for a table, and {url_name(given)!r} is a tar")
+        return read_tars(given, label=tables.label_column)
+    if is_saved_dataset(given):
+        columns = {"image": tables.image_column, "label": tables.label_column}
+        return labelled_source(read_table(given, root=tables.images_root, **columns))
+    if not is_url(given):
+        return labelled_images(Path(given), tables, None, "")
+    if tables.given:
+        raise InvalidInputError(f"{tables.given} is for a CSV file or a tar, and IMAGES are a URL")
+    return labelled_source(listed(given))
 
 
 def _images_of_table(path: Path, tables: TableOptions) -> ImageFolder:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipretrieval._util.text import readable
-from clipretrieval.cli.arguments import EncoderOptions, TableOptions, labelled_images
+from clipretrieval.cli.arguments import EncoderOptions, TableOptions, image_source
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
 from clipretrieval.errors import InvalidInputError
@@ -20,10 +20,10 @@ __all__ = ["encode_command"]
 def encode_command(
     context: typer.Context,
     images: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="IMAGES",
-            help="Folder with a sub-folder of images for each class, or a CSV file of paths.",
+            help="Folder with a sub-folder of images for each class, CSV file of paths, tars, or URL.",
         ),
     ],
     parts: Annotated[Path, typer.Argument(metavar="PARTS", help="Folder to write the Parquet files into.")],
@@ -44,13 +44,13 @@ def encode_command(
             help="Make parts anew whose images have changed, or are more; remove those of another source.",
         ),
     ] = False,
-    runner: Annotated[str, typer.Option(metavar="NAME", help="local or ray.")] = "local",
+    runner: Annotated[str, typer.Option(metavar="NAME", help="local, ray or dask.")] = "local",
 ) -> None:
     """Encode images into Parquet files, for index --vectors; what is there already is not done again."""
     with quiet_libraries():
         number, cut = _shard(shard, shards)
         encoder.check_alone(context)
-        labelled = labelled_images(images, tables, None, "")
+        labelled = image_source(images, tables)
         with interruptible("vectors.encoding_parts", "encoding.staged_encoder"):
             from clipretrieval._util.progress import progress_bar
             from clipretrieval.vectors.encoding_parts import encode

@@ -25,8 +25,8 @@ from clipretrieval.cli.arguments import (
     VectorOptions,
     check_runtime,
     exported_encoder,
+    image_source,
     is_given,
-    labelled_images,
     make_cascade,
     make_classifier,
     option_of,
@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from clipretrieval.cli.kept import Kept
     from clipretrieval.cli.settings import Settings
     from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.images.tables import ImageTable
+    from clipretrieval.images.tars import ImageTars
     from clipretrieval.vectors.ready_vectors import ReadyVectors
 
-    Source: TypeAlias = ImageFolder | ReadyVectors
+    Source: TypeAlias = ImageFolder | ImageTable | ImageTars | ReadyVectors
 
 __all__ = ["forget_command", "index_command"]
 
@@ -61,10 +63,10 @@ _CASCADE_HEAD = "fused"
 def index_command(
     context: typer.Context,
     images: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="IMAGES",
-            help="Folder with a sub-folder of images for each class, or a CSV file of paths.",
+            help="Folder with a sub-folder of images for each class, CSV file of paths, tars, or URL.",
         ),
     ],
     classifier: Annotated[
@@ -113,7 +115,7 @@ def index_command(
                 raise InvalidInputError("--cascade cannot be used with --vectors, which are of one stage")
             labelled: Source = vectors.opened(given, tables)
         else:
-            labelled = labelled_images(images, tables, None, "")
+            labelled = image_source(images, tables)
         with interruptible():
             if add:
                 made = _add(classifier, labelled, encoder, flush_every, allow_remote)
@@ -127,7 +129,7 @@ def index_command(
                     indexing(
                         classifier,
                         Settings(encoder, space, head, texts, store, cascade),
-                        images if given is None else Path(given),
+                        images if given is None else given,
                         tables.images_root,
                         resume=resume,
                         is_given=partial(is_given, context),
@@ -204,6 +206,8 @@ def _add(
 ) -> Kept:
     from clipretrieval._util.progress import progress_bar
     from clipretrieval.images.folders import ImageFolder
+    from clipretrieval.images.tables import ImageTable
+    from clipretrieval.vectors.ready_vectors import ReadyVectors
 
     made = load_for_images(folder, allow_remote, encoder.exported())
     with closing_stores(made), progress_bar("adding") as progress:
@@ -211,7 +215,9 @@ def _add(
             given: tuple[Any, ...] = (labelled,)
             if isinstance(labelled, ImageFolder):
                 given = labelled.paths, labels_by_name(made, labelled.labels or ())
-            elif not hasattr(made, "partial_fit_vectors"):
+            elif isinstance(labelled, ImageTable) and isinstance((labelled.labels or [0])[0], str):
+                given = labelled.images, labels_by_name(made, labelled.labels or ())
+            elif isinstance(labelled, ReadyVectors) and not hasattr(made, "partial_fit_vectors"):
                 raise InvalidInputError(
                     f"{str(folder)!r} holds a cascade, whose exits have vectors of their own; --vectors "
                     "are for a classifier of one stage"

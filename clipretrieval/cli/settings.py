@@ -86,7 +86,7 @@ _DEFAULT = Settings(
 def indexing(
     folder: Path,
     asked: Settings,
-    images: Path,
+    images: str,
     root: Path | None,
     *,
     resume: bool,
@@ -103,8 +103,9 @@ def indexing(
     folder : Path
         The classifier's.
     asked : Settings
-    images, root : Path
-        What is indexed, and where the relative paths of a table start.
+    images : str
+    root : Path, optional
+        What is indexed, by path or URL, and where the relative paths of a table start.
     resume : bool
     is_given : callable
         Tells whether a setting was on the command line.
@@ -179,7 +180,7 @@ def _check_new(folder: Path, resume: bool) -> None:
     check_folder(folder, Path(VECTORS))
 
 
-def _write_note(note: Path, asked: Settings, images: Path, root: Path | None) -> None:
+def _write_note(note: Path, asked: Settings, images: str, root: Path | None) -> None:
     """Write down what the command was asked for, but for secrets."""
     from clipretrieval._util.files import write_text
 
@@ -190,8 +191,8 @@ def _write_note(note: Path, asked: Settings, images: Path, root: Path | None) ->
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
         "settings": public,
-        "images": str(images.absolute()),
-        "images_root": None if root is None else str(root.absolute()),
+        "images": _place(images),
+        "images_root": None if root is None else _place(str(root)),
     }
     write_text(note, json.dumps(content, indent=2) + "\n")
 
@@ -200,26 +201,35 @@ def _is_secret(pair: str) -> bool:
     return masked_text(pair) != pair
 
 
-def _check_same_images(noted: dict[str, Any], images: Path, root: Path | None) -> None:
+def _check_same_images(noted: dict[str, Any], images: str, root: Path | None) -> None:
     """Refuse to go on with other images; a note of an earlier version does not say which they were."""
+    from clipretrieval.images.urls import url_name
+
     for what, before, now in (
         ("images", noted.get("images"), images),
-        ("--images-root", noted.get("images_root"), root),
+        ("--images-root", noted.get("images_root"), None if root is None else str(root)),
     ):
         if "images" in noted and not _is_same_place(before, now):
             raise InvalidInputError(
-                f"the interrupted index had the {what} {before!r} and now it is {now and str(now)!r}; pass "
-                "the same again to go on, or another folder to keep the classifier in"
+                f"the interrupted index had the {what} {before!r} and now it is {now and url_name(now)!r}; "
+                "pass the same again to go on, or another folder to keep the classifier in"
             )
 
 
-def _is_same_place(before: str | None, now: Path | None) -> bool:
+def _place(given: str) -> str:
+    """Return where images lie, without what is secret of a URL."""
+    from clipretrieval.images.urls import is_url, url_name
+
+    return url_name(given) if is_url(given) else str(Path(given).absolute())
+
+
+def _is_same_place(before: str | None, now: str | None) -> bool:
     if before is None or now is None:
         return before is None and now is None
-    if before == str(now.absolute()):
+    if before == _place(now):
         return True
     try:
-        return now.samefile(before)  # by way of a link
+        return Path(now).samefile(before)  # by way of a link
     except OSError:
         return False
 

@@ -13,7 +13,7 @@ from clipretrieval.comparison.answers import Side, answer, answer_by_probes
 from clipretrieval.comparison.calibration_part import CalibrationPart
 from clipretrieval.comparison.cascade_answers import answer_by_cascades
 from clipretrieval.comparison.indexes import StoreMakers, fill_indexes, needs, open_indexes
-from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, open_baseline, opened
+from clipretrieval.comparison.labels_ahead import NOTHING_ASKED, check_both, open_baseline
 from clipretrieval.comparison.plan import Plan, check_plan
 from clipretrieval.comparison.report import ZERO_SHOT, ComparisonReport, ComparisonRow
 from clipretrieval.comparison.speed import Sample, Speed, measure_speed, open_clip_answerer
@@ -25,6 +25,7 @@ from clipretrieval.evaluation.metrics import mcnemar_exact
 from clipretrieval.heads.base import Head
 from clipretrieval.heads.class_texts import STAGE
 from clipretrieval.heads.weighting import Weighting
+from clipretrieval.images.listing import listed
 from clipretrieval.images.sources import (
     check_class_names,
     class_names,
@@ -157,7 +158,7 @@ def compare(
     named = train_labels is None and has_named_labels(train)
     if train_labels is None and test_labels is None:
         check_class_names(class_names(train), class_names(test))
-    train, test = opened(train), opened(test)
+    train, test = listed(train), listed(test)
     if plan.cascades.exits and (hasattr(test, "__next__") or hasattr(test_labels, "__next__")):
         raise InvalidInputError(
             "a cascade answers the test images in a pass of its own, and these or their labels can be gone "

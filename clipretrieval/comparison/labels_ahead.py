@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sized
 from typing import Any
 
@@ -12,30 +11,15 @@ from clipretrieval._util.labels import label_kind, stored_labels
 from clipretrieval.comparison.indexes import NO_IMAGES
 from clipretrieval.encoding.staged_encoder import StagedEncoder
 from clipretrieval.errors import InvalidInputError
-from clipretrieval.images.folders import ImageFolder, scan_folder
-from clipretrieval.images.sources import iter_raw, means_folder, open_labels
-from clipretrieval.images.tables import ImageTable, is_table, labelled_source, read_table
+from clipretrieval.images.folders import ImageFolder
+from clipretrieval.images.sources import iter_raw, open_labels
+from clipretrieval.images.tables import ImageTable, labelled_source
 from clipretrieval.retrieval.true_labels import check_kind
 from clipretrieval.zeroshot import ZeroShotClassifier, check_true_labels
 
-__all__ = ["NOTHING_ASKED", "check_both", "known_labels", "open_baseline", "opened"]
+__all__ = ["NOTHING_ASKED", "check_both", "known_labels", "open_baseline"]
 
 NOTHING_ASKED = "there are no images to classify; pass at least one that can be used"
-
-
-def opened(images: Any) -> Any:
-    """Scan a folder or read a table, once for all; return anything else as it is.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is no such folder or no image in it, or the table cannot be read.
-    """
-    if is_table(images):
-        return read_table(images)
-    if isinstance(images, str | os.PathLike) and means_folder(images):
-        return scan_folder(images)
-    return images
 
 
 def check_both(

@@ -30,7 +30,7 @@ from clipretrieval.comparison.candidates import (
 )
 from clipretrieval.comparison.cascade_trial import CascadeTrial, Said
 from clipretrieval.comparison.folds import CROSSED, Folds, check_class_sizes, divide
-from clipretrieval.comparison.labels_ahead import known_labels, opened
+from clipretrieval.comparison.labels_ahead import known_labels
 from clipretrieval.comparison.recommendation_report import Recommendation
 from clipretrieval.comparison.speed import Sample, median_times
 from clipretrieval.comparison.spool import Spool
@@ -39,6 +39,7 @@ from clipretrieval.encoding.streams import VECTORS
 from clipretrieval.errors import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.evaluation.metrics import wilson_interval
 from clipretrieval.images.folders import ImageFolder, is_folder
+from clipretrieval.images.listing import listed
 from clipretrieval.images.sources import count_hint, iter_raw
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.images.tables import labelled_source
@@ -170,7 +171,7 @@ def recommend(
     timed_images, seed = check_int(timed_images, "timed_images"), check_int(seed, "seed", least=0)
     check_on_error(on_error)
     check_progress(progress)
-    images = opened(X)
+    images = listed(X)
     known = known_labels(images, y, none_left(PURPOSE, ()))
     if known is not None:
         check_class_sizes(known[1])

@@ -16,7 +16,12 @@ from PIL import Image, UnidentifiedImageError
 from clipretrieval._util.checks import check_int
 from clipretrieval._util.files import read_file, too_many_open
 from clipretrieval._util.repr import short_repr
-from clipretrieval.errors import ImageDecodeError, InvalidInputError, StoreUnavailableError
+from clipretrieval.errors import (
+    ImageDecodeError,
+    InvalidInputError,
+    MissingDependencyError,
+    StoreUnavailableError,
+)
 from clipretrieval.images.encoded import check_pixels, open_encoded
 from clipretrieval.images.formats import foreign_format, image_extensions
 from clipretrieval.images.rgb import (
@@ -29,6 +34,7 @@ from clipretrieval.images.rgb import (
     rotation,
     turned,
 )
+from clipretrieval.images.urls import is_url, read_url, url_name
 
 __all__ = [
     "MAX_PIXELS",
@@ -123,6 +129,8 @@ def decode(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImag
         the file, or the image's number where there is none, and gives the reason.
     InvalidInputError
         If the payload is no kind of image.
+    StoreUnavailableError
+        If it is a URL that cannot be reached.
     """
     _require_image_like(raw)
     encoded: bytes | None = None
@@ -134,6 +142,8 @@ def decode(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> DecodedImag
         else:
             image = _decode_bytes(encoded, max_pixels)
             image_id = _bytes_id(encoded)
+    except (MissingDependencyError, StoreUnavailableError):  # no fault of the image: it must not be skipped
+        raise
     # Damaged files make Pillow's plugins raise nearly anything: struct.error, SyntaxError, KeyError…
     except Exception as error:
         raise _refusal("decode", raw, error, encoded) from error
@@ -204,6 +214,8 @@ def content_id(raw: RawImage, *, max_pixels: int | None = MAX_PIXELS) -> str:
         if encoded is not None:
             return _bytes_id(encoded)
         return _image_id(_rgb_from_memory(raw.payload, max_pixels))
+    except (MissingDependencyError, StoreUnavailableError):
+        raise
     except Exception as error:
         raise _refusal("read", raw, error) from error
 
@@ -217,7 +229,7 @@ def _require_image_like(raw: RawImage) -> None:
 def _encoded_bytes(payload: Any) -> bytes | None:
     """Return the encoded bytes of a path or of bytes; None for an image that is decoded already."""
     if isinstance(payload, (str, os.PathLike)):
-        return read_file(payload)
+        return read_url(payload) if is_url(payload) else read_file(payload)
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     return None
@@ -270,7 +282,7 @@ def image_name(source: str | None, index: int) -> str:
 
 def _name(raw: RawImage) -> str:
     named = raw.source is None and isinstance(raw.payload, (str, os.PathLike))
-    return image_name(os.fspath(raw.payload) if named else raw.source, raw.index)
+    return image_name(url_name(raw.payload) if named else raw.source, raw.index)
 
 
 def _reason(error: Exception, raw: RawImage, encoded: bytes | None = None) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,13 @@ from clipretrieval._util.labels import check_labelled, composed
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.csv_files import is_csv_path
 from clipretrieval.images.decoding import RawImage
-from clipretrieval.images.folders import ImageFolder, is_folder, read_folder, scan_folder
-from clipretrieval.images.formats import FOREIGN_ENDINGS, image_extensions
+from clipretrieval.images.folders import ImageFolder
+from clipretrieval.images.formats import image_extensions
+from clipretrieval.images.listing import listed, means_folder
 from clipretrieval.images.rgb import CHANNELS, check_image, is_image_like
-from clipretrieval.images.tables import ImageTable, column_values, is_table, read_table
+from clipretrieval.images.tables import ImageTable, column_values, is_table
+from clipretrieval.images.tars import ImageTars
+from clipretrieval.images.urls import url_name
 
 __all__ = [
     "check_class_names",
@@ -28,14 +32,14 @@ __all__ = [
     "count_hint",
     "has_named_labels",
     "iter_raw",
-    "means_folder",
     "open_labels",
 ]
 
 _EXPECTED = (
-    "expected the path of a folder, image or CSV file, encoded bytes, a PIL image, a uint8 array (HW, HWC, "
-    "NHW or NHWC), a tensor (CHW or NCHW; uint8, or float in [0, 1]), a DataFrame or other table, a torch "
-    "Dataset or DataLoader, or a sequence or iterator of single images or of (image, label) pairs"
+    "expected the path or URL of a folder, image or tar, the path of a CSV file, encoded bytes, a PIL image, "
+    "a uint8 array (HW, HWC, NHW or NHWC), a tensor (CHW or NCHW; uint8, or float in [0, 1]), a DataFrame or "
+    "other table, a torch Dataset or DataLoader, or a sequence or iterator of single images or of (image, "
+    "label) pairs"
 )
 _ABSENT: Any = object()
 
@@ -43,6 +47,7 @@ _ABSENT: Any = object()
 class _Sample(NamedTuple):
     image: Any
     label: Any = _ABSENT
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def count_hint(images: Any) -> int | None:
 
 def _raw_images(items: Iterator[_Sample], labels: Iterator[Any] | None) -> Iterator[RawImage]:
     index = -1
-    for index, (image, label) in enumerate(items):
+    for index, (image, label, source) in enumerate(items):
         if isinstance(image, Mapping):
             raise InvalidInputError(
                 f"item number {index} is {_kind(image)}; pass pairs instead, such as "
@@ -126,17 +131,17 @@ def _raw_images(items: Iterator[_Sample], labels: Iterator[Any] | None) -> Itera
             label = next(labels, _ABSENT)
             if label is _ABSENT:
                 raise InvalidInputError(f"the labels ended after {index}, but there are more images")
-        path = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else None
-        yield RawImage(index, image, None if label is _ABSENT else plain_value(label), path)
+        if isinstance(image, (str, os.PathLike)):
+            source = url_name(image)
+        yield RawImage(index, image, None if label is _ABSENT else plain_value(label), source)
     if labels is not None and next(labels, _ABSENT) is not _ABSENT:
         raise InvalidInputError(f"the images ended after {index + 1}, but there are more labels")
 
 
 def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source:
-    if is_table(images):
-        images = read_table(images)
-    elif isinstance(images, (str, os.PathLike)) and means_folder(images):
-        images = read_folder(images)[0] if quiet else scan_folder(images)
+    images = listed(images, quiet=quiet)
+    if isinstance(images, ImageTars):
+        return _Source(lambda: starmap(_Sample, images.samples(labelled=labelled)), None)
     if isinstance(images, ImageFolder):
         return _open_listed(images.paths, images.labels if labelled else None)
     if isinstance(images, ImageTable):
@@ -187,14 +192,6 @@ def check_class_names(fitted: Mapping[int, str], given: Mapping[int, str]) -> No
                 "one that was fitted: such datasets number the classes that a folder happens to have. Pass "
                 "the folders' paths instead of datasets: their labels are the classes' names"
             )
-
-
-def means_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is, or was to be, a folder: a missing one counts unless it is named like an image."""
-    if is_folder(path):
-        return True
-    named = Path(path).suffix.lower() in (*image_extensions(), *FOREIGN_ENDINGS)
-    return not named and not os.path.lexists(path)
 
 
 def _open_all(items: Iterable[Any]) -> _Source:

@@ -11,18 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from clipretrieval._util.checks import check_path, shown
+from clipretrieval._util.dependencies import require
 from clipretrieval._util.foreign import is_instance, is_missing, series_list
 from clipretrieval._util.labels import composed
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.csv_files import is_csv_path, read_csv
 from clipretrieval.images.rgb import is_image_like
+from clipretrieval.images.urls import is_url, url_name
 
-__all__ = ["ImageTable", "column_values", "is_table", "labelled_source", "read_table", "single_column"]
+__all__ = [
+    *("ImageTable", "column_values", "is_saved_dataset", "is_table", "labelled_source", "read_table"),
+    "single_column",
+]
 
 IMAGE_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
 LABEL_NAMES = ("label", "class", "target", "y", "category")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _FRAMES = (("pandas", "DataFrame"), ("polars", "DataFrame"), ("datasets", "Dataset"))
+_SPLITS, _SAVED = "dataset_dict.json", ("state.json", "dataset_info.json")
+"""What Hugging Face's ``save_to_disk`` writes into a folder."""
 _ARROW = (("pyarrow", "Table"), ("pyarrow", "RecordBatch"))
 
 
@@ -40,12 +47,15 @@ class ImageTable:
         All columns of the table.
     unlabelled : str
         Why there are no labels; empty where there are some.
+    states : tuple of str, length n, or None
+        What tells of each file that it has changed, where it lies behind a URL that was listed.
     """
 
     images: Sequence[Any]
     labels: tuple[Any, ...] | None
     columns: tuple[str, ...]
     unlabelled: str = ""
+    states: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -118,9 +128,9 @@ def read_table(
     Parameters
     ----------
     table : path, pandas or polars DataFrame, pyarrow Table, or Hugging Face Dataset
-        The path of a CSV file ends in ``.csv`` or ``.tsv``. Its first line names the columns, and tells
-        whether comma, semicolon or tab separates them; in ``.tsv`` it is always the tab. The encoding is
-        UTF-8, or UTF-16 with a byte order mark.
+        Of a Dataset, also the folder that ``save_to_disk`` wrote. The path of a CSV file ends in ``.csv`` or
+        ``.tsv``. Its first line names the columns, and tells whether comma, semicolon or tab separates them;
+        in ``.tsv`` it is always the tab. The encoding is UTF-8, or UTF-16 with a byte order mark.
     image, label : str or int, optional
         The columns' names, where they are not to be found.
     root : path, optional
@@ -167,8 +177,21 @@ def read_table(
 
 
 def is_table(value: Any) -> bool:
-    """Whether `read_table` takes a value: a table of a library that is loaded, or the path of a CSV file."""
-    return is_csv_path(value) or any(is_instance(value, *kind) for kind in (*_FRAMES, *_ARROW))
+    """Whether `read_table` takes a value: a table of a library that is loaded, or the path of one."""
+    if is_csv_path(value) or is_saved_dataset(value):
+        return True
+    return any(is_instance(value, *kind) for kind in (*_FRAMES, *_ARROW))
+
+
+def is_saved_dataset(value: object) -> bool:
+    """Whether a value is the path of a folder that Hugging Face's ``save_to_disk`` wrote."""
+    if not isinstance(value, str | os.PathLike) or is_url(value):
+        return False
+    folder = os.fsdecode(value)  # os.path.isfile never raises
+    return os.path.isfile(os.path.join(folder, _SPLITS)) or all(  # noqa: PTH113, PTH118
+        os.path.isfile(os.path.join(folder, name))  # noqa: PTH113, PTH118
+        for name in _SAVED
+    )
 
 
 def labelled_source(images: Any, labels: Any = None) -> Any:
@@ -207,6 +230,8 @@ class _LazyImages(Sequence[Any]):
         return len(self._column)
 
     def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return _LazyImages(self._column[place], self._root)
         return _resolve(self._column[place], self._root)
 
     def __iter__(self) -> Iterator[Any]:
@@ -227,6 +252,8 @@ class _DatasetColumn(Sequence[Any]):
         return len(self._dataset)
 
     def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):  # which other processes can open, too
+            return _DatasetColumn(self._dataset.select(range(len(self))[place]), self._name)
         return self._dataset[place][self._name]
 
     def __iter__(self) -> Iterator[Any]:
@@ -234,6 +261,12 @@ class _DatasetColumn(Sequence[Any]):
 
 
 def _open_table(table: Any) -> _Table:
+    if is_url(table):
+        raise InvalidInputError(
+            f"{url_name(table)!r} is a URL, and tables are read from this machine; its cells may be URLs"
+        )
+    if is_saved_dataset(table):
+        table = _load_dataset(Path(os.fsdecode(table)))
     if is_csv_path(table):
         path = check_path(table, "table")
         content = read_csv(path)
@@ -259,6 +292,19 @@ def _open_table(table: Any) -> _Table:
     )
 
 
+def _load_dataset(folder: Path) -> Any:
+    if (folder / _SPLITS).is_file():
+        raise InvalidInputError(f"{str(folder)!r} holds several splits of a dataset; pass the folder of one")
+    datasets = require("datasets", f"reading the dataset in {str(folder)!r}", "run: pip install datasets")
+    try:
+        return datasets.load_from_disk(str(folder)).with_format(None)
+    except Exception as error:  # a damaged one makes it raise nearly anything
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InvalidInputError(
+            f"the dataset in {str(folder)!r} cannot be read: {reason:.300}; save it again with save_to_disk"
+        ) from error
+
+
 def _image_cell(cell: Any, root: Path | None, table: _Table, place: int, row: int) -> Any:
     """Return what a cell says of an image, with its path joined with the root."""
     name = table.names[place]
@@ -278,7 +324,7 @@ def _resolve(cell: Any, root: Path | None) -> Any:
     if isinstance(cell, Mapping) and {"bytes", "path"} & set(cell):  # how Arrow files hold images
         content = cell.get("bytes")
         cell = cell.get("path") if content is None else content
-    if root is not None and isinstance(cell, str | os.PathLike):
+    if root is not None and isinstance(cell, str | os.PathLike) and not is_url(cell):
         return root / os.fsdecode(cell)
     return cell
 

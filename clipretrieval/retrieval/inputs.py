@@ -18,8 +18,9 @@ from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import EncodedBatch, Encoder, KnownIds
 from clipretrieval.encoding.streams import VECTORS, image_batches, vector_batches
 from clipretrieval.errors import DimensionMismatchError, InvalidInputError
-from clipretrieval.images.folders import ImageFolder, scan_folder
-from clipretrieval.images.sources import count_hint, has_named_labels, means_folder, open_labels
+from clipretrieval.images.folders import ImageFolder
+from clipretrieval.images.listing import listed as list_source
+from clipretrieval.images.sources import count_hint, has_named_labels, open_labels
 from clipretrieval.images.stream import SkippedImage, check_on_error
 from clipretrieval.images.tables import ImageTable, is_table, labelled_source, single_column
 from clipretrieval.retrieval.manifest import Origin, plain_fingerprint, vector_fingerprint
@@ -119,7 +120,7 @@ def open_fit_source(
             labels=labels,
         )
     named = y is None and has_named_labels(X)
-    X = labelled_source(scan_folder(X) if isinstance(X, str | PathLike) and means_folder(X) else X, y)
+    X = labelled_source(list_source(X), y)
     listed = X.labels if y is None and isinstance(X, ImageFolder | ImageTable) else None
     if y is not None:
         length, each = open_labels(y)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipretrieval._util.checks import check_bool, check_int, check_sequence, shown
+from clipretrieval._util.checks import check_bool, check_int, check_path, check_sequence, shown
 from clipretrieval._util.files import TEMPORARY_SUFFIX
 from clipretrieval._util.labels import check_labelled, label_kind, stored_labels
 from clipretrieval._util.progress import Progress, open_progress
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.encoding.fingerprint import differences
 from clipretrieval.errors import FingerprintMismatchError, InvalidInputError, StoreUnavailableError
-from clipretrieval.images.folders import ImageFolder, scan_folder
-from clipretrieval.images.sources import means_folder, open_labels
+from clipretrieval.images.folders import ImageFolder
+from clipretrieval.images.listing import listed
+from clipretrieval.images.sources import open_labels
 from clipretrieval.images.stream import check_on_error
-from clipretrieval.images.tables import ImageTable, is_table, read_table
+from clipretrieval.images.tables import ImageTable, is_saved_dataset
+from clipretrieval.images.tars import ImageTars
+from clipretrieval.images.urls import is_url, url_name
 from clipretrieval.retrieval.manifest import plain_fingerprint
 from clipretrieval.retrieval.parameters import check_encoder
 from clipretrieval.vectors.arrow_content import arrow, open_arrow_file
@@ -42,21 +46,25 @@ Runner: TypeAlias = Callable[[Encoder, Sequence[ShardJob], int], Iterable[PartRe
 
 IMAGES = 4096
 """Of a shard, at most, where their number is left open."""
-_RUNNERS = ("local", "ray")
+_RUNNERS = ("local", "ray", "dask")
+_DIGITS = 16
+"""Of the hash in a part's name."""
 _PART = re.compile(r"part-(\d{5,})-of-(\d{5,})-[0-9a-f]{16}\.parquet")
 _OLD = 24 * 3600
 """Seconds after which a temporary file is what a kill has left."""
 
 
 @dataclass(frozen=True, eq=False)
-class _ListedFiles:
-    """The files of a source, in its order."""
+class _Listed:
+    """The images of a source, in its order, or its tars."""
 
     name: str
-    paths: Sequence[str]
+    items: Sequence[Any]
     labels: Sequence[Any] | None
     kind: str | None
-    root: str = ""
+    state: Callable[[int], Sequence[Any]]
+    """Of an item: what tells whether it is the same."""
+    tars: ImageTars | None = None
 
 
 def encode(
@@ -146,14 +154,14 @@ def encode(
         raise InvalidInputError("encoder is None; pass a StagedEncoder, or another encoder")
     workers = check_int(workers, "workers")
     run = _runner(runner)
-    listed = _list(source, labels)
+    images = _list(source, labels)
     folder = _made_folder(parts)
     there = {path: match for path in folder.iterdir() if (match := _PART.fullmatch(path.name)) is not None}
-    cut = _number_of_shards(listed, shards, shard, there)
+    cut = _number_of_shards(images, shards, shard, there)
     fingerprint = plain_fingerprint(encoder.fingerprint)
     wanted = range(1, cut + 1) if shard is None else [check_int(shard, "shard", most=cut)]
-    jobs = [_job(listed, number, cut, encoder, fingerprint, folder, on_error) for number in wanted]
-    older = _check_parts(there, listed.name, cut, fingerprint, jobs, every=shard is None, replace=replace)
+    jobs = [_job(images, number, cut, encoder, fingerprint, folder, on_error) for number in wanted]
+    older = _check_parts(there, images.name, cut, fingerprint, jobs, every=shard is None, replace=replace)
     found_there = {job.number: _report_of(job) for job in jobs if job.path in there}
     again = replace or on_error == "raise"
     reports = {
@@ -162,10 +170,10 @@ def encode(
         if each.path not in older and not (again and each.skipped)
     }
     due = [job for job in jobs if job.number not in reports]
-    total = sum(len(job.paths) for job in jobs)
+    total = sum(job.count for job in jobs)
     with open_progress(progress, "encoding") as tell:
-        tell(total - sum(len(job.paths) for job in due), total)
-        sizes = {job.number: len(job.paths) for job in due}
+        tell(total - sum(job.count for job in due), total)
+        sizes = {job.number: job.count for job in due}
         found = run(encoder, due, workers) if due else ()
         if not isinstance(found, Iterable):
             raise InvalidInputError(
@@ -194,6 +202,10 @@ def _runner(runner: Any) -> Runner:
         from clipretrieval.vectors.ray_runner import run_on_ray
 
         return run_on_ray
+    if isinstance(runner, str) and runner == "dask":
+        from clipretrieval.vectors.dask_runner import run_on_dask
+
+        return run_on_dask
     if not isinstance(runner, str) or runner != "local":
         raise InvalidInputError(
             f"runner must be one of {', '.join(map(repr, _RUNNERS))}, or a function; got {shown(runner)}"
@@ -201,50 +213,97 @@ def _runner(runner: Any) -> Runner:
     return run_locally
 
 
-def _list(source: Any, labels: Any) -> _ListedFiles:
-    """List the files of a source, with their labels."""
-    name = ""
-    if isinstance(source, str | os.PathLike):
-        name = str(check_local_path(source, "source").resolve())
-    if is_table(source):
-        source = read_table(source)
-    elif isinstance(source, str | os.PathLike):
-        if not means_folder(source):
-            raise InvalidInputError(
-                f"{shown(source)} is one image; pass a folder, a CSV file of paths, or a sequence of paths"
-            )
-        source = scan_folder(source)
+def _list(source: Any, labels: Any) -> _Listed:
+    """List the images of a source, with their labels."""
+    name, is_place = "", isinstance(source, str | os.PathLike)
+    if is_place:
+        name = url_name(source) if is_url(source) else str(check_path(source, "source").resolve())
+    found = listed(source)
+    if is_place and found is source:
+        raise InvalidInputError(
+            f"{shown(url_name(source))} is one image; pass a folder, a tar, a table of paths, or a "
+            "sequence of paths"
+        )
+    if isinstance(found, ImageTars):
+        if labels is not None:
+            raise InvalidInputError("labels cannot be passed for tars, which hold their own; leave them out")
+        _, first, _ = next(found.samples())
+        kind = None if first is None else label_kind([first])
+        return _Listed(
+            name or _list_name(found.paths), found.paths, None, kind, _state_of(found.paths), found
+        )
+    items: Sequence[Any]
     own: Sequence[Any] | None = None
-    root = str(source.root) if isinstance(source, ImageFolder) else ""
-    if isinstance(source, ImageFolder):
-        name, items, own = name or str(source.root.resolve()), list[Any](source.paths), source.labels
-    elif isinstance(source, ImageTable):
-        items, own = list(source.images), source.labels
+    root, states = "", None
+    if isinstance(found, ImageFolder):
+        name, items, own = name or str(found.root.resolve()), list[Any](found.paths), found.labels
+        root = str(found.root)
+    elif isinstance(found, ImageTable):
+        items, own, states = found.images, found.labels, found.states
     else:
-        items = check_sequence(source, "source", "paths")
+        items = check_sequence(found, "source", "paths")
+    if is_saved_dataset(source):
+        state = _row_state(Path(source))
+    else:
+        items = _checked_paths(items)
+        name = name or _list_name(items)  # lists are the same source if they name the same files
+        state = _state_of(items, root, states)
+    if not items:
+        raise InvalidInputError("the source is empty; pass at least one image")
+    given = own if labels is None else list(open_labels(labels)[1])
+    if given is None:
+        return _Listed(name, items, None, None, state)
+    if len(given) != len(items):
+        raise InvalidInputError(f"there are {len(items)} images and {len(given)} labels; pass one each")
+    check_labelled(given)
+    kind = label_kind(given)
+    stored = stored_labels(given, kind)
+    return _Listed(name, items, [bool(each) for each in stored] if kind == "bool" else stored, kind, state)
+
+
+def _checked_paths(items: Sequence[Any]) -> list[str]:
     for place, item in enumerate(items):
         if not isinstance(item, str | os.PathLike):
             raise InvalidInputError(
                 f"item {place} of the source is {shown(item)}; encode takes files, which other processes can "
-                "open: a folder, a CSV file of paths, or a sequence of paths. To encode images in memory: "
-                "encoder.encode(images)"
+                "open: a folder, a tar, a table of paths, or a sequence of paths. To encode images in "
+                "memory: encoder.encode(images)"
             )
-    if not items:
-        raise InvalidInputError("the source is empty; pass at least one image")
-    paths = [os.fsdecode(item) for item in items]
-    if not name:  # lists are the same source if they name the same files
-        joined = "\n".join(paths).encode("utf-8", "surrogateescape")
-        name = f"list-{hashlib.sha256(joined).hexdigest()[:16]}"
-    found = own if labels is None else list(open_labels(labels)[1])
-    if found is None:
-        return _ListedFiles(name, paths, None, None, root)
-    if len(found) != len(paths):
-        raise InvalidInputError(f"there are {len(paths)} images and {len(found)} labels; pass one each")
-    check_labelled(found)
-    kind = label_kind(found)
-    stored = stored_labels(found, kind)
-    labelled = [bool(each) for each in stored] if kind == "bool" else stored
-    return _ListedFiles(name, paths, labelled, kind, root)
+    return [os.fsdecode(item) for item in items]
+
+
+def _list_name(paths: Sequence[str]) -> str:
+    joined = "\n".join(map(url_name, paths)).encode("utf-8", "surrogateescape")
+    return f"list-{hashlib.sha256(joined).hexdigest()[:_DIGITS]}"
+
+
+def _row_state(folder: Path) -> Callable[[int], Sequence[Any]]:
+    """Return what tells of a row of a dataset whether it is the same: its place and the files' state."""
+    paths = [str(path) for path in sorted(folder.iterdir())]
+    files = _state_of(paths, str(folder))
+    version = hashlib.sha256(json.dumps([files(place) for place in range(len(paths))]).encode()).hexdigest()
+    return lambda place: (place, version)
+
+
+def _state_of(
+    paths: Sequence[str], root: str = "", states: Sequence[str] | None = None
+) -> Callable[[int], Sequence[Any]]:
+    """Return what tells of a file whether it is the same: its path, and its size and time of change.
+
+    Of a URL in a list only the URL is looked at: to ask for each image would take longer than to encode it.
+    """
+
+    def state(place: int) -> Sequence[Any]:
+        path = paths[place]
+        if is_url(path):
+            return url_name(path), "" if states is None else states[place]
+        try:
+            found = os.stat(path)  # noqa: PTH116  ten million of them
+        except (OSError, ValueError):  # what is no file is told when it is decoded
+            return path.removeprefix(root), -1, -1
+        return path.removeprefix(root), found.st_size, found.st_mtime_ns
+
+    return state
 
 
 def _made_folder(parts: str | Path) -> Path:
@@ -262,19 +321,19 @@ def _made_folder(parts: str | Path) -> Path:
     return folder
 
 
-def _number_of_shards(listed: _ListedFiles, shards: Any, shard: Any, there: dict[Path, re.Match[str]]) -> int:
+def _number_of_shards(source: _Listed, shards: Any, shard: Any, there: dict[Path, re.Match[str]]) -> int:
     if shards is not None:
         return check_int(shards, "shards")
     if shard is not None:
         raise InvalidInputError("shard needs shards, of how many it is one: shard=3, shards=128")
     for path, match in sorted(there.items()):
-        if _manifest(path).shard.get("source") == listed.name:
+        if _manifest(path).shard.get("source") == source.name:
             return int(match[2])
-    return math.ceil(len(listed.paths) / IMAGES)
+    return math.ceil(len(source.items) / (IMAGES if source.tars is None else 1))
 
 
 def _job(
-    listed: _ListedFiles,
+    source: _Listed,
     number: int,
     of: int,
     encoder: Encoder,
@@ -283,16 +342,23 @@ def _job(
     on_error: str,
 ) -> ShardJob:
     """Take one of `of` runs of images, as long as one another."""
-    count = len(listed.paths)
+    count = len(source.items)
     part = slice((number - 1) * count // of, number * count // of)
+    items = source.items[part]
+    labels = None if source.labels is None else source.labels[part]
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode())
+    for place in range(part.start, part.stop):
+        label = None if labels is None else labels[place - part.start]
+        digest.update(json.dumps([*source.state(place), label]).encode() + b"\n")
     return ShardJob(
         number=number,
         of=of,
-        source=listed.name,
-        root=listed.root,
-        paths=listed.paths[part],
-        labels=None if listed.labels is None else listed.labels[part],
-        kind=listed.kind,
+        source=source.name,
+        contents=digest.hexdigest()[:_DIGITS],
+        images=items if source.tars is None else replace(source.tars, paths=tuple(items), kind=source.kind),
+        count=len(items),
+        labels=labels,
+        kind=source.kind,
         fingerprint=fingerprint,
         dim=int(encoder.dim),
         folder=folder,

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from typing import Any
 
 from clipretrieval.encoding.base import Encoder
@@ -20,7 +21,7 @@ from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreUna
 from clipretrieval.vectors.part_report import PartReport
 from clipretrieval.vectors.shard_job import ShardJob
 
-__all__ = ["pickled", "run_locally"]
+__all__ = ["pickled", "run_locally", "unpickled"]
 
 _DEATHS = 3
 """Times that processes may die without a shard done in between."""
@@ -80,6 +81,13 @@ def pickled(encoder: Encoder) -> bytes:
             f"the encoder cannot be handed to other processes ({error}); make it of functions of a module, "
             "or pass workers=1"
         ) from error
+
+
+@lru_cache(maxsize=1)
+def unpickled(content: bytes) -> Encoder:
+    """Return the encoder, which a process that runs several shards makes once."""
+    found: Encoder = pickle.loads(content)  # noqa: S301  what this program has sent
+    return found
 
 
 def _run_in_pool(content: bytes, jobs: Sequence[ShardJob], workers: int, gpus: list[str]) -> Iterator[Any]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 from clipretrieval._util.dependencies import require
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import StoreUnavailableError
-from clipretrieval.vectors.local_runner import pickled
+from clipretrieval.vectors.local_runner import pickled, unpickled
 from clipretrieval.vectors.part_report import PartReport
 from clipretrieval.vectors.shard_job import ShardJob
 
@@ -68,14 +66,7 @@ def _share(nodes: Sequence[Mapping[str, Any]], workers: int) -> int:
 
 
 def _run(content: bytes, job: ShardJob) -> PartReport:
-    return job.run(_unpickled(content))
-
-
-@lru_cache(maxsize=1)
-def _unpickled(content: bytes) -> Encoder:
-    """Return the encoder, which a process that runs several shards makes once."""
-    found: Encoder = pickle.loads(content)  # noqa: S301  what this program has sent
-    return found
+    return job.run(unpickled(content))
 
 
 def _result(ray: Any, reference: Any) -> PartReport:

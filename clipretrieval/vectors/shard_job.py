@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +17,6 @@ from clipretrieval.vectors.part_writer import write_part
 
 __all__ = ["ShardJob"]
 
-_DIGITS = 16
-"""Of the hash in a part's name."""
-
 
 @dataclass(frozen=True, eq=False)
 class ShardJob:
@@ -34,10 +27,13 @@ class ShardJob:
     number, of : int
         Which shard it is, counted from 1, of how many.
     source : str
-        What was cut: a folder's path, a table's, or a hash of a list's paths.
-    root : str
-        Of a folder, as it was given: how the paths begin.
-    paths : sequence of str, length n
+        What was cut: a folder's path or URL, a table's, or a hash of a list's paths.
+    contents : str
+        A hash of what decides the part: the encoder, the images and their labels.
+    images : image-like
+        Paths or URLs; rows of a dataset, which other processes can open; or tars.
+    count : int
+        How many they are: n images, or tars.
     labels : sequence, length n, or None
     kind : {"bool", "int", "float", "str"} or None
         The labels' type.
@@ -52,23 +48,15 @@ class ShardJob:
     number: int
     of: int
     source: str
-    root: str
-    paths: Sequence[str]
-    labels: Sequence[Any] | None
+    contents: str
+    images: Any = field(repr=False)  # URLs may hold secrets
+    count: int
+    labels: Sequence[Any] | None = field(repr=False)
     kind: str | None
     fingerprint: Mapping[str, Any] = field(repr=False)
     dim: int
     folder: Path
     on_error: str
-
-    @cached_property
-    def contents(self) -> str:
-        """A hash of what decides the part: the encoder, and each image's path, size, time and label."""
-        digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode())
-        for path, label in zip(self.paths, self.labels or [None] * len(self.paths), strict=True):
-            name = path.removeprefix(self.root)
-            digest.update(json.dumps([name, *_state(path), label]).encode() + b"\n")
-        return digest.hexdigest()[:_DIGITS]
 
     @property
     def prefix(self) -> str:
@@ -108,21 +96,10 @@ class ShardJob:
         return PartReport(self.number, self.path, written, tuple(skipped))
 
     def _batches(self, encoder: Encoder, skipped: list[SkippedImage]) -> Iterator[Any]:
-        batches = image_batches(
-            encoder, list(self.paths), self.labels, on_error=self.on_error, skipped=skipped
-        )
+        batches = image_batches(encoder, self.images, self.labels, on_error=self.on_error, skipped=skipped)
         name = f"{type(encoder).__name__}.encode"
         usable = usable_batches(batches, {}, encoder=name, on_error=self.on_error, skipped=skipped)
         return (batch for batch in usable if len(batch))
-
-
-def _state(path: str) -> tuple[int, int]:
-    """Return a file's size and time of change; what is no file is told when it is decoded."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  ten million of them
-    except (OSError, ValueError):
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
 
 
 def _readable(path: str) -> str:
