@@ -2,10 +2,12 @@
 
 What is accepted as `images`, here and wherever the library takes images:
 
-- the path of a folder: its sub-folders are the classes, see `scan_folder`;
+- the path or URL of a folder: its sub-folders are the classes, see `scan_folder`;
+- the paths or URLs of tar files, as webdataset writes them, or a pattern of these, see `read_tars`;
 - a table with a column of paths: the path of a CSV file, a pandas or polars DataFrame, a pyarrow Table or a
-  Hugging Face Dataset, see `read_table`; also a single column, as a Series or an Arrow array;
-- one image, taken as a batch of one: the path of a file, encoded bytes, a PIL image of any mode, a
+  Hugging Face Dataset, or the path of one, see `read_table`; also a single column, as a Series or an Arrow
+  array;
+- one image, taken as a batch of one: the path or URL of a file, encoded bytes, a PIL image of any mode, a
   uint8 array of shape (height, width) or (height, width, channels), or a tensor of shape
   (channels, height, width), uint8 or float in [0, 1]; with 1, 3 (RGB) or 4 (RGBA) channels;
 - a uint8 array of shape (n, height, width) or (n, height, width, channels), or a tensor of shape
@@ -27,11 +29,13 @@ from clipretrieval.images.rgb import to_rgb
 from clipretrieval.images.sources import count_hint, iter_raw
 from clipretrieval.images.stream import SkippedImage, check_on_error, iter_images, unique_ids
 from clipretrieval.images.tables import ImageTable, read_table
+from clipretrieval.images.tars import ImageTars, read_tars
 
 __all__ = [
     "DecodedImage",
     "ImageFolder",
     "ImageTable",
+    "ImageTars",
     "RawImage",
     "SkippedImage",
     "check_on_error",
@@ -41,6 +45,7 @@ __all__ = [
     "iter_images",
     "iter_raw",
     "read_table",
+    "read_tars",
     "scan_folder",
     "to_rgb",
     "unique_ids",

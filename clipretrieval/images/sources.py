@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +140,7 @@ def _raw_images(items: Iterator[_Sample], labels: Iterator[Any] | None) -> Itera
 def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source:
     images = listed(images, quiet=quiet)
     if isinstance(images, ImageTars):
-        return _Source(lambda: starmap(_Sample, images.samples(labelled=labelled)), None)
+        return _Source(lambda: _tar_items(images, labelled), None)
     if isinstance(images, ImageFolder):
         return _open_listed(images.paths, images.labels if labelled else None)
     if isinstance(images, ImageTable):
@@ -202,6 +201,11 @@ def _open_listed(images: Sequence[Any], labels: Sequence[Any] | None) -> _Source
     if labels is None:
         return _open_all(images)
     return _Source(lambda: map(_Sample, images, labels), len(images))
+
+
+def _tar_items(tars: ImageTars, labelled: bool) -> Iterator[_Sample]:
+    for image, label, source in tars.samples(labelled=labelled):
+        yield _Sample(image, label if labelled else _ABSENT, source)
 
 
 def _open_array(array: Any) -> _Source:
