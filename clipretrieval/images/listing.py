@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from clipretrieval._util.labels import composed
 from clipretrieval._util.warning import warn_caller
@@ -68,13 +69,15 @@ def _read_url(url: str) -> tuple[ImageTable, list[str]]:
         files = list_url(url)
     except FileNotFoundError:
         raise InvalidInputError(f"there is nothing at {name!r}; check the URL") from None
+    is_web = name.lower().startswith(("http://", "https://"))
     by_class: dict[str, list[str]] = {}
     for path in sorted(files, key=lambda path: path.split("/")):
         *folders, file = path.split("/")
         if file.lower().endswith(extensions) and not any(
             part.startswith(".") or part.casefold() in TOOL_FOLDERS for part in (*folders, file)
         ):
-            by_class.setdefault(composed(folders[0]) if folders else "", []).append(path)
+            label = folders[0] if folders else ""
+            by_class.setdefault(composed(unquote(label) if is_web else label), []).append(path)
     beside = by_class.pop("", [])
     if not by_class and not beside:
         raise InvalidInputError(

@@ -64,15 +64,22 @@ def open_url(url: str) -> Iterator[BinaryIO]:
 
 def list_url(url: str) -> dict[str, str]:
     """Return the files below a folder, by their paths in it, each with what tells that it has changed."""
+    found: dict[str, str] = {}
     with _reached(url) as (system, path):
         system.invalidate_cache()
-        found = system.find(path, detail=True)
-        if not found and not system.exists(path):
-            raise FileNotFoundError(errno.ENOENT, "")
-    root = path.rstrip("/")
-    return {
-        name[len(root) :].lstrip("/"): _state(info) for name, info in found.items() if name.startswith(root)
-    }
+        root = path.rstrip("/")
+        waiting, seen = [path], {root}
+        while waiting:  # `find` would leave out folders that cannot be listed
+            for info in system.ls(waiting.pop(), detail=True):
+                name = info["name"].rstrip("/")
+                if name in seen or not name.startswith(root and f"{root}/"):
+                    continue
+                seen.add(name)
+                if info["type"] == "directory":
+                    waiting.append(name)
+                else:
+                    found[name[len(root) :].lstrip("/")] = _state(info)
+    return found
 
 
 def find_urls(pattern: str) -> list[str]:
@@ -82,7 +89,9 @@ def find_urls(pattern: str) -> list[str]:
         found = sorted(system.glob(path))
     parts = pattern.split("::")
     place = next(place for place, part in enumerate(parts) if "://" in part)
-    return ["::".join([*parts[:place], system.unstrip_protocol(each), *parts[place + 1 :]]) for each in found]
+    protocol = parts[place].partition("://")[0]
+    named = [each if is_url(each) else f"{protocol}://{each}" for each in found]
+    return ["::".join([*parts[:place], each, *parts[place + 1 :]]) for each in named]
 
 
 def url_state(url: str) -> str:

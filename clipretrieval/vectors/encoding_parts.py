@@ -27,7 +27,7 @@ from clipretrieval.images.sources import open_labels
 from clipretrieval.images.stream import check_on_error
 from clipretrieval.images.tables import ImageTable, is_saved_dataset
 from clipretrieval.images.tars import ImageTars
-from clipretrieval.images.urls import is_url, url_name
+from clipretrieval.images.urls import is_url, url_name, url_state
 from clipretrieval.retrieval.manifest import plain_fingerprint
 from clipretrieval.retrieval.parameters import check_encoder
 from clipretrieval.vectors.arrow_content import arrow, open_arrow_file
@@ -229,9 +229,9 @@ def _list(source: Any, labels: Any) -> _Listed:
             raise InvalidInputError("labels cannot be passed for tars, which hold their own; leave them out")
         _, first, _ = next(found.samples())
         kind = None if first is None else label_kind([first])
-        return _Listed(
-            name or _list_name(found.paths), found.paths, None, kind, _state_of(found.paths), found
-        )
+        paths = [path if is_url(path) else os.path.abspath(path) for path in found.paths]  # noqa: PTH100
+        state = _state_of(paths, "", lambda place: _tar_state(paths[place]))
+        return _Listed(name or _list_name(found.paths), found.paths, None, kind, state, found)
     items: Sequence[Any]
     own: Sequence[Any] | None = None
     root, states = "", None
@@ -247,7 +247,7 @@ def _list(source: Any, labels: Any) -> _Listed:
     else:
         items = _checked_paths(items)
         name = name or _list_name(items)  # lists are the same source if they name the same files
-        state = _state_of(items, root, states)
+        state = _state_of(items, root) if states is None else _state_of(items, root, states.__getitem__)
     if not items:
         raise InvalidInputError("the source is empty; pass at least one image")
     given = own if labels is None else list(open_labels(labels)[1])
@@ -286,7 +286,7 @@ def _row_state(folder: Path) -> Callable[[int], Sequence[Any]]:
 
 
 def _state_of(
-    paths: Sequence[str], root: str = "", states: Sequence[str] | None = None
+    paths: Sequence[str], root: str = "", url_states: Callable[[int], str] = lambda place: ""
 ) -> Callable[[int], Sequence[Any]]:
     """Return what tells of a file whether it is the same: its path, and its size and time of change.
 
@@ -296,7 +296,7 @@ def _state_of(
     def state(place: int) -> Sequence[Any]:
         path = paths[place]
         if is_url(path):
-            return url_name(path), "" if states is None else states[place]
+            return url_name(path), url_states(place)
         try:
             found = os.stat(path)  # noqa: PTH116  ten million of them
         except (OSError, ValueError):  # what is no file is told when it is decoded
@@ -304,6 +304,13 @@ def _state_of(
         return path.removeprefix(root), found.st_size, found.st_mtime_ns
 
     return state
+
+
+def _tar_state(path: str) -> str:
+    try:
+        return url_state(path)
+    except FileNotFoundError as error:
+        raise InvalidInputError(f"{url_name(path)!r} cannot be read: {error.strerror}") from None
 
 
 def _made_folder(parts: str | Path) -> Path:

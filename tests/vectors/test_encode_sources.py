@@ -1,0 +1,160 @@
+"""Tars, URLs and saved datasets, encoded in parts as files are."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+import shutil
+import tarfile
+
+import fsspec
+import pandas as pd
+import pytest
+
+from clipretrieval import InvalidInputError, RetrievalClassifier
+from clipretrieval.images import read_tars, scan_folder
+from clipretrieval.vectors import encode
+
+
+def pack(path, files, label=lambda file: file.parent.name):
+    """Write files and their labels into a tar."""
+    with tarfile.open(path, "w") as tar:
+        for number, file in enumerate(files):
+            for ending, content in ((file.suffix, file.read_bytes()), (".cls", str(label(file)).encode())):
+                info = tarfile.TarInfo(f"{number:04}{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def elsewhere(encoder, jobs, workers):
+    """Run jobs as another process would get them."""
+    return [job.run(encoder) for job in pickle.loads(pickle.dumps(jobs))]
+
+
+@pytest.fixture
+def tars(class_folder, tmp_path):
+    """The 24 images in three tars."""
+    paths = scan_folder(class_folder / "train").paths
+    for number in range(3):
+        pack(tmp_path / f"t-{number}.tar", paths[number::3])
+    return tmp_path / "t-{0..2}.tar"
+
+
+def answers(classifier, class_folder):
+    near = classifier.kneighbors(class_folder / "test", 3)
+    return near.ids.tolist(), near.distances.tolist(), classifier.predict(class_folder / "test").tolist()
+
+
+def test_tars_are_encoded_one_by_one(encoder, fitted, tars, class_folder, tmp_path):
+    """Into the classifier that the files fill, in processes as well; a tar that has changed is seen."""
+    report = encode(tars, tmp_path / "parts", encoder, runner=elsewhere)
+    assert (report.images, len(report.paths)) == (24, 3)
+    assert encode(os.path.relpath(tars), tmp_path / "parts", encoder).new == 0
+    read = RetrievalClassifier.from_vectors("memory", tmp_path / "parts", encoder=encoder, k=3)
+    assert answers(read, class_folder) == answers(fitted, class_folder)
+    assert answers(RetrievalClassifier(encoder, "memory", k=3).fit(tars), class_folder) == answers(
+        fitted, class_folder
+    )
+    sources = pd.read_parquet(report.paths[1]).source
+    assert sources[0] == f"{tmp_path}/t-1.tar/0000.png"
+    assert encode(tars, tmp_path / "two", encoder, shards=2, shard=2).images == 16
+    os.utime(tmp_path / "t-1.tar", ns=(1, 1))
+    with pytest.raises(InvalidInputError, match=r"part-00002-.*replace=True"):
+        encode(tars, tmp_path / "parts", encoder)
+    assert encode(tars, tmp_path / "parts", encoder, replace=True).new == 8
+
+
+def test_labels_of_tars_are_of_one_type(encoder, tars, class_folder, tmp_path):
+    """Also where other processes read the others; and they may be chosen."""
+    paths = scan_folder(class_folder / "test").paths
+    pack(tmp_path / "t-1.tar", paths[:4], label=lambda file: 2 + paths.index(file) % 2)
+    with pytest.raises(
+        InvalidInputError, match=r"label of '.*t-1\.tar/0000\.\w+': labels must all be of one"
+    ):
+        encode(tars, tmp_path / "parts", encoder)
+    whole = read_tars([tmp_path / "t-1.tar"])
+    encode(whole, tmp_path / "numbers", encoder)
+    numbers = RetrievalClassifier.from_vectors("memory", tmp_path / "numbers", encoder=encoder)
+    assert numbers.classes_.tolist() == [2, 3]
+    bare = read_tars(whole, label="no")
+    assert encode(bare, tmp_path / "bare", encoder).images == 4
+    assert pd.read_parquet(tmp_path / "bare").label.isna().all()
+    with pytest.raises(InvalidInputError, match="labels cannot be passed for tars"):
+        encode(whole, tmp_path / "parts", encoder, labels=[1])
+    raw = (tmp_path / "t-2.tar").read_bytes()
+    (tmp_path / "t-2.tar").write_bytes(raw[:-20_000])
+    with pytest.raises(InvalidInputError, match=r"t-2\.tar' is no tar file, or damaged behind '00"):
+        encode(tmp_path / "t-2.tar", tmp_path / "cut", encoder)
+    assert not list((tmp_path / "cut").glob("*.parquet"))
+
+
+def test_folders_and_tars_behind_urls_are_encoded(encoder, fitted, tars, class_folder, tmp_path):
+    """In processes of their own, too; an image that has changed there is seen."""
+    copied = shutil.copytree(class_folder / "train", tmp_path / "copied")
+    url = f"file://{copied}"
+    report = encode(url, tmp_path / "parts", encoder, shards=4, runner=elsewhere)
+    read = RetrievalClassifier.from_vectors("memory", tmp_path / "parts", encoder=encoder, k=3)
+    assert answers(read, class_folder) == answers(fitted, class_folder)
+    assert pd.read_parquet(report.paths[0]).source[0].startswith(f"{url}/flower/")
+    assert encode(url, tmp_path / "parts", encoder).new == 0
+    os.utime(copied / "flower" / "00.jpg", ns=(1, 1))
+    with pytest.raises(InvalidInputError, match=r"part-00001-.*replace=True"):
+        encode(url, tmp_path / "parts", encoder)
+    assert encode(url, tmp_path / "parts", encoder, replace=True).new == 6
+    system = fsspec.filesystem("memory")
+    for number in range(3):
+        system.pipe(f"/t-{number}.tar", (tmp_path / f"t-{number}.tar").read_bytes())
+    assert encode("memory://t-{0..2}.tar", tmp_path / "tars", encoder).images == 24
+    assert encode("memory://t-{0..2}.tar", tmp_path / "tars", encoder).new == 0
+    system.pipe("/t-1.tar", (tmp_path / "t-2.tar").read_bytes())
+    with pytest.raises(InvalidInputError, match=r"part-00002-.*replace=True"):
+        encode("memory://t-{0..2}.tar", tmp_path / "tars", encoder)
+    system.store.clear()
+
+
+def test_secrets_of_urls_are_kept(encoder, class_folder, tmp_path, monkeypatch):
+    """Neither a part nor a job that is printed has them, and another signature makes no other source."""
+    content = (class_folder / "train" / "flower" / "00.jpg").read_bytes()
+    monkeypatch.setattr("clipretrieval.images.decoding.read_url", lambda url: content)
+    shown = []
+
+    def run(encoder, jobs, workers):
+        shown.extend(map(repr, jobs))
+        return [job.run(encoder) for job in jobs]
+
+    for secret in ("SECRET-1", "SECRET-2"):
+        url = f"https://me:{secret}@host/a.jpg?sig={secret}"
+        report = encode([url], tmp_path / "parts", encoder, labels=["a"], runner=run)
+        shown += [repr(report), pd.read_parquet(report.paths[0]).source[0]]
+    assert (report.new, len(shown)) == (0, 5)
+    assert shown[2] == "https://host/a.jpg"
+    assert not re.search("SECRET", "\n".join(shown) + report.paths[0].read_bytes().decode("latin1"))
+
+
+def test_saved_datasets_are_encoded(encoder, fitted, class_folder, tmp_path):
+    """Their class labels stay numbers; a split has to be chosen; what is no dataset is told."""
+    datasets = pytest.importorskip("datasets")
+    folder = scan_folder(class_folder / "train")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["flower", "temple"])}
+    )
+    rows = {"image": [str(path) for path in folder.paths], "label": list(folder.labels)}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.save_to_disk(tmp_path / "saved")
+    report = encode(tmp_path / "saved", tmp_path / "parts", encoder, shards=3, runner=elsewhere)
+    assert report.images == 24
+    read = RetrievalClassifier.from_vectors("memory", tmp_path / "parts", encoder=encoder, k=3)
+    images = RetrievalClassifier(encoder, "memory", k=3).fit(tmp_path / "saved")
+    assert answers(read, class_folder) == answers(images, class_folder)
+    assert answers(read, class_folder)[:2] == answers(fitted, class_folder)[:2]
+    assert read.classes_.tolist() == [0, 1]
+    assert encode(tmp_path / "saved", tmp_path / "parts", encoder).new == 0
+    datasets.DatasetDict({"train": made}).save_to_disk(tmp_path / "splits")
+    with pytest.raises(InvalidInputError, match=r"splits' holds several splits of a dataset"):
+        encode(tmp_path / "splits", tmp_path / "none", encoder)
+    (tmp_path / "saved" / "state.json").write_text("{")
+    with pytest.raises(InvalidInputError, match=r"the dataset in '.*saved' cannot be read"):
+        encode(tmp_path / "saved", tmp_path / "none", encoder)
