@@ -75,6 +75,8 @@ NOT_TRIED = {
     "PineconeStore": "tried against its emulator",
     "available_stores": "takes nothing",
     "read_table": "tried with the tables that it reads",
+    "read_tars": "tried with the tars that it reads",
+    "ImageTars": "what read_tars makes",
     "demo_model": "takes nothing",
     "evaluate": "what the method of that name calls",
     "ShardJob": "what encode makes",

@@ -32,6 +32,11 @@ NEEDS = {
         "from clipretrieval.stores import PineconeStore; PineconeStore('i')",
     ),
     "psycopg": ("pgvector", "from clipretrieval.stores import PgVectorStore; PgVectorStore()"),
+    "distributed": (
+        "dask",
+        "from clipretrieval.vectors.dask_runner import run_on_dask; next(run_on_dask(None, [], 1))",
+    ),
+    "fsspec": ("fsspec", "from clipretrieval.images import iter_raw; iter_raw('s3://bucket/pictures')"),
     "matplotlib": ("plots", "report.plot_confusion()"),
     "pyarrow": ("parquet", "RetrievalClassifier(k=1).fit(np.eye(2), ['a', 'b']).export('v.parquet')"),
     "ray": (
@@ -74,8 +79,8 @@ def test_missing_extras_are_named(project: dict[str, Any]) -> None:
 
 
 def test_the_extra_all_is_all_that_users_need(project: dict[str, Any]) -> None:
-    """``clipretrieval[all]`` holds each extra but those for working on the package itself, and Ray."""
-    extras = set(project["optional-dependencies"]) - {"all", "bench", "dev", "docs", "ray"}
+    """``clipretrieval[all]`` holds each extra but those for working on the package itself, Dask and Ray."""
+    extras = set(project["optional-dependencies"]) - {"all", "bench", "dask", "dev", "docs", "ray"}
     assert project["optional-dependencies"]["all"] == [f"clipretrieval[{','.join(sorted(extras))}]"]
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from clipretrieval._util.dependencies import require
+from clipretrieval._util.warning import warn_caller
 from clipretrieval.encoding.base import Encoder
 from clipretrieval.errors import StoreUnavailableError
 from clipretrieval.vectors.local_runner import pickled, unpickled
@@ -40,6 +41,8 @@ def run_on_dask(encoder: Encoder, jobs: Sequence[ShardJob], workers: int) -> Ite
     dask = require("distributed", "encoding with runner='dask'", 'run: pip install "clipretrieval[dask]"')
     content = pickled(encoder)
     with _client(dask, workers) as client:
+        if not client.scheduler_info()["workers"]:
+            warn_caller("the Dask cluster has no workers: this waits until one comes; check that they run")
         # A task and no scattered data, which would be lost with the worker that holds them.
         kept = client.submit(bytes, content, pure=False)
         waiting, running = list(reversed(jobs)), dask.as_completed()
@@ -79,7 +82,7 @@ def _client(dask: Any, workers: int) -> AbstractContextManager[Any]:
         else:
             options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
             client = dask.Client(n_workers=workers, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # of what is no scheduler, too
         raise StoreUnavailableError(
             f"Dask at {address or 'this machine'} cannot be reached: {_first_line(error)}; start it, or set "
             f"{_ADDRESS} to where it is"

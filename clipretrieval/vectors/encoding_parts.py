@@ -91,8 +91,8 @@ def encode(
 
     Parameters
     ----------
-    source : path of a folder or a CSV file, table of paths, or sequence of paths
-        See `clipretrieval.images`.
+    source : path or URL of a folder or of tars, path of a table, table of paths, or sequence of paths or URLs
+        See `clipretrieval.images`. Of images behind URLs in a table or sequence, changes are not seen.
     parts : str or Path
         The folder of the parts; made if missing.
     encoder : Encoder
@@ -101,8 +101,8 @@ def encode(
     workers : int
         Processes that encode. Each has its share of the cores; with CUDA, each has one of the GPUs.
     shards : int, optional
-        How many to cut into. When left out, so many that each has 4,096 images at most, or as many as the
-        folder's parts of this source were cut into.
+        How many to cut into. When left out, so many that each has 4,096 images at most, or one for each
+        tar, or as many as the folder's parts of this source were cut into.
     shard : int, optional
         The only one to encode, counted from 1: for schedulers, which run each by a command of its own. It
         needs `shards`.
@@ -110,16 +110,17 @@ def encode(
         Whether to make anew the parts of shards whose images have changed since, or have become more, and
         those that have skipped images, and to remove the parts of another source. Otherwise, parts of changed
         images or of another source are refused.
-    runner : {"local", "ray"} or callable
-        Who runs the shards: processes of this machine; or a Ray cluster, the one that this program is
-        connected to or that ``RAY_ADDRESS`` names, or else Ray on this machine. A callable is given the
-        encoder, a list of `ShardJob` and `workers`, and yields the results of their ``run(encoder)`` in any
-        order. Workers elsewhere need the images and `parts` under the same paths.
+    runner : {"local", "ray", "dask"} or callable
+        Who runs the shards: processes of this machine; or the Ray or Dask cluster that this program is
+        connected to or that ``RAY_ADDRESS`` or ``DASK_SCHEDULER_ADDRESS`` names, or else Ray or Dask on this
+        machine. A callable is given the encoder, a list of `ShardJob` and `workers`, and yields the results
+        of their ``run(encoder)`` in any order. Workers elsewhere need the images and `parts` under the same
+        paths.
     on_error : {"raise", "skip"}
         What to do about an image that cannot be decoded, or whose vector cannot be used. A part that has
         skipped some is made anew under ``"raise"``.
     progress : callable or True, optional
-        Called with (images done, total) after every shard.
+        Called with (images done, total) after every shard; of tars, with these.
 
     Returns
     -------
@@ -135,7 +136,7 @@ def encode(
     ImageDecodeError
         If an image cannot be decoded.
     StoreUnavailableError
-        If the folder cannot be written to, or processes keep dying.
+        If the folder cannot be written to, processes keep dying, or a cluster or URL cannot be reached.
     MissingDependencyError
         If pyarrow, or what `runner` names, is not installed.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,3 +141,30 @@ def test_vectors_are_looked_at_before_a_model(command, tmp_path, monkeypatch):
     assert "label" in err
     assert "weights" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
+
+
+def test_tars_and_urls_are_encoded_and_indexed(command, class_folder, tmp_path, monkeypatch):
+    """As the folder is; what is no option of theirs is refused, and secrets are written down nowhere."""
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open("t-0.tar", "w") as tar:
+        for number, path in enumerate(sorted((class_folder / "train").rglob("*.*"))):
+            tar.add(path, f"{number}{path.suffix}")
+            label = tarfile.TarInfo(f"{number}.txt")
+            label.size = len(path.parent.name)
+            tar.addfile(label, io.BytesIO(path.parent.name.encode()))
+    url = f"file://{class_folder}/train"
+    assert command("index", class_folder / "train", "plain", *PIXEL, "--k", "3")[0] == 0
+    assert command("encode", url, "parts", *PIXEL)[0] == 0
+    for kept, given in (("tar", ["t-{0..0}.tar"]), ("url", ["--vectors", "parts"])):
+        status, out, err = command("index", *given, kept, *PIXEL, "--k", "3")
+        assert (status, err, "24 new" in out) == (0, "", True)
+        assert answers(kept, class_folder) == answers("plain", class_folder)
+    assert "24 already there" in command("index", "t-*.tar", "tar", "--add")[1]
+    for arguments, message in (
+        (("t-0.tar", "--image-column", "a"), "--image-column is for a table, and 't-0.tar' is a tar"),
+        ((url, "--label-column", "a"), "--label-column is for a CSV file or a tar, and IMAGES are a URL"),
+        (("no.tar",), "there is no tar file 'no.tar'"),
+        (("http://me:SECRET@127.0.0.1:1/x?sig=SECRET",), "'http://127.0.0.1:1/x' cannot be reached"),
+    ):
+        status, out, err = command("encode", arguments[0], "none", *PIXEL, *arguments[1:])
+        assert (status, message in err, "SECRET" in out + err) == (2, True, False), err

@@ -29,6 +29,7 @@ from clipretrieval import (
 from clipretrieval.auditing import AppliedDecisions, Decisions, Finding, ImageDecision, apply_decisions
 from clipretrieval.cascade import Calibration, CascadeExplanation, CascadeReport, ExitFigures
 from clipretrieval.evaluation import UnknownFigures
+from clipretrieval.images import read_tars
 from clipretrieval.trust import CalibrationReport, ConformalReport, PredictionSets
 from clipretrieval.types import AnyArray, FloatArray
 
@@ -42,6 +43,7 @@ print(encoder.dimension)  # E: attr-defined
 
 classifier = RetrievalClassifier(encoder, "faiss", k=3, weights="distance", metric=Metric.COSINE)
 assert_type(classifier.fit("pictures", resume=True), RetrievalClassifier)
+assert_type(classifier.fit(read_tars("t-{000..012}.tar", label="txt")), RetrievalClassifier)
 assert_type(classifier.partial_fit("pictures", ["a"]), RetrievalClassifier)
 assert_type(classifier.fit_vectors("parts/*.parquet", encoder=encoder), RetrievalClassifier)
 assert_type(classifier.partial_fit_vectors(np.eye(2), [0, 1], ["x", "y"]), RetrievalClassifier)
