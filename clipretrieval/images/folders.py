@@ -130,6 +130,7 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
         raise InvalidInputError(
             f"the folder {str(root)!r} holds no images; looked for files ending in {' '.join(extensions)}"
             + "".join(f". {remark}" for remark in _unread(root, left_out))
+            + (f". Of its tar files, pass {str(root / '*.tar')!r}" if any(root.glob("*.tar")) else "")
         )
     return ImageFolder(root, tuple(sorted(files, key=_parts)), None, ()), _unread(root, left_out)
 

@@ -9,7 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from clipretrieval._util.checks import check_path, shown
@@ -139,8 +139,6 @@ def read_tars(tars: Any, *, label: str | None = None) -> ImageTars:
     InvalidInputError
         If there is no such file.
     """
-    if isinstance(tars, ImageTars):
-        return tars if label is None else ImageTars(tars.paths, label, tars.kind)
     if not is_tars(tars):
         raise InvalidInputError(
             f"tars must be the path, URL or pattern of files that end in {', '.join(_ENDINGS)}, or a list of "
@@ -148,9 +146,11 @@ def read_tars(tars: Any, *, label: str | None = None) -> ImageTars:
         )
     if label is not None and (not isinstance(label, str) or not label):
         raise InvalidInputError(f"label must be a member's ending or a key; got {shown(label)}")
+    wanted = None if label is None else label.removeprefix(".")
+    if isinstance(tars, ImageTars):
+        return tars if wanted is None else replace(tars, label=wanted)
     given = tars if isinstance(tars, list | tuple) else [tars]
-    found = tuple(path for each in given for path in _found(each))
-    return ImageTars(found, None if label is None else label.removeprefix("."))
+    return ImageTars(tuple(path for each in given for path in _found(each)), wanted)
 
 
 def _is_tar(value: object) -> bool:

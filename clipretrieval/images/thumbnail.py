@@ -7,6 +7,7 @@ import io
 
 from clipretrieval.errors import ImageDecodeError
 from clipretrieval.images.decoding import RawImage, decode
+from clipretrieval.images.urls import is_url
 
 __all__ = ["THUMBNAIL", "thumbnail"]
 
@@ -15,7 +16,9 @@ THUMBNAIL = 96
 
 
 def thumbnail(path: str) -> str | None:
-    """Return a small JPEG of a file in base64; None where there is no image any more."""
+    """Return a small JPEG of a file in base64; None where there is no image any more, and of a URL."""
+    if is_url(path):  # whoever looks at a store fetches nothing of what it names
+        return None
     try:
         image = decode(RawImage(0, path)).image
     except ImageDecodeError:

@@ -158,6 +158,8 @@ def test_samples_that_are_none_are_named(tmp_path):
     ):
         with pytest.raises(InvalidInputError, match=message):
             iter_raw(missing)
+    with pytest.raises(InvalidInputError, match=r"holds no images.* Of its tar files, pass '.*/\*\.tar'"):
+        iter_raw(tmp_path)
     with pytest.raises(InvalidInputError, match="tars must be"):
         read_tars("x.zip")
     with pytest.raises(InvalidInputError, match="label must be"):

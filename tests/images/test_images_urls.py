@@ -25,6 +25,7 @@ from clipretrieval import (
     StoreUnavailableError,
 )
 from clipretrieval.images import SkippedImage, count_hint, iter_images, iter_raw, read_table
+from clipretrieval.images.thumbnail import thumbnail
 from clipretrieval.images.urls import is_url, url_name
 
 SECRET = "SECRET"  # noqa: S105  nobody's
@@ -160,6 +161,7 @@ def test_a_server_is_read_and_its_secrets_are_kept(server, pictures):
     assert not list(iter_images([f"{server}/no.png?sig={SECRET}"], on_error="skip", skipped=skipped))
     shown += [repr(skipped), url_name(f"simplecache::{server}/x?y={SECRET}::{SECRET}")]
     assert SECRET not in "\n".join(shown)
+    assert thumbnail(f"{server}/train/a/1.png") is None  # a store may name what it likes
 
 
 def test_what_is_missing_is_named(memory, monkeypatch):

@@ -17,17 +17,27 @@ distributed = pytest.importorskip("distributed")
 def cluster():
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
         ) as made,
         distributed.Client(made) as client,
     ):
         yield client
 
 
-def test_every_shard_is_done_once_though_a_worker_is_killed(cluster, fitted, class_folder, tmp_path):
+def test_every_shard_is_done_once_though_a_worker_is_killed(
+    cluster, fitted, class_folder, tmp_path, monkeypatch
+):
     """Dask begins it again, and the classifier answers as one of the files does."""
     encoder = Dying(str(tmp_path / "died"), 0)
+    told = []
+
+    def warn(message):
+        told.append(message)
+        cluster.cluster.scale(2)
+
+    monkeypatch.setattr("clipretrieval.vectors.dask_runner.warn_caller", warn)
     report = encode(class_folder / "train", tmp_path / "parts", encoder, shards=5, workers=2, runner="dask")
+    assert [message.partition(":")[0] for message in told] == ["the Dask cluster has no workers"]
     assert (tmp_path / "died").exists()
     assert (report.images, [part.number for part in report.parts]) == (24, [1, 2, 3, 4, 5])
     assert len(list((tmp_path / "parts").glob("*.parquet"))) == 5
@@ -39,6 +49,8 @@ def test_every_shard_is_done_once_though_a_worker_is_killed(cluster, fitted, cla
 
 def test_an_error_of_a_shard_is_its_own(cluster, encoder, tmp_path):
     """And not Dask's."""
+    cluster.cluster.scale(2)
+    cluster.wait_for_workers(1)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "bad.png").write_text("hello")
     with pytest.raises(ImageDecodeError, match=r"bad\.png"):
@@ -46,6 +58,7 @@ def test_an_error_of_a_shard_is_its_own(cluster, encoder, tmp_path):
 
 
 def test_a_scheduler_that_is_not_there_is_told_in_a_line(encoder, class_folder, tmp_path, monkeypatch):
+    """Within the deadline, and without the client that the program has."""
     monkeypatch.setattr("clipretrieval.vectors.dask_runner._DEADLINE_S", 0.3)
 
     def nobody():
