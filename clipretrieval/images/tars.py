@@ -32,11 +32,23 @@ _BRACES = re.compile(r"\{(?:([0-9]+)\.\.([0-9]+)|([^{}]*,[^{}]*))\}")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _LARGEST_IMAGE, _LARGEST_LABEL = 2**30, 2**20
 """Bytes of a member; compressed, a tar could hold anything."""
+_LONG = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+"""Types of headers that continue in what lies behind them."""
 _MOST_TARS = 10**6
 
 
 class _Header(tarfile.TarInfo):
     """A member's header; one that is damaged is an error, and not the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+        found = super().frombuf(buf, encoding, errors)
+        if found.size > _LARGEST_LABEL and found.type in _LONG:  # which would be read whole
+            raise tarfile.ReadError(f"a header of {found.size} bytes")
+        return found
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Any:

@@ -120,6 +120,12 @@ def test_a_damaged_tar_is_told_wherever_it_ends(tmp_path):
         cut.write_bytes(content)
         with pytest.raises(InvalidInputError, match=message):
             list(iter_images(cut, on_error="skip"))
+    with tarfile.open(cut, "w:gz") as made:  # which unpacks to all there is to memory
+        long = tarfile.TarInfo("long")
+        long.type, long.size = tarfile.XHDTYPE, 2**21
+        made.fileobj.write(long.tobuf() + b"\0" * 2**21)
+    with pytest.raises(InvalidInputError, match=r"damaged behind its beginning .a header of 2097152 bytes"):
+        list(iter_raw(cut))
     write(cut, ("a.png", png(1)[:30]), ("b.png", png(2)))
     skipped: list[SkippedImage] = []
     assert [item.index for item in iter_images(cut, on_error="skip", skipped=skipped)] == [1]
