@@ -258,7 +258,7 @@ def test_a_runner_of_ones_own_runs_the_shards(encoder, fitted, class_folder, tmp
         (lambda encoder, jobs, workers: [], "left out 2 of 2 shards"),
         (lambda encoder, jobs, workers: [1], "the runner yielded 1"),
         (lambda encoder, jobs, workers: 1, "the runner returned 1"),
-        ("slurm", "runner must be one of 'local', 'ray', or a function"),
+        ("slurm", "runner must be one of 'local', 'ray', 'dask', or a function"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             encode(class_folder / "test", tmp_path / "none", encoder, shards=2, runner=runner)
