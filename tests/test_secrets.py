@@ -38,7 +38,19 @@ OPTIONS = {
     "name",
     [
         *("api_key", "apiKey", "API_KEY", "apikey", "key", "x-api-key", "accessKeyId", "token", "auth_token"),
-        *("authToken", "password", "db_password", "dbPassword", "passwd", "pwd", "secret", "client_secret"),
+        *(
+            "authToken",
+            "password",
+            "db_password",
+            "dbPassword",
+            "passwd",
+            "passwrd",
+            "pasword",
+            "sslpassword",
+            "pwd",
+            "secret",
+            "client_secret",
+        ),
         *("credentials", "Authorization", "headers", "cookie", "dsn", "bearer"),
     ],
 )

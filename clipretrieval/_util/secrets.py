@@ -14,12 +14,12 @@ _DEEPEST = 20
 """Levels of nesting that are looked into; what lies deeper is masked as a whole."""
 
 _NOUN = (
-    "keys?|tokens?|secrets?|pass|passwords?|passwd|passphrases?|pwd|credentials?|creds?|"
+    "keys?|tokens?|secrets?|pas+w?o?r?ds?|pass|passphrases?|pwd|credentials?|creds?|"
     "auth|oauth|authorization|authentication|bearer|cookies?|headers?|jwt|sas|sig|signatures?|dsn"
 )
 _OWNER = (
     "access|account|admin|api|app|auth|aws|bearer|client|db|encryption|id|license|master|my|private|refresh|"
-    "secret|service|session|shared|signing|ssh|subscription|user"
+    "secret|service|session|shared|signing|ssh|ssl|subscription|user"
 )
 _PART = re.compile(rf"(?:{_OWNER})*(?:{_NOUN})")
 _WORD_BREAK = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")

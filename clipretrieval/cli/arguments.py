@@ -791,6 +791,8 @@ def image_source(given: str, tables: TableOptions) -> Any:
     from clipretrieval.images.tars import is_tars, read_tars
     from clipretrieval.images.urls import is_url, url_name
 
+    if not given:
+        raise InvalidInputError("IMAGES must not be empty; pass a path")
     if is_tars(given):
         option = next((each for each in ("images_root", "image_column") if getattr(tables, each)), None)
         if option is not None:

@@ -16,6 +16,7 @@ from clipretrieval._version import __version__
 from clipretrieval.cli.arguments import AllowRemote, KeptArgument, PrintJson
 from clipretrieval.cli.calibrate import calibration_text
 from clipretrieval.cli.console import quiet_libraries, say, tell
+from clipretrieval.cli.python_words import in_options
 from clipretrieval.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def _contents(folder: Path, allow_remote: bool) -> _Contents:
             images, classes = store.count(), _classes(store, content.label_kind)
             trust = _trust(content, folder, store)
     except InvalidInputError as error:  # it may be opened with consent only, or has to be passed
-        tell(f"warning: the store was not opened: {' '.join(str(error).splitlines())}")
+        reason = in_options(" ".join(str(error).splitlines()), ("allow_remote",))
+        tell(f"warning: the store was not opened: {reason}")
         trust = _trust(content, folder, None)
     return _Contents(
         path=str(folder),

@@ -26,6 +26,13 @@ _PHRASES = (
         "--onnx FILE, a file that clipretrieval export wrote",
     ),
     ("pass it: RetrievalClassifier.load(path, OnnxEncoder(file))", "pass --onnx"),
+    ("; or make it yourself and pass it: RetrievalClassifier.load(path, encoder, store=your_store)", ""),
+    (
+        "pass resume=True to keep them and add what is missing, overwrite=True to replace them, or another "
+        "store, or another place for it. To use what it holds as it is: RetrievalClassifier.from_store",
+        "clipretrieval index with --resume keeps them and adds what is missing; or pass another place, "
+        "such as another path or table",
+    ),
 )
 """What is more than one argument, or is called otherwise."""
 _SPELLED = {"templates": "template", "store_options": "store_option"}

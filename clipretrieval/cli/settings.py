@@ -24,7 +24,7 @@ from clipretrieval.cli.arguments import (
     comma_separated,
 )
 from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreCorruptedError
-from clipretrieval.stores.registry import store_class
+from clipretrieval.stores.registry import options_within, store_class
 
 __all__ = ["VECTORS", "Settings", "indexing", "keeps"]
 
@@ -137,7 +137,7 @@ def indexing(
     try:
         noted = _read_note(note)
         if noted is None:
-            _check_new(folder, resume)
+            _check_new(folder, resume and not _is_elsewhere(asked.store, folder))
             _write_note(note, asked, images, root)
             settings = asked
         elif resume:
@@ -163,6 +163,12 @@ def indexing(
 def keeps(store: str) -> bool:
     """Tell whether a store is filled at a place that outlasts the process: one that can say where it lies."""
     return hasattr(store_class(store), "location")
+
+
+def _is_elsewhere(store: StoreOptions, folder: Path) -> bool:
+    """Tell whether a store outlasts the process, and lies at a place of its own rather than in the folder."""
+    options = store.options()
+    return keeps(store.store) and options_within(folder, store.store, options) == options
 
 
 def _check_new(folder: Path, resume: bool) -> None:

@@ -16,7 +16,7 @@ def asks_for(folder: Path, what: str, why: str) -> InvalidInputError:
     """Return the refusal of what a saved classifier asks for, with the two ways on."""
     return InvalidInputError(
         f"the classifier in {folder} asks for {what}, and {why}. If you trust whoever saved it, pass "
-        "allow_remote=True (--allow-remote on the command line); or make it yourself and pass it: "
+        "allow_remote=True; or make it yourself and pass it: "
         "RetrievalClassifier.load(path, encoder, store=your_store)"
     )
 

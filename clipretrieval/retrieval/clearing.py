@@ -33,7 +33,7 @@ def check_clearable(store: VectorStore, dim: int) -> None:
     if store.dim not in (None, dim):
         raise DimensionMismatchError(
             f"the store is made for vectors of dimension {store.dim}, and the new ones have {dim}; pass a "
-            "new store, or another path for it"
+            "new store, or another place for it"
         )
 
 

@@ -568,7 +568,7 @@ def open_writer(
     if existing == "refuse":
         raise InvalidInputError(
             f"the store already holds {count} vectors: pass resume=True to keep them and add what is "
-            "missing, overwrite=True to replace them, or another store, or another path for it. To use "
+            "missing, overwrite=True to replace them, or another store, or another place for it. To use "
             "what it holds as it is: RetrievalClassifier.from_store"
         )
     kind = manifest["label_kind"]

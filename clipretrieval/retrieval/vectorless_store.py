@@ -67,7 +67,7 @@ class VectorlessStore:
         if records.dim not in (None, 1):
             raise InvalidInputError(
                 f"the store holds vectors of dimension {records.dim}, and keep_vectors=False keeps none; "
-                "pass a new store, or another path for it, or keep_vectors=True"
+                "pass a new store, or another place for it, or keep_vectors=True"
             )
         self.records, self._encoder, self._normalize = records, encoder, normalize
         self._held: dict[str, FloatArray] = {}
@@ -341,7 +341,7 @@ def as_kept(
         if is_vectorless(store):
             raise InvalidInputError(
                 "a cascade with keep_vectors=False filled the store, so it holds no vectors; pass a new "
-                "store, or another path for it, or keep_vectors=False"
+                "store, or another place for it, or keep_vectors=False"
             )
         return store
     if encoder is None or plan.rule is not None:

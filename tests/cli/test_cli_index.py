@@ -317,6 +317,20 @@ def test_a_mistake_leaves_nothing_to_resume(command, class_folder, tmp_path):
     assert command(*arguments, "--stage", "pixel")[0] == 0
 
 
+def test_a_store_that_others_have_filled_is_gone_on_with(command, class_folder, tmp_path):
+    """By who has the store, and no folder of a classifier; the error of who does not ask for it says how."""
+    store = ("--stage", "pixel", "--store-option", f"path={tmp_path / 'shared'}")
+    assert command("index", class_folder / "train", tmp_path / "theirs", *store)[0] == 0
+    status, _, err = command("index", class_folder / "train", tmp_path / "mine", *store)
+    assert (status, "with --resume keeps them" in err, "overwrite" in err) == (2, True, False)
+    status, out, _ = command("index", class_folder / "train", tmp_path / "mine", *store, "--resume")
+    assert (status, "24 already there" in out) == (0, True)
+    theirs, mine = (
+        command("classify", tmp_path / kept, class_folder / "test")[1] for kept in ("theirs", "mine")
+    )
+    assert theirs == mine != ""
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_place_that_is_taken_is_refused_before_anything_is_encoded(command, tmp_path, class_folder, kind):
     """Not after hours of encoding; and what is there stays."""

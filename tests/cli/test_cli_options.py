@@ -151,6 +151,8 @@ def test_the_settings_reach_the_classifier(
 PLACES = [
     ("demo", "--out", "{empty}"),
     ("index", "{empty}", "kept"),
+    ("encode", "{empty}", "kept"),
+    ("encode", "pictures", "{empty}"),
     ("index", "pictures", "{empty}"),
     ("index", "pictures", "kept", "--images-root", "{empty}"),
     ("index", "pictures", "kept", "--class-names", "{empty}"),

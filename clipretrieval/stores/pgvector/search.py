@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +110,19 @@ class PgVectorSearch:
             raise StoreLockedError(f"another build_index() of the table {self._tables.name!r} is under way")
         for text in (
             "SET lock_timeout = 0",
-            "DROP INDEX CONCURRENTLY IF EXISTS {made}",  # of a build that did not end
-            "CREATE INDEX CONCURRENTLY {made} ON {records} USING hnsw "
-            f"({self._column(facts)} vector_{operators}_ops)",
+            "SET statement_timeout = 0",
+            "DROP INDEX CONCURRENTLY IF EXISTS {made}",  # of a build that was killed
+        ):
+            connection.execute(self._tables.statement(text))
+        try:
+            text = f"({self._column(facts)} vector_{operators}_ops)"
+            text = f"CREATE INDEX CONCURRENTLY {{made}} ON {{records}} USING hnsw {text}"
+            connection.execute(self._tables.statement(text))
+        except psycopg.Error:
+            with suppress(psycopg.Error):  # every upsert would extend it, and no search use it
+                connection.execute(self._tables.statement("DROP INDEX CONCURRENTLY IF EXISTS {made}"))
+            raise
+        for text in (
             "UPDATE {about} SET ef_search = NULL",
             "DROP INDEX CONCURRENTLY IF EXISTS {graph}",
             "ALTER INDEX {made} RENAME TO {graph}",

@@ -85,8 +85,8 @@ class Server:
     def where(self) -> str:
         """The database in words."""
         host = self._public.get("host") or self._public.get("hostaddr") or "this machine"
-        port = self._public.get("port")
-        return f"database {self._public.get('dbname', '')!r} at {host}{f':{port}' if port else ''}"
+        port, name = self._public.get("port"), self._public.get("dbname")
+        return f"database {f'{name!r} ' if name else ''}at {host}{f':{port}' if port else ''}"
 
     @property
     def conninfo(self) -> str:
@@ -118,8 +118,8 @@ class Server:
             # Raised here, and without a cause: the frames and the connection of psycopg's own error have the
             # password.
             raise StoreUnavailableError(
-                f"the {self.where} cannot be reached: {reason or 'no answer'}. Check that the server runs, "
-                "its address, user and password (the argument, PGPASSWORD or ~/.pgpass)"
+                f"the {self.where} cannot be reached: {reason.rstrip('.?') or 'no answer'}. Check that the "
+                "server runs, its address, user and password (the argument, PGPASSWORD or ~/.pgpass)"
             )
         try:
             self._prepare(connection)
@@ -200,12 +200,29 @@ def _read(conninfo: Secret, password: Secret) -> tuple[dict[str, str], Secret] |
             "user=me' or 'postgresql://me@db.example.com/animals'; it cannot be read. It is not "
             "shown, as it may hold a password"
         )
+    if _is_cut_apart(given, found):
+        return (
+            "conninfo is a URL whose server cannot be told from a password; it is not shown. Write the "
+            "characters @ / : # ? % of a password as %40 %2F %3A %23 %3F %25, or leave it to PGPASSWORD or "
+            "~/.pgpass"
+        )
     secrets = {name: found.pop(name) for name in SECRETS if name in found}
     if extra is not None:
         if "password" in secrets:
             return "conninfo holds a password, and the argument password is another; give one of them"
         secrets["password"] = extra
     return found, Secret(secrets)
+
+
+def _is_cut_apart(given: str, found: dict[str, str]) -> bool:
+    """Tell whether libpq takes a part of a URL's user and password for something that messages show."""
+    ports = found.get("port", "").split(",")
+    shown = (found.get(name, "") for name in ("host", "dbname"))
+    return "://" in given and (any("@" in each for each in shown) or not all(map(_is_port, ports)))
+
+
+def _is_port(text: str) -> bool:
+    return not text or (text.isascii() and text.isdigit())
 
 
 def _defaults() -> dict[str, str]:

@@ -72,6 +72,9 @@ def test_a_database_that_will_not_do_says_what_to_run(postgres: PostgresServer) 
     ("options", "expected"),
     [
         ({"conninfo": "host=a password='secret"}, "connection string of libpq"),
+        ({"conninfo": "postgresql://me:p@secret@127.0.0.1:5432/animals"}, "%40"),
+        ({"conninfo": "postgresql://me:pa/secret@127.0.0.1:5432/animals"}, "%2F"),
+        ({"conninfo": "postgresql://me:12/secret@127.0.0.1/animals"}, "%2F"),
         ({"conninfo": 5}, "must be str"),
         ({"password": b"secret"}, "must be str"),
         ({"conninfo": "password=secret", "password": "secret"}, "one of them"),
