@@ -87,7 +87,7 @@ def all_sides(
         place = folder / f"faiss-{label}"
         sides.append(Side(f"faiss, {label}", lambda p=place, i=index: FaissStore(p, index=i), place))  # type: ignore[misc]
     place = folder / "chroma"
-    sides.append(Side("chroma, folder", lambda: ChromaStore(place), place))
+    sides.append(Side("chroma, folder", lambda p=place: ChromaStore(p), place))  # type: ignore[misc]
     sides.append(
         Side("chroma, folder, graph", lambda: ChromaStore(folder / "graph", exact=False), folder / "graph")
     )
