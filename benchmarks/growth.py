@@ -555,15 +555,18 @@ def main() -> None:
     if arguments.json and arguments.json.exists():
         found.rows = [row for row in json.loads(arguments.json.read_text())["rows"] if "costs" in row]
     reasons = {side: absent(side) for side in arguments.sides}
-    missing = [f"{side}: not measured, as {reason}" for side, reason in reasons.items() if reason]
-    sides = [side for side, reason in reasons.items() if not reason]
+    for side, reason in reasons.items():
+        if reason is not None:
+            found.add(count=0, dim=arguments.dim, side=side, failed=reason)
+    sides = [side for side, reason in reasons.items() if reason is None]
     cases = [(count, arguments.dim, sides) for count in arguments.counts]
     try:
         for count, dim, chosen in cases + [(10_000_000, 256, [LARGE])] * arguments.large:
             measure(found, count, dim, chosen, arguments.rounds)
     except KeyboardInterrupt:
-        missing.append("cut short: this is what there is so far")
-    print(found, *missing, sep="\n")
+        print(found, flush=True)
+        sys.exit("cut short: this is what there is so far")
+    print(found)
 
 
 if __name__ == "__main__":
