@@ -112,7 +112,7 @@ class Cluster:
                 self.second.stop()
             self._until(lambda: self.head.named("raylet"))
             self.second = Node(self._port, head=False)
-        for _ in range(30):
+        for _ in range(120):
             with contextlib.suppress(Exception):  # the head may not listen yet
                 ray.init(address=self.address, log_to_driver=False, logging_level="FATAL")
                 alive = sum(node["Alive"] for node in ray.nodes())
@@ -120,7 +120,7 @@ class Cluster:
                 if alive == 2:
                     return
             time.sleep(1)
-        raise RuntimeError(f"the two nodes at {self.address} did not come up in a minute")
+        raise RuntimeError(f"the two nodes at {self.address} did not come up")
 
     def _until(self, holds: Any) -> None:
         for _ in range(300):
