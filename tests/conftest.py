@@ -25,6 +25,7 @@ settings.load_profile("clipretrieval")
 
 # Each client for HTTP reads all certificates, for 20 to 90 ms of processor time, and no test asks by TLS.
 _no_certificates = TemporaryDirectory()
+os.environ.pop("SSL_CERT_FILE", None)  # which comes before a folder
 os.environ["SSL_CERT_DIR"] = _no_certificates.name
 
 # A job in the background may have been started without Ctrl-C, and would hand that on to what tests start.
