@@ -5,7 +5,6 @@ What takes seconds to import is imported late: the process that hands out the te
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -31,12 +30,6 @@ os.environ["SSL_CERT_DIR"] = _no_certificates.name
 # A job in the background may have been started without Ctrl-C, and would hand that on to what tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_finish() -> None:
-    """Have the collector pass over the million objects that the libraries hold."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
