@@ -137,13 +137,19 @@ class Segment:
 
     def vectors(self, rows: IndexArray) -> FloatArray:
         """Return a copy of some rows, shape (n, dim)."""
+        steps = np.diff(rows, prepend=-2)
+        if (steps <= 0).any():
+            distinct, places = np.unique(rows, return_inverse=True)
+            if len(distinct) < len(rows):  # queries share candidates, and no row is read twice
+                read: FloatArray = self.vectors(distinct)[places]
+                return read
         width, part = 4 * self.dim, self._parts["vectors"]
         self._verify("vectors", part, np.unique(rows // (part.block // width)))
         out: FloatArray = np.empty((len(rows), self.dim), dtype="<f4")
         target = out.reshape(-1).view(np.uint8).data
         # Each run of neighbors is read at once, and nothing around it: through the map, all pages around it
         # would be taken into this process.
-        begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        begins = np.flatnonzero(steps != 1)
         ends = np.append(begins[1:], len(rows))
         for begin, end, row in zip(begins.tolist(), ends.tolist(), rows[begins].tolist(), strict=True):
             self._file.read_into(row * width, target[begin * width : end * width])

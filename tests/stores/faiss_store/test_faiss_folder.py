@@ -27,6 +27,7 @@ from clipretrieval.errors import (
     UnsupportedOperationError,
 )
 from clipretrieval.stores import FaissStore, LocatedStore, MemoryStore
+from clipretrieval.stores.local.mapped_file import MappedFile
 
 METRICS = ["l2", "cosine", "ip"]
 ROOT = Path(__file__).parents[3]
@@ -538,3 +539,22 @@ def test_a_damaged_copy_of_a_memory_store_is_reported(tmp_path: Path) -> None:
             MemoryStore.load(tmp_path / "copy")
         (tmp_path / "copy" / name).write_bytes(content)
     assert MemoryStore.load(tmp_path / "copy").count() == 30
+
+
+def test_rows_that_queries_share_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows may be asked for in any order and again and again: each is read once, and neighbors together."""
+    read: list[int] = []
+
+    def counted(file: MappedFile, start: int, target: memoryview) -> None:
+        read.append(len(target))
+        whole(file, start, target)
+
+    whole = MappedFile.read_into
+    with FaissStore(tmp_path / "store") as store:
+        fill(store)
+    with FaissStore(tmp_path / "store") as store:
+        monkeypatch.setattr(MappedFile, "read_into", counted)
+        rows = np.array([3, 1, 3, 2, 1, 29, 3])
+        found = store._held.segments.vectors(rows)
+    np.testing.assert_array_equal(found, normal(0, 30, 6)[rows])
+    assert read[-2:] == [3 * 24, 24]  # what was read before is the block, to verify it
