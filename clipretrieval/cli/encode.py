@@ -54,10 +54,11 @@ def encode_command(
         with interruptible("vectors.encoding_parts", "encoding.staged_encoder"):
             from clipretrieval._util.progress import progress_bar
             from clipretrieval.vectors.encoding_parts import encode
+            from clipretrieval.vectors.opened_source import OpenedSource
 
             with progress_bar("encoding") as progress:
                 report = encode(
-                    labelled,
+                    OpenedSource(images, labelled, tables.image_column),
                     parts,
                     encoder.exported() or encoder.encoder(),
                     workers=workers,

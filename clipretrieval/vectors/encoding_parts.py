@@ -33,10 +33,12 @@ from clipretrieval.retrieval.parameters import check_encoder
 from clipretrieval.vectors.arrow_content import arrow, open_arrow_file
 from clipretrieval.vectors.encode_report import EncodeReport
 from clipretrieval.vectors.local_runner import run_locally
+from clipretrieval.vectors.opened_source import OpenedSource
 from clipretrieval.vectors.part_manifest import PartManifest
 from clipretrieval.vectors.part_report import PartReport
 from clipretrieval.vectors.part_writer import read_skipped
 from clipretrieval.vectors.shard_job import ShardJob
+from clipretrieval.vectors.url_identity import url_identity
 from clipretrieval.vectors.vector_files import check_local_path
 
 __all__ = ["IMAGES", "Runner", "encode"]
@@ -65,6 +67,8 @@ class _Listed:
     state: Callable[[int], Sequence[Any]]
     """Of an item: what tells whether it is the same."""
     tars: ImageTars | None = None
+    choice: Sequence[str | None] = ()
+    """What was chosen of what the images' files hold."""
 
 
 def encode(
@@ -216,10 +220,13 @@ def _runner(runner: Any) -> Runner:
 
 def _list(source: Any, labels: Any) -> _Listed:
     """List the images of a source, with their labels."""
+    opened = source if isinstance(source, OpenedSource) else None
+    if opened is not None:
+        source = opened.place
     name, is_place = "", isinstance(source, str | os.PathLike)
     if is_place:
-        name = url_name(source) if is_url(source) else str(check_path(source, "source").resolve())
-    found = listed(source)
+        name = _place_name(source)
+    found = listed(source) if opened is None else opened.images
     if is_place and found is source:
         raise InvalidInputError(
             f"{shown(url_name(source))} is one image; pass a folder, a tar, a table of paths, or a "
@@ -229,10 +236,16 @@ def _list(source: Any, labels: Any) -> _Listed:
         if labels is not None:
             raise InvalidInputError("labels cannot be passed for tars, which hold their own; leave them out")
         _, first, _ = next(found.samples())
+        if first is None and opened is not None:
+            raise InvalidInputError(
+                f"the first image of {url_name(found.paths[0])!r} has no label: looked for a member .cls, a "
+                'key "label" of .json, and .txt'
+            )
         kind = None if first is None else label_kind([first])
         paths = [path if is_url(path) else os.path.abspath(path) for path in found.paths]  # noqa: PTH100
         state = _state_of(paths, "", lambda place: _tar_state(paths[place]))
-        return _Listed(name or _list_name(found.paths), found.paths, None, kind, state, found)
+        name = name or (_place_name(paths[0]) if len(paths) == 1 else _list_name(paths))
+        return _Listed(name, found.paths, None, kind, state, found, (found.label,))
     items: Sequence[Any]
     own: Sequence[Any] | None = None
     root, states = "", None
@@ -243,8 +256,9 @@ def _list(source: Any, labels: Any) -> _Listed:
         items, own, states = found.images, found.labels, found.states
     else:
         items = check_sequence(found, "source", "paths")
+    choice: tuple[str | None, ...] = ()
     if is_saved_dataset(source):
-        state = _row_state(Path(source))
+        state, choice = _row_state(Path(source), items), (opened and opened.column,)
     else:
         items = _checked_paths(items)
         name = name or _list_name(items)  # lists are the same source if they name the same files
@@ -253,13 +267,15 @@ def _list(source: Any, labels: Any) -> _Listed:
         raise InvalidInputError("the source is empty; pass at least one image")
     given = own if labels is None else list(open_labels(labels)[1])
     if given is None:
-        return _Listed(name, items, None, None, state)
+        return _Listed(name, items, None, None, state, choice=choice)
     if len(given) != len(items):
         raise InvalidInputError(f"there are {len(items)} images and {len(given)} labels; pass one each")
     check_labelled(given)
     kind = label_kind(given)
     stored = stored_labels(given, kind)
-    return _Listed(name, items, [bool(each) for each in stored] if kind == "bool" else stored, kind, state)
+    if kind == "bool":
+        stored = [bool(each) for each in stored]
+    return _Listed(name, items, stored, kind, state, choice=choice)
 
 
 def _checked_paths(items: Sequence[Any]) -> list[str]:
@@ -273,17 +289,37 @@ def _checked_paths(items: Sequence[Any]) -> list[str]:
     return [os.fsdecode(item) for item in items]
 
 
+def _place_name(place: str | os.PathLike[str]) -> str:
+    return url_identity(place) if is_url(place) else str(check_path(place, "source").resolve())
+
+
 def _list_name(paths: Sequence[str]) -> str:
-    joined = "\n".join(map(url_name, paths)).encode("utf-8", "surrogateescape")
-    return f"list-{hashlib.sha256(joined).hexdigest()[:_DIGITS]}"
+    joined = "\n".join(url_identity(path) if is_url(path) else path for path in paths)
+    digest = hashlib.sha256(joined.encode("utf-8", "surrogateescape"))
+    return f"list-{digest.hexdigest()[:_DIGITS]}"
 
 
-def _row_state(folder: Path) -> Callable[[int], Sequence[Any]]:
-    """Return what tells of a row of a dataset whether it is the same: its place and the files' state."""
-    paths = [str(path) for path in sorted(folder.iterdir())]
-    files = _state_of(paths, str(folder))
-    version = hashlib.sha256(json.dumps([files(place) for place in range(len(paths))]).encode()).hexdigest()
-    return lambda place: (place, version)
+def _row_state(folder: Path, items: Sequence[Any]) -> Callable[[int], Sequence[Any]]:
+    """Return what tells of a row of a dataset whether it is the same.
+
+    That is its place, the state of the dataset's files, beside which caches may lie, and, of a row that is a
+    path, that of the image's file.
+    """
+    state = json.loads((folder / "state.json").read_bytes())
+    names = ["state.json", "dataset_info.json", *(each["filename"] for each in state["_data_files"])]
+    files = _state_of([str(folder / name) for name in names], str(folder))
+    version = hashlib.sha256(json.dumps([files(place) for place in range(len(names))]).encode()).hexdigest()
+    first = next((item for item in items if item is not None), None)
+    if not isinstance(first, str | os.PathLike):  # to look at each would read all images
+        return lambda place: (place, version)
+
+    def row(place: int) -> Sequence[Any]:
+        item = items[place]
+        if not isinstance(item, str | os.PathLike):
+            return place, version
+        return place, version, *_state_of([os.fsdecode(item)])(0)
+
+    return row
 
 
 def _state_of(
@@ -297,7 +333,7 @@ def _state_of(
     def state(place: int) -> Sequence[Any]:
         path = paths[place]
         if is_url(path):
-            return url_name(path), url_states(place)
+            return url_identity(path), url_states(place)
         try:
             found = os.stat(path)  # noqa: PTH116  ten million of them
         except (OSError, ValueError):  # what is no file is told when it is decoded
@@ -354,7 +390,7 @@ def _job(
     part = slice((number - 1) * count // of, number * count // of)
     items = source.items[part]
     labels = None if source.labels is None else source.labels[part]
-    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([fingerprint, *source.choice], sort_keys=True).encode())
     for place in range(part.start, part.stop):
         label = None if labels is None else labels[place - part.start]
         digest.update(json.dumps([*source.state(place), label]).encode() + b"\n")
@@ -436,9 +472,9 @@ def _check_parts(
             older.append(path)
     if older and not replace:
         raise InvalidInputError(
-            f"{str(older[0])!r} is of the same shard of the same source, whose images have changed since; "
-            "or another machine has others under the same path. Pass replace=True to encode those that are "
-            "there now in its place, or another folder for the parts"
+            f"{str(older[0])!r} is of the same shard of the same source, whose images or labels have changed "
+            "since; or another machine has others under the same path. Pass replace=True to encode those that "
+            "are there now in its place, or another folder for the parts"
         )
     return older
 

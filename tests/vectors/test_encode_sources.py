@@ -16,6 +16,8 @@ import pytest
 from clipretrieval import InvalidInputError, RetrievalClassifier
 from clipretrieval.images import read_tars, scan_folder
 from clipretrieval.vectors import encode
+from clipretrieval.vectors.opened_source import OpenedSource
+from clipretrieval.vectors.url_identity import url_identity
 
 
 def pack(path, files, label=lambda file: file.parent.name):
@@ -79,9 +81,6 @@ def test_labels_of_tars_are_of_one_type(encoder, tars, class_folder, tmp_path):
     encode(whole, tmp_path / "numbers", encoder)
     numbers = RetrievalClassifier.from_vectors("memory", tmp_path / "numbers", encoder=encoder)
     assert numbers.classes_.tolist() == [2, 3]
-    bare = read_tars(whole, label="no")
-    assert encode(bare, tmp_path / "bare", encoder).images == 4
-    assert pd.read_parquet(tmp_path / "bare").label.isna().all()
     with pytest.raises(InvalidInputError, match="labels cannot be passed for tars"):
         encode(whole, tmp_path / "parts", encoder, labels=[1])
     raw = (tmp_path / "t-2.tar").read_bytes()
@@ -134,6 +133,55 @@ def test_secrets_of_urls_are_kept(encoder, class_folder, tmp_path, monkeypatch):
     assert not re.search("SECRET", "\n".join(shown) + report.paths[0].read_bytes().decode("latin1"))
 
 
+def test_other_labels_of_tars_are_other_parts(encoder, class_folder, tmp_path):
+    """And the same ones the same parts, however the tar is named."""
+    file, tar = scan_folder(class_folder / "train").paths[0], tmp_path / "x.tar"
+    with tarfile.open(tar, "w") as written:
+        written.add(file, f"0{file.suffix}")
+        info = tarfile.TarInfo("0.json")
+        content = b'{"fine": "poodle", "coarse": "dog"}'
+        info.size = len(content)
+        written.addfile(info, io.BytesIO(content))
+    assert encode(read_tars(tar, label="fine"), tmp_path / "parts", encoder).new == 1
+    same = OpenedSource(os.path.relpath(tar), read_tars(os.path.relpath(tar), label="fine"))
+    assert encode(same, tmp_path / "parts", encoder).new == 0
+    other = read_tars(tar, label="coarse")
+    with pytest.raises(InvalidInputError, match="images or labels have changed"):
+        encode(other, tmp_path / "parts", encoder)
+    encode(other, tmp_path / "parts", encoder, replace=True)
+    assert pd.read_parquet(tmp_path / "parts").label.tolist() == ["dog"]
+
+
+def test_queries_tell_urls_apart(encoder, class_folder, tmp_path, monkeypatch):
+    """And stand in no part; what signs a URL does not."""
+    content = (class_folder / "train" / "flower" / "00.jpg").read_bytes()
+    monkeypatch.setattr("clipretrieval.images.decoding.read_url", lambda url: content)
+    one = encode(["https://host/image?id=1234567"], tmp_path / "parts", encoder)
+    assert one.new == 1
+    assert b"1234567" not in one.paths[0].read_bytes()
+    with pytest.raises(InvalidInputError, match="of another source"):
+        encode(["https://host/image?id=7"], tmp_path / "parts", encoder)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://h/i?id=1", "https://h/i?id=2", False),
+        ("https://h/i?key=a.png", "https://h/i?key=b.png", False),
+        ("https://h/i?st=1", "https://h/i?st=2", False),
+        ("https://h:80/a@2x.png", "https://h:80/b@2x.png", False),
+        ("zip://a.png::https://h/i?id=1", "zip://a.png::https://h/i?id=2", False),
+        ("https://h/i?id=1&token=a", "https://me:pw@h/i?id=1&token=b", True),
+        ("https://h/i?X-Amz-Date=1&X-Amz-Signature=a", "https://h/i?X-Amz-Date=2&X-Amz-Signature=b", True),
+        ("https://h/i?sv=1&st=1&se=1&sig=a", "https://h/i?sv=1&st=2&se=2&sig=b", True),
+        ("https://h/i?Expires=1&Signature=a", "https://h/i", True),
+    ],
+)
+def test_signatures_tell_no_urls_apart(one, other, same):
+    """What a URL is known by has the rest of its query, hashed."""
+    assert (url_identity(one) == url_identity(other)) is same
+
+
 def test_saved_datasets_are_encoded(encoder, fitted, class_folder, tmp_path):
     """Their class labels stay numbers; a split has to be chosen; what is no dataset is told."""
     datasets = pytest.importorskip("datasets")
@@ -152,6 +200,16 @@ def test_saved_datasets_are_encoded(encoder, fitted, class_folder, tmp_path):
     assert answers(read, class_folder)[:2] == answers(fitted, class_folder)[:2]
     assert read.classes_.tolist() == [0, 1]
     assert encode(tmp_path / "saved", tmp_path / "parts", encoder).new == 0
+    (tmp_path / "saved" / "cache-0.arrow").touch()  # as map() leaves behind
+    assert encode(tmp_path / "saved", tmp_path / "parts", encoder).new == 0
+    copied = shutil.copytree(class_folder / "test", tmp_path / "copied")
+    paths = scan_folder(copied).paths
+    datasets.Dataset.from_dict({"path": list(map(str, paths))}).save_to_disk(tmp_path / "paths")
+    assert encode(tmp_path / "paths", tmp_path / "of-paths", encoder).new == len(paths)
+    assert encode(tmp_path / "paths", tmp_path / "of-paths", encoder).new == 0
+    os.utime(paths[0], ns=(1, 1))
+    with pytest.raises(InvalidInputError, match="images or labels have changed"):
+        encode(tmp_path / "paths", tmp_path / "of-paths", encoder)
     datasets.DatasetDict({"train": made}).save_to_disk(tmp_path / "splits")
     with pytest.raises(InvalidInputError, match=r"splits' holds several splits of a dataset"):
         encode(tmp_path / "splits", tmp_path / "none", encoder)
