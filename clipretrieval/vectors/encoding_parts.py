@@ -473,8 +473,8 @@ def _check_parts(
     if older and not replace:
         raise InvalidInputError(
             f"{str(older[0])!r} is of the same shard of the same source, whose images or labels have changed "
-            "since; or another machine has others under the same path. Pass replace=True to encode those that "
-            "are there now in its place, or another folder for the parts"
+            "since; or another machine has others under the same path. Pass replace=True to encode those "
+            "that are there now in its place, or another folder for the parts"
         )
     return older
 
