@@ -65,7 +65,7 @@ __all__ = [
         "comma_separated",
     ),
     *("exported_encoder", "is_given", "labelled_images", "make_cascade", "make_classifier", "numbers"),
-    *("option_of", "refuse_given", "training_images"),
+    *("option_of", "refuse_given", "refuse_url", "training_images"),
 ]
 
 _LARGEST_NAMES = 2**24
@@ -496,6 +496,8 @@ class VectorOptions:
 
         With vectors, the one positional argument is the classifier's.
         """
+        from clipretrieval.images.urls import url_name
+
         if self.vectors is None:
             other = next((name for name in self.names() if getattr(self, name) is not None), None)
             if other is not None:
@@ -505,11 +507,12 @@ class VectorOptions:
             return None, classifier
         if classifier is not None:
             raise InvalidInputError(
-                f"IMAGES ({images!r}) cannot be used with --vectors, which stand in their place; leave "
-                "one out"
+                f"IMAGES ({url_name(images)!r}) cannot be used with --vectors, which stand in their place; "
+                "leave one out"
             )
         if not self.vectors:
             raise InvalidInputError("--vectors must not be empty; pass a path")
+        refuse_url(images, "CLASSIFIER")
         return self.vectors, Path(images)
 
     def opened(self, path: str, tables: TableOptions) -> ReadyVectors:
@@ -668,7 +671,19 @@ def _checked_path(value: Any, option: str) -> Any:
 
     if value == "":
         raise InvalidInputError(f"{option} must not be empty; pass a path")
+    refuse_url(value, option)
     return None if value is None else check_path(value, option)
+
+
+def refuse_url(value: Any, option: str) -> None:
+    """Refuse a URL where a path belongs, before it is taken for one and shown with what it keeps secret."""
+    from clipretrieval.images.urls import is_url, url_name
+
+    if is_url(value):
+        raise InvalidInputError(
+            f"{option} takes a path of this machine, and {url_name(value)!r} is a URL; those of images are "
+            "for clipretrieval encode and index"
+        )
 
 
 def is_given(context: typer.Context, name: str) -> bool:

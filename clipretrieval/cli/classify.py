@@ -23,6 +23,7 @@ from clipretrieval.cli.arguments import (
     check_precision,
     check_runtime,
     exported_encoder,
+    refuse_url,
 )
 from clipretrieval.cli.console import SKIPPED, quiet_libraries, say, tell, tell_skipped
 from clipretrieval.cli.interrupt import interruptible
@@ -154,6 +155,7 @@ def _paths(images: list[str], empty: list[str]) -> Iterator[Path]:
     from clipretrieval.images.folders import is_folder, list_images
 
     for given in images:
+        refuse_url(given, "IMAGES")
         if given == "-":
             found = _paths_of_input()
         elif is_folder(given):
@@ -173,6 +175,7 @@ def _paths_of_input() -> Iterator[Path]:
     for line in sys.stdin.buffer if sys.stdin is not None else ():
         path = line.rstrip(b"\r\n")
         if path:
+            refuse_url(os.fsdecode(path), "the standard input")
             yield Path(os.fsdecode(path))
 
 

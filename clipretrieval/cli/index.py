@@ -205,8 +205,10 @@ def _add(
     allow_remote: bool,
 ) -> Kept:
     from clipretrieval._util.progress import progress_bar
+    from clipretrieval.cli.named_tars import NamedTars
     from clipretrieval.images.folders import ImageFolder
     from clipretrieval.images.tables import ImageTable
+    from clipretrieval.images.tars import ImageTars
     from clipretrieval.vectors.ready_vectors import ReadyVectors
 
     made = load_for_images(folder, allow_remote, encoder.exported())
@@ -217,6 +219,8 @@ def _add(
                 given = labelled.paths, labels_by_name(made, labelled.labels or ())
             elif isinstance(labelled, ImageTable) and isinstance((labelled.labels or [0])[0], str):
                 given = labelled.images, labels_by_name(made, labelled.labels or ())
+            elif isinstance(labelled, ImageTars):
+                given = (NamedTars.of(labelled, made),)
             elif isinstance(labelled, ReadyVectors) and not hasattr(made, "partial_fit_vectors"):
                 raise InvalidInputError(
                     f"{str(folder)!r} holds a cascade, whose exits have vectors of their own; --vectors "

@@ -17,6 +17,7 @@ _PHRASES = (
     ("int8=", "--int8"),
     ("call conformalize(X, y) with", "run clipretrieval conformalize with"),
     ("(partial_fit)", "(index --add)"),
+    ("labels must all be of one type", "the labels must all be of one type"),  # which --labels may not be
     (", or pass an object that follows clipretrieval.heads.Head", ""),
     (", or pass a callable", ""),
     ("None, or a clipretrieval.heads.Whitening", "or none"),

@@ -258,7 +258,7 @@ def _list(source: Any, labels: Any) -> _Listed:
         items = check_sequence(found, "source", "paths")
     choice: tuple[str | None, ...] = ()
     if is_saved_dataset(source):
-        state, choice = _row_state(Path(source), items), (opened and opened.column,)
+        state, choice = _row_state(Path(source), items), (None if opened is None else opened.column,)
     else:
         items = _checked_paths(items)
         name = name or _list_name(items)  # lists are the same source if they name the same files

@@ -6,6 +6,7 @@ import hashlib
 import re
 
 from clipretrieval._util.secrets import is_secret
+from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.urls import url_name
 
 __all__ = ["url_identity"]
@@ -15,6 +16,7 @@ _SETTING = re.compile(r"[?&#](?P<name>[^=&?#:]+)=(?:(?!::)[^&#])*")
 _SIGNATURE = re.compile(r"x-(?:amz|goog)-.*|expires|signature|sig|token", re.IGNORECASE)
 _SAS = ("se", "sp", "sr", "st", "sv")
 """What stands beside ``sig`` in a URL that Azure has signed, and elsewhere may be anything."""
+_CACHES = ("simplecache", "filecache", "blockcache", "cached")
 _DIGITS = 16
 
 
@@ -23,8 +25,19 @@ def url_identity(url: str) -> str:
 
     That is the query without signatures and secrets, which change while the file stays. The hash stands in
     for a query that may be secret all the same.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is read through a cache, which may hold what the file was before.
     """
     name = url_name(url)
+    for part in name.split("::"):
+        if part.partition("://")[0].lower() in _CACHES:
+            raise InvalidInputError(
+                f"{name!r} is read through a cache, which may hold an older file than the one that a part is "
+                f"named for; leave {part + '::'!r} out"
+            )
     signed = any(found["name"].lower() == "sig" for found in _SETTING.finditer(url))
 
     def kept(found: re.Match[str]) -> str:

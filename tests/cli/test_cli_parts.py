@@ -12,6 +12,7 @@ import pytest
 from clipretrieval import RetrievalClassifier
 
 PIXEL = ("--stage", "pixel")
+URL = "https://me:SECRET@host/x?sig=SECRET"
 
 
 @pytest.fixture
@@ -102,6 +103,12 @@ def test_columns_and_labels_are_named_by_options(command, class_folder, tmp_path
         (("encode", "x", "y", "--shard", "4/3"), "--shard must be a part of how many"),
         (("encode", "x", "y", "--shard", "1/3", "--shards", "3"), "--shards cannot be used with --shard"),
         (("merge", "x", "y"), "'y'"),
+        (("index", URL, "kept", "--vectors", "v"), "IMAGES ('https://host/x') cannot be used"),
+        (
+            ("index", URL, "--vectors", "v"),
+            "CLASSIFIER takes a path of this machine, and 'https://host/x'",
+        ),
+        (("evaluate", "kept", "--test", URL), "--test takes a path of this machine, and 'https://host/x' is"),
     ],
 )
 def test_what_cannot_be_is_refused(command, tmp_path, monkeypatch, arguments, message):
@@ -110,6 +117,7 @@ def test_what_cannot_be_is_refused(command, tmp_path, monkeypatch, arguments, me
     status, out, err = command(*arguments)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert message in err
+    assert "SECRET" not in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -160,6 +168,9 @@ def test_tars_and_urls_are_encoded_and_indexed(command, class_folder, tmp_path, 
         assert (status, err, "24 new" in out) == (0, "", True)
         assert answers(kept, class_folder) == answers("plain", class_folder)
     assert "24 already there" in command("index", "t-*.tar", "tar", "--add")[1]
+    for place in ("t-0.tar", tmp_path / "t-0.tar"):
+        status, out, _ = command("encode", place, "of-tar", *PIXEL)
+    assert (status, out.startswith("0 images encoded")) == (0, True)
     for arguments, message in (
         (("t-0.tar", "--image-column", "a"), "--image-column is for a table, and 't-0.tar' is a tar"),
         ((url, "--label-column", "a"), "--label-column is for a CSV file or a tar, and IMAGES are a URL"),
@@ -168,3 +179,67 @@ def test_tars_and_urls_are_encoded_and_indexed(command, class_folder, tmp_path, 
     ):
         status, out, err = command("encode", arguments[0], "none", *PIXEL, *arguments[1:])
         assert (status, message in err, "SECRET" in out + err) == (2, True, False), err
+
+
+def pack(path, file, label):
+    """Write a tar of one image, with a label or without."""
+    with tarfile.open(path, "w") as tar:
+        tar.add(file, f"0{file.suffix}")
+        if label is not None:
+            info = tarfile.TarInfo("0.cls")
+            info.size = len(label)
+            tar.addfile(info, io.BytesIO(label.encode()))
+    return path
+
+
+def test_labels_of_tars_are_named_as_those_of_folders(command, class_folder, tmp_path):
+    """A classifier of the folders 3 and 4 takes a tar with the class 3, and a new one, 5."""
+    files = sorted((class_folder / "train").rglob("*.*"))
+    for name, file in zip("34", files, strict=False):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / file.name).write_bytes(file.read_bytes())
+    assert command("index", tmp_path / "train", tmp_path / "kept", *PIXEL)[0] == 0
+    for number, label in enumerate("35"):
+        tar = pack(tmp_path / "x.tar", files[2 + number], label)
+        status, out, err = command("index", "--add", tar, tmp_path / "kept")
+        assert (status, err, "1 new" in out) == (0, "", True)
+    kept = RetrievalClassifier.load(tmp_path / "kept")
+    assert kept.classes_.tolist() == ["3", "4", "5"]
+    assert kept.predict(files[:4]).tolist() == ["3", "4", "3", "5"]
+    assert kept.kneighbors([files[3]], 1).sources[0][0] == f"{tmp_path}/x.tar/0{files[3].suffix}"
+    RetrievalClassifier(kept.encoder, "memory").fit(files[:2], [3, 4]).save(tmp_path / "numbers")
+    status, _, err = command("index", "--add", pack(tmp_path / "x.tar", files[2], "x"), tmp_path / "numbers")
+    assert (status, "error: the labels must all be of one type" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["encode", "index"])
+def test_tars_without_labels_are_refused(command, class_folder, tmp_path, name):
+    """As folders and tables are; misspelt ones, too."""
+    file = next((class_folder / "train").rglob("*.png"))
+    for label, options in ((None, ()), ("a", ("--label-column", "lable"))):
+        tar = pack(tmp_path / "x.tar", file, label)
+        status, _, err = command(name, tar, tmp_path / "out", *PIXEL, *options)
+        assert (status, "label" in err) == (2, True)
+        assert not list(tmp_path.glob("out/*.parquet"))
+
+
+def test_saved_datasets_are_encoded_and_indexed(command, class_folder, tmp_path):
+    """With the column that is named, and what was encoded is not done again."""
+    datasets = pytest.importorskip("datasets")
+    files = sorted((class_folder / "train").rglob("*.*"))
+    features = datasets.Features({"x": datasets.Image(), "y": datasets.Value("string")})
+    rows = {"x": [str(file) for file in files], "y": [file.parent.name for file in files]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    for count in (24, 0):
+        given = ("--image-column", "x")
+        status, out, err = command("encode", tmp_path / "saved", tmp_path / "parts", *PIXEL, *given)
+        assert (status, out.startswith(f"{count} images encoded")) == (0, True), err
+    assert pd.read_parquet(tmp_path / "parts").label.tolist() == rows["y"]
+
+
+def test_images_behind_urls_are_not_classified(command, class_folder, tmp_path):
+    """And nothing secret of one is shown."""
+    assert command("index", class_folder / "test", tmp_path / "kept", *PIXEL)[0] == 0
+    status, out, err = command("classify", tmp_path / "kept", URL)
+    assert (status, "IMAGES takes a path of this machine, and 'https://host/x' is a URL" in err) == (2, True)
+    assert "SECRET" not in out + err

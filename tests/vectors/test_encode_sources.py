@@ -177,9 +177,20 @@ def test_queries_tell_urls_apart(encoder, class_folder, tmp_path, monkeypatch):
         ("https://h/i?Expires=1&Signature=a", "https://h/i", True),
     ],
 )
-def test_signatures_tell_no_urls_apart(one, other, same):
+def test_urls_tell_apart_what_no_signature_does(one, other, same):
     """What a URL is known by has the rest of its query, hashed."""
     assert (url_identity(one) == url_identity(other)) is same
+
+
+def test_no_part_comes_out_of_a_cache(encoder, tars, class_folder, tmp_path):
+    """Which holds what the file was before."""
+    for source in (
+        f"simplecache::file://{tmp_path}/t-0.tar",
+        f"filecache::file://{class_folder}/train",
+        ["zip://a.png::blockcache::https://host/x.zip"],
+    ):
+        with pytest.raises(InvalidInputError, match=r"through a cache.* leave '\w+cache::' out"):
+            encode(source, tmp_path / "parts", encoder)
 
 
 def test_saved_datasets_are_encoded(encoder, fitted, class_folder, tmp_path):
