@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
+import os
 import sys
 import tarfile
 import threading
@@ -11,6 +13,7 @@ import traceback
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pandas as pd
@@ -26,7 +29,7 @@ from clipretrieval import (
 )
 from clipretrieval.images import SkippedImage, count_hint, iter_images, iter_raw, read_table
 from clipretrieval.images.thumbnail import thumbnail
-from clipretrieval.images.urls import is_url, url_name
+from clipretrieval.images.urls import is_url, url_name, url_state
 
 SECRET = "SECRET"  # noqa: S105  nobody's
 
@@ -56,6 +59,24 @@ def memory(pictures: Path) -> Iterator[str]:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Files, a status where the path begins with one, and half of a file below ``cut``; without ranges."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.asked.append(f"GET {self.path}")
+        first, _, rest = self.path[1:].partition("/")
+        if first.isdigit():
+            self.send_error(int(first))
+        elif first == "cut":
+            content = (Path(self.directory) / rest).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+        else:
+            super().do_GET()
+
     def log_message(self, *arguments: object) -> None:
         pass
 
@@ -188,3 +209,85 @@ def test_what_is_missing_is_named(memory, monkeypatch):
         *([False] * 6),
         True,
     ]
+
+
+def test_a_tar_on_a_server_is_one_request(server, pictures):
+    """Of one version, whatever the server does to ranges; one that breaks off is not called damaged."""
+    with tarfile.open(pictures / "large.tar", "w") as tar:
+        for number in range(7):
+            member = tarfile.TarInfo(f"{number}.bmp")
+            member.size = 2**20
+            tar.addfile(member, io.BytesIO(bytes([number]) * 2**20))
+    Quiet.asked.clear()
+    read = iter_raw(f"{server}/large.tar")
+    payloads = [next(read).payload]
+    (pictures / "large.tar").rename(pictures / "other.tar")
+    assert [payload[0] for payload in (*payloads, *(raw.payload for raw in read))] == [*range(7)]
+    assert Quiet.asked == ["GET /large.tar"]
+    with pytest.raises(
+        StoreUnavailableError, match=r"'http://127\.0\.0\.1:\d+/cut/other\.tar' cannot be read further: "
+    ):
+        list(iter_raw(f"{server}/cut/other.tar"))
+    (pictures / "x.tar").touch()
+    before = url_state(f"{server}/x.tar")
+    os.utime(pictures / "x.tar", (1e9, 1e9))  # of the same size
+    assert (
+        before
+        != url_state(f"{server}/x.tar")
+        == (f"Last-Modified=Sun, 09 Sep 2001 01:46:40 GMT size={(pictures / 'x.tar').stat().st_size}")
+    )
+
+
+def test_an_image_that_may_not_be_read_is_skipped(server, pictures):
+    """It, and none that only the server keeps from being read; of a tar it is told."""
+    (pictures / "folder.png").mkdir()
+    good = f"{server}/x.tar"
+    for url, message in (
+        (f"{server}/403/x.png", "it may not be read"),
+        (f"{server}/410/x.png", "there is nothing at this URL"),
+        (f"file://{pictures}/folder.png", "it is a folder"),
+    ):
+        skipped: list[SkippedImage] = []
+        assert not list(iter_images([url], on_error="skip", skipped=skipped))
+        assert message in skipped[0].reason
+    with pytest.raises(InvalidInputError, match="cannot be read: it may not be read"):
+        list(iter_raw(f"{server}/403/x.tar"))
+    with pytest.raises(StoreUnavailableError, match="503"):
+        list(iter_images([f"{server}/503/x.png", good], on_error="skip"))
+    if os.name != "nt":
+        (pictures / "train" / "linked").symlink_to(pictures / "train" / "a")
+        (pictures / "train" / "a" / "x" / "round").symlink_to(pictures / "train")
+        for url in (f"file://{pictures}/train", pictures / "train"):
+            assert [raw.label for raw in iter_raw(url)].count("linked") == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        (f"https://me:a::{SECRET}@host/x.png", "https://host/x.png"),
+        (f"https://me:pa'{SECRET}@host/x", "https://host/x"),
+        (f'https://me:"{SECRET} 1@host/x', "https://host/x"),
+        (f"https://me:{SECRET}?T@host/x#{SECRET}", "https://host/x"),
+        (f"https://me:{SECRET}#T@host/x@2.png?{SECRET}", "https://host/x@2.png"),
+        (f"ftp://u:{SECRET}/RET@host/x", "ftp://host/x"),
+        (f"zip://a::s3://K:{SECRET}@b/x", "zip://a::s3://b/x"),
+        (f"az://c/x?sv=1&{SECRET}", "az://c/x"),
+        (f"webdav+https://h/x?{SECRET}", "webdav+https://h/x"),
+        (f"https://h/a.zip?s={SECRET}::{SECRET}", "https://h/a.zip"),
+        (Path(f"https://me:{SECRET}@host/x?{SECRET}"), "https:/host/x"),
+        *(
+            (same, same)
+            for same in (
+                "http://[::1]:80/a@2x.png",
+                "abfs://c@acc.dfs.core.windows.net/x.png",
+                "s3://b/x-??.tar",
+                "file:///a@b/c?d=1.png",
+                "zip://train/b c/4@2.png::a@b.zip",
+                "a/b:c/d@e",
+            )
+        ),
+    ],
+)
+def test_names_of_urls(url, name):
+    """Without what is secret, whatever it is made of; and with all the rest."""
+    assert url_name(url) == name
