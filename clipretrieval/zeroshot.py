@@ -30,6 +30,7 @@ from clipretrieval.heads.confidence import share_and_margin
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
+from clipretrieval.images.tars import without_labels
 from clipretrieval.prompts import STUDY_PROMPT, Templates, filled, listed_templates, read_classes
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.inputs import none_left
@@ -217,7 +218,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         with open_progress(progress, "classifying") as shown:
             tell = image_counter(shown, count_hint(X), places.skipped)
             for batch, cosines in self.cosine_batches(
-                X, on_error=on_error, skipped=places.skipped, tell=tell
+                without_labels(X), on_error=on_error, skipped=places.skipped, tell=tell
             ):
                 places.places += batch.indices
                 yield cosines

@@ -61,6 +61,7 @@ from clipretrieval.heads.whitening import AUTO, Whitening
 from clipretrieval.images.sources import check_class_names, class_names, count_hint, open_labels
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.images.tables import labelled_source
+from clipretrieval.images.tars import without_labels
 from clipretrieval.persistence.saving import load_cascade, save
 from clipretrieval.prompts import Templates
 from clipretrieval.retrieval.changes import is_changing
@@ -386,7 +387,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         """
         asked, total, answers = self._ask(), count_hint(X), dict[int, Any]()
         with open_progress(progress, "classifying") as tell:
-            for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
+            for batch, said in asked.answers(without_labels(X), on_error=on_error, tell=tell, total=total):
                 answers.update(
                     (index, each[-1].answer) for index, each in zip(batch.indices, said, strict=True)
                 )
@@ -405,7 +406,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         asked, total = self._ask(probabilities=True), count_hint(X)
         rows: dict[int, ExitAnswer] = {}
         with open_progress(progress, "classifying") as tell:
-            for batch, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
+            for batch, said in asked.answers(without_labels(X), on_error=on_error, tell=tell, total=total):
                 rows.update((index, each[-1]) for index, each in zip(batch.indices, said, strict=True))
         columns = {label: place for place, label in enumerate(asked.classes.tolist())}
         places = [
@@ -511,7 +512,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         if skipped is not None:
             asked.skipped = skipped
         with open_progress(progress, "explaining") as tell:
-            for _, said in asked.answers(X, on_error=on_error, tell=tell, total=total):
+            for _, said in asked.answers(without_labels(X), on_error=on_error, tell=tell, total=total):
                 yield from explain_answers(
                     asked.exits, self.stages, asked.policy, said, k=width, by=by, top=top
                 )

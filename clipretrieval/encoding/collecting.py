@@ -13,6 +13,7 @@ from clipretrieval.encoding.base import EncodedBatch
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.sources import count_hint, iter_raw
 from clipretrieval.images.stream import SkippedImage, check_on_error
+from clipretrieval.images.tars import without_labels
 from clipretrieval.types import FloatArray
 
 __all__ = ["collect_vectors"]
@@ -50,7 +51,7 @@ def collect_vectors(
     total, places, skipped = count_hint(images), list[int](), list[SkippedImage]()
     with open_progress(progress, "encoding") as shown_to:
         tell = image_counter(shown_to, total, skipped)
-        batches = encode(iter_raw(images), on_error=on_error, skipped=skipped)
+        batches = encode(iter_raw(without_labels(images)), on_error=on_error, skipped=skipped)
         vectors = _collect(_counted(batches, places, tell), tuple(names), total)
     if not skipped:
         return vectors

@@ -22,7 +22,7 @@ from clipretrieval.images.formats import image_extensions
 from clipretrieval.images.listing import listed, means_folder
 from clipretrieval.images.rgb import CHANNELS, check_image, is_image_like
 from clipretrieval.images.tables import ImageTable, column_values, is_table
-from clipretrieval.images.tars import ImageTars
+from clipretrieval.images.tars import ImageTars, is_tars, without_labels
 from clipretrieval.images.urls import url_name
 
 __all__ = [
@@ -132,6 +132,11 @@ def _raw_images(items: Iterator[_Sample], labels: Iterator[Any] | None) -> Itera
                 raise InvalidInputError(f"the labels ended after {index}, but there are more images")
         if isinstance(image, (str, os.PathLike)):
             source = url_name(image)
+            if is_tars(image):
+                raise InvalidInputError(
+                    f"item number {index} is the tar {str(source)!r}, among images or not in a list; pass "
+                    "read_tars([…]) of all tars, and single images apart"
+                )
         yield RawImage(index, image, None if label is _ABSENT else plain_value(label), source)
     if labels is not None and next(labels, _ABSENT) is not _ABSENT:
         raise InvalidInputError(f"the images ended after {index + 1}, but there are more labels")
@@ -140,7 +145,7 @@ def _raw_images(items: Iterator[_Sample], labels: Iterator[Any] | None) -> Itera
 def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source:
     images = listed(images, quiet=quiet)
     if isinstance(images, ImageTars):
-        return _Source(lambda: _tar_items(images, labelled), None)
+        return _Source(lambda: _tar_items(images if labelled else without_labels(images)), None)
     if isinstance(images, ImageFolder):
         return _open_listed(images.paths, images.labels if labelled else None)
     if isinstance(images, ImageTable):
@@ -166,7 +171,9 @@ def _open(images: Any, *, labelled: bool = True, quiet: bool = False) -> _Source
 
 
 def has_named_labels(images: Any) -> bool:
-    """Whether the labels that come with images are names of folders, or written in a CSV file."""
+    """Whether the labels that come with images are names of folders, or written in a file."""
+    if is_tars(images) or (isinstance(images, ImageTable) and images.states is not None):
+        return True
     if isinstance(images, str | os.PathLike):
         return is_csv_path(images) or means_folder(images)
     return isinstance(images, ImageFolder)
@@ -203,9 +210,9 @@ def _open_listed(images: Sequence[Any], labels: Sequence[Any] | None) -> _Source
     return _Source(lambda: map(_Sample, images, labels), len(images))
 
 
-def _tar_items(tars: ImageTars, labelled: bool) -> Iterator[_Sample]:
-    for image, label, source in tars.samples(labelled=labelled):
-        yield _Sample(image, label if labelled else _ABSENT, source)
+def _tar_items(tars: ImageTars) -> Iterator[_Sample]:
+    for image, label, source in tars.samples():
+        yield _Sample(image, label if tars.labelled else _ABSENT, source)
 
 
 def _open_array(array: Any) -> _Source:

@@ -7,10 +7,10 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from clipretrieval._util.checks import check_path, shown
 from clipretrieval._util.files import open_file, reason, too_many_open
@@ -18,20 +18,26 @@ from clipretrieval._util.foreign import is_missing
 from clipretrieval._util.labels import composed, label_kind, stored_labels
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.errors import InvalidInputError, StoreUnavailableError
+from clipretrieval.errors import ClipRetrievalError, InvalidInputError, StoreUnavailableError
 from clipretrieval.images.formats import FOREIGN_ENDINGS, image_extensions
-from clipretrieval.images.urls import find_urls, is_url, open_url, url_name
+from clipretrieval.images.urls import find_urls, is_url, open_url, split_url, url_name
 
-__all__ = ["ImageTars", "is_tars", "read_tars"]
+__all__ = ["ImageTars", "is_tars", "read_tars", "without_labels"]
+
+_Sample: TypeAlias = dict[str, tuple[str, bytes | None]]
+"""Members by their endings in lower case: as it is spelled, and the content of images and labels."""
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
 _LABELS = ("cls", "json", "txt")
 """Endings of the members that may hold a label, the first that is there first."""
 _MEMBER = re.compile(r"(?:\./)?((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
-_BRACES = re.compile(r"\{(?:([0-9]+)\.\.([0-9]+)|([^{}]*,[^{}]*))\}")
+_BRACES = re.compile(r"\{(?:([0-9]{1,18})\.\.([0-9]{1,18})|([^{}]*,[^{}]*))\}")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
-_LARGEST_IMAGE, _LARGEST_LABEL = 2**30, 2**20
-"""Bytes of a member; compressed, a tar could hold anything."""
+_LARGEST_IMAGE, _LARGEST_LABEL, _LARGEST_SAMPLE = 2**28, 2**20, 2**30
+"""Bytes of a member, and of all that are read of a sample; compressed, a tar could hold anything."""
+_MOST_READ = 64
+"""Members of a sample that are read."""
+_AT_ONCE = 2**18
 _LONG = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -48,6 +54,8 @@ class _Header(tarfile.TarInfo):
         found = super().frombuf(buf, encoding, errors)
         if found.size > _LARGEST_LABEL and found.type in _LONG:  # which would be read whole
             raise tarfile.ReadError(f"a header of {found.size} bytes")
+        if found.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a sparse file; pack it without --sparse")
         return found
 
     @classmethod
@@ -72,16 +80,19 @@ class ImageTars:
         Which member, or which key of the JSON, holds the labels; None for the usual ones.
     kind : {"bool", "int", "float", "str"} or None
         What type the labels must be of, None for no labels; ``""`` for that of the first.
+    labelled : bool
+        Whether labels are wanted.
     """
 
     paths: tuple[str, ...]
     label: str | None = None
     kind: str | None = ""
+    labelled: bool = True
 
     def __repr__(self) -> str:
         return short_repr(self, paths=[*map(url_name, self.paths)], label=self.label)
 
-    def samples(self, *, labelled: bool = True) -> Iterator[tuple[bytes, Any, str]]:
+    def samples(self) -> Iterator[tuple[bytes, Any, str]]:
         """Yield each image's bytes, its label and its name: the tar's, and the member's in it.
 
         Raises
@@ -92,21 +103,34 @@ class ImageTars:
         StoreUnavailableError
             If its URL cannot be reached.
         """
-        kind = self.kind
+        kind, images = self.kind, _image_endings()
+        wanted = self.label and self.label.lower()
+        # Labels of one kind of member alone: captions beside classes would make one class each.
+        endings = tuple(dict.fromkeys((wanted, "json"))) if wanted else _LABELS
         for path in self.paths:
             bare: list[str] = []
-            count, endings = 0, _image_endings()
-            for key, members in _samples(path, (*_LABELS, *([self.label] if self.label else []))):
+            count = 0
+            for key, members in _samples(path, endings if self.labelled else (), images):
                 where = f"{url_name(path)}/{key}"
-                ending = _image_ending(members, endings, where)
+                ending = _image_ending(members, images, where)
                 if ending is None:
                     bare.append(where)
                     continue
                 count += 1
-                label = _find_label(members, self.label, where) if labelled else None
-                if labelled:
-                    kind = _checked_kind(label, kind, f"{where}.{ending}")
-                yield members[ending], label, f"{where}.{ending}"
+                spelled, content = members[ending]
+                image, label = f"{where}.{spelled}", None
+                if self.labelled:
+                    label, found = _find_label(members, endings, self.label, where)
+                    if label is None and (wanted or kind):
+                        names = "member " + " or ".join(f".{each}" for each in endings)
+                        raise InvalidInputError(
+                            f"the label of {image!r}: it has no label in its {names}, where "
+                            f"{'label= says' if wanted else 'images before it have theirs'}; pack one with "
+                            "each, or pass labels"
+                        )
+                    kind = _checked_kind(label, kind, image)
+                    endings = endings if label is None else (found,)
+                yield content or b"", label, image
             if bare and count:
                 warn_caller(
                     f"{len(bare)} sample(s) of {url_name(path)!r} hold no image and were left out; the first "
@@ -117,6 +141,11 @@ class ImageTars:
                     f"{url_name(path)!r} holds no images; looked for members that end in .jpg, .png or "
                     "another of the formats that Pillow reads"
                 )
+
+
+def without_labels(images: Any) -> Any:
+    """Return tars of which no labels are read, and any other source as it is."""
+    return replace(read_tars(images), labelled=False) if is_tars(images) else images
 
 
 def is_tars(value: object) -> bool:
@@ -177,10 +206,15 @@ def _found(given: str | os.PathLike[str]) -> Iterator[str]:
     if os.path.lexists(text):
         yield text
         return
-    for path in _expanded(text):
+    before, path, behind = split_url(text) if is_url(text) else ("", text, "")
+    _bound(path)
+    for each in _expanded(path):
+        path = f"{before}{each}{behind}"
         found = [path]
-        if glob.has_magic(url_name(path)):
-            found = find_urls(path) if is_url(path) else sorted(glob.glob(path, recursive=True))  # noqa: PTH207
+        if is_url(path):
+            found = find_urls(path) if glob.has_magic(url_name(path)) else found
+        elif glob.has_magic(path) and not os.path.lexists(path):
+            found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
         if not found or not (is_url(path) or os.path.lexists(found[0])):
             raise InvalidInputError(
                 f"there is no tar file {url_name(found[0] if found else path)!r}; check its name and folder"
@@ -188,28 +222,42 @@ def _found(given: str | os.PathLike[str]) -> Iterator[str]:
         yield from found
 
 
-def _expanded(text: str) -> list[str]:
-    """Return what a pattern of braces stands for, as a shell would."""
+def _bound(pattern: str) -> None:
+    """Refuse braces that do not count up, or stand for too many files together."""
+    count = 1
+    for braces in _BRACES.finditer(pattern):
+        first, last, listed = braces.groups()
+        options = int(last) - int(first) + 1 if listed is None else listed.count(",") + 1
+        count *= max(options, 0)
+        if not 0 < count <= _MOST_TARS:
+            raise InvalidInputError(
+                f"{braces[0]!r} must count up, and all braces to {_MOST_TARS:,} files at most"
+            )
+
+
+def _expanded(text: str) -> Iterator[str]:
+    """Yield what a pattern of braces stands for, as a shell would."""
     braces = _BRACES.search(text)
     if braces is None:
-        return [text]
+        yield text
+        return
     first, last, listed = braces.groups()
-    if listed is not None:
-        options = listed.split(",")
-    else:
-        if not 0 <= int(last) - int(first) < _MOST_TARS:
-            raise InvalidInputError(f"{braces[0]!r} must count up, and to {_MOST_TARS:,} files at most")
-        width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
-        options = [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
-    behind = _expanded(text[braces.end() :])
-    return [f"{text[: braces.start()]}{option}{rest}" for option in options for rest in behind]
+    options: Iterable[Any] = listed.split(",") if listed is not None else range(int(first), int(last) + 1)
+    width = max(len(first), len(last)) if listed is None and "0" in (first[0], last[0]) else 0
+    for option in options:
+        for rest in _expanded(text[braces.end() :]):
+            yield (
+                f"{text[: braces.start()]}{option:0{width}}{rest}"
+                if width
+                else (f"{text[: braces.start()]}{option}{rest}")
+            )
 
 
-def _samples(path: str, labels: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each sample, and its members by their endings: images and labels with their bytes."""
+def _samples(path: str, labels: tuple[str, ...], images: tuple[str, ...]) -> Iterator[tuple[str, _Sample]]:
+    """Yield the name of each sample, and its members by their endings in lower case."""
     name, seen = url_name(path), set[str]()
-    key, members = "", dict[str, Any]()
-    for member, content in _members(path, name, labels):
+    key, members = "", _Sample()
+    for member, content in _members(path, name, labels, images):
         found = _MEMBER.fullmatch(member)
         if found is None:  # hidden, or without an ending
             continue
@@ -226,26 +274,36 @@ def _samples(path: str, labels: tuple[str, ...]) -> Iterator[tuple[str, dict[str
         ending = found[2].lower()
         if ending in members:
             raise InvalidInputError(f"{name!r} holds the member {member!r} twice; pack it anew")
-        members[ending] = content
+        members[ending] = found[2], content
+        if content is not None:
+            plain = [each for each in members if "." not in each]
+            _image_ending(dict.fromkeys(plain), images, f"{name}/{key}")
+            read = [len(each) for _, each in members.values() if each is not None]
+            if len(read) > _MOST_READ or sum(read) > _LARGEST_SAMPLE:
+                raise _several(list(members), f"{name}/{key}")
     if members:
         yield key, members
 
 
-def _members(path: str, name: str, labels: tuple[str, ...]) -> Iterator[tuple[str, bytes | None]]:
+def _members(
+    path: str, name: str, labels: tuple[str, ...], images: tuple[str, ...]
+) -> Iterator[tuple[str, bytes | None]]:
     """Yield the name of each file in a tar, and of images and labels the content."""
     try:
         opened: AbstractContextManager[BinaryIO] = open_url(path) if is_url(path) else open_file(path)
         with opened as file:
-            yield from _read(file, name, labels)
+            yield from _read(file, name, labels, images)
     except OSError as error:
         kind = StoreUnavailableError if too_many_open(error) else InvalidInputError
         raise kind(f"{name!r} cannot be read: {error.strerror or reason(error)}") from error
 
 
-def _read(file: BinaryIO, name: str, labels: tuple[str, ...]) -> Iterator[tuple[str, bytes | None]]:
-    images, last = _image_endings(), "its beginning"
+def _read(
+    file: BinaryIO, name: str, labels: tuple[str, ...], images: tuple[str, ...]
+) -> Iterator[tuple[str, bytes | None]]:
+    last = "its beginning"
     try:
-        with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as opened:
+        with tarfile.open(fileobj=file, mode="r|*", bufsize=_AT_ONCE, tarinfo=_Header) as opened:
             tar: Any = opened
             while (found := tar.next()) is not None:
                 tar.members.clear()  # or it would keep all headers
@@ -264,9 +322,13 @@ def _read(file: BinaryIO, name: str, labels: tuple[str, ...]) -> Iterator[tuple[
                     raise InvalidInputError(f"{last} in {name!r} has {found.size} bytes, more than {most}")
                 content = tar.extractfile(found)
                 yield found.name, b"" if content is None else content.read()
-    except InvalidInputError:
+            while rest := tar.fileobj.read(_AT_ONCE):
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("more follows its end; was it joined with another by cat?")
+    except ClipRetrievalError:
         raise
-    except (tarfile.TarError, ValueError, EOFError) as error:
+    # What is made to harm makes tarfile raise these.
+    except (tarfile.TarError, ValueError, EOFError, LookupError, ArithmeticError, RecursionError) as error:
         raise InvalidInputError(
             f"{name!r} is no tar file, or damaged behind {last} ({error}); get a whole copy of it"
         ) from error
@@ -281,42 +343,51 @@ def _image_ending(members: Mapping[str, Any], endings: tuple[str, ...], where: s
     found = [each for each in members if f".{each}".endswith(endings)]
     plain = [each for each in found if "." not in each] or found
     if len(plain) > 1:
-        raise InvalidInputError(
-            f"the sample {where!r} holds several images ({', '.join(plain)}): a sample's name ends at the "
-            "first dot of the file's; pack each image under a name of its own"
-        )
+        raise _several(plain, where)
     return plain[0] if plain else None
 
 
-def _find_label(members: Mapping[str, Any], wanted: str | None, where: str) -> Any:
-    """Return the label that a sample holds; None where there is none."""
-    for ending in _LABELS if wanted is None else (wanted, "json"):
-        if members.get(ending) is None:
+def _several(endings: list[str], where: str) -> InvalidInputError:
+    shown = ", ".join([*endings[:3], *(["…"] if len(endings) > 3 else ())])
+    return InvalidInputError(
+        f"the sample {where!r} holds several images ({shown}), or more than is read of one: a sample's name "
+        "ends at the first dot of the file's; pack each image under a name of its own"
+    )
+
+
+def _find_label(
+    members: _Sample, endings: tuple[str, ...], wanted: str | None, where: str
+) -> tuple[Any, str]:
+    """Return the label that a sample holds, None where there is none, and the member's ending."""
+    for ending in endings:
+        spelled, content = members.get(ending, ("", None))
+        if content is None:
             continue
         try:
-            text = members[ending].decode("utf-8-sig").strip()
+            text = content.decode("utf-8-sig").strip()
             if ending == "json":
-                content = json.loads(text)
-                label = content.get(wanted or "label") if isinstance(content, dict) else None
+                whole = json.loads(text)
+                key = wanted if wanted and wanted.lower() != "json" else "label"
+                label = whole.get(key) if isinstance(whole, dict) else None
+                label = composed(label) if isinstance(label, str) else label
             else:
-                whole = ending != "txt" and _INTEGER.fullmatch(text) is not None
-                label = int(text) if whole else composed(text) or None
+                number = ending != "txt" and _INTEGER.fullmatch(text) is not None
+                label = int(text) if number else composed(text) or None
         except (ValueError, RecursionError) as error:
-            raise InvalidInputError(f"the label '{where}.{ending}' cannot be read: {error}") from error
+            raise InvalidInputError(f"the label '{where}.{spelled}' cannot be read: {error}") from error
         if not is_missing(label):
-            return label
-    return None
+            return label, ending
+    return None, ""
 
 
 def _checked_kind(label: Any, kind: str | None, image: str) -> str | None:
     """Return the type of labels, None for no label; refuse one that is not as those before it."""
-    if label is None and not kind:
+    if label is None:
         return None
     try:
-        if label is None or kind is None:
+        if kind is None:
             raise InvalidInputError(
-                f"it has {'no' if label is None else 'a'} label, and images before it have "
-                f"{'some' if kind else 'none'}: pack one with each, or pass labels"
+                "it has a label, and images before it have none: pack one with each, or pass labels"
             )
         found = label_kind([label], kind or None, "those of the images before it")
         stored_labels([label], found)

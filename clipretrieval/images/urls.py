@@ -33,7 +33,7 @@ _STATE = frozenset(
 )
 """What file systems call that by which a change is seen, in lower case and without what joins words."""
 _SECONDS = {"total": None, "sock_connect": 30.0, "sock_read": 60.0}
-"""Of waiting for a server: in all, as a tar is read while its images are encoded, for a connection, for data."""
+"""Of waiting for a server: in all (a tar is read while its images are encoded), to connect, for data."""
 _OF_THE_FILE = {403: PermissionError, 404: FileNotFoundError, 410: FileNotFoundError}
 _REASONS: dict[type[OSError], tuple[int, str]] = {
     FileNotFoundError: (errno.ENOENT, "there is nothing at this URL"),
@@ -110,7 +110,7 @@ def open_url(url: str) -> Iterator[BinaryIO]:
         If fsspec, or the package that it needs for the protocol, is not installed.
     """
     with _reached(url, file=True) as (system, path):
-        # One request: a server may not know ranges, or another file be there by the second. The size spares a HEAD.
+        # One request: a server may not know ranges, or change the file in between. The size spares a HEAD.
         whole = {"block_size": 0, "size": 1} if url.lower().startswith(_WEB) else {}
         file = system.open(path, "rb", **whole)
     with closing(file):
@@ -190,7 +190,7 @@ def _reached(url: str, *, file: bool = False) -> Iterator[tuple[Any, str]]:
 
 
 def _web_options(url: str, configured: Mapping[str, Any]) -> dict[str, Any]:
-    """Return aiohttp's timeouts for a URL on the web, unless fsspec's configuration has options for its client."""
+    """Return aiohttp's timeouts for a URL, unless fsspec's configuration has options for its client."""
     protocols = {link.partition("://")[0] for link in url.split("::")} & {"http", "https"}
     if not protocols or any("client_kwargs" in configured.get(each, {}) for each in ("http", "https")):
         return {}

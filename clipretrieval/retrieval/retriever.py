@@ -15,6 +15,7 @@ from clipretrieval.encoding.streams import VECTORS, gather, image_batches, vecto
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.sources import count_hint
 from clipretrieval.images.stream import SkippedImage, check_on_error
+from clipretrieval.images.tars import without_labels
 from clipretrieval.retrieval.answer_places import AnswerPlaces
 from clipretrieval.retrieval.classes import ClassNumbers
 from clipretrieval.retrieval.inputs import none_left, read_vectors, ready, vector_labels
@@ -92,7 +93,13 @@ class Retriever:
         with open_progress(progress, "searching") as shown:
             tell = image_counter(shown, self.count_hint(X), places.skipped)
             for batch, near in self.search(
-                X, k, numbers=numbers, pad=pad, on_error=on_error, skipped=places.skipped, tell=tell
+                without_labels(X),
+                k,
+                numbers=numbers,
+                pad=pad,
+                on_error=on_error,
+                skipped=places.skipped,
+                tell=tell,
             ):
                 places.places += batch.indices
                 yield batch, near

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipretrieval import ClipRetrievalWarning, InvalidInputError
+from clipretrieval import ClipRetrievalWarning, InvalidInputError, RetrievalClassifier, StagedEncoder
 from clipretrieval.images import SkippedImage, content_id, count_hint, iter_images, iter_raw, read_tars
 
 
@@ -31,6 +31,13 @@ def write(path: Path, *members: tuple[str, bytes | str], mode: str = "w") -> Pat
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """One member's header, and a block of what lies behind it."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT) + (b"a" + b"\0" * 511 if size else b"")
 
 
 def labels(path: Path, label: str | None = None) -> Sequence[object]:
@@ -74,15 +81,20 @@ def test_labels_are_found_where_webdataset_puts_them(tmp_path):
     )
     write(tar, *both)
     assert labels(tar) == ["owl"]
-    write(tar, *both[1:], ("a.json", "{}"), ("b.cls", "Ünü"), ("b.png", png(3)))
-    assert labels(tar) == ["a bird", "Ünü"]
+    write(tar, *both, ("B.JSON", '{"label": "cafe\u0301"}'), ("B.txt", "a cat"), ("B.PNG", png(3)))
+    assert labels(tar) == labels(tar, "JSON") == ["owl", "caf\xe9"]
+    assert labels(tar, "TXT") == ["a bird", "a cat"]
+    assert [raw.source for raw in iter_raw(tar)] == [f"{tar}/a.png", f"{tar}/B.PNG"]
+    for wanted in ("kind", "cls"):
+        write(tar, ("a.json", '{"label": "owl"}'), ("a.png", png(0)))
+        with pytest.raises(
+            InvalidInputError, match=rf"no label in its member \.{wanted} or \.json, where label= says"
+        ):
+            labels(tar, wanted)
     for members, message in (
         ([("b.txt", "x")], None),
-        ([("b.cls", "1")], r"label of '.*x\.tar/b\.png': labels must all be of one type"),
-        ([("b.jpg2", "")], r"label of '.*x\.tar/b\.png': it has no label, and images before it have some"),
-        ([("b.cls", b"\xff")], r"label '.*x\.tar/b\.cls' cannot be read"),
-        ([("b.json", "[" * 100_000)], r"label '.*x\.tar/b\.json' cannot be read"),
-        ([("b.json", '{"label": [1]}')], r"label of '.*b\.png': labels must be int or str; found list"),
+        ([("b.cls", "1")], r"label of '.*x\.tar/b\.png': it has no label in its member \.txt, where images"),
+        ([("b.txt", b"\xff")], r"label '.*x\.tar/b\.txt' cannot be read"),
         ([("b.cls", "x" * (2**20 + 1))], r"'b\.cls' in '.*x\.tar' has 1048577 bytes"),
     ):
         write(tar, ("a.txt", "owl"), ("a.png", png(0)), *members, ("b.png", png(1)))
@@ -91,6 +103,28 @@ def test_labels_are_found_where_webdataset_puts_them(tmp_path):
             continue
         with pytest.raises(InvalidInputError, match=message):
             labels(tar)
+    for content, message in (
+        ("[" * 100_000, r"label '.*x\.tar/b\.json' cannot be read"),
+        ('{"label": [1]}', r"label of '.*b\.png': labels must be int or str; found list"),
+        ('{"label": 1}', r"label of '.*b\.png': labels must all be of one type"),
+    ):
+        write(tar, ("a.json", '{"label": "owl"}'), ("a.png", png(0)), ("b.json", content), ("b.png", png(1)))
+        with pytest.raises(InvalidInputError, match=message):
+            labels(tar)
+
+
+def test_labels_are_read_where_they_are_wanted(tmp_path):
+    """Captions that only some images have are no matter to an answer; one class is spelled in one form."""
+    encoder, tar = StagedEncoder(stage="pixel"), tmp_path / "x.tar"
+    write(tar, ("0.png", png(9)), ("0.txt", b"\xff"), ("1.png", png(200)))
+    classifier = RetrievalClassifier(encoder, "memory", k=1).fit(tar, ["cafe\u0301", "b"])
+    assert classifier.predict(tar).tolist() == ["cafe\u0301", "b"]
+    assert classifier.kneighbors(tar, 1).labels[:, 0].tolist() == ["cafe\u0301", "b"]
+    assert len(encoder.encode(tar)) == 2
+    with pytest.raises(InvalidInputError, match=r"the label '.*/0\.txt' cannot be read"):
+        classifier.evaluate(tar)
+    write(tar, ("2.png", png(7)), ("2.cls", "caf\xe9"))
+    assert classifier.partial_fit(tar).classes_.tolist() == ["b", "cafe\u0301"]
 
 
 def test_a_damaged_tar_is_told_wherever_it_ends(tmp_path):
@@ -115,6 +149,9 @@ def test_a_damaged_tar_is_told_wherever_it_ends(tmp_path):
     for content, message in (
         *damaged,
         (broken, "damaged behind '0.png'"),
+        (whole + whole, "damaged behind '2.png' .more follows its end"),
+        (header("././@LongLink", b"L", 1) * 3000, r"damaged behind its beginning"),
+        (header("0.png", tarfile.GNUTYPE_SPARSE, 0), "a sparse file; pack it without --sparse"),
         (b"no tar" * 999, "is no tar file"),
     ):
         cut.write_bytes(content)
@@ -138,6 +175,10 @@ def test_samples_that_are_none_are_named(tmp_path):
     for members, message in (
         ([("a.png", png(0)), ("a.jpg", png(1))], r"'.*x\.tar/a' holds several images \(png, jpg\)"),
         ([("a.1.png", png(0)), ("a.2.png", png(1))], r"several images \(1\.png, 2\.png\).*first dot"),
+        (
+            [(f"a.{n}.png", png(0)) for n in range(70)],
+            r"several images \(0\.png, 1\.png, 2\.png, …\), or more",
+        ),
         ([("a.png", png(0)), ("b.png", png(1)), ("a.cls", "1")], r"sample 'a' twice, of which 'a\.cls'"),
         ([("a.png", png(0)), ("a.PNG", png(1))], r"the member 'a\.PNG' twice"),
         ([("a.txt", "x"), ("README", "y")], r"x\.tar' holds no images"),
@@ -161,11 +202,23 @@ def test_samples_that_are_none_are_named(tmp_path):
         ("no-*.tar", r"there is no tar file 'no-\*\.tar'"),
         ("no-{3..0}.tar", "must count up"),
         ("no-{0..9999999999}.tar", "at most"),
+        ("no-{0..9999}-{0..9999}.tar", "at most"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             iter_raw(missing)
     with pytest.raises(InvalidInputError, match=r"holds no images.* Of its tar files, pass '.*/\*\.tar'"):
         iter_raw(tmp_path)
+    for mixed in ([tar, "a.png"], np.array([str(tar)]), tmp_path.glob("x.tar")):
+        with pytest.raises(InvalidInputError, match=r"item number 0 is the tar '.*x\.tar'.*read_tars"):
+            list(iter_raw(mixed))
+    for name in ("a[1]", "a1"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "0.tar", (f"{name}.png", png(0)))
+    assert [raw.source for raw in iter_raw(f"{tmp_path}/a[1]/{{0..0}}.tar")] == [
+        f"{tmp_path}/a[1]/0.tar/a[1].png"
+    ]
+    url = "http://u:{a,b}@h/x-{0..1}.tar?a={1,2}"
+    assert read_tars(url).paths == tuple(url.replace("{0..1}", each) for each in "01")
     with pytest.raises(InvalidInputError, match="tars must be"):
         read_tars("x.zip")
     with pytest.raises(InvalidInputError, match="label must be"):

@@ -63,7 +63,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
     asked: ClassVar[list[str]] = []
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.asked.append(f"GET {self.path}")
         first, _, rest = self.path[1:].partition("/")
         if first.isdigit():
