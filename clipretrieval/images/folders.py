@@ -13,6 +13,7 @@ from clipretrieval._util.repr import short_repr
 from clipretrieval._util.warning import warn_caller
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.formats import FOREIGN_ENDINGS, image_extensions
+from clipretrieval.images.urls import is_link, url_name
 
 REMOVED = "_removed"
 """The folder, beside the class folders, of files that decisions on an audit have taken out of them."""
@@ -111,8 +112,9 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[ImageFolder, list[str]]:
     extensions = image_extensions()
     if not is_folder(root):
         raise InvalidInputError(
-            f"there is no folder {str(root)!r}; pass one that holds images, or sub-folders of "
+            f"there is no folder {url_name(root)!r}; pass one that holds images, or sub-folders of "
             "them for each class"
+            + ("; a URL must be a str, and is read by what takes images" if is_link(root) else "")
         )
     unreadable = tuple(ending for ending in FOREIGN_ENDINGS if ending not in extensions)
     listed = (*extensions, *unreadable)

@@ -13,14 +13,24 @@ from clipretrieval._util.dependencies import require
 from clipretrieval._util.secrets import masked_text
 from clipretrieval.errors import ClipRetrievalError, MissingDependencyError, StoreUnavailableError
 
-__all__ = ["find_urls", "is_url", "list_url", "open_url", "read_url", "split_url", "url_name", "url_state"]
+__all__ = [
+    "find_urls",
+    "is_link",
+    "is_url",
+    "list_url",
+    "open_url",
+    "read_url",
+    "split_url",
+    "url_name",
+    "url_state",
+]
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]+://")
 _QUERY = re.compile(r"(https?://[^?#\s'\"]*)[?#][^\s'\"]*", re.IGNORECASE)
 _WEB = ("http://", "https://")
 _LINKS = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]+:)")
 _LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://?)(.*)", re.DOTALL)
-"""Scheme and rest; `pathlib` leaves one slash."""
+"""Scheme and rest."""
 _HOST = re.compile(r"(?:\[[^]]*\]|[^:?#]*)(?::[0-9]*)?(?:[?#].*)?", re.DOTALL)
 _LOCAL = re.compile(r"(?:file|local|memory|zip|tar|libarchive):", re.IGNORECASE)
 _CONTAINER = re.compile(r"(?:abfs|wasb)s?://[^:/?#@]*@", re.IGNORECASE)
@@ -47,13 +57,19 @@ def is_url(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _URL.match(value) is not None
 
 
+def is_link(path: str | os.PathLike[str]) -> bool:
+    """Whether a path would be a URL as a str; `pathlib` leaves it one slash."""
+    text = os.fsdecode(path)
+    return _LINK.match(text) is not None and not os.path.lexists(text)
+
+
 def url_name(url: str | os.PathLike[str]) -> str:
     """Return how a URL is called, without user, password and query, which may be secret; a path as it is.
 
     A question mark in the name of an object, as in ``s3://``, begins a query if a ``=`` or ``&`` follows.
     """
     text = os.fsdecode(url)
-    if not is_url(text) and (_LINK.match(text) is None or os.path.lexists(text)):
+    if not is_url(text) and not is_link(text):
         return text
     return "::".join(map(_link_name, _LINKS.split(text)))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from clipretrieval._util.dependencies import require
@@ -22,6 +23,7 @@ __all__ = ["run_on_dask"]
 _DEADLINE_S = 10.0
 """For a scheduler to be reached."""
 _ADDRESS = "DASK_SCHEDULER_ADDRESS"
+_USER = re.compile(r"(\w+://)?.*@", re.DOTALL)
 _alone = threading.Lock()
 """A worker's threads encode one after the other: each shard takes all of its cores."""
 
@@ -72,10 +74,10 @@ def _run(content: bytes, job: ShardJob) -> PartReport:
 
 def _client(dask: Any, workers: int) -> AbstractContextManager[Any]:
     """Return the client that is there, one of the scheduler that is named, or one of a cluster made here."""
-    try:
-        return nullcontext(dask.Client.current())
-    except ValueError:  # there is none
-        address = os.environ.get(_ADDRESS)
+    found = _current(dask)
+    if found is not None and found.status == "running":
+        return nullcontext(found)
+    address = os.environ.get(_ADDRESS)
     try:
         if address:
             client: AbstractContextManager[Any] = dask.Client(address, timeout=_DEADLINE_S)
@@ -83,11 +85,24 @@ def _client(dask: Any, workers: int) -> AbstractContextManager[Any]:
             options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
             client = dask.Client(n_workers=workers, **options)
     except (OSError, RuntimeError, ValueError, MemoryError) as error:  # of what is no scheduler, too
+        failed = _current(dask)
+        if failed is not None and failed is not found:  # or it would stay the program's
+            with suppress(Exception):  # it has failed already
+                failed.close(timeout=1)
+        shown = _USER.sub(r"\1***@", address or "this machine")
+        known = isinstance(error, ValueError)  # which may quote a part of the address, and so a password
+        text = "this is no address" if known else _first_line(error).replace(address or "\0", shown)
         raise StoreUnavailableError(
-            f"Dask at {address or 'this machine'} cannot be reached: {_first_line(error)}; start it, or set "
-            f"{_ADDRESS} to where it is"
-        ) from error
+            f"Dask at {shown} cannot be reached: {text}; start it, or set {_ADDRESS} to where it is"
+        ) from None
     return client
+
+
+def _current(dask: Any) -> Any:
+    try:
+        return dask.Client.current()
+    except ValueError:  # there is none
+        return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -189,6 +189,7 @@ def test_what_is_missing_is_named(memory, monkeypatch):
     """In a line: the package, the protocol, the folder, images in it."""
     for url, kind, message in (
         ("sftp://me@host/x", MissingDependencyError, r"reading 'sftp://host/x' needs .* \"paramiko\""),
+        (Path(f"https://me:{SECRET}@host/x"), InvalidInputError, r"no folder 'https:/host/x'; .* a URL must"),
         ("nosuch://host/x", StoreUnavailableError, "cannot be reached: Protocol not known: nosuch"),
         ("memory://nowhere", InvalidInputError, "there is nothing at 'memory://nowhere'"),
         (f"{memory}/train/a/note.txt", InvalidInputError, "holds no images; looked for"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import traceback
 
 import pytest
 from dying_encoder import Dying
@@ -61,10 +62,7 @@ def test_a_scheduler_that_is_not_there_is_told_in_a_line(encoder, class_folder, 
     """Within the deadline, and without the client that the program has."""
     monkeypatch.setattr("clipretrieval.vectors.dask_runner._DEADLINE_S", 0.3)
 
-    def nobody():
-        raise ValueError
-
-    monkeypatch.setattr(distributed.Client, "current", nobody)  # the module's own is still there
+    monkeypatch.setattr(distributed.client, "_global_clients", {})  # the module's own is still there
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", f"tcp://127.0.0.1:{port}")
@@ -72,3 +70,8 @@ def test_a_scheduler_that_is_not_there_is_told_in_a_line(encoder, class_folder, 
         StoreUnavailableError, match=rf"Dask at tcp://127.0.0.1:{port} cannot be reached: [^\n]*$"
     ):
         encode(class_folder / "train", tmp_path / "parts", encoder, runner="dask")
+    assert not distributed.client._global_clients  # none is left that every later call would take
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://me:SECRET@host")
+    with pytest.raises(StoreUnavailableError, match=r"Dask at tcp://\*\*\*@host cannot") as raised:
+        encode(class_folder / "train", tmp_path / "parts", encoder, runner="dask")
+    assert "SECRET" not in "".join(traceback.format_exception(raised.value))
