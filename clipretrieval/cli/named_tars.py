@@ -26,11 +26,11 @@ class NamedTars(ImageTars):
         """Return tars with the labels of a classifier."""
         return cls(**vars(tars), made=made)
 
-    def samples(self, *, labelled: bool = True) -> Iterator[tuple[bytes, Any, str]]:
+    def samples(self) -> Iterator[tuple[bytes, Any, str]]:
         """Yield what `ImageTars.samples` does, with the classifier's labels."""
         named: dict[Any, Any] = {None: None}
         are_texts = isinstance(self.made.classes_.tolist()[0], str)
-        for image, label, where in super().samples(labelled=labelled):
+        for image, label, where in super().samples():
             if label not in named:
                 named[label] = labels_by_name(self.made, [str(label) if are_texts else label])[0]
             yield image, named[label], where

@@ -42,7 +42,7 @@ _STATE = frozenset(
     }
 )
 """What file systems call that by which a change is seen, in lower case and without what joins words."""
-_SECONDS = {"total": None, "sock_connect": 30.0, "sock_read": 60.0}
+_SECONDS: dict[str, Any] = {"total": None, "sock_connect": 30.0, "sock_read": 60.0}
 """Of waiting for a server: in all (a tar is read while its images are encoded), to connect, for data."""
 _OF_THE_FILE = {403: PermissionError, 404: FileNotFoundError, 410: FileNotFoundError}
 _REASONS: dict[type[OSError], tuple[int, str]] = {
@@ -151,7 +151,8 @@ def list_url(url: str) -> dict[str, str]:
     with _reached(url) as (system, path):
         system.invalidate_cache()
         root = path.rstrip("/")
-        waiting, seen = [path], {root, ""}
+        waiting: list[str] = [path]
+        seen: set[str | tuple[str, str]] = {root, ""}
         while waiting:  # `find` would leave out folders that cannot be listed
             for info in system.ls(waiting.pop(), detail=True):
                 name = info["name"].rstrip("/")
