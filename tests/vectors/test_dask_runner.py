@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import traceback
+from contextvars import ContextVar
 
 import pytest
 from dying_encoder import Dying
@@ -61,8 +62,8 @@ def test_an_error_of_a_shard_is_its_own(cluster, encoder, tmp_path):
 def test_a_scheduler_that_is_not_there_is_told_in_a_line(encoder, class_folder, tmp_path, monkeypatch):
     """Within the deadline, and without the client that the program has."""
     monkeypatch.setattr("clipretrieval.vectors.dask_runner._DEADLINE_S", 0.3)
-
     monkeypatch.setattr(distributed.client, "_global_clients", {})  # the module's own is still there
+    monkeypatch.setattr(distributed.client, "_current_client", ContextVar("none", default=None))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", f"tcp://127.0.0.1:{port}")
