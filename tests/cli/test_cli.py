@@ -181,7 +181,7 @@ def test_wrong_usage_ends_the_process_with_status_2():
         (["--test", "{}/flat"], "flat"),
         (["--test", "{}/damaged"], "03.png"),
         (["--stage", "bogus"], "'bogus'"),
-        (["--store", "bogus"], "'faiss', 'memory'"),
+        (["--store", "bogus"], "'faiss', 'lance', 'memory'"),
         (["--metric", "bogus"], "'cosine'"),
         (["--model", "bogus"], "RN50"),
         (["--model", "local-dir:{}/nowhere"], "nowhere"),

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,6 @@ from clipretrieval.errors import StoreLockedError, UnsupportedOperationError
 from clipretrieval.stores import (
     ChromaStore,
     FaissStore,
-    LanceStore,
     MemoryStore,
     PgVectorStore,
     PineconeStore,
@@ -161,11 +159,22 @@ def test_a_process_forked_in_a_transaction_leaves_it_to_its_parent(postgres: Pos
 
 
 def test_forked_processes_read_lance_by_threads_of_their_own(tmp_path: Path) -> None:
-    """Lance's own threads, which a child lacks, are started anew there."""
+    """Lance's own threads, which a child lacks, are started anew there.
+
+    In a program that has loaded no more: in one of many libraries' threads, LanceDB's child can crash.
+    """
     pytest.importorskip("lancedb")
-    with warnings.catch_warnings(), LanceStore(tmp_path / "store") as store:
-        warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
-        read_beside(filled(store))
+    program = (
+        "import sys, warnings\n"
+        "from clipretrieval.stores import LanceStore\n"
+        "from test_store_forks import filled, read_beside\n"
+        "warnings.filterwarnings('ignore', 'lancedb fork support', RuntimeWarning)\n"
+        "with LanceStore(sys.argv[1]) as store: read_beside(filled(store))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", program, str(tmp_path / "store")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_forked_processes_read_their_own_records_at_pinecone(pinecone: Any) -> None:
