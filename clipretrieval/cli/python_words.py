@@ -20,6 +20,8 @@ _PHRASES = (
     ("labels must all be of one type", "the labels must all be of one type"),  # which --labels may not be
     (", or pass an object that follows clipretrieval.heads.Head", ""),
     (", or pass a callable", ""),
+    ("'dask', or a function; got", "'dask'; got"),
+    ("pass read_tars([…]) of all tars, and single images apart", "this command takes single images"),
     ("None, or a clipretrieval.heads.Whitening", "or none"),
     ("forget(label=…)", "clipretrieval forget CLASSIFIER --label CLASS"),
     (

@@ -177,11 +177,12 @@ def find_urls(pattern: str) -> list[str]:
     with _reached(pattern) as (system, path):
         system.invalidate_cache()
         found = sorted(system.glob(path))
-    parts = pattern.split("::")
-    place = next(place for place, part in enumerate(parts) if "://" in part)
-    protocol = parts[place].partition("://")[0]
-    named = [each if is_url(each) else f"{protocol}://{each}" for each in found]
-    return ["::".join([*parts[:place], each, *parts[place + 1 :]]) for each in named]
+    links = _LINKS.split(pattern)
+    place = next(place for place, link in enumerate(links) if "://" in link)
+    link = links[place]  # begins with a user and a host, where a path is one of a server
+    start = link.removesuffix(path) if link.endswith(path) else link[: link.index("://") + 3]
+    named = [each if is_url(each) else start + each for each in found]
+    return ["::".join([*links[:place], each, *links[place + 1 :]]) for each in named]
 
 
 def url_state(url: str) -> str:

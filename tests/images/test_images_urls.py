@@ -125,7 +125,7 @@ def test_tars_and_cells_of_tables_may_be_urls(pictures, memory, tmp_path):
     fsspec.filesystem("memory").copy("/store/x.tar", "/store/y-1.tar")
     for tars, names in (
         (f"{memory}/x.tar", ["memory://store/x.tar/1.png"]),
-        (f"{memory}/*.tar", ["memory:///store/x.tar/1.png", "memory:///store/y-1.tar/1.png"]),
+        (f"{memory}/*.tar", ["memory://store/x.tar/1.png", "memory://store/y-1.tar/1.png"]),
         ([f"{memory}/{{x,y-1}}.tar"], ["memory://store/x.tar/1.png", "memory://store/y-1.tar/1.png"]),
     ):
         assert [item.source for item in iter_images(tars)] == names
