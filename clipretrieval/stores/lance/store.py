@@ -18,7 +18,6 @@ from clipretrieval._util.checks import (
     check_text,
     shown,
 )
-from clipretrieval._util.forks import ForkLock, renew_after_fork
 from clipretrieval._util.repr import safe_repr
 from clipretrieval._util.rounding import without_range_warnings
 from clipretrieval._util.secrets import MaskedDict, masked_text, without_secrets
@@ -95,9 +94,6 @@ class LanceStore:
         If the place cannot be read or made, or, with ``create=False``, there is no table.
     """
 
-    _dim: int | None
-    # Whether Lance's threads are those of the process that this one was forked from.
-    _inherited: bool
     place_options = ("path", "uri")
     part_option = "table"
 
@@ -139,11 +135,14 @@ class LanceStore:
             )
         self._exact_up_to = check_int(exact_up_to, "exact_up_to", least=0)
         self._options, self._table, self._metric = storage_options, table, Metric.parse(metric)
-        self._timeout = check_number(timeout, "timeout", above=0, most=1_000_000)
-        self._lock, self._reopening = ReadWriteLock(), ForkLock()
+        timeout = check_number(timeout, "timeout", above=0, most=1_000_000)
+        self._lock = ReadWriteLock()
         self._closed = False
-        self._attach(check_bool(create, "create"))
-        renew_after_fork(self)
+        self._tables = LanceTables(
+            self._place, self._options, table, self._metric, check_bool(create, "create"), timeout
+        )
+        self._search = LanceSearch(self._tables, self._exact_up_to)
+        self._dim: int | None = None
 
     @property
     def metric(self) -> Metric:
@@ -276,7 +275,7 @@ class LanceStore:
                 return
             self._closed = True
             self._search.forget()
-            if not self._inherited:
+            if not self._tables.inherited:
                 self._dim = self._tables.dim()
                 self._tables.sync()
 
@@ -316,13 +315,6 @@ class LanceStore:
     def __sklearn_clone__(self) -> LanceStore:
         raise unclonable(self)
 
-    def _attach(self, create: bool) -> None:
-        self._tables = LanceTables(
-            self._place, self._options, self._table, self._metric, create, self._timeout
-        )
-        self._search = LanceSearch(self._tables, self._exact_up_to)
-        self._dim, self._inherited = None, False
-
     @contextmanager
     def _writing(self, alone: bool = True) -> Iterator[None]:
         """Keep other writers out and, where the copy changes too, this process's searches."""
@@ -339,12 +331,4 @@ class LanceStore:
     def _require_open(self) -> None:
         if self._closed:
             raise StoreError("this LanceStore is closed; open it anew")
-        if self._inherited:
-            with self._reopening.current:
-                if self._inherited:
-                    self._attach(create=False)
-
-    def _after_fork(self) -> None:
-        """Open the tables anew: Lance's threads stay with the parent."""
-        self._lock = ReadWriteLock()
-        self._inherited = True
+        self._tables.require_own_threads()

@@ -26,6 +26,7 @@ from clipretrieval.errors import (
     StoreError,
     StoreLockedError,
     StoreUnavailableError,
+    UnsupportedOperationError,
 )
 from clipretrieval.stores.candidates import CandidateRecords
 from clipretrieval.stores.checks import Batch, check_dim, check_label_kind
@@ -57,6 +58,8 @@ CONTENDED = re.compile(
 FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
 """What Lance raises."""
 METRICS: dict[Metric, Any] = {Metric.L2: "l2", Metric.COSINE: "cosine", Metric.IP: "dot"}
+_threads_of: int | None = None
+"""The process that has Lance's threads; None while no store has begun them."""
 
 
 class LanceTables:
@@ -90,6 +93,7 @@ class LanceTables:
         self._records: Any = None
         self._written, self._synced = 0, set[str]()
         self.unsynced = False
+        self.require_own_threads()
         if isinstance(place, Path):
             try:
                 if create:
@@ -109,6 +113,28 @@ class LanceTables:
     def where(self) -> str:
         """The table in words."""
         return f"table {self.name!r} in {str(self.place)!r}"
+
+    @property
+    def inherited(self) -> bool:
+        """Whether Lance's threads are those of a process that this one was forked from."""
+        return _threads_of != os.getpid()
+
+    def require_own_threads(self) -> None:
+        """Refuse Lance in a forked process, where it makes threads anew and then often crashes or hangs.
+
+        Raises
+        ------
+        UnsupportedOperationError
+        """
+        global _threads_of
+        if _threads_of is None:
+            _threads_of = os.getpid()
+        if self.inherited:
+            raise UnsupportedOperationError(
+                f"the {self.where} cannot be used: a process that this one was forked from used LanceDB, "
+                'whose threads stayed behind. Start this process by the method "spawn" or "forkserver" of '
+                "multiprocessing, and open a LanceStore in it"
+            )
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -293,7 +319,10 @@ class LanceTables:
 
     def _read(self, batches: Any) -> Iterator[pa.RecordBatch]:
         with self.translated():
-            yield from batches
+            self.require_own_threads()
+            for batch in batches:
+                yield batch
+                self.require_own_threads()  # before the next one is read
 
     def read(self, key: str) -> bytes | None:
         """Return what is kept under a key."""
