@@ -82,12 +82,15 @@ class ImageTars:
         What type the labels must be of, None for no labels; ``""`` for that of the first.
     labelled : bool
         Whether labels are wanted.
+    member : str
+        The ending of the member that has the labels; ``""`` for that of the first image.
     """
 
     paths: tuple[str, ...]
     label: str | None = None
     kind: str | None = ""
     labelled: bool = True
+    member: str = ""
 
     def __repr__(self) -> str:
         return short_repr(self, paths=[*map(url_name, self.paths)], label=self.label)
@@ -103,10 +106,24 @@ class ImageTars:
         StoreUnavailableError
             If its URL cannot be reached.
         """
+        for content, label, image, _ in self._labelled():
+            yield content, label, image
+
+    def as_begun(self) -> ImageTars:
+        """Return tars whose labels are of the kind and in the member of the first image's.
+
+        Some of them alone are then read as all of them are one after another.
+        """
+        _, label, _, member = next(self._labelled())
+        return replace(self, kind=None if label is None else label_kind([label]), member=member)
+
+    def _labelled(self) -> Iterator[tuple[bytes, Any, str, str]]:
+        """Yield what `samples` does, and the ending of the member that held the label."""
         kind, images = self.kind, _image_endings()
         wanted = self.label and self.label.lower()
         # Labels of one kind of member alone: captions beside classes would make one class each.
-        endings = tuple(dict.fromkeys((wanted, "json"))) if wanted else _LABELS
+        usual = tuple(dict.fromkeys((wanted, "json"))) if wanted else _LABELS
+        endings = (self.member,) if self.member else usual
         for path in self.paths:
             bare: list[str] = []
             count = 0
@@ -118,7 +135,7 @@ class ImageTars:
                     continue
                 count += 1
                 spelled, content = members[ending]
-                image, label = f"{where}.{spelled}", None
+                image, label, found = f"{where}.{spelled}", None, ""
                 if self.labelled:
                     label, found = _find_label(members, endings, self.label, where)
                     if label is None and (wanted or kind):
@@ -130,7 +147,7 @@ class ImageTars:
                         )
                     kind = _checked_kind(label, kind, image)
                     endings = endings if label is None else (found,)
-                yield content or b"", label, image
+                yield content or b"", label, image, found
             if bare and count:
                 warn_caller(
                     f"{len(bare)} sample(s) of {url_name(path)!r} hold no image and were left out; the first "

@@ -235,17 +235,16 @@ def _list(source: Any, labels: Any) -> _Listed:
     if isinstance(found, ImageTars):
         if labels is not None:
             raise InvalidInputError("labels cannot be passed for tars, which hold their own; leave them out")
-        _, first, _ = next(found.samples())
-        if first is None and opened is not None:
+        found = found.as_begun()
+        if found.kind is None and opened is not None:
             raise InvalidInputError(
                 f"the first image of {url_name(found.paths[0])!r} has no label: looked for a member .cls, a "
                 'key "label" of .json, and .txt'
             )
-        kind = None if first is None else label_kind([first])
         paths = [path if is_url(path) else os.path.abspath(path) for path in found.paths]  # noqa: PTH100
         state = _state_of(paths, "", lambda place: _tar_state(paths[place]))
         name = name or (_place_name(paths[0]) if len(paths) == 1 else _list_name(paths))
-        return _Listed(name, found.paths, None, kind, state, found, (found.label,))
+        return _Listed(name, found.paths, None, found.kind, state, found, (found.label, found.member))
     items: Sequence[Any]
     own: Sequence[Any] | None = None
     root, states = "", None
@@ -399,7 +398,7 @@ def _job(
         of=of,
         source=source.name,
         contents=digest.hexdigest()[:_DIGITS],
-        images=items if source.tars is None else replace(source.tars, paths=tuple(items), kind=source.kind),
+        images=items if source.tars is None else replace(source.tars, paths=tuple(items)),
         count=len(items),
         labels=labels,
         kind=source.kind,

@@ -20,11 +20,11 @@ from clipretrieval.vectors.opened_source import OpenedSource
 from clipretrieval.vectors.url_identity import url_identity
 
 
-def pack(path, files, label=lambda file: file.parent.name):
+def pack(path, files, label=lambda file: file.parent.name, member=".cls"):
     """Write files and their labels into a tar."""
     with tarfile.open(path, "w") as tar:
         for number, file in enumerate(files):
-            for ending, content in ((file.suffix, file.read_bytes()), (".cls", str(label(file)).encode())):
+            for ending, content in ((file.suffix, file.read_bytes()), (member, str(label(file)).encode())):
                 info = tarfile.TarInfo(f"{number:04}{ending}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
@@ -88,6 +88,25 @@ def test_labels_of_tars_are_of_one_type(encoder, tars, class_folder, tmp_path):
     with pytest.raises(InvalidInputError, match=r"t-2\.tar' is no tar file, or damaged behind '00"):
         encode(tmp_path / "t-2.tar", tmp_path / "cut", encoder)
     assert not list((tmp_path / "cut").glob("*.parquet"))
+
+
+def test_labels_of_tars_lie_in_one_kind_of_member(encoder, class_folder, tmp_path):
+    """A tar of captions behind one of classes is refused, whoever reads it, and one of captions is not."""
+    paths = scan_folder(class_folder / "train").paths
+    classes, captions = (
+        pack(tmp_path / f"{number}.tar", paths[number::2], member=member)
+        for number, member in enumerate((".cls", ".txt"))
+    )
+    both = read_tars([classes, captions])
+    for use in (
+        RetrievalClassifier(encoder, "memory").fit,
+        lambda tars: encode(tars, tmp_path / "parts", encoder),
+    ):
+        with pytest.raises(
+            InvalidInputError, match=r"1\.tar/0000\.\w+': it has no label in its member \.cls"
+        ):
+            use(both)
+    assert encode(captions, tmp_path / "captions", encoder).new == 12
 
 
 def test_folders_and_tars_behind_urls_are_encoded(encoder, fitted, tars, class_folder, tmp_path):
