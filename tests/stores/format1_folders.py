@@ -47,7 +47,9 @@ def write_format1(
             connection.execute(SCHEMA)
             texts = [json.dumps({"place": place}) for place in range(len(ids))]
             rows = zip(range(len(ids)), ids, labels, texts, norms.tolist(), strict=True)
+            connection.execute("BEGIN")  # or each row would be a transaction that waits for the disk
             connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+            connection.execute("COMMIT")
         vectors_file = "vectors-1.npy" if kind == "MemoryStore" else "index-1.faiss"
         files = {"vectors": entry(folder / vectors_file), "records": entry(folder / "records-1.sqlite")}
     content: dict[str, Any] = {
