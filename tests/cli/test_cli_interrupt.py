@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from warm_process import WarmProcess
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the signals of POSIX")
 PATIENCE_S = 120
@@ -86,17 +87,19 @@ def test_an_interrupt_of_a_store_in_memory_does_not_say_that_something_is_kept(
         for number in range(2000):
             (many / name / f"{number}.jpg").symlink_to(class_folder / "train" / name / "00.jpg")
     kept = tmp_path / "kept"
-    process = start("index", many, kept, "--store", "memory", "--pretrained", "none", "--batch-size", 4)
+    options = ("--store", "memory", "--pretrained", "none", "--batch-size", 4)
+    process = WarmProcess(["-m", "clipretrieval", "index", many, kept, *options])
+    assert process.pid
     deadline = time.monotonic() + PATIENCE_S
-    while not (kept / "indexing.json").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
     try:
+        while not (kept / "indexing.json").exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
-    assert (process.returncode, out) == (130, "")
+    assert (process.poll(), out) == (130, "")
     assert err.splitlines()[-1] == "interrupted"
     assert "kept; pass --resume" not in err
     assert not kept.exists()

@@ -13,14 +13,16 @@ from clipretrieval.persistence.read_only_classifier import ReadOnlyClassifier
 
 @pytest.fixture
 def saved(class_folder, tiny_model, tmp_path):
-    """Where a classifier of raw pixels and its store lie, filled with the training images."""
-    encoder, options = StagedEncoder(tiny_model, stage="pixel"), {"path": str(tmp_path / "kept" / "vectors")}
+    """Where a classifier of short vectors and its store lie, filled with the training images."""
+    encoder = StagedEncoder(tiny_model, stage="stem", precision="fp32")
+    options = {"path": str(tmp_path / "kept" / "vectors")}
     made = RetrievalClassifier(encoder, "faiss", store_options=options)
     made.fit(class_folder / "train").save(tmp_path / "kept")
     made.store_.close()
     return tmp_path / "kept"
 
 
+@pytest.mark.usefixtures("few_features")
 @pytest.mark.parametrize(
     "changed",
     [

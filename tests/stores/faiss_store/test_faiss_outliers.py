@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
-from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,14 @@ def accuracy(store: FaissStore, centers: Any, first: int = 2) -> float:
     return float(np.mean((labels == first + numbers[:, None]).sum(axis=1) >= 2))
 
 
-def filled(index: str, metric: str = "l2", path: Path | None = None, **options: Any) -> FaissStore:
-    store = FaissStore(path, index=index, metric=metric, **options)
+def filled(index: str, metric: str = "l2", path: Path | None = None) -> FaissStore:
+    """Return a store of its own, in memory a copy: each index is trained once."""
+    return copy.deepcopy(made(index, metric)) if path is None else made.__wrapped__(index, metric, path)
+
+
+@cache
+def made(index: str, metric: str, path: Path | None = None) -> FaissStore:
+    store = FaissStore(path, index=index, metric=metric)
     add(store, "old", trained(), np.arange(2000) % 2)
     return store
 
@@ -207,7 +214,10 @@ def write_without_outliers(folder: Path, index: str, centers: Any) -> Path:
             "clipretrieval.stores.faiss.index.Limits.fits", lambda _, lost: np.ones(len(lost), bool)
         )
         patch.setattr("clipretrieval.stores.faiss.approximate.finds_again", lambda *_: True)
-        with pytest.warns(ClipRetrievalWarning) if index == "LSH" else nullcontext():
+        if index == "LSH":
+            with pytest.warns(ClipRetrievalWarning):
+                store = made.__wrapped__(index, "l2")
+        else:
             store = filled(index)
         add(store, "new", rows, 2 + numbers)
         store.delete([f"old{place}" for place in range(1950, 2000)])
