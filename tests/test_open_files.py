@@ -28,12 +28,10 @@ IDS = [str(place) for place in range(300)]
 
 
 @pytest.fixture(autouse=True)
-def _little_to_collect() -> Iterator[None]:
+def _little_to_collect() -> None:
     """Have `open_files_left` look for forgotten files among what the test makes alone."""
     gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    gc.freeze()  # for good: to unfreeze would have every later collection go through what all tests share
 
 
 @contextmanager

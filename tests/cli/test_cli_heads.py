@@ -9,6 +9,7 @@ import pytest
 from clipretrieval import RetrievalClassifier
 from clipretrieval.heads import Discriminant
 
+pytestmark = pytest.mark.usefixtures("few_features")
 KNOWN = "'votes', 'discriminant', 'quadratic', 'ridge', 'fused'"
 
 

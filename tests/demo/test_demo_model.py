@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
+from warm_process import run_warm
 
 from clipretrieval import RetrievalClassifier, StagedEncoder
 from clipretrieval.demo import KINDS, TRAINED_KINDS, UNSEEN_KINDS, demo_model, draw_many
@@ -99,8 +98,7 @@ def test_it_is_small_enough_to_ship() -> None:
 def test_the_script_trains_such_a_model(tmp_path: Path) -> None:
     """A few steps from nothing write a model of the same form, which an encoder takes."""
     few = ["--per-kind", "8", "--epochs", "1", "--batch-size", "32"]
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "model"), *few]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_warm([SCRIPT, tmp_path / "model", *few], check=True)
     assert "64 pictures drawn" in done.stdout
     shipped, made = (
         {name: (tensor.dtype, tensor.shape) for name, tensor in load_file(file).items()}

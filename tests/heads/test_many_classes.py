@@ -70,6 +70,7 @@ def test_shares_take_their_own_size_once(many):
     assert (shares.argmax(axis=1) == np.arange(1000)).all()
 
 
+@pytest.mark.usefixtures("few_features")
 @pytest.mark.parametrize("head", ["discriminant", "quadratic", "fused"])
 def test_many_classes_are_answered_in_parts(head, monkeypatch):
     """Answers are those of all queries at once, also where classes turn up on the way."""

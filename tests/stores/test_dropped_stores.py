@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
+from warm_process import run_warm
 
 from clipretrieval import RetrievalClassifier
 from clipretrieval.errors import InvalidInputError, StoreError, StoreUnavailableError
@@ -105,7 +106,7 @@ def comes_down(to: int) -> bool:
 
 def test_each_fold_of_a_cross_validation_frees_its_store() -> None:
     """Thirty folds with Chroma in memory fit under a limit of 80 open files, and leave none, nor threads."""
-    run(CROSS_VALIDATION, 30, 80)
+    run_warm(["-c", "import warnings; warnings.simplefilter('error')" + CROSS_VALIDATION, 30, 80], check=True)
 
 
 def fill(store: Any) -> Any:
