@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import KILLS
 from nearest_mean import LearnedMeans, NearestMean
 from statistics_parts import Failing, assert_as_fresh, clouds, gathers
 from warm_process import run_warm
@@ -54,7 +53,7 @@ def test_any_sequence_of_changes_is_as_a_fresh_fit(name, seed, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize(
     ("name", "seeds"),
-    [("faiss", (0, *range(3, KILLS + 1))), ("chroma", range(3, KILLS + 1))],
+    [("faiss", (0, 3)), ("chroma", (3,))],
 )
 def test_after_a_kill_statistics_are_those_of_what_is_there(name, seeds, tmp_path):
     """At once, and after the fit that is gone on with."""
