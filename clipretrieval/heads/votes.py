@@ -65,7 +65,10 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """What `class_scores` and `choose_class` of `heads.weighting` would find, without a column a class.
+    """The votes of each query's classes, without a column for every class.
+
+    The class with the highest score answers. A tie goes to the tied class with the nearest neighbor; where
+    those are equally near, to the first in ``classes_``.
 
     Attributes
     ----------
@@ -95,7 +98,7 @@ class Votes:
 
     @cached_property
     def answers(self) -> Ints:
-        """The class of each query by number, shape (n,), as `choose_class` has it."""
+        """The class of each query by number, shape (n,)."""
         return self.candidates.codes[self._chosen]
 
     @property

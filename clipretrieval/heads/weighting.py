@@ -18,7 +18,7 @@ from clipretrieval.errors import InvalidInputError
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = [
-    *("WEIGHTINGS", "Weighting", "check_weighting", "choose_class", "class_scores"),
+    *("WEIGHTINGS", "Weighting", "check_weighting", "class_scores"),
     *("vote_weights", "weighting_name"),
 ]
 
@@ -130,45 +130,9 @@ def class_scores(codes: IntArray, weights: ScoreArray, n_classes: int) -> ScoreA
     return scores.reshape(n, n_classes).astype(np.float64)
 
 
-def choose_class(scores: ScoreArray, codes: IntArray, distances: FloatArray) -> IntArray:
-    """Pick the class with the highest score.
-
-    A tie goes to the tied class with the nearest neighbor; where those are equally near, to the
-    first in ``classes_``.
-
-    Parameters
-    ----------
-    scores : ndarray of float64, shape (n, n_classes)
-    codes : ndarray of int64, shape (n, k)
-    distances : ndarray of float32, shape (n, k)
-        Ascending along each row.
-
-    Returns
-    -------
-    ndarray of int64, shape (n,)
-    """
-    best: IntArray = scores.argmax(axis=1).astype(np.int64)
-    # Sums of the same weights in another order differ in their last bits; that is still a tie.
-    tied = np.isclose(scores, scores.max(axis=1, keepdims=True), rtol=1e-12, atol=0)
-    rows = np.flatnonzero(tied.sum(axis=1) > 1)
-    if len(rows):
-        best[rows] = _nearest_of(tied[rows], codes[rows], distances[rows])
-    return best
-
-
 def weighting_name(weighting: Weighting) -> str:
     """Return what reports call a weighting: a callable by its ``__name__``."""
     return weighting if isinstance(weighting, str) else str(getattr(weighting, "__name__", "callable"))
-
-
-def _nearest_of(tied: Any, codes: IntArray, distances: FloatArray) -> IntArray:
-    """Choose from a mask of tied classes, (n, n_classes), by nearest neighbor, then by number."""
-    valid = np.isfinite(distances)
-    standing = valid & np.take_along_axis(tied, np.where(valid, codes, 0), axis=1)
-    nearest = distances[np.arange(len(codes)), standing.argmax(axis=1)]
-    first = standing & (distances == nearest[:, None])
-    chosen: IntArray = np.where(first, codes, tied.shape[1]).min(axis=1)
-    return chosen
 
 
 def _called(weighting: Callable[[FloatArray], Any], distances: FloatArray, valid: Any) -> ScoreArray:

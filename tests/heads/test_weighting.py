@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from clipretrieval import InvalidInputError, Metric, RetrievalClassifier
 from clipretrieval.heads.confidence import share_and_margin
 from clipretrieval.heads.votes import Candidates
-from clipretrieval.heads.weighting import choose_class, class_scores, vote_weights, weighting_name
+from clipretrieval.heads.weighting import class_scores, vote_weights, weighting_name
 from clipretrieval.stores import MemoryStore
 
 CLASSES = 4
@@ -50,8 +50,8 @@ def loop(codes, distances, weigh):
 
 def vote(codes, distances, **options):
     weights = vote_weights(distances, **options)
-    scores = class_scores(codes, weights, CLASSES)
-    return choose_class(scores, codes, distances).tolist(), scores
+    votes = Candidates.of(codes, distances, CLASSES).votes(weights, distances)
+    return votes.answers.tolist(), class_scores(codes, weights, CLASSES)
 
 
 def inverse(distances):
@@ -242,7 +242,8 @@ def test_votes_of_the_neighbours_classes_equal_those_of_all(case, weighting, spr
         return
     votes = candidates.votes(weights, distances)
     scores = class_scores(codes, weights, CLASSES)
-    answers = choose_class(scores, codes, distances)
+    given = iter(weights)
+    answers = np.array(loop(codes, distances, lambda near: next(given)[: len(near)])[0])
     assert votes.answers.tolist() == (answers * spread).tolist()
     table = np.zeros_like(scores)
     table[candidates.rows, candidates.codes // spread] = votes.scores
