@@ -461,7 +461,8 @@ class FaissStore(LocalStore):
 
     def _wrote(self) -> None:
         rows, folder, held = self._held.rows, self._folder, self._held
-        if isinstance(rows, AnnRows):
+        # In a folder lists are for a flush to build: of all that came, not of the first that are enough.
+        if isinstance(rows, AnnRows) and (folder is None or not is_auto(self._index)):
             rows.settle()
         if folder is None or not self._keeper(folder).is_full(held) or self._is_near(self._unsealed):
             return

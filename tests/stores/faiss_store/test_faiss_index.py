@@ -302,6 +302,20 @@ def test_auto_switches_where_vectors_are_many(monkeypatch: pytest.MonkeyPatch) -
     assert store.index_info == EXACT
 
 
+def test_a_folder_gets_its_lists_from_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, of all that came: a fill builds none on the way, and searches exactly until then."""
+    monkeypatch.setattr(_factory, "AUTO_LIMIT", 1000)
+    rows = clustered(0, 4000)
+    with FaissStore(tmp_path / "s") as store:
+        for start in range(0, 4000, 500):
+            fill(store, rows[start : start + 500], start=start)
+        assert store.index_info == EXACT
+        assert store.search(rows[:50], 1).labels[:, 0].tolist() == list(range(50))
+        store.flush()
+        info = store.index_info
+        assert (info.factory, info.trained_on, info.measured_on) == ("IVF64,SQ8", 4000, 4000)
+
+
 @pytest.mark.parametrize(("count", "factory"), [(100_001, "IVF1024,SQ8"), (10**6, "IVF4096,SQ8")])
 def test_auto_takes_about_four_root_n_lists(count: int, factory: str) -> None:
     """The number of lists is the power of two nearest to four times the root of the count."""
