@@ -11,8 +11,6 @@ FORKS = int(os.environ.get("CLIPRETRIEVAL_TEST_FORKS", "2"))
 """How often a test forks that looks for a hang; twenty for a thorough run."""
 GETS = int(os.environ.get("CLIPRETRIEVAL_TEST_GETS", "30"))
 """How many requests each of several processes sends; three hundred for a thorough run."""
-KILLS = int(os.environ.get("CLIPRETRIEVAL_TEST_KILLS", "3"))
-"""How many processes are killed at random moments of the same call; thirty for a thorough run."""
 DEADLINE_S = 60
 
 

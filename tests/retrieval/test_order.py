@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,8 +10,6 @@ from hypothesis import strategies as st
 from clipretrieval import RetrievalClassifier
 from clipretrieval.stores import FaissStore, MemoryStore
 
-EXAMPLES = int(os.environ.get("CLIPRETRIEVAL_TEST_EXAMPLES", "20"))
-"""How many sequences each property is tried with, for each store; a hundred for a thorough run."""
 POINTS = [(float(x), float(y)) for x in range(3) for y in range(3)]
 ASKED = np.array([(x / 2, y / 2) for x in range(-1, 6) for y in range(-1, 6)], dtype=np.float32)
 WEIGHTS = ["uniform", "distance", "softmax"]
@@ -67,7 +63,7 @@ def consistent(draw):
 
 
 @STORES
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=40)
 @given(orders=consistent(), data=st.data())
 def test_order_and_calls_decide_nothing_where_equal_images_have_equal_labels(store, orders, data):
     """Whatever k and the weights, with images that repeat and points that are equally far from several."""
@@ -79,7 +75,7 @@ def test_order_and_calls_decide_nothing_where_equal_images_have_equal_labels(sto
 
 @SEVERAL
 @STORES
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=40)
 @given(labelled=LABELLED, data=st.data())
 def test_of_several_labels_the_last_counts_in_one_call_as_in_several(store, labelled, data):
     """An image answers as if it had come once with its last label, and the counts of calls add up."""
@@ -103,7 +99,7 @@ def test_of_several_labels_the_last_counts_in_one_call_as_in_several(store, labe
 
 @SEVERAL
 @STORES
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=40)
 @given(labelled=LABELLED, more=LABELLED)
 def test_resume_and_overwrite_mean_the_same_by_repeats(store, labelled, more):
     """Going on in a filled store ends as one fit of both; replacing what it holds ends as the second."""

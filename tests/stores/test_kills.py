@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from forked import KILLS
 
 from clipretrieval.errors import StoreError
 from clipretrieval.stores import create_store
@@ -25,9 +24,9 @@ def test_kills_lose_nothing_that_was_flushed(tmp_path: Path, store: str) -> None
 
 @pytest.mark.parametrize("store", ["faiss", "chroma"])
 def test_a_killed_first_upsert_is_stored_wholly_or_not_at_all(tmp_path: Path, store: str) -> None:
-    """Of the processes killed amid the first upsert into an empty store none leaves a part of it."""
-    left = list(kill_first_upserts(store, lambda number: {"path": str(tmp_path / str(number))}, times=KILLS))
-    assert len(left) == KILLS
+    """Of six processes killed amid the first upsert into an empty store none leaves a part of it."""
+    left = list(kill_first_upserts(store, lambda number: {"path": str(tmp_path / str(number))}, times=6))
+    assert len(left) == 6
     assert set(left) <= {0, GREAT}
 
 
