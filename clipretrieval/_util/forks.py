@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["ForkLock", "after_fork", "no_inherited_threads", "renew_after_fork"]
+__all__ = ["ForkLock", "LibraryThreads", "after_fork", "no_inherited_threads", "renew_after_fork"]
 
 
 class Renewed(Protocol):
@@ -68,6 +68,19 @@ class ForkLock:
 
     def _after_fork(self) -> None:
         self.current = threading.Lock()
+
+
+class LibraryThreads:
+    """The threads of a library, which serve the process that began them and none that is forked from it."""
+
+    def __init__(self) -> None:
+        self._process: int | None = None
+
+    def are_here(self) -> bool:
+        """Tell whether this process has them; it begins them where none has."""
+        if self._process is None:
+            self._process = os.getpid()
+        return self._process == os.getpid()
 
 
 def _renew_living() -> None:

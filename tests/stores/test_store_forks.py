@@ -85,6 +85,30 @@ def test_a_forked_process_searches_what_its_parent_has_searched(kind: str, tmp_p
     store.close()
 
 
+def check_refused(store: Any, *calls: Callable[[], object]) -> None:
+    """Make these calls, and those of every store, in children, which are refused; the parent goes on."""
+    expected = store.search(ROWS[:20], 3).ids.tolist()
+
+    def use() -> None:
+        for call in (
+            lambda: store.search(ROWS[:1], 1),
+            lambda: store.get(["1"]),
+            lambda: store.upsert(["1"], ROWS[:1], [1]),
+            store.count,
+            store.flush,
+            *calls,
+        ):
+            with pytest.raises(UnsupportedOperationError, match='method "spawn"'):
+                call()
+        store.close()
+        store.close()
+
+    for _ in range(FORKS):
+        assert ended_well(fork(use))
+    assert store.search(ROWS[:20], 3).ids.tolist() == expected
+    store.close()
+
+
 def read_beside(store: Any) -> None:
     """Read and search in several processes at a time, and compare every answer."""
     expected = store.search(ROWS[:200], 2).ids.tolist()
@@ -164,29 +188,13 @@ def test_a_forked_process_is_refused_where_lance_runs_in_its_parent(tmp_path: Pa
     from clipretrieval.stores import LanceStore
 
     store = filled(LanceStore(tmp_path / "store"))
-    expected = store.search(ROWS[:20], 3).ids.tolist()
     listings = store.scan()
-
-    def use() -> None:
-        for call in (
-            lambda: store.search(ROWS[:1], 1),
-            lambda: store.get(["1"]),
-            lambda: store.upsert(["1"], ROWS[:1], [1]),
-            store.count,
-            store.flush,
-            lambda: next(listings),
-            lambda: LanceStore(tmp_path / "store"),
-            lambda: LanceStore(tmp_path / "other"),
-        ):
-            with pytest.raises(UnsupportedOperationError, match='method "spawn"'):
-                call()
-        store.close()
-        store.close()
-
-    for _ in range(FORKS):
-        assert ended_well(fork(use))
-    assert store.search(ROWS[:20], 3).ids.tolist() == expected
-    store.close()
+    check_refused(
+        store,
+        lambda: next(listings),
+        lambda: LanceStore(tmp_path / "store"),
+        lambda: LanceStore(tmp_path / "other"),
+    )
     assert not (tmp_path / "other").exists()
 
 
@@ -229,26 +237,7 @@ def test_a_forked_process_is_refused_where_chroma_runs_in_its_parent(place: str,
     """The error comes at once and says what to do; the child's close changes nothing for the parent."""
     client = chromadb.PersistentClient(str(tmp_path / "own")) if place == "client" else None
     options = {"memory": {}, "folder": {"path": tmp_path / "store"}, "client": {"client": client}}[place]
-    store = filled(ChromaStore(**options))
-    expected = store.search(ROWS[:20], 3).ids.tolist()
-
-    def use() -> None:
-        for call in (
-            lambda: store.search(ROWS[:1], 1),
-            lambda: store.get(["1"]),
-            lambda: store.upsert(["1"], ROWS[:1], [1]),
-            store.count,
-            store.flush,
-        ):
-            with pytest.raises(UnsupportedOperationError, match='method "spawn"'):
-                call()
-        store.close()
-        store.close()
-
-    for _ in range(FORKS):
-        assert ended_well(fork(use))
-    assert store.search(ROWS[:20], 3).ids.tolist() == expected
-    store.close()
+    check_refused(filled(ChromaStore(**options)))
 
 
 def test_a_chroma_of_its_own_is_refused_in_a_forked_process(tmp_path: Path) -> None:

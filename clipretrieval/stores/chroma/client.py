@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from clipretrieval._util.checks import check_bool, check_int, check_path, check_text, shown
 from clipretrieval._util.files import remedy
+from clipretrieval._util.forks import LibraryThreads
 from clipretrieval.errors import (
     InvalidInputError,
     StoreLockedError,
@@ -31,8 +32,8 @@ DEFAULT_PORT = 8000
 HOST = r"[^/@?#\s\x00-\x20\x7f\ud800-\udfff]{1,253}"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,470}[a-zA-Z0-9]")
 
-_threads_of: int | None = None
-"""The process that has the threads of a Chroma outside of servers; None while no store has begun one."""
+_threads = LibraryThreads()
+"""Those of a Chroma outside of servers."""
 FORKED = (
     "a process that this one was forked from used Chroma, whose threads stayed behind: here it would wait "
     'for them for ever. Start this process by the method "spawn" or "forkserver" of multiprocessing, use '
@@ -258,10 +259,7 @@ def _at_server(host: str, port: int, ssl: bool, collection: str) -> Connection:
 
 def _require_own_threads(where: str) -> None:
     """Refuse a Chroma in a forked process: one pool of threads serves a process, and none replaces it."""
-    global _threads_of
-    if _threads_of is None:
-        _threads_of = os.getpid()
-    if _threads_of != os.getpid():
+    if not _threads.are_here():
         raise UnsupportedOperationError(f"{where} cannot be opened: {FORKED}")
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from clipretrieval._util.files import sync_folder
+from clipretrieval._util.forks import LibraryThreads
 from clipretrieval._util.secrets import masked_text
 from clipretrieval.errors import (
     ClipRetrievalError,
@@ -58,8 +59,7 @@ CONTENDED = re.compile(
 FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
 """What Lance raises."""
 METRICS: dict[Metric, Any] = {Metric.L2: "l2", Metric.COSINE: "cosine", Metric.IP: "dot"}
-_threads_of: int | None = None
-"""The process that has Lance's threads; None while no store has begun them."""
+_threads = LibraryThreads()
 
 
 class LanceTables:
@@ -117,7 +117,7 @@ class LanceTables:
     @property
     def inherited(self) -> bool:
         """Whether Lance's threads are those of a process that this one was forked from."""
-        return _threads_of != os.getpid()
+        return not _threads.are_here()
 
     def require_own_threads(self) -> None:
         """Refuse Lance in a forked process, where it makes threads anew and then often crashes or hangs.
@@ -126,9 +126,6 @@ class LanceTables:
         ------
         UnsupportedOperationError
         """
-        global _threads_of
-        if _threads_of is None:
-            _threads_of = os.getpid()
         if self.inherited:
             raise UnsupportedOperationError(
                 f"the {self.where} cannot be used: a process that this one was forked from used LanceDB, "
