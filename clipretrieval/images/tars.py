@@ -122,8 +122,9 @@ class ImageTars:
         kind, images = self.kind, _image_endings()
         wanted = self.label and self.label.lower()
         # Labels of one kind of member alone: captions beside classes would make one class each.
-        usual = tuple(dict.fromkeys((wanted, "json"))) if wanted else _LABELS
-        endings = (self.member,) if self.member else usual
+        endings = tuple(dict.fromkeys((wanted, "json"))) if wanted else _LABELS
+        if self.member:
+            endings = (self.member,)
         for path in self.paths:
             bare: list[str] = []
             count = 0

@@ -71,8 +71,9 @@ class FaissStore(LocalStore):
     index : str
         ``"Flat"`` searches exactly; any other FAISS factory string, say ``"IVF1024,SQ8"``, ``"HNSW32"`` or
         ``"SQfp16"``, approximately, once there are enough vectors to build it. ``"auto"`` is that of the
-        folder; in a new store, exact up to 100,000 vectors and inverted lists beyond. Opening a folder with
-        another index than it has builds that one at the next write or flush.
+        folder; in a new store, exact up to 100,000 vectors and inverted lists beyond, which in a folder a
+        flush builds. Opening a folder with another index than it has builds that one at the next write or
+        flush.
     recall : float, optional
         The recall@10, in (0, 1], that an approximate index is to reach on the stored vectors. None is that of
         the folder; 0.99 in a new store. Where it cannot be reached a ClipRetrievalWarning says so.
