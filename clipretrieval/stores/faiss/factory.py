@@ -51,15 +51,18 @@ GRAMMAR = re.compile(
 )
 """What FAISS is asked to make: it crashes, or does not end, on some of what else one may ask of it."""
 UNFIT = re.compile(r"NSG|\+|Lattice|Refine|RFlat|MinMax|Residual|IDMap|R?CQ", re.ASCII)
+OWN = re.compile(r"^IDMap2?,|,RFlat$")
+"""What of a factory string is the store's own to do."""
+SPACED_COMMA = re.compile(r"\s*,\s*")
 BOUNDS = (
-    (r"IVF(\d+[kM]?)", "the number of inverted lists", 1, LARGEST_NLIST),
-    (r"IMI2x(\d+)", "nbits of a multi-index", 1, 11),
-    (r"HNSW(\d+)", "the number of links of a graph", 2, 512),
-    (r"(?:PCAW?R?|RR|ITQ|Pad|OPQ\d+_)(\d+)", "the number of dimensions", 1, 1 << 16),
-    (r"(?:PQ|RQ|LSQ|FlatPanorama)(\d+)", "the number of parts", 1, 1 << 16),
-    (r"(?:PQ|RQ|LSQ)\d+(?:x\d+)*?x(\d+)(?:np|fs|_|,|$)", "nbits", 1, 16),
-    (r"LSH(\d+)", "the number of bits", 1, 1 << 12),
-    (r"fsr?_(\d+)", "the size of a block", 32, 1024),
+    (re.compile(r"IVF(\d+[kM]?)"), "the number of inverted lists", 1, LARGEST_NLIST),
+    (re.compile(r"IMI2x(\d+)"), "nbits of a multi-index", 1, 11),
+    (re.compile(r"HNSW(\d+)"), "the number of links of a graph", 2, 512),
+    (re.compile(r"(?:PCAW?R?|RR|ITQ|Pad|OPQ\d+_)(\d+)"), "the number of dimensions", 1, 1 << 16),
+    (re.compile(r"(?:PQ|RQ|LSQ|FlatPanorama)(\d+)"), "the number of parts", 1, 1 << 16),
+    (re.compile(r"(?:PQ|RQ|LSQ)\d+(?:x\d+)*?x(\d+)(?:np|fs|_|,|$)"), "nbits", 1, 16),
+    (re.compile(r"LSH(\d+)"), "the number of bits", 1, 1 << 12),
+    (re.compile(r"fsr?_(\d+)"), "the size of a block", 32, 1024),
 )
 """Numbers in a factory string: where, what they are, the least and the most."""
 
@@ -106,7 +109,7 @@ def check_form(text: str) -> str:
             f"index must have {LONGEST} characters at most; found {len(factory)}, {shown(factory)}. "
             f"{KNOWN.capitalize()}"
         )
-    factory = re.sub(r"^IDMap2?,|,RFlat$", "", re.sub(r"\s*,\s*", ",", factory))
+    factory = OWN.sub("", SPACED_COMMA.sub(",", factory))
     if not GRAMMAR.fullmatch(factory):
         if UNFIT.search(factory):
             raise UnsupportedOperationError(_cannot_use("such an index", factory))
@@ -240,7 +243,7 @@ def _try_to_make(factory: str, dim: int, metric: Metric) -> tuple[Any, str]:
 def _check_sizes(text: str, factory: str) -> None:
     """Refuse sizes with which FAISS itself would crash or take all memory."""
     for pattern, name, low, high in BOUNDS:
-        for number in re.findall(pattern, factory):
+        for number in pattern.findall(factory):
             digits = number.rstrip("kM")
             value = int(digits) * {"k": 1 << 10, "M": 1 << 20}.get(number[len(digits) :], 1)
             if not low <= value <= high:

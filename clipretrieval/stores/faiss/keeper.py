@@ -87,6 +87,10 @@ class FolderKeeper:
             segments = segments.with_part(part)
         return HeldRecords(segments, RecordTable(), None, index)
 
+    def is_tidy(self, held: HeldRecords) -> bool:
+        """Tell whether nothing that is held, all of it in files, is due to be put into fewer, or indexed."""
+        return not self.is_due(held) and not _is_sparse(held.segments) and _joined_from(held) is None
+
     def tidied(self, held: HeldRecords, *, whole: bool = False) -> HeldRecords:
         """Return what is held in fewer files, and its index built, extended or measured, where that is due.
 
@@ -103,12 +107,11 @@ class FolderKeeper:
             `held` itself where nothing is due.
         """
         segments, due = held.segments, self.is_due(held)
-        covered = held.index.covered if held.index is not None else 0
-        if due or whole or 2 * len(segments) < segments.total:
+        if due or whole or _is_sparse(segments):
             # An index is over rows without holes; and small segments below it are not joined later.
             largest = LARGEST_COMPACTED if whole else LARGEST_JOINED if due else 0
             new = self._rewritten(held, to_rewrite(segments, largest), segments.removed)
-        elif (start := first_to_join(segments, covered)) is not None:
+        elif (start := _joined_from(held)) is not None:
             new = self._rewritten(held, [(start, len(segments.parts))], None)
         else:
             return held
@@ -185,3 +188,13 @@ class FolderKeeper:
     def _write(self, held: HeldRecords, numbers: IndexArray) -> list[Segment]:
         folder, dim = self._folder, held.view().shape[1] if len(held) else 1
         return write_rows(folder.path, folder.next_generation, held, numbers, dim, self._metric)
+
+
+def _is_sparse(segments: Segments) -> bool:
+    """Tell whether more was removed than is left."""
+    return 2 * len(segments) < segments.total
+
+
+def _joined_from(held: HeldRecords) -> int | None:
+    """Return the place of the first segment that is to be joined with all after it; see `first_to_join`."""
+    return first_to_join(held.segments, 0 if held.index is None else held.index.covered)

@@ -516,12 +516,13 @@ class FaissStore(LocalStore):
         Only who asked for it is told of errors; the others are warned: their records are safe.
         """
         held, self._untidied = self._held, None
+        if not whole and keeper.is_tidy(held):
+            keeper.past.complain()
+            return
         try:
             with folder.writing(self._names):
-                new = keeper.tidied(held, whole=whole)
-                if new is not held:
-                    self._held = new
-                    folder.put(self._named(new, folder.next_generation), new, self._blobs)
+                self._held = new = keeper.tidied(held, whole=whole)
+                folder.put(self._named(new, folder.next_generation), new, self._blobs)
         except (StoreError, RuntimeError, MemoryError) as error:
             if whole:
                 raise

@@ -35,23 +35,25 @@ INDENTED = 1 << 20
 ADVICE = ". Restore the folder"
 FORMAT = "clipretrieval-store"
 FORMAT_VERSION = 2
+GENERATION = "([0-9]{1,18})"
+# Compiled here: whoever opens a store waits for what is compiled when it is first matched.
 FILE_NAMES = {
     1: {
-        "vectors": r"(?:index-{0}\.faiss|vectors-{0}\.npy)",
-        "records": r"records-{0}\.sqlite",
-        "ann": r"ann-{0}\.faiss",
-        "ann_labels": r"ann-{0}\.npy",
+        "vectors": re.compile(rf"(?:index-{GENERATION}\.faiss|vectors-{GENERATION}\.npy)"),
+        "records": re.compile(rf"records-{GENERATION}\.sqlite"),
+        "ann": re.compile(rf"ann-{GENERATION}\.faiss"),
+        "ann_labels": re.compile(rf"ann-{GENERATION}\.npy"),
     },
     2: {
-        "ann": r"ann-([0-9]{{1,18}})-[0-9]{{1,9}}\.faiss",
-        "ann_labels": r"ann-([0-9]{{1,18}})-[0-9]{{1,9}}\.npy",
-        "removed": r"removed-([0-9]{{1,18}})-[0-9]{{1,9}}\.bin",
+        "ann": re.compile(rf"ann-{GENERATION}-[0-9]{{1,9}}\.faiss"),
+        "ann_labels": re.compile(rf"ann-{GENERATION}-[0-9]{{1,9}}\.npy"),
+        "removed": re.compile(rf"removed-{GENERATION}-[0-9]{{1,9}}\.bin"),
     },
 }
-"""What a file is called, by the version of the format and its role; {0} is the generation."""
-BLOB_FILE = r"blob-{0}-([0-9]{{1,18}})\.bin"
-"""What the file of the blob {0} is called; its number is the generation that wrote it."""
-SEGMENT_FILE = r"segment-([0-9]{1,18})-[0-9]{1,9}\.bin"
+"""What a file is called, by the version of the format and its role; in 1 all are of one generation."""
+BLOB_FILE = re.compile(rf"blob-({BLOB_NAME})-{GENERATION}\.bin")
+SEGMENT_FILE = re.compile(rf"segment-{GENERATION}-[0-9]{{1,9}}\.bin")
+SHA256 = re.compile("[0-9a-f]{64}")
 MOST_ROWS, MOST_ROWS_IN_ALL = 1 << 24, 1 << 31
 """The most rows of a segment, and of all."""
 LONGEST = 1.000001 * float(np.finfo(np.float32).max)
@@ -252,16 +254,17 @@ def fault_of(error: StoreError) -> str:
 
 
 def _entry(role: str, version: int, generation: int, entry: dict[str, Any]) -> FileEntry:
-    name, known = entry["name"], FILE_NAMES[version]
-    found = re.fullmatch(known[role].format(generation), name, re.ASCII) if role in known else None
-    if found is None or (found.groups() and int(found[1]) > generation):
-        raise InvalidInputError(f"{shown(name)} is no name of a file of generation {generation}")
+    known = FILE_NAMES[version].get(role)
+    found = None if known is None else known.fullmatch(entry["name"])
+    wrote = _generation_of(found)
+    if wrote is None or wrote > generation or (version == 1 and wrote < generation):
+        raise InvalidInputError(f"{shown(entry['name'])} is no name of a file of generation {generation}")
     return _checked_entry(entry)
 
 
 def _segment_entry(generation: int, entry: dict[str, Any]) -> SegmentEntry:
-    found = re.fullmatch(SEGMENT_FILE, entry["name"])
-    if found is None or int(found[1]) > generation:
+    wrote = _generation_of(SEGMENT_FILE.fullmatch(entry["name"]))
+    if wrote is None or wrote > generation:
         raise InvalidInputError(
             f"{shown(entry['name'])} is no name of a segment up to generation {generation}"
         )
@@ -279,13 +282,19 @@ def _segment_entry(generation: int, entry: dict[str, Any]) -> SegmentEntry:
 
 def _blob_entry(blob: str, generation: int, entry: dict[str, Any]) -> FileEntry:
     """Check that a file can only be that of this blob, in this folder."""
-    name = entry["name"]
-    found = re.fullmatch(BLOB_FILE.format(blob), name) if re.fullmatch(BLOB_NAME, blob) else None
-    if found is None or int(found[1]) > generation:
+    found = BLOB_FILE.fullmatch(entry["name"])
+    wrote = _generation_of(found)
+    if found is None or found[1] != blob or wrote is None or wrote > generation:
         raise InvalidInputError(
-            f"{shown(name)} is no name of a file of the blob {shown(blob)} up to generation {generation}"
+            f"{shown(entry['name'])} is no name of a file of the blob {shown(blob)} up to generation "
+            f"{generation}"
         )
     return _checked_entry(entry)
+
+
+def _generation_of(found: re.Match[str] | None) -> int | None:
+    """Return which generation wrote a file: the number that its name's pattern matched last."""
+    return None if found is None or found.lastindex is None else int(found[found.lastindex])
 
 
 def _checked_entry(entry: dict[str, Any]) -> FileEntry:
@@ -294,7 +303,7 @@ def _checked_entry(entry: dict[str, Any]) -> FileEntry:
 
 
 def _checked_sum(sha256: Any) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
+    if not SHA256.fullmatch(sha256):
         raise InvalidInputError(f"{shown(sha256)} is no SHA-256")
     return str(sha256)
 

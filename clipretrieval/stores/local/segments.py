@@ -153,17 +153,20 @@ class Segments:
         hashes = id_hashes(names)
         for search in (Segment.find_at_once, Segment.find):
             sought = np.flatnonzero(found < 0)
-            some = [names[at] for at in sought.tolist()]
-            for start, part in self._placed() if len(sought) else ():
+            sought = sought[np.argsort(hashes[sought])]  # neighbors lie in the same pages
+            for start, part in self._placed():
+                if not len(sought):
+                    return found
                 try:
-                    rows = search(part, some, hashes[sought])
+                    rows = search(part, [names[at] for at in sought.tolist()], hashes[sought])
                 except StoreCorruptedError:
                     if search is Segment.find:
                         raise
                     continue
-                here = np.flatnonzero(rows >= 0)
-                here = here[~self.removed[start + rows[here]]]
+                here = rows >= 0
+                here[here] = ~self.removed[start + rows[here]]
                 found[sought[here]] = start + rows[here]
+                sought = sought[~here]
         return found
 
     def vectors(self, rows: IndexArray) -> FloatArray:
