@@ -83,8 +83,13 @@ def open_file(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO
 def read_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     """Return the content of a regular file of at most `most` bytes; see `open_file`."""
     with open_file(path, most) as file:
-        content = file.read(-1 if most is None else most + 1)
-    if most is not None and len(content) > most:
+        if most is None:
+            return file.read()
+        # As long as it is now: to read `most` bytes would first take the memory for so many.
+        content = file.read(os.fstat(file.fileno()).st_size + 1)
+        while len(content) <= most and (more := file.read(1 << 16)):  # it grows
+            content += more
+    if len(content) > most:
         raise IrregularFileError(f"it has more than {most} bytes")
     return content
 

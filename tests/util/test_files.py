@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,27 @@ def test_a_file_is_no_larger_than_it_can_be(tmp_path: Path) -> None:
     os.truncate(tmp_path / "file", 3 << 30)
     with pytest.raises(IrregularFileError, match=r"has 3221225472 bytes, where 100 are the most"):
         read_file(tmp_path / "file", 100)
+
+
+def test_reading_takes_the_memory_of_the_content(tmp_path: Path) -> None:
+    """That a file may have 64 MiB costs nothing where it has a few bytes."""
+    (tmp_path / "file").write_bytes(b"content")
+    tracemalloc.start()
+    try:
+        assert read_file(tmp_path / "file", 1 << 26) == b"content"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="only Linux tells of its version there")
+def test_a_file_that_has_more_than_it_says_is_read_up_to_the_most() -> None:
+    """A file whose size the system gives as 0, as that of one that was empty until now, is read whole."""
+    content = Path("/proc/version").read_bytes()
+    assert content
+    assert read_file("/proc/version", len(content)) == content
+    with pytest.raises(IrregularFileError, match="it has more than"):
+        read_file("/proc/version", len(content) - 1)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has neither")
