@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import chromadb
-from _stores import Array, clustered, fill
+from _clusters import Array, clustered
+from _stores import fill
 from chromadb.config import Settings
 
 from clipretrieval.stores import ChromaStore

@@ -24,8 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _clusters import clustered
 from _findings import Findings, markdown_table
-from _stores import clustered
 
 from clipretrieval import RetrievalClassifier
 

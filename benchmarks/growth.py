@@ -39,7 +39,7 @@ import faiss as _faiss
 import numpy as np
 from _findings import Findings, markdown_table
 
-from clipretrieval.stores import FaissStore, LanceStore, PgVectorStore
+from clipretrieval.stores import FaissStore
 from clipretrieval.stores.faiss.factory import auto_factory, sizes
 
 faiss: Any = _faiss
@@ -119,6 +119,8 @@ class Lance(Own):
     """A LanceStore."""
 
     def made(self) -> Any:
+        from clipretrieval.stores import LanceStore
+
         return LanceStore(self.folder)
 
 
@@ -126,6 +128,8 @@ class Postgres(Own):
     """A PgVectorStore; its table is left to whoever gave the database."""
 
     def made(self) -> Any:
+        from clipretrieval.stores import PgVectorStore
+
         return PgVectorStore(table=f"growth-{self.folder.parent.name}")
 
 

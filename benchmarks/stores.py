@@ -21,18 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from _stores import (
-    Array,
-    Search,
-    Side,
-    all_sides,
-    bare_faiss,
-    bytes_in,
-    clustered,
-    fill,
-    searcher,
-    sklearn_brute,
-)
+from _clusters import Array, clustered
+from _stores import Search, Side, all_sides, bare_faiss, bytes_in, fill, searcher, sklearn_brute
 
 from clipretrieval import ClipRetrievalWarning
 from clipretrieval.stores import VectorStore

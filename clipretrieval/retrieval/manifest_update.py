@@ -7,7 +7,7 @@ from typing import Any
 
 from clipretrieval.retrieval.changes import STATISTICS, STATISTICS_BLOBS
 from clipretrieval.retrieval.classes import Classes
-from clipretrieval.retrieval.manifest import check_owner, manifest_classes
+from clipretrieval.retrieval.manifest import check_owner
 from clipretrieval.stores.base import VectorStore, view_manifest
 from clipretrieval.types import Label
 
@@ -64,7 +64,7 @@ def update_manifest(
     if known is None or known.kind != own["label_kind"]:
         known = Classes((), own["label_kind"])
     add, remove, before = set(add), set(remove), known.listed_by(kept)
-    after, names = before.changed(add, remove), manifest_classes(kept)
+    after, names = before.changed(add, remove), kept.get("classes", [])  # a list that `listed_by` has checked
     if after is not before or len(names) > len(after):
         coming = list(add - remove)
         new = [label for label, place in zip(coming, before.places(coming), strict=True) if place < 0]

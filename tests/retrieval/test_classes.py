@@ -19,7 +19,7 @@ from clipretrieval.retrieval.classes import Classes
 from clipretrieval.stores import FaissStore, MemoryStore
 from clipretrieval.stores.base import view_manifest
 from clipretrieval.stores.checks import json_text
-from clipretrieval.stores.local.manifest_view import ManifestView
+from clipretrieval.stores.local.manifest_view import LONG, ManifestView
 
 TEXTS = st.text("aé猫 ", max_size=4) | st.sampled_from(["", "b" * 256, "b" * 257, "0", "1"])
 LABELS = {
@@ -103,20 +103,26 @@ VALUES = st.recursive(
 
 @given(st.data())
 def test_a_manifest_is_written_as_if_it_were_encoded_anew(data: st.DataObject) -> None:
-    """Text and content are those of `json_text`; a long list that was taken over stays the same object."""
+    """Text and parts are together what was given; a long value that was taken over stays the same object."""
     drawn = st.dictionaries(st.text('a"é:', max_size=2), VALUES, max_size=4)
-    manifest = {**data.draw(drawn), "long": [f"{place}é" for place in range(100)], "short": [1]}
-    view = ManifestView.of(json_text(manifest, "it"))
+    long = [f"{place}é" for place in range(2000)]
+    manifest: Any = {**data.draw(drawn), "long": long, "short": [1]}
+    view = ManifestView.written(manifest, ManifestView())
     for _ in range(3):
         manifest = {**view.content, **data.draw(drawn)}
         if data.draw(st.booleans()):
-            manifest["more"] = list(range(data.draw(st.integers(0, 80))))
+            manifest["é:"] = list(range(data.draw(st.integers(0, 5000))))
         after = ManifestView.written(manifest, view)
-        assert after.text == json_text(manifest, "it")
-        assert after.content == json.loads(after.text) == manifest
-        for key, value in view.content.items():
-            if manifest[key] is value and isinstance(value, list) and len(value) >= 64:
-                assert after.content[key] is value
+        assert list(after.copy().items()) == list(after.content.items()) == list(manifest.items())
+        assert after.size == len(json_text(manifest, "it"))
+        assert all(len(json_text({key: manifest[key]}, "it")) > LONG for key in after.parts)
+        assert len(after.text) < LONG
+        assert after.says_what(ManifestView.written(json.loads(json.dumps(manifest)), ManifestView()))
+        assert after.says_what(view) == (list(manifest.items()) == list(view.content.items()))
+        for key, part in view.parts.items():
+            if manifest[key] is view.content[key]:
+                assert after.content[key] is manifest[key]
+                assert after.parts[key] is part
         view = after
 
 
@@ -133,9 +139,10 @@ def test_a_manifest_of_other_values_is_refused(wrong: Any) -> None:
 
 @pytest.mark.parametrize("make", [MemoryStore, FaissStore])
 def test_a_change_leaves_the_classes_that_it_does_not_name(make: Any) -> None:
-    """Of 300 classes, a change of a few leaves the list of the manifest and the classes as they were."""
+    """Of 300 long classes, a change of a few leaves the manifest's list and the classes as they were."""
     rows = np.arange(600, dtype=np.float32)[:, None]
-    labels = [f"class {place // 2:03}" for place in range(600)]
+    labels = [f"class {place // 2:03}".ljust(60, ".") for place in range(600)]
+    longest = "class 1000".ljust(61, ".")
     classifier = RetrievalClassifier(store=make()).fit(rows, labels)
     classifier.predict(rows[:1])
     listed, classes = view_manifest(classifier.store_)["classes"], classifier.retriever_.index.classes
@@ -146,8 +153,8 @@ def test_a_change_leaves_the_classes_that_it_does_not_name(make: Any) -> None:
     assert view_manifest(classifier.store_)["classes"] is listed
     assert classifier.retriever_.index.classes is classes
     classifier.forget(label=labels[-1])
-    classifier.partial_fit([[9999.0]], ["class 1000"])
-    assert classifier.classes_.tolist() == sorted({*labels[:-2], "class 1000"})
-    assert classifier.classes_.dtype == np.dtype("<U10")
+    classifier.partial_fit([[9999.0]], [longest])
+    assert classifier.classes_.tolist() == sorted({*labels[:-2], longest})
+    assert classifier.classes_.dtype == np.dtype("<U61")
     assert view_manifest(classifier.store_)["classes"] == classifier.classes_.tolist()
-    assert classifier.predict([[9999.0]]).tolist() == ["class 1000"]
+    assert classifier.predict([[9999.0]]).tolist() == [longest]

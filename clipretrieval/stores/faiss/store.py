@@ -296,7 +296,7 @@ class FaissStore(LocalStore):
             self._require_open()
             held, folder = self._held, self._folder
             if folder is not None:
-                folder.verify(self._blobs)
+                folder.verify(self._blobs, self._manifest.parts)
             held.segments.verify()
             if held.index is not None:
                 held.index.verify()
@@ -505,7 +505,8 @@ class FaissStore(LocalStore):
         with folder.writing(self._names):
             # Held before it is in force: whatever interrupts this, no file goes that it lies in.
             self._held = held = keeper.filed(self._held)
-            folder.put(self._named(held, folder.next_generation), held, self._blobs)
+            named = self._named(held, folder.next_generation)
+            folder.put(named, held, self._blobs, self._manifest.parts)
             self._changed = False
         if whole or not self._is_near(self._untidied):
             self._tidy(folder, keeper, whole)
@@ -522,7 +523,8 @@ class FaissStore(LocalStore):
         try:
             with folder.writing(self._names):
                 self._held = new = keeper.tidied(held, whole=whole)
-                folder.put(self._named(new, folder.next_generation), new, self._blobs)
+                named = self._named(new, folder.next_generation)
+                folder.put(named, new, self._blobs, self._manifest.parts)
         except (StoreError, RuntimeError, MemoryError) as error:
             if whole:
                 raise

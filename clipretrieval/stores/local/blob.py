@@ -69,8 +69,15 @@ class Blob:
         return FileEntry(path.name, self.size, self.sha256)
 
 
-def read_blob_file(folder: Path, name: str, entry: FileEntry) -> Blob:
+def read_blob_file(folder: Path, what: str, entry: FileEntry) -> Blob:
     """Read a blob from its file; one that is missing, or not as it was written, is marked as damaged.
+
+    Parameters
+    ----------
+    folder : Path
+    what : str
+        What has to be written again if it is damaged, and cannot be restored.
+    entry : FileEntry
 
     Raises
     ------
@@ -92,7 +99,5 @@ def read_blob_file(folder: Path, name: str, entry: FileEntry) -> Blob:
             why = "its content does not match its checksum"
         else:
             return blob
-    damage = (
-        f"{path} is damaged: {why}. Restore the folder {folder} from a copy, or write the blob {name!r} again"
-    )
+    damage = f"{path} is damaged: {why}. Restore the folder {folder} from a copy, or write {what} again"
     return Blob(content, damage, entry)

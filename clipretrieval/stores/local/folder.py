@@ -8,6 +8,7 @@
     removed-6-0.bin            a bit for each row up to some, set where it was removed
     ann-6-0.faiss, .npy        an approximate index over the first rows, and which of its vectors is which row
     blob-NAME-5.bin            a blob, which has not changed since generation 5
+    part-5-0.json              a long value of the user's manifest, likewise
     LOCK                       held by the writer
 
 Files of generation 8 are written beside those of generation 7, then the manifest is replaced, then files that
@@ -42,11 +43,12 @@ from clipretrieval.types import FloatArray
 
 __all__ = [
     *("STORE_FILE", "TEMPORARY_FILE", "Kind", "Snapshot"),
-    *("find_manifest", "names_in", "read_store"),
+    *("find_manifest", "names_in", "read_blobs", "read_store"),
 ]
 
 STORE_FILE = re.compile(
-    rf"(?:(?:ann|removed|segment)-\d+|index|vectors|records|ann|blob-{BLOB_NAME})-\d+\.(?:faiss|npy|sqlite|bin)"
+    rf"(?:(?:ann|part|removed|segment)-\d+|index|vectors|records|ann|blob-{BLOB_NAME})-\d+"
+    r"\.(?:faiss|npy|sqlite|bin|json)"
 )
 TEMPORARY_FILE = re.compile(
     rf"\.(?:{re.escape(MANIFEST_NAME)}|{STORE_FILE.pattern})\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
@@ -85,6 +87,8 @@ class Snapshot:
         Those of the index, by their roles.
     blobs : mapping of str to Blob
         By their names.
+    parts : mapping of str to Blob
+        Long values of the user's manifest, by their keys.
     """
 
     manifest: FolderManifest
@@ -93,12 +97,14 @@ class Snapshot:
     vectors: FloatArray | None
     files: Mapping[str, MappedFile] = field(default_factory=dict)
     blobs: Mapping[str, Blob] = field(default_factory=dict)
+    parts: Mapping[str, Blob] = field(default_factory=dict)
 
     @property
     def is_damaged(self) -> bool:
         """Whether a file is missing, or no such file as it should be."""
         files: list[Segment | MappedFile | Blob] = [*self.segments.parts, *self.files.values()]
-        return any(each.damage is not None for each in [*files, *self.blobs.values()])
+        blobs = (*self.blobs.values(), *self.parts.values())
+        return any(each.damage is not None for each in [*files, *blobs])
 
 
 def find_manifest(folder: Path) -> FolderManifest | None:
@@ -184,7 +190,7 @@ def _read_files(folder: Path, manifest: FolderManifest, kind: Kind) -> Snapshot:
     if kind.check is not None:
         kind.check(folder, manifest)
     try:
-        blobs = {name: read_blob_file(folder, name, entry) for name, entry in manifest.blobs.items()}
+        blobs, long = read_blobs(folder, manifest)
         files = {role: MappedFile(folder / entry.name, entry.size) for role, entry in manifest.files.items()}
         if manifest.version == 1 and manifest.count:
             table, vectors = format1.read_generation(folder, manifest, files)
@@ -197,7 +203,15 @@ def _read_files(folder: Path, manifest: FolderManifest, kind: Kind) -> Snapshot:
     except OSError as error:
         raise StoreUnavailableError(f"the store in {folder} cannot be read: {reason(error)}") from error
     segments = Segments(parts, removed, manifest.files.get("removed"))
-    return Snapshot(manifest, segments, RecordTable(), None, files, blobs)
+    return Snapshot(manifest, segments, RecordTable(), None, files, blobs, long)
+
+
+def read_blobs(folder: Path, manifest: FolderManifest) -> tuple[dict[str, Blob], dict[str, Blob]]:
+    """Read the blobs that a manifest names, and the parts of the user's manifest; see `read_blob_file`."""
+    return (
+        {name: read_blob_file(folder, f"the blob {name!r}", each) for name, each in manifest.blobs.items()},
+        {key: read_blob_file(folder, "the manifest", each) for key, each in manifest.parts.items()},
+    )
 
 
 def _read_removed(manifest: FolderManifest, file: MappedFile | None) -> BitArray | None:

@@ -34,7 +34,8 @@ INDENTED = 1 << 20
 """A user's manifest of more characters is written without indentation."""
 ADVICE = ". Restore the folder"
 FORMAT = "clipretrieval-store"
-FORMAT_VERSION = 2
+FORMAT_VERSION, PARTED_VERSION = 2, 3
+"""Of manifests; the second of those with parts, of which versions before it know nothing."""
 GENERATION = "([0-9]{1,18})"
 # Compiled here: whoever opens a store waits for what is compiled when it is first matched.
 FILE_NAMES = {
@@ -50,7 +51,9 @@ FILE_NAMES = {
         "removed": re.compile(rf"removed-{GENERATION}-[0-9]{{1,9}}\.bin"),
     },
 }
+FILE_NAMES[PARTED_VERSION] = FILE_NAMES[FORMAT_VERSION]
 """What a file is called, by the version of the format and its role; in 1 all are of one generation."""
+PART_FILE = re.compile(rf"part-{GENERATION}-[0-9]{{1,9}}\.json")
 BLOB_FILE = re.compile(rf"blob-({BLOB_NAME})-{GENERATION}\.bin")
 SEGMENT_FILE = re.compile(rf"segment-{GENERATION}-[0-9]{{1,9}}\.bin")
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -116,7 +119,7 @@ class FolderManifest:
         By their roles: the index's, and the bits of rows that were removed. In version 1 the vectors' and
         the records' as well.
     user : str
-        The user's manifest as JSON text.
+        The user's manifest as JSON text, with null in the place of what lies in `parts`.
     state : dict, optional
         What is known of the index; JSON values.
     blobs : dict of str to FileEntry
@@ -125,6 +128,9 @@ class FolderManifest:
         In the order of their rows, which are numbered through.
     covered : int
         So many rows, from the first on, were there when the index was written.
+    parts : dict of str to FileEntry
+        Long values of the user's manifest, by their keys; each lies in a file of this generation or of an
+        earlier one.
     version : int
         Of the format: 1 was written by versions that put a whole new generation in the place of the last.
     """
@@ -141,13 +147,14 @@ class FolderManifest:
     blobs: dict[str, FileEntry] = field(default_factory=dict)
     segments: tuple[SegmentEntry, ...] = ()
     covered: int = 0
+    parts: dict[str, FileEntry] = field(default_factory=dict)
     version: int = FORMAT_VERSION
 
     @property
     def names(self) -> set[str]:
         """The names of all files that are in force beside the manifest."""
-        files = {entry.name for entry in (*self.files.values(), *self.blobs.values())}
-        return files | {entry.name for entry in self.segments}
+        files = (*self.files.values(), *self.blobs.values(), *self.parts.values())
+        return {entry.name for entry in files} | {entry.name for entry in self.segments}
 
     @property
     def rows(self) -> int:
@@ -158,7 +165,7 @@ class FolderManifest:
         """Return the file's content."""
         content: dict[str, Any] = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": PARTED_VERSION if self.parts else FORMAT_VERSION,
             "kind": self.kind,
             "generation": self.generation,
             "metric": str(self.metric),
@@ -174,6 +181,8 @@ class FolderManifest:
             content["index_state"] = self.state
         if self.blobs:
             content["blobs"] = {name: asdict(entry) for name, entry in self.blobs.items()}
+        if self.parts:
+            content["parts"] = {key: asdict(entry) for key, entry in self.parts.items()}
         indent = 2 if len(self.user) <= INDENTED else None
         return json.dumps({**content, "sha256": _checksum(content)}, indent=indent) + "\n"
 
@@ -197,7 +206,7 @@ class FolderManifest:
         if type(version) is not int or version not in FILE_NAMES:
             raise StoreCorruptedError(
                 f"{path} is of format version {shown(version)}; this version of clipretrieval reads versions "
-                f"up to {FORMAT_VERSION}. Install a version of clipretrieval that reads format version "
+                f"up to {PARTED_VERSION}. Install a version of clipretrieval that reads format version "
                 f"{shown(version)}"
             )
         try:
@@ -234,11 +243,16 @@ class FolderManifest:
         covered = check_int(found["covered"], "covered", least=0, most=rows)
         if len({entry.name for entry in segments}) < len(segments):
             raise InvalidInputError("it names a segment more than once")
+        parts = {
+            key: _part_entry(key, generation, each, user) for key, each in found.get("parts", {}).items()
+        }
+        if bool(parts) != (version == PARTED_VERSION):
+            raise InvalidInputError(f"parts of the manifest do not go with format version {version}")
         if count > rows or ("removed" not in files and count < rows):
             raise InvalidInputError(f"{count} records do not go with {rows} rows")
         if segments and not all(entry.longest <= LONGEST * math.sqrt(dim or 0) for entry in segments):
             raise InvalidInputError("a vector is longer than any of float32")
-        return replace(manifest, segments=segments, covered=covered)
+        return replace(manifest, segments=segments, covered=covered, parts=parts)
 
 
 def damaged(path: Path, why: str) -> StoreCorruptedError:
@@ -290,6 +304,19 @@ def _blob_entry(blob: str, generation: int, entry: dict[str, Any]) -> FileEntry:
             f"{generation}"
         )
     return _checked_entry(entry)
+
+
+def _part_entry(key: str, generation: int, entry: dict[str, Any], user: dict[str, Any]) -> FileEntry:
+    wrote = _generation_of(PART_FILE.fullmatch(entry["name"]))
+    if wrote is None or wrote > generation:
+        raise InvalidInputError(
+            f"{shown(entry['name'])} is no name of a part of the manifest up to generation {generation}"
+        )
+    if key not in user or user[key] is not None:
+        raise InvalidInputError(f"the manifest has no place for its part {shown(key)}")
+    checked = _checked_entry(entry)
+    check_int(checked.size, "a part's size", most=LARGEST_MANIFEST)
+    return checked
 
 
 def _generation_of(found: re.Match[str] | None) -> int | None:

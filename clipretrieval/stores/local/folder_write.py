@@ -88,23 +88,24 @@ def write_generation(
     new: FolderManifest,
     held: HeldRecords,
     blobs: Mapping[str, Blob],
+    parts: Mapping[str, Blob],
     previous: FolderManifest | None,
     spoiled: Collection[str] = (),
 ) -> FolderManifest:
-    """Write what is new of blobs, and put a generation in force; the caller holds the writer's lock.
+    """Write what is new of blobs and parts, and put a generation in force; the caller holds the lock.
 
     Parameters
     ----------
     folder : Path
     new : FolderManifest
-        Without blobs.
+        Without blobs and parts.
     held : HeldRecords
         What `new` names, all of it in files of the folder; see `HeldRecords.filed`.
-    blobs : mapping of str to Blob
+    blobs, parts : mapping of str to Blob
     previous : FolderManifest or None
-        The generation in force. Blobs that are the same in it stay where they are.
+        The generation in force. Blobs and parts that are the same in it stay where they are.
     spoiled : collection of str
-        Its files of blobs that are not as they were written: those do not stay.
+        Its files of these that are not as they were written: those do not stay.
 
     Raises
     ------
@@ -113,17 +114,21 @@ def write_generation(
     OSError
         If it cannot be written.
     """
-    kept = {} if previous is None else previous.blobs
+    generation, kept = new.generation, ({}, {}) if previous is None else (previous.blobs, previous.parts)
     with not_yet_in_force():
-        entries = {
-            name: _write_blob(folder, name, new.generation, blob, kept.get(name), spoiled)
+        written = {
+            name: _written(blob, folder / f"blob-{name}-{generation}.bin", kept[0].get(name), spoiled)
             for name, blob in blobs.items()
+        }
+        long = {
+            key: _written(part, folder / f"part-{generation}-{place}.json", kept[1].get(key), spoiled)
+            for place, (key, part) in enumerate(parts.items())
         }
     named = [(part.entry.name, part.size) for part in held.segments.parts]
     for name, size in [*named, *((entry.name, entry.size) for entry in new.files.values())]:
         if not lies_in(folder, name, size):
             raise damaged(folder / name, "it is missing, or was cut off")
-    manifest = replace(new, blobs=entries)
+    manifest = replace(new, blobs=written, parts=long)
     write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
     return manifest
 
@@ -193,8 +198,8 @@ def save_copy(folder: Path, fill: Callable[[Path, FolderManifest | None], object
     try:
         held = find_manifest(folder)
         with telling_of_disks(folder), clearing(folder):
-            # Nobody has verified the blobs that lie there, so none is taken over.
-            fill(folder, None if held is None else replace(held, blobs={}))
+            # Nobody has verified the blobs and parts that lie there, so none is taken over.
+            fill(folder, None if held is None else replace(held, blobs={}, parts={}))
     finally:
         lock.release()
 
@@ -269,15 +274,9 @@ def _remove_abandoned(folder: Path) -> None:
         lock.release()
 
 
-def _write_blob(
-    folder: Path,
-    name: str,
-    generation: int,
-    blob: Blob,
-    held: FileEntry | None,
-    spoiled: Collection[str],
-) -> FileEntry:
-    """Write a blob, unless the generation in force holds it already."""
-    if held is not None and blob.lies_in(folder, held) and (blob.damage or held.name not in spoiled):
+def _written(blob: Blob, path: Path, held: FileEntry | None, spoiled: Collection[str]) -> FileEntry:
+    """Write a blob, unless a file of the generation in force holds it already."""
+    there = held is not None and blob.lies_in(path.parent, held)
+    if held is not None and there and (blob.damage or held.name not in spoiled):
         return held
-    return blob.write_file(folder / f"blob-{name}-{generation}.bin")
+    return blob.write_file(path)

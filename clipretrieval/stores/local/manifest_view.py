@@ -1,53 +1,46 @@
-"""A store's manifest as text and as what it says, of which a new one takes over what has not changed."""
+"""A store's manifest, as it is kept and as what it says; a new one takes over what has not changed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from clipretrieval.errors import InvalidInputError
-from clipretrieval.stores.checks import json_copy, json_text
+from clipretrieval._util.text import parse_json
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError
+from clipretrieval.stores.checks import NO_METADATA, json_copy, json_text
+from clipretrieval.stores.local.blob import Blob
 
 __all__ = ["ManifestView"]
 
-LONG = 64
-"""Entries of a list from which on its text is kept, to be taken over."""
+LONG = 1 << 14
+"""Characters of JSON from which on a value is a part of its own."""
 
 
 @dataclass(frozen=True, eq=False)
 class ManifestView:
-    """What a manifest says, parsed once for all readers, who must not change it.
+    """A manifest, parsed once for all readers, who must not change it.
 
     A classifier of many classes lists them in a manifest that it writes twice a change. Whoever takes a long
-    list from `content` and writes it again does not have it encoded, compared and parsed again.
+    value from `content` and writes it again does not have it encoded, compared, parsed and put into a file
+    again.
 
     Attributes
     ----------
     text : str
-        JSON.
-    content : mapping of JSON values
+        JSON, with null in the place of long values.
+    parts : mapping of str to Blob
+        These, as JSON, by their keys.
     """
 
-    text: str
-    content: Mapping[str, Any]
-    _pairs: dict[str, str] = field(default_factory=dict, repr=False)
+    text: str = NO_METADATA
+    parts: Mapping[str, Blob] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, text: str) -> ManifestView:
-        """Parse a manifest."""
-        return cls(text, json.loads(text))
-
-    @classmethod
-    def written(cls, manifest: Mapping[str, Any], before: ManifestView | None) -> ManifestView:
-        """Return the view of a manifest that is to be written.
-
-        Parameters
-        ----------
-        manifest : mapping of JSON values
-        before : ManifestView, optional
-            Of the manifest whose place it takes.
+    def written(cls, manifest: Mapping[str, Any], before: ManifestView) -> ManifestView:
+        """Return the view of a manifest that is to be written in the place of another.
 
         Raises
         ------
@@ -56,28 +49,64 @@ class ManifestView:
         """
         if not isinstance(manifest, Mapping):
             raise InvalidInputError(f"the manifest must be a mapping; found {type(manifest).__name__}")
-        pairs, content, kept = list[str](), dict[str, Any](), dict[str, str]()
+        pairs, content, parts = list[str](), dict[str, Any](), dict[str, Blob]()
+        read = vars(before).get("content", {})
         for key, value in manifest.items():
-            pair = before._pair(key, value) if before is not None else None
-            if pair is None:
-                text, read = json_copy({key: value}, "the manifest")
-                pair = text[1:-1]
-                content.update(read)
+            if key in before.parts and key in read and read[key] is value:
+                content[key], parts[key] = value, before.parts[key]
+                pairs.append(_pair(key, None))
+                continue
+            text, copied = json_copy({key: value}, "the manifest")
+            content.update(copied)
+            if len(text) > LONG:
+                start = len(_pair(key, None)) - len("null") + 1
+                parts[key] = Blob(text[start:-1].encode("ascii"))
+                pairs.append(_pair(key, None))
             else:
-                content[key] = value
-            if _is_long(content[key]):
-                kept[key] = pair
-            pairs.append(pair)
-        return cls(f"{{{','.join(pairs)}}}", content, kept)
+                pairs.append(text[1:-1])
+        new = cls(f"{{{','.join(pairs)}}}", parts)
+        vars(new)["content"] = content
+        return new
 
-    def _pair(self, key: str, value: Any) -> str | None:
-        """Return the text of a key with its value, if that is a long list that was taken from `content`."""
-        if not _is_long(value) or self.content.get(key) is not value:
-            return None
-        if key not in self._pairs:
-            self._pairs[key] = json_text({key: value}, "the manifest")[1:-1]
-        return self._pairs[key]
+    @cached_property
+    def content(self) -> Mapping[str, Any]:
+        """What it says.
+
+        Raises
+        ------
+        StoreCorruptedError
+            If a part is not as it was written.
+        """
+        return self.copy()
+
+    def copy(self) -> dict[str, Any]:
+        """Return what it says, to be changed by whoever asks; errors are those of `content`."""
+        found: dict[str, Any] = json.loads(self.text)
+        for key, part in self.parts.items():
+            try:
+                found[key] = parse_json(part.read())
+            except ValueError as error:
+                raise StoreCorruptedError(
+                    f"what the manifest says of {key!r} is not JSON ({error}); write the manifest again"
+                ) from error
+        return found
+
+    @property
+    def size(self) -> int:
+        """How many characters it has as JSON."""
+        return len(self.text) + sum(part.size - len("null") for part in self.parts.values())
+
+    def says_what(self, other: ManifestView) -> bool:
+        """Tell whether it says, in the same order, what another does, and neither is damaged."""
+        return (
+            self.text == other.text
+            and self.parts.keys() == other.parts.keys()
+            and all(
+                part.damage is None and (part is other.parts[key] or part.content == other.parts[key].content)
+                for key, part in self.parts.items()
+            )
+        )
 
 
-def _is_long(value: Any) -> bool:
-    return type(value) is list and len(value) >= LONG
+def _pair(key: str, value: Any) -> str:
+    return json_text({key: value}, "the manifest")[1:-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -53,7 +52,6 @@ class LocalStore:
 
     _kind: ClassVar[Kind]
     """Whose folders are read and written; also those of a subclass."""
-    _viewed: ManifestView | None = None
 
     def __init__(self, metric: Metric | str) -> None:
         self._guard = Guard(self._computing)
@@ -65,7 +63,7 @@ class LocalStore:
         self._dim: int | None = None
         # Replaced as a whole: whoever has taken it goes on with what was held then.
         self._held = HeldRecords(Segments(), RecordTable(), None)
-        self._manifest, self._viewed = "{}", None
+        self._manifest = ManifestView()
         self._blobs: Mapping[str, Blob] = {}
         self._changed = False
 
@@ -80,7 +78,7 @@ class LocalStore:
     def __getstate__(self) -> dict[str, Any]:
         # Copied while it is held: what pickle does with it later, writers cannot disturb.
         with self._guard.hold():
-            state = {name: value for name, value in vars(self).items() if name not in ("_guard", "_viewed")}
+            state = {name: value for name, value in vars(self).items() if name != "_guard"}
             return copy.deepcopy(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -218,30 +216,25 @@ class LocalStore:
     def read_manifest(self) -> dict[str, Any]:
         """Return a copy of what `write_manifest` last kept; an empty dict if nothing was."""
         self._require_open()
-        found: dict[str, Any] = json.loads(self._manifest)
-        return found
+        return self._manifest.copy()
 
     def _view_manifest(self) -> Mapping[str, Any]:
         """Return what `read_manifest` does, parsed once for all readers, who must not change it."""
         self._require_open()
-        text, viewed = self._manifest, self._viewed
-        if viewed is None or viewed.text is not text:
-            self._viewed = viewed = ManifestView.of(text)
-        return viewed.content
+        return self._manifest.content
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep a JSON object of at most 32 MiB beside the vectors, replacing the one before."""
-        viewed = ManifestView.written(manifest, self._viewed)
-        text = viewed.text
-        if len(text) > LARGEST_MANIFEST:
+        view = ManifestView.written(manifest, self._manifest)
+        if view.size > LARGEST_MANIFEST:
             raise InvalidInputError(
-                f"the manifest takes {len(text)} characters as JSON; {LARGEST_MANIFEST} is the most. Keep "
+                f"the manifest takes {view.size} characters as JSON; {LARGEST_MANIFEST} is the most. Keep "
                 "what is large beside the store"
             )
         with self._guard.write():
             self._begin_write()
-            if text != self._manifest:
-                self._changed, self._manifest, self._viewed = True, text, viewed
+            if not view.says_what(self._manifest):
+                self._changed, self._manifest = True, view
 
     def read_blob(self, name: str) -> bytes | None:
         """Return the blob that `write_blob` last kept under this name; None if there is none."""
@@ -333,7 +326,8 @@ class LocalStore:
     def _adopt(self, snapshot: Snapshot) -> None:
         """Take over what a folder holds."""
         manifest = snapshot.manifest
-        self._metric, self._dim, self._manifest = manifest.metric, manifest.dim, manifest.user
+        self._metric, self._dim = manifest.metric, manifest.dim
+        self._manifest = ManifestView(manifest.user, snapshot.parts)
         self._changed, self._blobs = False, snapshot.blobs
         rows = None if snapshot.vectors is None else self._new_rows(snapshot.vectors.shape[1])
         if rows is not None and snapshot.vectors is not None:
@@ -355,7 +349,7 @@ class LocalStore:
         self._held = HeldRecords(Segments(), table, rows)
 
     def _named(self, held: HeldRecords, generation: int) -> FolderManifest:
-        """Return the manifest, but for blobs, of a folder in whose files all that is held lies."""
+        """Return the manifest, but for blobs and parts, of a folder in whose files all that is held lies."""
         listed = held.segments.listed
         return FolderManifest(
             kind=self._kind.name,
@@ -365,7 +359,7 @@ class LocalStore:
             index="Flat",
             count=len(held),
             files={} if listed is None else {"removed": listed},
-            user=self._manifest,
+            user=self._manifest.text,
             segments=tuple(part.entry for part in held.segments.parts),
         )
 
@@ -375,7 +369,7 @@ class LocalStore:
         numbers = held.number(np.arange(len(held)))
         parts = write_rows(folder, number, held, numbers, self._dim or 1, self._metric)
         new = HeldRecords(Segments(parts), RecordTable(), None, self._kept_index()).filed(folder, number)
-        write_generation(folder, self._named(new, number), new, self._blobs, previous)
+        write_generation(folder, self._named(new, number), new, self._blobs, self._manifest.parts, previous)
 
     def _kept_index(self) -> Any:
         """Return the index over what is held, as it is numbered without removed records."""

@@ -14,8 +14,8 @@ from clipretrieval.errors import (
     StoreLockedError,
     StoreUnavailableError,
 )
-from clipretrieval.stores.local.blob import Blob, read_blob_file
-from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest, read_store
+from clipretrieval.stores.local.blob import Blob
+from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest, read_blobs, read_store
 from clipretrieval.stores.local.folder_manifest import FolderManifest
 from clipretrieval.stores.local.folder_write import (
     clearing,
@@ -52,7 +52,7 @@ class StoreFolder:
     loaded : FolderManifest or None
         That of the generation which the store holds, but for its own changes.
     spoiled : frozenset of str
-        The files of its blobs that are not as they were written.
+        The files of its blobs, and of parts of its manifest, that are not as they were written.
     writer : WriterLock or None
         Held from the store's first write until it is closed.
     flushing : threading.Lock
@@ -96,7 +96,7 @@ class StoreFolder:
         try:
             if find_manifest(self.path) is None:
                 with telling_of_disks(self.path):
-                    self.loaded = write_generation(self.path, empty, held, {}, None)
+                    self.loaded = write_generation(self.path, empty, held, {}, {}, None)
             else:  # another writer made it in between
                 self._read(adopt)
         except BaseException:
@@ -117,8 +117,7 @@ class StoreFolder:
             snapshot.segments.require_whole()
         adopt(snapshot)
         self.loaded = manifest
-        spoiled = (name for name, blob in snapshot.blobs.items() if blob.damage)
-        self.spoiled = frozenset(manifest.blobs[name].name for name in spoiled)
+        self.spoiled = _spoiled(manifest, snapshot.blobs, snapshot.parts)
 
     def hold(self, adopt: Callable[[Snapshot], None]) -> None:
         """Keep other writers out until `release`, and take up what they have flushed before."""
@@ -175,15 +174,16 @@ class StoreFolder:
         with telling_of_disks(self.path), clearing(self.path, kept):
             yield
 
-    def put(self, new: FolderManifest, held: HeldRecords, blobs: Mapping[str, Blob]) -> None:
+    def put(
+        self, new: FolderManifest, held: HeldRecords, blobs: Mapping[str, Blob], parts: Mapping[str, Blob]
+    ) -> None:
         """Put the next generation in force, within `writing`; see `write_generation`."""
         self._in_doubt = True
-        loaded = write_generation(self.path, new, held, blobs, self.loaded, self.spoiled)
-        damaged = (name for name, blob in blobs.items() if blob.damage)
-        self.spoiled = frozenset(loaded.blobs[name].name for name in damaged)
+        loaded = write_generation(self.path, new, held, blobs, parts, self.loaded, self.spoiled)
+        self.spoiled = _spoiled(loaded, blobs, parts)
         self.loaded, self._in_doubt = loaded, False
 
-    def verify(self, blobs: Mapping[str, Blob]) -> None:
+    def verify(self, blobs: Mapping[str, Blob], parts: Mapping[str, Blob]) -> None:
         """Read what lies beside segments and the index; another generation's, only as far as it is held.
 
         Raises
@@ -193,14 +193,26 @@ class StoreFolder:
         """
         loaded = find_manifest(self.path)
         if loaded is not None and loaded == self.loaded:
-            blobs = {name: read_blob_file(self.path, name, entry) for name, entry in loaded.blobs.items()}
+            blobs, parts = read_blobs(self.path, loaded)
             for entry in loaded.files.values():
                 MappedFile(self.path / entry.name, entry.size).verify(entry.sha256)
-        for name in sorted(blobs):
-            blobs[name].read()
+        for blob in (*(blobs[name] for name in sorted(blobs)), *parts.values()):
+            blob.read()
 
     def release(self) -> None:
         """Let other writers in."""
         if self.writer is not None:
             self.writer.release()
             self.writer = None
+
+
+def _spoiled(
+    manifest: FolderManifest, blobs: Mapping[str, Blob], parts: Mapping[str, Blob]
+) -> frozenset[str]:
+    """Return the files of blobs and parts that are damaged."""
+    return frozenset(
+        entries[name].name
+        for entries, kept in ((manifest.blobs, blobs), (manifest.parts, parts))
+        for name, blob in kept.items()
+        if blob.damage
+    )

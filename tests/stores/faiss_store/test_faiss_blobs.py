@@ -295,12 +295,12 @@ class TestDamage:
         """A blob's file that goes between reading the manifest and the file is looked for in the next."""
         read, done = _folder.read_blob_file, list[str]()
 
-        def reading(place: Path, name: str, entry: Any) -> Any:
+        def reading(place: Path, what: str, entry: Any) -> Any:
             if not done:
-                done.append(name)
+                done.append(what)
                 with FaissStore(folder) as writer:
                     writer.write_blob("statistics", b"new")
-            return read(place, name, entry)
+            return read(place, what, entry)
 
         monkeypatch.setattr(_folder, "read_blob_file", reading)
         assert FaissStore.load(folder).read_blob("statistics") == b"new"
