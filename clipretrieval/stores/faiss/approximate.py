@@ -191,9 +191,10 @@ class IndexUpkeep:
     def _wanted(self) -> str | None:
         """Return the factory string of the index that there should be; None where there are too few rows."""
         count = len(self.flat.view())
+        failed = self.index is None and count < 2 * self.past.failed_with
         if is_auto(self._factory):
-            return auto_factory(count, self.flat.dim, self._factory)
-        enough = count >= max(self._least, _factory.SMALLEST, 2 * self.past.failed_with)
+            return None if failed else auto_factory(count, self.flat.dim, self._factory)
+        enough = count >= max(self._least, _factory.SMALLEST) and not failed
         return self._factory if enough or (self.index is not None and count) else None
 
     def _is_stale(self) -> bool:
@@ -215,7 +216,7 @@ class IndexUpkeep:
         return (
             self._budget is not None
             and len(self.flat.view()) > _factory.AUTO_LIMIT
-            and self._wanted() is None
+            and auto_factory(len(self.flat.view()), self.flat.dim, self._factory) is None
         )
 
     def _tell_of_memory(self, count: int) -> None:

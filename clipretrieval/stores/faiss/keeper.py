@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,13 +20,31 @@ from clipretrieval.stores.local.store_folder import StoreFolder
 from clipretrieval.stores.local.table import RecordTable
 from clipretrieval.types import Metric
 
-__all__ = ["FolderKeeper"]
+__all__ = ["FolderKeeper", "Tidying"]
 
 # With so many values in memory, or records, or characters of their metadata, they are written into the folder
 # before they are flushed: 256 MB.
 SEALED_VALUES, SEALED_ROWS, SEALED_CHARACTERS = 1 << 26, 1 << 18, 1 << 27
-# Segments of no more values are joined by `compact`: 256 MB.
-LARGEST_COMPACTED = 1 << 26
+# Segments of no more bytes are joined by `compact`.
+LARGEST_COMPACTED = 1 << 28
+
+
+class Tidying(NamedTuple):
+    """What is to be done to a folder's files.
+
+    Attributes
+    ----------
+    runs : list of (int, int)
+        Segments, from one to another, that are to be written anew, without removed records.
+    due : bool
+        Whether the index is to be built, extended or measured.
+    below : bool
+        Whether the runs may lie below an index, which follows.
+    """
+
+    runs: list[tuple[int, int]]
+    due: bool
+    below: bool
 
 
 class FolderKeeper:
@@ -87,35 +106,28 @@ class FolderKeeper:
             segments = segments.with_part(part)
         return HeldRecords(segments, RecordTable(), None, index)
 
-    def is_tidy(self, held: HeldRecords) -> bool:
-        """Tell whether nothing that is held, all of it in files, is due to be put into fewer, or indexed."""
-        return not self.is_due(held) and not _is_sparse(held.segments) and _joined_from(held) is None
-
-    def tidied(self, held: HeldRecords, *, whole: bool = False) -> HeldRecords:
-        """Return what is held in fewer files, and its index built, extended or measured, where that is due.
+    def plan(self, held: HeldRecords, *, whole: bool = False) -> Tidying | None:
+        """Return what is due to be done to what is held, all of it in files; None where nothing is.
 
         Parameters
         ----------
         held : HeldRecords
-            All of it in files.
         whole : bool
             Whether to write anew all that removed records lie in, and small segments.
-
-        Returns
-        -------
-        HeldRecords
-            `held` itself where nothing is due.
         """
         segments, due = held.segments, self.is_due(held)
-        if due or whole or _is_sparse(segments):
+        if due or whole or 2 * len(segments) < segments.total:
             # An index is over rows without holes; and small segments below it are not joined later.
             largest = LARGEST_COMPACTED if whole else LARGEST_JOINED if due else 0
-            new = self._rewritten(held, to_rewrite(segments, largest), segments.removed)
-        elif (start := _joined_from(held)) is not None:
-            new = self._rewritten(held, [(start, len(segments.parts))], None)
-        else:
-            return held
-        if due or self.is_due(new):  # so much may be gone that the index is
+            runs = to_rewrite(segments, largest)
+            return Tidying(runs, due, below=True) if runs or due else None
+        start = first_to_join(segments, 0 if held.index is None else held.index.covered)
+        return None if start is None else Tidying([(start, len(segments.parts))], due, below=False)
+
+    def tidied(self, held: HeldRecords, plan: Tidying) -> HeldRecords:
+        """Return what is held in fewer files, and its index built, extended or measured, as planned."""
+        new = self._rewritten(held, plan.runs, held.segments.removed if plan.below else None)
+        if plan.due or self.is_due(new):  # so much may be gone that the index is
             new = self._indexed(new)
         return new.filed(self._folder.path, self._folder.next_generation)
 
@@ -188,13 +200,3 @@ class FolderKeeper:
     def _write(self, held: HeldRecords, numbers: IndexArray) -> list[Segment]:
         folder, dim = self._folder, held.view().shape[1] if len(held) else 1
         return write_rows(folder.path, folder.next_generation, held, numbers, dim, self._metric)
-
-
-def _is_sparse(segments: Segments) -> bool:
-    """Tell whether more was removed than is left."""
-    return 2 * len(segments) < segments.total
-
-
-def _joined_from(held: HeldRecords) -> int | None:
-    """Return the place of the first segment that is to be joined with all after it; see `first_to_join`."""
-    return first_to_join(held.segments, 0 if held.index is None else held.index.covered)

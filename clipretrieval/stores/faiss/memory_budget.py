@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from clipretrieval._util.checks import shown
@@ -89,11 +90,12 @@ def check_memory(value: Any) -> int:
         found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", value, re.ASCII)
         if found is not None and found[2].upper() in _UNITS:
             number = float(found[1]) * _UNITS[found[2].upper()]
-    elif isinstance(value, int) and not isinstance(value, bool):
-        number = value
+    elif isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
     if number is None or number > _MOST:
         raise InvalidInputError(
-            f'memory must be a number of bytes, or one with a unit such as "4 GB"; found {shown(value)}'
+            f'memory must be an int of bytes up to {_MOST}, or a number with a unit such as "4 GB"; found '
+            f"{shown(value)}"
         )
     if number < OWN_BYTES:
         raise InvalidInputError(

@@ -99,8 +99,9 @@ class FaissStore(LocalStore):
     FingerprintMismatchError
         If the folder holds another metric.
     StoreCorruptedError
-        If the manifest is damaged or, where it is opened to write, a file of records missing or of another
-        size. Other damage is told by whatever reads it, and by `verify`; the rest can be read.
+        If the manifest or the list of removed records is damaged or, where it is opened to write, a file of
+        records missing or of another size. Other damage is told by whatever reads it, and by `verify`; the
+        rest can be read.
     StoreLockedError
         If the store is new, or to have another index, and another writer holds it.
     StoreUnavailableError
@@ -149,6 +150,10 @@ class FaissStore(LocalStore):
         self._asked_index = check_factory(check_text(index, "index"))
         if memory is not None:
             self._asked_index = self._index_within(memory, place, read_only)
+        elif place is None and self._asked_index != AUTO and is_auto(self._asked_index):
+            raise InvalidInputError(
+                f"index={index!r} needs a path; a store in memory holds all its vectors there"
+            )
         self._asked_recall = None if recall is None else check_number(recall, "recall", above=0, most=1)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
         self._mmap = check_bool(mmap, "mmap")
@@ -248,6 +253,8 @@ class FaissStore(LocalStore):
         StoreUnavailableError
             If it cannot be written, or not be synced to the disk; the message says which. What was flushed
             before is intact and the changes stay in memory: free some space and flush again.
+        StoreCorruptedError
+            If a file that is in force has gone: put it back, or `save` elsewhere.
         """
         folder = self._folder
         with nullcontext() if folder is None else folder.flushing:
@@ -266,7 +273,7 @@ class FaissStore(LocalStore):
         ------
         UnsupportedOperationError
             If the store is read-only.
-        StoreLockedError, StoreUnavailableError
+        StoreLockedError, StoreUnavailableError, StoreCorruptedError
             As `flush` does; what was flushed before is intact.
         """
         folder = self._folder
@@ -296,7 +303,7 @@ class FaissStore(LocalStore):
             self._require_open()
             held, folder = self._held, self._folder
             if folder is not None:
-                folder.verify(self._blobs, self._manifest.parts)
+                folder.verify(held, self._blobs, self._manifest.parts)
             held.segments.verify()
             if held.index is not None:
                 held.index.verify()
@@ -499,15 +506,14 @@ class FaissStore(LocalStore):
         if folder is None or (folder.writer is None and not self._changed):
             return
         keeper = self._keeper(folder)
-        if not (self._changed or whole or self._is_unfinished() or keeper.is_due(self._held)):
-            return
-        require_whole(folder.path, self._held)
-        with folder.writing(self._names):
-            # Held before it is in force: whatever interrupts this, no file goes that it lies in.
-            self._held = held = keeper.filed(self._held)
-            named = self._named(held, folder.next_generation)
-            folder.put(named, held, self._blobs, self._manifest.parts)
-            self._changed = False
+        if self._changed or self._is_unfinished():
+            require_whole(folder.path, self._held)
+            with folder.writing(self._names):
+                # Held before it is in force: whatever interrupts this, no file goes that it lies in.
+                self._held = held = keeper.filed(self._held)
+                named = self._named(held, folder.next_generation)
+                folder.put(named, held, self._blobs, self._manifest.parts)
+                self._changed = False
         if whole or not self._is_near(self._untidied):
             self._tidy(folder, keeper, whole)
 
@@ -517,14 +523,17 @@ class FaissStore(LocalStore):
         Only who asked for it is told of errors; the others are warned: their records are safe.
         """
         held, self._untidied = self._held, None
-        if not whole and keeper.is_tidy(held):
-            keeper.past.complain()
-            return
         try:
-            with folder.writing(self._names):
-                self._held = new = keeper.tidied(held, whole=whole)
-                named = self._named(new, folder.next_generation)
-                folder.put(named, new, self._blobs, self._manifest.parts)
+            plan = keeper.plan(held, whole=whole)
+            if plan is not None:
+                with folder.writing(self._names, "compact" if whole else "flush"):
+                    try:
+                        self._held = new = keeper.tidied(held, plan)
+                        named = self._named(new, folder.next_generation)
+                        folder.put(named, new, self._blobs, self._manifest.parts)
+                    except BaseException:
+                        self._held = held  # whose files are there; those of the other go
+                        raise
         except (StoreError, RuntimeError, MemoryError) as error:
             if whole:
                 raise

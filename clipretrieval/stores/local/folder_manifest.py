@@ -19,7 +19,7 @@ from clipretrieval.stores.checks import BLOB_NAME, LARGEST_BLOB
 from clipretrieval.types import Metric
 
 __all__ = [
-    *("LARGEST_BLOBS", "LARGEST_FILE", "LARGEST_MANIFEST", "MANIFEST_NAME"),
+    *("LARGEST_BLOBS", "LARGEST_FILE", "LARGEST_MANIFEST", "LAST_GENERATION", "MANIFEST_NAME"),
     *("FileEntry", "FolderManifest", "SegmentEntry", "damaged", "fault_of"),
 ]
 
@@ -37,6 +37,8 @@ FORMAT = "clipretrieval-store"
 FORMAT_VERSION, PARTED_VERSION = 2, 3
 """Of manifests; the second of those with parts, of which versions before it know nothing."""
 GENERATION = "([0-9]{1,18})"
+LAST_GENERATION = 10**18 - 1
+"""The greatest number of a generation: names of files have no more digits."""
 # Compiled here: whoever opens a store waits for what is compiled when it is first matched.
 FILE_NAMES = {
     1: {
@@ -203,7 +205,9 @@ class FolderManifest:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise damaged(path, f"it does not name the format {FORMAT!r}")
         version = found.get("format_version")
-        if type(version) is not int or version not in FILE_NAMES:
+        if type(version) is not int or version < 1:
+            raise damaged(path, f"it is of no format version that there is ({shown(version)})")
+        if version not in FILE_NAMES:
             raise StoreCorruptedError(
                 f"{path} is of format version {shown(version)}; this version of clipretrieval reads versions "
                 f"up to {PARTED_VERSION}. Install a version of clipretrieval that reads format version "
@@ -224,7 +228,7 @@ class FolderManifest:
             raise InvalidInputError("kind, index and manifest must be two strings and an object")
         if not (state is None or isinstance(state, dict)):
             raise InvalidInputError(f"index_state must be an object; got {shown(state)}")
-        generation = check_int(found["generation"], "generation", least=0)
+        generation = check_int(found["generation"], "generation", least=0, most=LAST_GENERATION)
         count = check_int(found["count"], "count", least=0)
         dim = found["dim"] if found["dim"] is None and not count else check_int(found["dim"], "dim")
         version = found["format_version"]

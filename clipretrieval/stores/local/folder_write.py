@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from clipretrieval._util.files import (
     TEMPORARY_SUFFIX,
     NotDurableError,
@@ -22,12 +24,13 @@ from clipretrieval._util.files import (
 )
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores.exact import IndexArray
+from clipretrieval.stores.local import segments as limits
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import STORE_FILE, TEMPORARY_FILE, find_manifest, names_in
-from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest, damaged
+from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest
 from clipretrieval.stores.local.held import HeldRecords
 from clipretrieval.stores.local.mapped_file import lies_in, not_yet_in_force, unused
-from clipretrieval.stores.local.segment import Segment, open_segment, write_segment
+from clipretrieval.stores.local.segment import Columns, Segment, open_segment, write_segment
 from clipretrieval.stores.local.writer_lock import LOCK_NAME, WriterLock
 from clipretrieval.types import FloatArray, Metric
 
@@ -36,24 +39,24 @@ __all__ = [
     *("write_generation", "write_rows"),
 ]
 
-# The most bytes of vectors, and rows, of a segment, and the rows that are copied at a time.
-LARGEST_SEGMENT, MOST_ROWS, PIECE_ROWS = 1 << 29, 1 << 19, 1 << 13
+# So many rows are copied at a time: their vectors, and what is kept beside them.
+PIECE_ROWS, PIECE_COLUMNS = 1 << 13, 1 << 12
 
 
 @contextmanager
-def telling_of_disks(folder: Path) -> Iterator[None]:
-    """Say of the system's errors what has become of the store."""
+def telling_of_disks(folder: Path, again: str = "flush") -> Iterator[None]:
+    """Say of the system's errors what has become of the store, and what to do `again`."""
     try:
         yield
     except NotDurableError as error:
         raise StoreUnavailableError(
             f"the store in {folder} was written but may not be on the disk: {error.strerror}, and bring back "
-            "what was flushed before. Mend the disk, then flush again"
+            f"what was flushed before. Mend the disk, then {again} again"
         ) from error
     except OSError as error:
         raise StoreUnavailableError(
             f"the store in {folder} could not be written: {error}; what was flushed before is intact. "
-            f"{remedy(error, 'free some space or mend the folder').capitalize()}, then flush again"
+            f"{remedy(error, 'free some space or mend the folder').capitalize()}, then {again} again"
         ) from error
 
 
@@ -68,14 +71,33 @@ def write_rows(
         If they cannot be written.
     """
     parts: list[Segment] = []
-    most = max(1, min(MOST_ROWS, LARGEST_SEGMENT // (4 * dim)))
-    for start in range(0, len(rows), most):
-        some, path = rows[start : start + most], unused(folder, f"segment-{generation}", ".bin")
-        entry = write_segment(path, _pieces(held, some), dim, held.columns(some))
+    most = max(1, min(limits.MOST_ROWS, limits.MOST_BYTES // (4 * dim)))
+    while len(rows):
+        columns = _columns_that_fit(held, rows[:most])
+        some, rows = rows[: len(columns.ids)], rows[len(columns.ids) :]
+        path = unused(folder, f"segment-{generation}", ".bin")
+        entry = write_segment(path, _pieces(held, some), dim, columns)
         part = open_segment(folder, entry, dim, metric)
         part.trust()
         parts.append(part)
     return parts
+
+
+def _columns_that_fit(held: HeldRecords, rows: IndexArray) -> Columns:
+    """Return what is kept beside the first of some rows, at least one: as many as a segment may hold."""
+    pieces: list[Columns] = []
+    size = 0
+    for start in range(0, len(rows), PIECE_COLUMNS):
+        piece = held.columns(rows[start : start + PIECE_COLUMNS])
+        sizes = size + np.cumsum(
+            [len(name) + len(text) for name, text in zip(piece.ids, piece.texts, strict=True)]
+        )
+        fitting = int(np.searchsorted(sizes, limits.MOST_CHARACTERS, side="right"))
+        pieces.append(piece.first(fitting if pieces else max(1, fitting)))
+        if fitting < len(sizes):
+            break
+        size = int(sizes[-1])
+    return Columns.joined(pieces)
 
 
 def _pieces(held: HeldRecords, rows: IndexArray) -> Iterator[FloatArray]:
@@ -110,7 +132,7 @@ def write_generation(
     Raises
     ------
     StoreCorruptedError
-        If a file that it names is not there: it could not be opened again.
+        If a file that it names is not there: the folder could not be opened again.
     OSError
         If it cannot be written.
     """
@@ -127,7 +149,10 @@ def write_generation(
     named = [(part.entry.name, part.size) for part in held.segments.parts]
     for name, size in [*named, *((entry.name, entry.size) for entry in new.files.values())]:
         if not lies_in(folder, name, size):
-            raise damaged(folder / name, "it is missing, or was cut off")
+            raise StoreCorruptedError(
+                f"{folder / name} is missing, or was cut off, and {folder} could not be opened again without "
+                "it, so nothing was written. Put it back, or save(path) elsewhere: this store still holds all"
+            )
     manifest = replace(new, blobs=written, parts=long)
     write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
     return manifest

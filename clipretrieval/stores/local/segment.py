@@ -24,6 +24,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -69,6 +70,16 @@ class Columns(NamedTuple):
     labels: AnyArray
     norms: DoubleArray
     texts: list[str]
+
+    def first(self, count: int) -> Columns:
+        """Return those of the first so many."""
+        return Columns(self.ids[:count], self.labels[:count], self.norms[:count], self.texts[:count])
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Columns]) -> Columns:
+        """Return those of all pieces, of which there is one at least."""
+        ids, labels, norms, texts = zip(*pieces, strict=True)
+        return cls(list(chain(*ids)), np.concatenate(labels), np.concatenate(norms), list(chain(*texts)))
 
 
 class _Part(NamedTuple):
@@ -428,6 +439,8 @@ def open_segment(folder: Path, entry: SegmentEntry, dim: int, metric: Metric) ->
     parts = _parts(entry, dim)
     blocks = sum(part.blocks for part in parts.values())
     file = MappedFile(path, _footer_start(parts) + DIGEST * blocks)
+    if file.damage is not None:
+        return Segment(file, entry, dim, metric, parts)
     key = (path, entry, dim, metric, file.identity)
     found = _opened.get(key)
     if found is None:

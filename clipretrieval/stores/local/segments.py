@@ -19,10 +19,12 @@ from clipretrieval.stores.local.mapped_file import unused, write_file
 from clipretrieval.stores.local.segment import Segment, id_hashes
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing
 
-__all__ = ["Segments", "first_to_join", "to_rewrite"]
+__all__ = ["Segments", "first_to_join", "is_small", "to_rewrite"]
 
-# So many segments at least are joined at once, none of them with more values: 64 MB.
-TOGETHER, LARGEST_JOINED = 8, 1 << 24
+# The most of a segment: rows, bytes of vectors, and characters of ids and metadata.
+MOST_ROWS, MOST_BYTES, MOST_CHARACTERS = 1 << 19, 1 << 29, 1 << 26
+# So many segments at least are joined at once, none of them of more bytes.
+TOGETHER, LARGEST_JOINED = 8, 1 << 26
 
 BitArray = npt.NDArray[np.bool_]
 Filled = TypeVar("Filled", bound=AnyArray)
@@ -135,7 +137,9 @@ class Segments:
         if self._label_counts is None:
             counts = Counter[Label]()
             for start, part in self._placed():
-                counts.update(part.label_counts(~self.removed[start : start + len(part)]))
+                left = ~self.removed[start : start + len(part)]
+                if left.any():  # otherwise it need not be readable
+                    counts.update(part.label_counts(left))
             self._label_counts = counts
         return self._label_counts[label]
 
@@ -249,6 +253,8 @@ class Segments:
         """
         failed: StoreCorruptedError | None = None
         for start, part in self._placed():
+            if self.removed[start : start + len(part)].all():
+                continue
             try:
                 rows = np.arange(len(part))
                 if label is not None:
@@ -286,9 +292,11 @@ def first_to_join(segments: Segments, covered: int) -> int | None:
     covered : int
         What begins before this row stays: an index is over it.
     """
-    sizes = [len(part) * part.dim for part in segments.parts]
+    sizes = [part.size for part in segments.parts]
     first = len(sizes)
-    while first and segments.start(first - 1) >= covered and sizes[first - 1] <= LARGEST_JOINED:
+    while (
+        first and segments.start(first - 1) >= covered and is_small(segments.parts[first - 1], LARGEST_JOINED)
+    ):
         first -= 1
     for start in range(first, len(sizes) - TOGETHER + 1):
         if sizes[start] <= sum(sizes[start + 1 :]):
@@ -296,12 +304,23 @@ def first_to_join(segments: Segments, covered: int) -> int | None:
     return None
 
 
+def is_small(part: Segment, largest: int) -> bool:
+    """Tell whether a segment has at most so many bytes, and with another like it would make one, not two."""
+    entry = part.entry
+    return (
+        part.size <= largest
+        and 2 * len(part) <= MOST_ROWS
+        and 8 * len(part) * part.dim <= MOST_BYTES
+        and 2 * (entry.ids + entry.texts) <= MOST_CHARACTERS
+    )
+
+
 def to_rewrite(segments: Segments, largest: int) -> list[tuple[int, int]]:
     """Return the runs of segments, from one to another, that are to be written anew.
 
-    Those are the ones that removed records lie in, and neighbors that have at most `largest` values each.
+    Those are the ones that removed records lie in, and neighbors that are both small; see `is_small`.
     """
-    small = [len(part) * part.dim <= largest for part in segments.parts]
+    small = [is_small(part, largest) for part in segments.parts]
     runs: list[tuple[int, int]] = []
     for place, part in enumerate(segments.parts):
         start = segments.start(place)

@@ -11,12 +11,13 @@ from clipretrieval._util.files import reason, sync_folder
 from clipretrieval._util.forks import renew_after_fork
 from clipretrieval.errors import (
     FingerprintMismatchError,
+    StoreCorruptedError,
     StoreLockedError,
     StoreUnavailableError,
 )
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest, read_blobs, read_store
-from clipretrieval.stores.local.folder_manifest import FolderManifest
+from clipretrieval.stores.local.folder_manifest import LAST_GENERATION, FolderManifest, damaged
 from clipretrieval.stores.local.folder_write import (
     clearing,
     discard_unlisted,
@@ -24,7 +25,7 @@ from clipretrieval.stores.local.folder_write import (
     write_generation,
 )
 from clipretrieval.stores.local.held import HeldRecords
-from clipretrieval.stores.local.mapped_file import MappedFile
+from clipretrieval.stores.local.mapped_file import MappedFile, lies_in
 from clipretrieval.stores.local.writer_lock import WriterLock
 from clipretrieval.types import Metric
 
@@ -146,13 +147,15 @@ class StoreFolder:
         return 0 if self.loaded is None else self.loaded.generation + 1
 
     @contextmanager
-    def writing(self, kept: Callable[[], Collection[str]]) -> Iterator[None]:
+    def writing(self, kept: Callable[[], Collection[str]], again: str = "flush") -> Iterator[None]:
         """Write files of the next generation in a block, which leaves only those in force and those kept.
 
         Parameters
         ----------
         kept : callable
             Returns the names of the files that the store holds, when it is called.
+        again : str
+            What to do again where the disk fails.
 
         Raises
         ------
@@ -171,7 +174,12 @@ class StoreFolder:
                 f"another writer has put a newer generation into {self.path}, which this store would "
                 "overwrite; save(path) keeps what is in memory elsewhere"
             )
-        with telling_of_disks(self.path), clearing(self.path, kept):
+        if self.next_generation > LAST_GENERATION:  # which nobody has reached by flushing
+            raise StoreCorruptedError(
+                f"the manifest in {self.path} has the last number that there can be, so that nothing can be "
+                "flushed after it; save(path) keeps all elsewhere"
+            )
+        with telling_of_disks(self.path, again), clearing(self.path, kept):
             yield
 
     def put(
@@ -183,7 +191,7 @@ class StoreFolder:
         self.spoiled = _spoiled(loaded, blobs, parts)
         self.loaded, self._in_doubt = loaded, False
 
-    def verify(self, blobs: Mapping[str, Blob], parts: Mapping[str, Blob]) -> None:
+    def verify(self, held: HeldRecords, blobs: Mapping[str, Blob], parts: Mapping[str, Blob]) -> None:
         """Read what lies beside segments and the index; another generation's, only as far as it is held.
 
         Raises
@@ -191,13 +199,26 @@ class StoreFolder:
         StoreCorruptedError
             If it is not as it was written.
         """
-        loaded = find_manifest(self.path)
-        if loaded is not None and loaded == self.loaded:
-            blobs, parts = read_blobs(self.path, loaded)
-            for entry in loaded.files.values():
-                MappedFile(self.path / entry.name, entry.size).verify(entry.sha256)
-        for blob in (*(blobs[name] for name in sorted(blobs)), *parts.values()):
+        for blob in (*blobs.values(), *parts.values()):
             blob.read()
+        loaded = find_manifest(self.path)
+        if loaded is None or loaded != self.loaded:
+            return
+        try:
+            self._verify_files(loaded, held)
+        except StoreCorruptedError:
+            if find_manifest(self.path) == loaded:  # otherwise a writer has removed what was in force
+                raise
+
+    def _verify_files(self, loaded: FolderManifest, held: HeldRecords) -> None:
+        for part in held.segments.parts:  # which are verified through their maps
+            if not lies_in(self.path, part.entry.name, part.size):
+                raise damaged(part.path, "it is missing, or was cut off")
+        for entry in loaded.files.values():
+            MappedFile(self.path / entry.name, entry.size).verify(entry.sha256)
+        for kept in read_blobs(self.path, loaded):
+            for name in sorted(kept):
+                kept[name].read()
 
     def release(self) -> None:
         """Let other writers in."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from clipretrieval.stores.local.folder_manifest import _checksum
+
 DIM = 8
 
 
@@ -45,6 +47,12 @@ def sizes(folder: Path) -> dict[str, int]:
 def segments_of(folder: Path) -> list[str]:
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     return [each["name"] for each in manifest["segments"]]
+
+
+def seal(folder: Path, content: dict[str, Any]) -> None:
+    """Put a manifest into a folder with the checksum that goes with it."""
+    content = {name: value for name, value in content.items() if name != "sha256"}
+    (folder / "MANIFEST.json").write_text(json.dumps({**content, "sha256": _checksum(content)}))
 
 
 def bytes_written(folder: Path, change: Callable[[], object]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from segment_parts import named
+from segment_parts import named, seal
 from sklearn.base import clone
 from warm_process import run_warm
 
@@ -27,7 +27,6 @@ from clipretrieval.errors import (
 from clipretrieval.stores import BlobStore, FaissStore, MemoryStore
 from clipretrieval.stores.local import folder as _folder
 from clipretrieval.stores.local import store as _local_store
-from clipretrieval.stores.local.folder_manifest import _checksum
 
 STATISTICS = np.random.default_rng(0).bytes(200_000)
 OPENINGS: tuple[dict[str, Any], ...] = ({"read_only": True}, {"read_only": True, "mmap": True}, {})
@@ -56,12 +55,6 @@ def folder(tmp_path: Path) -> Path:
 def manifest_of(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "MANIFEST.json").read_text())
     return content
-
-
-def seal(folder: Path, content: dict[str, Any]) -> None:
-    """Put a manifest into a folder with the checksum that goes with it."""
-    content = {name: value for name, value in content.items() if name != "sha256"}
-    (folder / "MANIFEST.json").write_text(json.dumps({**content, "sha256": _checksum(content)}))
 
 
 def files(folder: Path) -> set[str]:

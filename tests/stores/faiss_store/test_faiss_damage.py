@@ -27,6 +27,7 @@ from clipretrieval.stores.faiss import covering as _covering
 from clipretrieval.stores.faiss import keeper as _keeper
 from clipretrieval.stores.local import folder_manifest as _manifest
 from clipretrieval.stores.local import segment as _segment
+from clipretrieval.stores.local import store_folder as _store_folder
 
 
 class TestDamage:
@@ -129,12 +130,71 @@ def test_no_flush_names_a_file_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "s" / "segment-1-0.bin").rename(tmp_path / "gone")
     before = (tmp_path / "s" / "MANIFEST.json").read_bytes()
     fill(store, 5, start=100)
-    with pytest.raises(StoreCorruptedError, match=r"segment-1-0.bin is damaged: it is missing, or was cut"):
+    with pytest.raises(StoreCorruptedError, match=r"segment-1-0.bin is missing, or was cut .*save\(path\)"):
         store.flush()
+    with pytest.raises(StoreCorruptedError, match=r"segment-1-0.bin is damaged: it is missing, or"):
+        store.verify()
+    store.save(tmp_path / "copy")
+    assert FaissStore.load(tmp_path / "copy").count() == 35
     assert (tmp_path / "s" / "MANIFEST.json").read_bytes() == before
     (tmp_path / "gone").rename(tmp_path / "s" / "segment-1-0.bin")
     store.close()
     assert FaissStore.load(tmp_path / "s").count() == 35
+
+
+def test_what_a_reader_is_told_of_a_segment_is_what_is_wrong_now(tmp_path: Path) -> None:
+    """One that was missing, and is there again but cut off, is said to be cut off."""
+    with FaissStore(tmp_path / "s") as store:
+        fill(store, 30)
+    path = tmp_path / "s" / "segment-1-0.bin"
+    content = path.read_bytes()
+    path.unlink()
+    before = FaissStore.load(tmp_path / "s")
+    path.write_bytes(content[:100])
+    with pytest.raises(StoreCorruptedError, match="it is missing"):
+        before.get(["é1"])
+    with pytest.raises(StoreCorruptedError, match="it has 100 bytes"):
+        FaissStore.load(tmp_path / "s").get(["é1"])
+
+
+def test_a_reader_verifies_beside_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generation that a writer replaces while a reader verifies it is not taken for damaged."""
+    writer = FaissStore(tmp_path / "s")
+    fill(writer, 30)
+    writer.flush()
+    writer.delete(["é0"])
+    writer.flush()
+    reader, find, done = FaissStore.load(tmp_path / "s"), _store_folder.find_manifest, list[int]()
+
+    def finding(folder: Path) -> Any:
+        found = find(folder)
+        if not done:
+            done.append(1)
+            writer.delete(["é1"])
+            writer.flush()
+        return found
+
+    monkeypatch.setattr(_store_folder, "find_manifest", finding)
+    reader.verify()
+    assert done
+    assert reader.count() == 29
+    (tmp_path / "s" / "removed-3-0.bin").write_bytes(b"")
+    with pytest.raises(StoreCorruptedError, match=r"removed-3-0.bin"):
+        writer.verify()
+
+
+def test_labels_of_which_nothing_is_left_are_not_read(tmp_path: Path) -> None:
+    """A count and a scan do without a damaged segment all of whose records were removed."""
+    with FaissStore(tmp_path / "s") as store:
+        fill(store, 30)
+        store.flush()
+        fill(store, 40, start=30)
+        store.flush()
+        store.delete(names(30))
+    (tmp_path / "s" / "segment-1-0.bin").unlink()
+    with FaissStore.load(tmp_path / "s") as store:
+        assert store.count("x") == 40
+        assert sum(map(len, store.scan("x"))) == sum(map(len, store.scan())) == 40
 
 
 def _ids_of(store: FaissStore) -> list[str]:

@@ -277,13 +277,22 @@ def test_a_missing_file_is_reported(folder: Path, name: str) -> None:
     assert snapshot(folder) == before
 
 
-@pytest.mark.parametrize("version", [3, "1", None])
-def test_an_unknown_format_version_is_reported(folder: Path, version: Any) -> None:
-    """A folder of a later format says which version it needs."""
+@pytest.mark.parametrize(
+    ("version", "match"),
+    [
+        (4, "is of format version 4; .* reads versions up to 3. Install a version"),
+        (10**30, "is of format version 1000+; "),
+        *((wrong, "is damaged: it is of no format version that") for wrong in (0, -1, "1", 2.0, None)),
+    ],
+)
+def test_an_unknown_format_version_is_reported(folder: Path, version: Any, match: str) -> None:
+    """A folder of a later format says which version it needs, and stays as it is."""
     path = folder / "MANIFEST.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": version}))
-    with pytest.raises(StoreCorruptedError, match=f"format version {version!r}"):
+    before = snapshot(folder)
+    with pytest.raises(StoreCorruptedError, match=match):
         FaissStore(folder)
+    assert snapshot(folder) == before
 
 
 def test_leftovers_of_a_killed_writer_go_with_the_next(folder: Path) -> None:

@@ -36,11 +36,24 @@ def filled(path, count=COUNT, **options):
 def test_sizes():
     assert check_memory("4 GB") == check_memory(4 * 10**9) == 4 * 10**9
     assert check_memory(" 1.5gib ") == 3 << 29
+    assert check_memory(np.int64(4 * 10**9)) == 4 * 10**9
     for wrong in ("4 gigs", "", "-1 GB", True, 1.5e9, None, b"4 GB", "1 GB 2", 1 << 60):
-        with pytest.raises(InvalidInputError, match="memory must be a number of bytes"):
+        with pytest.raises(InvalidInputError, match="memory must be an int of bytes up to"):
             check_memory(wrong)
     with pytest.raises(InvalidInputError, match="less than the 600 MB that a store takes"):
         check_memory("10 MB")
+
+
+def test_no_index_gets_round_the_least(tmp_path):
+    """What the store calls an index within some memory is as little as `memory=` may be, or refused."""
+    with pytest.raises(InvalidInputError, match="less than the 600 MB"):
+        FaissStore(tmp_path / "store", index="auto,1")
+    with pytest.raises(InvalidInputError, match="needs a path"):
+        FaissStore(index=f"auto,{OWN_BYTES}")
+    with FaissStore(tmp_path / "store", memory=OWN_BYTES) as store:
+        options = store.location()
+    assert options["index"] == f"auto,{OWN_BYTES}"
+    FaissStore(**options).close()
 
 
 def test_the_finest_codes_that_fit():

@@ -23,7 +23,6 @@ from clipretrieval.errors import (
 from clipretrieval.stores import FaissStore, MemoryStore
 from clipretrieval.stores.faiss import factory as _factory
 from clipretrieval.stores.faiss import keeper as _keeper
-from clipretrieval.stores.local import folder_write as _folder_write
 from clipretrieval.stores.local import segment as _segment
 from clipretrieval.stores.local import segments as _segments
 
@@ -34,7 +33,7 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (_segment, "BLOCK", 64),
         (_segments, "TOGETHER", 2),
-        (_folder_write, "MOST_ROWS", 16),
+        (_segments, "MOST_ROWS", 16),
         (_keeper, "SEALED_VALUES", 20 * DIM),
     ):
         monkeypatch.setattr(module, name, value)
@@ -247,7 +246,7 @@ def test_more_than_half_removed_is_cleared_by_a_flush(tmp_path: Path) -> None:
         assert reader.refresh()
         assert reader.get(names(150)).ids.tolist() == names(70, 80)
         store.compact()
-        assert segments_of(tmp_path / "s") == ["segment-7-0.bin"]
+        assert segments_of(tmp_path / "s") == ["segment-6-0.bin"]
 
 
 def test_compact_is_for_who_may_write(tmp_path: Path) -> None:
