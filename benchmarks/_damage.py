@@ -38,6 +38,8 @@ def damage(path: Path, rng: Random) -> str:
     own = {".json": _DAMAGE_JSON, ".npy": _DAMAGE_ARRAY, ".faiss": _DAMAGE_INDEX}
     if path.name.startswith("segment-"):
         own[".bin"] = (_change_part,)
+    if path.name.startswith("part-"):  # all in one line
+        own[".json"] = _DAMAGE_ANY
     ways = own.get(path.suffix, _DAMAGE_ANY) if rng.random() < 0.7 else _DAMAGE_ANY
     return ways[rng.integers(len(ways))](path, rng)
 
@@ -49,7 +51,8 @@ def rewrite_checksums(folder: Path) -> None:
             continue
         try:
             content = json.loads(path.read_bytes())
-            for entry in content.get("files", {}).values() if path.name == "MANIFEST.json" else ():
+            kinds = ("files", "blobs", "parts") if path.name == "MANIFEST.json" else ()
+            for entry in (each for kind in kinds for each in content.get(kind, {}).values()):
                 data = (path.parent / entry["name"]).read_bytes() if _is_plain(path.parent, entry) else b""
                 entry.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
             for entry in content.get("segments", []) if path.name == "MANIFEST.json" else ():

@@ -2,10 +2,13 @@
 
     python benchmarks/kills.py --store chroma --times 50
     python benchmarks/kills.py --store chroma --times 50 --first
+    python benchmarks/kills.py --store faiss --times 50 --during compact
     PGPASSWORD=… python benchmarks/kills.py --store pgvector --conninfo "host=… user=… dbname=…"
 
 Prints what each kill left, and at the end how many of them left nothing lost. With ``--first``, each process
-is killed amid the first upsert into a store of its own, which must leave all of its records or none.
+is killed amid the first upsert into a store of its own, which must leave all of its records or none; with
+``--during``, amid one flush of many changes, a compaction, or the first flush to a folder of format 1, which
+must leave what was before or what is after it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+
+from _changes import CHANGES, kill_changes
 
 from clipretrieval.testing.kills import GREAT, kill_first_upserts, kill_writers
 
@@ -28,7 +33,10 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=50, help="kills (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--first", action="store_true", help="kill first upserts into empty stores")
+    parser.add_argument("--during", choices=CHANGES, help="kill such a change of a FaissStore's folder")
     arguments = parser.parse_args()
+    if arguments.during and (arguments.store != "faiss" or arguments.first):
+        parser.error("--during is for --store faiss, without --first")
     start, survived, run = time.monotonic(), 0, uuid.uuid4().hex[:12]
     with tempfile.TemporaryDirectory() as folder:
 
@@ -37,6 +45,15 @@ def main() -> int:
                 return {"conninfo": arguments.conninfo, "table": f"kills-{run}-{number}"}
             return {"path": str(Path(folder) / str(number))}
 
+        if arguments.during:
+            outcomes = kill_changes(
+                Path(folder), arguments.during, times=arguments.times, seed=arguments.seed
+            )
+            for number, left in enumerate(outcomes, start=1):
+                survived += left in ("before", "after")
+                print(f"kill {number}: {left}", flush=True)
+            print(f"{survived}/{arguments.times} in {time.monotonic() - start:.0f} s")
+            return int(survived < arguments.times)
         if arguments.first:
             left = kill_first_upserts(
                 arguments.store,

@@ -63,7 +63,10 @@ def make(folder: Path) -> None:
             continue
         with FaissStore(folder / name, index=index, recall=0.5) as store:
             store.upsert(ids, vectors(0, COUNT), labels, [{"place": place} for place in range(COUNT)])
-            store.write_manifest({"model": "none", "classes": ["a", "b"], "size": 3})
+            classes = [
+                f"class {place}" for place in range(3000 if name == "flat" else 2)
+            ]  # a long part, or none
+            store.write_manifest({"model": "none", "classes": classes, "size": 3})
             if name == "graph":
                 store.delete(ids[10:20])  # tombstones
 
