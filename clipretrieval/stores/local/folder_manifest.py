@@ -272,20 +272,17 @@ def fault_of(error: StoreError) -> str:
 
 
 def _entry(role: str, version: int, generation: int, entry: dict[str, Any]) -> FileEntry:
-    known = FILE_NAMES[version].get(role)
-    found = None if known is None else known.fullmatch(entry["name"])
-    wrote = _generation_of(found)
-    if wrote is None or wrote > generation or (version == 1 and wrote < generation):
-        raise InvalidInputError(f"{shown(entry['name'])} is no name of a file of generation {generation}")
+    known = FILE_NAMES[version]
+    if role not in known:
+        raise InvalidInputError(f"{shown(role)} is no role of a file")
+    found = _named(known[role], entry["name"], "a file", generation)
+    if version == 1 and _generation_of(found) < generation:
+        raise InvalidInputError(f"{shown(entry['name'])} is of another generation than {generation}")
     return _checked_entry(entry)
 
 
 def _segment_entry(generation: int, entry: dict[str, Any]) -> SegmentEntry:
-    wrote = _generation_of(SEGMENT_FILE.fullmatch(entry["name"]))
-    if wrote is None or wrote > generation:
-        raise InvalidInputError(
-            f"{shown(entry['name'])} is no name of a segment up to generation {generation}"
-        )
+    _named(SEGMENT_FILE, entry["name"], "a segment", generation)
     names = entry["names"]
     return SegmentEntry(
         entry["name"],
@@ -300,22 +297,14 @@ def _segment_entry(generation: int, entry: dict[str, Any]) -> SegmentEntry:
 
 def _blob_entry(blob: str, generation: int, entry: dict[str, Any]) -> FileEntry:
     """Check that a file can only be that of this blob, in this folder."""
-    found = BLOB_FILE.fullmatch(entry["name"])
-    wrote = _generation_of(found)
-    if found is None or found[1] != blob or wrote is None or wrote > generation:
-        raise InvalidInputError(
-            f"{shown(entry['name'])} is no name of a file of the blob {shown(blob)} up to generation "
-            f"{generation}"
-        )
+    found = _named(BLOB_FILE, entry["name"], f"a file of the blob {shown(blob)}", generation)
+    if found[1] != blob:
+        raise InvalidInputError(f"{shown(entry['name'])} is no name of a file of the blob {shown(blob)}")
     return _checked_entry(entry)
 
 
 def _part_entry(key: str, generation: int, entry: dict[str, Any], user: dict[str, Any]) -> FileEntry:
-    wrote = _generation_of(PART_FILE.fullmatch(entry["name"]))
-    if wrote is None or wrote > generation:
-        raise InvalidInputError(
-            f"{shown(entry['name'])} is no name of a part of the manifest up to generation {generation}"
-        )
+    _named(PART_FILE, entry["name"], "a part of the manifest", generation)
     if key not in user or user[key] is not None:
         raise InvalidInputError(f"the manifest has no place for its part {shown(key)}")
     checked = _checked_entry(entry)
@@ -323,9 +312,17 @@ def _part_entry(key: str, generation: int, entry: dict[str, Any], user: dict[str
     return checked
 
 
-def _generation_of(found: re.Match[str] | None) -> int | None:
+def _named(pattern: re.Pattern[str], name: str, what: str, generation: int) -> re.Match[str]:
+    """Check that a file's name is that of a generation in force, or of an earlier one."""
+    found = pattern.fullmatch(name)
+    if found is None or _generation_of(found) > generation:
+        raise InvalidInputError(f"{shown(name)} is no name of {what} up to generation {generation}")
+    return found
+
+
+def _generation_of(found: re.Match[str]) -> int:
     """Return which generation wrote a file: the number that its name's pattern matched last."""
-    return None if found is None or found.lastindex is None else int(found[found.lastindex])
+    return int(found[found.lastindex or 0])
 
 
 def _checked_entry(entry: dict[str, Any]) -> FileEntry:
