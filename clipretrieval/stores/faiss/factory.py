@@ -10,7 +10,7 @@ import faiss as _faiss
 
 from clipretrieval._util.checks import shown
 from clipretrieval.errors import InvalidInputError, UnsupportedOperationError
-from clipretrieval.stores.faiss.memory_budget import MemoryBudget, check_memory, most_trained_with
+from clipretrieval.stores.faiss.memory_budget import MemoryBudget, most_trained_with
 from clipretrieval.types import Metric
 
 __all__ = [
@@ -103,9 +103,6 @@ def check_form(text: str) -> str:
         )
     factory = text.strip()
     if is_auto(factory):
-        within = WITHIN.fullmatch(factory)
-        if within is not None:
-            check_memory(int(within[1]))
         return factory
     if len(factory) > LONGEST:
         raise InvalidInputError(

@@ -36,15 +36,15 @@ class Tidying(NamedTuple):
     ----------
     runs : list of (int, int)
         Segments, from one to another, that are to be written anew, without removed records.
+    removed : ndarray of bool, optional
+        The rows that are then gone from below the index; None where the runs lie behind it.
     due : bool
         Whether the index is to be built, extended or measured.
-    below : bool
-        Whether the runs may lie below an index, which follows.
     """
 
     runs: list[tuple[int, int]]
+    removed: BitArray | None
     due: bool
-    below: bool
 
 
 class FolderKeeper:
@@ -120,13 +120,13 @@ class FolderKeeper:
             # An index is over rows without holes; and small segments below it are not joined later.
             largest = LARGEST_COMPACTED if whole else LARGEST_JOINED if due else 0
             runs = to_rewrite(segments, largest)
-            return Tidying(runs, due, below=True) if runs or due else None
+            return Tidying(runs, segments.removed, due) if runs or due else None
         start = first_to_join(segments, 0 if held.index is None else held.index.covered)
-        return None if start is None else Tidying([(start, len(segments.parts))], due, below=False)
+        return None if start is None else Tidying([(start, len(segments.parts))], None, due=False)
 
     def tidied(self, held: HeldRecords, plan: Tidying) -> HeldRecords:
         """Return what is held in fewer files, and its index built, extended or measured, as planned."""
-        new = self._rewritten(held, plan.runs, held.segments.removed if plan.below else None)
+        new = self._rewritten(held, plan.runs, plan.removed)
         if plan.due or self.is_due(new):  # so much may be gone that the index is
             new = self._indexed(new)
         return new.filed(self._folder.path, self._folder.next_generation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -23,10 +24,10 @@ from clipretrieval.stores.base import unclonable
 from clipretrieval.stores.exact import DoubleArray, IndexArray, Shortlist, unit_rows
 from clipretrieval.stores.faiss.approximate import DEFAULT_RECALL, AnnRows
 from clipretrieval.stores.faiss.covering import Covering
-from clipretrieval.stores.faiss.factory import AUTO, FLAT, check_factory, is_auto, make_index
+from clipretrieval.stores.faiss.factory import AUTO, FLAT, WITHIN, check_factory, is_auto, make_index
 from clipretrieval.stores.faiss.files import check_index_state, kept_target, read_ann
 from clipretrieval.stores.faiss.flat import FlatRows, faiss_alone, shortlist_of
-from clipretrieval.stores.faiss.keeper import FolderKeeper
+from clipretrieval.stores.faiss.keeper import FolderKeeper, Tidying
 from clipretrieval.stores.faiss.memory_budget import check_memory
 from clipretrieval.stores.faiss.state import AnnState, IndexInfo
 from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest
@@ -148,12 +149,9 @@ class FaissStore(LocalStore):
             raise InvalidInputError("read_only needs a path; a store in memory starts empty")
         place = None if path is None else check_path(path, "path").absolute()
         self._asked_index = check_factory(check_text(index, "index"))
-        if memory is not None:
-            self._asked_index = self._index_within(memory, place, read_only)
-        elif place is None and self._asked_index != AUTO and is_auto(self._asked_index):
-            raise InvalidInputError(
-                f"index={index!r} needs a path; a store in memory holds all its vectors there"
-            )
+        within = WITHIN.fullmatch(self._asked_index)
+        if memory is not None or within is not None:  # `location` says it by the index
+            self._asked_index = self._index_within(memory, within, place, read_only)
         self._asked_recall = None if recall is None else check_number(recall, "recall", above=0, most=1)
         self._index, self._recall = self._asked_index, self._asked_recall or DEFAULT_RECALL
         self._mmap = check_bool(mmap, "mmap")
@@ -169,13 +167,17 @@ class FaissStore(LocalStore):
             if self._changed:  # already it is to be other than it was read
                 self._begin_write()
 
-    def _index_within(self, memory: int | str, place: Path | None, read_only: bool) -> str:
+    def _index_within(
+        self, memory: Any, within: re.Match[str] | None, place: Path | None, read_only: bool
+    ) -> str:
+        if memory is None and within is not None:
+            memory = int(within[1])
+        elif self._asked_index != AUTO:
+            raise InvalidInputError(f"memory= chooses the index; leave index={self._asked_index!r} out")
         size = check_memory(memory)
         if place is None:
             raise InvalidInputError("memory= needs a path; a store in memory holds all its vectors there")
-        if self._asked_index != AUTO:
-            raise InvalidInputError(f"memory= chooses the index; leave index={self._asked_index!r} out")
-        if read_only:
+        if read_only and within is None:
             raise InvalidInputError(
                 "memory= is for who builds the index; leave it out where the store is read_only"
             )
@@ -433,7 +435,8 @@ class FaissStore(LocalStore):
         if self._folder is not None:
             raise unclonable(self)
         # Empty, as a clone is not fitted.
-        return type(self)(metric=self._metric, index=self._asked_index, recall=self._asked_recall)
+        index = AUTO if is_auto(self._asked_index) else self._asked_index  # `memory=` is for folders
+        return type(self)(metric=self._metric, index=index, recall=self._asked_recall)
 
     @safe_repr
     def __repr__(self) -> str:
@@ -506,7 +509,8 @@ class FaissStore(LocalStore):
         if folder is None or (folder.writer is None and not self._changed):
             return
         keeper = self._keeper(folder)
-        if self._changed or self._is_unfinished():
+        # A folder of format 1 has its records in no segment yet.
+        if self._changed or self._is_unfinished() or (whole and len(self._held.table)):
             require_whole(folder.path, self._held)
             with folder.writing(self._names):
                 # Held before it is in force: whatever interrupts this, no file goes that it lies in.
@@ -525,15 +529,10 @@ class FaissStore(LocalStore):
         held, self._untidied = self._held, None
         try:
             plan = keeper.plan(held, whole=whole)
-            if plan is not None:
+            if plan is not None or whole:  # with nothing to do, what an interrupt has left goes
                 with folder.writing(self._names, "compact" if whole else "flush"):
-                    try:
-                        self._held = new = keeper.tidied(held, plan)
-                        named = self._named(new, folder.next_generation)
-                        folder.put(named, new, self._blobs, self._manifest.parts)
-                    except BaseException:
-                        self._held = held  # whose files are there; those of the other go
-                        raise
+                    if plan is not None:
+                        self._rearrange(folder, keeper, plan)
         except (StoreError, RuntimeError, MemoryError) as error:
             if whole:
                 raise
@@ -545,6 +544,16 @@ class FaissStore(LocalStore):
             )
             return
         keeper.past.complain()
+
+    def _rearrange(self, folder: StoreFolder, keeper: FolderKeeper, plan: Tidying) -> None:
+        held = self._held
+        try:
+            self._held = new = keeper.tidied(held, plan)
+            folder.put(self._named(new, folder.next_generation), new, self._blobs, self._manifest.parts)
+        except BaseException:
+            # Its files are there. Those of the other go, unless they may be in force.
+            self._held = held
+            raise
 
     def _keeper(self, folder: StoreFolder) -> FolderKeeper:
         if self._kept_by is None:

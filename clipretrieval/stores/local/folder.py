@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 STORE_FILE = re.compile(
-    rf"(?:(?:ann|part|removed|segment)-\d+|index|vectors|records|ann|blob-{BLOB_NAME})-\d+"
-    r"\.(?:faiss|npy|sqlite|bin|json)"
+    rf"(?:(?:ann|removed|segment)-\d+|index|vectors|records|ann|blob-{BLOB_NAME})-\d+\.(?:faiss|npy|sqlite|bin)"
+    r"|part-\d+-\d+\.json"
 )
 TEMPORARY_FILE = re.compile(
     rf"\.(?:{re.escape(MANIFEST_NAME)}|{STORE_FILE.pattern})\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"

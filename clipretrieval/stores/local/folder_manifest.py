@@ -30,8 +30,8 @@ LARGEST_FILE = 2 * LARGEST_MANIFEST
 """The most bytes that MANIFEST.json may have."""
 LARGEST_BLOBS = LARGEST_BLOB
 """The most bytes that all blobs of a store may have together: they are held in memory."""
-INDENTED = 1 << 20
-"""A user's manifest of more characters is written without indentation."""
+INDENTED = 1 << 14
+"""A user's manifest of more characters is written without indentation, which deep values multiply."""
 ADVICE = ". Restore the folder"
 FORMAT = "clipretrieval-store"
 FORMAT_VERSION, PARTED_VERSION = 2, 3
@@ -135,6 +135,7 @@ class FolderManifest:
         earlier one.
     version : int
         Of the format: 1 was written by versions that put a whole new generation in the place of the last.
+        What has parts is written as `PARTED_VERSION`, and is like all others otherwise.
     """
 
     kind: str

@@ -27,7 +27,12 @@ from clipretrieval.stores.exact import IndexArray
 from clipretrieval.stores.local import segments as limits
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import STORE_FILE, TEMPORARY_FILE, find_manifest, names_in
-from clipretrieval.stores.local.folder_manifest import MANIFEST_NAME, FileEntry, FolderManifest
+from clipretrieval.stores.local.folder_manifest import (
+    LAST_GENERATION,
+    MANIFEST_NAME,
+    FileEntry,
+    FolderManifest,
+)
 from clipretrieval.stores.local.held import HeldRecords
 from clipretrieval.stores.local.mapped_file import lies_in, not_yet_in_force, unused
 from clipretrieval.stores.local.segment import Columns, Segment, open_segment, write_segment
@@ -39,8 +44,8 @@ __all__ = [
     *("write_generation", "write_rows"),
 ]
 
-# So many rows are copied at a time: their vectors, and what is kept beside them.
-PIECE_ROWS, PIECE_COLUMNS = 1 << 13, 1 << 12
+# So many rows are copied at a time; and of what is kept beside them first so many, then about so much.
+PIECE_ROWS, LEAST_COLUMNS, COLUMN_CHARACTERS = 1 << 13, 1 << 8, 1 << 22
 
 
 @contextmanager
@@ -71,33 +76,52 @@ def write_rows(
         If they cannot be written.
     """
     parts: list[Segment] = []
-    most = max(1, min(limits.MOST_ROWS, limits.MOST_BYTES // (4 * dim)))
-    while len(rows):
-        columns = _columns_that_fit(held, rows[:most])
-        some, rows = rows[: len(columns.ids)], rows[len(columns.ids) :]
+    start, most = 0, max(1, min(limits.MOST_ROWS, limits.MOST_BYTES // (4 * dim)))
+    for columns in _columns_of_segments(held, rows, most):
+        some = rows[start : start + len(columns.ids)]
         path = unused(folder, f"segment-{generation}", ".bin")
         entry = write_segment(path, _pieces(held, some), dim, columns)
         part = open_segment(folder, entry, dim, metric)
         part.trust()
         parts.append(part)
+        start += len(some)
     return parts
 
 
-def _columns_that_fit(held: HeldRecords, rows: IndexArray) -> Columns:
-    """Return what is kept beside the first of some rows, at least one: as many as a segment may hold."""
-    pieces: list[Columns] = []
-    size = 0
-    for start in range(0, len(rows), PIECE_COLUMNS):
-        piece = held.columns(rows[start : start + PIECE_COLUMNS])
-        sizes = size + np.cumsum(
-            [len(name) + len(text) for name, text in zip(piece.ids, piece.texts, strict=True)]
-        )
-        fitting = int(np.searchsorted(sizes, limits.MOST_CHARACTERS, side="right"))
-        pieces.append(piece.first(fitting if pieces else max(1, fitting)))
-        if fitting < len(sizes):
-            break
-        size = int(sizes[-1])
-    return Columns.joined(pieces)
+def _columns_of_segments(held: HeldRecords, rows: IndexArray, most: int) -> Iterator[Columns]:
+    """Go through what is kept beside rows, as much at a time as a segment of `most` rows may hold."""
+    kept: list[Columns] = []
+    count = size = 0
+    for piece in _columns(held, rows):
+        start, ends = 0, np.cumsum(_text_sizes(piece))
+        while start < len(ends):
+            before = int(ends[start - 1]) if start else 0
+            stop = int(np.searchsorted(ends, before + limits.MOST_CHARACTERS - size, side="right"))
+            stop = max(min(stop, start + most - count), start if count else start + 1)
+            if stop > start:
+                kept.append(piece.part(start, stop))
+                count, size = count + stop - start, size + int(ends[stop - 1]) - before
+            if stop < len(ends) or count == most:
+                yield Columns.joined(kept)
+                kept, count, size = [], 0, 0
+            start = stop
+    if kept:
+        yield Columns.joined(kept)
+
+
+def _columns(held: HeldRecords, rows: IndexArray) -> Iterator[Columns]:
+    """Go through what is kept beside rows, in pieces of some megabytes."""
+    start, count = 0, LEAST_COLUMNS
+    while start < len(rows):
+        piece = held.columns(rows[start : start + count])
+        yield piece
+        start += count
+        more = sum(_text_sizes(piece)) < COLUMN_CHARACTERS
+        count = min(2 * count, PIECE_ROWS) if more else max(1, count // 2)
+
+
+def _text_sizes(columns: Columns) -> list[int]:
+    return [len(name) + len(text) for name, text in zip(columns.ids, columns.texts, strict=True)]
 
 
 def _pieces(held: HeldRecords, rows: IndexArray) -> Iterator[FloatArray]:
@@ -132,7 +156,7 @@ def write_generation(
     Raises
     ------
     StoreCorruptedError
-        If a file that it names is not there: the folder could not be opened again.
+        If the folder could not be opened again: a file that `new` names is not there, or its number too high.
     OSError
         If it cannot be written.
     """
@@ -153,6 +177,11 @@ def write_generation(
                 f"{folder / name} is missing, or was cut off, and {folder} could not be opened again without "
                 "it, so nothing was written. Put it back, or save(path) elsewhere: this store still holds all"
             )
+    if generation > LAST_GENERATION:  # which nobody has reached by flushing
+        raise StoreCorruptedError(
+            f"the manifest in {folder} has the last number that there can be, so that none can come after; "
+            "save(path) keeps all elsewhere"
+        )
     manifest = replace(new, blobs=written, parts=long)
     write_text(folder / MANIFEST_NAME, manifest.to_json(), follow=False)
     return manifest

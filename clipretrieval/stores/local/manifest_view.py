@@ -10,13 +10,13 @@ from typing import Any
 
 from clipretrieval._util.text import parse_json
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError
-from clipretrieval.stores.checks import NO_METADATA, json_copy, json_text
+from clipretrieval.stores.checks import NO_METADATA, json_copy
 from clipretrieval.stores.local.blob import Blob
 
 __all__ = ["ManifestView"]
 
 LONG = 1 << 14
-"""Characters of JSON from which on a value is a part of its own."""
+"""A value of more characters of JSON is a part of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +54,16 @@ class ManifestView:
         for key, value in manifest.items():
             if key in before.parts and key in read and read[key] is value:
                 content[key], parts[key] = value, before.parts[key]
-                pairs.append(_pair(key, None))
-                continue
-            text, copied = json_copy({key: value}, "the manifest")
-            content.update(copied)
-            if len(text) > LONG:
-                start = len(_pair(key, None)) - len("null") + 1
-                parts[key] = Blob(text[start:-1].encode("ascii"))
-                pairs.append(_pair(key, None))
             else:
-                pairs.append(text[1:-1])
+                text, copied = json_copy({key: value}, "the manifest")
+                content.update(copied)
+                pair = text[1:-1]
+                long = pair[len(json.dumps(key)) + 1 :]
+                if len(long) <= LONG:
+                    pairs.append(pair)
+                    continue
+                parts[key] = Blob(long.encode("ascii"))
+            pairs.append(f"{json.dumps(key)}:null")
         new = cls(f"{{{','.join(pairs)}}}", parts)
         vars(new)["content"] = content
         return new
@@ -86,10 +86,15 @@ class ManifestView:
             try:
                 found[key] = parse_json(part.read())
             except ValueError as error:
+                if isinstance(error.__cause__, RecursionError):  # who asks has gone too deep, not the part
+                    raise error.__cause__ from None
                 raise StoreCorruptedError(
                     f"what the manifest says of {key!r} is not JSON ({error}); write the manifest again"
                 ) from error
         return found
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.text, self.parts)  # what it says can be read again
 
     @property
     def size(self) -> int:
@@ -102,11 +107,8 @@ class ManifestView:
             self.text == other.text
             and self.parts.keys() == other.parts.keys()
             and all(
-                part.damage is None and (part is other.parts[key] or part.content == other.parts[key].content)
+                part.damage is other.parts[key].damage is None
+                and (part is other.parts[key] or part.content == other.parts[key].content)
                 for key, part in self.parts.items()
             )
         )
-
-
-def _pair(key: str, value: Any) -> str:
-    return json_text({key: value}, "the manifest")[1:-1]

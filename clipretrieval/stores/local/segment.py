@@ -71,9 +71,10 @@ class Columns(NamedTuple):
     norms: DoubleArray
     texts: list[str]
 
-    def first(self, count: int) -> Columns:
-        """Return those of the first so many."""
-        return Columns(self.ids[:count], self.labels[:count], self.norms[:count], self.texts[:count])
+    def part(self, start: int, stop: int) -> Columns:
+        """Return those of some neighboring records."""
+        some = slice(start, stop)
+        return Columns(self.ids[some], self.labels[some], self.norms[some], self.texts[some])
 
     @classmethod
     def joined(cls, pieces: Sequence[Columns]) -> Columns:

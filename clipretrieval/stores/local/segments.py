@@ -306,7 +306,7 @@ def first_to_join(segments: Segments, covered: int) -> int | None:
 
 def is_small(part: Segment, largest: int) -> bool:
     """Tell whether a segment has at most so many bytes, and with another like it would make one, not two."""
-    entry = part.entry
+    entry = part.entry  # which counts bytes, of which there are no fewer than characters
     return (
         part.size <= largest
         and 2 * len(part) <= MOST_ROWS

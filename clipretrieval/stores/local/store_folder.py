@@ -17,7 +17,7 @@ from clipretrieval.errors import (
 )
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import Kind, Snapshot, find_manifest, read_blobs, read_store
-from clipretrieval.stores.local.folder_manifest import LAST_GENERATION, FolderManifest, damaged
+from clipretrieval.stores.local.folder_manifest import FolderManifest, damaged
 from clipretrieval.stores.local.folder_write import (
     clearing,
     discard_unlisted,
@@ -174,11 +174,6 @@ class StoreFolder:
                 f"another writer has put a newer generation into {self.path}, which this store would "
                 "overwrite; save(path) keeps what is in memory elsewhere"
             )
-        if self.next_generation > LAST_GENERATION:  # which nobody has reached by flushing
-            raise StoreCorruptedError(
-                f"the manifest in {self.path} has the last number that there can be, so that nothing can be "
-                "flushed after it; save(path) keeps all elsewhere"
-            )
         with telling_of_disks(self.path, again), clearing(self.path, kept):
             yield
 
@@ -199,16 +194,16 @@ class StoreFolder:
         StoreCorruptedError
             If it is not as it was written.
         """
+        loaded = find_manifest(self.path)
+        if loaded is not None and loaded == self.loaded:
+            try:
+                self._verify_files(loaded, held)
+                return
+            except StoreCorruptedError:
+                if find_manifest(self.path) == loaded:  # otherwise a writer has removed what was in force
+                    raise
         for blob in (*blobs.values(), *parts.values()):
             blob.read()
-        loaded = find_manifest(self.path)
-        if loaded is None or loaded != self.loaded:
-            return
-        try:
-            self._verify_files(loaded, held)
-        except StoreCorruptedError:
-            if find_manifest(self.path) == loaded:  # otherwise a writer has removed what was in force
-                raise
 
     def _verify_files(self, loaded: FolderManifest, held: HeldRecords) -> None:
         for part in held.segments.parts:  # which are verified through their maps

@@ -389,6 +389,17 @@ class TestDamage:
         assert files(folder) == {*kept, *records, "blob-statistics-1.bin", "blob-transform-1.bin"}
 
 
+def test_a_mended_file_is_verified_as_it_is(folder: Path) -> None:
+    """`verify` reads what lies in the folder: a file that was missing at the opening may be back."""
+    path = folder / "blob-statistics-1.bin"
+    path.unlink()
+    with FaissStore(folder, read_only=True) as store:
+        with pytest.raises(StoreCorruptedError, match="it is missing"):
+            store.verify()
+        path.write_bytes(STATISTICS)
+        store.verify()
+
+
 def test_a_blobs_file_alone_is_no_new_store(folder: Path) -> None:
     """Where only a blob's file is left, the manifest is missed, and nothing is made over it."""
     for name in (*files(folder), "MANIFEST.json"):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from segment_parts import seal
+from sklearn.base import clone
 
 from clipretrieval import ClipRetrievalWarning, InvalidInputError
 from clipretrieval.stores import FaissStore
@@ -54,6 +58,20 @@ def test_no_index_gets_round_the_least(tmp_path):
         options = store.location()
     assert options["index"] == f"auto,{OWN_BYTES}"
     FaissStore(**options).close()
+    FaissStore(**options, read_only=True).close()
+    content = json.loads((tmp_path / "store" / "MANIFEST.json").read_text())
+    seal(tmp_path / "store", {**content, "index": "auto,1000"})  # which earlier versions took
+    FaissStore(tmp_path / "store").close()
+
+
+def test_a_clone_of_a_store_that_left_its_folder_is_in_memory(tmp_path):
+    """How much memory a folder's store may take is nothing to it."""
+    store, rows = filled(tmp_path / "store", memory=OWN_BYTES)
+    store.leave_when_written()
+    store.upsert(["more"], rows[:1], [0])
+    empty = clone(store)
+    empty.upsert(["more"], rows[:1], [0])
+    assert (empty.count(), empty.location()) == (1, None)
 
 
 def test_the_finest_codes_that_fit():

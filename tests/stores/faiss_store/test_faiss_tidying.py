@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from format1_folders import write_format1
 from segment_parts import contents, fill, names, normal, seal, segments_of, sizes
 
 from clipretrieval.errors import ClipRetrievalWarning, StoreCorruptedError, StoreUnavailableError
@@ -17,6 +18,7 @@ from clipretrieval.stores.faiss import factory as _factory
 from clipretrieval.stores.faiss import keeper as _keeper
 from clipretrieval.stores.local import folder_write as _folder_write
 from clipretrieval.stores.local import segments as _segments
+from clipretrieval.stores.local.held import HeldRecords
 
 
 def generation_of(folder: Path) -> int:
@@ -55,7 +57,7 @@ def test_a_record_larger_than_a_segment_has_one_of_its_own(
 ) -> None:
     """Metadata beyond what a segment holds is kept whole, beside others."""
     monkeypatch.setattr(_segments, "MOST_CHARACTERS", 100)
-    monkeypatch.setattr(_folder_write, "PIECE_COLUMNS", 3)
+    monkeypatch.setattr(_folder_write, "LEAST_COLUMNS", 3)
     metadata = [{"text": "x" * length} for length in (5, 500, 5, 5, 5, 500, 500, 5)]
     with FaissStore(tmp_path / "s") as store:
         store.upsert(names(8), normal(0, 8), list(range(8)), metadata)
@@ -65,6 +67,46 @@ def test_a_record_larger_than_a_segment_has_one_of_its_own(
         assert found.labels.tolist() == list(range(8))
         store.verify()
     assert len(segments_of(tmp_path / "s")) == 6
+
+
+def test_rows_are_read_once_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few fill a segment, what is kept beside them is read once, in ever smaller pieces."""
+    monkeypatch.setattr(_segments, "MOST_CHARACTERS", 1000)
+    monkeypatch.setattr(_folder_write, "COLUMN_CHARACTERS", 2000)
+    read, pieces = HeldRecords.columns, list[int]()
+
+    def reading(held: HeldRecords, rows: Any) -> Any:
+        pieces.append(len(rows))
+        return read(held, rows)
+
+    monkeypatch.setattr(HeldRecords, "columns", reading)
+    with FaissStore(tmp_path / "s") as store:
+        store.upsert(names(600), normal(0, 600), [0] * 600, [{"text": "x" * 400}] * 600)
+    assert sum(pieces) == 600
+    assert pieces[0] == _folder_write.LEAST_COLUMNS
+    assert set(pieces[8:]) <= {2, 4, 8}
+    assert len(segments_of(tmp_path / "s")) == 300
+    assert FaissStore.load(tmp_path / "s").get(names(600)).metadata == [{"text": "x" * 400}] * 600
+
+
+def test_compact_clears_up_what_an_interrupt_has_left(tmp_path: Path) -> None:
+    """With nothing else to do, files that are not in force go."""
+    with FaissStore(tmp_path / "s") as store:
+        fill(store, 10)
+        store.flush()
+        (tmp_path / "s" / "segment-0-0.bin").write_bytes(b"left")
+        store.compact()
+        assert set(sizes(tmp_path / "s")) == {"MANIFEST.json", "segment-1-0.bin"}
+
+
+def test_compact_carries_a_folder_of_format_1_over(tmp_path: Path) -> None:
+    """Though nothing has changed."""
+    write_format1(tmp_path / "s", names(30), normal(0, 30), ["x"] * 30)
+    held = contents(FaissStore.load(tmp_path / "s"), names(30))
+    with FaissStore(tmp_path / "s") as store:
+        store.compact()
+    assert set(sizes(tmp_path / "s")) == {"MANIFEST.json", "segment-2-0.bin"}
+    assert contents(FaissStore.load(tmp_path / "s"), names(30)) == held
 
 
 def test_compact_with_nothing_to_do_writes_nothing(tmp_path: Path) -> None:
@@ -173,5 +215,10 @@ def test_no_flush_has_a_number_that_is_not_read_again(tmp_path: Path) -> None:
     with pytest.raises(StoreCorruptedError, match=r"last number that there can be.*save\(path\)"):
         store.flush()
     store.save(tmp_path / "copy")
+    assert FaissStore.load(tmp_path / "copy").count() == 12
+    content = json.loads((tmp_path / "copy" / "MANIFEST.json").read_text())
+    seal(tmp_path / "copy", {**content, "generation": 10**18 - 1})
+    with pytest.raises(StoreCorruptedError, match="last number that there can be"):
+        store.save(tmp_path / "copy")
     assert FaissStore.load(tmp_path / "copy").count() == 12
     assert FaissStore.load(tmp_path / "s").count() == 11

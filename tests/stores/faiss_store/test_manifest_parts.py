@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
+import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 from segment_parts import seal
 
-from clipretrieval.errors import StoreCorruptedError
+from clipretrieval.errors import InvalidInputError, StoreCorruptedError
 from clipretrieval.stores import FaissStore, MemoryStore
 from clipretrieval.stores.base import view_manifest
 
@@ -134,6 +137,71 @@ def test_damage_is_told_to_whoever_reads_the_manifest(folder: Path, damage: str)
     with FaissStore.load(folder) as store:
         assert store.read_manifest() == MANIFEST
         store.verify()
+
+
+def test_what_is_written_by_hand_is_taken_from_who_writes_it(folder: Path) -> None:
+    """A manifest that reads like a damaged part is written all the same."""
+    text = (folder / PART).read_text().replace('"class 7"', '"class x"')
+    (folder / PART).write_text(text)
+    manifest = {**MANIFEST, "classes": json.loads(text)}
+    with FaissStore(folder) as store:
+        store.write_manifest(manifest)
+        assert store.read_manifest() == manifest
+    assert FaissStore.load(folder).read_manifest() == manifest
+
+
+def test_long_keys_make_no_manifest_that_is_too_large(tmp_path: Path) -> None:
+    """However long the keys, what was flushed is opened again."""
+    for number, manifest in enumerate(({"k" * ((1 << 25) - 30): 1}, {"k" * 20_000: "v" * 20_000})):
+        with FaissStore(tmp_path / str(number)) as store:
+            add(store, 1)
+            store.write_manifest(manifest)
+        assert FaissStore.load(tmp_path / str(number)).read_manifest() == manifest
+
+
+def test_deep_values_are_flushed_copied_and_read(tmp_path: Path) -> None:
+    """Indentation does not multiply them; and who has gone too deep to read them is told just that."""
+    deep: Any = []
+    for _ in range(450):
+        deep = [deep]
+    manifest = {**{f"deep {place}": deep for place in range(2000)}, "long": [deep, LONG]}
+    with FaissStore(tmp_path / "s") as store:
+        add(store, 1)
+        store.write_manifest(manifest)
+    assert (tmp_path / "s" / "MANIFEST.json").stat().st_size < 3_000_000
+    with FaissStore.load(tmp_path / "s") as store:
+
+        def ask(depth: int) -> Any:
+            return ask(depth - 1) if depth else store.read_manifest()
+
+        with pytest.raises(RecursionError):
+            ask(sys.getrecursionlimit() - 300)
+        assert store.read_manifest() == manifest
+
+
+def test_copies_do_not_depend_on_who_has_read(folder: Path) -> None:
+    """A pickle holds the manifest once, whether or not it was parsed."""
+    store = FaissStore()
+    store.write_manifest(MANIFEST)
+    size = len(pickle.dumps(store))
+    for copied in (copy.deepcopy(store), pickle.loads(pickle.dumps(store))):
+        assert copied.read_manifest() == view_manifest(copied) == MANIFEST
+        assert abs(len(pickle.dumps(copied)) - size) < 200
+    assert size < 1.1 * (folder / PART).stat().st_size + 5000
+
+
+@pytest.mark.parametrize("name", ["index-3.json", "vectors-1.json", "blob-x-3.json", "part-1.json"])
+def test_other_files_stay(folder: Path, name: str) -> None:
+    """A file whose name only looks like a store's is nobody's to remove."""
+    (folder / name).write_text("{}")
+    with FaissStore(folder) as store:
+        add(store, 2)
+    assert (folder / name).exists()
+    other = folder.with_name("other")
+    other.mkdir()
+    (other / name).write_text("{}")
+    with pytest.raises(InvalidInputError, match="is not a store, and not empty"):
+        FaissStore(other)
 
 
 def test_what_is_no_json_is_told(folder: Path) -> None:
