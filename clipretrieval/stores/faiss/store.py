@@ -514,9 +514,8 @@ class FaissStore(LocalStore):
             require_whole(folder.path, self._held)
             with folder.writing(self._names):
                 # Held before it is in force: whatever interrupts this, no file goes that it lies in.
-                self._held = held = keeper.filed(self._held)
-                named = self._named(held, folder.next_generation)
-                folder.put(named, held, self._blobs, self._manifest.parts)
+                self._held = keeper.filed(self._held)
+                self._put(folder)
                 self._changed = False
         if whole or not self._is_near(self._untidied):
             self._tidy(folder, keeper, whole)
@@ -548,12 +547,17 @@ class FaissStore(LocalStore):
     def _rearrange(self, folder: StoreFolder, keeper: FolderKeeper, plan: Tidying) -> None:
         held = self._held
         try:
-            self._held = new = keeper.tidied(held, plan)
-            folder.put(self._named(new, folder.next_generation), new, self._blobs, self._manifest.parts)
+            self._held = keeper.tidied(held, plan)
+            self._put(folder)
         except BaseException:
             # Its files are there. Those of the other go, unless they may be in force.
             self._held = held
             raise
+
+    def _put(self, folder: StoreFolder) -> None:
+        """Put what is held, all of it in files, in force."""
+        named = self._named(self._held, folder.next_generation)
+        folder.put(named, self._held, self._blobs, self._manifest.parts)
 
     def _keeper(self, folder: StoreFolder) -> FolderKeeper:
         if self._kept_by is None:
