@@ -39,7 +39,7 @@ import faiss as _faiss
 import numpy as np
 from _findings import Findings, markdown_table
 
-from clipretrieval.stores import FaissStore
+from clipretrieval import stores
 from clipretrieval.stores.faiss.factory import auto_factory, sizes
 
 faiss: Any = _faiss
@@ -74,16 +74,19 @@ def _texts(metadata: list[dict[str, str]]) -> list[str]:
 
 
 class Own:
-    """One of our stores; `build` makes the index of those that leave it to their caller."""
+    """One of our stores."""
+
+    name = "FaissStore"
 
     def __init__(self, folder: Path, count: int, dim: int) -> None:
         self.folder, self.count, self.dim = folder, count, dim
+        self.kind: Any = getattr(stores, self.name)  # imports what it needs
 
     def open(self) -> None:
         self.store = self.made()
 
     def made(self) -> Any:
-        return FaissStore(self.folder)
+        return self.kind(self.folder)
 
     def add(self, start: int, rows: Any, labels: list[str]) -> None:
         ids, metadata = records(start, len(rows))
@@ -112,25 +115,22 @@ class Budget(Own):
     """A FaissStore that may take four gigabytes."""
 
     def made(self) -> Any:
-        return FaissStore(self.folder, memory="4 GB")
+        return self.kind(self.folder, memory="4 GB")
 
 
 class Lance(Own):
     """A LanceStore."""
 
-    def made(self) -> Any:
-        from clipretrieval.stores import LanceStore
-
-        return LanceStore(self.folder)
+    name = "LanceStore"
 
 
 class Postgres(Own):
     """A PgVectorStore; its table is left to whoever gave the database."""
 
-    def made(self) -> Any:
-        from clipretrieval.stores import PgVectorStore
+    name = "PgVectorStore"
 
-        return PgVectorStore(table=f"growth-{self.folder.parent.name}")
+    def made(self) -> Any:
+        return self.kind(table=f"growth-{self.folder.parent.name}")
 
 
 class BareFaiss:
