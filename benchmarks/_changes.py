@@ -26,6 +26,7 @@ from format1_folders import write_format1
 COUNT, DIM, SEGMENTS = 20_000, 64, 6
 IDS = [f"id {place}" for place in range(COUNT)]
 CHANGES = ("flush", "compact", "carry-over")
+BEFORE, AFTER = "whole, as before the change", "whole, as after the change"
 KILLED = """
 import sys
 from pathlib import Path
@@ -62,6 +63,12 @@ def prepare(folder: Path, change: str) -> None:
         store.delete(IDS[::9])
 
 
+def generation_of(folder: Path) -> int:
+    """Return which flush of a store is in force."""
+    manifest = find_manifest(folder)
+    return -1 if manifest is None else manifest.generation
+
+
 def contents(folder: Path) -> str:
     """Return a digest of all that a folder's store tells, having verified it."""
     with FaissStore.load(folder) as store:
@@ -79,22 +86,22 @@ def contents(folder: Path) -> str:
 
 
 def kill_changes(folder: Path, change: str, *, times: int, seed: int) -> Iterator[str]:
-    """Kill a change at random moments; yield what each left: ``"before"``, ``"after"`` or what is wrong.
+    """Kill a change at random moments; yield what each left: ``BEFORE``, ``AFTER`` or what is wrong.
 
     After each, another writer adds a record, and has to leave no file that its manifest does not name.
     """
     first, moments = folder / "first", random.Random(seed)
     prepare(first, change)
     took = _run(first, folder / "whole", change, None)
-    known = {contents(first): "before"}
-    known.setdefault(contents(folder / "whole"), "after")
-    if change != "compact" and len(known) < 2:
-        raise SystemExit("the change changes nothing")
+    begun, known = generation_of(first), (contents(first), contents(folder / "whole"))
+    if (change == "compact") != (known[0] == known[1]) or generation_of(folder / "whole") == begun:
+        raise SystemExit("the change is not what it should be")
     for number in range(times):
         place = folder / str(number)
         _run(first, place, change, moments.uniform(0, 1.1 * took))
         try:
-            left = known.get(contents(place), "other records")
+            after = generation_of(place) > begun
+            left = (AFTER if after else BEFORE) if contents(place) == known[after] else "other records"
             with FaissStore(place) as store:
                 store.upsert(["last"], np.ones((1, DIM)), ["last"])
                 store.flush()

@@ -30,6 +30,7 @@ from _findings import Findings, markdown_table
 from clipretrieval import RetrievalClassifier
 
 ASKED, SINGLES = 1000, 10
+HEADS = ("votes", "discriminant", "quadratic", "ridge")
 Steps = dict[str, tuple[int, Callable[[int], object]]]
 
 
@@ -85,7 +86,7 @@ def cost(times: int, call: Callable[[int], object]) -> dict[str, float]:
 
 def render(rows: list[dict[str, Any]]) -> str:
     """Write a table for each head, with a column for each number of classes."""
-    parts = ["Processor seconds (the least of the rounds) / MB allocated (the most)."]
+    parts = ["Processor seconds (of all rounds the least) / MB allocated (the most)."]
     for head in dict.fromkeys(row["head"] for row in rows):
         counts = sorted({row["classes"] for row in rows if row["head"] == head})
         cells: dict[str, list[str]] = {}
@@ -103,12 +104,16 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure each head with each number of classes and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classes", type=int, nargs="+", default=[10, 50_000])
-    parser.add_argument("--heads", nargs="+", default=["votes", "discriminant"])
-    parser.add_argument("--count", type=int, default=100_000, help="vectors that are stored")
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--classes", type=int, nargs="+", default=[10, 50_000], help="numbers of them (default 10 50000)"
+    )
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=["votes", "discriminant"])
+    parser.add_argument("--count", type=int, default=100_000, help="vectors that are stored (default 100000)")
+    parser.add_argument("--dim", type=int, default=512, help="dimensions (default 512)")
+    parser.add_argument("--rounds", type=int, default=2, help="how often all is measured (default twice)")
     parser.add_argument("--json", type=Path, help="keep the figures there, and tables beside it (.md)")
     parser.add_argument("--child", nargs=2, metavar=("HEAD", "CLASSES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

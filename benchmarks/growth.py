@@ -492,7 +492,7 @@ def render(rows: list[dict[str, Any]]) -> str:
                 for name, value in figures.items():
                     place.setdefault(step, {}).setdefault(name, []).append(value)
     parts = [
-        "Processor seconds / MB written / peak MB of anonymous memory; of rounds the least, and the most MB."
+        "Processor seconds (of all rounds the least) / MB written / peak MB of anonymous memory (the most)."
     ]
     for (count, dim), table in sorted(cells.items()):
         for side in table.values():
@@ -538,11 +538,19 @@ def _exponents(cells: Any, counts: list[int], dim: int, side: str, step: str) ->
 
 def main() -> None:
     """Measure each count and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--counts", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--dim", type=int, default=512)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--counts",
+        type=int,
+        nargs="*",
+        default=[10_000, 100_000, 1_000_000],
+        help="vectors, in multiples of 10,000 (default 10000 100000 1000000; none, for --large alone)",
+    )
+    parser.add_argument("--dim", type=int, default=512, help="dimensions (default 512)")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1, help="how often all is measured (default once)")
     parser.add_argument(
         "--large", action="store_true", help='10,000,000 × 256 in a FaissStore, memory="4 GB"'
     )

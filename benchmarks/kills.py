@@ -18,16 +18,19 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 
-from _changes import CHANGES, kill_changes
+from _changes import AFTER, BEFORE, CHANGES, kill_changes
 
 from clipretrieval.testing.kills import GREAT, kill_first_upserts, kill_writers
 
 
 def main() -> int:
     """Kill as often as asked; return 1 if anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--store", choices=["faiss", "chroma", "lance", "pgvector"], required=True)
     parser.add_argument("--conninfo", default="", help="of a database for pgvector, where tables are left")
     parser.add_argument("--times", type=int, default=50, help="kills (default 50)")
@@ -49,10 +52,15 @@ def main() -> int:
             outcomes = kill_changes(
                 Path(folder), arguments.during, times=arguments.times, seed=arguments.seed
             )
+            seen = Counter[str]()
             for number, left in enumerate(outcomes, start=1):
-                survived += left in ("before", "after")
+                seen[left] += 1
                 print(f"kill {number}: {left}", flush=True)
-            print(f"{survived}/{arguments.times} in {time.monotonic() - start:.0f} s")
+            survived = seen[BEFORE] + seen[AFTER]
+            print(
+                f"{survived}/{arguments.times} whole in {time.monotonic() - start:.0f} s, {seen[AFTER]} of "
+                "them with the change"
+            )
             return int(survived < arguments.times)
         if arguments.first:
             left = kill_first_upserts(

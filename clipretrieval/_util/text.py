@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-__all__ = ["json_document", "json_line", "parse_json", "printable", "readable", "shortened"]
+__all__ = ["counted", "json_document", "json_line", "parse_json", "printable", "readable", "shortened"]
 
 # What a terminal obeys (C0, DEL, C1), what turns or hides the letters beside it (bidirectional controls, zero
 # widths, tags), what ends a line elsewhere, and surrogates, which no stream can encode.
@@ -30,6 +30,11 @@ def printable(text: str) -> str:
 def readable(value: Any) -> str:
     """Return the text of a value in one line: newlines and tabs are escapes too."""
     return _UNFIT.sub(lambda found: _escape(found[0]), str(value))
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things, such as 1 class and 2 classes."""
+    return f"{count:,} {what if count == 1 else what + ('es' if what.endswith(('s', 'ch')) else 's')}"
 
 
 def shortened(text: Any, most: int) -> str:

@@ -11,10 +11,10 @@ from clipretrieval._util.checks import check_choice, check_int, check_path, show
 from clipretrieval._util.files import read_file, write_report
 from clipretrieval._util.repr import short_repr
 from clipretrieval._util.tables import aligned_table
-from clipretrieval._util.text import json_document, parse_json, readable, shortened
+from clipretrieval._util.text import counted, json_document, parse_json, readable, shortened
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.finding import KINDS, Finding
-from clipretrieval.auditing.words import KIND_TITLES, counted
+from clipretrieval.auditing.words import KIND_TITLES
 from clipretrieval.errors import InvalidInputError
 
 __all__ = ["AUDIT_SCHEMA", "AuditReport"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipretrieval.auditing.estimate import Estimate
 
-__all__ = ["KIND_TITLES", "KIND_WORDS", "counted", "doubt_words", "estimate_words"]
+__all__ = ["KIND_TITLES", "KIND_WORDS", "doubt_words", "estimate_words"]
 
 KIND_TITLES = {
     "label": "labels that are probably wrong",
@@ -31,11 +31,6 @@ KIND_WORDS = {
     "tiny": "Images with so few pixels that little can be seen.",
     "blank": "Images of a single color, or nearly.",
 }
-
-
-def counted(count: int, what: str) -> str:
-    """Return a number of things, such as 1 class and 2 classes."""
-    return f"{count:,} {what if count == 1 else what + ('es' if what.endswith('s') else 's')}"
 
 
 def doubt_words(accuracy: float) -> str:

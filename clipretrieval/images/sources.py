@@ -14,6 +14,7 @@ import numpy as np
 
 from clipretrieval._util.foreign import column_list, is_instance, is_tensor, plain_value
 from clipretrieval._util.labels import check_labelled, composed
+from clipretrieval._util.text import counted
 from clipretrieval.errors import InvalidInputError
 from clipretrieval.images.csv_files import is_csv_path
 from clipretrieval.images.decoding import RawImage
@@ -87,7 +88,8 @@ def iter_raw(images: Any, labels: Any = None) -> Iterator[RawImage]:
     label_count, label_iterator = open_labels(labels)
     if source.count is not None and label_count is not None and source.count != label_count:
         raise InvalidInputError(
-            f"there are {source.count} images but {label_count} labels: pass one label for each image"
+            f"there are {counted(source.count, 'image')} but {counted(label_count, 'label')}: pass one label "
+            "for each image"
         )
     return _raw_images(source.items(), label_iterator)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from clipretrieval import errors
 from clipretrieval._util.checks import check_strings, check_text
 from clipretrieval._util.labels import Spelling, class_array, label_kind, stored_labels
 from clipretrieval._util.rounding import without_range_warnings
+from clipretrieval._util.text import counted
 from clipretrieval.errors import InvalidInputError, StoreError, UnsupportedOperationError
 from clipretrieval.images.sources import open_labels
 from clipretrieval.retrieval.changes import CHANGING, final_state, following, removing, storing
@@ -212,10 +214,11 @@ def _ids_of(index: LabelledIndex, label: Any) -> list[str]:
         )
     names = [name for listing in store.scan(wanted) for name in listing.ids.tolist()]
     if not names:
-        known = ", ".join(map(repr, index.classes.labels[:10].tolist()))
+        near = difflib.get_close_matches(str(label), list(map(str, index.classes.stored())), n=5)
         raise InvalidInputError(
-            f"the store holds no image labeled {label!r}, so there is nothing to forget; its "
-            f"classes are {known}"
+            f"the store holds no image labeled {label!r}, so there is nothing to forget; of its "
+            f"{counted(len(index.classes), 'class')} "
+            + (f"these are near it: {', '.join(map(repr, near))}" if near else "none is near it")
         )
     return names
 
@@ -237,8 +240,9 @@ def _require(store: VectorStore, names: list[str]) -> None:
     if unknown:
         listed = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
         raise InvalidInputError(
-            f"the store holds no image with the id {listed} ({len(unknown)} of {len(names)} ids are "
-            "unknown); nothing was changed. Ids are found with kneighbors or explain"
+            f"the store holds no image with the id {listed} ({len(unknown)} of {len(names)} unknown); "
+            "nothing was changed. kneighbors and explain return ids, and `clipretrieval classify --explain "
+            "--json` prints them whole"
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipretrieval._util.repr import short_repr
+from clipretrieval._util.text import counted
 from clipretrieval._util.timing import MEASURABLE, Timing
 from clipretrieval.images.stream import SkippedImage
 from clipretrieval.types import AnyArray
@@ -114,14 +115,14 @@ class FitReport:
         counts = [(self.new, "new"), (self.already_there, "already there"), (self.relabelled, "relabelled")]
         told = [f"{count} {what}" for count, what in [*counts, (len(self.skipped), "skipped")] if count]
         rate = f" ({self.rate:.0f} a second)" if self.seconds >= MEASURABLE else ""
+        images = counted(self.images, "image")
         lines = [
-            f"{self.images} images in {self.seconds:.2f} s{rate}: {', '.join(told) or 'nothing new'}",
+            f"{images} in {self.seconds:.2f} s{rate}: {', '.join(told) or 'nothing new'}",
             ", ".join(f"{part} {self.timing.seconds.get(part, 0.0):.1f} s" for part in _PARTS),
             *(f"skipped: {item.reason}" for item in self.skipped),
         ]
         if self.n_conflicts:
-            images = "1 image" if self.n_conflicts == 1 else f"{self.n_conflicts} images"
-            lines.append(f"{images} given under several labels; the last counts:")
+            lines.append(f"{counted(self.n_conflicts, 'image')} given under several labels; the last counts:")
             lines += [f"  {conflict}" for conflict in self.conflicts]
             if self.n_conflicts > len(self.conflicts):
                 lines.append(f"  … and {self.n_conflicts - len(self.conflicts)} more")
@@ -160,7 +161,7 @@ class ForgetReport:
         return short_repr(self, ids=len(self.ids), classes=self.classes.tolist(), **facts)
 
     def __str__(self) -> str:
-        text = f"{len(self.ids)} images forgotten, {self.remaining} left"
+        text = f"{counted(len(self.ids), 'image')} forgotten, {self.remaining:,} left"
         if len(self.classes):
             text += f"; no image is left of {', '.join(map(repr, self.classes.tolist()))}"
-        return f"{text}; none of them was found again by its id, nor in {self.searched} searches"
+        return f"{text}; none of them was found again by its id, nor in {counted(self.searched, 'search')}"

@@ -148,7 +148,13 @@ def store_class(name: str) -> type[Any]:
         from clipretrieval._util.checks import shown
 
         known = ", ".join(repr(each) for each in sorted(entries))
-        raise UnknownStoreError(f"no store is called {shown(name)}; known stores: {known}")
+        folder = isinstance(name, str) and Path(name).is_dir()
+        hint = (
+            f'. For the store in that folder: store="faiss", store_options={{"path": {name!r}}}'
+            if folder
+            else ""
+        )
+        raise UnknownStoreError(f"no store is called {shown(name)}; known stores: {known}{hint}")
     return _imported(name, entries[name])
 
 

@@ -8,12 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from clipretrieval._util.text import readable
+from clipretrieval._util.text import counted, readable
 from clipretrieval.auditing.decisions import DECISIONS_KIND, DECISIONS_SCHEMA
 from clipretrieval.auditing.estimate import Estimate
 from clipretrieval.auditing.finding import KINDS, Finding, RelatedImage, shown_for
 from clipretrieval.auditing.image_decision import content_of
-from clipretrieval.auditing.words import KIND_TITLES, KIND_WORDS, counted, estimate_words
+from clipretrieval.auditing.words import KIND_TITLES, KIND_WORDS, estimate_words
 from clipretrieval.evaluation.page.parts import PageTable, table_part
 
 __all__ = ["Audited", "page_values"]

@@ -227,9 +227,9 @@ class IndexUpkeep:
         )
         self.past.warned = True
         self.past.complaint = (
-            f"memory={self._budget.size} bytes is too little for an index of {count} vectors of "
-            f"{self._budget.dim} dimensions, which takes {least} at least; searches are exact until the "
-            "store is opened with more"
+            f"{self._budget.size / 1e6:,.0f} MB of memory are too little for an index of {count:,} vectors "
+            f"of {self._budget.dim} dimensions; searches are exact until the store is opened with "
+            f'memory="{-(-least // 10**6)} MB" or more'
         )
 
     def _has_fallen(self, before: AnnState) -> bool:

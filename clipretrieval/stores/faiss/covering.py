@@ -12,7 +12,7 @@ import numpy as np
 
 from clipretrieval._util.forks import ForkLock
 from clipretrieval._util.warning import warn_caller
-from clipretrieval.errors import StoreError
+from clipretrieval.errors import StoreCorruptedError, StoreError
 from clipretrieval.stores.exact import IndexArray, nearest_rows
 from clipretrieval.stores.faiss.approximate import is_hollow
 from clipretrieval.stores.faiss.factory import FLAT
@@ -26,6 +26,11 @@ from clipretrieval.stores.local.mapped_file import MappedFile, lies_in
 from clipretrieval.types import FloatArray, Metric
 
 __all__ = ["Covering", "SeenIndex"]
+
+REBUILT = (
+    "No vector is lost: searches are exact until the store is next written to and flushed, which builds the "
+    "index anew"
+)
 
 
 class Covering:
@@ -81,10 +86,7 @@ class Covering:
             self._read_once.append(self._read(mmap=True))
         except StoreError as error:
             self._read_once.append(None)  # before the warning, which may be raised as an error
-            warn_caller(
-                f"{fault_of(error)}. No vector is lost: searches are exact until the store is next written "
-                "to and flushed, which builds the index anew"
-            )
+            warn_caller(f"{fault_of(error)}. {REBUILT}")
         except Warning:
             self._read_once.append(None)
             raise
@@ -155,7 +157,10 @@ class Covering:
     def verify(self) -> None:
         """Read the files and check them; raises StoreCorruptedError."""
         if self._files:
-            self._read(mmap=True)
+            try:
+                self._read(mmap=True)
+            except StoreCorruptedError as error:
+                raise StoreCorruptedError(f"{fault_of(error)}. {REBUILT}") from error
 
     def known(self) -> AnnState:
         """Return what the manifest is to say of the index."""

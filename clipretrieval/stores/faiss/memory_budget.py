@@ -100,6 +100,6 @@ def check_memory(value: Any) -> int:
     if number < OWN_BYTES:
         raise InvalidInputError(
             f"memory={shown(value)} is less than the {OWN_BYTES // 10**6} MB that a store takes beside its "
-            "index; give more"
+            "index; give more, and a unit: a number alone is one of bytes"
         )
     return int(number)

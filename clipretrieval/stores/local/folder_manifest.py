@@ -262,9 +262,9 @@ class FolderManifest:
 
 def damaged(path: Path, why: str) -> StoreCorruptedError:
     """Return the error for a file that is not as it was written."""
-    return StoreCorruptedError(
-        f"{path} is damaged: {why}{ADVICE} {path.parent} from a copy, or delete it and fill it anew"
-    )
+    rest = "open it with read_only=True and put what is left into a new store"
+    otherwise = rest if path.name.startswith("segment-") else "delete it and fill it anew"
+    return StoreCorruptedError(f"{path} is damaged: {why}{ADVICE} {path.parent} from a copy, or {otherwise}")
 
 
 def fault_of(error: StoreError) -> str:

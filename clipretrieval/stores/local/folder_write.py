@@ -59,9 +59,10 @@ def telling_of_disks(folder: Path, again: str = "flush") -> Iterator[None]:
             f"what was flushed before. Mend the disk, then {again} again"
         ) from error
     except OSError as error:
+        cure = remedy(error, "free some space, or make the folder writable").capitalize()
         raise StoreUnavailableError(
             f"the store in {folder} could not be written: {error}; what was flushed before is intact. "
-            f"{remedy(error, 'free some space or mend the folder').capitalize()}, then {again} again"
+            f"{cure}, then {again} again"
         ) from error
 
 
