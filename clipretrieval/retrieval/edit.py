@@ -214,11 +214,13 @@ def _ids_of(index: LabelledIndex, label: Any) -> list[str]:
         )
     names = [name for listing in store.scan(wanted) for name in listing.ids.tolist()]
     if not names:
-        near = difflib.get_close_matches(str(label), list(map(str, index.classes.stored())), n=5)
+        known, told = index.classes.labels.tolist(), "its classes are"
+        if len(known) > 10:
+            known = difflib.get_close_matches(str(label), map(str, known), n=5)
+            told = f"of its {counted(len(index.classes), 'class')} these are near it:"
         raise InvalidInputError(
-            f"the store holds no image labeled {label!r}, so there is nothing to forget; of its "
-            f"{counted(len(index.classes), 'class')} "
-            + (f"these are near it: {', '.join(map(repr, near))}" if near else "none is near it")
+            f"the store holds no image labeled {label!r}, so there is nothing to forget; {told} "
+            f"{', '.join(map(repr, known)) or 'none'}"
         )
     return names
 
@@ -239,10 +241,10 @@ def _require(store: VectorStore, names: list[str]) -> None:
     unknown = [name for name in names if name not in held]
     if unknown:
         listed = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+        share = f" ({len(unknown)} of {len(names)} ids are unknown)" if len(names) > 1 else ""
         raise InvalidInputError(
-            f"the store holds no image with the id {listed} ({len(unknown)} of {len(names)} unknown); "
-            "nothing was changed. kneighbors and explain return ids, and `clipretrieval classify --explain "
-            "--json` prints them whole"
+            f"the store holds no image with the id {listed}{share}; nothing was changed. kneighbors and "
+            "explain return ids, and `clipretrieval classify --explain --json` prints them whole"
         )
 
 

@@ -54,7 +54,7 @@ def test_classifier_of_vectors_is_refused_in_one_line(
     status, out, _ = command("info", vectors)
     assert (status, "none: it classifies vectors" in out) == (0, True)
     status, out, _ = command("forget", vectors, "--label", "temple")
-    assert (status, out[:18]) == (0, "1 images forgotten")
+    assert (status, out[:18]) == (0, "1 image forgotten,")
 
 
 def test_other_parts_that_must_be_given_are_named_in_one_line(

@@ -99,6 +99,16 @@ def test_one_unknown_id_keeps_all(classifier, any_store):
     assert len(any_store.get(known)) == 3
 
 
+def test_what_is_near_an_unknown_label_is_named():
+    """Of many classes, those that are spelled alike; a single unknown id is not counted."""
+    labels = [f"class {place:02}" for place in range(40)]
+    classifier = RetrievalClassifier(store="memory").fit(np.arange(40.0)[:, None], labels)
+    with pytest.raises(InvalidInputError, match=r"of its 40 classes these are near it: .*'class 07'"):
+        classifier.forget(label="clas 07")
+    with pytest.raises(InvalidInputError, match=r"no image with the id 'nobody'; nothing was changed"):
+        classifier.forget("nobody")
+
+
 def test_a_label_is_gone_only_once(classifier):
     """Forgetting what nothing is left of is a mistake, and named."""
     classifier.forget(label="shade 1")

@@ -79,6 +79,19 @@ def test_an_unknown_name_lists_the_known() -> None:
         create_store("milvus")
 
 
+def test_a_folder_in_a_names_place_is_told(tmp_path: Path) -> None:
+    """Whoever gives the path of a store's folder as its name is shown how to give it."""
+    with pytest.raises(UnknownStoreError, match=r'A folder is given by store="faiss", store_options='):
+        create_store(str(tmp_path))
+
+
+def test_a_missing_store_says_how_one_is_made(tmp_path: Path) -> None:
+    """By leaving out what keeps one from being made."""
+    for option, value in (("create", False), ("read_only", True)):
+        with pytest.raises(StoreUnavailableError, match=f"A new one is made without {option}={value}"):
+            FaissStore(tmp_path / "none", **{option: value})
+
+
 @pytest.mark.parametrize("options", [{"paht": "x"}, {"path": "x", "colour": 1}])
 def test_unknown_options_list_the_known(options: dict[str, Any]) -> None:
     """An option that the class does not take is named, with those that it takes."""

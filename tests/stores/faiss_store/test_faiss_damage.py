@@ -142,6 +142,27 @@ def test_no_flush_names_a_file_that_is_gone(tmp_path: Path) -> None:
     assert FaissStore.load(tmp_path / "s").count() == 35
 
 
+def test_each_kind_of_damage_has_its_remedy(tmp_path: Path) -> None:
+    """A damaged index is built anew, a lost segment leaves the others, which a new store can take."""
+    rows = normal(0, 1200)
+    with FaissStore(tmp_path / "s", index="IVF4,Flat", recall=0.5) as store:
+        store.upsert(names(1200), rows, [0] * 1200)
+        store.flush()
+        store.upsert(["new"], rows[:1], [0])
+    index = tmp_path / "s" / "ann-1-0.faiss"
+    kept = index.read_bytes()
+    index.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    told = r"ann-1-0.faiss .*No vector is lost.*builds the index"
+    with FaissStore.load(tmp_path / "s") as store, pytest.raises(StoreCorruptedError, match=told):
+        store.verify()
+    index.write_bytes(kept)
+    (tmp_path / "s" / "segment-1-0.bin").unlink()
+    with FaissStore.load(tmp_path / "s") as store:
+        with pytest.raises(StoreCorruptedError, match="or open it with read_only=True and put what is left"):
+            store.get(["é1"])
+        assert store.get(["new"]).ids.tolist() == ["new"]
+
+
 def test_what_a_reader_is_told_of_a_segment_is_what_is_wrong_now(tmp_path: Path) -> None:
     """One that was missing, and is there again but cut off, is said to be cut off."""
     with FaissStore(tmp_path / "s") as store:

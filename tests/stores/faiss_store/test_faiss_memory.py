@@ -128,12 +128,16 @@ def test_a_store_that_outgrows_its_memory_takes_coarser_codes(small, tmp_path):
 def test_too_little_for_any_index(small, tmp_path):
     """Searches are exact, and a warning says what it would take."""
     with pytest.warns(
-        ClipRetrievalWarning, match=r"too little for an index of 6000 vectors of 32 dimensions"
-    ):
+        ClipRetrievalWarning, match=r"600 MB .* too little for an index of 6,000 vectors of 32 dim"
+    ) as told:
         store, rows = filled(tmp_path / "store", memory=OWN_BYTES)
+    enough = str(told[0].message).split('memory="')[1].split('"')[0]
     with store:
         assert store.index_info.factory == "Flat"
         assert store.search(rows[:3], k=1).ids.tolist() == [["0"], ["1"], ["2"]]
+    with FaissStore(tmp_path / "store", memory=enough) as store:
+        store.flush()
+        assert store.index_info.factory.startswith("IVF")
     with FaissStore(tmp_path / "store", memory="4 GB") as store:
         store.flush()
         assert store.index_info.factory.endswith(",SQ8")
