@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -148,12 +149,9 @@ def store_class(name: str) -> type[Any]:
         from clipretrieval._util.checks import shown
 
         known = ", ".join(repr(each) for each in sorted(entries))
-        folder = isinstance(name, str) and Path(name).is_dir()
-        hint = (
-            f'. For the store in that folder: store="faiss", store_options={{"path": {name!r}}}'
-            if folder
-            else ""
-        )
+        hint = ""
+        if isinstance(name, str) and os.path.isdir(name):  # noqa: PTH112  Path raises if it is too long
+            hint = f'. A folder is given by store="faiss", store_options={{"path": {name!r}}}'
         raise UnknownStoreError(f"no store is called {shown(name)}; known stores: {known}{hint}")
     return _imported(name, entries[name])
 
