@@ -74,7 +74,10 @@ def refuse(folder: Path, match: str) -> None:
     for options in ({"read_only": True}, {"read_only": True, "mmap": True}, {}):
         with pytest.raises(StoreCorruptedError, match=match) as caught:
             FaissStore(folder, **options).verify()
-        assert "Restore the folder" in str(caught.value)
+        told = str(caught.value)
+        # An index can be made from the vectors; what else is damaged has to come from a copy.
+        remedy = "builds the index anew" if "/ann-" in told else "Restore the folder"
+        assert remedy in told
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
