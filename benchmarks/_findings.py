@@ -7,10 +7,12 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 __all__ = ["Findings", "markdown_table", "processor"]
@@ -20,7 +22,8 @@ class Findings:
     """Rows of figures under a heading that says how they came about.
 
     Each row is written to `path` (JSON), and what `render` makes of all rows beside it (Markdown), so that a
-    run that is cut short has lost nothing.
+    run that is cut short has lost nothing. In a ``with`` block, which Ctrl-C or SIGTERM may cut short, the
+    tables are printed at the end.
     """
 
     def __init__(
@@ -48,6 +51,19 @@ class Findings:
         print(
             ", ".join(f"{name} {_short(value)}" for name, value in row.items()), file=sys.stderr, flush=True
         )
+
+    def __enter__(self) -> Findings:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        cut_short = isinstance(error, KeyboardInterrupt)
+        if error is None or cut_short:
+            print(self, flush=True)
+        if cut_short:
+            sys.exit("cut short: this is what there is so far")
 
     def __str__(self) -> str:
         head = self._head

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -124,11 +123,9 @@ def main() -> None:
         head, classes = arguments.child
         print(json.dumps(measured(head, int(classes), count, dim)))
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found = Findings(arguments.json, render, count=count, dim=dim)
     # Threads that wait for each other would count.
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    try:
+    with Findings(arguments.json, render, count=count, dim=dim) as found:
         for number in range(arguments.rounds):
             for head in arguments.heads:
                 for classes in arguments.classes:
@@ -136,10 +133,6 @@ def main() -> None:
                     command += ["--classes", str(classes), "--child", head, str(classes)]
                     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
                     found.add(head=head, classes=classes, round=number, costs=json.loads(done.stdout))
-    except KeyboardInterrupt:
-        print(found, flush=True)
-        sys.exit("cut short: this is what there is so far")
-    print(found)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import copy
 import functools
-import signal
 import statistics
 import sys
 import tempfile
@@ -65,21 +64,17 @@ TRIED = max(16, 4 * torch.get_num_threads())
 def main() -> None:
     """Run the benchmark and print its tables."""
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = {
         "model": arguments.model,
         "rounds": arguments.rounds,
         "seconds a side and round": arguments.seconds,
         **machine(),
     }
-    found = Findings(arguments.json, render, versions=_versions(), **settings)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            run(Path(folder), arguments, found)
-    except KeyboardInterrupt:
-        print(found, flush=True)
-        sys.exit("cut short: this is what there is so far")
-    print(found)
+    with (
+        Findings(arguments.json, render, versions=_versions(), **settings) as found,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        run(Path(folder), arguments, found)
 
 
 def _arguments() -> argparse.Namespace:

@@ -23,7 +23,6 @@ import importlib.util
 import json
 import math
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -565,23 +564,17 @@ def main() -> None:
         return
     if any(count < BATCH or count % BATCH for count in arguments.counts):
         parser.error(f"--counts must be multiples of {BATCH:,}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found = Findings(arguments.json, render)
-    if arguments.json and arguments.json.exists():
-        found.rows = [row for row in json.loads(arguments.json.read_text())["rows"] if "costs" in row]
-    reasons = {side: absent(side) for side in arguments.sides}
-    for side, reason in reasons.items():
-        if reason is not None:
-            found.add(count=0, dim=arguments.dim, side=side, failed=reason)
-    sides = [side for side, reason in reasons.items() if reason is None]
-    cases = [(count, arguments.dim, sides) for count in arguments.counts]
-    try:
+    with Findings(arguments.json, render) as found:
+        if arguments.json and arguments.json.exists():
+            found.rows = [row for row in json.loads(arguments.json.read_text())["rows"] if "costs" in row]
+        reasons = {side: absent(side) for side in arguments.sides}
+        for side, reason in reasons.items():
+            if reason is not None:
+                found.add(count=0, dim=arguments.dim, side=side, failed=reason)
+        sides = [side for side, reason in reasons.items() if reason is None]
+        cases = [(count, arguments.dim, sides) for count in arguments.counts]
         for count, dim, chosen in cases + [(10_000_000, 256, [LARGE])] * arguments.large:
             measure(found, count, dim, chosen, arguments.rounds)
-    except KeyboardInterrupt:
-        print(found, flush=True)
-        sys.exit("cut short: this is what there is so far")
-    print(found)
 
 
 if __name__ == "__main__":

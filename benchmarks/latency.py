@@ -37,12 +37,8 @@ NEIGHBORS = 2
 def main() -> None:
     """Run what was asked for."""
     arguments = _arguments()
-    found = Findings(arguments.out, _table)
-    try:
+    with Findings(arguments.out, _table) as found:
         (start if arguments.what == "start" else single)(arguments, found)
-    except KeyboardInterrupt:
-        print("cut short: this is what there is so far", file=sys.stderr)
-    print(found)
 
 
 def _arguments() -> argparse.Namespace:

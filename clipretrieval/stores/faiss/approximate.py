@@ -227,7 +227,7 @@ class IndexUpkeep:
         )
         self.past.warned = True
         self.past.complaint = (
-            f"{self._budget.size / 1e6:,.0f} MB of memory are too little for an index of {count:,} vectors "
+            f"{self._budget.size / 1e6:,.0f} MB of memory is too little for an index of {count:,} vectors "
             f"of {self._budget.dim} dimensions; searches are exact until the store is opened with "
             f'memory="{-(-least // 10**6)} MB" or more'
         )

@@ -24,7 +24,7 @@ from clipretrieval._util.files import (
 )
 from clipretrieval.errors import InvalidInputError, StoreCorruptedError, StoreError, StoreUnavailableError
 from clipretrieval.stores.exact import IndexArray
-from clipretrieval.stores.local import segments as limits
+from clipretrieval.stores.local import segments
 from clipretrieval.stores.local.blob import Blob
 from clipretrieval.stores.local.folder import STORE_FILE, TEMPORARY_FILE, find_manifest, names_in
 from clipretrieval.stores.local.folder_manifest import (
@@ -77,7 +77,7 @@ def write_rows(
         If they cannot be written.
     """
     parts: list[Segment] = []
-    start, most = 0, max(1, min(limits.MOST_ROWS, limits.MOST_BYTES // (4 * dim)))
+    start, most = 0, max(1, min(segments.MOST_ROWS, segments.MOST_BYTES // (4 * dim)))
     for columns in _columns_of_segments(held, rows, most):
         some = rows[start : start + len(columns.ids)]
         path = unused(folder, f"segment-{generation}", ".bin")
@@ -97,7 +97,7 @@ def _columns_of_segments(held: HeldRecords, rows: IndexArray, most: int) -> Iter
         start, ends = 0, np.cumsum(_text_sizes(piece))
         while start < len(ends):
             before = int(ends[start - 1]) if start else 0
-            stop = int(np.searchsorted(ends, before + limits.MOST_CHARACTERS - size, side="right"))
+            stop = int(np.searchsorted(ends, before + segments.MOST_CHARACTERS - size, side="right"))
             stop = max(min(stop, start + most - count), start if count else start + 1)
             if stop > start:
                 kept.append(piece.part(start, stop))

@@ -19,7 +19,7 @@ from clipretrieval.stores.local.mapped_file import unused, write_file
 from clipretrieval.stores.local.segment import Segment, id_hashes
 from clipretrieval.types import AnyArray, FloatArray, Label, Listing
 
-__all__ = ["Segments", "first_to_join", "is_small", "to_rewrite"]
+__all__ = ["Segments", "first_to_join", "to_rewrite"]
 
 # The most of a segment: rows, bytes of vectors, and characters of ids and metadata.
 MOST_ROWS, MOST_BYTES, MOST_CHARACTERS = 1 << 19, 1 << 29, 1 << 26
@@ -295,7 +295,9 @@ def first_to_join(segments: Segments, covered: int) -> int | None:
     sizes = [part.size for part in segments.parts]
     first = len(sizes)
     while (
-        first and segments.start(first - 1) >= covered and is_small(segments.parts[first - 1], LARGEST_JOINED)
+        first
+        and segments.start(first - 1) >= covered
+        and _is_small(segments.parts[first - 1], LARGEST_JOINED)
     ):
         first -= 1
     for start in range(first, len(sizes) - TOGETHER + 1):
@@ -304,23 +306,12 @@ def first_to_join(segments: Segments, covered: int) -> int | None:
     return None
 
 
-def is_small(part: Segment, largest: int) -> bool:
-    """Tell whether a segment has at most so many bytes, and with another like it would make one, not two."""
-    entry = part.entry  # which counts bytes, of which there are no fewer than characters
-    return (
-        part.size <= largest
-        and 2 * len(part) <= MOST_ROWS
-        and 8 * len(part) * part.dim <= MOST_BYTES
-        and 2 * (entry.ids + entry.texts) <= MOST_CHARACTERS
-    )
-
-
 def to_rewrite(segments: Segments, largest: int) -> list[tuple[int, int]]:
     """Return the runs of segments, from one to another, that are to be written anew.
 
-    Those are the ones that removed records lie in, and neighbors that are both small; see `is_small`.
+    Those are the ones that removed records lie in, and neighbors that are both small; see `_is_small`.
     """
-    small = [is_small(part, largest) for part in segments.parts]
+    small = [_is_small(part, largest) for part in segments.parts]
     runs: list[tuple[int, int]] = []
     for place, part in enumerate(segments.parts):
         start = segments.start(place)
@@ -329,3 +320,14 @@ def to_rewrite(segments: Segments, largest: int) -> list[tuple[int, int]]:
             first = runs.pop()[0] if runs and runs[-1][1] == place else place
             runs.append((first, place + 1))
     return runs
+
+
+def _is_small(part: Segment, largest: int) -> bool:
+    """Tell whether a segment has at most so many bytes, and with another like it would make one, not two."""
+    entry = part.entry  # which counts bytes, of which there are no fewer than characters
+    return (
+        part.size <= largest
+        and 2 * len(part) <= MOST_ROWS
+        and 8 * len(part) * part.dim <= MOST_BYTES
+        and 2 * (entry.ids + entry.texts) <= MOST_CHARACTERS
+    )
